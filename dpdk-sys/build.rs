@@ -1,0 +1,3 @@
+//! Finds libdpdk.
+
+fn main() {}

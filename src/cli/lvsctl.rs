@@ -1,0 +1,3 @@
+//! lvsctl.
+
+fn main() {}

@@ -1,0 +1,29 @@
+//! What the path needs of a buffer. An mbuf is one kind; [`crate::testing::VecFrame`] is another.
+//!
+//! Only steps that grow or shrink a packet (tunnel, ICMP replies) take a `Frame`;
+//! everything else works on `&mut [u8]`.
+
+/// One Ethernet frame in one contiguous buffer with room in front and behind.
+pub trait Frame {
+    /// The frame from its destination MAC to its last octet (no FCS).
+    fn bytes(&self) -> &[u8];
+
+    /// The same, writable.
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    /// Grows the frame by `count` octets at its front; `false` (and unchanged) without headroom.
+    /// The new octets have no defined content.
+    #[must_use]
+    fn prepend(&mut self, count: usize) -> bool;
+
+    /// Drops `count` octets at the front; `false` (and unchanged) when the frame is shorter.
+    #[must_use]
+    fn trim_front(&mut self, count: usize) -> bool;
+
+    /// Grows the frame by `count` octets at its end; `false` (and unchanged) without tailroom.
+    #[must_use]
+    fn append(&mut self, count: usize) -> bool;
+
+    /// Cuts the frame to `len` octets; longer than it is: no effect.
+    fn truncate(&mut self, len: usize);
+}

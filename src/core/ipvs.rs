@@ -1,0 +1,10 @@
+//! NOUNS: what an LVS operator talks about.
+
+pub mod conn;
+pub mod forwarding;
+pub mod local_address;
+pub mod protocol;
+pub mod real_server;
+pub mod scheduler;
+pub mod service;
+pub mod service_table;

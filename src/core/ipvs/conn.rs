@@ -1,0 +1,1 @@
+//! A tracked connection and the table that finds it.

@@ -1,0 +1,48 @@
+//! How a packet reaches its real server.
+
+/// The forwarding method of a real server or connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ForwardingMode {
+    /// `-m`: destination rewritten, the reply comes back through the director.
+    Nat = 0,
+    /// Source and destination rewritten: NAT of a service that has a local-address pool.
+    FullNat = 1,
+    /// `-i`: encapsulated towards the real server, which answers directly.
+    Tunnel = 2,
+    /// `-g`: only the MAC changes.
+    DirectRouting = 3,
+    /// The real server is the director itself.
+    Local = 4,
+}
+
+impl ForwardingMode {
+    /// From the octet a [`crate::ipvs::conn::Conn`] stores; anything unknown reads as `Nat`.
+    #[inline]
+    pub const fn from_u8(value: u8) -> Self {
+        match value {
+            1 => Self::FullNat,
+            2 => Self::Tunnel,
+            3 => Self::DirectRouting,
+            4 => Self::Local,
+            _ => Self::Nat,
+        }
+    }
+
+    /// The word `ipvsadm -L` prints (`Masq Route Tunnel Local`); FULLNAT prints `FullNat`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "Masq",
+            Self::FullNat => "FullNat",
+            Self::Tunnel => "Tunnel",
+            Self::DirectRouting => "Route",
+            Self::Local => "Local",
+        }
+    }
+
+    /// Whether replies pass through the director, so that they are looked up and rewritten.
+    #[inline]
+    pub const fn sees_replies(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
+}

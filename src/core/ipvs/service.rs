@@ -1,0 +1,81 @@
+//! A virtual service: what is balanced and how.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::ipvs::local_address::LocalAddressPool;
+use crate::ipvs::real_server::RealServer;
+use crate::ipvs::scheduler::{SchedulerKind, SchedulerTable};
+
+/// Slot of a service: indexes its scheduler state on every worker. Reused only after the service is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(pub u32);
+
+/// Protocols a virtual service can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceProtocol {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+    /// RFC 9260.
+    Sctp,
+}
+
+impl ServiceProtocol {
+    /// The IP protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+/// What identifies a virtual service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceKey {
+    /// Protocol, VIP and port (`-t`, `-u`, `--sctp-service`).
+    Address {
+        /// TCP, UDP or SCTP.
+        protocol: ServiceProtocol,
+        /// The VIP.
+        addr: IpAddr,
+        /// Port; 0 means every port and needs persistence.
+        port: u16,
+    },
+}
+
+impl fmt::Display for ServiceKey {
+    /// `tcp:192.0.2.1:80`, `udp:[2001:db8::1]:53`: the form that the API and `lvsctl` use.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Address { protocol, addr, port } = self;
+        let protocol = match protocol {
+            ServiceProtocol::Tcp => "tcp",
+            ServiceProtocol::Udp => "udp",
+            ServiceProtocol::Sctp => "sctp",
+        };
+        write!(formatter, "{protocol}:{}", std::net::SocketAddr::new(*addr, *port))
+    }
+}
+
+/// A virtual service as workers see it, read-only, through the snapshot.
+#[derive(Clone, Debug)]
+pub struct VirtualService {
+    /// Its slot.
+    pub id: ServiceId,
+    /// What it balances.
+    pub key: ServiceKey,
+    /// How it picks.
+    pub scheduler: SchedulerKind,
+    /// Real servers, newest first: the order that decides every tie (`ip_vs_add_dest`).
+    pub servers: Arc<[RealServer]>,
+    /// Grows with every change to the service or its servers; schedulers reset their cursors on it.
+    pub revision: u64,
+    /// What the scheduler computed from the servers at build time (sh buckets, wrr gcd and maximum).
+    pub table: SchedulerTable,
+    /// Present on a FULLNAT service: masquerading real servers are reached from these addresses.
+    pub local_addresses: Option<LocalAddressPool>,
+}

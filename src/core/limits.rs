@@ -1,0 +1,62 @@
+//! A limit on everything, each with its reason.
+
+/// Frames taken from a queue at once: enough to overlap memory latency, few enough to stay in L1.
+pub const BURST_MAX: usize = 32;
+
+/// Workers of one director; ids must fit the mailbox arrays.
+pub const WORKERS_MAX: usize = 64;
+
+/// Devices of one director.
+pub const DEVICES_MAX: usize = 32;
+
+/// Longest timeout accepted anywhere, in seconds: ipvsadm's own bound of 31 days exceeds what a 32-bit
+/// millisecond clock can compare (24 days), so 20 days is the bound of the path.
+pub const TIMEOUT_MAX_SEC: u32 = 20 * 86_400;
+
+/// Largest weight (ipvsadm(8): 0..65535).
+pub const WEIGHT_MAX: u32 = 65_535;
+
+/// Virtual services: slots of per-worker scheduler state are allocated at start.
+pub const SERVICES_MAX: usize = 16_384;
+
+/// Real servers over all services, deleted ones in the trash included: one counter line a worker each.
+pub const REAL_SERVERS_MAX: usize = 65_536;
+
+/// Local addresses of one service's pool.
+pub const LOCAL_ADDRESSES_MAX: usize = 1_024;
+
+/// First and last local port that FULLNAT uses; the range below belongs to services.
+pub const LOCAL_PORT_FIRST: u16 = 1_024;
+/// See [`LOCAL_PORT_FIRST`].
+pub const LOCAL_PORT_LAST: u16 = 65_535;
+
+/// How many (local address, port) candidates a new FULLNAT connection tries before it is refused.
+pub const LOCAL_PORT_TRIES_MAX: u32 = 256;
+
+/// Packets that wait for one neighbour (kernel: `unres_qlen`, about 100 full frames).
+pub const HELD_PER_NEIGHBOUR_MAX: usize = 64;
+
+/// Packets that wait for any neighbour, per worker: bounds the buffers a scan can pin.
+pub const HELD_MAX: usize = 512;
+
+/// Octets of an ICMPv4 error in total (RFC 1812 4.3.2.3, kernel `icmp_send`).
+pub const ICMP4_ERROR_MAX: usize = 576;
+/// Octets of an ICMPv6 error in total (RFC 4443 2.4 c).
+pub const ICMP6_ERROR_MAX: usize = 1_280;
+/// ICMP errors a worker may send per second (kernel `icmp_msgs_per_sec`).
+pub const ICMP_ERRORS_PER_SEC: u32 = 1_000;
+/// ICMP errors a worker may send at once (kernel `icmp_msgs_burst` is 50; the golden bursts need no more).
+pub const ICMP_ERRORS_BURST: u32 = 64;
+
+/// IPv6 extension headers walked before a packet is called malformed.
+pub const IPV6_EXTENSIONS_MAX: usize = 8;
+
+/// VLAN tags walked (802.1Q and 802.1ad).
+pub const VLAN_TAGS_MAX: usize = 2;
+
+/// Timers fired in one housekeeping pass, so that a mass expiry never stalls the queue.
+pub const TIMERS_PER_PASS_MAX: usize = 128;
+
+/// Seconds that a deleted real server is remembered after its last connection
+/// (`IP_VS_DEST_TRASH_PERIOD`, net/ip_vs.h).
+pub const TRASH_PERIOD_SEC: u32 = 120;

@@ -1,0 +1,108 @@
+//! What became of a packet. Every way to die is one [`DropReason`]; its name is what counters, metrics,
+//! `lvsctl drops` and tests show.
+
+use crate::l3::{DeviceId, NeighbourKey};
+
+/// Index of a worker: 0 up to the configured count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u8);
+
+/// What the worker must do with a frame after the path has seen it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it: the frame is complete, Ethernet header included.
+    Transmit(DeviceId),
+    /// Not ours: hand it unchanged to the kernel twin of the device it came from.
+    Punt,
+    /// Another worker owns its connection.
+    HandOver(WorkerId),
+    /// Complete but for the MAC addresses: hold it until the kernel has resolved this neighbour.
+    Hold(NeighbourKey),
+    /// Free it and count the reason.
+    Drop(DropReason),
+}
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a packet was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[$doc])* $variant,)* }
+
+        impl DropReason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name of its counter.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than its headers say.
+    Truncated = "truncated",
+    /// A header that contradicts itself (version, header length, total length).
+    Malformed = "malformed",
+    /// More VLAN tags or IPv6 extension headers than are walked.
+    TooManyHeaders = "too_many_headers",
+    /// Wrong IPv4 header checksum (RFC 1812 5.2.2).
+    Ipv4Checksum = "ipv4_checksum",
+    /// The buffer is in several segments (larger than the configured frame size).
+    MultiSegment = "multi_segment",
+    /// A fragment of a flow that is balanced.
+    Fragment = "fragment",
+    /// TTL or hop limit used up; the sender was told by ICMP unless that was rate-limited.
+    TtlExpired = "ttl_expired",
+    /// Larger than the MTU of the next hop; the sender was told.
+    MtuExceeded = "mtu_exceeded",
+    /// A service without an available real server; the client was told.
+    NoRealServer = "no_real_server",
+    /// The connection's real server was deleted.
+    RealServerGone = "real_server_gone",
+    /// The connection table holds as many connections as configured.
+    ConnTableFull = "conn_table_full",
+    /// No free (local address, port) towards the chosen real server.
+    LocalPortsExhausted = "local_ports_exhausted",
+    /// No route to the next hop.
+    NoRoute = "no_route",
+    /// The next hop does not answer ARP or ND.
+    NeighbourFailed = "neighbour_failed",
+    /// Too many packets already wait for this or any neighbour.
+    HeldQueueFull = "held_queue_full",
+    /// No room in front of the packet for a tunnel or ICMP header.
+    NoHeadroom = "no_headroom",
+    /// An ICMP error was due but the rate limit forbids it.
+    IcmpRateLimited = "icmp_rate_limited",
+    /// The ring to the owning worker is full.
+    HandOverRingFull = "hand_over_ring_full",
+    /// The ring to the kernel twin is full.
+    PuntRingFull = "punt_ring_full",
+    /// The device took fewer packets than offered.
+    TxQueueFull = "tx_queue_full",
+    /// No buffer for a packet from the kernel twin.
+    NoMbuf = "no_mbuf",
+    /// The kernel twin refused the packet.
+    TwinWriteFailed = "twin_write_failed",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_fit_a_metric() {
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert!(names.iter().all(|name| {
+            name.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        }));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::COUNT);
+    }
+}

@@ -1,0 +1,23 @@
+//! What workers read: one immutable picture of services and network, replaced as a whole.
+//!
+//! The management core builds a new one, sends it to every worker's mailbox and drops the old one after
+//! each worker has handed its reference back at a burst boundary.
+
+use std::sync::Arc;
+
+use crate::ipvs::protocol::Timeouts;
+use crate::ipvs::service_table::ServiceTable;
+use crate::l3::L3;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Services and their real servers.
+    pub services: Arc<ServiceTable>,
+    /// Interfaces, routes, neighbours and local addresses, mirrored from the kernel.
+    pub l3: Arc<L3>,
+    /// Connection timeouts.
+    pub timeouts: Timeouts,
+    /// How many workers share the traffic: 1 up to [`crate::limits::WORKERS_MAX`].
+    pub workers_count: u8,
+}

@@ -1,0 +1,47 @@
+//! Time on the packet path: milliseconds since the arena was made, wrapping after 49 days.
+//!
+//! Core never reads a clock; the worker hands `now` in with each burst. Differences are taken modulo
+//! 2³², so they are right as long as the two instants are less than 24 days apart; every timeout is
+//! bounded far below that ([`crate::limits::TIMEOUT_MAX_SEC`]).
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// An instant in milliseconds, modulo 2³².
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct Tick(pub u32);
+
+impl Tick {
+    /// This instant `ms` later.
+    #[inline]
+    pub const fn plus_ms(self, ms: u32) -> Self {
+        Self(self.0.wrapping_add(ms))
+    }
+
+    /// Milliseconds from `earlier` to this instant; 0 when `earlier` is in fact later.
+    #[inline]
+    pub const fn since_ms(self, earlier: Self) -> u32 {
+        let difference = self.0.wrapping_sub(earlier.0);
+        if difference > u32::MAX / 2 { 0 } else { difference }
+    }
+
+    /// Whether this instant is at or after `other`.
+    #[inline]
+    pub const fn reached(self, other: Self) -> bool {
+        self.0.wrapping_sub(other.0) <= u32::MAX / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_survives_the_wrap() {
+        let before = Tick(u32::MAX - 5);
+        let after = before.plus_ms(10);
+        assert!(after.reached(before) && !before.reached(after));
+        assert_eq!(after.since_ms(before), 10);
+        assert_eq!(before.since_ms(after), 0);
+    }
+}

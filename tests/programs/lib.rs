@@ -1,0 +1,1 @@
+//! Programs for the ends of a lab network.
