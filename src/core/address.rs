@@ -148,9 +148,7 @@ impl Debug for Addr6 {
 }
 
 /// One end of a flow or connection: address and L4 port (host order).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Endpoint<A: Address> {
     /// Octets of the address.
