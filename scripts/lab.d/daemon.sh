@@ -19,15 +19,29 @@ vdev() {
 
 write_config() {
     local index
-    {
-        echo "workers = $WORKERS"
-        echo "hugepages = false"
-        for index in "${!DEVICES[@]}"; do
-            echo "[[device]]"
-            echo "name = \"${DEVICES[index]}\""
-            echo "vdev = \"$(vdev "$index" "${DEVICES[index]}0")\""
-        done
-    } >"$LAB_STATE/lvsd.toml"
+    cat >"$LAB_STATE/lvsd.toml" <<TOML
+# Software devices on ordinary memory; workers sleep when idle, for they share the machine with both ends.
+[eal]
+hugepages = "never"
+
+[workers]
+count = $WORKERS
+idle = "sleep"
+
+[api]
+socket = "$LAB_STATE/api.sock"
+
+[journal]
+path = "$LAB_STATE/journal"
+TOML
+    for index in "${!DEVICES[@]}"; do
+        cat >>"$LAB_STATE/lvsd.toml" <<TOML
+
+[[device]]
+name = "${DEVICES[index]}"
+dpdk = "$(vdev "$index" "${DEVICES[index]}0")"
+TOML
+    done
 }
 
 start_lvsd() {
@@ -79,15 +93,17 @@ twin_has() {
     done
 }
 
-# count_of SERVICE SERVER COLUMN: a number of 'lvsctl list --stats --exact'
+# sum_of_column SERVICE COLUMN: a number of 'lvsctl list --stats --exact' over all servers
 # (1 Conns, 2 InPkts, 3 OutPkts, 4 InBytes, 5 OutBytes).
-count_of() {
+sum_of_column() {
     lvsctl_quiet list "$1" --stats --exact |
-        awk -v server="$2" -v column="$3" '$1 == "->" && $2 == server { print $(column + 2) }'
+        awk -v column="$2" '$1 == "->" && $2 != "RemoteAddress:Port" { sum += $(column + 2) } END { print sum + 0 }'
 }
 
-# conns_of SERVICE SERVER: ActiveConn and InActConn.
-conns_of() { lvsctl_quiet list "$1" | awk -v server="$2" '$1 == "->" && $2 == server { print $5, $6 }'; }
+# active_conns SERVICE: ActiveConn of all its servers together.
+active_conns() {
+    lvsctl_quiet list "$1" | awk '$1 == "->" && $2 != "RemoteAddress:Port" { sum += $5 } END { print sum + 0 }'
+}
 
 show_daemon_log() {
     [[ -f $LAB_STATE/director-lvsd.log ]] || return 0

@@ -43,12 +43,7 @@ change_under_load() {
     lvsctl list "$(tcp 80)" --stats
 }
 
-fifty_active() {
-    local one two
-    one=$(conns_of "$(tcp 80)" "$(rs 1 80)")
-    two=$(conns_of "$(tcp 80)" "$(rs 2 80)")
-    ((${one% *} + ${two% *} >= 50))
-}
+fifty_active() { (($(active_conns "$(tcp 80)") >= 50)); }
 
 # only URL SERVER: ten connections reach this server alone.
 only() { [[ $(pages 10 "$1" | tr ' ' '\n' | sort -u) == "$2" ]]; }

@@ -48,8 +48,7 @@ weighted() {
     else
         within "wrr 3:1 over 4,000 connections, $WORKERS workers" 2900 3100 "$(requests_of rs1)"
     fi
-    equal "the listing counts them too" 4000 \
-        $(($(count_of "$(tcp 80)" "$(rs 1 80)" 1) + $(count_of "$(tcp 80)" "$(rs 2 80)" 1)))
+    equal "the listing counts them too" 4000 "$(sum_of_column "$(tcp 80)" 1)"
 
     lvsctl service edit "$(tcp 80)" -s wlc
     forget_requests rs1 rs2

@@ -81,9 +81,4 @@ check_connections() {
 }
 
 # active_is COUNT: ActiveConn of both servers together.
-active_is() {
-    local one two
-    one=$(conns_of "$(tcp 80)" "$(rs 1 80)")
-    two=$(conns_of "$(tcp 80)" "$(rs 2 80)")
-    ((${one% *} + ${two% *} == $1))
-}
+active_is() { (($(active_conns "$(tcp 80)") == $1)); }
