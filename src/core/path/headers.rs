@@ -15,7 +15,7 @@ pub enum Fragment {
 }
 
 /// Offsets and fields of an IPv4 or IPv6 packet in its frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     /// Octets before the IP header (14 plus VLAN tags).
     pub l3_offset: u16,
