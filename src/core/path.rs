@@ -77,6 +77,11 @@ fn run<F: Frame>(
     verdicts: &mut [Verdict],
 ) {
     let (mut step, lanes) = worker.step(device, now, handed_over);
+    if step.snapshot.services.is_empty() {
+        // Like the kernel, which unhooks itself with its last service: even known connections are left alone.
+        verdicts.fill(Verdict::Punt);
+        return;
+    }
     lanes.v4.clear();
     lanes.v6.clear();
     for (slot, (frame, verdict)) in frames.iter().zip(verdicts.iter_mut()).take(BURST_MAX).enumerate() {

@@ -6,7 +6,8 @@
 
 use std::net::IpAddr;
 
-use crate::address::{Address, FlowKey};
+use crate::address::{Addr4, Addr6, Address, AddressFamily, FlowKey};
+use crate::counters::SingleWriter;
 use crate::frame::Frame;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction};
@@ -44,9 +45,9 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     };
     conn.last_seen = step.now;
     conn.in_packets = conn.in_packets.wrapping_add(1);
-    if let Some(server) = step.own.server(id) {
-        server.add_in(headers.packet_len() as u64);
-    }
+    let counters = step.own.server(id);
+    counters.in_packets.add(1);
+    counters.in_bytes.add(headers.packet_len() as u64);
     track::packet(step, table, packet.index, Direction::Inbound, headers);
 
     let conn = table.conn_mut(packet.index);
@@ -64,7 +65,7 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     }
     let mode = ForwardingMode::from_u8(conn.mode);
     let mtu = match mode {
-        ForwardingMode::Tunnel => way.hop.mtu.saturating_sub(tunnel::overhead(crate::address::AddressFamily::of(&server))),
+        ForwardingMode::Tunnel => way.hop.mtu.saturating_sub(tunnel::overhead(AddressFamily::of(&server))),
         _ => way.hop.mtu,
     };
     if headers.packet_len() > usize::from(mtu) {
@@ -115,10 +116,10 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     let id = RealServerId(conn.real_server);
     let rewrite = Rewrite { src: conn.virt, dst: conn.client, l3_delta: !conn.l3_delta, l4_delta: !conn.l4_delta };
     conn.last_seen = step.now;
-    if let Some(server) = step.own.server(id)
-        && step.snapshot.services.real_server(id).is_some_and(|slot| slot.available)
-    {
-        server.add_out(headers.packet_len() as u64);
+    if step.snapshot.services.real_server(id).is_some_and(|slot| slot.available) {
+        let counters = step.own.server(id);
+        counters.out_packets.add(1);
+        counters.out_bytes.add(headers.packet_len() as u64);
     }
     track::packet(step, table, packet.index, Direction::Outbound, headers);
     rewrite::apply(frame.bytes_mut(), headers, &rewrite);
@@ -138,15 +139,15 @@ fn to_local_server<A: Address>(conn: &Conn<A>) -> Verdict {
 fn into_tunnel<F: Frame>(step: &mut Step<'_>, headers: &Headers, frame: &mut F, server: IpAddr, way: &Way) -> Verdict {
     let l3 = &step.snapshot.l3;
     let source = match server {
-        IpAddr::V4(_) => l3.source_address::<crate::address::Addr4>(way.hop.device).map(Address::to_ip),
-        IpAddr::V6(_) => l3.source_address::<crate::address::Addr6>(way.hop.device).map(Address::to_ip),
+        IpAddr::V4(v4) => l3.source_for(Addr4(v4.octets())).map(Address::to_ip),
+        IpAddr::V6(v6) => l3.source_for(Addr6(v6.octets())).map(Address::to_ip),
     };
     let Some(source) = source else {
         return Verdict::Drop(DropReason::NoRoute);
     };
     let identification = step.random.next_u32() as u16;
     match tunnel::encapsulate(frame, headers, source, server, identification, true) {
-        Ok(()) => resolve::depart_from(frame, resolve::L3_OFFSET, crate::address::AddressFamily::of(&server), way),
+        Ok(()) => resolve::depart_from(frame, resolve::L3_OFFSET, AddressFamily::of(&server), way),
         Err(reason) => Verdict::Drop(reason),
     }
 }

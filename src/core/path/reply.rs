@@ -64,7 +64,7 @@ pub(crate) fn answer<A: Address, F: Frame>(
     let identification = step.random.next_u32() as u16;
     match icmp::reply(frame, headers, error, source.to_ip(), identification) {
         Ok(()) => {
-            step.own.count_answered(reason);
+            step.own.answer_packet(reason);
             resolve::depart_from(frame, resolve::L3_OFFSET, A::FAMILY, &way)
         }
         Err(_) => Verdict::Drop(reason),

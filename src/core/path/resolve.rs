@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
 use crate::ipvs::conn::{Conn, Direction};
-use crate::l3::{Hop, L3, NeighbourKey, Route};
+use crate::l3::{Hop, HopId, L3, NeighbourKey, Route};
 use crate::path::forward::ethernet;
 use crate::path::headers::Headers;
 use crate::path::verdict::{DropReason, Verdict};
@@ -49,9 +49,10 @@ pub(crate) fn way<A: Address>(
 ) -> Result<Way, Obstacle> {
     let l3 = &*step.snapshot.l3;
     if conn.hop_generation == l3.generation
-        && let Some(id) = conn.hop(direction)
+        && let id = conn.hops[direction as usize]
+        && id != Conn::<A>::NO_HOP
     {
-        return Ok(Way { hop: *l3.hop(id), waits_for: None });
+        return Ok(Way { hop: *l3.hop(HopId(id)), waits_for: None });
     }
     look_up(l3, conn, direction, target)
 }
@@ -63,10 +64,13 @@ fn look_up<A: Address>(
     direction: Direction,
     target: IpAddr,
 ) -> Result<Way, Obstacle> {
-    conn.forget_hops_unless(l3.generation);
+    if conn.hop_generation != l3.generation {
+        conn.hop_generation = l3.generation;
+        conn.hops = [Conn::<A>::NO_HOP; 2];
+    }
     let found = route_to(l3, target);
-    if let Route::Hop(id) = found {
-        conn.remember_hop(direction, id);
+    if let Route::Hop(HopId(id)) = found {
+        conn.hops[direction as usize] = id;
     }
     way_by(l3, found)
 }

@@ -7,14 +7,14 @@
 //! Ref: Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_schedule`, `ip_vs_leave`, ip_vs_conn.c `ip_vs_conn_new`.
 
 use crate::address::{Address, Endpoint, FlowKey};
-use crate::counters::{ServerCounters, WorkerCounters};
+use crate::counters::{ServerCounters, SingleWriter, WorkerCounters};
 use crate::frame::Frame;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
-use crate::ipvs::conn::Conn;
+use crate::ipvs::conn::{Conn, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol;
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::scheduler::{self, FlowHint, Loads, SchedulerState};
+use crate::ipvs::scheduler::{self, FlowHint, Loads};
 use crate::ipvs::service::VirtualService;
 use crate::limits::LOCAL_PORT_TRIES_MAX;
 use crate::path::forward::rewrite;
@@ -43,7 +43,10 @@ pub(crate) fn first_packet<A: Address, F: Frame>(
     };
     match table.insert(new_conn(step, service, server, key, local), step.now) {
         Ok(index) => {
-            bind(step.own, server.id);
+            // Inactive until its protocol says otherwise (`ip_vs_bind_dest`).
+            let counters = step.own.server(server.id);
+            counters.connections.add(1);
+            counters.bind(false);
             established::inbound(step, table, &Known { index, headers, key }, frame)
         }
         Err(InsertError::Full | InsertError::Exists) => Verdict::Drop(DropReason::ConnTableFull),
@@ -62,7 +65,8 @@ fn pick<'s, A: Address>(
         dst_port: key.dst.port,
     };
     let loads = WorkersLoads { counters: step.counters };
-    let state: &mut SchedulerState = step.schedulers.get_mut(service.id.0 as usize)?;
+    step.own.scheduler_picks.add(1);
+    let state = step.schedulers.get_mut(service.id.0 as usize)?;
     let chosen = scheduler::pick(service, state, &flow, &loads)?;
     service.servers.get(chosen)
 }
@@ -73,22 +77,22 @@ struct WorkersLoads<'a> {
 }
 
 impl WorkersLoads<'_> {
-    fn sum(&self, id: RealServerId, of: impl Fn(&ServerCounters) -> u32) -> u32 {
-        self.counters.iter().filter_map(|worker| worker.server(id)).map(of).fold(0, u32::wrapping_add)
+    fn sum(&self, id: RealServerId, gauge: impl Fn(&ServerCounters) -> u32) -> u32 {
+        self.counters.iter().map(|worker| gauge(worker.server(id))).fold(0, u32::wrapping_add)
     }
 }
 
 impl Loads for WorkersLoads<'_> {
     fn active(&self, id: RealServerId) -> u32 {
-        self.sum(id, ServerCounters::active)
+        self.sum(id, |server| server.active.get())
     }
 
     fn inactive(&self, id: RealServerId) -> u32 {
-        self.sum(id, ServerCounters::inactive)
+        self.sum(id, |server| server.inactive.get())
     }
 
     fn overloaded(&self, id: RealServerId) -> bool {
-        self.counters.iter().filter_map(|worker| worker.server(id)).any(ServerCounters::overloaded)
+        self.sum(id, |server| server.overloaded.get()) != 0
     }
 }
 
@@ -126,13 +130,13 @@ fn new_conn<A: Address>(
 ) -> Conn<A> {
     // A tunnel to the other family keeps the address in the server's slot; the conn has no room for it.
     let real = Endpoint::new(A::from_ip(server.addr).unwrap_or_default(), server.port);
-    let mut flags = Conn::<A>::FLAG_INACTIVE;
+    let mut flags = FLAG_INACTIVE;
     let (mut l3_delta, mut l4_delta) = (0, 0);
     if server.mode.sees_replies() {
-        flags |= Conn::<A>::FLAG_OUTBOUND_INDEXED;
+        flags |= FLAG_OUTBOUND_INDEXED;
         (l3_delta, l4_delta) = rewrite::deltas(key.src, key.dst, local, real);
     } else {
-        flags |= Conn::<A>::FLAG_NO_OUTPUT;
+        flags |= FLAG_NO_OUTPUT;
     }
     Conn {
         client: key.src,
@@ -150,14 +154,6 @@ fn new_conn<A: Address>(
         created: step.now,
         // The timeout of the state that this packet leads to, so that the timer is armed once.
         timeout_ms: protocol::first_timeout_ms(&step.snapshot.timeouts, key.protocol),
-        ..Conn::new()
-    }
-}
-
-/// Counts a new connection, inactive until its protocol says otherwise (`ip_vs_bind_dest`).
-fn bind(own: &WorkerCounters, id: RealServerId) {
-    if let Some(server) = own.server(id) {
-        server.add_connection();
-        server.add_inactive(1);
+        ..Conn::default()
     }
 }

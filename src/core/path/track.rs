@@ -5,8 +5,9 @@
 //! Ref: Linux net/netfilter/ipvs/ip_vs_proto_tcp.c `set_tcp_state`, ip_vs_conn.c `ip_vs_conn_expire`.
 
 use crate::address::Address;
+use crate::counters::SingleWriter;
 use crate::ipvs::conn::table::{ConnTable, Expiry};
-use crate::ipvs::conn::{Conn, ConnIndex, Direction};
+use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_INACTIVE, FLAG_NO_OUTPUT};
 use crate::ipvs::protocol::{self, tcp};
 use crate::ipvs::real_server::RealServerId;
 use crate::path::headers::Headers;
@@ -47,7 +48,7 @@ fn change<A: Address>(
     let conn = table.conn_mut(index);
     let timeouts = &step.snapshot.timeouts;
     if headers.protocol == PROTOCOL_TCP {
-        let no_output = conn.flags & Conn::<A>::FLAG_NO_OUTPUT != 0;
+        let no_output = conn.flags & FLAG_NO_OUTPUT != 0;
         let next = tcp::next(tcp::TcpState::from_u8(conn.state), direction, no_output, headers.tcp_flags);
         conn.state = next as u8;
         count_as(step, conn, tcp::is_active(next));
@@ -60,32 +61,21 @@ fn change<A: Address>(
 
 /// Moves the connection between its server's ActiveConn and InActConn.
 fn count_as<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, active: bool) {
-    let was_active = conn.flags & Conn::<A>::FLAG_INACTIVE == 0;
+    let was_active = conn.flags & FLAG_INACTIVE == 0;
     if active == was_active {
         return;
     }
-    conn.flags ^= Conn::<A>::FLAG_INACTIVE;
-    if let Some(server) = step.own.server(RealServerId(conn.real_server)) {
-        if active {
-            server.sub_inactive(1);
-            server.add_active(1);
-        } else {
-            server.sub_active(1);
-            server.add_inactive(1);
-        }
-    }
+    conn.flags ^= FLAG_INACTIVE;
+    let server = step.own.server(RealServerId(conn.real_server));
+    server.unbind(was_active);
+    server.bind(active);
 }
 
 /// Removes at most `budget` connections that have been idle for their timeout.
 pub(crate) fn expire<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, budget: usize) {
     table.expire(step.now, budget, |conn| {
-        if let Some(server) = step.own.server(RealServerId(conn.real_server)) {
-            if conn.flags & Conn::<A>::FLAG_INACTIVE == 0 {
-                server.sub_active(1);
-            } else {
-                server.sub_inactive(1);
-            }
-        }
+        step.own.server(RealServerId(conn.real_server)).unbind(conn.flags & FLAG_INACTIVE == 0);
+        step.own.conns_expired.add(1);
         Expiry::Remove
     });
 }
