@@ -27,6 +27,8 @@ pub struct Headers {
     pub family: AddressFamily,
     /// L4 protocol number, behind all extension headers.
     pub protocol: u8,
+    /// Id of the outermost VLAN tag; 0 for untagged and priority-tagged frames.
+    pub vlan: u16,
     /// TTL or hop limit as it arrived.
     pub ttl: u8,
     /// Flags octet of the TCP header; 0 for other protocols.

@@ -80,6 +80,8 @@ drop_reasons! {
     HeldQueueFull = "held_queue_full",
     /// No room in front of the packet for a tunnel or ICMP header.
     NoHeadroom = "no_headroom",
+    /// An ICMP error was due but the packet must not be answered by one (RFC 1122 3.2.2, RFC 4443 2.4 e).
+    IcmpForbidden = "icmp_forbidden",
     /// The ring to the owning worker is full.
     HandOverRingFull = "hand_over_ring_full",
     /// The ring to the kernel twin is full.
