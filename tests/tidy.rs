@@ -38,7 +38,10 @@ fn collect(folder: &Path, files: &mut Vec<(String, String)>) {
 }
 
 fn offenders(rule: impl Fn(&str, &str) -> Option<String>) -> Vec<String> {
-    rust_files().iter().filter_map(|(name, text)| rule(name, text).map(|why| format!("{name}: {why}"))).collect()
+    rust_files()
+        .iter()
+        .filter_map(|(name, text)| rule(name, text).map(|why| format!("{name}: {why}")))
+        .collect()
 }
 
 #[test]
@@ -58,7 +61,12 @@ fn files_begin_with_what_they_are_for() {
 fn files_can_be_read_in_one_sitting() {
     let found = offenders(|_, text| {
         let lines = text.lines().count();
-        let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default().lines().count();
+        let code = text
+            .split("\n#[cfg(test)]\nmod tests {")
+            .next()
+            .unwrap_or_default()
+            .lines()
+            .count();
         (code > FILE_LINES_MAX || lines > FILE_LINES_WITH_TESTS_MAX).then(|| format!("{code} of {lines} lines"))
     });
     assert!(found.is_empty(), "{found:#?}");
@@ -67,7 +75,10 @@ fn files_can_be_read_in_one_sitting() {
 #[test]
 fn modules_have_a_name_of_their_own() {
     let found = offenders(|name, _| {
-        let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let stem = Path::new(name)
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or_default();
         (stem == "mod" || FORBIDDEN_NAMES.contains(&stem)).then(|| "a name that says nothing".into())
     });
     assert!(found.is_empty(), "{found:#?}");
@@ -96,7 +107,10 @@ fn every_unsafe_block_says_why_it_is_sound() {
         let silent = lines.iter().enumerate().find(|(index, line)| {
             let code = line.split("//").next().unwrap_or_default();
             let opens = code.contains("unsafe {") || code.contains("unsafe impl");
-            opens && !lines[index.saturating_sub(8)..=*index].iter().any(|near| near.contains("SAFETY"))
+            opens
+                && !lines[index.saturating_sub(8)..=*index]
+                    .iter()
+                    .any(|near| near.contains("SAFETY"))
         });
         silent.map(|(index, _)| format!("line {}: no SAFETY comment", index + 1))
     });
@@ -121,7 +135,10 @@ fn crates_depend_in_one_direction() {
             _ if name.starts_with("src/dpdk") => &["lvs_api"],
             _ => &[],
         };
-        forbidden.iter().find(|crate_name| imports(text, crate_name)).map(|found| format!("names {found}"))
+        forbidden
+            .iter()
+            .find(|crate_name| imports(text, crate_name))
+            .map(|found| format!("names {found}"))
     });
     assert!(found.is_empty(), "{found:#?}");
 }
@@ -133,10 +150,17 @@ fn the_core_reads_no_clock_and_does_no_io() {
             return None;
         }
         let code: String = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
-        ["std::time::Instant", "SystemTime", "std::fs", "std::net::TcpStream", "std::thread", "println!"]
-            .iter()
-            .find(|word| code.contains(**word))
-            .map(|word| format!("uses {word}"))
+        [
+            "std::time::Instant",
+            "SystemTime",
+            "std::fs",
+            "std::net::TcpStream",
+            "std::thread",
+            "println!",
+        ]
+        .iter()
+        .find(|word| code.contains(**word))
+        .map(|word| format!("uses {word}"))
     });
     assert!(found.is_empty(), "{found:#?}");
 }
@@ -144,14 +168,19 @@ fn the_core_reads_no_clock_and_does_no_io() {
 #[test]
 fn the_path_cannot_panic_by_name() {
     let found = offenders(|name, text| {
-        let on_path = name.starts_with("src/core/path") || name.starts_with("src/core/wire") || name.starts_with("src/worker");
+        let on_path =
+            name.starts_with("src/core/path") || name.starts_with("src/core/wire") || name.starts_with("src/worker");
         if !on_path || name.contains("tests") {
             return None;
         }
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         [".unwrap()", ".expect(", "panic!(", "unreachable!(", "assert!(", "log::"]
             .iter()
-            .find(|word| code.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(**word) && !line.contains("debug_assert")))
+            .find(|word| {
+                code.lines().any(|line| {
+                    !line.trim_start().starts_with("//") && line.contains(**word) && !line.contains("debug_assert")
+                })
+            })
             .map(|word| format!("uses {word}"))
     });
     assert!(found.is_empty(), "{found:#?}");

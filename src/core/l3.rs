@@ -126,8 +126,16 @@ impl L3 {
 
     /// A hop to a neighbour that is not resolved: all but its MAC address.
     pub fn unresolved_hop(&self, key: &NeighbourKey) -> Hop {
-        let mtu = self.interface(key.device, key.vlan).map_or(0, |interface| interface.mtu);
-        Hop { device: key.device, mtu, vlan: key.vlan, src_mac: self.mac(key.device), dst_mac: [0; 6] }
+        let mtu = self
+            .interface(key.device, key.vlan)
+            .map_or(0, |interface| interface.mtu);
+        Hop {
+            device: key.device,
+            mtu,
+            vlan: key.vlan,
+            src_mac: self.mac(key.device),
+            dst_mac: [0; 6],
+        }
     }
 
     /// Largest IP packet in octets on `device`'s untagged interface; 0 if there is none.

@@ -102,19 +102,15 @@ fn run<F: Frame>(
 }
 
 /// The stages behind parsing for the packets of one family.
-fn run_lane<A: Address, F: Frame>(
-    step: &mut Step<'_>,
-    lane: &mut Lane<A>,
-    frames: &mut [F],
-    verdicts: &mut [Verdict],
-) {
+fn run_lane<A: Address, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames: &mut [F], verdicts: &mut [Verdict]) {
     lookup::hash_and_prefetch_buckets(lane);
     lookup::prefetch_conns(lane);
     let Lane { table, entries, count } = lane;
     for entry in entries.iter().take(*count) {
-        let (Some(frame), Some(verdict)) =
-            (frames.get_mut(usize::from(entry.slot)), verdicts.get_mut(usize::from(entry.slot)))
-        else {
+        let (Some(frame), Some(verdict)) = (
+            frames.get_mut(usize::from(entry.slot)),
+            verdicts.get_mut(usize::from(entry.slot)),
+        ) else {
             continue;
         };
         *verdict = one_packet(step, table, entry.hash, &entry.headers, &entry.key, frame);

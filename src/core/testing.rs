@@ -5,6 +5,7 @@
 
 mod builder;
 mod describe;
+pub mod director;
 mod oracle;
 mod pcap;
 mod vec_frame;

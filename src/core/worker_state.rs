@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::address::{Addr4, Addr6, Address, FlowKey};
 use crate::arena::{Arena, ArenaError};
 use crate::counters::WorkerCounters;
-use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::Conn;
+use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::local_address::LocalPortCursor;
 use crate::ipvs::real_server::RealServerId;
@@ -18,9 +18,9 @@ use crate::ipvs::scheduler::{self, SchedulerState};
 use crate::ipvs::service::ServiceId;
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
+use crate::path::Headers;
 use crate::path::reply::IcmpBudget;
 use crate::path::verdict::WorkerId;
-use crate::path::Headers;
 use crate::random::Random;
 use crate::snapshot::Snapshot;
 use crate::tick::Tick;
@@ -80,8 +80,17 @@ pub(crate) struct LaneEntry<A: Address> {
 
 impl<A: Address> Lane<A> {
     fn new(table: ConnTable<A>) -> Self {
-        let empty = LaneEntry { hash: 0, key: FlowKey::default(), headers: Headers::default(), slot: 0 };
-        Self { table, entries: [empty; BURST_MAX], count: 0 }
+        let empty = LaneEntry {
+            hash: 0,
+            key: FlowKey::default(),
+            headers: Headers::default(),
+            slot: 0,
+        };
+        Self {
+            table,
+            entries: [empty; BURST_MAX],
+            count: 0,
+        }
     }
 
     #[inline]
@@ -140,7 +149,10 @@ impl WorkerState {
         let v4 = ConnTable::new(arena, settings.conns4_max, settings.secret)?;
         let v6 = ConnTable::new(arena, settings.conns6_max, settings.secret)?;
         let mut state = Self {
-            lanes: Lanes { v4: Lane::new(v4), v6: Lane::new(v6) },
+            lanes: Lanes {
+                v4: Lane::new(v4),
+                v6: Lane::new(v6),
+            },
             schedulers: vec![SchedulerState::default(); SERVICES_MAX].into_boxed_slice(),
             port_cursors: vec![LocalPortCursor::default(); SERVICES_MAX].into_boxed_slice(),
             counters,
@@ -159,7 +171,9 @@ impl WorkerState {
         if !Arc::ptr_eq(&self.snapshot.services, &new.services) {
             for service in new.services.services() {
                 let old = self.snapshot.services.service(service.id);
-                let Some(state) = self.schedulers.get_mut(service.id.0 as usize) else { continue };
+                let Some(state) = self.schedulers.get_mut(service.id.0 as usize) else {
+                    continue;
+                };
                 if old.is_none_or(|old| old.revision != service.revision) {
                     scheduler::adopt(state, old, service);
                 }
@@ -215,12 +229,19 @@ impl WorkerState {
         let room = out.capacity() - out.len();
         match cursor {
             DumpCursor::V4(from) => {
-                let next = self.lanes.v4.table.scan(from, room, |_, conn| out.push(self.record(conn, now)));
+                let next = self
+                    .lanes
+                    .v4
+                    .table
+                    .scan(from, room, |_, conn| out.push(self.record(conn, now)));
                 Some(next.map_or(DumpCursor::V6(0), DumpCursor::V4))
             }
-            DumpCursor::V6(from) => {
-                self.lanes.v6.table.scan(from, room, |_, conn| out.push(self.record(conn, now))).map(DumpCursor::V6)
-            }
+            DumpCursor::V6(from) => self
+                .lanes
+                .v6
+                .table
+                .scan(from, room, |_, conn| out.push(self.record(conn, now)))
+                .map(DumpCursor::V6),
         }
     }
 

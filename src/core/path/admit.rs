@@ -6,12 +6,12 @@
 //! Ref: Linux net/netfilter/ipvs/ip_vs_proto_tcp.c `tcp_conn_schedule`, ip_vs_core.c `ip_vs_schedule`.
 
 use crate::address::{Address, Endpoint, FlowKey};
-use crate::ipvs::local_address::LocalAddressPool;
+use crate::ipvs::local_address;
+use crate::ipvs::protocol::tcp;
 use crate::ipvs::service::VirtualService;
 use crate::path::headers::Headers;
 use crate::path::verdict::{Verdict, WorkerId};
-use crate::wire::tcp::{FLAG_RST, FLAG_SYN};
-use crate::wire::{PROTOCOL_SCTP, PROTOCOL_TCP};
+use crate::wire::{sctp, tcp as tcp_wire};
 use crate::worker_state::Step;
 
 /// Source port of active FTP data connections, which are never scheduled.
@@ -45,9 +45,9 @@ pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &Fl
 /// Whether a packet of this kind may create a connection at all.
 fn may_start<A: Address>(headers: &Headers, key: &FlowKey<A>) -> bool {
     let kind = match headers.protocol {
-        PROTOCOL_TCP => headers.tcp_flags & (FLAG_SYN | FLAG_RST) == FLAG_SYN,
+        tcp_wire::PROTOCOL => tcp::begins_connection(headers.tcp_flags),
         // SCTP needs its chunk types read first; until then it is left to the kernel.
-        PROTOCOL_SCTP => false,
+        sctp::PROTOCOL => false,
         _ => true,
     };
     kind && key.src.port != PORT_FTP_DATA
@@ -65,7 +65,7 @@ fn owner<A: Address>(step: &Step<'_>, has_service: bool, key: &FlowKey<A>) -> Op
     if has_service {
         Some(owner_of_client(step, key.src))
     } else if services.is_local_address(key.dst.addr) {
-        Some(LocalAddressPool::owner_of(key.dst.port, step.workers_count))
+        Some(local_address::owner_of(key.dst.port, step.workers_count))
     } else if services.is_nat_server(key.protocol, key.src) {
         Some(owner_of_client(step, key.dst))
     } else {

@@ -6,7 +6,7 @@
 
 use crate::path::headers::{Flow, Fragment, Headers};
 use crate::path::verdict::{DropReason, Verdict};
-use crate::wire::{PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::wire::{sctp, tcp, udp};
 use crate::worker_state::Step;
 
 /// See the module.
@@ -15,7 +15,7 @@ pub(crate) fn classify(step: &Step<'_>, frame: &[u8], headers: &Headers, flow: &
     if !frame.starts_with(&step.snapshot.l3.mac(step.device)) {
         return Some(other_host(frame));
     }
-    let balanced = matches!(headers.protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP);
+    let balanced = matches!(headers.protocol, tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL);
     if balanced && headers.fragment == Fragment::Whole {
         return None;
     }
@@ -26,7 +26,11 @@ pub(crate) fn classify(step: &Step<'_>, frame: &[u8], headers: &Headers, flow: &
 #[cold]
 fn other_host(frame: &[u8]) -> Verdict {
     let group = frame.first().is_some_and(|first| first & 1 == 1);
-    if group { Verdict::Punt } else { Verdict::Drop(DropReason::OtherHost) }
+    if group {
+        Verdict::Punt
+    } else {
+        Verdict::Drop(DropReason::OtherHost)
+    }
 }
 
 /// Fragments of balanced flows must not reach the local stack, which would answer for a service it does
@@ -39,5 +43,9 @@ fn not_looked_up(step: &Step<'_>, balanced: bool, flow: &Flow) -> Verdict {
             Flow::V4(key) => services.has_vip(key.dst.addr) || services.is_local_address(key.dst.addr),
             Flow::V6(key) => services.has_vip(key.dst.addr) || services.is_local_address(key.dst.addr),
         };
-    if ours { Verdict::Drop(DropReason::Fragment) } else { Verdict::Punt }
+    if ours {
+        Verdict::Drop(DropReason::Fragment)
+    } else {
+        Verdict::Punt
+    }
 }

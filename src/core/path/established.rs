@@ -73,8 +73,12 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     }
     match mode {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
-            let rewrite =
-                Rewrite { src: conn.local, dst: conn.real, l3_delta: conn.l3_delta, l4_delta: conn.l4_delta };
+            let rewrite = Rewrite {
+                src: conn.local,
+                dst: conn.real,
+                l3_delta: conn.l3_delta,
+                l4_delta: conn.l4_delta,
+            };
             rewrite::apply(frame.bytes_mut(), headers, &rewrite);
             resolve::depart(frame, headers, A::FAMILY, &way)
         }
@@ -114,9 +118,19 @@ pub(crate) fn outbound<A: Address, F: Frame>(
         };
     }
     let id = RealServerId(conn.real_server);
-    let rewrite = Rewrite { src: conn.virt, dst: conn.client, l3_delta: !conn.l3_delta, l4_delta: !conn.l4_delta };
+    let rewrite = Rewrite {
+        src: conn.virt,
+        dst: conn.client,
+        l3_delta: !conn.l3_delta,
+        l4_delta: !conn.l4_delta,
+    };
     conn.last_seen = step.now;
-    if step.snapshot.services.real_server(id).is_some_and(|slot| slot.available) {
+    if step
+        .snapshot
+        .services
+        .real_server(id)
+        .is_some_and(|slot| slot.available)
+    {
         let counters = step.own.server(id);
         counters.out_packets.add(1);
         counters.out_bytes.add(headers.packet_len() as u64);
@@ -162,7 +176,11 @@ fn too_big<A: Address, F: Frame>(step: &mut Step<'_>, packet: &Known<'_, A>, fra
 }
 
 const fn too_big_error(headers: &Headers, mtu: u16) -> Option<IcmpError> {
-    if headers.dont_fragment { Some(IcmpError::FragmentationNeeded { mtu }) } else { None }
+    if headers.dont_fragment {
+        Some(IcmpError::FragmentationNeeded { mtu })
+    } else {
+        None
+    }
 }
 
 /// Answers a client's packet in the name of the VIP it was sent to.
@@ -174,7 +192,15 @@ fn refuse<A: Address, F: Frame>(
     error: IcmpError,
     reason: DropReason,
 ) -> Verdict {
-    reply::answer(step, packet.headers, packet.key, frame, error, packet.key.dst.addr, reason)
+    reply::answer(
+        step,
+        packet.headers,
+        packet.key,
+        frame,
+        error,
+        packet.key.dst.addr,
+        reason,
+    )
 }
 
 /// Answers a real server's packet in the name of the director's address on that link.

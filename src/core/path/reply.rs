@@ -5,6 +5,7 @@
 //!      with that reason when the budget is used up or RFC 1122 3.2.2 / RFC 4443 2.4 forbid an answer.
 
 use crate::address::{Address, FlowKey};
+use crate::counters::SingleWriter;
 use crate::frame::Frame;
 use crate::path::headers::Headers;
 use crate::path::icmp::{self, IcmpError};
@@ -26,7 +27,12 @@ pub struct IcmpBudget {
 impl IcmpBudget {
     /// A full bucket of `burst` tokens, refilled with `per_sec` tokens a second.
     pub const fn new(per_sec: u32, burst: u32) -> Self {
-        Self { per_sec, burst, millitokens: burst * 1_000, refilled: Tick(0) }
+        Self {
+            per_sec,
+            burst,
+            millitokens: burst * 1_000,
+            refilled: Tick(0),
+        }
     }
 
     /// Takes one token if there is one at `now`.
@@ -64,6 +70,7 @@ pub(crate) fn answer<A: Address, F: Frame>(
     let identification = step.random.next_u32() as u16;
     match icmp::reply(frame, headers, error, source.to_ip(), identification) {
         Ok(()) => {
+            step.own.icmp_errors.add(1);
             step.own.answer_packet(reason);
             resolve::depart_from(frame, resolve::L3_OFFSET, A::FAMILY, &way)
         }

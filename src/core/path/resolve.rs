@@ -52,18 +52,16 @@ pub(crate) fn way<A: Address>(
         && let id = conn.hops[direction as usize]
         && id != Conn::<A>::NO_HOP
     {
-        return Ok(Way { hop: *l3.hop(HopId(id)), waits_for: None });
+        return Ok(Way {
+            hop: *l3.hop(HopId(id)),
+            waits_for: None,
+        });
     }
     look_up(l3, conn, direction, target)
 }
 
 #[cold]
-fn look_up<A: Address>(
-    l3: &L3,
-    conn: &mut Conn<A>,
-    direction: Direction,
-    target: IpAddr,
-) -> Result<Way, Obstacle> {
+fn look_up<A: Address>(l3: &L3, conn: &mut Conn<A>, direction: Direction, target: IpAddr) -> Result<Way, Obstacle> {
     if conn.hop_generation != l3.generation {
         conn.hop_generation = l3.generation;
         conn.hops = [Conn::<A>::NO_HOP; 2];
@@ -90,12 +88,16 @@ fn route_to(l3: &L3, target: IpAddr) -> Route {
 
 fn way_by(l3: &L3, route: Route) -> Result<Way, Obstacle> {
     match route {
-        Route::Hop(id) => Ok(Way { hop: *l3.hop(id), waits_for: None }),
+        Route::Hop(id) => Ok(Way {
+            hop: *l3.hop(id),
+            waits_for: None,
+        }),
         // A failed neighbour is asked for again, like the kernel does with each new packet; packets wait
         // and are dropped by name if it stays silent.
-        Route::Unresolved(key) | Route::NeighbourFailed(key) => {
-            Ok(Way { hop: l3.unresolved_hop(&key), waits_for: Some(key) })
-        }
+        Route::Unresolved(key) | Route::NeighbourFailed(key) => Ok(Way {
+            hop: l3.unresolved_hop(&key),
+            waits_for: Some(key),
+        }),
         Route::Local => Err(Obstacle::Local),
         Route::Unreachable => Err(Obstacle::Unreachable),
         Route::Blackhole => Err(Obstacle::Drop(DropReason::NoRoute)),
@@ -136,7 +138,15 @@ pub fn finish<F: Frame>(worker: &WorkerState, frame: &mut F, key: NeighbourKey) 
         _ => AddressFamily::Ipv4,
     };
     match l3.neighbour(&key) {
-        Route::Hop(id) => depart_from(frame, L3_OFFSET, family, &Way { hop: *l3.hop(id), waits_for: None }),
+        Route::Hop(id) => depart_from(
+            frame,
+            L3_OFFSET,
+            family,
+            &Way {
+                hop: *l3.hop(id),
+                waits_for: None,
+            },
+        ),
         Route::Unresolved(key) => Verdict::Hold(key),
         _ => Verdict::Drop(DropReason::NeighbourFailed),
     }

@@ -12,17 +12,18 @@ use crate::frame::Frame;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
 use crate::ipvs::conn::{Conn, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED};
 use crate::ipvs::forwarding::ForwardingMode;
-use crate::ipvs::protocol;
+use crate::ipvs::protocol::{self, tcp::TcpState};
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::scheduler::{self, FlowHint, Loads};
 use crate::ipvs::service::VirtualService;
 use crate::limits::LOCAL_PORT_TRIES_MAX;
+use crate::path::established::{self, Known};
 use crate::path::forward::rewrite;
 use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
-use crate::path::verdict::{DropReason, Verdict};
-use crate::path::established::{self, Known};
 use crate::path::reply;
+use crate::path::verdict::{DropReason, Verdict};
+use crate::wire;
 use crate::worker_state::Step;
 
 /// See the module.
@@ -36,7 +37,15 @@ pub(crate) fn first_packet<A: Address, F: Frame>(
 ) -> Verdict {
     let Some(server) = pick(step, service, key) else {
         let vip = key.dst.addr;
-        return reply::answer(step, headers, key, frame, IcmpError::PortUnreachable, vip, DropReason::NoRealServer);
+        return reply::answer(
+            step,
+            headers,
+            key,
+            frame,
+            IcmpError::PortUnreachable,
+            vip,
+            DropReason::NoRealServer,
+        );
     };
     let Some(local) = local_end(step, table, service, server, key) else {
         return Verdict::Drop(DropReason::LocalPortsExhausted);
@@ -53,18 +62,11 @@ pub(crate) fn first_packet<A: Address, F: Frame>(
     }
 }
 
-fn pick<'s, A: Address>(
-    step: &mut Step<'_>,
-    service: &'s VirtualService,
-    key: &FlowKey<A>,
-) -> Option<&'s RealServer> {
-    let flow = FlowHint {
-        src_fold: key.src.addr.fold(),
-        dst_fold: key.dst.addr.fold(),
-        src_port: key.src.port,
-        dst_port: key.dst.port,
+fn pick<'s, A: Address>(step: &mut Step<'_>, service: &'s VirtualService, key: &FlowKey<A>) -> Option<&'s RealServer> {
+    let flow = FlowHint::of(key);
+    let loads = WorkersLoads {
+        counters: step.counters,
     };
-    let loads = WorkersLoads { counters: step.counters };
     step.own.scheduler_picks.add(1);
     let state = step.schedulers.get_mut(service.id.0 as usize)?;
     let chosen = scheduler::pick(service, state, &flow, &loads)?;
@@ -78,7 +80,10 @@ struct WorkersLoads<'a> {
 
 impl WorkersLoads<'_> {
     fn sum(&self, id: RealServerId, gauge: impl Fn(&ServerCounters) -> u32) -> u32 {
-        self.counters.iter().map(|worker| gauge(worker.server(id))).fold(0, u32::wrapping_add)
+        self.counters
+            .iter()
+            .map(|worker| gauge(worker.server(id)))
+            .fold(0, u32::wrapping_add)
     }
 }
 
@@ -113,7 +118,11 @@ fn local_end<A: Address>(
     let real = Endpoint::new(A::from_ip(server.addr)?, server.port);
     for _ in 0..LOCAL_PORT_TRIES_MAX {
         let candidate = pool.next::<A>(cursor, step.worker, step.workers_count)?;
-        let reply = FlowKey { src: real, dst: candidate, protocol: key.protocol };
+        let reply = FlowKey {
+            src: real,
+            dst: candidate,
+            protocol: key.protocol,
+        };
         if table.find(table.hash(&reply), &reply).is_none() {
             return Some(candidate);
         }
@@ -153,7 +162,16 @@ fn new_conn<A: Address>(
         l4_delta,
         created: step.now,
         // The timeout of the state that this packet leads to, so that the timer is armed once.
-        timeout_ms: protocol::first_timeout_ms(&step.snapshot.timeouts, key.protocol),
+        timeout_ms: protocol::timeout_ms(&step.snapshot.timeouts, key.protocol, first_state(key.protocol)),
         ..Conn::default()
+    }
+}
+
+/// The state that a connection's first packet usually leads to.
+const fn first_state(protocol: u8) -> u8 {
+    if protocol == wire::tcp::PROTOCOL {
+        TcpState::SynRecv as u8
+    } else {
+        0
     }
 }

@@ -8,11 +8,12 @@ use crate::address::Address;
 use crate::counters::SingleWriter;
 use crate::ipvs::conn::table::{ConnTable, Expiry};
 use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_INACTIVE, FLAG_NO_OUTPUT};
-use crate::ipvs::protocol::{self, tcp};
+use crate::ipvs::protocol;
+use crate::ipvs::protocol::tcp::{self, TcpState};
 use crate::ipvs::real_server::RealServerId;
 use crate::path::headers::Headers;
-use crate::wire::PROTOCOL_TCP;
-use crate::wire::tcp::{FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN};
+use crate::wire;
+use crate::wire::tcp::{ACK, FIN, RST, SYN};
 use crate::worker_state::Step;
 
 /// See the module.
@@ -24,39 +25,26 @@ pub(crate) fn packet<A: Address>(
     direction: Direction,
     headers: &Headers,
 ) {
-    let conn = table.conn(index);
-    let quiet = if headers.protocol == PROTOCOL_TCP {
-        // Almost every packet: data or ACK in ESTABLISHED stays there.
-        conn.state == tcp::TcpState::Established as u8
-            && headers.tcp_flags & (FLAG_SYN | FLAG_FIN | FLAG_RST | FLAG_ACK) == FLAG_ACK
-            && conn.timeout_ms == step.snapshot.timeouts.tcp_established_ms()
-    } else {
-        conn.timeout_ms == step.snapshot.timeouts.udp_ms()
-    };
-    if !quiet {
-        change(step, table, index, direction, headers);
-    }
-}
-
-fn change<A: Address>(
-    step: &Step<'_>,
-    table: &mut ConnTable<A>,
-    index: ConnIndex,
-    direction: Direction,
-    headers: &Headers,
-) {
     let conn = table.conn_mut(index);
-    let timeouts = &step.snapshot.timeouts;
-    if headers.protocol == PROTOCOL_TCP {
-        let no_output = conn.flags & FLAG_NO_OUTPUT != 0;
-        let next = tcp::next(tcp::TcpState::from_u8(conn.state), direction, no_output, headers.tcp_flags);
-        conn.state = next as u8;
-        count_as(step, conn, tcp::is_active(next));
+    if headers.protocol == wire::tcp::PROTOCOL {
+        // Almost every packet: data or ACK in ESTABLISHED stays there.
+        const EVENTS: u8 = SYN | FIN | RST | ACK;
+        if conn.state != TcpState::Established as u8 || headers.tcp_flags & EVENTS != ACK {
+            tcp_event(step, conn, direction, headers.tcp_flags);
+        }
     }
-    let timeout_ms = protocol::timeout_ms(timeouts, conn.protocol, conn.state);
+    let timeout_ms = protocol::timeout_ms(&step.snapshot.timeouts, conn.protocol, conn.state);
     if conn.timeout_ms != timeout_ms {
         table.set_timeout(index, timeout_ms, step.now);
     }
+}
+
+fn tcp_event<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, direction: Direction, tcp_flags: u8) {
+    let state = TcpState::from_u8(conn.state).unwrap_or(TcpState::None);
+    let no_output = conn.flags & FLAG_NO_OUTPUT != 0;
+    let next = tcp::next(state, direction, no_output, tcp_flags);
+    conn.state = next as u8;
+    count_as(step, conn, tcp::is_active(next));
 }
 
 /// Moves the connection between its server's ActiveConn and InActConn.
@@ -74,7 +62,9 @@ fn count_as<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, active: bool) {
 /// Removes at most `budget` connections that have been idle for their timeout.
 pub(crate) fn expire<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, budget: usize) {
     table.expire(step.now, budget, |conn| {
-        step.own.server(RealServerId(conn.real_server)).unbind(conn.flags & FLAG_INACTIVE == 0);
+        step.own
+            .server(RealServerId(conn.real_server))
+            .unbind(conn.flags & FLAG_INACTIVE == 0);
         step.own.conns_expired.add(1);
         Expiry::Remove
     });

@@ -18,7 +18,11 @@ fn repository() -> PathBuf {
 /// Names in a list file: one a line, `#` begins a remark.
 fn listed(file: &str) -> BTreeSet<String> {
     let text = fs::read_to_string(repository().join("tests/kernel-goldens").join(file)).unwrap_or_default();
-    text.lines().filter_map(|line| line.split(['#', ' ']).next()).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    text.lines()
+        .filter_map(|line| line.split(['#', ' ']).next())
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn main() -> ExitCode {
@@ -30,7 +34,10 @@ fn main() -> ExitCode {
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .map(|entry| entry.expect("a readable entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-        .filter(|path| only.as_deref().is_none_or(|only| path.file_stem().is_some_and(|stem| stem == only)))
+        .filter(|path| {
+            only.as_deref()
+                .is_none_or(|only| path.file_stem().is_some_and(|stem| stem == only))
+        })
         .collect();
     paths.sort();
 
@@ -53,5 +60,9 @@ fn main() -> ExitCode {
     }
     failed += unexpected.len();
     println!("{passed} passed, {failed} failed, {skipped} skipped");
-    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 && passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

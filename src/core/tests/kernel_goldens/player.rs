@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lvs_core::l3::{DeviceId, Interface, L3, L3Builder, NeighbourKey, NeighbourState, RouteKind};
-use lvs_core::testing::describe::describe;
+use lvs_core::testing::describe;
 use lvs_core::testing::director::{Outcome, TestDirector};
 
 use crate::commands;
@@ -51,7 +51,12 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
     let mut steps = scenario.steps.iter().peekable();
     while let Some(step) = steps.next() {
         match step {
-            Step::Inject { iface, frame, summary, t } => {
+            Step::Inject {
+                iface,
+                frame,
+                summary,
+                t,
+            } => {
                 clock.reach(&mut director, *t);
                 let expected: Vec<Expected> = std::iter::from_fn(|| {
                     while matches!(steps.peek(), Some(Step::Note {})) {
@@ -88,8 +93,21 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
 }
 
 fn expectation(step: &Step) -> Option<Expected> {
-    let Step::Expect { iface, frame, summary, volatile } = step else { return None };
-    Some(Expected { side: *iface, bytes: octets(frame), volatile: volatile.clone(), summary: summary.clone() })
+    let Step::Expect {
+        iface,
+        frame,
+        summary,
+        volatile,
+    } = step
+    else {
+        return None;
+    };
+    Some(Expected {
+        side: *iface,
+        bytes: octets(frame),
+        volatile: volatile.clone(),
+        summary: summary.clone(),
+    })
 }
 
 /// Brings virtual time to the recording's time stamps.
@@ -114,7 +132,11 @@ impl Clock {
 
 fn compare(injected: &[u8], outcome: Outcome, expected: &[Expected]) -> Result<(), String> {
     let shown = |expected: &[Expected]| {
-        expected.iter().map(|one| format!("  kernel: {}", one.summary)).collect::<Vec<_>>().join("\n")
+        expected
+            .iter()
+            .map(|one| format!("  kernel: {}", one.summary))
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     match outcome {
         Outcome::Transmitted(device, bytes) => {
@@ -124,7 +146,10 @@ fn compare(injected: &[u8], outcome: Outcome, expected: &[Expected]) -> Result<(
             same_frame(device, &bytes, one)
         }
         Outcome::Punted(_) => match expected.iter().find(|one| !stack::plausible(injected, &one.bytes)) {
-            Some(_) => Err(format!("  lvsd leaves it to the kernel's stack, which does not do this:\n{}", shown(expected))),
+            Some(_) => Err(format!(
+                "  lvsd leaves it to the kernel's stack, which does not do this:\n{}",
+                shown(expected)
+            )),
             None => Ok(()),
         },
         Outcome::Dropped(reason) if expected.is_empty() => {
@@ -152,7 +177,11 @@ fn same_frame(device: DeviceId, bytes: &[u8], expected: &Expected) -> Result<(),
     if device == expected.side.device() && ours == theirs {
         return Ok(());
     }
-    let at = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs).unwrap_or(ours.len().min(theirs.len()));
+    let at = ours
+        .iter()
+        .zip(&theirs)
+        .position(|(ours, theirs)| ours != theirs)
+        .unwrap_or(ours.len().min(theirs.len()));
     Err(format!(
         "  kernel: {:?} {}\n  lvsd:   {device:?} {}\n  first difference at octet {at}\n  kernel: {}\n  lvsd:   {}",
         expected.side,
@@ -182,13 +211,29 @@ fn network(setup: &[String]) -> L3 {
         });
     }
     let (client, rs) = (DeviceId(0), DeviceId(1));
-    for (device, address) in [(client, "10.0.0.1/24"), (client, "fd00:a::1/64"), (rs, "10.1.0.1/24"), (rs, "fd00:b::1/64")] {
+    for (device, address) in [
+        (client, "10.0.0.1/24"),
+        (client, "fd00:a::1/64"),
+        (rs, "10.1.0.1/24"),
+        (rs, "fd00:b::1/64"),
+    ] {
         builder.connected(device, 0, net(address));
     }
-    builder.address(client, 0, net("10.0.0.100/32")).address(client, 0, net("fd00:a::100/128"));
+    builder
+        .address(client, 0, net("10.0.0.100/32"))
+        .address(client, 0, net("fd00:a::100/128"));
     for (prefix, gateway) in [("0.0.0.0/0", "10.0.0.254"), ("::/0", "fd00:a::fe")] {
         let gateway = Some(gateway.parse::<IpAddr>().expect("an address"));
-        builder.route(net(prefix), RouteKind::Via { device: client, vlan: 0, gateway, mtu: None, source: None });
+        builder.route(
+            net(prefix),
+            RouteKind::Via {
+                device: client,
+                vlan: 0,
+                gateway,
+                mtu: None,
+                source: None,
+            },
+        );
     }
     let mut neighbour = |device, addr: String, mac: [u8; 6]| {
         let addr: IpAddr = addr.parse().expect("an address");
@@ -209,7 +254,11 @@ fn network(setup: &[String]) -> L3 {
 
 /// The MTU that the set-up commands give an interface: `ip link set eth1 mtu 1300`.
 fn mtu(setup: &[String], interface: &str) -> u16 {
-    let words: Vec<&str> = setup.iter().flat_map(|line| line.split([' ', ';'])).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = setup
+        .iter()
+        .flat_map(|line| line.split([' ', ';']))
+        .filter(|word| !word.is_empty())
+        .collect();
     words
         .windows(3)
         .find(|window| window[0] == interface && window[1] == "mtu")

@@ -95,5 +95,7 @@ pub fn read(path: &Path) -> Scenario {
 
 /// Octets of a hexadecimal frame.
 pub fn octets(hex: &str) -> Vec<u8> {
-    (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("a hexadecimal frame")).collect()
+    (0..hex.len() / 2)
+        .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("a hexadecimal frame"))
+        .collect()
 }

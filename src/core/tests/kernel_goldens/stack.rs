@@ -5,7 +5,9 @@ const ETHERTYPE_AT: usize = 12;
 const L3: usize = 14;
 
 fn ethertype(frame: &[u8]) -> u16 {
-    frame.get(ETHERTYPE_AT..L3).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]))
+    frame
+        .get(ETHERTYPE_AT..L3)
+        .map_or(0, |two| u16::from_be_bytes([two[0], two[1]]))
 }
 
 /// Source address, destination address, protocol and the octets behind the fixed header.
@@ -13,9 +15,19 @@ fn parts(frame: &[u8]) -> Option<(&[u8], &[u8], u8, &[u8])> {
     match ethertype(frame) {
         0x0800 => {
             let header_len = usize::from(frame.get(L3)? & 15) * 4;
-            Some((frame.get(26..30)?, frame.get(30..34)?, *frame.get(23)?, frame.get(L3 + header_len..)?))
+            Some((
+                frame.get(26..30)?,
+                frame.get(30..34)?,
+                *frame.get(23)?,
+                frame.get(L3 + header_len..)?,
+            ))
         }
-        0x86DD => Some((frame.get(22..38)?, frame.get(38..54)?, *frame.get(20)?, frame.get(54..)?)),
+        0x86DD => Some((
+            frame.get(22..38)?,
+            frame.get(38..54)?,
+            *frame.get(20)?,
+            frame.get(54..)?,
+        )),
         _ => None,
     }
 }
