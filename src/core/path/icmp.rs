@@ -24,8 +24,11 @@ use crate::wire::ipv6::Ipv6Header;
 
 /// TTL and hop limit of errors (kernel: `ip_default_ttl`, `hop_limit`).
 const TTL: u8 = 64;
-/// Precedence "internetwork control" (RFC 1812 4.3.2.5).
-const TOS: u8 = 0xc0;
+/// Precedence "internetwork control"; the rest of the TOS octet but its lowest bit is that of the packet
+/// (RFC 1812 4.3.2.5, kernel `RT_TOS`).
+const PRECEDENCE: u8 = 0xc0;
+/// See [`PRECEDENCE`].
+const TOS_KEPT: u8 = 0x1e;
 
 /// Why a packet goes no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,9 +109,10 @@ fn fill_v4(
 ) -> Result<(), DropReason> {
     let packet = frame.get_mut(EthernetHeader::LEN..).ok_or(DropReason::Truncated)?;
     let (headers, quoted) = Error4::mut_from_prefix(packet).map_err(|_| DropReason::Truncated)?;
+    let (original, _) = Ipv4Header::ref_from_prefix(quoted).map_err(|_| DropReason::Truncated)?;
     headers.ip = Ipv4Header {
         version_ihl: VERSION_IHL_PLAIN,
-        tos: TOS,
+        tos: (original.tos & TOS_KEPT) | PRECEDENCE,
         total_len: U16::new((size_of::<Error4>() + quoted_len) as u16),
         identification: U16::new(identification),
         flags_offset: U16::ZERO,

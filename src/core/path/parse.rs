@@ -70,11 +70,7 @@ fn parse_plain(frame: &[u8]) -> Option<(Headers, Flow)> {
             let header_len = plain.tcp.header_len();
             (header_len >= TcpHeader::LEN && header_len <= segment_len).then_some(plain.tcp.flags)?
         }
-        udp::PROTOCOL => {
-            // The length of a UDP header lies where TCP has the upper half of the sequence number.
-            let udp_len = (plain.tcp.sequence.get() >> 16) as usize;
-            (udp_len >= UdpHeader::LEN && udp_len <= segment_len).then_some(0)?
-        }
+        udp::PROTOCOL => (segment_len >= UdpHeader::LEN).then_some(0)?,
         _ => return None,
     };
     let headers = Headers {
@@ -194,12 +190,7 @@ impl Upper {
                 })
             }
             udp::PROTOCOL => {
-                let is_first = fragment == Fragment::First;
-                let header = if is_first {
-                    UdpHeader::check_first(segment)
-                } else {
-                    UdpHeader::check(segment)
-                }?;
+                let (header, _) = UdpHeader::ref_from_prefix(segment).map_err(|_| DropReason::Truncated)?;
                 Ok(Self::ports(header.src_port.get(), header.dst_port.get()))
             }
             sctp::PROTOCOL => {

@@ -57,7 +57,10 @@ fn upper_fault(frame: &[u8], headers: &Headers, flow: &Flow) -> Option<String> {
         icmp::PROTOCOL_V4 if matches!(flow, Flow::V4(_)) => fault("ICMP", internet_checksum(&[segment])),
         icmp::PROTOCOL_V6 if matches!(flow, Flow::V6(_)) => fault("ICMPv6", with_pseudo_header(flow, segment)),
         udp::PROTOCOL => {
-            let datagram = &segment[..usize::from(u16::from_be_bytes([segment[4], segment[5]]))];
+            let len = usize::from(u16::from_be_bytes([segment[4], segment[5]]));
+            let Some(datagram) = segment.get(..len).filter(|_| len >= 8) else {
+                return Some(format!("UDP length {len} in a packet of {}", segment.len()));
+            };
             match (flow, &datagram[6..8]) {
                 (Flow::V4(_), [0, 0]) => None,
                 (Flow::V6(_), [0, 0]) => Some("no UDP checksum over IPv6".into()),

@@ -1,9 +1,10 @@
 //! The UDP header (RFC 768).
+//!
+//! Its length field is believed by nobody on the path: the kernel forwards datagrams whose length contradicts the
+//! IP packet's unchanged, and only the receiver judges them.
 
 use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
-
-use crate::path::DropReason;
 
 /// IP protocol number.
 pub const PROTOCOL: u8 = 17;
@@ -25,49 +26,6 @@ pub struct UdpHeader {
 impl UdpHeader {
     /// Octets of the header.
     pub const LEN: usize = 8;
-
-    /// The header of `datagram`, with its length verified. What is behind the length is not data.
-    #[inline]
-    pub fn check(datagram: &[u8]) -> Result<&Self, DropReason> {
-        let header = Self::check_first(datagram)?;
-        if usize::from(header.len.get()) > datagram.len() {
-            Err(DropReason::Malformed)
-        } else {
-            Ok(header)
-        }
-    }
-
-    /// Like [`Self::check`] for a first fragment, whose length tells about fragments to come.
-    #[inline]
-    pub fn check_first(fragment: &[u8]) -> Result<&Self, DropReason> {
-        let (header, _) = Self::ref_from_prefix(fragment).map_err(|_| DropReason::Truncated)?;
-        if usize::from(header.len.get()) < Self::LEN {
-            Err(DropReason::Malformed)
-        } else {
-            Ok(header)
-        }
-    }
 }
 
 const _: () = assert!(size_of::<UdpHeader>() == UdpHeader::LEN);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_length_is_within_the_datagram_and_not_below_the_header() {
-        let mut datagram = [0; 12];
-        for (len, expected) in [
-            (7, Some(DropReason::Malformed)),
-            (8, None),
-            (12, None),
-            (13, Some(DropReason::Malformed)),
-        ] {
-            datagram[5] = len;
-            assert_eq!(UdpHeader::check(&datagram).err(), expected, "length {len}");
-        }
-        assert!(UdpHeader::check_first(&datagram).is_ok());
-        assert_eq!(UdpHeader::check(&datagram[..7]).err(), Some(DropReason::Truncated));
-    }
-}

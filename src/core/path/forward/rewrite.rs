@@ -162,22 +162,16 @@ fn apply_upper<A: Address>(segment: &mut [u8], headers: &Headers, rewrite: &Rewr
     }
 }
 
-/// The sender computed no checksum: the kernel's NAT makes a right one. Of a first fragment it cannot be made.
+/// The sender computed no checksum: the kernel's NAT makes a right one, over all that the IP packet has, whatever
+/// the UDP length says. Of a first fragment it cannot be made.
 #[cold]
-fn fill_udp_checksum<A: Address>(segment: &mut [u8], headers: &Headers, rewrite: &Rewrite<A>) {
-    let Ok((udp, _)) = UdpHeader::mut_from_prefix(segment) else {
+fn fill_udp_checksum<A: Address>(datagram: &mut [u8], headers: &Headers, rewrite: &Rewrite<A>) {
+    if headers.fragment != Fragment::Whole {
         return;
-    };
-    let len = udp.len.get();
-    let Some(datagram) = segment
-        .get(..usize::from(len))
-        .filter(|_| headers.fragment == Fragment::Whole)
-    else {
-        return;
-    };
-    let pseudo = checksum::pseudo_header(rewrite.src.addr, rewrite.dst.addr, udp::PROTOCOL, len);
+    }
+    let pseudo = checksum::pseudo_header(rewrite.src.addr, rewrite.dst.addr, udp::PROTOCOL, datagram.len() as u16);
     let computed = !checksum::add(pseudo, checksum::sum(datagram));
-    if let Ok((udp, _)) = UdpHeader::mut_from_prefix(segment) {
+    if let Ok((udp, _)) = UdpHeader::mut_from_prefix(datagram) {
         udp.checksum = udp_field(computed);
     }
 }

@@ -177,7 +177,7 @@ fn tcp_header(packet: &PacketBuilder) -> Vec<u8> {
         dst_port: U16::new(packet.dst.port()),
         sequence: U32::new(tcp.sequence),
         acknowledgement: U32::new(tcp.acknowledgement),
-        data_offset: (header_len / 4 << 4) as u8,
+        data_offset: ((header_len / 4) << 4) as u8,
         flags: tcp.flags,
         window: U16::new(tcp.window),
         checksum: U16::ZERO,
