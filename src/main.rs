@@ -1,3 +1,5 @@
 //! lvsd.
 
+mod mgmt;
+
 fn main() {}

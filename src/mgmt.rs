@@ -1,0 +1,6 @@
+//! The management core.
+
+pub mod kernel;
+#[cfg(test)]
+mod namespace;
+pub mod twin;
