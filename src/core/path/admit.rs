@@ -76,8 +76,8 @@ fn owner<A: Address>(step: &Step<'_>, has_service: bool, key: &FlowKey<A>) -> Op
 /// Spreads clients over workers by a keyed hash, so that nobody can aim all their connections at one.
 fn owner_of_client<A: Address>(step: &Step<'_>, client: Endpoint<A>) -> WorkerId {
     let (low, high) = client.addr.words();
-    let mixed = u128::from(low ^ high.rotate_left(32) ^ (u64::from(client.port) << 40) ^ step.secret)
-        * 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835_u128;
+    let input = low ^ high.rotate_left(32) ^ (u64::from(client.port) << 40) ^ step.secret;
+    let mixed = u128::from(input) * 0x9E37_79B9_7F4A_7C15;
     let hash = (mixed >> 64) as u64 ^ mixed as u64;
     WorkerId((((hash >> 32) * u64::from(step.workers_count)) >> 32) as u8)
 }

@@ -70,16 +70,26 @@ impl TestDirector {
     /// Never for arguments that fit memory.
     pub fn new(workers: u8, conns_max: usize, l3: L3) -> Self {
         let l3 = Arc::new(l3);
-        let snapshot = Arc::new(Snapshot { l3: Arc::clone(&l3), workers_count: workers, ..Snapshot::default() });
-        let counters: Arc<[Arc<WorkerCounters>]> =
-            (0..workers).map(|_| Arc::new(WorkerCounters::new(SERVERS_MAX))).collect();
+        let snapshot = Arc::new(Snapshot {
+            l3: Arc::clone(&l3),
+            workers_count: workers,
+            ..Snapshot::default()
+        });
+        let counters: Arc<[Arc<WorkerCounters>]> = (0..workers)
+            .map(|_| Arc::new(WorkerCounters::new(SERVERS_MAX)))
+            .collect();
         let make = |id: u8| {
             let settings = WorkerSettings {
                 id: WorkerId(id),
                 workers_count: workers,
                 conns4_max: conns_max,
                 conns6_max: conns_max,
-                secret: [0x0123_4567_89AB_CDEF, 0xFEDC_BA98_7654_3210, 0x0F1E_2D3C_4B5A_6978, 0x8796_A5B4_C3D2_E1F0],
+                secret: [
+                    0x0123_4567_89AB_CDEF,
+                    0xFEDC_BA98_7654_3210,
+                    0x0F1E_2D3C_4B5A_6978,
+                    0x8796_A5B4_C3D2_E1F0,
+                ],
                 seed: u64::from(id) + 1,
             };
             let mut arena = Arena::in_memory(WorkerState::arena_bytes(&settings));
@@ -166,7 +176,11 @@ impl TestDirector {
     /// # Panics
     /// When there is no such worker, or more frames than a burst.
     pub fn burst(&mut self, worker: usize, device: DeviceId, frames: &mut [VecFrame]) -> Vec<Outcome> {
-        assert!(frames.len() <= BURST_MAX, "{} frames are more than a burst", frames.len());
+        assert!(
+            frames.len() <= BURST_MAX,
+            "{} frames are more than a burst",
+            frames.len()
+        );
         let mut verdicts = vec![Verdict::Punt; frames.len()];
         path::process(&mut self.workers[worker], device, self.now, frames, &mut verdicts);
         let mut outcomes = Vec::with_capacity(frames.len());
