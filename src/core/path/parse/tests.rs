@@ -395,6 +395,9 @@ fn a_million_damaged_frames_never_panic_and_never_give_offsets_outside_the_frame
             frame.extend_from_slice(&seeds[random.below(seeds.len() as u32) as usize]);
         }
         damage(&mut frame, &mut random);
+        if round % 64 == 0 {
+            assert!(!describe(&frame).is_empty());
+        }
         if let Some(headers) = assert_sound(&frame) {
             survivors += 1;
             if survivors % 16 == 0 {
