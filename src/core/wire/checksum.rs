@@ -25,7 +25,7 @@ pub fn sum(bytes: &[u8]) -> u16 {
 }
 
 /// Folds the carries of a sum of words back in.
-#[inline]
+#[inline(always)]
 pub const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);

@@ -72,7 +72,7 @@ impl Ipv4Header {
     }
 
     /// Whether the checksum of a header without options is right.
-    #[inline]
+    #[inline(always)]
     pub fn is_plain_checksum_valid(&self) -> bool {
         let words: [u32; 5] = zerocopy::transmute!(*self);
         // The order of octets within the words does not matter to whether the sum is all ones (RFC 1071 2 B).

@@ -3,7 +3,9 @@ use crate::address::{Addr4, Addr6, Address};
 use crate::path::forward::{rewrite, tunnel};
 use crate::path::icmp::{IcmpError, reply};
 use crate::random::Random;
-use crate::testing::{PacketBuilder, VecFrame, describe, hex, icmp4, icmp6, sctp4, tcp4, tcp6, udp4, udp6};
+use crate::testing::{
+    PacketBuilder, VecFrame, checksum_faults, describe, hex, icmp4, icmp6, sctp4, tcp4, tcp6, udp4, udp6,
+};
 
 const ENDS4: &str = "198.51.100.1:40000 > 192.0.2.1:80";
 const ENDS6: &str = "[2001:db8::1]:40000 > [2001:db8:1::2]:80";
@@ -395,6 +397,9 @@ fn a_million_damaged_frames_never_panic_and_never_give_offsets_outside_the_frame
             frame.extend_from_slice(&seeds[random.below(seeds.len() as u32) as usize]);
         }
         damage(&mut frame, &mut random);
+        if round % 64 == 0 {
+            assert!(!describe(&frame).is_empty());
+        }
         if let Some(headers) = assert_sound(&frame) {
             survivors += 1;
             if survivors % 16 == 0 {
@@ -411,7 +416,7 @@ fn a_million_damaged_frames_never_panic_and_never_give_offsets_outside_the_frame
 /// Nothing behind parse may panic either.
 fn push_on(frame: &[u8], headers: &Headers) {
     let _ = embedded_flow(frame, headers);
-    let _ = describe(frame);
+    let _ = (describe(frame), checksum_faults(frame));
     let mut rewritten = frame.to_vec();
     match headers.family {
         AddressFamily::Ipv4 => rewrite::apply(&mut rewritten, headers, &any_rewrite(Addr4([192, 0, 2, 9]))),
