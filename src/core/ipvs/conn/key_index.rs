@@ -14,7 +14,7 @@
 
 use crate::arena::{Arena, ArenaError, ArenaSlice, slice_bytes};
 use crate::prefetch::prefetch_read;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, transmute};
 
 const PLACES: usize = 8;
 /// Entries in a bucket, on average, when the table is full.
@@ -35,20 +35,18 @@ pub(super) struct Bucket {
 const _: () = assert!(size_of::<Bucket>() == 64);
 
 impl Bucket {
-    /// Bit n: the tag at place n is `tag`. Compares all eight at once: a loop the compiler turns into one
-    /// vector comparison.
+    /// Where the tag is `tag`: one bit for each place, in the order of [`first_of`]. Compares four tags at a time
+    /// in a 64-bit word; measured faster than what the compiler makes of a loop over eight.
     #[inline(always)]
-    fn places_of(&self, tag: u16) -> u32 {
-        let mut places = 0;
-        for place in 0..PLACES {
-            places |= u32::from(self.tags[place] == tag) << place;
-        }
-        places
+    fn places_of(&self, tag: u16) -> u64 {
+        let [low, high]: [u64; 2] = transmute!(self.tags);
+        let wanted = u64::from(tag) * 0x0001_0001_0001_0001;
+        zero_lanes(low ^ wanted) >> 1 | zero_lanes(high ^ wanted)
     }
 
     #[inline(always)]
-    fn value(&self, places: u32) -> u32 {
-        self.values[places.trailing_zeros() as usize % PLACES]
+    fn value(&self, places: u64) -> u32 {
+        self.values[first_of(places)]
     }
 
     /// Puts an entry at the first free place; `false` when there is none.
@@ -57,7 +55,7 @@ impl Bucket {
         if free == 0 {
             return false;
         }
-        let place = free.trailing_zeros() as usize % PLACES;
+        let place = first_of(free);
         self.tags[place] = entry.tag;
         self.values[place] = entry.value;
         self.displaced |= u32::from(displaced) << place;
@@ -77,8 +75,18 @@ impl Bucket {
         (entry, displaced)
     }
 
+    /// Where `entry` is. Its tag finds the place; the loop is for the rare neighbour with the same tag.
+    #[inline(always)]
     fn place_of_entry(&self, entry: Entry) -> Option<usize> {
-        (0..PLACES).find(|&place| self.tags[place] == entry.tag && self.values[place] == entry.value)
+        let mut places = self.places_of(entry.tag);
+        while places != 0 {
+            let place = first_of(places);
+            if self.values[place] == entry.value {
+                return Some(place);
+            }
+            places &= places - 1;
+        }
+        None
     }
 }
 
@@ -119,7 +127,7 @@ impl KeyIndex {
     /// The high half of the hash, scaled to the number of buckets (Lemire's multiply-shift).
     #[inline(always)]
     fn home(&self, hash: u64) -> usize {
-        ((hash >> 32) * u64::from(self.count) >> 32) as usize
+        (((hash >> 32) * u64::from(self.count)) >> 32) as usize
     }
 
     /// The only other bucket for entries with `tag` in `bucket`: their sum is an odd number that the tag
@@ -265,6 +273,21 @@ impl KeyIndex {
         assert_eq!(displaced, overflow, "every displaced entry is counted at its home");
         (entries.sum(), displaced)
     }
+}
+
+/// Sets the top bit of each 16-bit lane that is zero, and clears all else.
+#[inline(always)]
+const fn zero_lanes(word: u64) -> u64 {
+    const LOW_BITS: u64 = 0x7fff_7fff_7fff_7fff;
+    !(((word & LOW_BITS) + LOW_BITS) | word | LOW_BITS)
+}
+
+/// The first place in the result of [`Bucket::places_of`]: places 0 to 3 are bits 14, 30, 46, 62 and places
+/// 4 to 7 the bits above them.
+#[inline(always)]
+const fn first_of(places: u64) -> usize {
+    let bit = places.trailing_zeros() as usize;
+    ((bit / 16) | ((bit & 1) << 2)) % PLACES
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Step 3, the table behind it: all connections of one worker and one family, found by either direction's key.
 //!
 //! ```text
-//! FlowKey -hash-> KeyIndex bucket (64 B) -tag-> Conn (2 or 3 lines)      TimerWheel -> Conn, free list -> Conn
+//! FlowKey -hash-> KeyIndex bucket (64 B) -tag-> Conn (2 or 3 lines)      TimerWheel -> Conn, free stack -> Conn
 //! ```
 //!
 //! In:  the keys of a burst: hash all, then `prefetch_bucket` all, `prefetch_candidate` all, `find` all, so that
@@ -15,7 +15,7 @@ use crate::address::{Address, FlowKey};
 use crate::arena::{Arena, ArenaError, ArenaSlice, HEADER_BYTES, slice_bytes};
 use crate::ipvs::conn::key::KeyHash;
 use crate::ipvs::conn::key_index::KeyIndex;
-use crate::ipvs::conn::timer_wheel::{self, NONE, Step, TimerWheel};
+use crate::ipvs::conn::timer_wheel::{self, Step, TimerWheel};
 use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_OUTBOUND_INDEXED, TimerLink};
 use crate::prefetch::prefetch_write;
 use crate::tick::Tick;
@@ -41,6 +41,9 @@ pub enum Expiry {
     },
 }
 
+/// How many insertions ahead a free slot is fetched.
+const SLOTS_AHEAD: u32 = 8;
+
 const MAGIC: u64 = u64::from_le_bytes(*b"conntabl");
 
 /// What must survive besides index, wheel and connections.
@@ -52,8 +55,8 @@ struct State {
     conn_bytes: u32,
     secret: [u64; 4],
     len: u32,
-    /// First of the slots that were used and freed, linked through `timer.next`.
-    free: u32,
+    /// How many slots were used and freed: the length of the stack `free`.
+    freed: u32,
     /// First of the slots that were never used: everything from here on is untouched memory.
     fresh: u32,
     unused: u32,
@@ -64,6 +67,8 @@ pub struct ConnTable<A: Address> {
     hash: KeyHash,
     index: KeyIndex,
     conns: ArenaSlice<Conn<A>>,
+    /// A stack of free slots; a list through the connections would be a miss per insertion.
+    free: ArenaSlice<u32>,
     wheel: TimerWheel,
     state: ArenaSlice<State>,
 }
@@ -75,6 +80,7 @@ impl<A: Address> ConnTable<A> {
             + slice_bytes::<State>(1)
             + TimerWheel::BYTES
             + KeyIndex::bytes_needed(2 * capacity)
+            + slice_bytes::<u32>(capacity)
             + slice_bytes::<Conn<A>>(capacity)
     }
 
@@ -95,7 +101,7 @@ impl<A: Address> ConnTable<A> {
             conn_bytes: size_of::<Conn<A>>() as u32,
             secret,
             len: 0,
-            free: NONE,
+            freed: 0,
             fresh: 0,
             unused: 0,
         };
@@ -130,11 +136,13 @@ impl<A: Address> ConnTable<A> {
         let state = arena.carve(1)?;
         let wheel = TimerWheel::carve(arena)?;
         let index = KeyIndex::carve(arena, 2 * capacity)?;
+        let free = arena.carve(capacity)?;
         let conns = arena.carve(capacity)?;
         Ok(Self {
             hash: KeyHash::new(secret),
             index,
             conns,
+            free,
             wheel,
             state,
         })
@@ -219,7 +227,7 @@ impl<A: Address> ConnTable<A> {
             self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
             return Err(InsertError::Full);
         }
-        self.take_slot(slot, now);
+        self.take_slot(now);
         *self.conns.at_mut(slot as usize) = Conn {
             last_seen: now,
             created: now,
@@ -316,35 +324,35 @@ impl<A: Address> ConnTable<A> {
         (index.0 as usize) < self.conns.len() && self.conn(index).timer.slot != 0
     }
 
-    /// The slot the next connection will take: the one freed last, or the first unused one.
+    /// The slot the next connection will take: the one freed last, or the first that was never used.
     fn free_slot(&self) -> Option<u32> {
         let state = self.state.at(0);
-        if state.free != NONE {
-            return Some(state.free);
+        match state.freed.checked_sub(1) {
+            Some(last) => Some(*self.free.at(last as usize)),
+            None => (state.fresh < state.capacity).then_some(state.fresh),
         }
-        (state.fresh < state.capacity).then_some(state.fresh)
     }
 
-    /// Takes `slot`, as [`Self::free_slot`] gave it, and fetches the one after it for the next insertion.
-    fn take_slot(&mut self, slot: u32, now: Tick) {
-        let after = self.conns.at(slot as usize).timer.next;
+    /// Takes the slot that [`Self::free_slot`] gave, and fetches one that will be taken soon.
+    fn take_slot(&mut self, now: Tick) {
         let state = self.state.at_mut(0);
         if state.len == 0 {
             self.wheel.start(now);
         }
         state.len += 1;
-        let following = if state.free == NONE {
-            state.fresh += 1;
-            state.fresh
-        } else {
-            state.free = after;
-            after
+        let soon = match state.freed.checked_sub(1) {
+            Some(last) => {
+                state.freed = last;
+                *self.free.at(last.saturating_sub(SLOTS_AHEAD) as usize)
+            }
+            None => {
+                state.fresh += 1;
+                state.fresh + SLOTS_AHEAD
+            }
         };
-        if following != NONE {
-            let next = self.conns.at(following as usize);
-            prefetch_write(next);
-            prefetch_write(&next.timer);
-        }
+        let soon = self.conns.at(soon as usize);
+        prefetch_write(soon);
+        prefetch_write(&soon.timer);
     }
 
     /// Takes the connection in `slot`, whose timer is not armed, out of the index and frees the slot.
@@ -366,11 +374,8 @@ impl<A: Address> ConnTable<A> {
             "the inbound key of a connection was changed while it was in the table"
         );
         let state = self.state.at_mut(0);
-        self.conns.at_mut(slot as usize).timer = TimerLink {
-            next: state.free,
-            ..TimerLink::default()
-        };
-        state.free = slot;
+        *self.free.at_mut(state.freed as usize) = slot;
+        state.freed += 1;
         state.len = state.len.saturating_sub(1);
     }
 }

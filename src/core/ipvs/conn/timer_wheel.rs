@@ -218,7 +218,11 @@ impl TimerWheel {
         self.disarm(conns, index);
         let next = conns.at(index as usize).timer.next;
         if next != NONE {
-            prefetch_write(conns.at(next as usize));
+            let next = conns.at(next as usize);
+            prefetch_write(&next.timer);
+            if slot < LEVELS[1].first {
+                prefetch_write(next);
+            }
         }
         Some(index)
     }
