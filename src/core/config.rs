@@ -213,3 +213,6 @@ impl ServiceConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

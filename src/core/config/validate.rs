@@ -244,11 +244,8 @@ fn mac(text: &Spanned<String>) -> Result<Option<[u8; 6]>, Invalid> {
         return Ok(None);
     }
     let octet = |digits: &str| {
-        if digits.len() == 2 {
-            u8::from_str_radix(digits, 16).ok()
-        } else {
-            None
-        }
+        let is_hex = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)
     };
     let octets: Option<Vec<u8>> = text.get_ref().split(':').map(octet).collect();
     let mac = octets.and_then(|octets| <[u8; 6]>::try_from(octets).ok());
