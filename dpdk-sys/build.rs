@@ -10,15 +10,24 @@ use std::process::Command;
 const VERSION_MIN: &str = "22.11";
 
 /// What to do when DPDK is not there.
-const CURE: &str = "lvsd needs DPDK 22.11 or newer with its headers: apt install libdpdk-dev pkg-config libclang-dev clang";
+const CURE: &str =
+    "lvsd needs DPDK 22.11 or newer with its headers: apt install libdpdk-dev pkg-config libclang-dev clang";
 
 /// The libraries whose symbols are used; everything else of DPDK is loaded as a plugin or not at all.
-const LIBRARIES: &[&str] = &["rte_eal", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_net", "rte_ring"];
+const LIBRARIES: &[&str] = &[
+    "rte_eal",
+    "rte_ethdev",
+    "rte_mbuf",
+    "rte_mempool",
+    "rte_net",
+    "rte_ring",
+];
 
 /// Functions that have a symbol of their own.
 const FUNCTIONS: &[&str] = &[
     "rte_dev_probe",
     "rte_eal_cleanup",
+    "rte_eal_get_runtime_dir",
     "rte_eal_init",
     "rte_eal_remote_launch",
     "rte_eal_wait_lcore",
@@ -102,7 +111,11 @@ fn compile_shim(flags: &[String]) {
         build.flag(flag);
     }
     // Optimised in every profile: these are the inlined halves of rx_burst, tx_burst and alloc.
-    build.opt_level(3).flag("-Wno-unused-parameter").file("shim.c").compile("dpdk_shim");
+    build
+        .opt_level(3)
+        .flag("-Wno-unused-parameter")
+        .file("shim.c")
+        .compile("dpdk_shim");
 }
 
 fn generate_bindings(flags: &[String]) {
