@@ -3,5 +3,5 @@
 //! A library beside the binary so that tests can start each room alone.
 
 pub mod dpdk;
-//pub mod mgmt;
-//pub mod worker;
+pub mod mgmt;
+pub mod worker;

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
-use lvsd::dpdk::device::{Device, DeviceSettings};
+use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
 use lvsd::dpdk::{Burst, Clock, Eal, EalError, Mbuf, Mempool, PoolSettings, lcore, memory, xstats};
 use own_process::{in_own_process, lab_settings, start_eal};
 
@@ -48,7 +48,7 @@ fn frames_come_back_from_a_ring_device_and_none_is_lost() {
         let pool = pool(&eal);
         let before = pool.in_use();
         let mut device = open(&eal, pool, "net_ring0");
-        let (mut rx, mut tx) = device.take_queues().unwrap();
+        let Queues { mut rx, mut tx } = device.take_queues().unwrap();
         assert!(device.take_queues().is_none(), "queues are handed out once");
         let (rx, tx) = (&mut rx[0], &mut tx[0]);
         let mut burst = Burst::new();
@@ -81,7 +81,7 @@ fn what_a_full_device_refuses_is_counted_and_freed() {
         let eal = start_eal(1);
         let pool = pool(&eal);
         let mut device = open(&eal, pool, "net_ring0");
-        let (_rx, mut tx) = device.take_queues().unwrap();
+        let Queues { rx: _rx, mut tx } = device.take_queues().unwrap();
         let (mut taken, mut refused) = (0, 0);
         let mut burst = Burst::new();
         for _ in 0..40 {
@@ -252,7 +252,7 @@ fn queues_are_limited_to_what_the_device_has() {
         };
         let mut device = Device::open(&eal, &wanted, pool).unwrap();
         assert_eq!((device.rx_queues(), device.tx_queues(), device.rss()), (1, 1, false));
-        let (rx, tx) = device.take_queues().unwrap();
+        let Queues { rx, tx } = device.take_queues().unwrap();
         assert_eq!(
             (rx.len(), tx.len(), rx[0].device(), tx[0].device()),
             (1, 1, DeviceId(5), DeviceId(5))

@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
 use lvs_core::l3::DeviceId;
+use nix::errno::Errno;
 
 use crate::dpdk::{Eal, Mempool, RxQueue, TxQueue, error_text};
 
@@ -118,6 +119,15 @@ impl Drop for Port {
     }
 }
 
+/// All queues of a device, in order of their numbers.
+#[derive(Debug, Default)]
+pub struct Queues {
+    /// Receive queues.
+    pub rx: Vec<RxQueue>,
+    /// Transmit queues.
+    pub tx: Vec<TxQueue>,
+}
+
 /// State of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -159,7 +169,7 @@ pub struct Device {
     rss: bool,
     rx_queues: u16,
     tx_queues: u16,
-    queues: Option<(Vec<RxQueue>, Vec<TxQueue>)>,
+    queues: Option<Queues>,
 }
 
 impl Device {
@@ -191,12 +201,12 @@ impl Device {
             rss: plan.rss_functions != 0,
             rx_queues: plan.rx_queues,
             tx_queues: plan.tx_queues,
-            queues: Some((rx, tx)),
+            queues: Some(Queues { rx, tx }),
         })
     }
 
-    /// All queues, in order of their numbers; `None` the second time.
-    pub fn take_queues(&mut self) -> Option<(Vec<RxQueue>, Vec<TxQueue>)> {
+    /// All its queues; `None` the second time.
+    pub fn take_queues(&mut self) -> Option<Queues> {
         self.queues.take()
     }
 
@@ -432,10 +442,8 @@ fn check_interface(settings: &DeviceSettings) -> Result<(), DeviceError> {
     else {
         return Ok(());
     };
-    let found = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
-        .and_then(|socket| rustix::net::netdevice::name_to_index(&socket, interface));
-    match found {
-        Err(rustix::io::Errno::NODEV) => Err(DeviceError::NoSuchInterface {
+    match nix::net::if_::if_nametoindex(interface) {
+        Err(Errno::ENODEV) => Err(DeviceError::NoSuchInterface {
             name: settings.name.clone(),
             interface: interface.to_owned(),
         }),
@@ -469,7 +477,7 @@ fn facts(settings: &DeviceSettings, number: u16) -> Result<Facts, DeviceError> {
 }
 
 /// `-ENOTSUP`: the driver has no such function.
-const NOT_SUPPORTED: i32 = -(rustix::io::Errno::NOTSUP.raw_os_error());
+const NOT_SUPPORTED: i32 = -(Errno::ENOTSUP as i32);
 
 fn set_mtu(settings: &DeviceSettings, number: u16) -> Result<(), DeviceError> {
     // SAFETY: the port is configured and stopped.

@@ -159,11 +159,12 @@ impl Eal {
 
 /// The CPUs this process may run on.
 pub fn available_cpus() -> Vec<u16> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else {
+    let Ok(set) = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)) else {
         return Vec::new();
     };
-    (0..rustix::thread::CpuSet::MAX_CPU as u16)
-        .filter(|&cpu| set.is_set(usize::from(cpu)))
+    (0..nix::sched::CpuSet::count())
+        .filter(|&cpu| set.is_set(cpu) == Ok(true))
+        .map(|cpu| cpu as u16)
         .collect()
 }
 
@@ -285,6 +286,7 @@ fn init(arguments: &[String]) -> Result<(), EalError> {
             arguments: arguments.join(" "),
         });
     }
+    remove_runtime_directory();
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::dpdk::{Eal, error_text};
+use crate::dpdk::{Eal, Mempool, error_text};
 
 /// What a worker's lcore runs.
 type Task = Box<dyn FnOnce() + Send>;
@@ -99,8 +99,8 @@ pub struct Registration(std::marker::PhantomData<*mut ()>);
 
 impl Registration {
     /// `None` when DPDK has no lcore number left; the thread then works without a cache.
-    pub fn of_this_thread(_eal: &Eal) -> Option<Self> {
-        // SAFETY: the EAL runs; the number is given back by the same thread in `drop` (the type is not Send).
+    pub fn of_this_thread(_up: &Mempool) -> Option<Self> {
+        // SAFETY: there is a pool, so the EAL runs; the number is given back by the same thread in `drop` (the type is not Send).
         (unsafe { dpdk_sys::rte_thread_register() } == 0).then_some(Self(std::marker::PhantomData))
     }
 }

@@ -1,5 +1,6 @@
 //! The zeroed region for a worker's connection table: hugepages where DPDK has them, else ordinary memory.
 
+use std::num::NonZero;
 use std::ptr::NonNull;
 
 use crate::dpdk::{Eal, last_error};
@@ -29,24 +30,24 @@ pub fn zeroed_region(eal: &Eal, len: usize) -> Result<NonNull<u8>, MemoryError> 
     map_ordinary(len).map_err(|cause| refused(cause.to_string()))
 }
 
-fn map_ordinary(len: usize) -> rustix::io::Result<NonNull<u8>> {
-    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
-    let len = len.max(1).next_multiple_of(4096);
-    // SAFETY: a fresh private mapping aliases nothing; it is never unmapped.
+fn map_ordinary(len: usize) -> nix::Result<NonNull<u8>> {
+    use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
+    let len = NonZero::new(len.next_multiple_of(4096)).ok_or(nix::errno::Errno::EINVAL)?;
+    // SAFETY: a fresh private mapping aliases nothing; it is never unmapped. The advice changes no content.
     let region = unsafe {
         let region = mmap_anonymous(
-            std::ptr::null_mut(),
+            None,
             len,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE,
+            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+            MapFlags::MAP_PRIVATE,
         )?;
         // Best effort: fewer TLB misses where transparent hugepages are on.
-        let _ = madvise(region, len, Advice::LinuxHugepage);
+        let _ = madvise(region, len.get(), MmapAdvise::MADV_HUGEPAGE);
         // Older kernels than 5.14 do not know it; pages are then faulted in by the first packets.
-        let _ = madvise(region, len, Advice::LinuxPopulateWrite);
+        let _ = madvise(region, len.get(), MmapAdvise::MADV_POPULATE_WRITE);
         region
     };
-    NonNull::new(region.cast::<u8>()).ok_or(rustix::io::Errno::NOMEM)
+    Ok(region.cast())
 }
 
 #[cfg(test)]
