@@ -35,7 +35,7 @@ fn frames_leave_where_the_verdict_says_and_all_are_accounted_for() {
         lab.send(0, 0, &[TRANSMIT, 31], 3);
         assert_eq!(lab.receive(1, 100).len(), 100);
         assert_eq!(lab.receive(0, 7).len(), 7);
-        assert!(lab.settles_at(115), \"{:?}\", lab.account());
+        assert!(lab.settles_at(115), "{:?}", lab.account());
         assert_eq!(lab.drops(DropReason::NoRealServer), 5);
         assert_eq!(lab.drops(DropReason::NoRoute), 3, "a device that does not exist");
         let device = &lab.counters[0].devices[0];
@@ -63,7 +63,7 @@ fn punted_frames_reach_the_twin_and_the_kernels_frames_the_device() {
             wait_until(|| lab.drops(DropReason::NoTwin) == 4),
             "device 1 has no twin"
         );
-        assert!(lab.settles_at(7), \"{:?}\", lab.account());
+        assert!(lab.settles_at(7), "{:?}", lab.account());
         let counters = lab.punt.as_ref().unwrap().counters().clone();
         assert_eq!(
             (
@@ -91,7 +91,7 @@ fn a_twin_that_refuses_costs_a_named_drop() {
         lab.twins.clear();
         lab.send(0, 0, &[PUNT], 10);
         assert!(wait_until(|| lab.drops(DropReason::TwinWriteFailed) == 10));
-        assert!(lab.settles_at(10), \"{:?}\", lab.account());
+        assert!(lab.settles_at(10), "{:?}", lab.account());
         lab.stop();
         assert_eq!(lab.pool.in_use(), 0);
     });
@@ -149,7 +149,7 @@ fn a_frame_handed_over_is_decided_by_its_owner() {
         lab.send(0, 1, &[HAND_OVER, 0], 50);
         lab.send(0, 0, &[HAND_OVER, 0], 3);
         assert_eq!(lab.receive(0, 250).len(), 250);
-        assert!(lab.settles_at(253), \"{:?}\", lab.account());
+        assert!(lab.settles_at(253), "{:?}", lab.account());
         assert_eq!(
             lab.drops(DropReason::HandOverRingFull),
             3,
@@ -189,7 +189,7 @@ fn a_worker_without_a_transmit_queue_sends_by_another_one() {
                 "the twin's frame finds the worker with the queue"
             );
         }
-        assert!(lab.settles_at(202), \"{:?}\", lab.account());
+        assert!(lab.settles_at(202), "{:?}", lab.account());
         assert_eq!(
             lab.counters[0].devices[0].tx_packets.get(),
             101,
@@ -233,7 +233,7 @@ fn a_held_frame_leaves_once_its_neighbour_is_known() {
             wait_for(Duration::from_secs(4), || lab.drops(DropReason::NeighbourFailed) == 1),
             "given up"
         );
-        assert!(lab.settles_at(3), \"{:?}\", lab.account());
+        assert!(lab.settles_at(3), "{:?}", lab.account());
         assert_eq!(lab.counters[0].held.get(), 0);
         lab.stop();
         assert_eq!(lab.pool.in_use(), 0);
