@@ -14,7 +14,6 @@ pub mod idle;
 pub mod mailbox;
 pub mod packet_path;
 pub mod punt;
-pub mod standin;
 pub mod tx;
 
 use std::sync::Arc;

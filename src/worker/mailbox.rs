@@ -9,7 +9,7 @@ use crossbeam_queue::ArrayQueue;
 use lvs_core::l3::NeighbourKey;
 use lvs_core::snapshot::Snapshot;
 
-pub use crate::worker::standin::{ConnRecord, DumpCursor};
+pub use lvs_core::worker_state::{ConnRecord, DumpCursor};
 
 /// Commands that may wait for a worker: snapshots follow each other quickly in a mass change, and only the
 /// newest matters, so a full mailbox means "try again with a newer one".

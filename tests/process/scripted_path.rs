@@ -52,6 +52,7 @@ pub fn snapshot(resolved: u32) -> Arc<Snapshot> {
 pub fn neighbour(number: u8) -> NeighbourKey {
     NeighbourKey {
         device: DeviceId(0),
+        vlan: 0,
         addr: IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)),
     }
 }
