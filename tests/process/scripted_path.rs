@@ -37,10 +37,8 @@ impl ScriptedPath {
 
 /// A snapshot without services; neighbours up to `resolved` (exclusive) count as resolved.
 pub fn snapshot(resolved: u32) -> Arc<Snapshot> {
-    let l3 = L3 {
-        generation: resolved,
-        ..L3::default()
-    };
+    let mut l3 = L3::default();
+    l3.generation = resolved;
     Arc::new(Snapshot {
         services: Arc::new(ServiceTable::default()),
         l3: Arc::new(l3),
