@@ -1,5 +1,3 @@
 //! lvsd.
 
-mod mgmt;
-
 fn main() {}

@@ -16,6 +16,7 @@ mod tests;
 use hashbrown::HashMap;
 
 use crate::address::Address;
+use crate::limits::DEVICES_MAX;
 pub use build::L3Builder;
 pub use interface::{Interface, InterfaceAddress};
 pub use neighbour::{Hop, HopId, NeighbourKey, NeighbourState};
@@ -46,6 +47,8 @@ pub struct L3 {
     main: RouteTable,
     neighbours: HashMap<NeighbourKey, NeighbourEntry>,
     hops: Vec<Hop>,
+    /// By device, for the comparison that every frame undergoes.
+    macs: [[u8; 6]; DEVICES_MAX],
 }
 
 /// What is known of a neighbour.
@@ -112,6 +115,27 @@ impl L3 {
                     .iter()
                     .find_map(|interface| interface.source_address(None))
             })
+    }
+
+    /// The MAC address of `device` itself: frames to any other are not for the director. All zero while
+    /// the device has no interface.
+    #[inline]
+    pub fn mac(&self, device: DeviceId) -> [u8; 6] {
+        self.macs.get(usize::from(device.0)).copied().unwrap_or_default()
+    }
+
+    /// A hop to a neighbour that is not resolved: all but its MAC address.
+    pub fn unresolved_hop(&self, key: &NeighbourKey) -> Hop {
+        let mtu = self
+            .interface(key.device, key.vlan)
+            .map_or(0, |interface| interface.mtu);
+        Hop {
+            device: key.device,
+            mtu,
+            vlan: key.vlan,
+            src_mac: self.mac(key.device),
+            dst_mac: [0; 6],
+        }
     }
 
     /// Largest IP packet in octets on `device`'s untagged interface; 0 if there is none.

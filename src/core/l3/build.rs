@@ -42,6 +42,11 @@ impl L3Builder {
                 .local
                 .insert(IpNet::from(address.net.addr()), 0, RouteKind::Local);
         }
+        if interface.vlan == 0
+            && let Some(mac) = self.l3.macs.get_mut(usize::from(interface.device.0))
+        {
+            *mac = interface.mac;
+        }
         self.l3.interfaces.push(interface);
         self
     }
