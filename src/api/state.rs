@@ -42,6 +42,9 @@ pub struct Service {
     #[serde(default = "scheduler_default")]
     #[schema(example = "wrr")]
     pub scheduler: String,
+    /// Options of the scheduler: `sh-fallback`, `sh-port`, `mh-fallback`, `mh-port`.
+    #[serde(default)]
+    pub scheduler_flags: Vec<String>,
     /// Addresses from which masquerading servers are reached (FULLNAT); empty for plain NAT.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
@@ -59,6 +62,9 @@ pub struct ServiceSettings {
     #[serde(default = "scheduler_default")]
     #[schema(example = "wrr")]
     pub scheduler: String,
+    /// Options of the scheduler: `sh-fallback`, `sh-port`, `mh-fallback`, `mh-port`.
+    #[serde(default)]
+    pub scheduler_flags: Vec<String>,
 }
 
 /// What `PATCH /v1/services/{service}` changes; what is absent stays.
@@ -68,6 +74,9 @@ pub struct ServicePatch {
     /// How it picks: an ipvsadm scheduler name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<String>,
+    /// Options of the scheduler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler_flags: Option<Vec<String>>,
 }
 
 impl From<ServiceSettings> for ServicePatch {

@@ -71,6 +71,8 @@ pub struct ServiceStatus {
     pub service: ServiceId,
     /// How it picks.
     pub scheduler: String,
+    /// Options of the scheduler.
+    pub scheduler_flags: Vec<String>,
     /// Its local-address pool.
     #[schema(value_type = Vec<String>)]
     pub local_addresses: Vec<IpAddr>,

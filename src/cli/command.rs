@@ -203,6 +203,9 @@ pub struct ServiceOptions {
     /// rr, wrr, lc, wlc, sh …; default for a new service: wlc.
     #[arg(short = 's', long, value_name = "NAME")]
     pub scheduler: Option<String>,
+    /// Options of the scheduler: sh-fallback, sh-port, mh-fallback, mh-port.
+    #[arg(short = 'b', long = "sched-flags", value_name = "FLAG,FLAG", value_delimiter = ',')]
+    pub scheduler_flags: Option<Vec<String>>,
 }
 
 /// How a real server is used.

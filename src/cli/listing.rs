@@ -84,7 +84,13 @@ fn print_service(text: &mut String, status: &ServiceStatus, style: Style) {
         end(SocketAddr::new(id.addr, id.port), 33)
     );
     match style.columns {
-        Columns::Conns | Columns::Thresholds => *text += &format!("{name} {}\n", status.scheduler),
+        Columns::Conns | Columns::Thresholds => {
+            *text += &format!("{name} {}", status.scheduler);
+            if !status.scheduler_flags.is_empty() {
+                *text += &format!(" ({})", status.scheduler_flags.join(","));
+            }
+            text.push('\n');
+        }
         Columns::Stats => numbers(text, &format!("{name:<33}"), totals(&status.totals), style.exact),
         Columns::Rate => numbers(text, &format!("{name:<33}"), rates(&status.rates), style.exact),
     }

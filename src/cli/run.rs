@@ -201,6 +201,7 @@ impl Session {
                 let service = Service {
                     service: name.id(),
                     scheduler: options.scheduler.unwrap_or_else(|| "wlc".to_owned()),
+                    scheduler_flags: options.scheduler_flags.unwrap_or_default(),
                     local_addresses: Vec::new(),
                     servers: Vec::new(),
                 };

@@ -20,6 +20,7 @@ fn service(id: &str, scheduler: &str, servers: Vec<ServerStatus>) -> ServiceStat
     ServiceStatus {
         service: id.parse().unwrap(),
         scheduler: scheduler.to_owned(),
+        scheduler_flags: Vec::new(),
         local_addresses: Vec::new(),
         servers,
         totals: Totals::default(),
@@ -67,6 +68,14 @@ TCP  10.0.0.100:80 wlc
 TCP  [fd00:a::100]:80 nq
   -> [fd00:b::11]:80              Masq    1      0          0         \n";
     assert_eq!(print(services, Some(4096), style(Columns::Conns)), expected);
+}
+
+#[test]
+fn flags_of_the_scheduler_stand_in_brackets() {
+    let mut status = service("tcp:10.0.0.100:0", "sh", vec![]);
+    status.scheduler_flags = vec!["sh-fallback".to_owned(), "sh-port".to_owned()];
+    let text = print(vec![status], None, style(Columns::Conns));
+    assert!(text.ends_with("TCP  10.0.0.100:0 sh (sh-fallback,sh-port)\n"), "{text}");
 }
 
 #[test]

@@ -1,0 +1,7 @@
+//! The management core: may block, allocate and log; owns the desired state.
+
+pub mod admin;
+pub mod director;
+pub mod journal;
+pub mod reload;
+pub mod worker_port;
