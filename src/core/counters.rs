@@ -1,1 +1,272 @@
-//! counters
+//! What workers count. One worker writes, the management core reads; nobody else.
+//!
+//! A count is a relaxed load and a relaxed store, never a locked read-modify-write: there is one writer,
+//! so nothing is lost, and a reader sees a value that was true a moment ago. Lines are not shared between
+//! workers: every worker has its own [`WorkerCounters`].
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::ipvs::real_server::RealServerId;
+use crate::ipvs::stats::Totals;
+use crate::l3::DeviceId;
+use crate::limits::DEVICES_MAX;
+use crate::path::verdict::DropReason;
+
+/// A counter or gauge with one writer.
+pub trait SingleWriter {
+    /// The plain number.
+    type Value;
+
+    /// Adds `n`, wrapping. Only for the one writer.
+    fn add(&self, n: Self::Value);
+
+    /// Takes `n` away, stopping at 0. Only for the one writer.
+    fn sub(&self, n: Self::Value);
+
+    /// Replaces the value. Only for the one writer.
+    fn set(&self, value: Self::Value);
+
+    /// The value, for anybody.
+    fn get(&self) -> Self::Value;
+}
+
+macro_rules! single_writer {
+    ($atomic:ty, $value:ty) => {
+        impl SingleWriter for $atomic {
+            type Value = $value;
+
+            #[inline]
+            fn add(&self, n: $value) {
+                self.set(self.get().wrapping_add(n));
+            }
+
+            #[inline]
+            fn sub(&self, n: $value) {
+                self.set(self.get().saturating_sub(n));
+            }
+
+            #[inline]
+            fn set(&self, value: $value) {
+                self.store(value, Ordering::Relaxed);
+            }
+
+            #[inline]
+            fn get(&self) -> $value {
+                self.load(Ordering::Relaxed)
+            }
+        }
+    };
+}
+
+single_writer!(AtomicU64, u64);
+single_writer!(AtomicU32, u32);
+
+/// One real server as one worker sees it: a line of its own.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct ServerCounters {
+    /// Connections scheduled to it (one-packet ones too).
+    pub connections: AtomicU64,
+    /// Packets from clients.
+    pub in_packets: AtomicU64,
+    /// Packets to clients.
+    pub out_packets: AtomicU64,
+    /// IP octets from clients.
+    pub in_bytes: AtomicU64,
+    /// IP octets to clients.
+    pub out_bytes: AtomicU64,
+    /// Gauge: this worker's connections in an active state (`ActiveConn`).
+    pub active: AtomicU32,
+    /// Gauge: this worker's other connections (`InActConn`); templates are not among them.
+    pub inactive: AtomicU32,
+    /// 1 while this worker holds the server for overloaded (thresholds), else 0.
+    pub overloaded: AtomicU32,
+    /// Gauge: this worker's persistence templates (`PersistConn`).
+    pub persistent: AtomicU32,
+}
+
+impl ServerCounters {
+    /// One connection more with the server, in an active or an inactive state.
+    #[inline]
+    pub fn bind(&self, active: bool) {
+        self.gauge(active).add(1);
+    }
+
+    /// One connection fewer with the server.
+    #[inline]
+    pub fn unbind(&self, active: bool) {
+        self.gauge(active).sub(1);
+    }
+
+    /// The cumulative counters, for the estimator and listings.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            connections: self.connections.get(),
+            in_packets: self.in_packets.get(),
+            out_packets: self.out_packets.get(),
+            in_bytes: self.in_bytes.get(),
+            out_bytes: self.out_bytes.get(),
+        }
+    }
+
+    #[inline]
+    fn gauge(&self, active: bool) -> &AtomicU32 {
+        if active { &self.active } else { &self.inactive }
+    }
+}
+
+/// One device as one worker sees it: a line of its own.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct DeviceCounters {
+    /// Frames received.
+    pub rx_packets: AtomicU64,
+    /// Octets received, Ethernet header included.
+    pub rx_bytes: AtomicU64,
+    /// Frames given to the device.
+    pub tx_packets: AtomicU64,
+    /// Octets given to the device.
+    pub tx_bytes: AtomicU64,
+    /// Frames given to the kernel twin.
+    pub punted_packets: AtomicU64,
+    /// Octets given to the kernel twin.
+    pub punted_bytes: AtomicU64,
+    /// Frames taken from the kernel twin.
+    pub injected_packets: AtomicU64,
+    /// Octets taken from the kernel twin.
+    pub injected_bytes: AtomicU64,
+}
+
+/// Everything one worker counts. The first lines are written for every burst, the rest less often.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct WorkerCounters {
+    /// Bursts with at least one frame.
+    pub bursts: AtomicU64,
+    /// Polls of all queues that brought nothing.
+    pub idle_polls: AtomicU64,
+    /// Time-stamp cycles spent with frames in hand.
+    pub busy_cycles: AtomicU64,
+    /// Time-stamp cycles spent polling in vain or sleeping.
+    pub idle_cycles: AtomicU64,
+    /// Frames given to the worker that owns their connection.
+    pub handed_over_out: AtomicU64,
+    /// Frames taken from other workers.
+    pub handed_over_in: AtomicU64,
+    /// Connections for which a scheduler was asked.
+    pub scheduler_picks: AtomicU64,
+    /// ICMP errors sent.
+    pub icmp_errors: AtomicU64,
+    /// Gauge: IPv4 entries in the connection table.
+    pub conns_ipv4: AtomicU64,
+    /// Gauge: IPv6 entries in the connection table.
+    pub conns_ipv6: AtomicU64,
+    /// Connections whose time ran out.
+    pub conns_expired: AtomicU64,
+    /// Gauge: frames held for a neighbour.
+    pub held: AtomicU64,
+    /// By [`DeviceId`].
+    pub devices: [DeviceCounters; DEVICES_MAX],
+    /// By [`DropReason`].
+    pub drops: [AtomicU64; DropReason::COUNT],
+    /// By [`RealServerId`].
+    pub servers: Box<[ServerCounters]>,
+    /// Counts nobody reads: where an id that does not exist ends up.
+    nowhere_server: ServerCounters,
+    nowhere_device: DeviceCounters,
+}
+
+impl WorkerCounters {
+    /// Zeroes for `servers_max` real-server slots.
+    pub fn new(servers_max: usize) -> Self {
+        Self {
+            bursts: AtomicU64::default(),
+            idle_polls: AtomicU64::default(),
+            busy_cycles: AtomicU64::default(),
+            idle_cycles: AtomicU64::default(),
+            handed_over_out: AtomicU64::default(),
+            handed_over_in: AtomicU64::default(),
+            scheduler_picks: AtomicU64::default(),
+            icmp_errors: AtomicU64::default(),
+            conns_ipv4: AtomicU64::default(),
+            conns_ipv6: AtomicU64::default(),
+            conns_expired: AtomicU64::default(),
+            held: AtomicU64::default(),
+            devices: std::array::from_fn(|_| DeviceCounters::default()),
+            drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
+            servers: (0..servers_max).map(|_| ServerCounters::default()).collect(),
+            nowhere_server: ServerCounters::default(),
+            nowhere_device: DeviceCounters::default(),
+        }
+    }
+
+    /// The line of a real server; an unknown id gets a line that nobody reads.
+    #[inline]
+    pub fn server(&self, id: RealServerId) -> &ServerCounters {
+        self.servers.get(id.0 as usize).unwrap_or(&self.nowhere_server)
+    }
+
+    /// The line of a device; an unknown id gets a line that nobody reads.
+    #[inline]
+    pub fn device(&self, id: DeviceId) -> &DeviceCounters {
+        self.devices.get(usize::from(id.0)).unwrap_or(&self.nowhere_device)
+    }
+
+    /// Counts a dropped packet.
+    #[inline]
+    pub fn drop_packet(&self, reason: DropReason) {
+        if let Some(counter) = self.drops.get(reason as usize) {
+            counter.add(1);
+        }
+    }
+
+    /// How many packets were dropped for this reason.
+    pub fn drops_of(&self, reason: DropReason) -> u64 {
+        self.drops.get(reason as usize).map_or(0, SingleWriter::get)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_and_devices_have_a_cache_line_each() {
+        assert_eq!((size_of::<ServerCounters>(), align_of::<ServerCounters>()), (64, 64));
+        assert_eq!((size_of::<DeviceCounters>(), align_of::<DeviceCounters>()), (64, 64));
+    }
+
+    #[test]
+    fn every_drop_reason_has_its_own_counter() {
+        let counters = WorkerCounters::new(0);
+        for (index, &reason) in DropReason::ALL.iter().enumerate() {
+            for _ in 0..=index {
+                counters.drop_packet(reason);
+            }
+        }
+        for (index, &reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(counters.drops_of(reason), index as u64 + 1, "{}", reason.name());
+        }
+    }
+
+    #[test]
+    fn gauges_follow_connections_and_never_wrap_below_zero() {
+        let counters = WorkerCounters::new(2);
+        let server = counters.server(RealServerId(1));
+        server.bind(false);
+        server.bind(true);
+        server.unbind(false);
+        server.unbind(false);
+        assert_eq!((server.active.get(), server.inactive.get()), (1, 0));
+        assert_eq!(counters.server(RealServerId(0)).active.get(), 0);
+    }
+
+    #[test]
+    fn unknown_ids_count_nowhere() {
+        let counters = WorkerCounters::new(1);
+        counters.server(RealServerId(9)).in_packets.add(5);
+        counters.device(DeviceId(200)).rx_packets.add(5);
+        assert_eq!(counters.server(RealServerId(0)).totals(), Totals::default());
+        assert!(counters.devices.iter().all(|device| device.rx_packets.get() == 0));
+    }
+}

@@ -1,6 +1,7 @@
 //! NOUNS: what an LVS operator talks about.
 
 pub mod conn;
+pub mod desired;
 pub mod forwarding;
 pub mod local_address;
 pub mod protocol;
@@ -8,3 +9,4 @@ pub mod real_server;
 pub mod scheduler;
 pub mod service;
 pub mod service_table;
+pub mod stats;

@@ -1,4 +1,6 @@
-//! A server behind a virtual service.
+//! A server behind a virtual service, and the rule by which its thresholds take it out and in again.
+//!
+//! Follows Linux net/netfilter/ipvs/ip_vs_conn.c `ip_vs_bind_dest()`, `ip_vs_unbind_dest()`.
 
 use std::net::IpAddr;
 
@@ -16,7 +18,7 @@ pub struct RealServer {
     pub id: RealServerId,
     /// Its address; another family than the service's only with [`ForwardingMode::Tunnel`].
     pub addr: IpAddr,
-    /// Its port; the service's own port in DR and TUN.
+    /// Its port as configured; never written into a packet in DR and TUN, which keep the service's port.
     pub port: u16,
     /// 0 (quiesced) to 65535.
     pub weight: u32,
@@ -26,4 +28,71 @@ pub struct RealServer {
     pub upper_threshold: u32,
     /// `-y`: connections below which it takes new ones again; 0 for ¾ of the upper one.
     pub lower_threshold: u32,
+}
+
+impl RealServer {
+    /// Whether it is overloaded with `conns` connections (active + inactive, templates not counted),
+    /// having been so or not before: set at the upper threshold, cleared below the lower one.
+    ///
+    /// An edit that raises the upper threshold clears the state at once (`__ip_vs_update_dest`):
+    /// pass `was = false` then.
+    #[inline]
+    pub const fn overloaded(&self, was: bool, conns: u32) -> bool {
+        if self.upper_threshold == 0 {
+            return false;
+        }
+        if conns >= self.upper_threshold {
+            return true;
+        }
+        was && conns >= self.lower_bound()
+    }
+
+    /// The lower threshold in force: the configured one, or the upper one less a quarter.
+    #[inline]
+    const fn lower_bound(&self) -> u32 {
+        if self.lower_threshold > 0 {
+            self.lower_threshold
+        } else {
+            self.upper_threshold - self.upper_threshold / 4
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(upper_threshold: u32, lower_threshold: u32) -> RealServer {
+        RealServer {
+            id: RealServerId(0),
+            addr: "192.0.2.1".parse().unwrap(),
+            port: 80,
+            weight: 1,
+            mode: ForwardingMode::Nat,
+            upper_threshold,
+            lower_threshold,
+        }
+    }
+
+    /// Fact 32 of the kernel recordings (thresholds_lower).
+    #[test]
+    fn with_x4_y2_it_is_refused_at_4_and_taken_again_at_1() {
+        let server = server(4, 2);
+        assert!(!server.overloaded(false, 3));
+        assert!(server.overloaded(false, 4));
+        assert!(server.overloaded(true, 3) && server.overloaded(true, 2));
+        assert!(!server.overloaded(true, 1));
+    }
+
+    #[test]
+    fn without_a_lower_threshold_it_is_three_quarters_of_the_upper() {
+        let server = server(4, 0);
+        assert!(server.overloaded(true, 3));
+        assert!(!server.overloaded(true, 2));
+    }
+
+    #[test]
+    fn without_an_upper_threshold_it_is_never_overloaded() {
+        assert!(!server(0, 0).overloaded(true, u32::MAX));
+    }
 }

@@ -1,15 +1,317 @@
-//! The registry of schedulers.
+//! Which real server gets a new connection: the registry of schedulers, one file each.
+//!
+//! Step 5 asks [`pick`] with a [`FlowHint`], never with a packet. State is per worker and service, fixed in
+//! size; the wide tables (sh, dh, mh) are computed on the management core into a [`SchedulerTable`].
+//! With one worker every pick is the kernel's: Linux net/netfilter/ipvs/ip_vs_<name>.c.
+//! A new scheduler touches its own file and the registry below.
 
-/// Which scheduler a service uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SchedulerKind {
-    /// Round robin.
-    Rr,
+mod dh;
+mod fo;
+mod lc;
+mod mh;
+mod nq;
+mod ovf;
+mod rr;
+mod sed;
+mod sh;
+mod twos;
+mod wlc;
+mod wrr;
+
+use std::sync::Arc;
+
+use crate::address::{Address, FlowKey};
+use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::service::VirtualService;
+use crate::random::Random;
+
+/// What every scheduler's file implements.
+trait Scheduler {
+    /// Names of its options as `ipvsadm -b` takes them, in the order of the flag bits.
+    const FLAG_NAMES: &'static [&'static str] = &[];
+
+    /// What is computed once for each change of the servers.
+    fn table(_inputs: &TableInputs<'_>) -> SchedulerTable {
+        SchedulerTable::None
+    }
+
+    /// Moves the worker's state from `old` to `new`; `None` when the service or its scheduler is new.
+    fn adopt(_state: &mut SchedulerState, _old: Option<&VirtualService>, _new: &VirtualService) {}
+
+    /// The index in `service.servers`; `None` when no server may take a connection.
+    fn pick<L: Loads>(
+        service: &VirtualService,
+        state: &mut SchedulerState,
+        flow: &FlowHint,
+        loads: &L,
+    ) -> Option<usize>;
 }
 
-/// What a scheduler computed when the service was built.
+macro_rules! registry {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal by $scheduler:ty;)*) => {
+        /// Which scheduler a service uses.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum SchedulerKind { $($(#[$doc])* $kind,)* }
+
+        impl SchedulerKind {
+            /// Every scheduler there is.
+            pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
+
+            /// The name `ipvsadm -s` takes.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$kind => $name,)* }
+            }
+
+            /// Names of the options that `ipvsadm -b` takes for it, in the order of the flag bits.
+            pub const fn flag_names(self) -> &'static [&'static str] {
+                match self { $(Self::$kind => <$scheduler as Scheduler>::FLAG_NAMES,)* }
+            }
+        }
+
+        /// Computes what the scheduler needs of the servers. Management core only: allocates.
+        pub(super) fn table(kind: SchedulerKind, inputs: &TableInputs<'_>) -> SchedulerTable {
+            match kind { $(SchedulerKind::$kind => <$scheduler as Scheduler>::table(inputs),)* }
+        }
+
+        /// The server for a new connection, as index into `service.servers`; `None` when no server may
+        /// take one.
+        #[inline]
+        pub fn pick(
+            service: &VirtualService,
+            state: &mut SchedulerState,
+            flow: &FlowHint,
+            loads: &impl Loads,
+        ) -> Option<usize> {
+            let index = match service.scheduler {
+                $(SchedulerKind::$kind => <$scheduler as Scheduler>::pick(service, state, flow, loads),)*
+            };
+            index.filter(|&index| index < service.servers.len())
+        }
+
+        /// Moves a worker's state of one service to its new form, for each service whose revision changed
+        /// or that is new. Never allocates.
+        pub fn adopt(state: &mut SchedulerState, old: Option<&VirtualService>, new: &VirtualService) {
+            let old = old.filter(|old| old.born == new.born && old.scheduler == new.scheduler);
+            if old.is_some_and(|old| old.servers_revision == new.servers_revision) {
+                return;
+            }
+            if old.is_none() {
+                *state = SchedulerState { random: state.random.clone(), ..SchedulerState::default() };
+            }
+            match new.scheduler { $(SchedulerKind::$kind => <$scheduler as Scheduler>::adopt(state, old, new),)* }
+        }
+    };
+}
+
+registry! {
+    /// Round robin.
+    Rr = "rr" by rr::RoundRobin;
+    /// Weighted round robin.
+    Wrr = "wrr" by wrr::WeightedRoundRobin;
+    /// Fewest connections.
+    Lc = "lc" by lc::LeastConnection;
+    /// Fewest connections for its weight: what `ipvsadm` takes without `-s`.
+    Wlc = "wlc" by wlc::WeightedLeastConnection;
+    /// By client address.
+    Sh = "sh" by sh::SourceHashing;
+    /// By destination address.
+    Dh = "dh" by dh::DestinationHashing;
+    /// By client address, Maglev.
+    Mh = "mh" by mh::MaglevHashing;
+    /// Shortest expected delay.
+    Sed = "sed" by sed::ShortestExpectedDelay;
+    /// An idle server, else shortest expected delay.
+    Nq = "nq" by nq::NeverQueue;
+    /// The heaviest server that is up.
+    Fo = "fo" by fo::WeightedFailover;
+    /// The heaviest server with fewer active connections than its weight.
+    Ovf = "ovf" by ovf::WeightedOverflow;
+    /// The better of two random servers.
+    Twos = "twos" by twos::PowerOfTwoChoices;
+}
+
+impl SchedulerKind {
+    /// The scheduler of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+}
+
+/// Options of a scheduler: bit 0 is the kernel's `IP_VS_SVC_F_SCHED1`, bit 1 `…SCHED2`, bit 2 `…SCHED3`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SchedulerFlags(pub u8);
+
+impl SchedulerFlags {
+    /// `sh-fallback`, `mh-fallback`: an unavailable server's clients go to another one.
+    pub const FALLBACK: Self = Self(1);
+    /// `sh-port`, `mh-port`: the client's port counts too.
+    pub const PORT: Self = Self(2);
+
+    /// Whether all bits of `other` are set.
+    #[inline]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// How lc, wlc and twos weigh connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Overhead {
+    /// 256·active + inactive: what every LVS document says.
+    #[default]
+    Classic,
+    /// 257·active + inactive: kernels since "ipvs: add totalconns for dest".
+    Current,
+}
+
+impl Overhead {
+    #[inline]
+    fn of<L: Loads>(self, id: RealServerId, loads: &L) -> u64 {
+        let factor = match self {
+            Self::Classic => 256,
+            Self::Current => 257,
+        };
+        u64::from(loads.active(id)) * factor + u64::from(loads.inactive(id))
+    }
+}
+
+/// All that a scheduler may know about a new connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowHint {
+    /// The client's address folded to a host-order word ([`Address::fold`]).
+    pub src_fold: u32,
+    /// The destination address folded likewise.
+    pub dst_fold: u32,
+    /// The client's port.
+    pub src_port: u16,
+    /// The destination port.
+    pub dst_port: u16,
+}
+
+impl FlowHint {
+    /// Of a client's packet.
+    #[inline]
+    pub fn of<A: Address>(key: &FlowKey<A>) -> Self {
+        Self {
+            src_fold: key.src.addr.fold(),
+            dst_fold: key.dst.addr.fold(),
+            src_port: key.src.port,
+            dst_port: key.dst.port,
+        }
+    }
+}
+
+/// The present load of real servers, over all workers.
+pub trait Loads {
+    /// Connections in an active state.
+    fn active(&self, id: RealServerId) -> u32;
+    /// Other connections.
+    fn inactive(&self, id: RealServerId) -> u32;
+    /// Whether its upper threshold keeps it from new connections.
+    fn overloaded(&self, id: RealServerId) -> bool;
+}
+
+/// The cursor's place before the first server: the kernel's list head.
+const HEAD: u32 = u32::MAX;
+
+/// What one worker remembers of one service's scheduling.
 #[derive(Clone, Debug)]
+pub struct SchedulerState {
+    /// rr, wrr: index of the server picked last, or [`HEAD`].
+    cursor: u32,
+    /// wrr: the weight from which servers are taken at present.
+    current_weight: i32,
+    /// wrr: whether a server was picked since the service is there.
+    started: bool,
+    /// twos.
+    random: Random,
+}
+
+impl Default for SchedulerState {
+    fn default() -> Self {
+        Self::seeded(0)
+    }
+}
+
+impl SchedulerState {
+    /// A fresh state whose random choices (twos) follow from `seed`.
+    pub const fn seeded(seed: u64) -> Self {
+        Self {
+            cursor: HEAD,
+            current_weight: 0,
+            started: false,
+            random: Random::new(seed),
+        }
+    }
+}
+
+/// What a scheduler computed when its service's servers changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SchedulerTable {
     /// Nothing.
     None,
+    /// wrr.
+    Weights {
+        /// Greatest common divisor of the positive weights, at least 1.
+        step: i32,
+        /// Largest weight less (`step` - 1); 0 without a positive weight.
+        top: i32,
+        /// Where a worker begins that has not picked yet: follows from the history of the weights.
+        start: i32,
+    },
+    /// sh, dh, mh: index of the server for each hash bucket; empty without servers.
+    Buckets(Arc<[u16]>),
+}
+
+/// From what a [`SchedulerTable`] is computed.
+pub(super) struct TableInputs<'service> {
+    /// Newest first.
+    pub(super) servers: &'service [RealServer],
+    /// The last weight above 0 of each server (`ip_vs_dest.last_weight`), in the same order; 0 for none ever.
+    pub(super) last_weights: &'service [u32],
+    /// The table before the change; `None` for a new service or scheduler.
+    pub(super) previous: Option<&'service SchedulerTable>,
+}
+
+impl VirtualService {
+    /// Whether the server may take new connections: not quiesced, not overloaded.
+    #[inline]
+    fn takes<L: Loads>(server: &RealServer, loads: &L) -> bool {
+        server.weight > 0 && !loads.overloaded(server.id)
+    }
+
+    /// The server that minimises `cost / weight`, the first one on a tie.
+    #[inline]
+    fn least_by_weight<L: Loads>(&self, loads: &L, cost: impl Fn(&RealServer) -> u64) -> Option<usize> {
+        let mut least: Option<(usize, u64, u32)> = None;
+        for (index, server) in self.servers.iter().enumerate() {
+            if !Self::takes(server, loads) {
+                continue;
+            }
+            let own = cost(server);
+            if least.is_none_or(|(_, cost, weight)| cost * u64::from(server.weight) > own * u64::from(weight)) {
+                least = Some((index, own, server.weight));
+            }
+        }
+        least.map(|(index, ..)| index)
+    }
+
+    /// Whether any server may take new connections.
+    #[inline]
+    fn has_taker<L: Loads>(&self, loads: &L) -> bool {
+        self.servers.iter().any(|server| Self::takes(server, loads))
+    }
+
+    /// The server that the bucket of `hash` names, and whether it may take connections; `None` without servers.
+    #[inline]
+    fn bucket<L: Loads>(&self, buckets: &[u16], hash: usize, loads: &L) -> Option<(usize, bool)> {
+        let index = usize::from(*buckets.get(hash)?);
+        Some((index, Self::takes(self.servers.get(index)?, loads)))
+    }
+}
+
+/// Linux `hash_32(value, 8)`: the top octet of a multiplication with the golden ratio.
+#[inline]
+const fn hash_to_octet(value: u32) -> u8 {
+    (value.wrapping_mul(0x61C8_8647) >> 24) as u8
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::ipvs::local_address::LocalAddressPool;
 use crate::ipvs::real_server::RealServer;
-use crate::ipvs::scheduler::{SchedulerKind, SchedulerTable};
+use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind, SchedulerTable};
 
 /// Slot of a service: indexes its scheduler state on every worker. Reused only after the service is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,16 +48,34 @@ pub enum ServiceKey {
     },
 }
 
+impl ServiceProtocol {
+    /// The word in configuration, API and listings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// The protocol that [`Self::name`] names.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::Sctp]
+            .into_iter()
+            .find(|protocol| protocol.name() == name)
+    }
+}
+
 impl fmt::Display for ServiceKey {
     /// `tcp:192.0.2.1:80`, `udp:[2001:db8::1]:53`: the form that the API and `lvsctl` use.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self::Address { protocol, addr, port } = self;
-        let protocol = match protocol {
-            ServiceProtocol::Tcp => "tcp",
-            ServiceProtocol::Udp => "udp",
-            ServiceProtocol::Sctp => "sctp",
-        };
-        write!(formatter, "{protocol}:{}", std::net::SocketAddr::new(*addr, *port))
+        write!(
+            formatter,
+            "{}:{}",
+            protocol.name(),
+            std::net::SocketAddr::new(*addr, *port)
+        )
     }
 }
 
@@ -70,10 +88,18 @@ pub struct VirtualService {
     pub key: ServiceKey,
     /// How it picks.
     pub scheduler: SchedulerKind,
+    /// Options of the scheduler (`-b sh-fallback` and the like).
+    pub scheduler_flags: SchedulerFlags,
+    /// How connection-counting schedulers weigh active against inactive connections.
+    pub overhead: Overhead,
     /// Real servers, newest first: the order that decides every tie (`ip_vs_add_dest`).
     pub servers: Arc<[RealServer]>,
-    /// Grows with every change to the service or its servers; schedulers reset their cursors on it.
+    /// Grows with every change to the service or its servers, over all services of the director.
     pub revision: u64,
+    /// The [`Self::revision`] of the last change to its servers: schedulers move their cursors on it.
+    pub servers_revision: u64,
+    /// The [`Self::revision`] at which the service was added: tells a service that was deleted and added again.
+    pub born: u64,
     /// What the scheduler computed from the servers at build time (sh buckets, wrr gcd and maximum).
     pub table: SchedulerTable,
     /// Present on a FULLNAT service: masquerading real servers are reached from these addresses.

@@ -1,5 +1,223 @@
-//! Finds the virtual service of a packet.
+//! Finds the virtual service of a packet: the immutable table that workers read.
+//!
+//! In: protocol and destination of a packet that missed the connection table. Out: its service.
+//! Built by [`crate::ipvs::desired::DesiredServices::build`]; lookups never allocate.
+//! Order of the lookup: exact port, then port 0 (Linux ip_vs_ctl.c `ip_vs_service_find()`).
+
+use std::net::IpAddr;
+
+use hashbrown::{HashMap, HashSet};
+
+use crate::address::{Addr4, Addr6, Address, AddressFamily, Endpoint};
+use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::service::{ServiceId, ServiceKey, VirtualService};
+
+/// A real server by slot, whether its service still lists it or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSlot {
+    /// `false` once it or its service was deleted: packets of its connections are dropped silently.
+    pub available: bool,
+    /// Its service; kept from other services as long as the slot is.
+    pub service: ServiceId,
+    /// The server as last configured.
+    pub server: RealServer,
+}
+
+/// An address of either family as two words.
+type AddressWords = (u64, u64);
+
+/// An address with port and protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct L4Key {
+    addr: AddressWords,
+    port: u16,
+    protocol: u8,
+}
+
+/// What one address family's packets are looked up in.
+#[derive(Clone, Debug, Default)]
+struct FamilyIndex {
+    services: HashMap<L4Key, u32>,
+    vips: HashSet<AddressWords>,
+    nat_servers: HashSet<L4Key>,
+    local_addresses: HashSet<AddressWords>,
+}
 
 /// All services, immutable.
 #[derive(Clone, Debug, Default)]
-pub struct ServiceTable {}
+pub struct ServiceTable {
+    services: Box<[VirtualService]>,
+    /// Index into `services` by [`ServiceId`].
+    positions: Box<[Option<u32>]>,
+    /// By [`RealServerId`].
+    servers: Box<[Option<ServerSlot>]>,
+    ipv4: FamilyIndex,
+    ipv6: FamilyIndex,
+}
+
+impl ServiceTable {
+    /// A table of `services`, in their order, and of deleted servers that may still have connections
+    /// with the protocol of the service they belonged to.
+    pub(super) fn new(services: Vec<VirtualService>, deleted: impl Iterator<Item = (u8, ServerSlot)>) -> Self {
+        let mut table = Self {
+            services: services.into_boxed_slice(),
+            ..Self::default()
+        };
+        let mut positions = Vec::new();
+        let mut servers = Vec::new();
+        for (position, service) in table.services.iter().enumerate() {
+            place(&mut positions, service.id.0 as usize, position as u32);
+            let ServiceKey::Address { protocol, addr, port } = service.key;
+            let index = family_of(&mut table.ipv4, &mut table.ipv6, addr);
+            index
+                .services
+                .insert(L4Key::new(addr, port, protocol.number()), position as u32);
+            index.vips.insert(words(addr));
+            for local in service.local_addresses.iter().flat_map(|pool| pool.addresses.iter()) {
+                family_of(&mut table.ipv4, &mut table.ipv6, *local)
+                    .local_addresses
+                    .insert(words(*local));
+            }
+            for server in service.servers.iter() {
+                let slot = ServerSlot {
+                    available: true,
+                    service: service.id,
+                    server: server.clone(),
+                };
+                index_nat_server(&mut table.ipv4, &mut table.ipv6, protocol.number(), server);
+                place(&mut servers, server.id.0 as usize, slot);
+            }
+        }
+        for (protocol, slot) in deleted {
+            index_nat_server(&mut table.ipv4, &mut table.ipv6, protocol, &slot.server);
+            place(&mut servers, slot.server.id.0 as usize, slot);
+        }
+        table.positions = positions.into_boxed_slice();
+        table.servers = servers.into_boxed_slice();
+        table
+    }
+
+    /// The service that balances `protocol` to `dst`: the one of exactly this port, else the one of port 0.
+    #[inline]
+    pub fn find<A: Address>(&self, protocol: u8, dst: Endpoint<A>) -> Option<&VirtualService> {
+        let index = self.family::<A>();
+        let exact = L4Key {
+            addr: dst.addr.words(),
+            port: dst.port,
+            protocol,
+        };
+        let position = index
+            .services
+            .get(&exact)
+            .or_else(|| index.services.get(&L4Key { port: 0, ..exact }))?;
+        self.services.get(*position as usize)
+    }
+
+    /// The service in a slot.
+    #[inline]
+    pub fn service(&self, id: ServiceId) -> Option<&VirtualService> {
+        let position = (*self.positions.get(id.0 as usize)?)?;
+        self.services.get(position as usize)
+    }
+
+    /// All services in the order of their addition.
+    pub fn services(&self) -> &[VirtualService] {
+        &self.services
+    }
+
+    /// Whether any service is on this address, whatever protocol and port.
+    #[inline]
+    pub fn has_vip<A: Address>(&self, addr: A) -> bool {
+        self.family::<A>().vips.contains(&addr.words())
+    }
+
+    /// The real server in a slot; deleted ones are there, not available, until their connections are gone
+    /// and the trash period is over.
+    #[inline]
+    pub fn real_server(&self, id: RealServerId) -> Option<&ServerSlot> {
+        self.servers.get(id.0 as usize)?.as_ref()
+    }
+
+    /// All slots in use, in the order of their ids.
+    pub fn real_servers(&self) -> impl Iterator<Item = &ServerSlot> {
+        self.servers.iter().flatten()
+    }
+
+    /// Whether some service masquerades to this address and port (`Nat`, not `FullNat`), so that packets
+    /// from there are replies; deleted servers count until their slot is collected.
+    #[inline]
+    pub fn is_nat_server<A: Address>(&self, protocol: u8, src: Endpoint<A>) -> bool {
+        let key = L4Key {
+            addr: src.addr.words(),
+            port: src.port,
+            protocol,
+        };
+        self.family::<A>().nat_servers.contains(&key)
+    }
+
+    /// Whether the address belongs to some service's local-address pool.
+    #[inline]
+    pub fn is_local_address<A: Address>(&self, addr: A) -> bool {
+        self.family::<A>().local_addresses.contains(&addr.words())
+    }
+
+    /// Whether there is no service at all: then even existing connections are left alone, as the kernel
+    /// unhooks itself with its last service.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    #[inline]
+    fn family<A: Address>(&self) -> &FamilyIndex {
+        match A::FAMILY {
+            AddressFamily::Ipv4 => &self.ipv4,
+            AddressFamily::Ipv6 => &self.ipv6,
+        }
+    }
+}
+
+impl L4Key {
+    fn new(addr: IpAddr, port: u16, protocol: u8) -> Self {
+        Self {
+            addr: words(addr),
+            port,
+            protocol,
+        }
+    }
+}
+
+fn words(addr: IpAddr) -> AddressWords {
+    match addr {
+        IpAddr::V4(v4) => Addr4(v4.octets()).words(),
+        IpAddr::V6(v6) => Addr6(v6.octets()).words(),
+    }
+}
+
+fn family_of<'index>(
+    ipv4: &'index mut FamilyIndex,
+    ipv6: &'index mut FamilyIndex,
+    addr: IpAddr,
+) -> &'index mut FamilyIndex {
+    match addr {
+        IpAddr::V4(_) => ipv4,
+        IpAddr::V6(_) => ipv6,
+    }
+}
+
+fn index_nat_server(ipv4: &mut FamilyIndex, ipv6: &mut FamilyIndex, protocol: u8, server: &RealServer) {
+    if server.mode == ForwardingMode::Nat {
+        family_of(ipv4, ipv6, server.addr)
+            .nat_servers
+            .insert(L4Key::new(server.addr, server.port, protocol));
+    }
+}
+
+/// Puts `value` at `index`, growing the vector as needed.
+fn place<T>(slots: &mut Vec<Option<T>>, index: usize, value: T) {
+    if slots.len() <= index {
+        slots.resize_with(index + 1, || None);
+    }
+    slots[index] = Some(value);
+}

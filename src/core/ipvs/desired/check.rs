@@ -1,0 +1,84 @@
+//! What a service, a real server and a pool must be like, before anything is changed.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{ServerSpec, ServiceError, ServiceSpec, family};
+use crate::address::AddressFamily;
+use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::service::ServiceKey;
+use crate::limits::{LOCAL_ADDRESSES_MAX, WEIGHT_MAX};
+
+pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
+    let ServiceKey::Address { addr, port, .. } = spec.key;
+    unicast(addr, "virtual service")?;
+    if port == 0 {
+        return Err(ServiceError::ZeroPortNotPersistent { service: spec.key });
+    }
+    Ok(())
+}
+
+pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceError> {
+    let server = SocketAddr::new(spec.addr, spec.port);
+    unicast(spec.addr, "real server")?;
+    if spec.port == 0 {
+        return Err(ServiceError::ServerPortZero { server });
+    }
+    if !matches!(
+        spec.mode,
+        ForwardingMode::Nat | ForwardingMode::Tunnel | ForwardingMode::DirectRouting
+    ) {
+        return Err(ServiceError::ModeNotConfigurable {
+            server,
+            mode: spec.mode.name(),
+        });
+    }
+    if AddressFamily::of(&spec.addr) != family(key) && spec.mode != ForwardingMode::Tunnel {
+        return Err(ServiceError::MixedFamilies { service: *key, server });
+    }
+    if spec.weight > WEIGHT_MAX {
+        return Err(ServiceError::WeightOutOfRange {
+            server,
+            weight: spec.weight,
+        });
+    }
+    if i32::try_from(spec.upper_threshold).is_err() {
+        return Err(ServiceError::ThresholdOutOfRange {
+            server,
+            upper: spec.upper_threshold,
+        });
+    }
+    if spec.lower_threshold > spec.upper_threshold {
+        let (upper, lower) = (spec.upper_threshold, spec.lower_threshold);
+        return Err(ServiceError::ThresholdsReversed { server, upper, lower });
+    }
+    Ok(())
+}
+
+pub(super) fn local_addresses(key: &ServiceKey, addresses: &[IpAddr]) -> Result<(), ServiceError> {
+    if addresses.len() > LOCAL_ADDRESSES_MAX {
+        return Err(ServiceError::TooManyLocalAddresses {
+            service: *key,
+            count: addresses.len(),
+        });
+    }
+    let mut seen = HashSet::new();
+    for &addr in addresses {
+        unicast(addr, "local-address pool")?;
+        if AddressFamily::of(&addr) != family(key) {
+            return Err(ServiceError::LocalAddressFamily { service: *key, addr });
+        }
+        if !seen.insert(addr) {
+            return Err(ServiceError::LocalAddressTwice { service: *key, addr });
+        }
+    }
+    Ok(())
+}
+
+fn unicast(addr: IpAddr, role: &'static str) -> Result<(), ServiceError> {
+    let is_broadcast = matches!(addr, IpAddr::V4(v4) if v4.is_broadcast());
+    if addr.is_unspecified() || addr.is_multicast() || is_broadcast {
+        return Err(ServiceError::NotUnicast { addr, role });
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! Why a change to services is refused: cause and cure in one sentence, shown as it stands by API and tools.
+
+use std::net::{IpAddr, SocketAddr};
+
+use thiserror::Error;
+
+use crate::ipvs::service::ServiceKey;
+use crate::limits::{LOCAL_ADDRESSES_MAX, REAL_SERVERS_MAX, SERVICES_MAX, WEIGHT_MAX};
+
+/// Why a change was refused; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
+pub enum ServiceError {
+    /// Kernel: `EEXIST`.
+    #[error("service {service} exists already: edit it instead of adding it")]
+    ServiceExists { service: ServiceKey },
+    /// Kernel: `ESRCH`.
+    #[error("there is no service {service}: add it first, or check protocol, address and port")]
+    NoSuchService { service: ServiceKey },
+    /// Kernel: `EEXIST`.
+    #[error("real server {} of service {service} exists already: edit it instead of adding it", SocketAddr::new(*addr, *port))]
+    ServerExists {
+        service: ServiceKey,
+        addr: IpAddr,
+        port: u16,
+    },
+    /// Kernel: `ENOENT`.
+    #[error("service {service} has no real server {}: add it first, or check address and port", SocketAddr::new(*addr, *port))]
+    NoSuchServer {
+        service: ServiceKey,
+        addr: IpAddr,
+        port: u16,
+    },
+    /// Kernel: `ERANGE`.
+    #[error("weight {weight} of real server {server} is out of range: give 0 (no new connections) to {WEIGHT_MAX}")]
+    WeightOutOfRange { server: SocketAddr, weight: u32 },
+    /// Kernel: `ERANGE`.
+    #[error(
+        "lower threshold {lower} of real server {server} is above its upper threshold {upper}: \
+         give a lower one of at most {upper}, or raise the upper one"
+    )]
+    ThresholdsReversed { server: SocketAddr, upper: u32, lower: u32 },
+    /// Kernel: `EINVAL`.
+    #[error(
+        "upper threshold {upper} of real server {server} is out of range: give 0 (none) to {}",
+        i32::MAX
+    )]
+    ThresholdOutOfRange { server: SocketAddr, upper: u32 },
+    /// Kernel: `EINVAL`.
+    #[error(
+        "real server {server} is of another address family than service {service}: \
+         give an address of the service's family, or use tunnel mode"
+    )]
+    MixedFamilies { service: ServiceKey, server: SocketAddr },
+    /// Kernel: `EINVAL`.
+    #[error(
+        "mode {mode} cannot be configured for real server {server}: choose nat, dr or tunnel; nat becomes fullnat by a local-address pool"
+    )]
+    ModeNotConfigurable { server: SocketAddr, mode: &'static str },
+    /// ipvsadm: `Zero port specified for non-persistent service`.
+    #[error(
+        "service {service} has port 0, which needs persistence, and that is not supported yet: give a port from 1 to 65535"
+    )]
+    ZeroPortNotPersistent { service: ServiceKey },
+    /// A packet cannot be sent there.
+    #[error("real server {server} has port 0: give a port from 1 to 65535")]
+    ServerPortZero { server: SocketAddr },
+    /// Kernel: `EINVAL`.
+    #[error("{addr} cannot be the address of a {role}: give a unicast address")]
+    NotUnicast { addr: IpAddr, role: &'static str },
+    /// FULLNAT does not change the family.
+    #[error(
+        "local address {addr} is of another address family than service {service}: give addresses of the service's family"
+    )]
+    LocalAddressFamily { service: ServiceKey, addr: IpAddr },
+    /// A pool is a set.
+    #[error("local address {addr} is in the pool of service {service} twice: name it once")]
+    LocalAddressTwice { service: ServiceKey, addr: IpAddr },
+    /// [`LOCAL_ADDRESSES_MAX`].
+    #[error("{count} local addresses for service {service} are too many: give at most {LOCAL_ADDRESSES_MAX}")]
+    TooManyLocalAddresses { service: ServiceKey, count: usize },
+    /// [`SERVICES_MAX`].
+    #[error("there are {SERVICES_MAX} services already, which is the limit: delete one first")]
+    TooManyServices,
+    /// [`REAL_SERVERS_MAX`].
+    #[error(
+        "there are {REAL_SERVERS_MAX} real servers already, recently deleted ones included, which is the limit: \
+         delete one first and wait until its connections are gone for two minutes"
+    )]
+    TooManyServers,
+}

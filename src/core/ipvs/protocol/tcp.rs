@@ -1,0 +1,195 @@
+//! The TCP states of a connection as a director guesses them from the flags that pass.
+//!
+//! Looser than RFC 9293: there are no sequence numbers, and in DR and TUN only the client is heard.
+//! Follows Linux ip_vs_proto_tcp.c `tcp_states[]`, `tcp_states_dos[]`, `set_tcp_state()`.
+
+use crate::ipvs::conn::Direction;
+
+/// A state; the numbers are the kernel's and travel in its sync messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum TcpState {
+    /// Nothing seen.
+    None = 0,
+    /// Open.
+    Established = 1,
+    /// The real server sent a SYN.
+    SynSent = 2,
+    /// The client sent a SYN.
+    SynRecv = 3,
+    /// The real server closes; without replies in sight (DR, TUN): the client closes.
+    FinWait = 4,
+    /// Both closed.
+    TimeWait = 5,
+    /// Reset.
+    Close = 6,
+    /// The client closes.
+    CloseWait = 7,
+    /// Unused by the tables; known to sync.
+    LastAck = 8,
+    /// Unused by the tables; known to sync.
+    Listen = 9,
+    /// `secure_tcp`: a SYN that the real server answered.
+    SynAck = 10,
+}
+
+use TcpState::{
+    Close as CL, CloseWait as CW, Established as ES, FinWait as FW, LastAck as LA, Listen as LI, None as NO,
+    SynAck as SA, SynRecv as SR, SynSent as SS, TimeWait as TW,
+};
+
+impl TcpState {
+    /// Every state by its number.
+    pub const ALL: [Self; 11] = [NO, ES, SS, SR, FW, TW, CL, CW, LA, LI, SA];
+
+    /// The state of that number.
+    #[inline]
+    pub const fn from_u8(number: u8) -> Option<Self> {
+        if (number as usize) < Self::ALL.len() {
+            Some(Self::ALL[number as usize])
+        } else {
+            None
+        }
+    }
+
+    /// As `ipvsadm -Lnc` prints it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            NO => "NONE",
+            ES => "ESTABLISHED",
+            SS => "SYN_SENT",
+            SR => "SYN_RECV",
+            FW => "FIN_WAIT",
+            TW => "TIME_WAIT",
+            CL => "CLOSE",
+            CW => "CLOSE_WAIT",
+            LA => "LAST_ACK",
+            LI => "LISTEN",
+            SA => "SYNACK",
+        }
+    }
+
+    /// The kernel's idle timeout in seconds.
+    pub const fn default_timeout_sec(self) -> u32 {
+        match self {
+            NO => 2,
+            ES => 15 * 60,
+            SS | FW | TW | LI | SA => 2 * 60,
+            SR | CW => 60,
+            CL => 10,
+            LA => 30,
+        }
+    }
+}
+
+/// Whether a connection in this state is counted as `ActiveConn` (`tcp_state_active_table`).
+#[inline]
+pub const fn is_active(state: TcpState) -> bool {
+    matches!(state, ES | SS | SR | SA)
+}
+
+/// FIN, of the flags octet of a TCP header (RFC 9293 3.1).
+pub const FLAG_FIN: u8 = 0x01;
+/// SYN.
+pub const FLAG_SYN: u8 = 0x02;
+/// RST.
+pub const FLAG_RST: u8 = 0x04;
+/// ACK.
+pub const FLAG_ACK: u8 = 0x10;
+
+/// Whether a packet with these flags may begin a connection: SYN without RST, whatever else is set.
+#[inline]
+pub const fn begins_connection(tcp_flags: u8) -> bool {
+    tcp_flags & (FLAG_SYN | FLAG_RST) == FLAG_SYN
+}
+
+/// Next states, one row an event (SYN, FIN, ACK, RST), one column a present state.
+type Transitions = [[TcpState; 11]; 4];
+
+/// Present:             NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA
+const IN: Transitions = [
+    /* syn */ [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
+    /* fin */ [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW],
+    /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
+    /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR],
+];
+
+const OUT: Transitions = [
+    /* syn */ [SS, ES, SS, SR, SS, SS, SS, SS, SS, LI, SR],
+    /* fin */ [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW],
+    /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES],
+    /* rst */ [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL],
+];
+
+/// Only the client is heard.
+const IN_ONLY: Transitions = [
+    /* syn */ [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
+    /* fin */ [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
+    /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
+    /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+];
+
+const SECURE_IN: Transitions = [
+    /* syn */ [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SA],
+    /* fin */ [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, SA],
+    /* ack */ [ES, ES, SS, SR, FW, TW, CL, CW, CL, LI, SA],
+    /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+];
+
+const SECURE_OUT: Transitions = [
+    /* syn */ [SS, ES, SS, SA, SS, SS, SS, SS, SS, LI, SA],
+    /* fin */ [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW],
+    /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES],
+    /* rst */ [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL],
+];
+
+const SECURE_IN_ONLY: Transitions = [
+    /* syn */ [SA, ES, ES, SR, SA, SA, SA, SA, SA, SA, SA],
+    /* fin */ [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
+    /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
+    /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+];
+
+/// The state after a packet with `tcp_flags` went in `direction`.
+///
+/// `no_output`: no packet of the real server was seen (DR, TUN); the caller clears it on the first one.
+#[inline]
+pub const fn next(state: TcpState, direction: Direction, no_output: bool, tcp_flags: u8) -> TcpState {
+    let transitions = match direction {
+        Direction::Outbound => &OUT,
+        Direction::Inbound if no_output => &IN_ONLY,
+        Direction::Inbound => &IN,
+    };
+    step(transitions, state, tcp_flags)
+}
+
+/// The same under `secure_tcp`, which believes a handshake only when the real server took part in it.
+#[inline]
+pub const fn next_secure(state: TcpState, direction: Direction, no_output: bool, tcp_flags: u8) -> TcpState {
+    let transitions = match direction {
+        Direction::Outbound => &SECURE_OUT,
+        Direction::Inbound if no_output => &SECURE_IN_ONLY,
+        Direction::Inbound => &SECURE_IN,
+    };
+    step(transitions, state, tcp_flags)
+}
+
+/// RST counts before SYN, SYN before FIN, FIN before ACK; a packet with none of them closes.
+#[inline]
+const fn step(transitions: &Transitions, state: TcpState, tcp_flags: u8) -> TcpState {
+    let event = if tcp_flags & FLAG_RST != 0 {
+        3
+    } else if tcp_flags & FLAG_SYN != 0 {
+        0
+    } else if tcp_flags & FLAG_FIN != 0 {
+        1
+    } else if tcp_flags & FLAG_ACK != 0 {
+        2
+    } else {
+        return CL;
+    };
+    transitions[event][state as usize]
+}
+
+#[cfg(test)]
+mod tests;

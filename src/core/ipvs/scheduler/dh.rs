@@ -1,0 +1,33 @@
+//! dh: the destination address decides. 256 buckets, filled by the servers in turn whatever their weight.
+//!
+//! A bucket whose server is quiesced or overloaded takes nothing: there is no fallback. Follows Linux ip_vs_dh.c.
+
+use super::{FlowHint, Loads, Scheduler, SchedulerState, SchedulerTable, TableInputs, hash_to_octet};
+use crate::ipvs::service::VirtualService;
+
+/// `IP_VS_DH_TAB_SIZE`.
+const BUCKETS_COUNT: usize = 256;
+
+pub(super) struct DestinationHashing;
+
+impl Scheduler for DestinationHashing {
+    fn table(inputs: &TableInputs<'_>) -> SchedulerTable {
+        let round = (0..inputs.servers.len()).map(|index| index as u16);
+        SchedulerTable::Buckets(round.cycle().take(BUCKETS_COUNT).collect())
+    }
+
+    #[inline]
+    fn pick<L: Loads>(
+        service: &VirtualService,
+        _state: &mut SchedulerState,
+        flow: &FlowHint,
+        loads: &L,
+    ) -> Option<usize> {
+        let SchedulerTable::Buckets(buckets) = &service.table else {
+            return None;
+        };
+        let hash = usize::from(hash_to_octet(flow.dst_fold));
+        let (index, takes) = service.bucket(buckets, hash, loads)?;
+        takes.then_some(index)
+    }
+}

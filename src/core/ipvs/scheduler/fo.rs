@@ -1,0 +1,29 @@
+//! fo: the heaviest server, the first one on a tie; the others wait until it is overloaded or quiesced.
+//!
+//! Follows Linux ip_vs_fo.c.
+
+use std::cmp::Reverse;
+
+use super::{FlowHint, Loads, Scheduler, SchedulerState};
+use crate::ipvs::service::VirtualService;
+
+pub(super) struct WeightedFailover;
+
+impl Scheduler for WeightedFailover {
+    #[inline]
+    fn pick<L: Loads>(
+        service: &VirtualService,
+        _state: &mut SchedulerState,
+        _flow: &FlowHint,
+        loads: &L,
+    ) -> Option<usize> {
+        let takers = service
+            .servers
+            .iter()
+            .enumerate()
+            .filter(|(_, server)| VirtualService::takes(server, loads));
+        takers
+            .min_by_key(|(_, server)| Reverse(server.weight))
+            .map(|(index, _)| index)
+    }
+}

@@ -1,0 +1,27 @@
+//! lc: the server with the fewest connections, the first one on a tie; weight 0 is skipped, else ignored.
+//!
+//! Follows Linux ip_vs_lc.c.
+
+use super::{FlowHint, Loads, Scheduler, SchedulerState};
+use crate::ipvs::service::VirtualService;
+
+pub(super) struct LeastConnection;
+
+impl Scheduler for LeastConnection {
+    #[inline]
+    fn pick<L: Loads>(
+        service: &VirtualService,
+        _state: &mut SchedulerState,
+        _flow: &FlowHint,
+        loads: &L,
+    ) -> Option<usize> {
+        let takers = service
+            .servers
+            .iter()
+            .enumerate()
+            .filter(|(_, server)| VirtualService::takes(server, loads));
+        takers
+            .min_by_key(|(_, server)| service.overhead.of(server.id, loads))
+            .map(|(index, _)| index)
+    }
+}

@@ -1,0 +1,29 @@
+//! ovf: the heaviest server that has no more active connections than its weight, the first one on a tie.
+//!
+//! Follows Linux ip_vs_ovf.c.
+
+use std::cmp::Reverse;
+
+use super::{FlowHint, Loads, Scheduler, SchedulerState};
+use crate::ipvs::service::VirtualService;
+
+pub(super) struct WeightedOverflow;
+
+impl Scheduler for WeightedOverflow {
+    #[inline]
+    fn pick<L: Loads>(
+        service: &VirtualService,
+        _state: &mut SchedulerState,
+        _flow: &FlowHint,
+        loads: &L,
+    ) -> Option<usize> {
+        let takers = service
+            .servers
+            .iter()
+            .enumerate()
+            .filter(|(_, server)| VirtualService::takes(server, loads) && loads.active(server.id) <= server.weight);
+        takers
+            .min_by_key(|(_, server)| Reverse(server.weight))
+            .map(|(index, _)| index)
+    }
+}
