@@ -5,3 +5,6 @@ pub mod director;
 pub mod journal;
 pub mod reload;
 pub mod worker_port;
+
+#[cfg(test)]
+mod fake_worker;

@@ -81,10 +81,8 @@ pub struct ServicePatch {
 
 impl From<ServiceSettings> for ServicePatch {
     fn from(settings: ServiceSettings) -> Self {
-        let ServiceSettings { scheduler } = settings;
-        Self {
-            scheduler: Some(scheduler),
-        }
+        let ServiceSettings { scheduler, scheduler_flags } = settings;
+        Self { scheduler: Some(scheduler), scheduler_flags: Some(scheduler_flags) }
     }
 }
 

@@ -17,6 +17,9 @@ pub mod routes;
 pub mod serve;
 pub mod socket;
 
+#[cfg(test)]
+mod tests;
+
 /// What clients may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

@@ -110,6 +110,8 @@ pub struct Journal {
     len_bytes: u64,
     /// Octets up to the end of the whole-state record.
     whole_bytes: u64,
+    /// Where the last appended record begins, until it is retracted.
+    last_bytes: u64,
     unsynced: bool,
     broken: bool,
 }
@@ -117,8 +119,16 @@ pub struct Journal {
 impl Journal {
     /// Opens or creates the journal at `path`, alone.
     pub fn open(path: &Path) -> Result<(Self, Restored), JournalError> {
-        let failed = |source| JournalError::Io { path: path.to_owned(), source };
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
+        let failed = |source| JournalError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(failed)?;
         let mut file = lock(file, path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
@@ -148,24 +158,52 @@ impl Journal {
             file,
             len_bytes: read.valid_bytes as u64,
             whole_bytes: read.whole_bytes as u64,
+            last_bytes: read.valid_bytes as u64,
             unsynced: true,
             broken: false,
         };
-        Ok((journal, Restored { whole: read.whole, actions: read.actions, damage }))
+        Ok((
+            journal,
+            Restored {
+                whole: read.whole,
+                actions: read.actions,
+                damage,
+            },
+        ))
     }
 
     /// Hands the record of `action` to the kernel; on an error the journal is as before.
     pub fn append(&mut self, action: &Action) -> Result<(), JournalError> {
         if self.broken {
-            return Err(JournalError::Broken { path: self.path.clone() });
+            return Err(JournalError::Broken {
+                path: self.path.clone(),
+            });
         }
         let record = encode(&Record::Action(action.clone()));
         if let Err(source) = self.file.write_all(&record) {
             self.broken = self.file.set_len(self.len_bytes).is_err();
-            return Err(JournalError::Io { path: self.path.clone(), source });
+            return Err(JournalError::Io {
+                path: self.path.clone(),
+                source,
+            });
         }
+        self.last_bytes = self.len_bytes;
         self.len_bytes += record.len() as u64;
         self.unsynced = true;
+        Ok(())
+    }
+
+    /// Takes back the record appended last: its action was refused. A crash before this leaves a record
+    /// that is refused again when it is restored.
+    pub fn retract(&mut self) -> Result<(), JournalError> {
+        self.file.set_len(self.last_bytes).map_err(|source| {
+            self.broken = true;
+            JournalError::Io {
+                path: self.path.clone(),
+                source,
+            }
+        })?;
+        self.len_bytes = self.last_bytes;
         Ok(())
     }
 
@@ -176,9 +214,16 @@ impl Journal {
 
     /// Replaces everything by one whole-state record: on disk before the old file goes.
     pub fn compact(&mut self, whole: &Whole) -> Result<(), JournalError> {
-        let failed = |source| JournalError::Io { path: self.path.clone(), source };
+        let failed = |source| JournalError::Io {
+            path: self.path.clone(),
+            source,
+        };
         let next_path = self.path.with_extension("next");
-        let next = OpenOptions::new().append(true).create(true).open(&next_path).map_err(failed)?;
+        let next = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&next_path)
+            .map_err(failed)?;
         let mut next = lock(next, &next_path)?;
         next.set_len(0).map_err(failed)?;
         let mut bytes = MAGIC.to_vec();
@@ -188,6 +233,7 @@ impl Journal {
         self.file = next;
         self.len_bytes = bytes.len() as u64;
         self.whole_bytes = self.len_bytes;
+        self.last_bytes = self.len_bytes;
         self.broken = false;
         // The rename itself is made durable together with what follows.
         self.unsynced = true;
@@ -212,7 +258,9 @@ fn lock(file: File, path: &Path) -> Result<Flock<File>, JournalError> {
 fn encode(record: &Record) -> Vec<u8> {
     let mut bytes = vec![0; RECORD_HEADER_BYTES];
     serde_json::to_writer(&mut bytes, record).expect("plain data into memory");
-    let len_bytes = u32::try_from(bytes.len() - RECORD_HEADER_BYTES).expect("a state is far below 4 GiB").to_le_bytes();
+    let len_bytes = u32::try_from(bytes.len() - RECORD_HEADER_BYTES)
+        .expect("a state is far below 4 GiB")
+        .to_le_bytes();
     bytes[..4].copy_from_slice(&len_bytes);
     let crc = checksum(len_bytes, &bytes[RECORD_HEADER_BYTES..]);
     bytes[4..RECORD_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());

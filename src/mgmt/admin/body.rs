@@ -62,7 +62,10 @@ impl FromRequest<Arc<Admin>> for WantedState {
 async fn read(request: Request, admin: &Admin, max_bytes: usize) -> Result<Bytes, Refusal> {
     let body = Limited::new(request.into_body(), max_bytes);
     let Ok(collected) = timeout(admin.limits.body_timeout, body.collect()).await else {
-        let message = format!("the body was not complete after {:?}; send it at once", admin.limits.body_timeout);
+        let message = format!(
+            "the body was not complete after {:?}; send it at once",
+            admin.limits.body_timeout
+        );
         return Err(ApiError::new(ErrorCode::RequestTimeout, message).into());
     };
     match collected {
@@ -78,14 +81,19 @@ async fn read(request: Request, admin: &Admin, max_bytes: usize) -> Result<Bytes
 /// JSON as `T`; an error names the place and what is expected there.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(ApiError::new(ErrorCode::Malformed, "the body is empty; send JSON (GET /v1/openapi.json)"));
+        return Err(ApiError::new(
+            ErrorCode::Malformed,
+            "the body is empty; send JSON (GET /v1/openapi.json)",
+        ));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let place = error.path().to_string();
         ApiError::new(ErrorCode::Malformed, error.into_inner().to_string()).at(place)
     })?;
-    deserializer.end().map_err(|error| ApiError::new(ErrorCode::Malformed, error.to_string()))?;
+    deserializer
+        .end()
+        .map_err(|error| ApiError::new(ErrorCode::Malformed, error.to_string()))?;
     Ok(value)
 }
 
@@ -127,7 +135,10 @@ mod tests {
     #[test]
     fn nothing_and_trailing_garbage_are_refused() {
         for text in ["", "  \n", r#"{"service": "tcp:192.0.2.1:80"} x"#] {
-            assert_eq!(parse::<Service>(text.as_bytes()).unwrap_err().code, ErrorCode::Malformed);
+            assert_eq!(
+                parse::<Service>(text.as_bytes()).unwrap_err().code,
+                ErrorCode::Malformed
+            );
         }
     }
 }

@@ -98,7 +98,9 @@ impl Reading {
             if !matches(&self.filter, record) {
                 continue;
             }
-            let Some(line) = convert::conn_record(record, self.worker) else { continue };
+            let Some(line) = convert::conn_record(record, self.worker) else {
+                continue;
+            };
             // Plain data into memory cannot fail.
             if serde_json::to_writer(&mut lines, &line).is_ok() {
                 lines.push(b'\n');
@@ -110,7 +112,13 @@ impl Reading {
 }
 
 fn matches(filter: &ConnFilter, record: &ConnRecord) -> bool {
-    let ConnFilter { service, client, server, state, limit: _ } = filter;
+    let ConnFilter {
+        service,
+        client,
+        server,
+        state,
+        limit: _,
+    } = filter;
     let of_service = |id: &lvs_api::ServiceId| {
         convert::protocol_number(id.protocol) == record.protocol
             && id.addr == record.virt.0
@@ -119,5 +127,7 @@ fn matches(filter: &ConnFilter, record: &ConnRecord) -> bool {
     service.as_ref().is_none_or(of_service)
         && client.is_none_or(|client| client == record.client.0)
         && server.is_none_or(|server| (server.ip(), server.port()) == record.real)
-        && state.as_ref().is_none_or(|state| state == state_name(record.protocol, record.state))
+        && state
+            .as_ref()
+            .is_none_or(|state| state == state_name(record.protocol, record.state))
 }

@@ -60,18 +60,27 @@ pub async fn serve(socket: AdminSocket, admin: Arc<Admin>) -> io::Result<()> {
 
 fn admit(stream: &UnixStream, socket: &AdminSocket) -> Result<(), ApiError> {
     let forbidden = |message: String| ApiError::new(ErrorCode::Forbidden, message);
-    let peer = stream.peer_cred().map_err(|error| forbidden(format!("who you are is unknown: {error}")))?;
+    let peer = stream
+        .peer_cred()
+        .map_err(|error| forbidden(format!("who you are is unknown: {error}")))?;
     if socket.gate.admits(Uid::from_raw(peer.uid()), Gid::from_raw(peer.gid())) {
         return Ok(());
     }
-    let message = format!("user {} may not control lvsd; be root or a member of the socket's group", peer.uid());
+    let message = format!(
+        "user {} may not control lvsd; be root or a member of the socket's group",
+        peer.uid()
+    );
     Err(forbidden(message))
 }
 
 /// Answers without reading; what does not fit the socket's buffer at once is lost.
 fn refuse(stream: &UnixStream, error: &ApiError) {
     let body = serde_json::to_string(error).unwrap_or_default();
-    let reason = if error.code == ErrorCode::Busy { "Service Unavailable" } else { "Forbidden" };
+    let reason = if error.code == ErrorCode::Busy {
+        "Service Unavailable"
+    } else {
+        "Forbidden"
+    };
     let answer = format!(
         "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         error.code.status(),

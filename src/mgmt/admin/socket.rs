@@ -49,13 +49,22 @@ pub fn refuse_second_daemon(path: &Path) -> Result<(), SocketError> {
         Ok(_) => match UnixStream::connect(path) {
             Ok(stream) => {
                 let peer = getsockopt(&stream, PeerCredentials).ok();
-                Err(SocketError::InUse { path: path.to_owned(), pid: peer.map(|peer| peer.pid()) })
+                Err(SocketError::InUse {
+                    path: path.to_owned(),
+                    pid: peer.map(|peer| peer.pid()),
+                })
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-            Err(source) => Err(SocketError::Io { path: path.to_owned(), source }),
+            Err(source) => Err(SocketError::Io {
+                path: path.to_owned(),
+                source,
+            }),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(SocketError::Io { path: path.to_owned(), source }),
+        Err(source) => Err(SocketError::Io {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -79,8 +88,12 @@ impl Gate {
 }
 
 fn is_member(uid: Uid, group: Gid) -> bool {
-    let Ok(Some(user)) = User::from_uid(uid) else { return false };
-    let Ok(name) = std::ffi::CString::new(user.name) else { return false };
+    let Ok(Some(user)) = User::from_uid(uid) else {
+        return false;
+    };
+    let Ok(name) = std::ffi::CString::new(user.name) else {
+        return false;
+    };
     getgrouplist(&name, user.gid).is_ok_and(|groups| groups.contains(&group))
 }
 
@@ -98,7 +111,10 @@ impl AdminSocket {
     /// Opens the socket with mode 0660, owned by `group` when there is one of that name (else a warning).
     pub fn open(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
         refuse_second_daemon(path)?;
-        let failed = |source| SocketError::Io { path: path.to_owned(), source };
+        let failed = |source| SocketError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let group = group.and_then(find_group);
         // Complete before it is visible: nobody connects under the umask's mode, and a stale socket is
         // replaced in one step.
@@ -120,7 +136,11 @@ impl AdminSocket {
             let _ = fs::remove_file(&fresh);
             return Err(failed(error));
         }
-        Ok(Self { listener, gate: Gate::new(Uid::effective(), group), path: path.to_owned() })
+        Ok(Self {
+            listener,
+            gate: Gate::new(Uid::effective(), group),
+            path: path.to_owned(),
+        })
     }
 }
 
@@ -177,7 +197,10 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("api.sock");
         fs::write(&path, "notes").unwrap();
-        assert!(matches!(AdminSocket::open(&path, None), Err(SocketError::NotASocket { .. })));
+        assert!(matches!(
+            AdminSocket::open(&path, None),
+            Err(SocketError::NotASocket { .. })
+        ));
         assert_eq!(fs::read(&path).unwrap(), b"notes");
     }
 

@@ -72,8 +72,9 @@ impl Counts {
     pub fn collect(&mut self, table: &ServiceTable, workers: &[Arc<dyn WorkerPort>]) {
         for slot in table.real_servers() {
             let id = slot.server.id;
-            let now =
-                workers.iter().fold(Totals::default(), |sum, worker| sum.plus(worker.counters().server(id).totals()));
+            let now = workers.iter().fold(Totals::default(), |sum, worker| {
+                sum.plus(worker.counters().server(id).totals())
+            });
             let seen = self.seen.entry(id).or_default();
             let growth = now.since(*seen);
             *seen = now;
@@ -112,7 +113,8 @@ impl Counts {
     /// Forgets servers and services whose slots are free again.
     pub fn forget(&mut self, table: &ServiceTable) {
         self.servers.retain(|id, _| table.real_server(*id).is_some());
-        self.services.retain(|id, (born, _)| table.service(*id).is_some_and(|service| service.born == *born));
+        self.services
+            .retain(|id, (born, _)| table.service(*id).is_some_and(|service| service.born == *born));
     }
 
     /// Of one real server.

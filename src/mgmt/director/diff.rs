@@ -4,7 +4,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lvs_api::{Action, ApiError, ErrorCode, Server, ServerOfService, ServerPatch, Service, ServicePatch, State, StateDiff};
+use lvs_api::{
+    Action, ApiError, ErrorCode, Server, ServerOfService, ServerPatch, Service, ServicePatch, State, StateDiff,
+};
 
 /// An action and the place in the wanted state that asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +23,11 @@ pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Step>), Ap
     let old: HashMap<_, _> = from.services.iter().map(|service| (service.service, service)).collect();
     let wanted: HashSet<_> = to.services.iter().map(|service| service.service).collect();
     let mut plan = Plan::default();
-    for service in from.services.iter().filter(|service| !wanted.contains(&service.service)) {
+    for service in from
+        .services
+        .iter()
+        .filter(|service| !wanted.contains(&service.service))
+    {
         plan.diff.services_removed.push(service.service);
         plan.step(String::new(), Action::DeleteService(service.service));
     }
@@ -75,43 +81,82 @@ impl Plan {
 
     fn add_service(&mut self, place: String, service: &Service) {
         self.diff.services_added.push(service.service);
-        let of = |server: &Server| ServerOfService { service: service.service, server: server.server };
+        let of = |server: &Server| ServerOfService {
+            service: service.service,
+            server: server.server,
+        };
         self.diff.servers_added.extend(service.servers.iter().map(of));
         self.step(place, Action::AddService(service.clone()));
     }
 
     fn change_service(&mut self, place: &str, old: &Service, new: &Service) {
-        let Service { service: id, scheduler, scheduler_flags, local_addresses, servers } = new;
+        let Service {
+            service: id,
+            scheduler,
+            scheduler_flags,
+            local_addresses,
+            servers,
+        } = new;
         let id = *id;
         if (&old.scheduler, &old.scheduler_flags) != (scheduler, scheduler_flags) {
             self.diff.services_changed.push(id);
-            let patch =
-                ServicePatch { scheduler: Some(scheduler.clone()), scheduler_flags: Some(scheduler_flags.clone()) };
+            let patch = ServicePatch {
+                scheduler: Some(scheduler.clone()),
+                scheduler_flags: Some(scheduler_flags.clone()),
+            };
             self.step(place.to_owned(), Action::EditService { service: id, patch });
         }
         let wanted: HashSet<_> = servers.iter().map(|server| server.server).collect();
         for server in old.servers.iter().filter(|server| !wanted.contains(&server.server)) {
-            self.diff.servers_removed.push(ServerOfService { service: id, server: server.server });
-            self.step(String::new(), Action::DeleteServer { service: id, server: server.server });
+            self.diff.servers_removed.push(ServerOfService {
+                service: id,
+                server: server.server,
+            });
+            self.step(
+                String::new(),
+                Action::DeleteServer {
+                    service: id,
+                    server: server.server,
+                },
+            );
         }
         if old.local_addresses != *local_addresses {
             self.diff.local_addresses_changed.push(id);
-            let action = Action::SetLocalAddresses { service: id, addresses: local_addresses.clone() };
+            let action = Action::SetLocalAddresses {
+                service: id,
+                addresses: local_addresses.clone(),
+            };
             self.step(format!("{place}.local_addresses"), action);
         }
         let present: HashMap<_, _> = old.servers.iter().map(|server| (server.server, server)).collect();
         for (index, server) in servers.iter().enumerate() {
             let place = format!("{place}.servers[{index}]");
-            let of = ServerOfService { service: id, server: server.server };
+            let of = ServerOfService {
+                service: id,
+                server: server.server,
+            };
             match present.get(&server.server) {
                 None => {
                     self.diff.servers_added.push(of);
-                    self.step(place, Action::AddServer { service: id, server: server.clone() });
+                    self.step(
+                        place,
+                        Action::AddServer {
+                            service: id,
+                            server: server.clone(),
+                        },
+                    );
                 }
                 Some(old) if *old != server => {
                     self.diff.servers_changed.push(of);
                     let patch = whole_patch(server);
-                    self.step(place, Action::EditServer { service: id, server: server.server, patch });
+                    self.step(
+                        place,
+                        Action::EditServer {
+                            service: id,
+                            server: server.server,
+                            patch,
+                        },
+                    );
                 }
                 Some(_) => {}
             }
@@ -120,7 +165,13 @@ impl Plan {
 }
 
 const fn whole_patch(server: &Server) -> ServerPatch {
-    let Server { server: _, mode, weight, upper_threshold_conns, lower_threshold_conns } = server;
+    let Server {
+        server: _,
+        mode,
+        weight,
+        upper_threshold_conns,
+        lower_threshold_conns,
+    } = server;
     ServerPatch {
         mode: Some(*mode),
         weight: Some(*weight),
@@ -169,7 +220,10 @@ mod tests {
         ];
         assert_eq!(lengths, [1, 1, 1, 2, 1, 1, 1]);
         assert!(diff.timeouts_changed);
-        assert_eq!(steps[0].action, Action::DeleteService("udp:192.0.2.1:53".parse().unwrap()));
+        assert_eq!(
+            steps[0].action,
+            Action::DeleteService("udp:192.0.2.1:53".parse().unwrap())
+        );
         let places: Vec<_> = steps.iter().map(|step| step.place.as_str()).collect();
         let expected = [
             "",
@@ -187,7 +241,11 @@ mod tests {
     #[test]
     fn timeouts_that_are_not_mentioned_stay() {
         let mut before = state(BEFORE);
-        before.timeouts = Some(lvs_api::Timeouts { tcp_sec: 1, tcp_fin_sec: 2, udp_sec: 3 });
+        before.timeouts = Some(lvs_api::Timeouts {
+            tcp_sec: 1,
+            tcp_fin_sec: 2,
+            udp_sec: 3,
+        });
         assert!(difference(&before, &state(BEFORE)).unwrap().0.is_empty());
     }
 
@@ -195,10 +253,16 @@ mod tests {
     fn duplicates_are_refused_with_their_place() {
         let twice = r#"{"services": [{"service": "tcp:192.0.2.1:80"}, {"service": "tcp:192.0.2.1:80"}]}"#;
         let error = difference(&State::default(), &state(twice)).unwrap_err();
-        assert_eq!((error.code, error.place.as_deref()), (ErrorCode::ServiceExists, Some("services[1]")));
+        assert_eq!(
+            (error.code, error.place.as_deref()),
+            (ErrorCode::ServiceExists, Some("services[1]"))
+        );
         let twice = r#"{"services": [{"service": "tcp:192.0.2.1:80",
             "servers": [{"server": "198.51.100.1:80"}, {"server": "198.51.100.1:80"}]}]}"#;
         let error = difference(&State::default(), &state(twice)).unwrap_err();
-        assert_eq!((error.code, error.place.as_deref()), (ErrorCode::ServerExists, Some("services[0].servers[1]")));
+        assert_eq!(
+            (error.code, error.place.as_deref()),
+            (ErrorCode::ServerExists, Some("services[0].servers[1]"))
+        );
     }
 }

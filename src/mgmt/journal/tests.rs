@@ -16,7 +16,13 @@ fn whole(count: u16) -> Whole {
             other => panic!("{other:?}"),
         })
         .collect();
-    Whole { state: State { services, timeouts: None }, base: State::default() }
+    Whole {
+        state: State {
+            services,
+            timeouts: None,
+        },
+        base: State::default(),
+    }
 }
 
 /// A journal of one whole record (two services) and five actions; its octets and where each record ends.
