@@ -1,7 +1,15 @@
 //! The management core: may block, allocate and log; owns the desired state.
 
+pub mod admin;
+pub mod director;
+pub mod journal;
 pub mod kernel;
+pub mod punt;
+pub mod reload;
+pub mod twin;
+pub mod worker_port;
+
+#[cfg(test)]
+mod fake_worker;
 #[cfg(test)]
 mod namespace;
-pub mod punt;
-pub mod twin;
