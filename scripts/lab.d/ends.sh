@@ -108,7 +108,7 @@ ssh_from_client() {
         -o LogLevel=ERROR -o ConnectTimeout=5 -p "${2:-22}" "root@$1" 'echo $LAB_HOST'
 }
 
-# start_udp_echo HOST ADDRESS:PORT...
+# start_udp_echo HOST ADDRESS:PORT... [--say TEXT]
 start_udp_echo() {
     local host=$1
     shift

@@ -94,11 +94,14 @@ silent_vip() {
 # forward HOST: makes it a router.
 forward() { set_sysctl "$1" net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; }
 
-# The client's side of every lab: client at 198.51.100.2 and 2001:db8:1::2 with more addresses for crowds.
+# The client's side of every lab. Crowds come from an address of their own, whose ports are all free.
 CLIENT4=198.51.100.2 CLIENT6=2001:db8:1::2
+CROWD4=198.51.100.3 CROWD6=2001:db8:1::3
 
 new_client() {
     new_host client
     plug client eth0 outside
-    address client eth0 "$CLIENT4/24" "$CLIENT6/64"
+    address client eth0 "$CLIENT4/24" "$CLIENT6/64" "$CROWD4/24"
+    # Deprecated: taken only when asked for by name.
+    in_ns client ip addr add "$CROWD6/64" dev eth0 nodad preferred_lft 0
 }

@@ -10,12 +10,16 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// Lets this process hold `wanted` connections and a few files more.
 ///
 /// # Errors
-/// When the hard limit is lower and the process may not raise it.
+/// When the hard limit is lower and the process may not raise it: then several processes must share.
 pub fn raise_file_limit(wanted: u64) -> std::io::Result<()> {
     let needed = wanted + 64;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if soft < needed {
-        setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed))?;
+    if soft >= needed {
+        return Ok(());
     }
-    Ok(())
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).map_err(|errno| {
+        std::io::Error::other(format!(
+            "{needed} files needed, {hard} allowed ({errno}): use more processes"
+        ))
+    })
 }

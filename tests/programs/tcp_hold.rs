@@ -21,9 +21,6 @@ const OPENING_MAX: usize = 64;
 const BACKLOG: u32 = 4_096;
 /// How long one connection may take to open, or to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// First source port of a client address.
-const FIRST_PORT: u16 = 1_024;
-
 #[derive(Debug, Parser)]
 #[command(about = "Holds many TCP connections")]
 struct Arguments {
@@ -40,8 +37,8 @@ enum Role {
         /// Where to tell the counts.
         #[arg(long)]
         status: SocketAddr,
-        /// Connections to be ready for.
-        #[arg(long, default_value_t = 65_000)]
+        /// Connections to be ready for. Several processes may share the listening address.
+        #[arg(long, default_value_t = 18_000)]
         count: u64,
     },
     /// Open, hold until the standard input ends, check each and report.
@@ -54,6 +51,9 @@ enum Role {
         /// Client addresses to spread them over; the kernel's choice without.
         #[arg(long, value_delimiter = ',')]
         from: Vec<IpAddr>,
+        /// First source port of each of them.
+        #[arg(long, default_value_t = 1_024)]
+        first_port: u16,
     },
 }
 
@@ -66,9 +66,15 @@ fn main() -> std::io::Result<ExitCode> {
             raise_file_limit(count)?;
             runtime.block_on(serve(listen, status))
         }
-        Role::Open { target, count, from } => {
+        Role::Open {
+            target,
+            count,
+            from,
+            first_port,
+        } => {
             raise_file_limit(u64::from(count))?;
-            runtime.block_on(open(target, count, &from))
+            let sources = (0..count).map(|number| source_of(number, &from, first_port)).collect();
+            runtime.block_on(open(target, sources))
         }
     }
 }
@@ -80,6 +86,7 @@ async fn serve(listen: SocketAddr, status: SocketAddr) -> std::io::Result<ExitCo
         TcpSocket::new_v6()?
     };
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
     socket.bind(listen)?;
     let listener = socket.listen(BACKLOG)?;
     let told = TcpListener::bind(status).await?;
@@ -128,11 +135,11 @@ async fn hold(mut stream: TcpStream, source: IpAddr, sources: Sources) {
     change(&sources, source, -1);
 }
 
-async fn open(target: SocketAddr, count: u32, from: &[IpAddr]) -> std::io::Result<ExitCode> {
+async fn open(target: SocketAddr, sources: Vec<Option<SocketAddr>>) -> std::io::Result<ExitCode> {
+    let count = sources.len();
     let permits = Arc::new(Semaphore::new(OPENING_MAX));
     let mut opening = Vec::new();
-    for number in 0..count {
-        let source = source_of(number, from);
+    for source in sources {
         let permit = Arc::clone(&permits)
             .acquire_owned()
             .await
@@ -171,11 +178,11 @@ async fn open(target: SocketAddr, count: u32, from: &[IpAddr]) -> std::io::Resul
 }
 
 /// Addresses rotate; each goes up through its ports.
-fn source_of(number: u32, from: &[IpAddr]) -> Option<SocketAddr> {
-    let ports = u32::from(u16::MAX - FIRST_PORT) + 1;
+fn source_of(number: u32, from: &[IpAddr], first_port: u16) -> Option<SocketAddr> {
+    let ports = u32::from(u16::MAX - first_port) + 1;
     let addresses = u32::try_from(from.len()).ok().filter(|&len| len > 0)?;
     let addr = from.get((number % addresses) as usize)?;
-    let port = u32::from(FIRST_PORT) + (number / addresses) % ports;
+    let port = u32::from(first_port) + (number / addresses) % ports;
     Some(SocketAddr::new(*addr, port as u16))
 }
 
@@ -192,7 +199,7 @@ async fn connect(target: SocketAddr, source: Option<SocketAddr>) -> std::io::Res
     socket.connect(target).await
 }
 
-async fn count_alive(held: Vec<TcpStream>) -> u32 {
+async fn count_alive(held: Vec<TcpStream>) -> usize {
     let mut alive = 0;
     let mut waiting = Vec::new();
     for mut stream in held {
@@ -217,15 +224,15 @@ mod tests {
     fn sources_use_every_address_before_the_next_port() {
         let from = ["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()];
         let sources: Vec<_> = (0..4)
-            .filter_map(|number| source_of(number, &from))
+            .filter_map(|number| source_of(number, &from, 1_024))
             .map(|end| end.to_string())
             .collect();
         assert_eq!(
             sources,
             ["192.0.2.1:1024", "192.0.2.2:1024", "192.0.2.1:1025", "192.0.2.2:1025"]
         );
-        assert_eq!(source_of(64_512 * 2, &from), source_of(0, &from));
-        assert_eq!(source_of(0, &[]), None);
+        assert_eq!(source_of(64_512 * 2, &from, 1_024), source_of(0, &from, 1_024));
+        assert_eq!(source_of(0, &[], 1_024), None);
     }
 
     #[test]

@@ -15,11 +15,16 @@ struct Arguments {
     /// Where to listen. Name the VIP itself in DR and TUN, so that answers come from it.
     #[arg(required = true)]
     listen: Vec<SocketAddr>,
+    /// Answer with this line instead of the datagram.
+    #[arg(long)]
+    say: Option<String>,
 }
 
 fn main() -> std::io::Result<()> {
+    let arguments = Arguments::parse();
+    let line = arguments.say.map(|text| text + "\n");
     let mut threads = Vec::new();
-    for addr in Arguments::parse().listen {
+    for addr in arguments.listen {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
         if addr.is_ipv6() {
             socket.set_only_v6(true)?;
@@ -27,7 +32,8 @@ fn main() -> std::io::Result<()> {
         socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
         socket.bind(&SockAddr::from(addr))?;
         let socket = UdpSocket::from(socket);
-        threads.push(thread::spawn(move || echo(&socket)));
+        let line = line.clone();
+        threads.push(thread::spawn(move || answer(&socket, line.as_deref())));
     }
     println!("ready");
     for thread in threads {
@@ -38,11 +44,11 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-fn echo(socket: &UdpSocket) -> std::io::Result<()> {
+fn answer(socket: &UdpSocket, line: Option<&str>) -> std::io::Result<()> {
     let mut buffer = [0; 65_536];
     loop {
         let (len, from) = socket.recv_from(&mut buffer)?;
         // Losing one answer is UDP; an unreachable client must not end the service.
-        let _ = socket.send_to(&buffer[..len], from);
+        let _ = socket.send_to(line.map_or(&buffer[..len], str::as_bytes), from);
     }
 }

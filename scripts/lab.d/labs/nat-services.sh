@@ -9,10 +9,9 @@ run_lab() {
         start_sshd "$host"
         start "$host" telnet socat TCP6-LISTEN:23,ipv6only=0,fork,reuseaddr "SYSTEM:echo $host"
         start "$host" echo socat TCP6-LISTEN:3306,ipv6only=0,fork,reuseaddr PIPE
-        start "$host" dns socat UDP6-RECVFROM:53,ipv6only=0,fork "SYSTEM:echo $host"
+        start_udp_echo "$host" "0.0.0.0:53" "[::]:53" --say "$host"
         wait_listen "$host" 23
         wait_listen "$host" 3306
-        wait_listen "$host" 53 u
     done
     start_lvsd
     nat_addresses
