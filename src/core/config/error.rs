@@ -19,7 +19,7 @@ pub struct ConfigError {
     /// Table and key, like `workers.count`.
     pub key: String,
     /// Cause and cure.
-    pub problem: ConfigProblem,
+    pub problem: Box<ConfigProblem>,
 }
 
 /// Cause and cure.
@@ -71,7 +71,7 @@ impl Invalid {
             line,
             column,
             key: key_at(text, self.span.start),
-            problem: self.problem,
+            problem: Box::new(self.problem),
         }
     }
 }

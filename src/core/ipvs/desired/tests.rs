@@ -297,10 +297,13 @@ struct Remembered {
     idle_since_sec: Option<u64>,
 }
 
+/// Oldest first.
+type TwinServers = Vec<(RealServerId, ServerSpec)>;
+
 /// The same behaviour by the plainest means.
 #[derive(Clone, Debug, Default)]
 struct Twin {
-    services: Vec<(ServiceSpec, Vec<IpAddr>, Vec<(RealServerId, ServerSpec)>)>,
+    services: Vec<(ServiceSpec, Vec<IpAddr>, TwinServers)>,
     deleted: Vec<Remembered>,
     now_sec: u64,
 }
