@@ -48,7 +48,8 @@ pub enum ConfigProblem {
     },
     /// Two keys that contradict each other.
     #[error(
-        "{count} workers but {cores} worker cores: give eal.worker_cores one core for each worker, or leave one of the two out"
+        "{count} workers but {cores} worker cores: \
+         give eal.worker_cores one core for each worker, or leave one of the two out"
     )]
     WorkersAndCores { count: u64, cores: usize },
     /// As the API would refuse it.
