@@ -35,7 +35,13 @@ pub struct MailboxPort {
 impl MailboxPort {
     /// The port of the worker that has this mailbox and these counters and runs on `cpu`.
     pub fn new(mailbox: Arc<Mailbox>, counters: Arc<WorkerCounters>, cpu: u16) -> Self {
-        Self { mailbox, counters, cpu, askers: Mutex::default(), next_ticket: AtomicU64::new(0) }
+        Self {
+            mailbox,
+            counters,
+            cpu,
+            askers: Mutex::default(),
+            next_ticket: AtomicU64::new(0),
+        }
     }
 
     /// Tells the worker to leave its loop. Tries again while its mailbox is full.
@@ -55,7 +61,10 @@ impl MailboxPort {
                 Reply::ConnDump(dump) => {
                     if let Some(asker) = self.askers().remove(&dump.ticket) {
                         // Whoever asked may have given up.
-                        let _ = asker.send(ConnChunk { records: dump.records, next: dump.cursor });
+                        let _ = asker.send(ConnChunk {
+                            records: dump.records,
+                            next: dump.cursor,
+                        });
                     }
                 }
             }
@@ -85,7 +94,11 @@ impl WorkerPort for MailboxPort {
         let (answer, receiver) = oneshot::channel();
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
         self.askers().insert(ticket, answer);
-        let dump = Box::new(ConnDump { cursor: Some(cursor), records: room, ticket });
+        let dump = Box::new(ConnDump {
+            cursor: Some(cursor),
+            records: room,
+            ticket,
+        });
         if self.mailbox.commands.push(Command::DumpConns(dump)).is_err() {
             // Dropping the sender tells the asker that there is no answer.
             self.askers().remove(&ticket);
@@ -124,12 +137,17 @@ mod tests {
         let mut asked: Vec<_> = std::iter::from_fn(|| mailbox.commands.pop()).collect();
         asked.reverse();
         for command in asked {
-            let Command::DumpConns(mut dump) = command else { panic!("only dumps were asked for") };
+            let Command::DumpConns(mut dump) = command else {
+                panic!("only dumps were asked for")
+            };
             dump.cursor = Some(DumpCursor::V6(dump.ticket as u32));
             mailbox.replies.push(Reply::ConnDump(dump)).expect("there is room");
         }
         port.collect(&|_| panic!("no neighbour was asked for"));
-        let nexts: Vec<_> = answers.iter_mut().map(|answer| answer.try_recv().expect("answered").next).collect();
+        let nexts: Vec<_> = answers
+            .iter_mut()
+            .map(|answer| answer.try_recv().expect("answered").next)
+            .collect();
         assert_eq!(nexts, [Some(DumpCursor::V6(0)), Some(DumpCursor::V6(1))]);
     }
 
