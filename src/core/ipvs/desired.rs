@@ -541,3 +541,6 @@ fn family(key: &ServiceKey) -> AddressFamily {
     let ServiceKey::Address { addr, .. } = key;
     AddressFamily::of(addr)
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,7 +116,7 @@ mod tests {
         for workers_count in [1u8, 2, 3, 7, 64] {
             let mut all = HashSet::new();
             for worker in (0..workers_count).map(WorkerId) {
-                let mut cursor = LocalPortCursor::seeded(u64::from(worker.0) * 0x9E37_79B9_7F4A_7C15);
+                let mut cursor = LocalPortCursor::seeded(u64::from(worker.0).wrapping_mul(0x9E37_79B9_7F4A_7C15));
                 let mut own = HashSet::new();
                 loop {
                     let end = pool.next::<Addr4>(&mut cursor, worker, workers_count).unwrap();

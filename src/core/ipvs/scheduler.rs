@@ -315,3 +315,6 @@ impl VirtualService {
 const fn hash_to_octet(value: u32) -> u8 {
     (value.wrapping_mul(0x61C8_8647) >> 24) as u8
 }
+
+#[cfg(test)]
+mod tests;

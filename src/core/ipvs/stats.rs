@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn bytes_have_their_own_scale() {
         let mut estimator = Estimator::default();
-        for tick in 1..=40 {
+        for tick in 1..=100 {
             estimator.sample(Totals {
                 in_bytes: tick * 3_000_000,
                 ..Totals::default()

@@ -1,0 +1,174 @@
+//! The file as serde reads it: every key optional unless there is no sensible default, nothing checked
+//! but types, every value with its place in the text.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// A value that may be left out.
+pub(super) type Optional<T> = Option<Spanned<T>>;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    #[serde(default)]
+    pub(super) eal: RawEal,
+    #[serde(default)]
+    pub(super) workers: RawWorkers,
+    #[serde(default)]
+    pub(super) connections: RawConnections,
+    #[serde(default)]
+    pub(super) timeouts: RawTimeouts,
+    #[serde(default)]
+    pub(super) api: RawApi,
+    #[serde(default)]
+    pub(super) journal: RawJournal,
+    #[serde(default)]
+    pub(super) ipvs: RawIpvs,
+    #[serde(default)]
+    pub(super) device: Vec<RawDevice>,
+    #[serde(default)]
+    pub(super) service: Vec<RawService>,
+}
+
+impl RawConfig {
+    pub(super) fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}
+
+/// Whether DPDK uses hugepages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hugepages {
+    /// If the machine has any.
+    Auto,
+    /// Do not start without.
+    Require,
+    /// Ordinary memory: for tests and virtual devices.
+    Never,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEal {
+    pub(super) hugepages: Optional<Hugepages>,
+    pub(super) memory_mb: Optional<u32>,
+    pub(super) main_core: Optional<u16>,
+    pub(super) worker_cores: Optional<Vec<Spanned<u16>>>,
+    pub(super) extra_args: Optional<Vec<String>>,
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// Polls without pause: least latency.
+    Spin,
+    /// Polls with the processor's pause instruction: leaves the sibling hyperthread alone.
+    Pause,
+    /// Sleeps between polls: for machines that do other things too.
+    Sleep,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWorkers {
+    pub(super) count: Optional<u32>,
+    pub(super) idle: Optional<Idle>,
+    pub(super) idle_sleep_us: Optional<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConnections {
+    pub(super) ipv4_max: Optional<u32>,
+    pub(super) ipv6_max: Optional<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTimeouts {
+    pub(super) tcp_sec: Optional<u32>,
+    pub(super) tcp_fin_sec: Optional<u32>,
+    pub(super) udp_sec: Optional<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawApi {
+    pub(super) socket: Optional<String>,
+    pub(super) group: Optional<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawJournal {
+    pub(super) path: Optional<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawOverhead {
+    Classic,
+    Current,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIpvs {
+    pub(super) overhead: Optional<RawOverhead>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDevice {
+    pub(super) name: Spanned<String>,
+    pub(super) dpdk: Spanned<String>,
+    pub(super) mac: Optional<String>,
+    pub(super) rx_queue_size: Optional<u16>,
+    pub(super) tx_queue_size: Optional<u16>,
+    pub(super) mtu: Optional<u16>,
+    pub(super) promiscuous: Optional<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawProtocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawService {
+    pub(super) protocol: Spanned<RawProtocol>,
+    pub(super) address: Spanned<IpAddr>,
+    pub(super) port: Spanned<u16>,
+    pub(super) scheduler: Optional<String>,
+    pub(super) scheduler_flags: Optional<Vec<Spanned<String>>>,
+    pub(super) local_addresses: Optional<Vec<Spanned<IpAddr>>>,
+    #[serde(default)]
+    pub(super) real_server: Vec<RawRealServer>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawMode {
+    Nat,
+    Dr,
+    Tunnel,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRealServer {
+    pub(super) address: Spanned<IpAddr>,
+    pub(super) port: Optional<u16>,
+    pub(super) mode: Optional<RawMode>,
+    pub(super) weight: Optional<u32>,
+    pub(super) upper_threshold: Optional<u32>,
+    pub(super) lower_threshold: Optional<u32>,
+}
