@@ -4,4 +4,5 @@
 
 pub mod dpdk;
 pub mod mgmt;
+pub mod startup;
 pub mod worker;

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod director;
 pub mod journal;
 pub mod kernel;
+pub mod mailbox_port;
 pub mod punt;
 pub mod reload;
 pub mod twin;

@@ -23,7 +23,7 @@ use crate::tick::Tick;
 /// Why a connection was not inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsertError {
-    /// The table holds as many as it was made for (or, once in 10¹⁴, its index has no room for this key).
+    /// The table holds as many as it was made for (or, once in 10¹² insertions at most, its index has no room).
     Full,
     /// A connection with this inbound or outbound key is there already.
     Exists,
@@ -242,6 +242,7 @@ impl<A: Address> ConnTable<A> {
     /// Takes a connection out at once. No effect when there is none at `index`.
     pub fn remove(&mut self, index: ConnIndex) {
         if self.is_there(index) {
+            self.prefetch_buckets_of(index.0);
             self.wheel.disarm(&mut self.conns, index.0);
             self.release(index.0);
         }
@@ -281,28 +282,38 @@ impl<A: Address> ConnTable<A> {
         if self.is_empty() {
             return decided;
         }
+        // One fired connection waits until the next has come, while its buckets are fetched.
+        let mut waiting = None;
         for _ in 0..budget {
-            let slot = match self.wheel.step(&mut self.conns, now) {
+            match self.wheel.step(&mut self.conns, now) {
                 Step::Done => break,
-                Step::Moved => continue,
-                Step::Fired(slot) => slot,
-            };
-            let conn = self.conns.at_mut(slot as usize);
-            let idle_until = timer_wheel::expiry(conn.last_seen, conn.timeout_ms);
-            if !now.reached(idle_until) {
-                self.wheel.arm(&mut self.conns, slot, idle_until);
-                continue;
-            }
-            decided += 1;
-            match decide(conn) {
-                Expiry::Remove => self.release(slot),
-                Expiry::Rearm { ms } => {
-                    let again = timer_wheel::expiry(now, ms.max(timer_wheel::UNIT_MS));
-                    self.wheel.arm(&mut self.conns, slot, again);
+                Step::Moved => {}
+                Step::Fired(slot) => {
+                    self.prefetch_buckets_of(slot);
+                    let before = waiting.replace(slot);
+                    decided += before.map_or(0, |slot| self.fired(slot, now, &mut decide));
                 }
             }
         }
-        decided
+        decided + waiting.map_or(0, |slot| self.fired(slot, now, &mut decide))
+    }
+
+    /// Deals with a connection whose timer fired; 1 if `decide` was asked.
+    fn fired(&mut self, slot: u32, now: Tick, decide: &mut impl FnMut(&mut Conn<A>) -> Expiry) -> usize {
+        let conn = self.conns.at_mut(slot as usize);
+        let idle_until = timer_wheel::expiry(conn.last_seen, conn.timeout_ms);
+        if !now.reached(idle_until) {
+            self.wheel.arm(&mut self.conns, slot, idle_until);
+            return 0;
+        }
+        match decide(conn) {
+            Expiry::Remove => self.release(slot),
+            Expiry::Rearm { ms } => {
+                let again = timer_wheel::expiry(now, ms.max(timer_wheel::UNIT_MS));
+                self.wheel.arm(&mut self.conns, slot, again);
+            }
+        }
+        1
     }
 
     /// Shows `visit` the connections in at most `slots_max` slots from slot `from` on, and returns where to go
@@ -355,11 +366,18 @@ impl<A: Address> ConnTable<A> {
         prefetch_write(&soon.timer);
     }
 
+    fn prefetch_buckets_of(&self, slot: u32) {
+        let conn = self.conns.at(slot as usize);
+        self.prefetch_bucket(self.hash(&conn.inbound_key()));
+        if conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
+            self.prefetch_bucket(self.hash(&conn.outbound_key()));
+        }
+    }
+
     /// Takes the connection in `slot`, whose timer is not armed, out of the index and frees the slot.
     fn release(&mut self, slot: u32) {
         let conn = self.conns.at(slot as usize);
         let inbound_hash = self.hash(&conn.inbound_key());
-        self.prefetch_bucket(inbound_hash);
         if conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
             let outbound_hash = self.hash(&conn.outbound_key());
             let found = self.index.remove(outbound_hash, value_of(slot, Direction::Outbound));
