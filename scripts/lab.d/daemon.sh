@@ -11,10 +11,19 @@ vdev() {
     # A setting of scripts/lab, not one of DEVICES.
     # shellcheck disable=SC2153
     case $DEVICE in
-    af_packet) echo "net_af_packet$1,iface=$2,qpairs=$WORKERS,blocksz=4096,framesz=2048,framecnt=512" ;;
+    # Rings that outlast a moment in which the worker's core belongs to nginx or ab.
+    af_packet) echo "net_af_packet$1,iface=$2,qpairs=$WORKERS,blocksz=4096,framesz=2048,framecnt=4096" ;;
     af_xdp) echo "net_af_xdp$1,iface=$2" ;;
     *) echo "unknown device $DEVICE" >&2 && exit 2 ;;
     esac
+}
+
+# One CPU a worker, the first CPU last: 1, 2 ... 0, and round again where there are fewer.
+worker_cores() {
+    local worker
+    for ((worker = 1; worker <= WORKERS; worker++)); do
+        echo $((worker % $(nproc)))
+    done | paste -sd,
 }
 
 write_config() {
@@ -23,6 +32,7 @@ write_config() {
 # Software devices on ordinary memory; workers sleep when idle, for they share the machine with both ends.
 [eal]
 hugepages = "never"
+worker_cores = [$(worker_cores)]
 
 [workers]
 count = $WORKERS

@@ -163,3 +163,5 @@ frames() {
     shift
     tcpdump -nr "$LAB_STATE/$name.pcap" "$@" 2>/dev/null | wc -l
 }
+
+some_frames() { (($(frames "$@") > 0)); }

@@ -51,13 +51,13 @@ only() { [[ $(pages 10 "$1" | tr ' ' '\n' | sort -u) == "$2" ]]; }
 both_answer() { until_true 10 answers "$(url "$VIP")/" rs1 && until_true 10 answers "$(url "$VIP")/" rs2; }
 
 save_and_restore() {
-    lvsctl state get >"$LAB_STATE/saved.json"
+    echo "\$ lvsctl state get > $LAB_STATE/saved.json"
+    lvsctl_quiet state get >"$LAB_STATE/saved.json"
     lvsctl flush
     equal "a flushed director balances nothing" "" "$(page "$(url "$VIP")/")"
     lvsctl state apply "$LAB_STATE/saved.json"
     check "restored, it serves again" until_true 5 answers "$(url "$VIP")/" rs1 rs2
     lvsctl_quiet state get >"$LAB_STATE/restored.json"
-    sed -i 1d "$LAB_STATE/saved.json"
     check "saved and restored rules are identical" cmp "$LAB_STATE/saved.json" "$LAB_STATE/restored.json"
     lvsctl flush
 }

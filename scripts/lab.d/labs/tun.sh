@@ -51,8 +51,6 @@ check_wrapping() {
     equal "the real server sends nothing to the director" 0 "$(frames server src host "${RS[1]}" and dst host "$DIRECTOR" and not arp)"
 }
 
-some_frames() { (($(frames "$@") > 0)); }
-
 # IPv4 inside IPv6 and IPv6 inside IPv4.
 mixed_families() {
     title "mixed families"
