@@ -153,7 +153,7 @@ capture() {
 }
 
 stop_capture() {
-    kill -INT "$CAPTURE"
+    kill "$CAPTURE"
     wait "$CAPTURE" || true
 }
 
