@@ -115,7 +115,7 @@ open_crowd() {
     # Kept open here for writing, so that the openers' standard input does not end.
     exec 9<>"$LAB_STATE/crowd"
     for ((opener = 0; opener < OPENERS; opener++)); do
-        in_ns client "$(program tcp-hold)" open "$(host_of "$VIP"):9000" --count $(($1 / OPENERS)) \
+        ip netns exec "$(ns client)" "$(program tcp-hold)" open "$(host_of "$VIP"):9000" --count $(($1 / OPENERS)) \
             --from "$client" --first-port $((1024 + opener * 16000)) \
             <"$LAB_STATE/crowd" 9>&- >"$LAB_STATE/crowd-$opener.log" &
         CROWD_PIDS+=($!)
