@@ -263,6 +263,11 @@ fn rr_goes_on_from_the_server_before_a_deleted_one() {
     assert_eq!(bench.picks(2), "11 12");
     bench.run("d 12, d 11, a 15 1");
     assert_eq!(bench.picks(2), "15 15");
+
+    let mut bench = Bench::new(SchedulerKind::Rr, "a 11 1, a 12 1, a 13 1");
+    assert_eq!(bench.picks(1), "13");
+    bench.run("d 13");
+    assert_eq!(bench.picks(3), "12 11 12", "before the first one is the head of the list");
 }
 
 #[test]
