@@ -2,4 +2,6 @@
 //!
 //! A library beside the binary so that tests can start each room alone.
 
+pub mod dpdk;
 pub mod mgmt;
+pub mod worker;

@@ -3,8 +3,14 @@
 pub mod admin;
 pub mod director;
 pub mod journal;
+pub mod kernel;
+pub mod mailbox_port;
+pub mod punt;
 pub mod reload;
+pub mod twin;
 pub mod worker_port;
 
 #[cfg(test)]
 mod fake_worker;
+#[cfg(test)]
+mod namespace;

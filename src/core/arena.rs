@@ -1,1 +1,387 @@
-//! arena
+//! Unsafe room 1: one relocatable region of memory that all connection state of a worker lives in.
+//!
+//! The region is carved front to back into typed slices, always in the same order, so that a later process
+//! that maps the same memory (at any address) carves the same slices and finds the same state:
+//!
+//! ```text
+//! | header 64 B: magic, layout version, length, fingerprint | slice | slice | ... | left over |
+//! ```
+//!
+//! In:  zeroed memory, or the memory of an earlier arena. Out: [`ArenaSlice`]s, 64-byte aligned, disjoint.
+//! Never: stores an address of the process in the region; grows; frees what it did not allocate.
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use zerocopy::FromBytes;
+
+/// Every slice begins on a cache line.
+pub const SLICE_ALIGN: usize = 64;
+
+/// Octets of the header in front of the first slice.
+pub const HEADER_BYTES: usize = size_of::<Header>();
+
+/// Changes whenever any structure in an arena changes its meaning without changing its size.
+const LAYOUT_VERSION: u32 = 1;
+const MAGIC: u64 = u64::from_le_bytes(*b"lvsarena");
+/// Alignment of memory of our own: a page, or a large page where that many octets are wanted.
+const PAGE: usize = 4096;
+const LARGE_PAGE: usize = 2 << 20;
+
+/// Why an arena cannot hold what is asked of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArenaError {
+    /// The slices asked for need more memory than the arena has.
+    #[error("the arena has {left} bytes left and {needed} are needed: map more memory or configure fewer connections")]
+    OutOfMemory {
+        /// Octets asked for.
+        needed: usize,
+        /// Octets left.
+        left: usize,
+    },
+    /// A slice of nothing, or more connections than an index can count.
+    #[error("{0} elements cannot be carved: configure between 1 and 1,073,741,824")]
+    CountOutOfRange(usize),
+    /// New state was to be made where the memory still holds that of an earlier process.
+    #[error("the arena holds the state of an earlier process: attach to it, or wipe it first")]
+    NotEmpty,
+    /// Earlier state was to be taken over, but there is none or it is laid out differently.
+    #[error("the arena holds no state of the same layout: wipe it and start with no connections")]
+    OtherLayout,
+}
+
+#[derive(Clone, Copy, FromBytes)]
+#[repr(C, align(64))]
+struct Header {
+    magic: u64,
+    layout_version: u32,
+    reserved: u32,
+    len: u64,
+    /// Folded from element size and count of every slice in order.
+    fingerprint: u64,
+    unused: [u64; 4],
+}
+
+/// The memory itself. Freed with its last slice if it is ours.
+struct Region {
+    start: NonNull<u8>,
+    len: usize,
+    owned: Option<Layout>,
+}
+
+// SAFETY: a Region is only an address range; what it holds is reached through ArenaSlices, which own
+// disjoint parts, and through Arena, which touches only the header and what is not carved yet.
+unsafe impl Send for Region {}
+// SAFETY: as above; nothing of a shared Region can be written.
+unsafe impl Sync for Region {}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if let Some(layout) = self.owned {
+            // SAFETY: `owned` is the layout `start` was allocated with in `in_memory`, and as the last Arc
+            // goes, no slice of it is left.
+            unsafe { dealloc(self.start.as_ptr(), layout) }
+        }
+    }
+}
+
+/// See the module.
+pub struct Arena {
+    region: Arc<Region>,
+    carved: usize,
+    fingerprint: u64,
+    recovered: bool,
+}
+
+impl Arena {
+    /// An arena of at least `len` octets of plain zeroed memory (tests, `--no-huge`), page-aligned.
+    /// Ends the process when there is no such memory: this happens at start only.
+    pub fn in_memory(len: usize) -> Self {
+        let len = len.max(HEADER_BYTES + SLICE_ALIGN).next_multiple_of(PAGE);
+        let align = if len >= LARGE_PAGE { LARGE_PAGE } else { PAGE };
+        let layout = Layout::from_size_align(len, align).unwrap_or(Layout::new::<Header>());
+        // SAFETY: the layout is not of size 0.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
+        Self::over(Region {
+            start,
+            len: layout.size(),
+            owned: Some(layout),
+        })
+    }
+
+    /// An arena over memory mapped by the caller, fresh or left behind by an earlier process.
+    ///
+    /// # Safety
+    /// `start..start+len` must be readable and writable, aligned to 64 octets, at least [`HEADER_BYTES`]
+    /// long, initialised (mappings are), used by nobody else, and must stay mapped as long as the arena
+    /// or any of its slices lives. It must be all zero or have been an arena.
+    pub unsafe fn from_raw(start: NonNull<u8>, len: usize) -> Self {
+        debug_assert!(start.as_ptr() as usize % SLICE_ALIGN == 0 && len >= HEADER_BYTES);
+        Self::over(Region {
+            start,
+            len,
+            owned: None,
+        })
+    }
+
+    fn over(region: Region) -> Self {
+        let mut arena = Self {
+            region: Arc::new(region),
+            carved: HEADER_BYTES,
+            fingerprint: 0,
+            recovered: false,
+        };
+        let len = arena.region.len as u64;
+        let Header {
+            magic,
+            layout_version,
+            len: earlier_len,
+            ..
+        } = *arena.header();
+        arena.recovered = magic == MAGIC && layout_version == LAYOUT_VERSION && earlier_len == len;
+        if !arena.recovered {
+            // Nothing, or something that would be misread: begin anew.
+            arena.format(magic != 0);
+        }
+        arena
+    }
+
+    /// Whether the memory holds the state of an earlier arena of this version and length.
+    pub const fn is_recovered(&self) -> bool {
+        self.recovered
+    }
+
+    /// Whether what has been carved so far is, as a whole, what the earlier arena had carved.
+    /// Only meaningful once everything is carved.
+    pub fn has_earlier_layout(&mut self) -> bool {
+        let fingerprint = self.fingerprint;
+        self.recovered && self.header().fingerprint == fingerprint
+    }
+
+    /// Forgets all earlier state.
+    ///
+    /// # Errors
+    /// [`ArenaError::NotEmpty`] once something has been carved.
+    pub fn wipe(&mut self) -> Result<(), ArenaError> {
+        if self.carved != HEADER_BYTES {
+            return Err(ArenaError::NotEmpty);
+        }
+        self.format(true);
+        self.recovered = false;
+        Ok(())
+    }
+
+    /// Carves the next `count` elements. In a new arena they are all zero; in a recovered one they are
+    /// as the earlier process left them.
+    ///
+    /// # Errors
+    /// [`ArenaError::OutOfMemory`], or [`ArenaError::CountOutOfRange`] for none at all.
+    pub fn carve<T: FromBytes + Copy + 'static>(&mut self, count: usize) -> Result<ArenaSlice<T>, ArenaError> {
+        const { assert!(align_of::<T>() <= SLICE_ALIGN && size_of::<T>() > 0) };
+        if count == 0 || count > 1 << 30 {
+            return Err(ArenaError::CountOutOfRange(count));
+        }
+        let needed = slice_bytes::<T>(count);
+        let left = self.region.len - self.carved;
+        if needed > left {
+            return Err(ArenaError::OutOfMemory { needed, left });
+        }
+        // SAFETY: `carved + needed` lies within the region, as just checked.
+        let start = unsafe { self.region.start.add(self.carved) }.cast::<T>();
+        self.carved += needed;
+        self.fingerprint = fold(self.fingerprint ^ size_of::<T>() as u64, count as u64);
+        if !self.recovered {
+            self.header().fingerprint = self.fingerprint;
+        }
+        Ok(ArenaSlice {
+            start,
+            len: count,
+            _region: Arc::clone(&self.region),
+            _elements: PhantomData,
+        })
+    }
+
+    fn header(&mut self) -> &mut Header {
+        // SAFETY: the region begins with room for a Header, 64-byte aligned and initialised; slices begin
+        // after it, and `&mut self` makes this the only reference.
+        unsafe { self.region.start.cast::<Header>().as_mut() }
+    }
+
+    fn format(&mut self, zero: bool) {
+        if zero {
+            // SAFETY: nothing has been carved, so that nobody else refers to any octet of the region.
+            unsafe { self.region.start.write_bytes(0, self.region.len) }
+        }
+        let len = self.region.len as u64;
+        *self.header() = Header {
+            magic: MAGIC,
+            layout_version: LAYOUT_VERSION,
+            reserved: 0,
+            len,
+            fingerprint: 0,
+            unused: [0; 4],
+        };
+    }
+
+    /// What a restarted process would map: the same octets at another address.
+    #[cfg(test)]
+    pub(crate) fn twin_elsewhere(&self) -> Self {
+        let copy = Self::in_memory(self.region.len);
+        assert_eq!(copy.region.len, self.region.len);
+        // SAFETY: both regions are of this length and distinct; a test calls this while no slice is being
+        // written.
+        unsafe {
+            copy.region
+                .start
+                .copy_from_nonoverlapping(self.region.start, self.region.len)
+        }
+        let Self { region, .. } = copy;
+        Self::over(Arc::into_inner(region).expect("just made"))
+    }
+}
+
+/// Octets of an arena that `count` elements occupy.
+pub const fn slice_bytes<T>(count: usize) -> usize {
+    (size_of::<T>() * count).next_multiple_of(SLICE_ALIGN)
+}
+
+const fn fold(left: u64, right: u64) -> u64 {
+    let product = (left ^ 0x9E37_79B9_7F4A_7C15) as u128 * (right ^ 0xD1B5_4A32_D192_ED03) as u128;
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// A part of an arena, owned: nobody else can reach it. Holds at least one element.
+pub struct ArenaSlice<T> {
+    start: NonNull<T>,
+    len: usize,
+    _region: Arc<Region>,
+    _elements: PhantomData<T>,
+}
+
+// SAFETY: an ArenaSlice owns its elements as a Box<[T]> does: disjoint from every other slice by carving.
+unsafe impl<T: Send> Send for ArenaSlice<T> {}
+// SAFETY: as above; a shared slice gives out only `&T`.
+unsafe impl<T: Sync> Sync for ArenaSlice<T> {}
+
+impl<T> ArenaSlice<T> {
+    /// The element at `index`; beyond the end, the last one. Cannot panic, and does not branch.
+    #[inline(always)]
+    pub fn at(&self, index: usize) -> &T {
+        // SAFETY: clamped to `len - 1`, and `carve` makes no slice of length 0.
+        unsafe { self.start.add(index.min(self.len - 1)).as_ref() }
+    }
+
+    /// The element at `index`, writable; beyond the end, the last one. Cannot panic, and does not branch.
+    #[inline(always)]
+    pub fn at_mut(&mut self, index: usize) -> &mut T {
+        // SAFETY: as in `at`; `&mut self` makes it the only reference.
+        unsafe { self.start.add(index.min(self.len - 1)).as_mut() }
+    }
+}
+
+impl<T> Deref for ArenaSlice<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `len` elements from `start` are ours, aligned, and valid whatever their octets (`FromBytes`).
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T> DerefMut for ArenaSlice<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`; `&mut self` makes it the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_aligned_zeroed_and_disjoint() {
+        let mut arena = Arena::in_memory(4096);
+        let mut first = arena.carve::<u16>(3).unwrap();
+        let mut second = arena.carve::<u64>(2).unwrap();
+        assert!(first.iter().all(|&x| x == 0) && second.iter().all(|&x| x == 0));
+        first.fill(0xffff);
+        second.fill(7);
+        assert_eq!((&first[..], &second[..]), (&[0xffff; 3][..], &[7; 2][..]));
+        assert_eq!(first.as_ptr() as usize % SLICE_ALIGN, 0);
+        assert_eq!(second.as_ptr() as usize - first.as_ptr() as usize, SLICE_ALIGN);
+    }
+
+    #[test]
+    fn an_index_beyond_the_end_is_the_last_element() {
+        let mut slice = Arena::in_memory(4096).carve::<u32>(3).unwrap();
+        *slice.at_mut(usize::MAX) = 9;
+        assert_eq!((*slice.at(2), *slice.at(3), *slice.at(1)), (9, 9, 0));
+    }
+
+    #[test]
+    fn carving_ends_with_the_memory() {
+        let mut arena = Arena::in_memory(4096);
+        let left = 4096 - HEADER_BYTES;
+        assert_eq!(arena.carve::<u8>(0).err(), Some(ArenaError::CountOutOfRange(0)));
+        assert_eq!(
+            arena.carve::<u8>(4096).err(),
+            Some(ArenaError::OutOfMemory { needed: 4096, left })
+        );
+        assert!(arena.carve::<u8>(left).is_ok());
+        assert_eq!(
+            arena.carve::<u8>(1).err(),
+            Some(ArenaError::OutOfMemory { needed: 64, left: 0 })
+        );
+    }
+
+    #[test]
+    fn a_slice_outlives_its_arena() {
+        let mut slice = Arena::in_memory(4096).carve::<u64>(10).unwrap();
+        slice[9] = 1;
+        assert_eq!(slice.iter().sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn the_same_memory_elsewhere_is_recovered_and_checked_by_its_layout() {
+        let mut arena = Arena::in_memory(4096);
+        arena.carve::<u32>(5).unwrap()[4] = 44;
+        assert!(!arena.is_recovered() && !arena.has_earlier_layout());
+
+        let mut twin = arena.twin_elsewhere();
+        assert!(twin.is_recovered());
+        assert_eq!(twin.carve::<u32>(5).unwrap()[4], 44);
+        assert!(twin.has_earlier_layout());
+        assert_eq!(twin.wipe(), Err(ArenaError::NotEmpty));
+
+        let mut other = arena.twin_elsewhere();
+        other.carve::<u32>(6).unwrap();
+        assert!(!other.has_earlier_layout());
+
+        let mut wiped = arena.twin_elsewhere();
+        wiped.wipe().unwrap();
+        assert!(!wiped.is_recovered());
+        assert_eq!(wiped.carve::<u32>(5).unwrap()[4], 0);
+    }
+
+    #[test]
+    fn memory_handed_in_is_used_and_not_freed() {
+        #[repr(align(64))]
+        struct Mapping([u8; 256]);
+        let mut mapping = Mapping([0; 256]);
+        // SAFETY: aligned, zeroed, ours alone, and it outlives the arena.
+        let mut arena = unsafe { Arena::from_raw(NonNull::from(&mut mapping).cast(), 256) };
+        arena.carve::<u8>(1).unwrap()[0] = 0x5a;
+        drop(arena);
+        assert_eq!(mapping.0[HEADER_BYTES], 0x5a);
+    }
+}

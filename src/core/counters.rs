@@ -169,6 +169,8 @@ pub struct WorkerCounters {
     pub devices: [DeviceCounters; DEVICES_MAX],
     /// By [`DropReason`].
     pub drops: [AtomicU64; DropReason::COUNT],
+    /// Packets answered by an ICMP error instead of being dropped, by the reason.
+    pub answers: [AtomicU64; DropReason::COUNT],
     /// By [`RealServerId`].
     pub servers: Box<[ServerCounters]>,
     /// Counts nobody reads: where an id that does not exist ends up.
@@ -194,6 +196,7 @@ impl WorkerCounters {
             held: AtomicU64::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
+            answers: [const { AtomicU64::new(0) }; DropReason::COUNT],
             servers: (0..servers_max).map(|_| ServerCounters::default()).collect(),
             nowhere_server: ServerCounters::default(),
             nowhere_device: DeviceCounters::default(),
@@ -218,6 +221,19 @@ impl WorkerCounters {
         if let Some(counter) = self.drops.get(reason as usize) {
             counter.add(1);
         }
+    }
+
+    /// Counts a packet that was answered by an ICMP error.
+    #[inline]
+    pub fn answer_packet(&self, reason: DropReason) {
+        if let Some(counter) = self.answers.get(reason as usize) {
+            counter.add(1);
+        }
+    }
+
+    /// How many packets were answered for this reason.
+    pub fn answers_of(&self, reason: DropReason) -> u64 {
+        self.answers.get(reason as usize).map_or(0, SingleWriter::get)
     }
 
     /// How many packets were dropped for this reason.

@@ -1,45 +1,205 @@
-//! The kernel's interfaces, routes, neighbours and addresses, as the path reads them.
+//! The kernel's interfaces, addresses, routes and neighbours, as the path reads them.
 //!
-//! A mirror: the kernel stays the network's control plane and the only place where an operator changes
-//! these. Built by the management core, immutable here.
+//! In:  what the management core mirrored by rtnetlink, through [`L3Builder`].
+//! Out: for a destination the [`Hop`] that puts it on the wire, or why there is none ([`Route`]).
+//! Asked for a new connection or a stale hop only, so plain beats fast; no lookup allocates.
+//! Never: changes after it was built. The kernel stays the only place where an operator changes these.
+//! Ref:  Linux net/ipv4/fib_frontend.c (local table before main), net/ipv4/route.c, net/ipv6/route.c.
 
-use std::net::IpAddr;
+mod build;
+mod interface;
+mod neighbour;
+mod route;
+#[cfg(test)]
+mod tests;
+
+use hashbrown::HashMap;
+
+use crate::address::Address;
+use crate::limits::DEVICES_MAX;
+pub use build::L3Builder;
+pub use interface::{Interface, InterfaceAddress};
+pub use neighbour::{Hop, HopId, NeighbourKey, NeighbourState};
+pub use route::{Route, RouteKind};
+use route::{RouteEntry, RouteTable};
 
 /// Index of a device (NIC) in the order of the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub u8);
 
-/// Index of a hop in [`L3`]; only meaningful together with the [`L3::generation`] it was read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HopId(pub u16);
-
-/// A next hop that is not in the neighbour table yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct NeighbourKey {
-    /// The device behind which it is.
-    pub device: DeviceId,
-    /// Its address on that link.
-    pub addr: IpAddr,
-}
-
-/// A resolved next hop: all that is needed to put a packet on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hop {
-    /// The device to transmit on.
-    pub device: DeviceId,
-    /// Largest IP packet in octets.
-    pub mtu: u16,
-    /// 802.1Q VLAN id of the interface the route goes out of; 0 for untagged.
-    pub vlan: u16,
-    /// The device's own MAC address.
-    pub src_mac: [u8; 6],
-    /// The neighbour's MAC address.
-    pub dst_mac: [u8; 6],
-}
+/// The hop of an id that does not exist: no packet fits its MTU of 0.
+const NO_HOP: Hop = Hop {
+    device: DeviceId(0),
+    mtu: 0,
+    vlan: 0,
+    src_mac: [0; 6],
+    dst_mac: [0; 6],
+};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct L3 {
     /// Grows with every change; hops cached with another generation must be looked up again.
     pub generation: u32,
+    interfaces: Vec<Interface>,
+    /// The kernel's local table, addresses included: asked first, whatever is more specific in main.
+    local: RouteTable,
+    main: RouteTable,
+    neighbours: HashMap<NeighbourKey, NeighbourEntry>,
+    hops: Vec<Hop>,
+    /// By device, for the comparison that every frame undergoes.
+    macs: [[u8; 6]; DEVICES_MAX],
+}
+
+/// What is known of a neighbour.
+#[derive(Clone, Copy, Debug)]
+enum NeighbourEntry {
+    /// Its hops stand together in [`L3::hops`], one for each [MTU class](Interface) of its interface.
+    Resolved {
+        first_hop: u16,
+    },
+    Failed,
+}
+
+impl L3 {
+    /// Where a packet to `dst` goes: the local table, else the longest prefix of main with the lowest
+    /// metric, then the neighbour behind it. Of several equal paths the destination's hash takes one, and
+    /// those whose neighbour has failed stand back.
+    pub fn route<A: Address>(&self, dst: A) -> Route {
+        match self.entry(dst) {
+            Some(entry) => self.resolve(entry, dst),
+            None => Route::Unreachable,
+        }
+    }
+
+    /// The hop of `id`; one with MTU 0 if there is none (an id of another generation).
+    #[inline]
+    pub fn hop(&self, id: HopId) -> &Hop {
+        self.hops.get(usize::from(id.0)).unwrap_or(&NO_HOP)
+    }
+
+    /// The neighbour itself, at its interface's MTU: `Hop`, `Unresolved` or `NeighbourFailed`.
+    pub fn neighbour(&self, key: &NeighbourKey) -> Route {
+        self.neighbour_at(key, 0)
+    }
+
+    /// Whether `addr` is the kernel's to answer for: an address of any of its interfaces, a broadcast, or
+    /// inside a `local` route (`ip route add local 192.0.2.0/24 dev lo`).
+    pub fn is_local<A: Address>(&self, addr: A) -> bool {
+        self.local.find(addr).is_some_and(RouteEntry::is_local)
+    }
+
+    /// The first address of this family and of global scope on `device`, the untagged interface first:
+    /// what ICMP from the director itself carries.
+    pub fn source_address<A: Address>(&self, device: DeviceId) -> Option<A> {
+        let untagged = self
+            .interface(device, 0)
+            .and_then(|interface| interface.source_address(None));
+        let mut tagged = self.interfaces.iter().filter(|interface| interface.device == device);
+        untagged.or_else(|| tagged.find_map(|interface| interface.source_address(None)))
+    }
+
+    /// The address from which the director itself would send to `dst`, as the kernel chooses it: the
+    /// route's preferred source, else the outgoing interface's address in the next hop's network, else
+    /// its first, else any device's. For tunnels' outer headers.
+    pub fn source_for<A: Address>(&self, dst: A) -> Option<A> {
+        let path = self.entry(dst).and_then(|entry| entry.paths.first())?;
+        if let Some(preferred) = path.source.and_then(A::from_ip) {
+            return Some(preferred);
+        }
+        let towards = path.gateway.unwrap_or_else(|| dst.to_ip());
+        self.interface(path.device, path.vlan)
+            .and_then(|interface| interface.source_address(Some(towards)))
+            .or_else(|| {
+                self.interfaces
+                    .iter()
+                    .find_map(|interface| interface.source_address(None))
+            })
+    }
+
+    /// The MAC address of `device` itself: frames to any other are not for the director. All zero while
+    /// the device has no interface.
+    #[inline]
+    pub fn mac(&self, device: DeviceId) -> [u8; 6] {
+        self.macs.get(usize::from(device.0)).copied().unwrap_or_default()
+    }
+
+    /// A hop to a neighbour that is not resolved: all but its MAC address.
+    pub fn unresolved_hop(&self, key: &NeighbourKey) -> Hop {
+        let mtu = self
+            .interface(key.device, key.vlan)
+            .map_or(0, |interface| interface.mtu);
+        Hop {
+            device: key.device,
+            mtu,
+            vlan: key.vlan,
+            src_mac: self.mac(key.device),
+            dst_mac: [0; 6],
+        }
+    }
+
+    /// Largest IP packet in octets on `device`'s untagged interface; 0 if there is none.
+    pub fn mtu(&self, device: DeviceId) -> u16 {
+        self.interface(device, 0).map_or(0, |interface| interface.mtu)
+    }
+
+    /// The interface of `device` with this VLAN id, 0 for the untagged one.
+    pub fn interface(&self, device: DeviceId, vlan: u16) -> Option<&Interface> {
+        self.interfaces
+            .iter()
+            .find(|interface| interface.device == device && interface.vlan == vlan)
+    }
+
+    /// All interfaces, in the order they were given.
+    pub fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
+
+    /// How many hops there are: resolved neighbours times the MTUs that routes impose on them.
+    pub fn hops_count(&self) -> usize {
+        self.hops.len()
+    }
+
+    /// Local table first: an address of ours stays ours whatever main says.
+    fn entry<A: Address>(&self, dst: A) -> Option<&RouteEntry> {
+        self.local.find(dst).or_else(|| self.main.find(dst))
+    }
+
+    fn resolve<A: Address>(&self, entry: &RouteEntry, dst: A) -> Route {
+        let Some(special) = entry.special else {
+            return self.choose_path(entry, dst);
+        };
+        match special {
+            route::Special::Local => Route::Local,
+            route::Special::Unreachable => Route::Unreachable,
+            route::Special::Blackhole => Route::Blackhole,
+        }
+    }
+
+    fn choose_path<A: Address>(&self, entry: &RouteEntry, dst: A) -> Route {
+        let count = entry.paths.len();
+        let start = route::spread(dst, count);
+        let mut found = Route::Unreachable;
+        for path in entry.paths.iter().cycle().skip(start).take(count) {
+            let addr = path.gateway.unwrap_or_else(|| dst.to_ip());
+            let key = NeighbourKey {
+                device: path.device,
+                vlan: path.vlan,
+                addr,
+            };
+            found = self.neighbour_at(&key, path.mtu_class);
+            if !matches!(found, Route::NeighbourFailed(_)) {
+                break;
+            }
+        }
+        found
+    }
+
+    fn neighbour_at(&self, key: &NeighbourKey, mtu_class: u16) -> Route {
+        match self.neighbours.get(key) {
+            Some(NeighbourEntry::Resolved { first_hop }) => Route::Hop(HopId(first_hop.saturating_add(mtu_class))),
+            Some(NeighbourEntry::Failed) => Route::NeighbourFailed(*key),
+            None => Route::Unresolved(*key),
+        }
+    }
 }

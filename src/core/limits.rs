@@ -60,3 +60,6 @@ pub const TIMERS_PER_PASS_MAX: usize = 128;
 /// Seconds that a deleted real server is remembered after its last connection
 /// (`IP_VS_DEST_TRASH_PERIOD`, net/ip_vs.h).
 pub const TRASH_PERIOD_SEC: u32 = 120;
+
+/// Hops (resolved neighbours times the MTUs that routes impose): ids are 16 bits and the last one means none.
+pub const HOPS_MAX: usize = 65_535;

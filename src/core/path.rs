@@ -1,10 +1,138 @@
 //! SPINE: what happens to a burst of frames, one line a step, in call order.
+//!
+//! In:  up to [`BURST_MAX`] frames that one device received, the worker's own state, the time.
+//! Out: one [`Verdict`] a frame; frames that are to be transmitted have been rewritten in place.
+//! Never: allocates, locks, logs, reads a clock, panics, or loops without bound.
+//!
+//! The stages run as loops over the burst so that the cache misses of 32 packets overlap; behind
+//! [`lookup`] a packet is finished before the next one begins, so packets of one connection
+//! keep their order and see each other's effects.
 
+pub mod admit;
+pub mod classify;
+pub mod established;
 pub mod forward;
 pub mod headers;
 pub mod icmp;
+pub mod lookup;
 pub mod parse;
+pub mod reply;
+pub mod resolve;
+pub mod schedule;
+pub mod track;
 pub mod verdict;
 
 pub use headers::{Flow, Fragment, Headers};
 pub use verdict::{DropReason, Verdict};
+
+use crate::address::{Address, FlowKey};
+use crate::frame::Frame;
+use crate::ipvs::conn::Direction;
+use crate::ipvs::conn::table::ConnTable;
+use crate::l3::DeviceId;
+use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
+use crate::tick::Tick;
+use crate::worker_state::{Lane, Step, WorkerState};
+
+use established::Known;
+use parse::Parsed;
+
+/// Decides about frames that `device` received. Frames beyond [`BURST_MAX`] are left as they are with
+/// their verdicts untouched; callers never pass more.
+pub fn process<F: Frame>(
+    worker: &mut WorkerState,
+    device: DeviceId,
+    now: Tick,
+    frames: &mut [F],
+    verdicts: &mut [Verdict],
+) {
+    run(worker, device, now, false, frames, verdicts);
+}
+
+/// The same for frames that another worker handed over because this one owns their connections:
+/// whatever the tables say, they are not handed over again.
+pub fn process_handed_over<F: Frame>(
+    worker: &mut WorkerState,
+    device: DeviceId,
+    now: Tick,
+    frames: &mut [F],
+    verdicts: &mut [Verdict],
+) {
+    run(worker, device, now, true, frames, verdicts);
+}
+
+/// What is due besides packets: idle connections expire, a bounded number a call.
+pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
+    let (step, lanes) = worker.step(DeviceId(0), now, false);
+    track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
+    track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
+}
+
+fn run<F: Frame>(
+    worker: &mut WorkerState,
+    device: DeviceId,
+    now: Tick,
+    handed_over: bool,
+    frames: &mut [F],
+    verdicts: &mut [Verdict],
+) {
+    let (mut step, lanes) = worker.step(device, now, handed_over);
+    if step.snapshot.services.is_empty() {
+        // Like the kernel, which unhooks itself with its last service: even known connections are left alone.
+        verdicts.fill(Verdict::Punt);
+        return;
+    }
+    lanes.v4.clear();
+    lanes.v6.clear();
+    for (slot, (frame, verdict)) in frames.iter().zip(verdicts.iter_mut()).take(BURST_MAX).enumerate() {
+        match parse::parse(frame.bytes()) {
+            Ok(Parsed::Ip(headers, flow)) => match classify::classify(&step, frame.bytes(), &headers, &flow) {
+                None => match flow {
+                    Flow::V4(key) => lanes.v4.push(slot, headers, key),
+                    Flow::V6(key) => lanes.v6.push(slot, headers, key),
+                },
+                Some(decided) => *verdict = decided,
+            },
+            Ok(Parsed::Other) => *verdict = Verdict::Punt,
+            Err(reason) => *verdict = Verdict::Drop(reason),
+        }
+    }
+    run_lane(&mut step, &mut lanes.v4, frames, verdicts);
+    run_lane(&mut step, &mut lanes.v6, frames, verdicts);
+}
+
+/// The stages behind parsing for the packets of one family.
+fn run_lane<A: Address, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames: &mut [F], verdicts: &mut [Verdict]) {
+    lookup::hash_and_prefetch_buckets(lane);
+    lookup::prefetch_conns(lane);
+    let Lane { table, entries, count } = lane;
+    for entry in entries.iter().take(*count) {
+        let (Some(frame), Some(verdict)) = (
+            frames.get_mut(usize::from(entry.slot)),
+            verdicts.get_mut(usize::from(entry.slot)),
+        ) else {
+            continue;
+        };
+        *verdict = one_packet(step, table, entry.hash, &entry.headers, &entry.key, frame);
+    }
+}
+
+/// From lookup to verdict for one TCP, UDP or SCTP packet.
+#[inline]
+fn one_packet<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    hash: u64,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Verdict {
+    match table.find(hash, key) {
+        Some((index, Direction::Inbound)) => established::inbound(step, table, &Known { index, headers, key }, frame),
+        Some((index, Direction::Outbound)) => established::outbound(step, table, &Known { index, headers, key }, frame),
+        None => match admit::admit(step, headers, key) {
+            admit::Admission::Decided(verdict) => verdict,
+            admit::Admission::Schedule(service) => schedule::first_packet(step, table, service, headers, key, frame),
+        },
+    }
+}

@@ -1,1 +1,33 @@
-//! prefetch
+//! Unsafe room 2: asks the memory for a cache line before it is needed.
+//!
+//! In:  a reference to what a later step of the burst will read or write.
+//! Out: nothing; a prefetch changes no state and cannot fault.
+//! Never: counts on its own effect. On machines other than x86-64 it does nothing.
+#![allow(unsafe_code)]
+
+/// Fetches the first cache line of `reference`'s referent for reading, into all cache levels.
+#[inline(always)]
+pub fn prefetch_read<T>(reference: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: PREFETCHT0 is a hint that never faults whatever the address, and SSE is part of x86-64.
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(reference).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = reference;
+}
+
+/// Fetches the first cache line of `reference`'s referent for writing. Takes a shared reference because
+/// it asks for a line, not for the right to change it.
+#[inline(always)]
+pub fn prefetch_write<T>(reference: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above; PREFETCHW is likewise a hint (the compiler falls back to PREFETCHT0 without it).
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_ET0>(core::ptr::from_ref(reference).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = reference;
+}

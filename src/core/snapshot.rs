@@ -10,7 +10,7 @@ use crate::ipvs::service_table::ServiceTable;
 use crate::l3::L3;
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Services and their real servers.
     pub services: Arc<ServiceTable>,

@@ -1,10 +1,275 @@
-//! What one worker owns, as far as the management core sees it.
+//! What one worker owns: its connection tables, scheduler cursors, port cursors and scratch space.
+//!
+//! Only its worker writes it; nothing in it is shared except the counters, which have this worker as
+//! their single writer. All of it is allocated in [`WorkerState::new`] and never again.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use crate::address::{Addr4, Addr6, Address, FlowKey};
+use crate::arena::{Arena, ArenaError};
+use crate::counters::WorkerCounters;
+use crate::ipvs::conn::Conn;
+use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::local_address::LocalPortCursor;
 use crate::ipvs::real_server::RealServerId;
+use crate::ipvs::scheduler::{self, SchedulerState};
 use crate::ipvs::service::ServiceId;
+use crate::l3::DeviceId;
+use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
+use crate::path::Headers;
+use crate::path::reply::IcmpBudget;
+use crate::path::verdict::WorkerId;
+use crate::random::Random;
+use crate::snapshot::Snapshot;
+use crate::tick::Tick;
+
+/// What a worker is made with.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Which of the workers this is.
+    pub id: WorkerId,
+    /// How many there are: 1 up to [`crate::limits::WORKERS_MAX`].
+    pub workers_count: u8,
+    /// IPv4 connections this worker can hold.
+    pub conns4_max: usize,
+    /// IPv6 connections this worker can hold.
+    pub conns6_max: usize,
+    /// Key of the connection hash and of ownership; the same on all workers, from the system's random source.
+    pub secret: [u64; 4],
+    /// Seed of everything else that is random.
+    pub seed: u64,
+}
+
+/// See the module.
+pub struct WorkerState {
+    settings: WorkerSettings,
+    snapshot: Arc<Snapshot>,
+    lanes: Lanes,
+    schedulers: Box<[SchedulerState]>,
+    port_cursors: Box<[LocalPortCursor]>,
+    counters: Arc<[Arc<WorkerCounters>]>,
+    own: Arc<WorkerCounters>,
+    random: Random,
+    icmp_budget: IcmpBudget,
+}
+
+/// The tables of both families, each with the scratch space of the burst under way.
+pub(crate) struct Lanes {
+    pub(crate) v4: Lane<Addr4>,
+    pub(crate) v6: Lane<Addr6>,
+}
+
+/// One family's connections, and those packets of the burst that are looked up in them.
+pub(crate) struct Lane<A: Address> {
+    pub(crate) table: ConnTable<A>,
+    pub(crate) entries: [LaneEntry<A>; BURST_MAX],
+    pub(crate) count: usize,
+}
+
+/// A packet on its way through lookup.
+#[derive(Clone, Copy)]
+pub(crate) struct LaneEntry<A: Address> {
+    pub(crate) hash: u64,
+    pub(crate) key: FlowKey<A>,
+    pub(crate) headers: Headers,
+    /// Its place in the burst.
+    pub(crate) slot: u8,
+}
+
+impl<A: Address> Lane<A> {
+    fn new(table: ConnTable<A>) -> Self {
+        let empty = LaneEntry {
+            hash: 0,
+            key: FlowKey::default(),
+            headers: Headers::default(),
+            slot: 0,
+        };
+        Self {
+            table,
+            entries: [empty; BURST_MAX],
+            count: 0,
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, slot: usize, headers: Headers, key: FlowKey<A>) {
+        if let Some(entry) = self.entries.get_mut(self.count) {
+            entry.key = key;
+            entry.headers = headers;
+            entry.slot = slot as u8;
+            self.count += 1;
+        }
+    }
+}
+
+/// Everything but the tables that the steps behind lookup read and write, borrowed for one burst.
+pub(crate) struct Step<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) now: Tick,
+    /// The device the frames came from.
+    pub(crate) device: DeviceId,
+    pub(crate) handed_over: bool,
+    pub(crate) worker: WorkerId,
+    pub(crate) workers_count: u8,
+    pub(crate) secret: u64,
+    pub(crate) schedulers: &'a mut [SchedulerState],
+    pub(crate) port_cursors: &'a mut [LocalPortCursor],
+    /// This worker's counters.
+    pub(crate) own: &'a WorkerCounters,
+    /// All workers' counters, this one's included.
+    pub(crate) counters: &'a [Arc<WorkerCounters>],
+    pub(crate) random: &'a mut Random,
+    pub(crate) icmp_budget: &'a mut IcmpBudget,
+}
+
+impl WorkerState {
+    /// Octets that [`Self::new`] carves from its arena.
+    pub fn arena_bytes(settings: &WorkerSettings) -> usize {
+        ConnTable::<Addr4>::bytes_needed(settings.conns4_max) + ConnTable::<Addr6>::bytes_needed(settings.conns6_max)
+    }
+
+    /// A worker without connections.
+    ///
+    /// # Errors
+    /// When `arena` is smaller than [`Self::arena_bytes`].
+    pub fn new(
+        settings: WorkerSettings,
+        arena: &mut Arena,
+        snapshot: Arc<Snapshot>,
+        counters: Arc<[Arc<WorkerCounters>]>,
+        own: Arc<WorkerCounters>,
+    ) -> Result<Self, ArenaError> {
+        let v4 = ConnTable::new(arena, settings.conns4_max, settings.secret)?;
+        let v6 = ConnTable::new(arena, settings.conns6_max, settings.secret)?;
+        let mut state = Self {
+            lanes: Lanes {
+                v4: Lane::new(v4),
+                v6: Lane::new(v6),
+            },
+            schedulers: vec![SchedulerState::default(); SERVICES_MAX].into_boxed_slice(),
+            port_cursors: vec![LocalPortCursor::default(); SERVICES_MAX].into_boxed_slice(),
+            counters,
+            own,
+            random: Random::new(settings.seed),
+            icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
+            snapshot: Arc::new(Snapshot::default()),
+            settings,
+        };
+        state.adopt(snapshot);
+        Ok(state)
+    }
+
+    /// Takes up a new snapshot and returns the old one, for its publisher to drop.
+    pub fn adopt(&mut self, new: Arc<Snapshot>) -> Arc<Snapshot> {
+        if !Arc::ptr_eq(&self.snapshot.services, &new.services) {
+            for service in new.services.services() {
+                let old = self.snapshot.services.service(service.id);
+                let Some(state) = self.schedulers.get_mut(service.id.0 as usize) else {
+                    continue;
+                };
+                if old.is_none_or(|old| old.revision != service.revision) {
+                    scheduler::adopt(state, old, service);
+                }
+            }
+        }
+        std::mem::replace(&mut self.snapshot, new)
+    }
+
+    /// The snapshot in use.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// This worker's counters.
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.own
+    }
+
+    /// Which worker this is.
+    pub const fn id(&self) -> WorkerId {
+        self.settings.id
+    }
+
+    /// Connections held at this moment, IPv4 and IPv6.
+    pub fn conns_count(&self) -> (usize, usize) {
+        (self.lanes.v4.table.len(), self.lanes.v6.table.len())
+    }
+
+    /// Splits the state for one burst: what the steps use, and the tables.
+    #[inline]
+    pub(crate) fn step(&mut self, device: DeviceId, now: Tick, handed_over: bool) -> (Step<'_>, &mut Lanes) {
+        let step = Step {
+            snapshot: &self.snapshot,
+            now,
+            device,
+            handed_over,
+            worker: self.settings.id,
+            workers_count: self.settings.workers_count,
+            secret: self.settings.secret[0],
+            schedulers: &mut self.schedulers,
+            port_cursors: &mut self.port_cursors,
+            own: &self.own,
+            counters: &self.counters,
+            random: &mut self.random,
+            icmp_budget: &mut self.icmp_budget,
+        };
+        (step, &mut self.lanes)
+    }
+
+    /// Copies connections behind `cursor` into `out` until its capacity is reached or a bounded part of
+    /// the table has been read. `None` when there are no more.
+    pub fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {
+        let room = out.capacity() - out.len();
+        match cursor {
+            DumpCursor::V4(from) => {
+                let next = self
+                    .lanes
+                    .v4
+                    .table
+                    .scan(from, room, |_, conn| out.push(self.record(conn, now)));
+                Some(next.map_or(DumpCursor::V6(0), DumpCursor::V4))
+            }
+            DumpCursor::V6(from) => self
+                .lanes
+                .v6
+                .table
+                .scan(from, room, |_, conn| out.push(self.record(conn, now)))
+                .map(DumpCursor::V6),
+        }
+    }
+
+    fn record<A: Address>(&self, conn: &Conn<A>, now: Tick) -> ConnRecord {
+        let end = |endpoint: crate::address::Endpoint<A>| (endpoint.addr.to_ip(), endpoint.port);
+        let real_server = RealServerId(conn.real_server);
+        let mode = ForwardingMode::from_u8(conn.mode);
+        // A tunnel may lead to a server of the other family, which only its slot can name.
+        let real = match self.snapshot.services.real_server(real_server) {
+            Some(slot) if mode == ForwardingMode::Tunnel => (slot.server.addr, conn.real.port),
+            _ => end(conn.real),
+        };
+        ConnRecord {
+            protocol: conn.protocol,
+            client: end(conn.client),
+            virt: end(conn.virt),
+            local: end(conn.local),
+            real,
+            mode,
+            state: conn.state,
+            expires_in_ms: conn.timeout_ms.saturating_sub(now.since_ms(conn.last_seen)),
+            in_packets: conn.in_packets,
+            service: ServiceId(conn.service),
+            real_server,
+            flags: conn.flags,
+        }
+    }
+}
 
 /// Where a dump of connections goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +295,7 @@ pub struct ConnRecord {
     pub real: (IpAddr, u16),
     /// How it is forwarded.
     pub mode: ForwardingMode,
-    /// Protocol state; named by `state_name`.
+    /// Protocol state; named by [`crate::ipvs::protocol::state_name`].
     pub state: u8,
     /// Milliseconds until it expires if nothing more arrives.
     pub expires_in_ms: u32,
@@ -40,6 +305,6 @@ pub struct ConnRecord {
     pub service: ServiceId,
     /// The real server it goes to.
     pub real_server: RealServerId,
-    /// Flag bits of the connection.
+    /// [`Conn`] flag bits.
     pub flags: u16,
 }

@@ -1,11 +1,223 @@
-//! A tracked connection and the table that finds it.
+//! A tracked connection: its four ends, its rewrite, its state. [`table::ConnTable`] finds it by packet.
+//!
+//! Laid out for the memory, because at a million flows a director is bound by cache misses:
+//!
+//! ```text
+//! IPv4, 128 B   |<- line 0: all that an established packet reads and writes ->|<- line 1: timer, counts ->|
+//! IPv6, 192 B   |<- lines 0, 1: the same with longer addresses ->|<- rest and line 2: timer, counts ->|
+//! ```
+//!
+//! Never: holds an address of the process; all references are indices. Ref: net/ip_vs.h `struct ip_vs_conn`.
 
-/// Which way a packet of a connection goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use std::mem::offset_of;
+
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use crate::address::{Addr4, Addr6, Address, Endpoint, FlowKey};
+use crate::tick::Tick;
+
+mod key;
+mod key_index;
+pub mod table;
+mod timer_wheel;
+
+/// Which way a packet goes through a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Direction {
     /// Client to real server.
     Inbound = 0,
     /// Real server to client.
     Outbound = 1,
+}
+
+impl Direction {
+    /// The other way.
+    #[inline]
+    pub const fn reverse(self) -> Self {
+        match self {
+            Self::Inbound => Self::Outbound,
+            Self::Outbound => Self::Inbound,
+        }
+    }
+}
+
+/// Slot of a connection in its worker's table; valid until that connection is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnIndex(pub u32);
+
+/// What replies and their sequence numbers were shifted by, from a point on (`struct ip_vs_seq`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SequenceShift {
+    /// Sequence numbers after this one are shifted by `delta`, earlier ones by `previous_delta`.
+    pub from: u32,
+    /// Octets inserted (or removed, negative) up to and including the last change.
+    pub delta: i32,
+    /// The same before the last change.
+    pub previous_delta: i32,
+}
+
+/// A connection's place in the timer wheel; the table's own business.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TimerLink {
+    /// The next in the wheel slot, or in the list of free slots.
+    next: u32,
+    previous: u32,
+    /// The wheel's unit of time at which it fires.
+    fires_at: u32,
+    /// Wheel slot plus one; 0 when not armed, that is, when there is no connection here.
+    slot: u32,
+}
+
+/// Set when the reply's key is indexed too: NAT and FULLNAT.
+pub const FLAG_OUTBOUND_INDEXED: u16 = 0x4000;
+/// No reply has been seen (`IP_VS_CONN_F_NOOUTPUT`).
+pub const FLAG_NO_OUTPUT: u16 = 0x0080;
+/// Counted in InActConn, not in ActiveConn (`IP_VS_CONN_F_INACTIVE`).
+pub const FLAG_INACTIVE: u16 = 0x0100;
+/// Outbound sequence numbers are shifted (`IP_VS_CONN_F_OUT_SEQ`).
+pub const FLAG_OUTBOUND_SHIFTED: u16 = 0x0200;
+/// Inbound sequence numbers are shifted (`IP_VS_CONN_F_IN_SEQ`).
+pub const FLAG_INBOUND_SHIFTED: u16 = 0x0400;
+/// The client's port is not known yet (`IP_VS_CONN_F_NO_CPORT`).
+pub const FLAG_NO_CLIENT_PORT: u16 = 0x0800;
+/// A persistence template, not a connection (`IP_VS_CONN_F_TEMPLATE`).
+pub const FLAG_TEMPLATE: u16 = 0x1000;
+/// One-packet scheduling (`IP_VS_CONN_F_ONE_PACKET`).
+pub const FLAG_ONE_PACKET: u16 = 0x2000;
+/// Made by the sync daemon, not by a packet (`IP_VS_CONN_F_SYNC`).
+pub const FLAG_SYNCED: u16 = 0x0020;
+
+/// See the module. Make one with `Conn { client, virt, ..Default::default() }`.
+///
+/// While it is in a table, the four ends, `protocol`, `FLAG_OUTBOUND_INDEXED` and `timer` must stay as they
+/// are: the table finds the connection by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Conn<A: Address> {
+    /// The client.
+    pub client: Endpoint<A>,
+    /// The virtual service's address and port.
+    pub virt: Endpoint<A>,
+    /// The real server.
+    pub real: Endpoint<A>,
+    /// What the real server takes for the client: the client itself, or a local address in FULLNAT.
+    pub local: Endpoint<A>,
+    /// When the last packet came. The only thing about timers that a packet writes.
+    pub last_seen: Tick,
+    /// Generation of the [`crate::l3::L3`] that `hops` belong to.
+    pub hop_generation: u32,
+    /// [`crate::l3::HopId`] of the way on, by [`Direction`]; [`Conn::NO_HOP`] when not looked up.
+    pub hops: [u16; 2],
+    /// [`crate::ipvs::real_server::RealServerId`].
+    pub real_server: u32,
+    /// Packets from the client, modulo 2³² (synchronisation counts them).
+    pub in_packets: u32,
+    /// What the inbound rewrite adds to the IPv4 header checksum; outbound its complement.
+    pub l3_delta: u16,
+    /// What the inbound rewrite adds to the TCP or UDP checksum; outbound its complement.
+    pub l4_delta: u16,
+    /// `FLAG_…`.
+    pub flags: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// State of the protocol's machine ([`crate::ipvs::protocol`]).
+    pub state: u8,
+    /// [`crate::ipvs::forwarding::ForwardingMode`].
+    pub mode: u8,
+    /// Zero; room in the first line.
+    pub unused: [u8; 3],
+    /// [`crate::ipvs::service::ServiceId`].
+    pub service: u32,
+    /// Idle time in milliseconds after which it expires in its present state. Change it by
+    /// [`table::ConnTable::set_timeout`].
+    pub timeout_ms: u32,
+
+    /// Cold from here on. Its place in the timer wheel.
+    pub timer: TimerLink,
+    /// [`ConnIndex`] of the persistence template that controls it, or [`Conn::NO_CONTROL`].
+    pub control: u32,
+    /// How many connections it controls, as a template.
+    pub controlled: u32,
+    /// When it was inserted.
+    pub created: Tick,
+    /// Firewall mark of its service; 0 for none.
+    pub fwmark: u32,
+    /// Shift of sequence numbers, by [`Direction`].
+    pub shifts: [SequenceShift; 2],
+}
+
+const _: () = assert!(size_of::<Conn<Addr4>>() == 128 && offset_of!(Conn<Addr4>, timer) == 64);
+const _: () = assert!(size_of::<Conn<Addr6>>() <= 192 && offset_of!(Conn<Addr6>, timer) <= 128);
+
+impl<A: Address> Conn<A> {
+    /// No next hop has been looked up.
+    pub const NO_HOP: u16 = u16::MAX;
+    /// No template controls this connection.
+    pub const NO_CONTROL: u32 = u32::MAX;
+
+    /// The key of a packet from the client.
+    #[inline]
+    pub const fn inbound_key(&self) -> FlowKey<A> {
+        FlowKey {
+            src: self.client,
+            dst: self.virt,
+            protocol: self.protocol,
+        }
+    }
+
+    /// The key of a packet from the real server.
+    #[inline]
+    pub const fn outbound_key(&self) -> FlowKey<A> {
+        FlowKey {
+            src: self.real,
+            dst: self.local,
+            protocol: self.protocol,
+        }
+    }
+
+    /// Whether a packet of `key` going `direction` belongs to this connection.
+    #[inline(always)]
+    fn is(&self, key: &FlowKey<A>, direction: Direction) -> bool {
+        // Chosen by address, not by branch: directions alternate unpredictably.
+        let (src, dst) = match direction {
+            Direction::Inbound => (&self.client, &self.virt),
+            Direction::Outbound => (&self.real, &self.local),
+        };
+        (*src == key.src) & (*dst == key.dst) & (self.protocol == key.protocol)
+    }
+}
+
+impl<A: Address> Default for Conn<A> {
+    fn default() -> Self {
+        let nowhere = Endpoint::default();
+        Self {
+            client: nowhere,
+            virt: nowhere,
+            real: nowhere,
+            local: nowhere,
+            last_seen: Tick::default(),
+            hop_generation: 0,
+            hops: [Self::NO_HOP; 2],
+            real_server: 0,
+            in_packets: 0,
+            l3_delta: 0,
+            l4_delta: 0,
+            flags: 0,
+            protocol: 0,
+            state: 0,
+            mode: 0,
+            unused: [0; 3],
+            service: 0,
+            timeout_ms: 0,
+            timer: TimerLink::default(),
+            control: Self::NO_CONTROL,
+            controlled: 0,
+            created: Tick::default(),
+            fwmark: 0,
+            shifts: [SequenceShift::default(); 2],
+        }
+    }
 }

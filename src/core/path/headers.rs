@@ -15,7 +15,7 @@ pub enum Fragment {
 }
 
 /// Offsets and fields of an IPv4 or IPv6 packet in its frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     /// Octets before the IP header (14 plus VLAN tags).
     pub l3_offset: u16,
@@ -27,6 +27,8 @@ pub struct Headers {
     pub family: AddressFamily,
     /// L4 protocol number, behind all extension headers.
     pub protocol: u8,
+    /// Id of the outermost VLAN tag; 0 for untagged and priority-tagged frames.
+    pub vlan: u16,
     /// TTL or hop limit as it arrived.
     pub ttl: u8,
     /// Flags octet of the TCP header; 0 for other protocols.

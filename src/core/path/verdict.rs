@@ -54,6 +54,8 @@ drop_reasons! {
     Ipv4Checksum = "ipv4_checksum",
     /// The buffer is in several segments (larger than the configured frame size).
     MultiSegment = "multi_segment",
+    /// Addressed to another host's MAC (a flooding switch, promiscuous mode).
+    OtherHost = "other_host",
     /// A fragment of a flow that is balanced.
     Fragment = "fragment",
     /// TTL or hop limit used up; the sender was told by ICMP unless that was rate-limited.
@@ -70,22 +72,24 @@ drop_reasons! {
     LocalPortsExhausted = "local_ports_exhausted",
     /// No route to the next hop.
     NoRoute = "no_route",
+    /// The real server is the director itself, and masquerading to itself cannot bring the reply back.
+    LocalRealServer = "local_real_server",
     /// The next hop does not answer ARP or ND.
     NeighbourFailed = "neighbour_failed",
     /// Too many packets already wait for this or any neighbour.
     HeldQueueFull = "held_queue_full",
     /// No room in front of the packet for a tunnel or ICMP header.
     NoHeadroom = "no_headroom",
-    /// An ICMP error was due but the rate limit forbids it.
-    IcmpRateLimited = "icmp_rate_limited",
+    /// An ICMP error was due but the packet must not be answered by one (RFC 1122 3.2.2, RFC 4443 2.4 e).
+    IcmpForbidden = "icmp_forbidden",
     /// The ring to the owning worker is full.
     HandOverRingFull = "hand_over_ring_full",
     /// The ring to the kernel twin is full.
     PuntRingFull = "punt_ring_full",
     /// The device took fewer packets than offered.
     TxQueueFull = "tx_queue_full",
-    /// No buffer for a packet from the kernel twin.
-    NoMbuf = "no_mbuf",
+    /// For the kernel, but its device has no kernel twin.
+    NoTwin = "no_twin",
     /// The kernel twin refused the packet.
     TwinWriteFailed = "twin_write_failed",
 }

@@ -1,0 +1,345 @@
+//! From a hash to the few connections it may mean: one cache line, rarely two.
+//!
+//! ```text
+//! bucket, 64 B  | tag 0..7: 8 x 16 bits | value 0..7: 8 x 32 bits | displaced mask | overflow count |
+//! ```
+//!
+//! A hash names a home bucket (its high half) and a tag (its low 16 bits, never 0: 0 marks a free place).
+//! **Displacement:** when the home bucket is full, the entry goes to its one other bucket and home counts it
+//! as overflow; a lookup goes there only when that count is not 0. The other bucket follows from bucket and
+//! tag alone and is its own inverse (`other(other(b)) = b`), so an entry can be moved without its key: when
+//! both are full, one entry that can live in its own other bucket makes room. When none of the 16 can, the
+//! insertion fails. Work is bounded by 18 buckets; with at most 5 entries a bucket on average, as
+//! [`buckets_for`] sizes it, failure of a full table is a matter of once in 10¹⁴ insertions.
+
+use crate::arena::{Arena, ArenaError, ArenaSlice, slice_bytes};
+use crate::prefetch::prefetch_read;
+use zerocopy::FromBytes;
+
+const PLACES: usize = 8;
+/// Entries in a bucket, on average, when the table is full.
+const ENTRIES_MEAN: usize = 5;
+
+#[derive(Clone, Copy, FromBytes)]
+#[repr(C, align(64))]
+pub(super) struct Bucket {
+    tags: [u16; PLACES],
+    values: [u32; PLACES],
+    /// Bit n: the entry at place n is not at home here.
+    displaced: u32,
+    /// Entries at home here that live in their other bucket.
+    overflow: u32,
+    unused: [u32; 2],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+impl Bucket {
+    /// Bit n: the tag at place n is `tag`. Compares all eight at once: a loop the compiler turns into one
+    /// vector comparison.
+    #[inline(always)]
+    fn places_of(&self, tag: u16) -> u32 {
+        let mut places = 0;
+        for place in 0..PLACES {
+            places |= u32::from(self.tags[place] == tag) << place;
+        }
+        places
+    }
+
+    #[inline(always)]
+    fn value(&self, places: u32) -> u32 {
+        self.values[places.trailing_zeros() as usize % PLACES]
+    }
+
+    /// Puts an entry at the first free place; `false` when there is none.
+    fn put(&mut self, entry: Entry, displaced: bool) -> bool {
+        let free = self.places_of(FREE);
+        if free == 0 {
+            return false;
+        }
+        let place = free.trailing_zeros() as usize % PLACES;
+        self.tags[place] = entry.tag;
+        self.values[place] = entry.value;
+        self.displaced |= u32::from(displaced) << place;
+        true
+    }
+
+    /// Takes the entry at `place` out; tells whether it was displaced.
+    fn take(&mut self, place: usize) -> (Entry, bool) {
+        let place = place % PLACES;
+        let entry = Entry {
+            tag: self.tags[place],
+            value: self.values[place],
+        };
+        let displaced = self.displaced >> place & 1 == 1;
+        self.tags[place] = FREE;
+        self.displaced &= !(1 << place);
+        (entry, displaced)
+    }
+
+    fn place_of_entry(&self, entry: Entry) -> Option<usize> {
+        (0..PLACES).find(|&place| self.tags[place] == entry.tag && self.values[place] == entry.value)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    tag: u16,
+    value: u32,
+}
+
+const FREE: u16 = 0;
+
+/// Buckets for `entries` entries: even, so that no entry's other bucket is its home, and a few more than
+/// the mean needs, so that small tables have room for their relatively larger deviations.
+const fn buckets_for(entries: usize) -> usize {
+    (entries.div_ceil(ENTRIES_MEAN) + 8).next_multiple_of(2)
+}
+
+/// See the module.
+pub(super) struct KeyIndex {
+    buckets: ArenaSlice<Bucket>,
+    /// Length of `buckets`; below 2³¹.
+    count: u32,
+}
+
+impl KeyIndex {
+    pub(super) const fn bytes_needed(entries: usize) -> usize {
+        slice_bytes::<Bucket>(buckets_for(entries))
+    }
+
+    pub(super) fn carve(arena: &mut Arena, entries: usize) -> Result<Self, ArenaError> {
+        let buckets = arena.carve::<Bucket>(buckets_for(entries))?;
+        Ok(Self {
+            count: buckets.len() as u32,
+            buckets,
+        })
+    }
+
+    /// The high half of the hash, scaled to the number of buckets (Lemire's multiply-shift).
+    #[inline(always)]
+    fn home(&self, hash: u64) -> usize {
+        ((hash >> 32) * u64::from(self.count) >> 32) as usize
+    }
+
+    /// The only other bucket for entries with `tag` in `bucket`: their sum is an odd number that the tag
+    /// chooses, modulo the even number of buckets; so the two always differ.
+    #[inline(always)]
+    fn other(&self, bucket: usize, tag: u16) -> usize {
+        let spread = u32::from(tag).wrapping_mul(0x9E37_79B1);
+        let sum = ((u64::from(spread) * u64::from(self.count)) >> 32) as usize | 1;
+        if sum >= bucket {
+            sum - bucket
+        } else {
+            sum + self.count as usize - bucket
+        }
+    }
+
+    #[inline(always)]
+    fn bucket(&self, hash: u64) -> &Bucket {
+        self.buckets.at(self.home(hash))
+    }
+
+    /// Fetches the home bucket of `hash`.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch_read(self.bucket(hash));
+    }
+
+    /// The first value that `hash` may mean, without looking at the connection itself. Where there is none
+    /// at home but some are displaced, fetches the other bucket for [`Self::find`].
+    #[inline(always)]
+    pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
+        let bucket = self.bucket(hash);
+        let places = bucket.places_of(tag_of(hash));
+        if places != 0 {
+            return Some(bucket.value(places));
+        }
+        if bucket.overflow != 0 {
+            prefetch_read(self.buckets.at(self.other(self.home(hash), tag_of(hash))));
+        }
+        None
+    }
+
+    /// The value of `hash` that `is_it` accepts.
+    #[inline(always)]
+    pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        let tag = tag_of(hash);
+        let home = self.home(hash);
+        let bucket = self.buckets.at(home);
+        let found = Self::find_in(bucket, tag, &is_it);
+        if found.is_some() || bucket.overflow == 0 {
+            return found;
+        }
+        Self::find_in(self.buckets.at(self.other(home, tag)), tag, &is_it)
+    }
+
+    #[inline(always)]
+    fn find_in(bucket: &Bucket, tag: u16, is_it: &impl Fn(u32) -> bool) -> Option<u32> {
+        let mut places = bucket.places_of(tag);
+        while places != 0 {
+            let value = bucket.value(places);
+            if is_it(value) {
+                return Some(value);
+            }
+            places &= places - 1;
+        }
+        None
+    }
+
+    /// Adds `value` under `hash`; `false`, and nothing changed, when there is no room.
+    #[must_use]
+    pub(super) fn insert(&mut self, hash: u64, value: u32) -> bool {
+        let entry = Entry {
+            tag: tag_of(hash),
+            value,
+        };
+        let home = self.home(hash);
+        let other = self.other(home, entry.tag);
+        if self.buckets.at_mut(home).put(entry, false) {
+            return true;
+        }
+        let stored = self.buckets.at_mut(other).put(entry, true)
+            || (self.make_room(other) && self.buckets.at_mut(other).put(entry, true));
+        if stored {
+            self.buckets.at_mut(home).overflow += 1;
+            return true;
+        }
+        self.make_room(home) && self.buckets.at_mut(home).put(entry, false)
+    }
+
+    /// Moves one entry of the full `bucket` to its other bucket, if any of the eight finds room there.
+    #[cold]
+    fn make_room(&mut self, bucket: usize) -> bool {
+        for place in 0..PLACES {
+            let target = self.other(bucket, self.buckets.at(bucket).tags[place]);
+            if self.buckets.at(target).places_of(FREE) == 0 {
+                continue;
+            }
+            let (entry, was_displaced) = self.buckets.at_mut(bucket).take(place);
+            let target = self.buckets.at_mut(target);
+            target.put(entry, !was_displaced);
+            if was_displaced {
+                target.overflow -= 1;
+            } else {
+                self.buckets.at_mut(bucket).overflow += 1;
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Takes `value` out, which was inserted under `hash`; `false` when it is not there.
+    pub(super) fn remove(&mut self, hash: u64, value: u32) -> bool {
+        let entry = Entry {
+            tag: tag_of(hash),
+            value,
+        };
+        let home = self.home(hash);
+        if let Some(place) = self.buckets.at(home).place_of_entry(entry) {
+            self.buckets.at_mut(home).take(place);
+            return true;
+        }
+        let other = self.other(home, entry.tag);
+        let Some(place) = self.buckets.at(other).place_of_entry(entry) else {
+            return false;
+        };
+        self.buckets.at_mut(other).take(place);
+        self.buckets.at_mut(home).overflow -= 1;
+        true
+    }
+
+    /// How many entries there are, and how many of them are displaced. Reads everything.
+    #[cfg(test)]
+    pub(super) fn count_entries(&self) -> (usize, usize) {
+        let entries = self
+            .buckets
+            .iter()
+            .map(|bucket| PLACES - bucket.places_of(FREE).count_ones() as usize);
+        let displaced: usize = self
+            .buckets
+            .iter()
+            .map(|bucket| bucket.displaced.count_ones() as usize)
+            .sum();
+        let overflow: usize = self.buckets.iter().map(|bucket| bucket.overflow as usize).sum();
+        assert_eq!(displaced, overflow, "every displaced entry is counted at its home");
+        (entries.sum(), displaced)
+    }
+}
+
+#[inline(always)]
+const fn tag_of(hash: u64) -> u16 {
+    let tag = hash as u16;
+    if tag == FREE { 1 } else { tag }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    fn index(entries: usize) -> KeyIndex {
+        let mut arena = Arena::in_memory(crate::arena::HEADER_BYTES + KeyIndex::bytes_needed(entries));
+        KeyIndex::carve(&mut arena, entries).unwrap()
+    }
+
+    #[test]
+    fn the_other_bucket_of_the_other_bucket_is_home() {
+        for entries in [1, 10, 1_000, 12_345] {
+            let index = index(entries);
+            for bucket in 0..index.count as usize {
+                for tag in (1..=u16::MAX).step_by(97) {
+                    let other = index.other(bucket, tag);
+                    assert!(other < index.count as usize && other != bucket);
+                    assert_eq!(index.other(other, tag), bucket);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn entries_of_one_home_overflow_to_their_other_buckets_and_come_back_out() {
+        let mut index = index(1_000);
+        // One home bucket, different tags.
+        let hashes: Vec<u64> = (1..=40).map(|tag| 0x8000_0000_0000_0000 | tag).collect();
+        for (value, &hash) in (0..).zip(&hashes) {
+            assert!(index.insert(hash, value));
+        }
+        assert_eq!(index.count_entries(), (40, 32));
+        for (value, &hash) in (0..).zip(&hashes) {
+            assert_eq!(index.find(hash, |found| found == value), Some(value));
+        }
+        for (value, &hash) in (0..).zip(&hashes) {
+            assert!(index.remove(hash, value) && !index.remove(hash, value));
+            assert_eq!(index.find(hash, |found| found == value), None);
+        }
+        assert_eq!(index.count_entries(), (0, 0));
+    }
+
+    #[test]
+    fn one_hash_over_and_over_is_refused_after_both_buckets_and_changes_nothing() {
+        let mut index = index(1_000);
+        let hash = 0x1234_5678_0000_0042;
+        assert!((0..16).all(|value| index.insert(hash, value)));
+        assert!(!index.insert(hash, 16));
+        assert_eq!(index.count_entries(), (16, 8));
+        assert!((0..16).all(|value| index.find(hash, |found| found == value) == Some(value)));
+        assert!(index.remove(hash, 3) && index.insert(hash, 16));
+    }
+
+    #[test]
+    fn full_index_has_room_and_few_displaced() {
+        let mut random = Random::new(3);
+        for power in [3, 6, 10, 12, 14, 16, 18, 19] {
+            let entries = 1 << power;
+            let mut index = index(entries);
+            assert!(
+                (0..entries as u32).all(|value| index.insert(random.next_u64(), value)),
+                "2^{power}"
+            );
+            let (stored, displaced) = index.count_entries();
+            assert_eq!(stored, entries);
+            assert!(displaced * 30 < entries || entries < 64, "{displaced} of {entries}");
+        }
+    }
+}

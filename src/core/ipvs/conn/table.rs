@@ -1,0 +1,393 @@
+//! Step 3, the table behind it: all connections of one worker and one family, found by either direction's key.
+//!
+//! ```text
+//! FlowKey -hash-> KeyIndex bucket (64 B) -tag-> Conn (2 or 3 lines)      TimerWheel -> Conn, free list -> Conn
+//! ```
+//!
+//! In:  the keys of a burst: hash all, then `prefetch_bucket` all, `prefetch_candidate` all, `find` all, so that
+//!      the misses overlap. Out: connections by [`ConnIndex`].
+//! Never: allocates after [`ConnTable::new`], panics, grows, or searches longer than 18 buckets.
+//! All of it lives in the [`Arena`], the clock's position and the secret included.
+
+use zerocopy::FromBytes;
+
+use crate::address::{Address, FlowKey};
+use crate::arena::{Arena, ArenaError, ArenaSlice, HEADER_BYTES, slice_bytes};
+use crate::ipvs::conn::key::KeyHash;
+use crate::ipvs::conn::key_index::KeyIndex;
+use crate::ipvs::conn::timer_wheel::{self, NONE, Step, TimerWheel};
+use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_OUTBOUND_INDEXED, TimerLink};
+use crate::prefetch::prefetch_write;
+use crate::tick::Tick;
+
+/// Why a connection was not inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// The table holds as many as it was made for (or, once in 10¹⁴, its index has no room for this key).
+    Full,
+    /// A connection with this inbound or outbound key is there already.
+    Exists,
+}
+
+/// What becomes of a connection whose timer fired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// It goes.
+    Remove,
+    /// It stays, and is looked at again after so many milliseconds (at least one unit of the wheel, 64 ms).
+    Rearm {
+        /// Milliseconds from now.
+        ms: u32,
+    },
+}
+
+const MAGIC: u64 = u64::from_le_bytes(*b"conntabl");
+
+/// What must survive besides index, wheel and connections.
+#[derive(Clone, Copy, FromBytes)]
+#[repr(C, align(64))]
+struct State {
+    magic: u64,
+    capacity: u32,
+    conn_bytes: u32,
+    secret: [u64; 4],
+    len: u32,
+    /// First of the slots that were used and freed, linked through `timer.next`.
+    free: u32,
+    /// First of the slots that were never used: everything from here on is untouched memory.
+    fresh: u32,
+    unused: u32,
+}
+
+/// See the module.
+pub struct ConnTable<A: Address> {
+    hash: KeyHash,
+    index: KeyIndex,
+    conns: ArenaSlice<Conn<A>>,
+    wheel: TimerWheel,
+    state: ArenaSlice<State>,
+}
+
+impl<A: Address> ConnTable<A> {
+    /// Octets of an arena for `capacity` connections, everything included.
+    pub fn bytes_needed(capacity: usize) -> usize {
+        HEADER_BYTES
+            + slice_bytes::<State>(1)
+            + TimerWheel::BYTES
+            + KeyIndex::bytes_needed(2 * capacity)
+            + slice_bytes::<Conn<A>>(capacity)
+    }
+
+    /// An empty table for `capacity` connections, each found from both directions, whose keys are hashed
+    /// with `secret` (random, from the operating system).
+    ///
+    /// # Errors
+    /// Too little memory, or memory that holds an earlier process's state.
+    pub fn new(arena: &mut Arena, capacity: usize, secret: [u64; 4]) -> Result<Self, ArenaError> {
+        if arena.is_recovered() {
+            return Err(ArenaError::NotEmpty);
+        }
+        let mut table = Self::carve(arena, capacity, secret)?;
+        table.wheel.reset();
+        *table.state.at_mut(0) = State {
+            magic: MAGIC,
+            capacity: capacity as u32,
+            conn_bytes: size_of::<Conn<A>>() as u32,
+            secret,
+            len: 0,
+            free: NONE,
+            fresh: 0,
+            unused: 0,
+        };
+        Ok(table)
+    }
+
+    /// The table that an earlier process left in `arena`, with all its connections. That process must have
+    /// stopped between two operations on the table, not within one, and ticks must go on from where they were.
+    ///
+    /// # Errors
+    /// [`ArenaError::OtherLayout`] when there is none of this capacity and family.
+    pub fn attach(arena: &mut Arena, capacity: usize) -> Result<Self, ArenaError> {
+        if !arena.is_recovered() {
+            return Err(ArenaError::OtherLayout);
+        }
+        let mut table = Self::carve(arena, capacity, [0; 4])?;
+        let state = table.state.at(0);
+        let matches = state.magic == MAGIC
+            && state.capacity as usize == capacity
+            && state.conn_bytes as usize == size_of::<Conn<A>>();
+        if !matches {
+            return Err(ArenaError::OtherLayout);
+        }
+        table.hash = KeyHash::new(state.secret);
+        Ok(table)
+    }
+
+    fn carve(arena: &mut Arena, capacity: usize, secret: [u64; 4]) -> Result<Self, ArenaError> {
+        if capacity > 1 << 29 {
+            return Err(ArenaError::CountOutOfRange(capacity));
+        }
+        let state = arena.carve(1)?;
+        let wheel = TimerWheel::carve(arena)?;
+        let index = KeyIndex::carve(arena, 2 * capacity)?;
+        let conns = arena.carve(capacity)?;
+        Ok(Self {
+            hash: KeyHash::new(secret),
+            index,
+            conns,
+            wheel,
+            state,
+        })
+    }
+
+    /// How many connections there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.state.at(0).len as usize
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many there can be.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// The keyed hash of `key`, for the lookups below.
+    #[inline(always)]
+    pub fn hash(&self, key: &FlowKey<A>) -> u64 {
+        self.hash.hash(key)
+    }
+
+    /// Fetches the bucket of `hash`.
+    #[inline(always)]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// Reads the bucket of `hash` and fetches the connection it most likely means.
+    #[inline(always)]
+    pub fn prefetch_candidate(&self, hash: u64) {
+        if let Some(value) = self.index.candidate(hash) {
+            let conn = self.conns.at((value >> 1) as usize);
+            prefetch_write(conn);
+            if size_of::<Conn<A>>() > 128 {
+                prefetch_write(&conn.last_seen);
+            }
+        }
+    }
+
+    /// The connection of `key`, whose hash is `hash`, and which way its packets go.
+    #[inline(always)]
+    pub fn find(&self, hash: u64, key: &FlowKey<A>) -> Option<(ConnIndex, Direction)> {
+        let value = self.index.find(hash, |value| {
+            self.conns.at((value >> 1) as usize).is(key, direction_of(value))
+        })?;
+        Some((ConnIndex(value >> 1), direction_of(value)))
+    }
+
+    /// Adds `conn`, indexed by its outbound key too if it has [`FLAG_OUTBOUND_INDEXED`], last seen and created
+    /// `now`, to expire after its `timeout_ms`.
+    ///
+    /// # Errors
+    /// See [`InsertError`]; the table is unchanged.
+    pub fn insert(&mut self, conn: Conn<A>, now: Tick) -> Result<ConnIndex, InsertError> {
+        let (inbound, outbound) = (conn.inbound_key(), conn.outbound_key());
+        let both = conn.flags & FLAG_OUTBOUND_INDEXED != 0;
+        let inbound_hash = self.hash(&inbound);
+        let outbound_hash = self.hash(&outbound);
+        if both {
+            self.prefetch_bucket(outbound_hash);
+        }
+        let exists = self.find(inbound_hash, &inbound).is_some()
+            || both && (inbound == outbound || self.find(outbound_hash, &outbound).is_some());
+        if exists {
+            return Err(InsertError::Exists);
+        }
+        let Some(slot) = self.free_slot() else {
+            return Err(InsertError::Full);
+        };
+        if !self.index.insert(inbound_hash, value_of(slot, Direction::Inbound)) {
+            return Err(InsertError::Full);
+        }
+        if both && !self.index.insert(outbound_hash, value_of(slot, Direction::Outbound)) {
+            self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
+            return Err(InsertError::Full);
+        }
+        self.take_slot(slot, now);
+        *self.conns.at_mut(slot as usize) = Conn {
+            last_seen: now,
+            created: now,
+            timer: TimerLink::default(),
+            ..conn
+        };
+        self.wheel
+            .arm(&mut self.conns, slot, timer_wheel::expiry(now, conn.timeout_ms));
+        Ok(ConnIndex(slot))
+    }
+
+    /// Takes a connection out at once. No effect when there is none at `index`.
+    pub fn remove(&mut self, index: ConnIndex) {
+        if self.is_there(index) {
+            self.wheel.disarm(&mut self.conns, index.0);
+            self.release(index.0);
+        }
+    }
+
+    /// The connection at `index`. When it has been removed: whatever is there now.
+    #[inline(always)]
+    pub fn conn(&self, index: ConnIndex) -> &Conn<A> {
+        self.conns.at(index.0 as usize)
+    }
+
+    /// The same, writable. See [`Conn`] for what must not be changed.
+    #[inline(always)]
+    pub fn conn_mut(&mut self, index: ConnIndex) -> &mut Conn<A> {
+        self.conns.at_mut(index.0 as usize)
+    }
+
+    /// From now on the connection expires after `timeout_ms` without a packet, counted from `now`, which
+    /// becomes its `last_seen`. The timer is touched only if it would fire too late; 0 expires it at once.
+    #[inline]
+    pub fn set_timeout(&mut self, index: ConnIndex, timeout_ms: u32, now: Tick) {
+        let conn = self.conn_mut(index);
+        conn.last_seen = now;
+        let changed = timeout_ms != conn.timeout_ms;
+        conn.timeout_ms = timeout_ms;
+        if changed && self.is_there(index) {
+            self.wheel
+                .arm_earlier(&mut self.conns, index.0, timer_wheel::expiry(now, timeout_ms));
+        }
+    }
+
+    /// Serves the timers up to `now` and asks `decide` about every connection that has been idle for its
+    /// timeout. Ends after `budget` pieces of work (a timer looked at, or 64 ms passed) and goes on there with the
+    /// next call. Returns how many connections `decide` was asked about.
+    pub fn expire(&mut self, now: Tick, budget: usize, mut decide: impl FnMut(&mut Conn<A>) -> Expiry) -> usize {
+        let mut decided = 0;
+        if self.is_empty() {
+            return decided;
+        }
+        for _ in 0..budget {
+            let slot = match self.wheel.step(&mut self.conns, now) {
+                Step::Done => break,
+                Step::Moved => continue,
+                Step::Fired(slot) => slot,
+            };
+            let conn = self.conns.at_mut(slot as usize);
+            let idle_until = timer_wheel::expiry(conn.last_seen, conn.timeout_ms);
+            if !now.reached(idle_until) {
+                self.wheel.arm(&mut self.conns, slot, idle_until);
+                continue;
+            }
+            decided += 1;
+            match decide(conn) {
+                Expiry::Remove => self.release(slot),
+                Expiry::Rearm { ms } => {
+                    let again = timer_wheel::expiry(now, ms.max(timer_wheel::UNIT_MS));
+                    self.wheel.arm(&mut self.conns, slot, again);
+                }
+            }
+        }
+        decided
+    }
+
+    /// Shows `visit` the connections in at most `slots_max` slots from slot `from` on, and returns where to go
+    /// on; `None` at the end. Connections that come or go between two calls may be missed or shown.
+    pub fn scan(&self, from: u32, slots_max: usize, mut visit: impl FnMut(ConnIndex, &Conn<A>)) -> Option<u32> {
+        let used = self.state.at(0).fresh;
+        let until = u32::try_from(slots_max).map_or(used, |max| from.saturating_add(max).min(used));
+        for slot in from..until {
+            let conn = self.conns.at(slot as usize);
+            if conn.timer.slot != 0 {
+                visit(ConnIndex(slot), conn);
+            }
+        }
+        (until < used).then_some(until)
+    }
+
+    #[inline]
+    fn is_there(&self, index: ConnIndex) -> bool {
+        (index.0 as usize) < self.conns.len() && self.conn(index).timer.slot != 0
+    }
+
+    /// The slot the next connection will take: the one freed last, or the first unused one.
+    fn free_slot(&self) -> Option<u32> {
+        let state = self.state.at(0);
+        if state.free != NONE {
+            return Some(state.free);
+        }
+        (state.fresh < state.capacity).then_some(state.fresh)
+    }
+
+    /// Takes `slot`, as [`Self::free_slot`] gave it, and fetches the one after it for the next insertion.
+    fn take_slot(&mut self, slot: u32, now: Tick) {
+        let after = self.conns.at(slot as usize).timer.next;
+        let state = self.state.at_mut(0);
+        if state.len == 0 {
+            self.wheel.start(now);
+        }
+        state.len += 1;
+        let following = if state.free == NONE {
+            state.fresh += 1;
+            state.fresh
+        } else {
+            state.free = after;
+            after
+        };
+        if following != NONE {
+            let next = self.conns.at(following as usize);
+            prefetch_write(next);
+            prefetch_write(&next.timer);
+        }
+    }
+
+    /// Takes the connection in `slot`, whose timer is not armed, out of the index and frees the slot.
+    fn release(&mut self, slot: u32) {
+        let conn = self.conns.at(slot as usize);
+        let inbound_hash = self.hash(&conn.inbound_key());
+        self.prefetch_bucket(inbound_hash);
+        if conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
+            let outbound_hash = self.hash(&conn.outbound_key());
+            let found = self.index.remove(outbound_hash, value_of(slot, Direction::Outbound));
+            debug_assert!(
+                found,
+                "the outbound key of a connection was changed while it was in the table"
+            );
+        }
+        let found = self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
+        debug_assert!(
+            found,
+            "the inbound key of a connection was changed while it was in the table"
+        );
+        let state = self.state.at_mut(0);
+        self.conns.at_mut(slot as usize).timer = TimerLink {
+            next: state.free,
+            ..TimerLink::default()
+        };
+        state.free = slot;
+        state.len = state.len.saturating_sub(1);
+    }
+}
+
+#[inline(always)]
+const fn value_of(slot: u32, direction: Direction) -> u32 {
+    slot << 1 | direction as u32
+}
+
+#[inline(always)]
+const fn direction_of(value: u32) -> Direction {
+    if value & 1 == 0 {
+        Direction::Inbound
+    } else {
+        Direction::Outbound
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! Steps 6 and 7 in order for a packet that has a connection: count it, follow its protocol, send it on.
+//!
+//! Order of the kernel: `ip_vs_in` counts and changes state before it looks at TTL and MTU, so a packet
+//! that expires here still made or moved its connection. On the way back the stack's `ip_forward` comes
+//! first, so there TTL and MTU are looked at before anything is counted.
+
+use std::net::IpAddr;
+
+use crate::address::{Addr4, Addr6, Address, AddressFamily, FlowKey};
+use crate::counters::SingleWriter;
+use crate::frame::Frame;
+use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::{Conn, ConnIndex, Direction};
+use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::real_server::RealServerId;
+use crate::path::forward::rewrite::{self, Rewrite};
+use crate::path::forward::tunnel;
+use crate::path::headers::Headers;
+use crate::path::icmp::IcmpError;
+use crate::path::resolve::{self, Obstacle, Way};
+use crate::path::verdict::{DropReason, Verdict};
+use crate::path::{reply, track};
+use crate::worker_state::Step;
+
+/// A packet of a known connection, on its way to its verdict.
+pub(crate) struct Known<'a, A: Address> {
+    pub(crate) index: ConnIndex,
+    pub(crate) headers: &'a Headers,
+    pub(crate) key: &'a FlowKey<A>,
+}
+
+/// Client → real server.
+#[inline]
+pub(crate) fn inbound<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    packet: &Known<'_, A>,
+    frame: &mut F,
+) -> Verdict {
+    let headers = packet.headers;
+    let conn = table.conn_mut(packet.index);
+    let id = RealServerId(conn.real_server);
+    let Some(slot) = step.snapshot.services.real_server(id).filter(|slot| slot.available) else {
+        return Verdict::Drop(DropReason::RealServerGone);
+    };
+    conn.last_seen = step.now;
+    conn.in_packets = conn.in_packets.wrapping_add(1);
+    let counters = step.own.server(id);
+    counters.in_packets.add(1);
+    counters.in_bytes.add(headers.packet_len() as u64);
+    track::packet(step, table, packet.index, Direction::Inbound, headers);
+
+    let conn = table.conn_mut(packet.index);
+    let server = slot.server.addr;
+    let way = match resolve::way(step, conn, Direction::Inbound, server) {
+        Ok(way) => way,
+        Err(Obstacle::Local) => return to_local_server(conn),
+        Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
+        Err(Obstacle::Unreachable) => {
+            return refuse(step, packet, frame, IcmpError::HostUnreachable, DropReason::NoRoute);
+        }
+    };
+    if headers.ttl <= 1 {
+        return refuse(step, packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
+    }
+    let mode = ForwardingMode::from_u8(conn.mode);
+    let mtu = match mode {
+        ForwardingMode::Tunnel => way.hop.mtu.saturating_sub(tunnel::overhead(AddressFamily::of(&server))),
+        _ => way.hop.mtu,
+    };
+    if headers.packet_len() > usize::from(mtu) {
+        return too_big(step, packet, frame, mtu);
+    }
+    match mode {
+        ForwardingMode::Nat | ForwardingMode::FullNat => {
+            let rewrite = Rewrite {
+                src: conn.local,
+                dst: conn.real,
+                l3_delta: conn.l3_delta,
+                l4_delta: conn.l4_delta,
+            };
+            rewrite::apply(frame.bytes_mut(), headers, &rewrite);
+            resolve::depart(frame, headers, A::FAMILY, &way)
+        }
+        ForwardingMode::DirectRouting | ForwardingMode::Local => {
+            rewrite::decrement_ttl(frame.bytes_mut(), headers);
+            resolve::depart(frame, headers, A::FAMILY, &way)
+        }
+        ForwardingMode::Tunnel => into_tunnel(step, headers, frame, server, &way),
+    }
+}
+
+/// Real server → client, in NAT and FULLNAT.
+#[inline]
+pub(crate) fn outbound<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    packet: &Known<'_, A>,
+    frame: &mut F,
+) -> Verdict {
+    let headers = packet.headers;
+    let conn = table.conn_mut(packet.index);
+    let way = match resolve::way(step, conn, Direction::Outbound, conn.client.addr.to_ip()) {
+        Ok(way) => way,
+        Err(Obstacle::Local) => return Verdict::Drop(DropReason::NoRoute),
+        Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
+        Err(Obstacle::Unreachable) => {
+            return refuse_as_router(step, packet, frame, IcmpError::HostUnreachable, DropReason::NoRoute);
+        }
+    };
+    if headers.ttl <= 1 {
+        return refuse_as_router(step, packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
+    }
+    if headers.packet_len() > usize::from(way.hop.mtu) {
+        return match too_big_error(headers, way.hop.mtu) {
+            Some(error) => refuse_as_router(step, packet, frame, error, DropReason::MtuExceeded),
+            None => Verdict::Drop(DropReason::MtuExceeded),
+        };
+    }
+    let id = RealServerId(conn.real_server);
+    let rewrite = Rewrite {
+        src: conn.virt,
+        dst: conn.client,
+        l3_delta: !conn.l3_delta,
+        l4_delta: !conn.l4_delta,
+    };
+    conn.last_seen = step.now;
+    if step
+        .snapshot
+        .services
+        .real_server(id)
+        .is_some_and(|slot| slot.available)
+    {
+        let counters = step.own.server(id);
+        counters.out_packets.add(1);
+        counters.out_bytes.add(headers.packet_len() as u64);
+    }
+    track::packet(step, table, packet.index, Direction::Outbound, headers);
+    rewrite::apply(frame.bytes_mut(), headers, &rewrite);
+    resolve::depart(frame, headers, A::FAMILY, &way)
+}
+
+/// The director itself is the real server. Its stack takes DR and TUN connections as they are, because
+/// the VIP is its own; a rewritten one could not be brought back, as the reply never enters a device.
+#[cold]
+fn to_local_server<A: Address>(conn: &Conn<A>) -> Verdict {
+    match ForwardingMode::from_u8(conn.mode) {
+        ForwardingMode::Nat | ForwardingMode::FullNat => Verdict::Drop(DropReason::LocalRealServer),
+        _ => Verdict::Punt,
+    }
+}
+
+fn into_tunnel<F: Frame>(step: &mut Step<'_>, headers: &Headers, frame: &mut F, server: IpAddr, way: &Way) -> Verdict {
+    let l3 = &step.snapshot.l3;
+    let source = match server {
+        IpAddr::V4(v4) => l3.source_for(Addr4(v4.octets())).map(Address::to_ip),
+        IpAddr::V6(v6) => l3.source_for(Addr6(v6.octets())).map(Address::to_ip),
+    };
+    let Some(source) = source else {
+        return Verdict::Drop(DropReason::NoRoute);
+    };
+    let identification = step.random.next_u32() as u16;
+    match tunnel::encapsulate(frame, headers, source, server, identification, true) {
+        Ok(()) => resolve::depart_from(frame, resolve::L3_OFFSET, AddressFamily::of(&server), way),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Larger than fits: the sender is told, or (IPv4 without DF) the packet is dropped by name.
+#[cold]
+fn too_big<A: Address, F: Frame>(step: &mut Step<'_>, packet: &Known<'_, A>, frame: &mut F, mtu: u16) -> Verdict {
+    match too_big_error(packet.headers, mtu) {
+        Some(error) => refuse(step, packet, frame, error, DropReason::MtuExceeded),
+        None => Verdict::Drop(DropReason::MtuExceeded),
+    }
+}
+
+const fn too_big_error(headers: &Headers, mtu: u16) -> Option<IcmpError> {
+    if headers.dont_fragment {
+        Some(IcmpError::FragmentationNeeded { mtu })
+    } else {
+        None
+    }
+}
+
+/// Answers a client's packet in the name of the VIP it was sent to.
+#[cold]
+fn refuse<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    packet: &Known<'_, A>,
+    frame: &mut F,
+    error: IcmpError,
+    reason: DropReason,
+) -> Verdict {
+    reply::answer(
+        step,
+        packet.headers,
+        packet.key,
+        frame,
+        error,
+        packet.key.dst.addr,
+        reason,
+    )
+}
+
+/// Answers a real server's packet in the name of the director's address on that link.
+#[cold]
+fn refuse_as_router<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    packet: &Known<'_, A>,
+    frame: &mut F,
+    error: IcmpError,
+    reason: DropReason,
+) -> Verdict {
+    match step.snapshot.l3.source_address::<A>(step.device) {
+        Some(source) => reply::answer(step, packet.headers, packet.key, frame, error, source, reason),
+        None => Verdict::Drop(reason),
+    }
+}

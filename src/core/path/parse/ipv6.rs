@@ -1,0 +1,89 @@
+//! Step 1 for IPv6: the walk over the extension headers.
+//!
+//! In:  an IPv6 packet and its place in the frame.
+//! Out: as `parse`; the protocol is the one behind all extension headers.
+//! Never: walks more than [`IPV6_EXTENSIONS_MAX`] headers.
+//! Ref:  RFC 8200 4, RFC 6946 (atomic fragments); Linux net/ipv6/exthdrs_core.c `ipv6_find_hdr`.
+
+use zerocopy::FromBytes;
+
+use super::{Parsed, Place, Upper};
+use crate::address::{AddressFamily, Endpoint, FlowKey};
+use crate::limits::IPV6_EXTENSIONS_MAX;
+use crate::path::{DropReason, Flow, Fragment, Headers};
+use crate::wire::ipv6::{
+    ExtensionHeader, FragmentHeader, Ipv6Header, NEXT_AUTHENTICATION, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP,
+    NEXT_ROUTING,
+};
+
+pub(super) fn parse(packet: &[u8], place: Place) -> Result<Parsed, DropReason> {
+    let ip = Ipv6Header::check(packet)?;
+    let packet_len = Ipv6Header::LEN + usize::from(ip.payload_len.get());
+    let payload = packet.get(Ipv6Header::LEN..packet_len).ok_or(DropReason::Truncated)?;
+    let end = walk(ip.next_header, payload)?;
+    let upper = Upper::parse(end.protocol, end.fragment, end.segment)?;
+    let headers = Headers {
+        l3_offset: place.in_frame(0)?,
+        l4_offset: place.in_frame(packet_len - end.segment.len())?,
+        packet_end: place.in_frame(packet_len)?,
+        family: AddressFamily::Ipv6,
+        protocol: end.protocol,
+        vlan: place.vlan,
+        ttl: ip.hop_limit,
+        tcp_flags: upper.tcp_flags,
+        fragment: end.fragment,
+        dont_fragment: true,
+    };
+    let flow = FlowKey {
+        src: Endpoint::new(ip.src, upper.src_port),
+        dst: Endpoint::new(ip.dst, upper.dst_port),
+        protocol: end.protocol,
+    };
+    Ok(Parsed::Ip(headers, Flow::V6(flow)))
+}
+
+/// Where the extension headers end.
+pub(super) struct End<'p> {
+    pub(super) protocol: u8,
+    pub(super) fragment: Fragment,
+    pub(super) segment: &'p [u8],
+}
+
+/// Walks `payload`, which begins with the header named by `next_header`. Behind the header of a later fragment
+/// nothing is a header any more.
+pub(super) fn walk(next_header: u8, payload: &[u8]) -> Result<End<'_>, DropReason> {
+    let mut end = End {
+        protocol: next_header,
+        fragment: Fragment::Whole,
+        segment: payload,
+    };
+    for _ in 0..=IPV6_EXTENSIONS_MAX {
+        let len = match end.protocol {
+            NEXT_HOP_BY_HOP | NEXT_ROUTING | NEXT_DESTINATION => extension(end.segment)?.options_len(),
+            NEXT_AUTHENTICATION => extension(end.segment)?.authentication_len(),
+            NEXT_FRAGMENT => {
+                let (header, _) = FragmentHeader::ref_from_prefix(end.segment).map_err(|_| DropReason::Truncated)?;
+                end.fragment = match (header.offset(), header.more_fragments()) {
+                    (0, false) => end.fragment,
+                    (0, true) => Fragment::First,
+                    _ => Fragment::Later,
+                };
+                FragmentHeader::LEN
+            }
+            _ => return Ok(end),
+        };
+        end.protocol = extension(end.segment)?.next_header;
+        end.segment = end.segment.get(len..).ok_or(DropReason::Truncated)?;
+        if end.fragment == Fragment::Later {
+            return Ok(end);
+        }
+    }
+    Err(DropReason::TooManyHeaders)
+}
+
+fn extension(segment: &[u8]) -> Result<&ExtensionHeader, DropReason> {
+    match ExtensionHeader::ref_from_prefix(segment) {
+        Ok((header, _)) => Ok(header),
+        Err(_) => Err(DropReason::Truncated),
+    }
+}

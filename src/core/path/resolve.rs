@@ -1,0 +1,153 @@
+//! Step 7, last part: the next hop, and the Ethernet header for it.
+//!
+//! In:  where the packet goes; the mirrored routes and neighbours; the hop the connection remembers.
+//! Out: [`Verdict::Transmit`], or [`Verdict::Hold`] while the kernel resolves the neighbour.
+//!
+//! A connection remembers its hops together with the generation of the tables they come from, so an
+//! established packet looks nothing up; after any change of the tables each connection looks up once.
+
+use std::net::IpAddr;
+
+use crate::address::{Addr4, Addr6, Address, AddressFamily};
+use crate::frame::Frame;
+use crate::ipvs::conn::{Conn, Direction};
+use crate::l3::{Hop, HopId, L3, NeighbourKey, Route};
+use crate::path::forward::ethernet;
+use crate::path::headers::Headers;
+use crate::path::verdict::{DropReason, Verdict};
+use crate::worker_state::{Step, WorkerState};
+
+/// Where IP begins in frames that the director builds or holds: behind an untagged Ethernet header.
+pub(crate) const L3_OFFSET: u16 = 14;
+
+/// How a packet leaves.
+#[derive(Clone, Copy)]
+pub(crate) struct Way {
+    /// Device, MACs and MTU; the destination MAC is void while `waits_for` is set.
+    pub(crate) hop: Hop,
+    /// The neighbour that must be resolved first.
+    pub(crate) waits_for: Option<NeighbourKey>,
+}
+
+/// Why there is no way.
+pub(crate) enum Obstacle {
+    /// The address is the director's own.
+    Local,
+    /// No route, or one that says unreachable: the sender is to be told.
+    Unreachable,
+    /// A route that says blackhole.
+    Drop(DropReason),
+}
+
+/// The way to `target`, by the hop that `conn` remembers for `direction` where that still holds.
+#[inline]
+pub(crate) fn way<A: Address>(
+    step: &Step<'_>,
+    conn: &mut Conn<A>,
+    direction: Direction,
+    target: IpAddr,
+) -> Result<Way, Obstacle> {
+    let l3 = &*step.snapshot.l3;
+    if conn.hop_generation == l3.generation
+        && let id = conn.hops[direction as usize]
+        && id != Conn::<A>::NO_HOP
+    {
+        return Ok(Way {
+            hop: *l3.hop(HopId(id)),
+            waits_for: None,
+        });
+    }
+    look_up(l3, conn, direction, target)
+}
+
+#[cold]
+fn look_up<A: Address>(l3: &L3, conn: &mut Conn<A>, direction: Direction, target: IpAddr) -> Result<Way, Obstacle> {
+    if conn.hop_generation != l3.generation {
+        conn.hop_generation = l3.generation;
+        conn.hops = [Conn::<A>::NO_HOP; 2];
+    }
+    let found = route_to(l3, target);
+    if let Route::Hop(HopId(id)) = found {
+        conn.hops[direction as usize] = id;
+    }
+    way_by(l3, found)
+}
+
+/// The way to `target` for a packet without a connection.
+pub(crate) fn route(step: &Step<'_>, target: IpAddr) -> Result<Way, Obstacle> {
+    let l3 = &*step.snapshot.l3;
+    way_by(l3, route_to(l3, target))
+}
+
+fn route_to(l3: &L3, target: IpAddr) -> Route {
+    match target {
+        IpAddr::V4(v4) => l3.route(Addr4(v4.octets())),
+        IpAddr::V6(v6) => l3.route(Addr6(v6.octets())),
+    }
+}
+
+fn way_by(l3: &L3, route: Route) -> Result<Way, Obstacle> {
+    match route {
+        Route::Hop(id) => Ok(Way {
+            hop: *l3.hop(id),
+            waits_for: None,
+        }),
+        // A failed neighbour is asked for again, like the kernel does with each new packet; packets wait
+        // and are dropped by name if it stays silent.
+        Route::Unresolved(key) | Route::NeighbourFailed(key) => Ok(Way {
+            hop: l3.unresolved_hop(&key),
+            waits_for: Some(key),
+        }),
+        Route::Local => Err(Obstacle::Local),
+        Route::Unreachable => Err(Obstacle::Unreachable),
+        Route::Blackhole => Err(Obstacle::Drop(DropReason::NoRoute)),
+    }
+}
+
+/// Writes the Ethernet header of a packet that has been forwarded in place.
+#[inline]
+pub(crate) fn depart<F: Frame>(frame: &mut F, headers: &Headers, family: AddressFamily, way: &Way) -> Verdict {
+    // Padding of a short frame was the incoming link's, not the packet's.
+    frame.truncate(usize::from(headers.packet_end));
+    depart_from(frame, headers.l3_offset, family, way)
+}
+
+/// Writes the Ethernet header in front of the packet that begins at `l3_offset`.
+#[inline]
+pub(crate) fn depart_from<F: Frame>(frame: &mut F, l3_offset: u16, family: AddressFamily, way: &Way) -> Verdict {
+    match way.waits_for {
+        None => match ethernet::write(frame, l3_offset, &way.hop, family) {
+            Ok(()) => Verdict::Transmit(way.hop.device),
+            Err(reason) => Verdict::Drop(reason),
+        },
+        Some(neighbour) => {
+            let bare = Hop { vlan: 0, ..way.hop };
+            match ethernet::write(frame, l3_offset, &bare, family) {
+                Ok(()) => Verdict::Hold(neighbour),
+                Err(reason) => Verdict::Drop(reason),
+            }
+        }
+    }
+}
+
+/// Looks again at a held packet after the tables changed: complete now, still waiting, or to be dropped.
+pub fn finish<F: Frame>(worker: &WorkerState, frame: &mut F, key: NeighbourKey) -> Verdict {
+    let l3 = &worker.snapshot().l3;
+    let family = match frame.bytes().get(usize::from(L3_OFFSET)) {
+        Some(first) if first >> 4 == 6 => AddressFamily::Ipv6,
+        _ => AddressFamily::Ipv4,
+    };
+    match l3.neighbour(&key) {
+        Route::Hop(id) => depart_from(
+            frame,
+            L3_OFFSET,
+            family,
+            &Way {
+                hop: *l3.hop(id),
+                waits_for: None,
+            },
+        ),
+        Route::Unresolved(key) => Verdict::Hold(key),
+        _ => Verdict::Drop(DropReason::NeighbourFailed),
+    }
+}

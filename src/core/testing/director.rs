@@ -1,0 +1,227 @@
+//! A whole director without devices: desired services, workers, virtual time. Frames go in one by one or
+//! in bursts, and every one comes out again as an [`Outcome`].
+//!
+//! Goldens, simulations, fuzzing and the path's own tests run on it; it contains no forwarding logic, only
+//! what the daemon's worker loop does around the path.
+
+use std::sync::Arc;
+
+use crate::arena::Arena;
+use crate::counters::WorkerCounters;
+use crate::ipvs::desired::DesiredServices;
+use crate::ipvs::protocol::Timeouts;
+use crate::l3::{DeviceId, L3, NeighbourKey};
+use crate::limits::BURST_MAX;
+use crate::path::verdict::{DropReason, Verdict, WorkerId};
+use crate::path::{self};
+use crate::snapshot::Snapshot;
+use crate::testing::VecFrame;
+use crate::tick::Tick;
+use crate::worker_state::{ConnRecord, DumpCursor, WorkerSettings, WorkerState};
+
+/// What became of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Sent out of this device.
+    Transmitted(DeviceId, Vec<u8>),
+    /// Given to the kernel twin.
+    Punted(Vec<u8>),
+    /// Waiting for this neighbour.
+    Held(NeighbourKey, Vec<u8>),
+    /// Dropped.
+    Dropped(DropReason),
+}
+
+impl Outcome {
+    /// The frame that was sent and the device it left by.
+    ///
+    /// # Panics
+    /// When the frame was not sent.
+    pub fn transmitted(self) -> (DeviceId, Vec<u8>) {
+        match self {
+            Self::Transmitted(device, bytes) => (device, bytes),
+            other => panic!("expected a transmitted frame, not {other:?}"),
+        }
+    }
+}
+
+/// See the module.
+pub struct TestDirector {
+    /// What the operator wants; change it through [`Self::change`].
+    pub desired: DesiredServices,
+    /// The workers.
+    pub workers: Vec<WorkerState>,
+    /// All workers' counters.
+    pub counters: Arc<[Arc<WorkerCounters>]>,
+    l3: Arc<L3>,
+    timeouts: Timeouts,
+    now: Tick,
+}
+
+/// Servers that the counters of a test have room for.
+const SERVERS_MAX: usize = 1_024;
+/// Time between two housekeeping passes when virtual time advances.
+const STEP_MS: u32 = 50;
+
+impl TestDirector {
+    /// A director with `workers` workers of `conns_max` connections a family each, without services.
+    ///
+    /// # Panics
+    /// Never for arguments that fit memory.
+    pub fn new(workers: u8, conns_max: usize, l3: L3) -> Self {
+        let l3 = Arc::new(l3);
+        let snapshot = Arc::new(Snapshot {
+            l3: Arc::clone(&l3),
+            workers_count: workers,
+            ..Snapshot::default()
+        });
+        let counters: Arc<[Arc<WorkerCounters>]> = (0..workers)
+            .map(|_| Arc::new(WorkerCounters::new(SERVERS_MAX)))
+            .collect();
+        let make = |id: u8| {
+            let settings = WorkerSettings {
+                id: WorkerId(id),
+                workers_count: workers,
+                conns4_max: conns_max,
+                conns6_max: conns_max,
+                secret: [
+                    0x0123_4567_89AB_CDEF,
+                    0xFEDC_BA98_7654_3210,
+                    0x0F1E_2D3C_4B5A_6978,
+                    0x8796_A5B4_C3D2_E1F0,
+                ],
+                seed: u64::from(id) + 1,
+            };
+            let mut arena = Arena::in_memory(WorkerState::arena_bytes(&settings));
+            let own = Arc::clone(&counters[usize::from(id)]);
+            WorkerState::new(settings, &mut arena, Arc::clone(&snapshot), Arc::clone(&counters), own)
+                .expect("the arena has the size that was asked for")
+        };
+        let workers = (0..workers).map(make).collect();
+        Self {
+            desired: DesiredServices::default(),
+            workers,
+            l3,
+            timeouts: Timeouts::default(),
+            now: Tick(1_000),
+            counters,
+        }
+    }
+
+    /// The time.
+    pub const fn now(&self) -> Tick {
+        self.now
+    }
+
+    /// Changes the desired state and publishes it.
+    pub fn change<R>(&mut self, change: impl FnOnce(&mut DesiredServices) -> R) -> R {
+        let result = change(&mut self.desired);
+        self.publish();
+        result
+    }
+
+    /// Replaces the mirrored network.
+    pub fn set_l3(&mut self, l3: L3) {
+        self.l3 = Arc::new(l3);
+        self.publish();
+    }
+
+    /// Replaces the timeouts.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        let snapshot = Arc::new(Snapshot {
+            services: Arc::new(self.desired.build()),
+            l3: Arc::clone(&self.l3),
+            timeouts: self.timeouts,
+            workers_count: self.workers.len() as u8,
+        });
+        for worker in &mut self.workers {
+            worker.adopt(Arc::clone(&snapshot));
+        }
+    }
+
+    /// Lets virtual time pass, with housekeeping as the daemon would do it.
+    pub fn advance_ms(&mut self, ms: u32) {
+        let mut left_ms = ms;
+        while left_ms > 0 {
+            let step_ms = left_ms.min(STEP_MS);
+            self.now = self.now.plus_ms(step_ms);
+            left_ms -= step_ms;
+            for worker in &mut self.workers {
+                path::housekeeping(worker, self.now);
+            }
+        }
+    }
+
+    /// One frame that `device` received and worker 0 polled.
+    pub fn inject(&mut self, device: DeviceId, frame: &[u8]) -> Outcome {
+        self.inject_at(0, device, frame)
+    }
+
+    /// One frame that worker `worker` polled.
+    ///
+    /// # Panics
+    /// When there is no such worker.
+    pub fn inject_at(&mut self, worker: usize, device: DeviceId, frame: &[u8]) -> Outcome {
+        let mut frames = vec![VecFrame::new(frame)];
+        self.burst(worker, device, &mut frames).remove(0)
+    }
+
+    /// Up to [`BURST_MAX`] frames at once. Frames handed over are finished by their owner.
+    ///
+    /// # Panics
+    /// When there is no such worker, or more frames than a burst.
+    pub fn burst(&mut self, worker: usize, device: DeviceId, frames: &mut [VecFrame]) -> Vec<Outcome> {
+        assert!(
+            frames.len() <= BURST_MAX,
+            "{} frames are more than a burst",
+            frames.len()
+        );
+        let mut verdicts = vec![Verdict::Punt; frames.len()];
+        path::process(&mut self.workers[worker], device, self.now, frames, &mut verdicts);
+        let mut outcomes = Vec::with_capacity(frames.len());
+        for (frame, verdict) in frames.iter_mut().zip(verdicts) {
+            outcomes.push(match verdict {
+                Verdict::HandOver(owner) => self.hand_over(owner, device, frame),
+                decided => outcome(decided, frame),
+            });
+        }
+        outcomes
+    }
+
+    fn hand_over(&mut self, owner: WorkerId, device: DeviceId, frame: &mut VecFrame) -> Outcome {
+        let mut verdicts = [Verdict::Punt];
+        let worker = &mut self.workers[usize::from(owner.0)];
+        path::process_handed_over(worker, device, self.now, std::slice::from_mut(frame), &mut verdicts);
+        outcome(verdicts[0], frame)
+    }
+
+    /// All connections of all workers.
+    pub fn conns(&self) -> Vec<ConnRecord> {
+        let mut all = Vec::new();
+        for worker in &self.workers {
+            let mut cursor = Some(DumpCursor::V4(0));
+            while let Some(from) = cursor {
+                let mut chunk = Vec::with_capacity(256);
+                cursor = worker.dump(from, self.now, &mut chunk);
+                all.append(&mut chunk);
+            }
+        }
+        all
+    }
+}
+
+fn outcome(verdict: Verdict, frame: &VecFrame) -> Outcome {
+    use crate::frame::Frame;
+    match verdict {
+        Verdict::Transmit(device) => Outcome::Transmitted(device, frame.bytes().to_vec()),
+        Verdict::Punt => Outcome::Punted(frame.bytes().to_vec()),
+        Verdict::Hold(key) => Outcome::Held(key, frame.bytes().to_vec()),
+        Verdict::Drop(reason) => Outcome::Dropped(reason),
+        Verdict::HandOver(to) => panic!("a frame that was handed over already is handed to {to:?} again"),
+    }
+}

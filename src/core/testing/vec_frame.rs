@@ -1,0 +1,122 @@
+//! A [`Frame`] in a vector, with the room around it that an mbuf has.
+
+use crate::frame::Frame;
+
+/// Octets in front of a new frame: DPDK's `RTE_PKTMBUF_HEADROOM`.
+const HEADROOM: usize = 128;
+/// Octets behind a new frame.
+const TAILROOM: usize = 512;
+/// What the room is filled with, so that a step that forgets to write its octets is seen.
+const UNDEFINED: u8 = 0xa5;
+
+/// See the module. Two are equal when their frames are, whatever the room around them.
+#[derive(Clone, Debug)]
+pub struct VecFrame {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl VecFrame {
+    /// A frame of these octets with 128 octets of headroom and 512 of tailroom.
+    pub fn new(bytes: &[u8]) -> Self {
+        Self::with_room(bytes, HEADROOM, TAILROOM)
+    }
+
+    /// A frame of these octets with room as given.
+    pub fn with_room(bytes: &[u8], headroom: usize, tailroom: usize) -> Self {
+        let mut buffer = vec![UNDEFINED; headroom + bytes.len() + tailroom];
+        let end = headroom + bytes.len();
+        buffer[headroom..end].copy_from_slice(bytes);
+        Self {
+            buffer,
+            start: headroom,
+            end,
+        }
+    }
+}
+
+impl Frame for VecFrame {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.start..self.end]
+    }
+
+    fn prepend(&mut self, count: usize) -> bool {
+        let Some(start) = self.start.checked_sub(count) else {
+            return false;
+        };
+        self.buffer[start..self.start].fill(UNDEFINED);
+        self.start = start;
+        true
+    }
+
+    fn trim_front(&mut self, count: usize) -> bool {
+        if count > self.end - self.start {
+            return false;
+        }
+        self.start += count;
+        true
+    }
+
+    fn append(&mut self, count: usize) -> bool {
+        if count > self.buffer.len() - self.end {
+            return false;
+        }
+        self.buffer[self.end..self.end + count].fill(UNDEFINED);
+        self.end += count;
+        true
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.start.saturating_add(len));
+    }
+}
+
+impl PartialEq for VecFrame {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for VecFrame {}
+
+/// Octets from hexadecimal digits; white space between them is skipped.
+///
+/// # Panics
+/// On anything else.
+pub fn hex(digits: &str) -> Vec<u8> {
+    let digits: Vec<u8> = digits
+        .chars()
+        .filter(|digit| !digit.is_whitespace())
+        .map(|digit| digit.to_digit(16).expect("a hexadecimal digit") as u8)
+        .collect();
+    assert!(digits.len().is_multiple_of(2), "an odd number of digits");
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_grows_and_shrinks_within_its_room_and_is_unchanged_beyond_it() {
+        let mut frame = VecFrame::with_room(b"frame", 2, 1);
+        assert!(!frame.prepend(3) && !frame.append(2) && !frame.trim_front(6));
+        assert_eq!(frame.bytes(), b"frame");
+        assert!(frame.prepend(2) && frame.append(1));
+        assert_eq!(frame.bytes(), b"\xa5\xa5frame\xa5");
+        assert!(frame.trim_front(3));
+        frame.truncate(4);
+        frame.truncate(9);
+        assert_eq!(frame.bytes(), b"rame");
+    }
+
+    #[test]
+    fn hexadecimal_digits_become_octets() {
+        assert_eq!(hex("00 fF\n7e"), [0, 255, 0x7e]);
+    }
+}

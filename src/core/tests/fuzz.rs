@@ -1,0 +1,288 @@
+//! Arbitrary frames through the whole path, alone and in bursts, with one worker and with three: nothing
+//! panics, every frame gets exactly one verdict, and every connection is counted by exactly one server.
+//!
+//! Deterministic: the seed is printed on failure. `LVSD_FUZZ_SECONDS=600` goes on with new seeds.
+
+use std::time::{Duration, Instant};
+
+use lvs_core::counters::SingleWriter;
+use lvs_core::frame::Frame;
+use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};
+use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::scheduler::SchedulerKind;
+use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
+use lvs_core::l3::DeviceId;
+use lvs_core::limits::BURST_MAX;
+use lvs_core::random::Random;
+use lvs_core::testing::director::{Outcome, TestDirector};
+use lvs_core::testing::network::{LAN, WAN, director_mac, network};
+use lvs_core::testing::{VecFrame, icmp4, icmp6, tcp4, tcp6, udp4, udp6};
+
+/// Frames of one run with the default settings: ten million in all.
+const FRAMES_PER_RUN: usize = 2_500_000;
+/// Small, so that the table is full most of the time.
+const CONNS_MAX: usize = 4_096;
+
+fn director(workers: u8) -> TestDirector {
+    let mut director = TestDirector::new(workers, CONNS_MAX, network().build(1));
+    director.change(|desired| {
+        let services = [
+            (
+                "192.0.2.100",
+                80,
+                ServiceProtocol::Tcp,
+                SchedulerKind::Rr,
+                ForwardingMode::Nat,
+            ),
+            (
+                "192.0.2.100",
+                81,
+                ServiceProtocol::Tcp,
+                SchedulerKind::Wlc,
+                ForwardingMode::Tunnel,
+            ),
+            (
+                "192.0.2.100",
+                82,
+                ServiceProtocol::Tcp,
+                SchedulerKind::Wrr,
+                ForwardingMode::DirectRouting,
+            ),
+            (
+                "192.0.2.100",
+                83,
+                ServiceProtocol::Tcp,
+                SchedulerKind::Sh,
+                ForwardingMode::FullNat,
+            ),
+            (
+                "192.0.2.100",
+                53,
+                ServiceProtocol::Udp,
+                SchedulerKind::Lc,
+                ForwardingMode::Nat,
+            ),
+            (
+                "2001:db8:a::100",
+                80,
+                ServiceProtocol::Tcp,
+                SchedulerKind::Rr,
+                ForwardingMode::Nat,
+            ),
+            (
+                "2001:db8:a::100",
+                83,
+                ServiceProtocol::Tcp,
+                SchedulerKind::Rr,
+                ForwardingMode::FullNat,
+            ),
+            (
+                "2001:db8:a::100",
+                53,
+                ServiceProtocol::Udp,
+                SchedulerKind::Sh,
+                ForwardingMode::Tunnel,
+            ),
+        ];
+        for (vip, port, protocol, scheduler, mode) in services {
+            let addr = vip.parse().unwrap();
+            let key = ServiceKey::Address { protocol, addr, port };
+            desired.add_service(ServiceSpec::new(key, scheduler)).unwrap();
+            if mode == ForwardingMode::FullNat {
+                let local = if addr.is_ipv4() {
+                    "198.51.100.200"
+                } else {
+                    "2001:db8:b::200"
+                };
+                desired.set_local_addresses(&key, vec![local.parse().unwrap()]).unwrap();
+            }
+            let configured = if mode == ForwardingMode::FullNat {
+                ForwardingMode::Nat
+            } else {
+                mode
+            };
+            for server in 11..14 {
+                let text = if addr.is_ipv4() {
+                    format!("198.51.100.{server}")
+                } else {
+                    format!("2001:db8:b::{server}")
+                };
+                desired
+                    .add_server(&key, ServerSpec::new(text.parse().unwrap(), port, configured, 1))
+                    .unwrap();
+            }
+        }
+    });
+    director
+}
+
+/// Good frames that the mutations start from.
+fn seeds() -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for port in [80, 81, 82, 83, 84] {
+        for client in 2..6 {
+            let ends = format!("192.0.2.{client}:4000{client} > 192.0.2.100:{port}");
+            frames.push(tcp4(&ends).syn().mss(1_460).build());
+            frames.push(tcp4(&ends).ack().payload(b"hello").build());
+            frames.push(tcp4(&ends).fin().ack().vlan(7).build());
+            frames.push(tcp4(&ends).rst().ip_options(&[7, 7, 4, 0, 0, 0, 0, 0]).build());
+            frames.push(
+                udp4(&format!("192.0.2.{client}:50{client} > 192.0.2.100:53"))
+                    .payload(b"query")
+                    .build(),
+            );
+            let ends = format!("[2001:db8:a::{client}]:4000{client} > [2001:db8:a::100]:{port}");
+            frames.push(tcp6(&ends).syn().mss(1_440).build());
+            frames.push(tcp6(&ends).ack().hop_by_hop(8).payload_len(900).build());
+            frames.push(
+                udp6(&format!("[2001:db8:a::{client}]:50{client} > [2001:db8:a::100]:53"))
+                    .payload_len(1_470)
+                    .build(),
+            );
+        }
+    }
+    frames.push(icmp4("192.0.2.2 > 192.0.2.100").payload(b"ping").build());
+    frames.push(icmp6("2001:db8:a::2 > 2001:db8:a::100").payload(b"ping").build());
+    frames.push(
+        tcp4("198.51.100.11:80 > 192.0.2.2:40002")
+            .syn()
+            .ack()
+            .dst_mac(director_mac(LAN))
+            .build(),
+    );
+    frames.push(
+        tcp4("198.51.100.11:83 > 198.51.100.200:1024")
+            .ack()
+            .dst_mac(director_mac(LAN))
+            .build(),
+    );
+    frames.push(
+        tcp6("[2001:db8:b::11]:83 > [2001:db8:b::200]:1024")
+            .ack()
+            .dst_mac(director_mac(LAN))
+            .build(),
+    );
+    frames
+}
+
+/// Damages a frame: flipped octets, cuts, growth, or nothing but other ports.
+fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
+    match random.below(8) {
+        0 => frame.truncate(random.below(frame.len() as u32 + 1) as usize),
+        1 => frame.extend((0..random.below(600)).map(|at| at as u8)),
+        2 | 3 => {
+            for _ in 0..=random.below(6) {
+                let at = random.below(frame.len().max(1) as u32) as usize;
+                if let Some(octet) = frame.get_mut(at) {
+                    *octet = random.next_u32() as u8;
+                }
+            }
+        }
+        4 => frame
+            .iter_mut()
+            .skip(14)
+            .for_each(|octet| *octet = random.next_u32() as u8),
+        _ => {
+            // Another client port: a new connection if it is a SYN.
+            let at = if frame.get(12) == Some(&0x86) { 54 } else { 34 };
+            if let Some(port) = frame.get_mut(at..at + 2) {
+                port.copy_from_slice(&(random.next_u32() as u16).to_be_bytes());
+            }
+        }
+    }
+}
+
+fn run(seed: u64, workers: u8, frames_count: usize) {
+    let mut random = Random::new(seed);
+    let mut director = director(workers);
+    let seeds = seeds();
+    let mut verdicts = 0;
+    while verdicts < frames_count {
+        let device = if random.below(4) == 0 { LAN } else { WAN };
+        let count = random.below(BURST_MAX as u32) as usize + 1;
+        let mut frames: Vec<VecFrame> = (0..count)
+            .map(|_| {
+                let mut bytes = seeds[random.below(seeds.len() as u32) as usize].clone();
+                mutate(&mut random, &mut bytes);
+                VecFrame::with_room(&bytes, random.below(130) as usize, 64)
+            })
+            .collect();
+        let worker = random.below(u32::from(workers)) as usize;
+        let outcomes = director.burst(worker, device, &mut frames);
+        verdicts += outcomes.len();
+        for outcome in outcomes {
+            if let Outcome::Transmitted(DeviceId(device), bytes) = outcome {
+                assert!(
+                    device < 2 && bytes.len() >= 14 + 20,
+                    "seed {seed}: an incomplete frame was sent"
+                );
+            }
+        }
+        if random.below(64) == 0 {
+            director.advance_ms(random.below(2_000));
+        }
+    }
+    assert_counts_agree(&director, seed);
+    // Ten days later nothing is left.
+    for _ in 0..30 {
+        director.advance_ms(60_000);
+    }
+    assert_eq!(
+        director.conns().len(),
+        0,
+        "seed {seed}: connections outlive their timeouts"
+    );
+    assert_counts_agree(&director, seed);
+}
+
+/// ActiveConn + InActConn over all servers is the number of connections in the tables.
+fn assert_counts_agree(director: &TestDirector, seed: u64) {
+    let counted: u64 = director
+        .counters
+        .iter()
+        .flat_map(|worker| worker.servers.iter())
+        .map(|server| u64::from(server.active.get()) + u64::from(server.inactive.get()))
+        .sum();
+    let held: usize = director
+        .workers
+        .iter()
+        .map(|worker| worker.conns_count().0 + worker.conns_count().1)
+        .sum();
+    assert_eq!(
+        counted, held as u64,
+        "seed {seed}: servers count other connections than the tables hold"
+    );
+}
+
+#[test]
+fn arbitrary_frames_neither_panic_nor_get_lost() {
+    let started = Instant::now();
+    let budget = std::env::var("LVSD_FUZZ_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .map(Duration::from_secs);
+    let mut seed = 1;
+    loop {
+        run(seed, 1, FRAMES_PER_RUN);
+        run(seed + 1, 3, FRAMES_PER_RUN);
+        seed += 2;
+        match budget {
+            None if seed > 4 => break,
+            Some(budget) if started.elapsed() > budget => break,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn frames_of_every_short_length_are_named_drops_or_punted() {
+    let mut director = director(1);
+    let whole = tcp4("192.0.2.2:40002 > 192.0.2.100:80").syn().mss(1_460).build();
+    for len in 0..whole.len() {
+        let mut frames = [VecFrame::new(&whole[..len])];
+        let outcome = director.burst(0, WAN, &mut frames).remove(0);
+        assert!(matches!(outcome, Outcome::Dropped(_)), "{len} octets: {outcome:?}");
+        assert_eq!(frames[0].bytes().len(), len, "a dropped frame is left as it was");
+    }
+    assert_eq!(director.conns().len(), 0);
+}

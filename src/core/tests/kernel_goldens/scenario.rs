@@ -1,0 +1,101 @@
+//! A recording of a real kernel, as read from its JSON file.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// One recording.
+#[derive(Debug, Deserialize)]
+pub struct Scenario {
+    /// File name without extension.
+    pub name: String,
+    /// What was fed to `ipvsadm -R`.
+    pub config_in: String,
+    /// sysctls set before.
+    #[serde(default)]
+    pub sysctls: serde_json::Map<String, serde_json::Value>,
+    /// Shell commands run before.
+    #[serde(default)]
+    pub setup: Vec<String>,
+    /// What happened, in order.
+    pub steps: Vec<Step>,
+}
+
+/// Which of the director's two interfaces.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// eth0.
+    Client,
+    /// eth1.
+    Rs,
+}
+
+/// One step of a recording.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Step {
+    /// A frame put on the wire.
+    Inject {
+        /// Towards which interface.
+        iface: Side,
+        /// Hexadecimal.
+        frame: String,
+        /// What it is.
+        summary: String,
+        /// Seconds since the start.
+        t: f64,
+    },
+    /// A frame that came out.
+    Expect {
+        /// Of which interface.
+        iface: Side,
+        /// Hexadecimal.
+        frame: String,
+        /// What it is.
+        summary: String,
+        /// Offsets that differed between two runs.
+        #[serde(default)]
+        volatile: Vec<usize>,
+    },
+    /// A command whose text was recorded.
+    Listing(Command),
+    /// A command that changed something.
+    Exec(Command),
+    /// Nothing was done for so long.
+    Sleep {
+        /// How long.
+        seconds: f64,
+    },
+    /// A remark.
+    Note {},
+}
+
+/// A command and what it printed.
+#[derive(Debug, Deserialize)]
+pub struct Command {
+    /// As typed.
+    pub command: String,
+    /// What it printed.
+    pub output: String,
+    /// What it printed in the second run, where that differed.
+    pub output_run2: Option<String>,
+    /// Exit code.
+    pub rc: i32,
+    /// Seconds since the start.
+    pub t: Option<f64>,
+}
+
+/// Reads a recording.
+pub fn read(path: &Path) -> Scenario {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Octets of a hexadecimal frame.
+pub fn octets(hex: &str) -> Vec<u8> {
+    (0..hex.len() / 2)
+        .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("a hexadecimal frame"))
+        .collect()
+}

@@ -1,0 +1,154 @@
+//! A worker's mailbox as the director and the admin socket see it.
+//!
+//! In:  snapshots and questions about connections. Out: the worker's replies, each to who waits for it.
+//! Retired snapshots are dropped here: freeing one is the management core's work.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lvs_core::counters::WorkerCounters;
+use lvs_core::l3::NeighbourKey;
+use lvs_core::snapshot::Snapshot;
+use lvs_core::worker_state::{ConnRecord, DumpCursor};
+use tokio::sync::oneshot;
+
+use crate::mgmt::worker_port::{ConnChunk, WorkerPort};
+use crate::worker::mailbox::{Command, ConnDump, Mailbox, Reply};
+
+/// See the module.
+pub struct MailboxPort {
+    mailbox: Arc<Mailbox>,
+    counters: Arc<WorkerCounters>,
+    lcore: Option<u32>,
+    asks: Mutex<Asks>,
+}
+
+/// Questions about connections that the worker has not answered.
+#[derive(Default)]
+struct Asks {
+    last_ticket: u64,
+    waiting: HashMap<u64, oneshot::Sender<ConnChunk>>,
+}
+
+impl MailboxPort {
+    /// The management core's end of `mailbox`.
+    pub fn new(mailbox: Arc<Mailbox>, counters: Arc<WorkerCounters>, lcore: Option<u32>) -> Self {
+        Self {
+            mailbox,
+            counters,
+            lcore,
+            asks: Mutex::default(),
+        }
+    }
+
+    /// Takes every reply there is; neighbours that the worker wants resolved go to `resolve`. To be called
+    /// every few milliseconds: a worker whose replies are not taken takes no commands.
+    pub fn take_replies(&self, mut resolve: impl FnMut(NeighbourKey)) {
+        while let Some(reply) = self.mailbox.replies.pop() {
+            match reply {
+                Reply::Retired(snapshot) => drop(snapshot),
+                Reply::Resolve(neighbour) => resolve(neighbour),
+                Reply::ConnDump(dump) => {
+                    let ConnDump {
+                        cursor,
+                        records,
+                        ticket,
+                    } = *dump;
+                    if let Some(asker) = self.asks().waiting.remove(&ticket) {
+                        // Who asked may be gone.
+                        let _ = asker.send(ConnChunk { records, next: cursor });
+                    }
+                }
+            }
+        }
+    }
+
+    fn asks(&self) -> MutexGuard<'_, Asks> {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl WorkerPort for MailboxPort {
+    fn publish(&self, snapshot: Arc<Snapshot>) -> bool {
+        self.mailbox.commands.push(Command::Publish(snapshot)).is_ok()
+    }
+
+    fn counters(&self) -> &WorkerCounters {
+        &self.counters
+    }
+
+    fn lcore(&self) -> Option<u32> {
+        self.lcore
+    }
+
+    fn dump_conns(&self, cursor: DumpCursor, room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
+        let (answer, receiver) = oneshot::channel();
+        let mut asks = self.asks();
+        // Askers that gave up on a worker that hangs.
+        asks.waiting.retain(|_, asker| !asker.is_closed());
+        asks.last_ticket += 1;
+        let ticket = asks.last_ticket;
+        let dump = Box::new(ConnDump {
+            cursor: Some(cursor),
+            records: room,
+            ticket,
+        });
+        if self.mailbox.commands.push(Command::DumpConns(dump)).is_ok() {
+            asks.waiting.insert(ticket, answer);
+        }
+        receiver
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mgmt::fake_worker::conn;
+
+    fn port() -> (MailboxPort, Arc<Mailbox>) {
+        let mailbox = Arc::new(Mailbox::new());
+        (
+            MailboxPort::new(Arc::clone(&mailbox), Arc::new(WorkerCounters::new(1)), None),
+            mailbox,
+        )
+    }
+
+    fn answer(mailbox: &Mailbox, records: usize) {
+        let Some(Command::DumpConns(mut dump)) = mailbox.commands.pop() else {
+            panic!("nothing was asked")
+        };
+        dump.records.extend((0..records as u32).map(conn));
+        dump.cursor = Some(DumpCursor::V6(7));
+        mailbox.replies.push(Reply::ConnDump(dump)).unwrap();
+    }
+
+    #[test]
+    fn every_answer_goes_to_who_asked() {
+        let (port, mailbox) = port();
+        let mut first = port.dump_conns(DumpCursor::V4(0), Vec::with_capacity(4));
+        let mut second = port.dump_conns(DumpCursor::V4(9), Vec::with_capacity(4));
+        answer(&mailbox, 1);
+        answer(&mailbox, 2);
+        port.take_replies(|_| panic!("no neighbour was asked for"));
+        let second = second.try_recv().unwrap();
+        assert_eq!((first.try_recv().unwrap().records.len(), second.records.len()), (1, 2));
+        assert_eq!(second.next, Some(DumpCursor::V6(7)));
+    }
+
+    #[test]
+    fn a_full_mailbox_fails_the_question_at_once_and_the_publication_too() {
+        let (port, mailbox) = port();
+        while mailbox.commands.push(Command::Stop).is_ok() {}
+        assert!(port.dump_conns(DumpCursor::V4(0), Vec::new()).try_recv().is_err());
+        assert!(port.asks().waiting.is_empty());
+    }
+
+    #[test]
+    fn askers_that_gave_up_are_forgotten() {
+        let (port, _mailbox) = port();
+        for _ in 0..3 {
+            drop(port.dump_conns(DumpCursor::V4(0), Vec::new()));
+        }
+        assert_eq!(port.asks().waiting.len(), 1);
+    }
+}

@@ -1,0 +1,104 @@
+use std::fs::File;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::mgmt::namespace::{in_namespace, ip};
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0x11, 0x22];
+
+fn open_lan() -> Result<Twin, TwinError> {
+    open(DeviceId(0), "lan", MAC, 1500)
+}
+
+#[test]
+fn a_twin_has_the_devices_name_mac_and_mtu_and_is_up() {
+    in_namespace(|| {
+        let twin = open(DeviceId(3), "lan", MAC, 9000).unwrap();
+        assert_eq!((twin.device, twin.name.as_str()), (DeviceId(3), "lan"));
+        let shown = ip("-o link show lan");
+        assert!(shown.starts_with(&format!("{}: lan:", twin.ifindex)), "{shown}");
+        for expected in ["mtu 9000", "link/ether 02:00:00:00:11:22", ",UP,LOWER_UP"] {
+            assert!(shown.contains(expected), "{expected}: {shown}");
+        }
+        drop(twin);
+        assert!(!ip("-o link").contains("lan"), "it goes with its descriptor");
+    });
+}
+
+#[test]
+fn what_the_kernel_sends_is_read_as_bare_frames_without_blocking() {
+    in_namespace(|| {
+        let twin = open_lan().unwrap();
+        ip("addr add 192.0.2.1/24 dev lan");
+        ip("neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev lan nud permanent");
+        let mut wire = File::from(twin.fd);
+        let mut frame = [0; 2048];
+        while wire.read(&mut frame).is_ok() {}
+        assert_eq!(wire.read(&mut frame).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+
+        let socket = std::net::UdpSocket::bind("192.0.2.1:0").unwrap();
+        socket.send_to(b"hello", "192.0.2.9:7").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let len = loop {
+            // The kernel's own IPv6 multicast may come in between.
+            match wire.read(&mut frame) {
+                Ok(len) if frame[12..14] == [0x08, 0x00] => break len,
+                _ => assert!(Instant::now() < deadline, "no datagram came out"),
+            }
+        };
+        assert_eq!(len, 14 + 20 + 8 + 5);
+        assert_eq!(frame[..6], [2, 0, 0, 0, 0, 9]);
+        assert_eq!(frame[6..12], MAC);
+    });
+}
+
+#[test]
+fn a_tap_the_operator_made_is_taken_over_and_keeps_its_addresses() {
+    in_namespace(|| {
+        ip("tuntap add dev lan mode tap");
+        ip("addr add 192.0.2.1/24 dev lan");
+        drop(open_lan().unwrap());
+        let twin = open_lan().unwrap();
+        let shown = ip("-o addr show dev lan");
+        assert!(shown.contains("192.0.2.1/24"), "{shown}");
+        assert!(ip("-o link show lan").contains("02:00:00:00:11:22"));
+        drop(twin);
+    });
+}
+
+#[test]
+fn a_name_that_another_interface_has_is_refused_with_the_cure() {
+    in_namespace(|| {
+        ip("link add lan type veth peer name other");
+        let error = open_lan().unwrap_err();
+        assert!(matches!(error, TwinError::NameTaken { .. }), "{error:?}");
+        assert!(error.to_string().contains("another kernel name"), "{error}");
+    });
+}
+
+#[test]
+fn a_twin_that_another_process_holds_is_busy() {
+    in_namespace(|| {
+        let _held = open_lan().unwrap();
+        let error = open_lan().unwrap_err();
+        assert!(matches!(error, TwinError::Busy { .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn names_the_kernel_would_not_take_are_refused_before_it_is_asked() {
+    for name in ["", "a name", "tap%d", "a/b", "sixteen-letters-", "..", "eth0:1"] {
+        let error = open(DeviceId(0), name, MAC, 1500).unwrap_err();
+        assert!(matches!(error, TwinError::BadName { .. }), "{name}: {error:?}");
+    }
+}
+
+#[test]
+fn each_refusal_of_the_kernel_is_explained() {
+    let explained = |errno: Errno| explain("lan", false, io::Error::from_raw_os_error(errno as i32)).to_string();
+    assert!(explained(Errno::EPERM).contains("CAP_NET_ADMIN"));
+    assert!(explained(Errno::ENOENT).contains("modprobe tun"));
+    assert!(explained(Errno::EBUSY).contains("second lvsd"));
+    assert!(explained(Errno::ENOMEM).contains("cannot create it"));
+}
