@@ -12,8 +12,7 @@ use lvs_core::counters::{SingleWriter, WorkerCounters};
 use lvs_core::l3::{DeviceId, NeighbourKey};
 use lvs_core::path::Verdict;
 use lvs_core::snapshot::Snapshot;
-use lvs_core::testing::builder::udp4;
-use lvs_core::testing::pcap::{CapturedFrame, write_pcap};
+use lvs_core::testing::{CapturedFrame, udp4, write_pcap};
 use lvs_core::tick::Tick;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use lvsd::dpdk::device::{Device, DeviceSettings};
@@ -70,19 +69,17 @@ fn main() {
     };
     let pool = Mempool::create(&eal, &pool_settings).expect("a pool");
     let source = format!("net_pcap0,rx_pcap={},infinite_rx=1", capture.display());
-    let queues = [source.as_str(), "net_null0"]
-        .iter()
-        .enumerate()
-        .map(|(number, driver)| {
-            let id = DeviceId(number as u8);
-            let settings = DeviceSettings {
-                id,
-                driver: (*driver).to_owned(),
-                ..DeviceSettings::default()
-            };
-            let mut device = Device::open(&eal, &settings, pool).expect("a device");
-            device.take_queues().expect("its queues")
-        });
+    let mut queues = Vec::new();
+    for (number, driver) in [source.as_str(), "net_null0"].into_iter().enumerate() {
+        let id = DeviceId(number as u8);
+        let settings = DeviceSettings {
+            id,
+            driver: driver.to_owned(),
+            ..DeviceSettings::default()
+        };
+        let mut device = Device::open(&eal, &settings, pool).expect("a device");
+        queues.push(device.take_queues().expect("its queues"));
+    }
     let counters = [Arc::new(WorkerCounters::new(1))];
     let clock = Clock::start(&eal);
     let crew_settings = CrewSettings {
@@ -91,7 +88,7 @@ fn main() {
         idle: IdlePolicy::Spin,
         clock,
     };
-    let mut crew = assemble(queues.collect(), &crew_settings);
+    let mut crew = assemble(queues, &crew_settings);
     let mut worker = Worker::new(crew.workers.remove(0), Straight);
     let handle = lcore::launch(&eal, 0, move || worker.run()).expect("a worker");
     std::thread::sleep(Duration::from_millis(500));
