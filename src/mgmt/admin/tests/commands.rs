@@ -179,6 +179,7 @@ fn paths_methods_ids_and_queries_that_do_not_exist_are_refused_in_json() {
         ("PATCH", "/v1/services", 405),
         ("GET", "/v1/services/tcp:192.0.2.1", 400),
         ("GET", "/v1/services/tcp:192.0.2.1:80", 404),
+        ("GET", "/v1/services/%ff", 400),
         ("DELETE", "/v1/services/tcp:192.0.2.1:80/servers/198.51.100.1", 400),
         ("DELETE", "/v1/services/tcp:192.0.2.1:80/servers/198.51.100.1:80", 404),
         ("GET", "/v1/connections?colour=blue", 400),
