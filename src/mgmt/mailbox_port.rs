@@ -63,6 +63,14 @@ impl MailboxPort {
         }
     }
 
+    /// Tells the worker to leave its loop, however full its mailbox is.
+    pub fn stop(&self) {
+        while self.mailbox.commands.push(Command::Stop).is_err() {
+            self.take_replies(drop);
+            std::thread::yield_now();
+        }
+    }
+
     fn asks(&self) -> MutexGuard<'_, Asks> {
         self.asks.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -138,7 +138,7 @@ fn the_ranges_that_the_reference_states_are_the_real_ones() {
         .iter()
         .map(|kind| format!("{:?}", kind.name()))
         .collect();
-    assert!(REFERENCE.contains(&format!("range: {} -", schedulers.join(", "))));
+    assert!(REFERENCE.contains(&format!("# {}.", schedulers.join(", "))));
 }
 
 #[test]
@@ -401,8 +401,8 @@ fn services_are_refused_as_the_api_refuses_them() {
     );
     assert_refused(
         &with_server("upper_threshold = 5\nlower_threshold = 6"),
-        "lvsd.toml:8:19: service.real_server.lower_threshold: lower threshold 6 of real server 198.51.100.1:80 is above \
-         its upper threshold 5: give a lower one of at most 5, or raise the upper one",
+        "lvsd.toml:8:19: service.real_server.lower_threshold: lower threshold 6 of real server 198.51.100.1:80 \
+         is above its upper threshold 5: give a lower one of at most 5, or raise the upper one",
     );
     assert_refused(
         &with_server("").replace("198.51.100.1", "2001:db8::1"),
@@ -425,7 +425,8 @@ fn services_are_refused_as_the_api_refuses_them() {
     );
     assert_refused(
         &with_server("").replace("192.0.2.1", "224.0.0.81"),
-        "lvsd.toml:3:11: service.address: 224.0.0.81 cannot be the address of a virtual service: give a unicast address",
+        "lvsd.toml:3:11: service.address: 224.0.0.81 cannot be the address of a virtual service: \
+         give a unicast address",
     );
 }
 

@@ -20,6 +20,7 @@ use crate::path::icmp::IcmpError;
 use crate::path::resolve::{self, Obstacle, Way};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::path::{reply, track};
+use crate::wire::checksum::complement;
 use crate::worker_state::Step;
 
 /// A packet of a known connection, on its way to its verdict.
@@ -121,8 +122,8 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     let rewrite = Rewrite {
         src: conn.virt,
         dst: conn.client,
-        l3_delta: !conn.l3_delta,
-        l4_delta: !conn.l4_delta,
+        l3_delta: complement(conn.l3_delta),
+        l4_delta: complement(conn.l4_delta),
     };
     conn.last_seen = step.now;
     if step

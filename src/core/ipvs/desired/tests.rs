@@ -228,6 +228,43 @@ fn services_have_a_limit() {
 }
 
 #[test]
+fn real_servers_have_a_limit_that_deleted_ones_count_towards() {
+    let mut desired = DesiredServices::default();
+    let key = |n: usize| {
+        let addr = IpAddr::from([198, 18, 0, n as u8 + 1]);
+        ServiceKey::Address {
+            protocol: ServiceProtocol::Tcp,
+            addr,
+            port: 80,
+        }
+    };
+    let spec = |n: usize| ServerSpec {
+        port: n as u16 + 1,
+        ..nat("198.51.100.1", 1)
+    };
+    for service in 0..128 {
+        desired
+            .add_service(ServiceSpec::new(key(service), SchedulerKind::Rr))
+            .unwrap();
+        (0..REAL_SERVERS_MAX / 128).for_each(|n| assert!(desired.add_server(&key(service), spec(n)).is_ok()));
+    }
+    assert_eq!(
+        desired.add_server(&key(0), spec(60_000)),
+        Err(ServiceError::TooManyServers)
+    );
+    desired.delete_server(&key(7), spec(3).addr, spec(3).port).unwrap();
+    assert_eq!(
+        desired.add_server(&key(0), spec(60_000)),
+        Err(ServiceError::TooManyServers)
+    );
+    assert!(desired.add_server(&key(7), spec(3)).is_ok());
+    desired.delete_service(&key(0)).unwrap();
+    desired.collect_trash(0, |_| true);
+    assert_eq!(desired.collect_trash(120, |_| true), REAL_SERVERS_MAX / 128);
+    assert!(desired.add_server(&key(1), spec(60_000)).is_ok());
+}
+
+#[test]
 fn refusals_say_cause_and_cure() {
     let mut desired = web(&[nat("198.51.100.1", 1)]);
     let good = nat("198.51.100.2", 1);
@@ -297,10 +334,13 @@ struct Remembered {
     idle_since_sec: Option<u64>,
 }
 
+/// Oldest first.
+type TwinServers = Vec<(RealServerId, ServerSpec)>;
+
 /// The same behaviour by the plainest means.
 #[derive(Clone, Debug, Default)]
 struct Twin {
-    services: Vec<(ServiceSpec, Vec<IpAddr>, Vec<(RealServerId, ServerSpec)>)>,
+    services: Vec<(ServiceSpec, Vec<IpAddr>, TwinServers)>,
     deleted: Vec<Remembered>,
     now_sec: u64,
 }
