@@ -19,7 +19,7 @@ pub struct MemoryError {
 ///
 /// All its pages are touched here, so that no worker ever waits for a page fault. With hugepages it comes out
 /// of DPDK's heap, which takes free hugepages beyond `memory_mb` as needed.
-fn zeroed_region(eal: &Eal, len: usize) -> Result<NonNull<u8>, MemoryError> {
+pub fn zeroed_region(eal: &Eal, len: usize) -> Result<NonNull<u8>, MemoryError> {
     let refused = |cause| MemoryError {
         mb: len.div_ceil(1 << 20),
         cause,
