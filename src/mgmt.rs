@@ -1,6 +1,16 @@
-//! The management core.
+//! The management core: may block, allocate and log; owns the desired state.
 
+pub mod admin;
+pub mod director;
+pub mod journal;
 pub mod kernel;
+pub mod mailbox_port;
+pub mod punt;
+pub mod reload;
+pub mod twin;
+pub mod worker_port;
+
+#[cfg(test)]
+mod fake_worker;
 #[cfg(test)]
 mod namespace;
-pub mod twin;

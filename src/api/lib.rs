@@ -1,3 +1,30 @@
-//! What clients and the daemon share: REST types of lvsd, and the kernel's IPVS netlink protocol.
+//! What clients and the daemon say to each other on `/run/lvsd/api.sock`: HTTP/1.1 with these types as JSON;
+//! and on `/run/lvsd/ipvs.sock`: the kernel's IPVS protocol, in [`netlink`].
+//!
+//! Plain data with units in the names; unknown fields are refused everywhere. Never names lvs-core: the
+//! daemon converts by hand, exhaustively, so that neither side can change without the other noticing.
 
+mod action;
+mod error;
+mod id;
 pub mod netlink;
+mod state;
+mod status;
+
+pub use action::Action;
+pub use error::{ApiError, ErrorCode};
+pub use id::{IdError, Protocol, ServiceId};
+pub use state::{
+    LocalAddresses, Mode, Server, ServerPatch, ServerSettings, Service, ServicePatch, ServiceSettings, State, Timeouts,
+    TimeoutsPatch,
+};
+pub use status::{
+    ConnFilter, ConnRecord, Device, Drop, Rates, ReloadReport, ServerOfService, ServerStatus, ServiceStatus, StateDiff,
+    Stats, Totals, Version, Worker,
+};
+
+/// First segment of every path. It changes when an old client could misread a new daemon.
+pub const API_VERSION: &str = "v1";
+
+/// Where the daemon listens unless the configuration says otherwise.
+pub const SOCKET_DEFAULT: &str = "/run/lvsd/api.sock";

@@ -1,3 +1,34 @@
-//! lvsctl.
+//! `lvsctl`: what an operator types. A client of the daemon's admin socket; runs where DPDK is absent.
+//!
+//! In:  a command line. Out: tables (or JSON), and an exit code that a script can trust: see [`command`].
 
-fn main() {}
+mod client;
+mod command;
+mod listing;
+mod run;
+mod table;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::run::Failure;
+
+fn main() -> ExitCode {
+    let arguments = command::Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run::run(arguments)),
+        Err(error) => Err(Failure::Output(error)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to tell when stderr is closed too.
+            let _ = writeln!(std::io::stderr(), "lvsctl: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

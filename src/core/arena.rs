@@ -123,7 +123,7 @@ impl Arena {
     /// long, initialised (mappings are), used by nobody else, and must stay mapped as long as the arena
     /// or any of its slices lives. It must be all zero or have been an arena.
     pub unsafe fn from_raw(start: NonNull<u8>, len: usize) -> Self {
-        debug_assert!(start.as_ptr() as usize % SLICE_ALIGN == 0 && len >= HEADER_BYTES);
+        debug_assert!((start.as_ptr() as usize).is_multiple_of(SLICE_ALIGN) && len >= HEADER_BYTES);
         Self::over(Region {
             start,
             len,

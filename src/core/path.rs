@@ -26,6 +26,7 @@ pub use headers::{Flow, Fragment, Headers};
 pub use verdict::{DropReason, Verdict};
 
 use crate::address::{Address, FlowKey};
+use crate::counters::SingleWriter;
 use crate::frame::Frame;
 use crate::ipvs::conn::Direction;
 use crate::ipvs::conn::table::ConnTable;
@@ -66,6 +67,8 @@ pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
     let (step, lanes) = worker.step(DeviceId(0), now, false);
     track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
     track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
+    step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
+    step.own.conns_ipv6.set(lanes.v6.table.len() as u64);
 }
 
 fn run<F: Frame>(

@@ -19,7 +19,7 @@ pub struct ConfigError {
     /// Table and key, like `workers.count`.
     pub key: String,
     /// Cause and cure.
-    pub problem: ConfigProblem,
+    pub problem: Box<ConfigProblem>,
 }
 
 /// Cause and cure.
@@ -48,7 +48,8 @@ pub enum ConfigProblem {
     },
     /// Two keys that contradict each other.
     #[error(
-        "{count} workers but {cores} worker cores: give eal.worker_cores one core for each worker, or leave one of the two out"
+        "{count} workers but {cores} worker cores: \
+         give eal.worker_cores one core for each worker, or leave one of the two out"
     )]
     WorkersAndCores { count: u64, cores: usize },
     /// As the API would refuse it.
@@ -71,7 +72,7 @@ impl Invalid {
             line,
             column,
             key: key_at(text, self.span.start),
-            problem: self.problem,
+            problem: Box::new(self.problem),
         }
     }
 }

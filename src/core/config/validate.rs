@@ -10,8 +10,8 @@ use toml::Spanned;
 
 use super::error::{ConfigProblem, Invalid};
 use super::raw::{
-    Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMode, RawOverhead, RawProtocol, RawRealServer,
-    RawService, RawTimeouts, RawWorkers,
+    Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMode, RawOverhead, RawProtocol,
+    RawRealServer, RawService, RawTimeouts, RawWorkers,
 };
 use super::{
     ApiConfig, Config, ConnectionsConfig, DeviceConfig, EalConfig, JournalConfig, ServiceConfig, WorkersConfig,
@@ -27,6 +27,8 @@ use crate::limits::{DEVICES_MAX, TIMEOUT_MAX_SEC, WORKERS_MAX};
 const CORE_MAX: u64 = 1_023;
 /// 1 TiB.
 const MEMORY_MAX_MB: u64 = 1 << 20;
+/// About 40 GB of buffers.
+const MBUFS_MAX: u64 = 16_777_216;
 /// Longer sleeps overflow a receive queue at a million packets a second.
 const IDLE_SLEEP_US: RangeInclusive<u64> = 1..=1_000;
 /// From a small lab to 2²⁸, where indices and memory end.
@@ -45,7 +47,7 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
         Some(RawOverhead::Classic) | None => Overhead::Classic,
     };
     Ok(Config {
-        eal: eal(raw.eal)?,
+        eal: eal(raw.eal, workers.idle)?,
         workers,
         connections: connections(&raw.connections)?,
         timeouts: timeouts(&raw.timeouts)?,
@@ -59,15 +61,16 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
     })
 }
 
-fn eal(raw: RawEal) -> Result<EalConfig, Invalid> {
+fn eal(raw: RawEal, idle: Idle) -> Result<EalConfig, Invalid> {
     let default = EalConfig::default();
     let main_core = in_range(&raw.main_core, 0..=CORE_MAX, default.main_core)?;
     let mut taken = HashSet::from([main_core]);
     let mut worker_cores = Vec::new();
     for core in raw.worker_cores.as_ref().map_or(&[][..], |cores| cores.get_ref()) {
         let number = ranged(core, 0..=CORE_MAX)?;
-        if !taken.insert(number) {
-            let cure = "give every worker a core of its own, other than eal.main_core";
+        // Two threads that never sleep on one core would starve each other.
+        if !taken.insert(number) && idle != Idle::Sleep {
+            let cure = "give every worker a core of its own, other than eal.main_core, or set workers.idle = \"sleep\"";
             return invalid(
                 core,
                 ConfigProblem::Duplicate {
@@ -82,6 +85,7 @@ fn eal(raw: RawEal) -> Result<EalConfig, Invalid> {
     Ok(EalConfig {
         hugepages: raw.hugepages.map_or(default.hugepages, Spanned::into_inner),
         memory_mb: in_range(&raw.memory_mb, 0..=MEMORY_MAX_MB, default.memory_mb)?,
+        mbufs: in_range(&raw.mbufs, 0..=MBUFS_MAX, default.mbufs)?,
         main_core,
         worker_cores,
         extra_args: raw.extra_args.map_or(default.extra_args, Spanned::into_inner),
@@ -244,11 +248,8 @@ fn mac(text: &Spanned<String>) -> Result<Option<[u8; 6]>, Invalid> {
         return Ok(None);
     }
     let octet = |digits: &str| {
-        if digits.len() == 2 {
-            u8::from_str_radix(digits, 16).ok()
-        } else {
-            None
-        }
+        let is_hex = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)
     };
     let octets: Option<Vec<u8>> = text.get_ref().split(':').map(octet).collect();
     let mac = octets.and_then(|octets| <[u8; 6]>::try_from(octets).ok());

@@ -62,7 +62,7 @@ pub struct SequenceShift {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct TimerLink {
-    /// The next in the wheel slot, or in the list of free slots.
+    /// The next in the wheel slot.
     next: u32,
     previous: u32,
     /// The wheel's unit of time at which it fires.

@@ -6,7 +6,7 @@
 //! Follows Linux ip_vs_ctl.c `ip_vs_add_dest()`, `__ip_vs_update_dest()`, `ip_vs_trash_get_dest()`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::address::AddressFamily;
@@ -129,10 +129,12 @@ struct DesiredService {
     built: VirtualService,
 }
 
+/// What makes a server the same one when it is added again.
+type ServerKey = (ServiceKey, IpAddr, u16);
+
 /// A deleted server that connections may still refer to.
 #[derive(Clone, Debug)]
 struct Trashed {
-    key: ServiceKey,
     service: ServiceId,
     server: DesiredServer,
     built: RealServer,
@@ -170,7 +172,7 @@ pub struct DesiredServices {
     /// By the revision at which they were added.
     services: BTreeMap<u64, DesiredService>,
     by_key: HashMap<ServiceKey, u64>,
-    trash: Vec<Trashed>,
+    trash: BTreeMap<ServerKey, Trashed>,
     service_ids: Slots,
     server_ids: Slots,
     /// Of the last change.
@@ -192,12 +194,7 @@ impl DesiredServices {
         if self.by_key.contains_key(&spec.key) {
             return Err(ServiceError::ServiceExists { service: spec.key });
         }
-        let remembered = self
-            .trash
-            .iter()
-            .find(|trashed| trashed.key == spec.key)
-            .map(|trashed| trashed.service);
-        let id = match remembered {
+        let id = match self.trashed_service(&spec.key) {
             Some(id) => id,
             None => self
                 .service_ids
@@ -282,14 +279,8 @@ impl DesiredServices {
                 port: spec.port,
             });
         }
-        let same = |trashed: &Trashed| {
-            trashed.key == *key && (trashed.server.spec.addr, trashed.server.spec.port) == (spec.addr, spec.port)
-        };
-        let (id, last_weight) = match self.trash.iter().position(same) {
-            Some(position) => {
-                let old = self.trash.remove(position).server;
-                (old.id, old.last_weight)
-            }
+        let (id, last_weight) = match self.trash.remove(&(*key, spec.addr, spec.port)) {
+            Some(trashed) => (trashed.server.id, trashed.server.last_weight),
             None => {
                 let slot = self
                     .server_ids
@@ -324,7 +315,7 @@ impl DesiredServices {
         let service = self.service(key)?;
         let position = service.position(key, addr, port)?;
         let trashed = service.trashed(position);
-        self.trash.push(trashed);
+        self.trash.insert((*key, addr, port), trashed);
         self.change(key, |service| {
             service.servers.remove(position);
         })
@@ -359,7 +350,7 @@ impl DesiredServices {
         let before = self.trash.len();
         let mut emptied = Vec::new();
         let server_ids = &mut self.server_ids;
-        self.trash.retain_mut(|trashed| {
+        self.trash.retain(|(key, ..), trashed| {
             if !is_idle(trashed.server.id) {
                 trashed.idle_since_sec = None;
                 return true;
@@ -368,13 +359,12 @@ impl DesiredServices {
             let keep = now_sec.saturating_sub(since_sec) < u64::from(TRASH_PERIOD_SEC);
             if !keep {
                 server_ids.free(trashed.server.id.0);
-                emptied.push((trashed.key, trashed.service));
+                emptied.push((*key, trashed.service));
             }
             keep
         });
         for (key, service) in emptied {
-            let listed = self.by_key.contains_key(&key);
-            if !listed && !self.trash.iter().any(|trashed| trashed.service == service) {
+            if !self.by_key.contains_key(&key) && self.trashed_service(&key).is_none() {
                 self.service_ids.free(service.0);
             }
         }
@@ -384,8 +374,8 @@ impl DesiredServices {
     /// The table for workers.
     pub fn build(&self) -> ServiceTable {
         let services = self.services.values().map(|service| service.built.clone()).collect();
-        let deleted = self.trash.iter().map(|trashed| {
-            let ServiceKey::Address { protocol, .. } = trashed.key;
+        let deleted = self.trash.iter().map(|((key, ..), trashed)| {
+            let ServiceKey::Address { protocol, .. } = key;
             let slot = ServerSlot {
                 available: false,
                 service: trashed.service,
@@ -435,12 +425,21 @@ impl DesiredServices {
 
     /// Deletes the servers of a service that is gone already.
     fn bury(&mut self, service: DesiredService) {
-        self.trash
-            .extend((0..service.servers.len()).map(|position| service.trashed(position)));
-        let id = service.built.id;
-        if !self.trash.iter().any(|trashed| trashed.service == id) {
-            self.service_ids.free(id.0);
+        let key = service.spec.key;
+        for (position, server) in service.servers.iter().enumerate() {
+            self.trash
+                .insert((key, server.spec.addr, server.spec.port), service.trashed(position));
         }
+        if self.trashed_service(&key).is_none() {
+            self.service_ids.free(service.built.id.0);
+        }
+    }
+
+    /// The slot of a service of which deleted servers are remembered, be it listed or not.
+    fn trashed_service(&self, key: &ServiceKey) -> Option<ServiceId> {
+        let lowest = (*key, IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let ((first, ..), trashed) = self.trash.range(lowest..).next()?;
+        (first == key).then_some(trashed.service)
     }
 
     fn next_revision(&mut self) -> u64 {
@@ -476,7 +475,6 @@ impl DesiredService {
     fn trashed(&self, position: usize) -> Trashed {
         let server = self.servers[position];
         Trashed {
-            key: self.spec.key,
             service: self.built.id,
             server,
             built: self.real_server(&server),
@@ -541,3 +539,6 @@ fn family(key: &ServiceKey) -> AddressFamily {
     let ServiceKey::Address { addr, .. } = key;
     AddressFamily::of(addr)
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,7 +117,7 @@ pub fn state_name(protocol: u8, state: u8) -> &'static str {
 pub fn is_active(protocol: u8, state: u8) -> bool {
     match protocol {
         TCP => TcpState::from_u8(state).is_some_and(tcp::is_active),
-        SCTP => state == SctpState::Established as u8,
+        SCTP => SctpState::from_u8(state).is_some_and(sctp::is_active),
         _ => false,
     }
 }

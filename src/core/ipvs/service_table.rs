@@ -221,3 +221,127 @@ fn place<T>(slots: &mut Vec<Option<T>>, index: usize, value: T) {
     }
     slots[index] = Some(value);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
+    use crate::ipvs::scheduler::SchedulerKind;
+    use crate::ipvs::service::ServiceProtocol;
+
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+
+    fn key(protocol: ServiceProtocol, addr: &str, port: u16) -> ServiceKey {
+        ServiceKey::Address {
+            protocol,
+            addr: addr.parse().unwrap(),
+            port,
+        }
+    }
+
+    fn server(addr: &str, port: u16, mode: ForwardingMode) -> ServerSpec {
+        ServerSpec::new(addr.parse().unwrap(), port, mode, 1)
+    }
+
+    fn end4(addr: &str, port: u16) -> Endpoint<Addr4> {
+        Endpoint::new(Addr4::from_ip(addr.parse().unwrap()).unwrap(), port)
+    }
+
+    fn end6(addr: &str, port: u16) -> Endpoint<Addr6> {
+        Endpoint::new(Addr6::from_ip(addr.parse().unwrap()).unwrap(), port)
+    }
+
+    fn built(services: &[(ServiceKey, &[ServerSpec])]) -> DesiredServices {
+        let mut desired = DesiredServices::default();
+        for (key, servers) in services {
+            desired.add_service(ServiceSpec::new(*key, SchedulerKind::Rr)).unwrap();
+            servers
+                .iter()
+                .for_each(|spec| assert!(desired.add_server(key, *spec).is_ok()));
+        }
+        desired
+    }
+
+    #[test]
+    fn a_service_is_found_by_protocol_address_and_port_of_its_family_only() {
+        let web = key(ServiceProtocol::Tcp, "192.0.2.1", 80);
+        let dns = key(ServiceProtocol::Udp, "2001:db8::1", 53);
+        let table = built(&[(web, &[]), (dns, &[])]).build();
+        let found = |service: Option<&VirtualService>| service.map(|service| service.key);
+        assert_eq!(found(table.find(TCP, end4("192.0.2.1", 80))), Some(web));
+        assert_eq!(found(table.find(UDP, end6("2001:db8::1", 53))), Some(dns));
+        assert_eq!(found(table.find(UDP, end4("192.0.2.1", 80))), None);
+        assert_eq!(found(table.find(TCP, end4("192.0.2.1", 81))), None);
+        assert_eq!(found(table.find(TCP, end4("192.0.2.2", 80))), None);
+        assert!(table.has_vip(end4("192.0.2.1", 0).addr) && !table.has_vip(end4("192.0.2.2", 0).addr));
+        assert!(table.has_vip(end6("2001:db8::1", 0).addr));
+        // The words of an IPv4 address must not be taken for an IPv6 address with the same octets in front.
+        assert!(!table.has_vip(end6("c000:201::", 0).addr));
+        assert_eq!(
+            table.service(table.services()[1].id).map(|service| service.key),
+            Some(dns)
+        );
+        assert!(table.service(ServiceId(7)).is_none());
+    }
+
+    #[test]
+    fn the_exact_port_wins_over_port_0() {
+        let web = key(ServiceProtocol::Tcp, "192.0.2.1", 80);
+        let mut services = built(&[(web, &[]), (key(ServiceProtocol::Tcp, "192.0.2.1", 81), &[])])
+            .build()
+            .services()
+            .to_vec();
+        services[1].key = key(ServiceProtocol::Tcp, "192.0.2.1", 0);
+        let table = ServiceTable::new(services, std::iter::empty());
+        let port_of = |port| match table.find(TCP, end4("192.0.2.1", port)).unwrap().key {
+            ServiceKey::Address { port, .. } => port,
+        };
+        assert_eq!([port_of(80), port_of(443)], [80, 0]);
+    }
+
+    #[test]
+    fn replies_are_expected_from_nat_servers_only_and_from_deleted_ones_too() {
+        let web = key(ServiceProtocol::Tcp, "192.0.2.1", 80);
+        let servers = [
+            server("198.51.100.1", 8080, ForwardingMode::Nat),
+            server("198.51.100.2", 80, ForwardingMode::DirectRouting),
+            server("2001:db8::2", 80, ForwardingMode::Tunnel),
+        ];
+        let mut desired = built(&[(web, &servers)]);
+        for _deleted in [false, true] {
+            let table = desired.build();
+            assert!(table.is_nat_server(TCP, end4("198.51.100.1", 8080)));
+            assert!(!table.is_nat_server(UDP, end4("198.51.100.1", 8080)));
+            assert!(!table.is_nat_server(TCP, end4("198.51.100.1", 80)));
+            assert!(!table.is_nat_server(TCP, end4("198.51.100.2", 80)));
+            assert!(!table.is_nat_server(TCP, end6("2001:db8::2", 80)));
+            desired.flush();
+        }
+        assert!(desired.build().is_empty());
+    }
+
+    #[test]
+    fn a_pool_turns_nat_into_fullnat_whose_replies_come_to_a_local_address() {
+        let web = key(ServiceProtocol::Tcp, "192.0.2.1", 80);
+        let servers = [
+            server("198.51.100.1", 8080, ForwardingMode::Nat),
+            server("198.51.100.2", 80, ForwardingMode::DirectRouting),
+        ];
+        let mut desired = built(&[(web, &servers)]);
+        desired
+            .set_local_addresses(&web, vec!["203.0.113.1".parse().unwrap()])
+            .unwrap();
+        let table = desired.build();
+        let modes: Vec<ForwardingMode> = table.services()[0].servers.iter().map(|server| server.mode).collect();
+        assert_eq!(modes, [ForwardingMode::DirectRouting, ForwardingMode::FullNat]);
+        assert!(!table.is_nat_server(TCP, end4("198.51.100.1", 8080)));
+        assert!(table.is_local_address(end4("203.0.113.1", 0).addr));
+        assert!(!table.is_local_address(end4("203.0.113.2", 0).addr));
+        desired.set_local_addresses(&web, vec![]).unwrap();
+        let table = desired.build();
+        assert!(table.is_nat_server(TCP, end4("198.51.100.1", 8080)));
+        assert!(!table.is_local_address(end4("203.0.113.1", 0).addr));
+        assert_eq!(table.services()[0].local_addresses, None);
+    }
+}

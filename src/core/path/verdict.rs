@@ -88,8 +88,8 @@ drop_reasons! {
     PuntRingFull = "punt_ring_full",
     /// The device took fewer packets than offered.
     TxQueueFull = "tx_queue_full",
-    /// No buffer for a packet from the kernel twin.
-    NoMbuf = "no_mbuf",
+    /// For the kernel, but its device has no kernel twin.
+    NoTwin = "no_twin",
     /// The kernel twin refused the packet.
     TwinWriteFailed = "twin_write_failed",
 }

@@ -1,7 +1,7 @@
 //! Step 3, the table behind it: all connections of one worker and one family, found by either direction's key.
 //!
 //! ```text
-//! FlowKey -hash-> KeyIndex bucket (64 B) -tag-> Conn (2 or 3 lines)      TimerWheel -> Conn, free list -> Conn
+//! FlowKey -hash-> KeyIndex bucket (64 B) -tag-> Conn (2 or 3 lines)      TimerWheel -> Conn, free stack -> Conn
 //! ```
 //!
 //! In:  the keys of a burst: hash all, then `prefetch_bucket` all, `prefetch_candidate` all, `find` all, so that
@@ -15,7 +15,7 @@ use crate::address::{Address, FlowKey};
 use crate::arena::{Arena, ArenaError, ArenaSlice, HEADER_BYTES, slice_bytes};
 use crate::ipvs::conn::key::KeyHash;
 use crate::ipvs::conn::key_index::KeyIndex;
-use crate::ipvs::conn::timer_wheel::{self, NONE, Step, TimerWheel};
+use crate::ipvs::conn::timer_wheel::{self, Step, TimerWheel};
 use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_OUTBOUND_INDEXED, TimerLink};
 use crate::prefetch::prefetch_write;
 use crate::tick::Tick;
@@ -23,7 +23,7 @@ use crate::tick::Tick;
 /// Why a connection was not inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsertError {
-    /// The table holds as many as it was made for (or, once in 10¹⁴, its index has no room for this key).
+    /// The table holds as many as it was made for (or, once in 10¹² insertions at most, its index has no room).
     Full,
     /// A connection with this inbound or outbound key is there already.
     Exists,
@@ -41,6 +41,9 @@ pub enum Expiry {
     },
 }
 
+/// How many insertions ahead a free slot is fetched.
+const SLOTS_AHEAD: u32 = 8;
+
 const MAGIC: u64 = u64::from_le_bytes(*b"conntabl");
 
 /// What must survive besides index, wheel and connections.
@@ -52,8 +55,8 @@ struct State {
     conn_bytes: u32,
     secret: [u64; 4],
     len: u32,
-    /// First of the slots that were used and freed, linked through `timer.next`.
-    free: u32,
+    /// How many slots were used and freed: the length of the stack `free`.
+    freed: u32,
     /// First of the slots that were never used: everything from here on is untouched memory.
     fresh: u32,
     unused: u32,
@@ -64,6 +67,8 @@ pub struct ConnTable<A: Address> {
     hash: KeyHash,
     index: KeyIndex,
     conns: ArenaSlice<Conn<A>>,
+    /// A stack of free slots; a list through the connections would be a miss per insertion.
+    free: ArenaSlice<u32>,
     wheel: TimerWheel,
     state: ArenaSlice<State>,
 }
@@ -75,6 +80,7 @@ impl<A: Address> ConnTable<A> {
             + slice_bytes::<State>(1)
             + TimerWheel::BYTES
             + KeyIndex::bytes_needed(2 * capacity)
+            + slice_bytes::<u32>(capacity)
             + slice_bytes::<Conn<A>>(capacity)
     }
 
@@ -95,7 +101,7 @@ impl<A: Address> ConnTable<A> {
             conn_bytes: size_of::<Conn<A>>() as u32,
             secret,
             len: 0,
-            free: NONE,
+            freed: 0,
             fresh: 0,
             unused: 0,
         };
@@ -130,11 +136,13 @@ impl<A: Address> ConnTable<A> {
         let state = arena.carve(1)?;
         let wheel = TimerWheel::carve(arena)?;
         let index = KeyIndex::carve(arena, 2 * capacity)?;
+        let free = arena.carve(capacity)?;
         let conns = arena.carve(capacity)?;
         Ok(Self {
             hash: KeyHash::new(secret),
             index,
             conns,
+            free,
             wheel,
             state,
         })
@@ -219,7 +227,7 @@ impl<A: Address> ConnTable<A> {
             self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
             return Err(InsertError::Full);
         }
-        self.take_slot(slot, now);
+        self.take_slot(now);
         *self.conns.at_mut(slot as usize) = Conn {
             last_seen: now,
             created: now,
@@ -234,6 +242,7 @@ impl<A: Address> ConnTable<A> {
     /// Takes a connection out at once. No effect when there is none at `index`.
     pub fn remove(&mut self, index: ConnIndex) {
         if self.is_there(index) {
+            self.prefetch_buckets_of(index.0);
             self.wheel.disarm(&mut self.conns, index.0);
             self.release(index.0);
         }
@@ -273,28 +282,38 @@ impl<A: Address> ConnTable<A> {
         if self.is_empty() {
             return decided;
         }
+        // One fired connection waits until the next has come, while its buckets are fetched.
+        let mut waiting = None;
         for _ in 0..budget {
-            let slot = match self.wheel.step(&mut self.conns, now) {
+            match self.wheel.step(&mut self.conns, now) {
                 Step::Done => break,
-                Step::Moved => continue,
-                Step::Fired(slot) => slot,
-            };
-            let conn = self.conns.at_mut(slot as usize);
-            let idle_until = timer_wheel::expiry(conn.last_seen, conn.timeout_ms);
-            if !now.reached(idle_until) {
-                self.wheel.arm(&mut self.conns, slot, idle_until);
-                continue;
-            }
-            decided += 1;
-            match decide(conn) {
-                Expiry::Remove => self.release(slot),
-                Expiry::Rearm { ms } => {
-                    let again = timer_wheel::expiry(now, ms.max(timer_wheel::UNIT_MS));
-                    self.wheel.arm(&mut self.conns, slot, again);
+                Step::Moved => {}
+                Step::Fired(slot) => {
+                    self.prefetch_buckets_of(slot);
+                    let before = waiting.replace(slot);
+                    decided += before.map_or(0, |slot| self.fired(slot, now, &mut decide));
                 }
             }
         }
-        decided
+        decided + waiting.map_or(0, |slot| self.fired(slot, now, &mut decide))
+    }
+
+    /// Deals with a connection whose timer fired; 1 if `decide` was asked.
+    fn fired(&mut self, slot: u32, now: Tick, decide: &mut impl FnMut(&mut Conn<A>) -> Expiry) -> usize {
+        let conn = self.conns.at_mut(slot as usize);
+        let idle_until = timer_wheel::expiry(conn.last_seen, conn.timeout_ms);
+        if !now.reached(idle_until) {
+            self.wheel.arm(&mut self.conns, slot, idle_until);
+            return 0;
+        }
+        match decide(conn) {
+            Expiry::Remove => self.release(slot),
+            Expiry::Rearm { ms } => {
+                let again = timer_wheel::expiry(now, ms.max(timer_wheel::UNIT_MS));
+                self.wheel.arm(&mut self.conns, slot, again);
+            }
+        }
+        1
     }
 
     /// Shows `visit` the connections in at most `slots_max` slots from slot `from` on, and returns where to go
@@ -316,34 +335,42 @@ impl<A: Address> ConnTable<A> {
         (index.0 as usize) < self.conns.len() && self.conn(index).timer.slot != 0
     }
 
-    /// The slot the next connection will take: the one freed last, or the first unused one.
+    /// The slot the next connection will take: the one freed last, or the first that was never used.
     fn free_slot(&self) -> Option<u32> {
         let state = self.state.at(0);
-        if state.free != NONE {
-            return Some(state.free);
+        match state.freed.checked_sub(1) {
+            Some(last) => Some(*self.free.at(last as usize)),
+            None => (state.fresh < state.capacity).then_some(state.fresh),
         }
-        (state.fresh < state.capacity).then_some(state.fresh)
     }
 
-    /// Takes `slot`, as [`Self::free_slot`] gave it, and fetches the one after it for the next insertion.
-    fn take_slot(&mut self, slot: u32, now: Tick) {
-        let after = self.conns.at(slot as usize).timer.next;
+    /// Takes the slot that [`Self::free_slot`] gave, and fetches one that will be taken soon.
+    fn take_slot(&mut self, now: Tick) {
         let state = self.state.at_mut(0);
         if state.len == 0 {
             self.wheel.start(now);
         }
         state.len += 1;
-        let following = if state.free == NONE {
-            state.fresh += 1;
-            state.fresh
-        } else {
-            state.free = after;
-            after
+        let soon = match state.freed.checked_sub(1) {
+            Some(last) => {
+                state.freed = last;
+                *self.free.at(last.saturating_sub(SLOTS_AHEAD) as usize)
+            }
+            None => {
+                state.fresh += 1;
+                state.fresh + SLOTS_AHEAD
+            }
         };
-        if following != NONE {
-            let next = self.conns.at(following as usize);
-            prefetch_write(next);
-            prefetch_write(&next.timer);
+        let soon = self.conns.at(soon as usize);
+        prefetch_write(soon);
+        prefetch_write(&soon.timer);
+    }
+
+    fn prefetch_buckets_of(&self, slot: u32) {
+        let conn = self.conns.at(slot as usize);
+        self.prefetch_bucket(self.hash(&conn.inbound_key()));
+        if conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
+            self.prefetch_bucket(self.hash(&conn.outbound_key()));
         }
     }
 
@@ -351,7 +378,6 @@ impl<A: Address> ConnTable<A> {
     fn release(&mut self, slot: u32) {
         let conn = self.conns.at(slot as usize);
         let inbound_hash = self.hash(&conn.inbound_key());
-        self.prefetch_bucket(inbound_hash);
         if conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
             let outbound_hash = self.hash(&conn.outbound_key());
             let found = self.index.remove(outbound_hash, value_of(slot, Direction::Outbound));
@@ -366,11 +392,8 @@ impl<A: Address> ConnTable<A> {
             "the inbound key of a connection was changed while it was in the table"
         );
         let state = self.state.at_mut(0);
-        self.conns.at_mut(slot as usize).timer = TimerLink {
-            next: state.free,
-            ..TimerLink::default()
-        };
-        state.free = slot;
+        *self.free.at_mut(state.freed as usize) = slot;
+        state.freed += 1;
         state.len = state.len.saturating_sub(1);
     }
 }

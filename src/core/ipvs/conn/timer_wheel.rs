@@ -6,11 +6,10 @@
 //! level 0: 256 slots of 64 ms (16.4 s) | 1: 64 of 16.4 s (17 min) | 2: 64 of 17 min (19 h) | 3: 64 of 19 h (50 d)
 //! ```
 //!
-//! A timer sits on the level of the highest digit in which its unit differs from the wheel's position. When
-//! the position enters a slot of a higher level, that slot's timers come down to the lower ones; when it
-//! enters a slot of level 0, they fire. Each step takes one timer or passes one unit, so a caller's budget
-//! bounds it, and the lists themselves remember how far it came.
-//! Packets never touch the wheel: a timer that fires finds out whether the connection was idle meanwhile.
+//! A timer sits on the level of the highest digit in which its unit differs from the wheel's position. When the
+//! position enters a slot of a higher level, its timers come down; when it enters a slot of level 0, they fire.
+//! Each step takes one timer or passes one unit, so a caller's budget bounds it, and the lists themselves
+//! remember how far it came. Packets never touch the wheel: who fires finds out whether it was idle meanwhile.
 
 use zerocopy::FromBytes;
 
@@ -218,7 +217,11 @@ impl TimerWheel {
         self.disarm(conns, index);
         let next = conns.at(index as usize).timer.next;
         if next != NONE {
-            prefetch_write(conns.at(next as usize));
+            let next = conns.at(next as usize);
+            prefetch_write(&next.timer);
+            if slot < LEVELS[1].first {
+                prefetch_write(next);
+            }
         }
         Some(index)
     }

@@ -18,14 +18,20 @@ pub enum ServiceError {
     #[error("there is no service {service}: add it first, or check protocol, address and port")]
     NoSuchService { service: ServiceKey },
     /// Kernel: `EEXIST`.
-    #[error("real server {} of service {service} exists already: edit it instead of adding it", SocketAddr::new(*addr, *port))]
+    #[error(
+        "real server {} of service {service} exists already: edit it instead of adding it",
+        SocketAddr::new(*addr, *port)
+    )]
     ServerExists {
         service: ServiceKey,
         addr: IpAddr,
         port: u16,
     },
     /// Kernel: `ENOENT`.
-    #[error("service {service} has no real server {}: add it first, or check address and port", SocketAddr::new(*addr, *port))]
+    #[error(
+        "service {service} has no real server {}: add it first, or check address and port",
+        SocketAddr::new(*addr, *port)
+    )]
     NoSuchServer {
         service: ServiceKey,
         addr: IpAddr,
@@ -54,12 +60,14 @@ pub enum ServiceError {
     MixedFamilies { service: ServiceKey, server: SocketAddr },
     /// Kernel: `EINVAL`.
     #[error(
-        "mode {mode} cannot be configured for real server {server}: choose nat, dr or tunnel; nat becomes fullnat by a local-address pool"
+        "mode {mode} cannot be configured for real server {server}: choose nat, dr or tunnel; \
+         nat becomes fullnat by a local-address pool"
     )]
     ModeNotConfigurable { server: SocketAddr, mode: &'static str },
     /// ipvsadm: `Zero port specified for non-persistent service`.
     #[error(
-        "service {service} has port 0, which needs persistence, and that is not supported yet: give a port from 1 to 65535"
+        "service {service} has port 0, which needs persistence, \
+         and that is not supported yet: give a port from 1 to 65535"
     )]
     ZeroPortNotPersistent { service: ServiceKey },
     /// A packet cannot be sent there.
@@ -70,7 +78,8 @@ pub enum ServiceError {
     NotUnicast { addr: IpAddr, role: &'static str },
     /// FULLNAT does not change the family.
     #[error(
-        "local address {addr} is of another address family than service {service}: give addresses of the service's family"
+        "local address {addr} is of another address family than service {service}: \
+         give addresses of the service's family"
     )]
     LocalAddressFamily { service: ServiceKey, addr: IpAddr },
     /// A pool is a set.

@@ -1,6 +1,9 @@
-//! The SCTP states of an association and their timeouts.
+//! The SCTP states of an association as a director guesses them from the chunks that pass.
 //!
-//! Follows Linux ip_vs_proto_sctp.c `sctp_timeouts[]`, `sctp_state_name_table[]`.
+//! In DR and TUN only the client is heard. Follows Linux ip_vs_proto_sctp.c `sctp_states[]`,
+//! `sctp_events[]`, `sctp_timeouts[]`, `set_sctp_state()`; chunks: RFC 9260 3.2.
+
+use crate::ipvs::conn::Direction;
 
 /// A state; the numbers are the kernel's and travel in its sync messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,6 +99,120 @@ impl SctpState {
     }
 }
 
+/// What a packet means for the state: its first chunk, or the ABORT that follows a COOKIE ECHO or COOKIE ACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum SctpEvent {
+    /// DATA, SACK, HEARTBEAT and everything unknown.
+    Data = 0,
+    /// INIT.
+    Init = 1,
+    /// INIT ACK.
+    InitAck = 2,
+    /// COOKIE ECHO.
+    CookieEcho = 3,
+    /// COOKIE ACK.
+    CookieAck = 4,
+    /// SHUTDOWN.
+    Shutdown = 5,
+    /// SHUTDOWN ACK.
+    ShutdownAck = 6,
+    /// SHUTDOWN COMPLETE.
+    ShutdownComplete = 7,
+    /// ERROR.
+    Error = 8,
+    /// ABORT.
+    Abort = 9,
+}
+
+impl SctpEvent {
+    /// From a chunk's type (RFC 9260 3.2).
+    #[inline]
+    pub const fn of_chunk(chunk_type: u8) -> Self {
+        match chunk_type {
+            1 => Self::Init,
+            2 => Self::InitAck,
+            6 => Self::Abort,
+            7 => Self::Shutdown,
+            8 => Self::ShutdownAck,
+            9 => Self::Error,
+            10 => Self::CookieEcho,
+            11 => Self::CookieAck,
+            14 => Self::ShutdownComplete,
+            _ => Self::Data,
+        }
+    }
+}
+
+/// Whether a connection in this state is counted as `ActiveConn`.
+#[inline]
+pub const fn is_active(state: SctpState) -> bool {
+    matches!(state, SctpState::Established)
+}
+
+use SctpState::{
+    Closed as CL, Cookie as CO, CookieEchoed as CE, CookieReplied as CR, CookieSent as CS, CookieWait as CW,
+    Established as ES, Init as IN, Init1 as I1, Rejected as RJ, ShutdownAckSent as SA, ShutdownReceived as SR,
+    ShutdownSent as SS,
+};
+
+/// Next states, one row an [`SctpEvent`], one column a present state.
+type Transitions = [[SctpState; 14]; 10];
+
+/// Present:  NO  I1  IN  CS  CR  CW  CO  CE  ES  SS  SR  SA  RJ  CL
+const INBOUND: Transitions = [
+    /* d   */ [ES, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+    /* i   */ [I1, IN, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, IN, IN],
+    /* ia  */ [CW, CW, CW, CS, CR, CO, CO, CE, ES, SS, SR, SA, RJ, CL],
+    /* ce  */ [CR, IN, IN, CR, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+    /* ca  */ [ES, I1, IN, CS, CR, CW, CO, ES, ES, SS, SR, SA, RJ, CL],
+    /* s   */ [SR, I1, IN, CS, CR, CW, CO, CE, SR, SS, SR, SA, RJ, CL],
+    /* sa  */ [CL, IN, IN, CS, CR, CW, CO, CE, ES, CL, SR, CL, RJ, CL],
+    /* sc  */ [CL, CL, CL, CS, CR, CW, CO, CE, ES, SS, SR, CL, RJ, CL],
+    /* err */ [CL, I1, IN, CS, CR, CW, CO, CL, ES, SS, SR, SA, RJ, CL],
+    /* ab  */ [CL, CL, CL, CL, CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL],
+];
+
+const OUTBOUND: Transitions = [
+    /* d   */ [ES, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+    /* i   */ [CW, CW, CW, CW, CW, CW, CW, CW, ES, CW, CW, CW, CW, CW],
+    /* ia  */ [CS, CS, CS, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+    /* ce  */ [CE, CE, CE, CE, CE, CE, CE, CE, ES, SS, SR, SA, RJ, CL],
+    /* ca  */ [ES, ES, ES, ES, ES, ES, ES, ES, ES, SS, SR, SA, RJ, CL],
+    /* s   */ [SS, SS, SS, SS, SS, SS, SS, SS, SS, SS, SR, SA, RJ, CL],
+    /* sa  */ [SA, SA, SA, SA, SA, CW, CO, CE, ES, SA, SA, SA, RJ, CL],
+    /* sc  */ [CL, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+    /* err */ [CL, CL, CL, CL, CL, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+    /* ab  */ [CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL],
+];
+
+/// Only the client is heard.
+const INBOUND_ONLY: Transitions = [
+    /* d   */ [ES, I1, IN, CS, CR, ES, CO, CE, ES, SS, SR, SA, RJ, CL],
+    /* i   */ [I1, IN, IN, IN, IN, IN, CO, CE, ES, SS, SR, SA, IN, IN],
+    /* ia  */ [CE, CE, CE, CE, CE, CE, CO, CE, ES, SS, SR, SA, RJ, CL],
+    /* ce  */ [ES, ES, ES, ES, ES, ES, CO, CE, ES, SS, SR, SA, RJ, CL],
+    /* ca  */ [ES, I1, IN, ES, ES, CW, ES, ES, ES, SS, SR, SA, RJ, CL],
+    /* s   */ [SR, I1, IN, CS, CR, CW, CO, CE, SR, SS, SR, SA, RJ, CL],
+    /* sa  */ [CL, IN, IN, CS, CR, CW, CO, CE, CL, CL, SR, CL, RJ, CL],
+    /* sc  */ [CL, CL, CL, CL, CL, CW, CO, CE, ES, SS, CL, CL, RJ, CL],
+    /* err */ [CL, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
+    /* ab  */ [CL, CL, CL, CL, CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL],
+];
+
+/// The state after a packet with this event went in `direction`.
+///
+/// `no_output`: no packet of the real server was seen (DR, TUN); the caller clears it on the first one.
+#[inline]
+pub const fn next(state: SctpState, direction: Direction, no_output: bool, event: SctpEvent) -> SctpState {
+    let transitions = match direction {
+        Direction::Outbound => &OUTBOUND,
+        Direction::Inbound if no_output => &INBOUND_ONLY,
+        Direction::Inbound => &INBOUND,
+    };
+    transitions[event as usize][state as usize]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +224,67 @@ mod tests {
             assert_eq!(SctpState::from_u8(number as u8), Some(state));
         }
         assert_eq!(SctpState::from_u8(14), None);
+    }
+
+    /// Direction of each chunk (c client, r real server), chunk type, and the states they lead through.
+    fn walk(no_output: bool, chunks: &[(char, u8)]) -> Vec<&'static str> {
+        let mut state = SctpState::None;
+        let mut names = vec![];
+        for &(side, chunk) in chunks {
+            let direction = if side == 'c' {
+                Direction::Inbound
+            } else {
+                Direction::Outbound
+            };
+            state = next(state, direction, no_output, SctpEvent::of_chunk(chunk));
+            names.push(state.name());
+        }
+        names
+    }
+
+    /// A real 6.1 kernel (recording sctp_nat).
+    #[test]
+    fn an_association_opens_and_closes_through_nat_as_a_kernel_was_seen_to_do_it() {
+        let opening = [('c', 1), ('r', 2), ('c', 10), ('r', 11)];
+        assert_eq!(walk(false, &opening), ["INIT1", "C-SENT", "C-REPLIED", "ESTABLISHED"]);
+        let closing = [('c', 0), ('r', 0), ('c', 7), ('r', 8), ('c', 14)];
+        let states = walk(false, &[&opening[..], &closing[..]].concat());
+        assert_eq!(
+            states[4..],
+            ["ESTABLISHED", "ESTABLISHED", "S-RECEIVED", "S-ACK-SENT", "CLOSED"]
+        );
+    }
+
+    #[test]
+    fn with_only_the_client_in_sight_the_cookie_echo_opens_it() {
+        let chunks = [('c', 1), ('c', 10), ('c', 0), ('c', 7), ('c', 14)];
+        assert_eq!(
+            walk(true, &chunks),
+            ["INIT1", "ESTABLISHED", "ESTABLISHED", "S-RECEIVED", "CLOSED"]
+        );
+    }
+
+    #[test]
+    fn an_abort_closes_whatever_the_state() {
+        for state in SctpState::ALL {
+            for (direction, no_output) in [
+                (Direction::Inbound, false),
+                (Direction::Inbound, true),
+                (Direction::Outbound, false),
+            ] {
+                let after = next(state, direction, no_output, SctpEvent::of_chunk(6));
+                assert!(matches!(after, CL | RJ), "{state:?} {direction:?}: {after:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn data_opens_an_unknown_association_and_disturbs_none() {
+        for state in SctpState::ALL.into_iter().skip(1) {
+            let inbound = next(state, Direction::Inbound, false, SctpEvent::Data);
+            let outbound = next(state, Direction::Outbound, false, SctpEvent::of_chunk(255));
+            assert_eq!((inbound, outbound), (state, state));
+        }
+        assert_eq!(next(SctpState::None, Direction::Inbound, false, SctpEvent::Data), ES);
     }
 }

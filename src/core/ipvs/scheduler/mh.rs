@@ -151,4 +151,19 @@ mod tests {
         );
         assert_eq!(slot(client6.fold()), 3457);
     }
+
+    #[test]
+    fn servers_begin_and_skip_where_the_kernels_do() {
+        let place = |last: u32| {
+            let value = 0x0A00_0000 + last + 80;
+            (
+                hash(value, KEY1) % SLOTS_COUNT,
+                hash(value, KEY2) % (SLOTS_COUNT - 1) + 1,
+            )
+        };
+        assert_eq!(
+            [place(3), place(2), place(1)],
+            [(1631, 3453), (1231, 3544), (3167, 700)]
+        );
+    }
 }

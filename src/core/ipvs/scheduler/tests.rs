@@ -98,7 +98,7 @@ impl Bench {
             let number = words[1].parse().unwrap();
             let spec = |weight: &str| ServerSpec::new(addr(number), 80, ForwardingMode::Nat, weight.parse().unwrap());
             match words[0] {
-                "a" => drop(self.desired.add_server(&KEY, spec(words[2])).unwrap()),
+                "a" => assert!(self.desired.add_server(&KEY, spec(words[2])).is_ok()),
                 "e" => self.desired.edit_server(&KEY, spec(words[2])).unwrap(),
                 "d" => self.desired.delete_server(&KEY, addr(number), 80).unwrap(),
                 other => panic!("{other}"),
@@ -263,6 +263,15 @@ fn rr_goes_on_from_the_server_before_a_deleted_one() {
     assert_eq!(bench.picks(2), "11 12");
     bench.run("d 12, d 11, a 15 1");
     assert_eq!(bench.picks(2), "15 15");
+
+    let mut bench = Bench::new(SchedulerKind::Rr, "a 11 1, a 12 1, a 13 1");
+    assert_eq!(bench.picks(1), "13");
+    bench.run("d 13");
+    assert_eq!(
+        bench.picks(3),
+        "12 11 12",
+        "before the first one is the head of the list"
+    );
 }
 
 #[test]
@@ -543,6 +552,16 @@ fn sh_sends_clients_where_the_kernel_does() {
     assert_eq!(bench.clients(40), expected);
 }
 
+/// A real 6.1 kernel, asked with five servers of weights 1, 0, 2, 1, 1: the walk begins at twice the hash.
+#[test]
+fn sh_falls_back_to_where_the_kernel_does() {
+    let commands = "a 11 1, a 12 0, a 13 2, a 14 1, a 15 1";
+    let mut bench = Bench::with_flags(SchedulerKind::Sh, SchedulerFlags::FALLBACK, commands);
+    let expected = "15 13 15 13 11 14 13 14 13 15 13 11 13 13 14 13 11 13 11 15 \
+                    13 15 13 11 14 11 14 13 15 13 15 13 13 14 13 14 13 11 13 11";
+    assert_eq!(bench.clients(40), expected);
+}
+
 /// sched_sh_edit.
 #[test]
 fn sh_is_rebuilt_when_servers_leave_and_return() {
@@ -611,10 +630,10 @@ fn mh_fills_its_table_by_weight_and_moves_few_slots() {
     let mut counts = slots_of(&equal, 3);
     counts.sort_unstable();
     assert_eq!(counts, [1364, 1364, 1365]);
-    // Weights 3, 1, 2 newest first
+    // Weights 3, 1, 2, newest first.
     assert_eq!(
-        slots_of(&Bench::new(SchedulerKind::Mh, "a 1 3, a 2 1, a 3 2"), 3),
-        [1364, 682, 2047]
+        slots_of(&Bench::new(SchedulerKind::Mh, "a 1 2, a 2 1, a 3 3"), 3),
+        [2047, 682, 1364]
     );
 
     let slots = |bench: &Bench| {

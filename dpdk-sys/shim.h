@@ -1,0 +1,44 @@
+/* What bindgen reads: DPDK's headers, and symbols for what DPDK offers only inline or as a macro. */
+#ifndef LVSD_DPDK_SHIM_H
+#define LVSD_DPDK_SHIM_H
+
+#include <stdio.h>
+
+#include <rte_cycles.h>
+#include <rte_dev.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_launch.h>
+#include <rte_lcore.h>
+#include <rte_log.h>
+#include <rte_malloc.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+#include <rte_version.h>
+
+/* Macros of 64-bit expressions, which bindgen cannot evaluate. */
+static const uint64_t SHIM_RSS_IP = RTE_ETH_RSS_IP;
+static const uint64_t SHIM_RSS_TCP = RTE_ETH_RSS_TCP;
+static const uint64_t SHIM_RSS_UDP = RTE_ETH_RSS_UDP;
+static const uint64_t SHIM_RSS_SCTP = RTE_ETH_RSS_SCTP;
+static const uint64_t SHIM_TX_OFFLOAD_MBUF_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+static const uint32_t SHIM_MQ_RX_NONE = RTE_ETH_MQ_RX_NONE;
+static const uint32_t SHIM_MQ_RX_RSS = RTE_ETH_MQ_RX_RSS;
+static const uint32_t SHIM_PKTMBUF_HEADROOM = RTE_PKTMBUF_HEADROOM;
+static const uint32_t SHIM_LCORES_MAX = RTE_MAX_LCORE;
+static const uint32_t SHIM_MEMPOOL_CACHE_MAX = RTE_MEMPOOL_CACHE_MAX_SIZE;
+static const int32_t SHIM_SOCKET_ID_ANY = SOCKET_ID_ANY;
+
+uint16_t shim_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+uint16_t shim_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+struct rte_mbuf *shim_pktmbuf_alloc(struct rte_mempool *pool);
+void shim_pktmbuf_free(struct rte_mbuf *mbuf);
+uint32_t shim_lcore_id(void);
+uint64_t shim_rdtsc(void);
+int shim_errno(void);
+/* Whether `link` says up, and its speed in Mbit/s: the fields are a union with bit fields. */
+int shim_link_up(const struct rte_eth_link *link);
+uint32_t shim_link_speed_mbps(const struct rte_eth_link *link);
+
+#endif

@@ -1,0 +1,133 @@
+//! Names of services in URLs, in the journal and on the command line: `tcp:192.0.2.1:80`, `udp:[2001:db8::1]:53`.
+//!
+//! In:  text. Out: [`ServiceId`] or an [`IdError`] that says what is wrong and shows the right form.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Protocol of a virtual service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+    /// RFC 9260.
+    Sctp,
+}
+
+impl Protocol {
+    /// `tcp`, `udp` or `sctp`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
+/// What identifies a virtual service: protocol, VIP and port. Port 0 means every port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct ServiceId {
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// The VIP.
+    pub addr: IpAddr,
+    /// L4 port in host order.
+    pub port: u16,
+}
+
+/// Text that names no service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdError {
+    text: String,
+}
+
+impl fmt::Display for IdError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "\"{}\" names no virtual service: write PROTOCOL:ADDRESS:PORT, as in tcp:192.0.2.1:80 or udp:[2001:db8::1]:53",
+            self.text
+        )
+    }
+}
+
+impl std::error::Error for IdError {}
+
+impl fmt::Display for ServiceId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}:{}", self.protocol.name(), SocketAddr::new(self.addr, self.port));
+        formatter.pad(&text)
+    }
+}
+
+impl FromStr for ServiceId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let wrong = || IdError { text: text.to_owned() };
+        let (protocol, end) = text.split_once(':').ok_or_else(wrong)?;
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            "sctp" => Protocol::Sctp,
+            _ => return Err(wrong()),
+        };
+        let end: SocketAddr = end.parse().map_err(|_| wrong())?;
+        Ok(Self {
+            protocol,
+            addr: end.ip(),
+            port: end.port(),
+        })
+    }
+}
+
+impl From<ServiceId> for String {
+    fn from(id: ServiceId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for ServiceId {
+    type Error = IdError;
+
+    fn try_from(text: String) -> Result<Self, IdError> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_families_survive_text_and_back() {
+        for text in ["tcp:192.0.2.1:80", "udp:[2001:db8::1]:53", "sctp:192.0.2.1:0"] {
+            assert_eq!(text.parse::<ServiceId>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_service_is_refused_with_the_right_form() {
+        for text in [
+            "",
+            "tcp",
+            "tcp:192.0.2.1",
+            "icmp:192.0.2.1:80",
+            "tcp:2001:db8::1:53",
+            "tcp:192.0.2.1:65536",
+            "tcp:host:80",
+        ] {
+            let message = text.parse::<ServiceId>().unwrap_err().to_string();
+            assert!(message.contains("tcp:192.0.2.1:80"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! What the daemon reports: never sent by a client.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::{Protocol, Server, ServiceId};
+
+/// `GET /v1/version`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Version {
+    /// Version of the API: `v1`.
+    pub api: String,
+    /// Version of the daemon.
+    pub lvsd: String,
+    /// Revision it was built from.
+    pub revision: String,
+    /// Its process id.
+    pub pid: u32,
+    /// IPv4 connections that fit its table, all workers together.
+    pub conns4_max: u64,
+    /// IPv6 connections that fit its table, all workers together.
+    pub conns6_max: u64,
+}
+
+/// Cumulative counters; octets are of IP packets (L3), as in ipvsadm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Totals {
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets from clients.
+    pub in_packets: u64,
+    /// Packets from real servers (NAT and FULLNAT only).
+    pub out_packets: u64,
+    /// Octets from clients.
+    pub in_bytes: u64,
+    /// Octets from real servers (NAT and FULLNAT only).
+    pub out_bytes: u64,
+}
+
+/// Rates of the kernel's estimator: smoothed, updated every 2 s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rates {
+    /// Connections per second.
+    pub connections_cps: u64,
+    /// Packets per second from clients.
+    pub in_pps: u64,
+    /// Packets per second from real servers.
+    pub out_pps: u64,
+    /// Octets per second from clients.
+    pub in_bytes_per_sec: u64,
+    /// Octets per second from real servers.
+    pub out_bytes_per_sec: u64,
+}
+
+/// `GET /v1/stats`: everything the director has balanced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Stats {
+    /// Since start or the last zero.
+    pub totals: Totals,
+    /// Now.
+    pub rates: Rates,
+}
+
+/// A virtual service as it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceStatus {
+    /// Protocol, VIP and port.
+    #[schema(value_type = String, example = "tcp:192.0.2.1:80")]
+    pub service: ServiceId,
+    /// How it picks.
+    pub scheduler: String,
+    /// Options of the scheduler.
+    pub scheduler_flags: Vec<String>,
+    /// Its local-address pool.
+    #[schema(value_type = Vec<String>)]
+    pub local_addresses: Vec<IpAddr>,
+    /// Its real servers, oldest first.
+    pub servers: Vec<ServerStatus>,
+    /// Since start or the last zero; real servers deleted since are in it.
+    pub totals: Totals,
+    /// Now.
+    pub rates: Rates,
+}
+
+/// A real server as it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServerStatus {
+    /// What was asked for.
+    pub config: Server,
+    /// `Masq`, `FullNat`, `Tunnel`, `Route` or `Local`: what it comes to.
+    pub forward: String,
+    /// Connections in an active state (TCP `ESTABLISHED`, `SYN_*`).
+    pub active_conns: u32,
+    /// All its other connections.
+    pub inactive_conns: u32,
+    /// Since start or the last zero.
+    pub totals: Totals,
+    /// Now.
+    pub rates: Rates,
+}
+
+/// `GET /v1/devices`: a NIC.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Device {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// The DPDK driver that runs it.
+    pub driver: String,
+    /// The kernel interface that is its twin.
+    pub twin: String,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// Largest IP packet in octets.
+    pub mtu: u16,
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Octets received.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Octets sent.
+    pub tx_bytes: u64,
+    /// Frames the NIC dropped because no worker took them in time.
+    pub rx_missed: u64,
+    /// Frames the NIC received with an error.
+    pub rx_errors: u64,
+    /// Frames the NIC could not send.
+    pub tx_errors: u64,
+    /// Receptions that found no buffer.
+    pub rx_no_mbuf: u64,
+}
+
+/// `GET /v1/workers`: a polling core.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Worker {
+    /// Its index.
+    pub worker: u8,
+    /// The core it runs on; absent when not pinned.
+    pub lcore: Option<u32>,
+    /// Frames taken from devices.
+    pub rx_packets: u64,
+    /// Octets taken from devices.
+    pub rx_bytes: u64,
+    /// Frames given to devices.
+    pub tx_packets: u64,
+    /// Octets given to devices.
+    pub tx_bytes: u64,
+    /// Frames given to the kernel twin.
+    pub punt_packets: u64,
+    /// Frames handed to other workers.
+    pub hand_over_packets: u64,
+    /// Frames dropped, for any reason.
+    pub drop_packets: u64,
+    /// IPv4 connections now.
+    pub conns4: u64,
+    /// IPv6 connections now.
+    pub conns6: u64,
+    /// Polls that brought frames.
+    pub bursts: u64,
+    /// Polls that brought none.
+    pub idle_polls: u64,
+}
+
+/// `GET /v1/drops`: one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Drop {
+    /// Its name, as in the metrics.
+    pub reason: String,
+    /// Frames, all workers together, since start.
+    pub packets: u64,
+}
+
+/// `GET /v1/connections`: which ones. All that is given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ConnFilter {
+    /// Of this virtual service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub service: Option<ServiceId>,
+    /// From this client address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub client: Option<IpAddr>,
+    /// To this real server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub server: Option<SocketAddr>,
+    /// In this state, as ipvsadm names it: `ESTABLISHED`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// No more than this many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+/// One line of `GET /v1/connections`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConnRecord {
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// As ipvsadm names it: `ESTABLISHED`.
+    pub state: String,
+    /// The client.
+    #[schema(value_type = String)]
+    pub client: SocketAddr,
+    /// The virtual service's end.
+    #[schema(value_type = String)]
+    pub virt: SocketAddr,
+    /// The director's end towards the server (FULLNAT); the client's otherwise.
+    #[schema(value_type = String)]
+    pub local: SocketAddr,
+    /// The real server's end.
+    #[schema(value_type = String)]
+    pub real: SocketAddr,
+    /// `Masq`, `FullNat`, `Tunnel`, `Route` or `Local`.
+    pub forward: String,
+    /// Milliseconds until it is forgotten if nothing more arrives.
+    pub expires_in_ms: u32,
+    /// Packets from the client.
+    pub in_packets: u32,
+    /// The worker that owns it.
+    pub worker: u8,
+}
+
+/// A real server of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServerOfService {
+    /// Of which service.
+    #[schema(value_type = String)]
+    pub service: ServiceId,
+    /// Which server.
+    #[schema(value_type = String)]
+    pub server: SocketAddr,
+}
+
+/// What a replaced state changed, or would change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StateDiff {
+    /// Whether it was only computed.
+    pub dry_run: bool,
+    /// Services that are new.
+    #[schema(value_type = Vec<String>)]
+    pub services_added: Vec<ServiceId>,
+    /// Services whose own settings differ.
+    #[schema(value_type = Vec<String>)]
+    pub services_changed: Vec<ServiceId>,
+    /// Services that go.
+    #[schema(value_type = Vec<String>)]
+    pub services_removed: Vec<ServiceId>,
+    /// Servers that are new, those of new services included.
+    pub servers_added: Vec<ServerOfService>,
+    /// Servers whose settings differ.
+    pub servers_changed: Vec<ServerOfService>,
+    /// Servers that go; those of removed services are not listed.
+    pub servers_removed: Vec<ServerOfService>,
+    /// Services whose local-address pool differs.
+    #[schema(value_type = Vec<String>)]
+    pub local_addresses_changed: Vec<ServiceId>,
+    /// Whether connection timeouts differ.
+    pub timeouts_changed: bool,
+}
+
+impl StateDiff {
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        *self
+            == Self {
+                dry_run: self.dry_run,
+                ..Self::default()
+            }
+    }
+}
+
+/// `POST /v1/reload`: what the configuration file brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReloadReport {
+    /// What changed.
+    pub applied: StateDiff,
+    /// Edits of the file that concern what was removed at run time: left out.
+    pub left_out: Vec<String>,
+    /// Keys that changed in the file but need a restart.
+    pub restart_needed: Vec<String>,
+}

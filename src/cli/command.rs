@@ -1,0 +1,438 @@
+//! The command line: readable flags, and ipvsadm's letters beside them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use lvs_api::{Mode, Protocol, SOCKET_DEFAULT, ServiceId};
+
+const AFTER_HELP: &str = "\
+Virtual services are written PROTOCOL:ADDRESS:PORT, as in tcp:192.0.2.10:80 or udp:[2001:db8::10]:53.
+
+Exit codes:
+  0  done
+  1  refused by the daemon; nothing was changed
+  2  wrong usage
+  3  the daemon cannot be reached
+
+Example:
+  lvsctl service add tcp:192.0.2.10:80 --scheduler wrr
+  lvsctl server add tcp:192.0.2.10:80 198.51.100.1:80 --mode nat --weight 3
+  lvsctl list --stats";
+
+/// Controls lvsd, the Linux Virtual Server director.
+#[derive(Debug, Parser)]
+#[command(name = "lvsctl", version, after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// The daemon's admin socket.
+    #[arg(long, global = true, env = "LVSD_SOCKET", default_value = SOCKET_DEFAULT, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Print what the daemon answers as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List virtual services and real servers as `ipvsadm -Ln` does.
+    List(List),
+    /// Add, edit or delete a virtual service.
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Add, edit or delete a real server of a virtual service.
+    #[command(subcommand)]
+    Server(ServerCommand),
+    /// Set or clear the addresses from which FULLNAT reaches real servers.
+    #[command(subcommand)]
+    LocalAddress(LocalAddressCommand),
+    /// List connections.
+    Connections(Connections),
+    /// Show what each polling core does.
+    Workers,
+    /// Show the NICs.
+    Devices,
+    /// Show why packets were dropped.
+    Drops,
+    /// Show everything balanced since start, or zero the counters.
+    Stats {
+        /// What to do with the counters.
+        #[command(subcommand)]
+        command: Option<StatsCommand>,
+    },
+    /// Show or set the timeouts of connections.
+    Timeouts {
+        /// New timeouts in seconds; 0 leaves one as it is.
+        #[arg(long, num_args = 3, value_names = ["TCP", "TCPFIN", "UDP"])]
+        set: Option<Vec<u32>>,
+    },
+    /// Save or replace the whole desired state.
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Delete every virtual service (`ipvsadm -C`).
+    Flush,
+    /// Read the configuration file again and apply what changed in it.
+    Reload,
+    /// Show the versions of lvsctl and of the daemon.
+    Version,
+    /// Print a shell's completion script.
+    Completion {
+        /// For which shell.
+        shell: Shell,
+    },
+}
+
+/// `lvsctl list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only this one.
+    pub service: Option<ServiceId>,
+    /// Connections, packets and octets since start or the last zero.
+    #[arg(long, conflicts_with_all = ["rate", "thresholds"])]
+    pub stats: bool,
+    /// The same per second.
+    #[arg(long, conflicts_with = "thresholds")]
+    pub rate: bool,
+    /// Connection thresholds of real servers.
+    #[arg(long)]
+    pub thresholds: bool,
+    /// Whole numbers instead of K, M, G.
+    #[arg(long)]
+    pub exact: bool,
+    /// The scheduler's order, newest first, instead of sorted.
+    #[arg(long)]
+    pub nosort: bool,
+}
+
+/// Names a virtual service.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ServiceName {
+    /// The virtual service: tcp:192.0.2.10:80.
+    service: Option<ServiceId>,
+    /// The virtual service, TCP: 192.0.2.10:80.
+    #[arg(short = 't', long, value_name = "VIP:PORT")]
+    tcp_service: Option<SocketAddr>,
+    /// The virtual service, UDP: 192.0.2.10:53.
+    #[arg(short = 'u', long, value_name = "VIP:PORT")]
+    udp_service: Option<SocketAddr>,
+}
+
+impl ServiceName {
+    /// The service that was named.
+    pub fn id(&self) -> ServiceId {
+        let of = |protocol, end: SocketAddr| ServiceId {
+            protocol,
+            addr: end.ip(),
+            port: end.port(),
+        };
+        let tcp = self.tcp_service.map(|end| of(Protocol::Tcp, end));
+        let udp = self.udp_service.map(|end| of(Protocol::Udp, end));
+        self.service.or(tcp).or(udp).expect("clap requires one of the three")
+    }
+}
+
+/// A real server; without a port it has the service's.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerEnd {
+    addr: IpAddr,
+    port: Option<u16>,
+}
+
+impl FromStr for ServerEnd {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|text| text.strip_suffix(']'))
+            .unwrap_or(text);
+        if let Ok(addr) = bare.parse() {
+            return Ok(Self { addr, port: None });
+        }
+        let end: SocketAddr = text.parse().map_err(
+            |_| "write ADDRESS:PORT, as in 198.51.100.1:80 or [2001:db8::1]:80; without :PORT it is the service's",
+        )?;
+        Ok(Self {
+            addr: end.ip(),
+            port: Some(end.port()),
+        })
+    }
+}
+
+/// Names a real server of a virtual service.
+#[derive(Debug, Args)]
+pub struct ServerName {
+    /// Of which service.
+    #[command(flatten)]
+    pub service: ServiceName,
+    #[command(flatten)]
+    end: ServerEndName,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct ServerEndName {
+    /// The real server: 198.51.100.1:80.
+    server: Option<ServerEnd>,
+    /// The real server, ipvsadm's way.
+    #[arg(short = 'r', long, value_name = "ADDRESS:PORT")]
+    real_server: Option<ServerEnd>,
+}
+
+impl ServerName {
+    /// The server that was named.
+    pub fn end(&self) -> SocketAddr {
+        let end = self
+            .end
+            .server
+            .or(self.end.real_server)
+            .expect("clap requires one of the two");
+        SocketAddr::new(end.addr, end.port.unwrap_or(self.service.id().port))
+    }
+}
+
+/// How a service is balanced.
+#[derive(Debug, Args)]
+pub struct ServiceOptions {
+    /// rr, wrr, lc, wlc, sh …; default for a new service: wlc.
+    #[arg(short = 's', long, value_name = "NAME")]
+    pub scheduler: Option<String>,
+    /// Options of the scheduler: sh-fallback, sh-port, mh-fallback, mh-port.
+    #[arg(short = 'b', long = "sched-flags", value_name = "FLAG,FLAG", value_delimiter = ',')]
+    pub scheduler_flags: Option<Vec<String>>,
+}
+
+/// How a real server is used.
+#[derive(Debug, Args)]
+pub struct ServerOptions {
+    /// How it is reached; default for a new server: dr.
+    #[arg(long, value_parser = parse_mode, value_name = "nat|tunnel|dr", conflicts_with_all = ["masquerading", "ipip", "gatewaying"])]
+    mode: Option<Mode>,
+    /// Like --mode nat.
+    #[arg(short = 'm', long, conflicts_with_all = ["ipip", "gatewaying"])]
+    masquerading: bool,
+    /// Like --mode tunnel.
+    #[arg(short = 'i', long, conflicts_with = "gatewaying")]
+    ipip: bool,
+    /// Like --mode dr.
+    #[arg(short = 'g', long)]
+    gatewaying: bool,
+    /// 0 (no new connections) to 65535; default for a new server: 1.
+    #[arg(short = 'w', long, value_name = "N")]
+    pub weight: Option<u32>,
+    /// Connections at which it takes no new ones; 0 for no limit.
+    #[arg(
+        short = 'x',
+        long = "upper-threshold",
+        visible_alias = "u-threshold",
+        value_name = "CONNS"
+    )]
+    pub upper_threshold_conns: Option<u32>,
+    /// Connections below which it takes new ones again; 0 for ¾ of the upper threshold.
+    #[arg(
+        short = 'y',
+        long = "lower-threshold",
+        visible_alias = "l-threshold",
+        value_name = "CONNS"
+    )]
+    pub lower_threshold_conns: Option<u32>,
+}
+
+impl ServerOptions {
+    /// The mode, however it was written.
+    pub fn mode(&self) -> Option<Mode> {
+        let letters = [
+            (self.masquerading, Mode::Nat),
+            (self.ipip, Mode::Tunnel),
+            (self.gatewaying, Mode::Dr),
+        ];
+        self.mode
+            .or_else(|| letters.iter().find(|(given, _)| *given).map(|(_, mode)| *mode))
+    }
+}
+
+fn parse_mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "nat" | "fullnat" | "masq" => Ok(Mode::Nat),
+        "tunnel" | "tun" => Ok(Mode::Tunnel),
+        "dr" | "route" => Ok(Mode::Dr),
+        _ => Err("use nat (FULLNAT when the service has local addresses), tunnel or dr".to_owned()),
+    }
+}
+
+/// `lvsctl service`.
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Add a virtual service (`ipvsadm -A`).
+    Add {
+        /// Which one.
+        #[command(flatten)]
+        name: ServiceName,
+        /// How.
+        #[command(flatten)]
+        options: ServiceOptions,
+    },
+    /// Change what is given, keep the rest; connections stay (`ipvsadm -E`).
+    Edit {
+        /// Which one.
+        #[command(flatten)]
+        name: ServiceName,
+        /// How.
+        #[command(flatten)]
+        options: ServiceOptions,
+    },
+    /// Delete a virtual service (`ipvsadm -D`).
+    Delete {
+        /// Which one.
+        #[command(flatten)]
+        name: ServiceName,
+    },
+}
+
+/// `lvsctl server`.
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Add a real server (`ipvsadm -a`).
+    Add {
+        /// Which one.
+        #[command(flatten)]
+        name: ServerName,
+        /// How.
+        #[command(flatten)]
+        options: ServerOptions,
+    },
+    /// Change what is given, keep the rest; connections stay (`ipvsadm -e`).
+    Edit {
+        /// Which one.
+        #[command(flatten)]
+        name: ServerName,
+        /// How.
+        #[command(flatten)]
+        options: ServerOptions,
+    },
+    /// Delete a real server (`ipvsadm -d`).
+    Delete {
+        /// Which one.
+        #[command(flatten)]
+        name: ServerName,
+    },
+}
+
+/// `lvsctl local-address`.
+#[derive(Debug, Subcommand)]
+pub enum LocalAddressCommand {
+    /// Set the whole pool: masquerading servers of the service are reached by FULLNAT.
+    Set {
+        /// The virtual service: tcp:192.0.2.10:80.
+        service: ServiceId,
+        /// The pool.
+        #[arg(required = true)]
+        addresses: Vec<IpAddr>,
+    },
+    /// Empty the pool: FULLNAT becomes NAT again.
+    Clear {
+        /// The virtual service: tcp:192.0.2.10:80.
+        service: ServiceId,
+    },
+}
+
+/// `lvsctl connections`.
+#[derive(Debug, Args)]
+pub struct Connections {
+    /// Of this virtual service.
+    #[arg(long)]
+    pub service: Option<ServiceId>,
+    /// From this address.
+    #[arg(long)]
+    pub client: Option<IpAddr>,
+    /// To this real server.
+    #[arg(long)]
+    pub server: Option<SocketAddr>,
+    /// In this state: ESTABLISHED, SYN_RECV, FIN_WAIT, UDP …
+    #[arg(long)]
+    pub state: Option<String>,
+    /// No more than this many.
+    #[arg(long)]
+    pub limit: Option<u64>,
+}
+
+/// `lvsctl stats`.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum StatsCommand {
+    /// Set every counter and rate to 0 (`ipvsadm -Z`).
+    Zero,
+}
+
+/// `lvsctl state`.
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// Print the whole desired state as JSON.
+    Get,
+    /// Make the desired state exactly what a file says: all of it or, on any error, nothing.
+    Apply {
+        /// JSON as printed by `state get`; `-` reads standard input.
+        file: PathBuf,
+        /// Only show what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    fn server_add(words: &str) -> (ServiceId, SocketAddr, ServerOptions) {
+        let arguments = Arguments::try_parse_from(["lvsctl", "server", "add"].into_iter().chain(words.split(' ')));
+        match arguments.unwrap().command {
+            Command::Server(ServerCommand::Add { name, options }) => (name.service.id(), name.end(), options),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn readable_flags_and_ipvsadm_letters_mean_the_same() {
+        let readable = server_add("tcp:192.0.2.10:80 198.51.100.1:8080 --mode nat --weight 3");
+        for letters in [
+            "tcp:192.0.2.10:80 198.51.100.1:8080 -m -w 3",
+            "-t 192.0.2.10:80 -r 198.51.100.1:8080 -m -w 3",
+        ] {
+            let letters = server_add(letters);
+            assert_eq!((letters.0, letters.1), (readable.0, readable.1));
+            assert_eq!((letters.2.mode(), letters.2.weight), (Some(Mode::Nat), Some(3)));
+        }
+    }
+
+    #[test]
+    fn a_server_without_a_port_has_the_services() {
+        assert_eq!(
+            server_add("tcp:192.0.2.10:80 198.51.100.1").1.to_string(),
+            "198.51.100.1:80"
+        );
+        assert_eq!(
+            server_add("tcp:[2001:db8::10]:443 2001:db8::1").1.to_string(),
+            "[2001:db8::1]:443"
+        );
+    }
+
+    #[test]
+    fn two_modes_at_once_are_wrong_usage() {
+        let words = "lvsctl server add tcp:192.0.2.10:80 198.51.100.1:80";
+        for modes in ["-m -g", "--mode nat -i"] {
+            let error = Arguments::try_parse_from(words.split(' ').chain(modes.split(' '))).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{modes}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Tables other than ipvsadm's listing.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use lvs_api::{ConnRecord, Device, Drop, ReloadReport, StateDiff, Stats, Worker};
+
+/// First lines of `ipvsadm -Lnc`.
+pub const CONNECTIONS_TITLE: &str =
+    "IPVS connection entries\npro expire state       source             virtual            destination\n";
+
+/// A line of `ipvsadm -Lnc`; FULLNAT adds the local address it goes through.
+pub fn connection(record: &ConnRecord) -> String {
+    let seconds = record.expires_in_ms / 1_000;
+    let line = format!(
+        "{:<3} {:02}:{:02}  {:<11} {:<18} {:<18} {}",
+        record.protocol.name().to_uppercase(),
+        seconds / 60,
+        seconds % 60,
+        record.state,
+        record.client.to_string(),
+        record.virt.to_string(),
+        record.real
+    );
+    if record.local == record.client {
+        line + "\n"
+    } else {
+        format!("{line} via {}\n", record.local)
+    }
+}
+
+fn table(title: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_header(title).add_rows(rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// `lvsctl workers`.
+pub fn workers(workers: Vec<Worker>) -> String {
+    let title = [
+        "Worker",
+        "Lcore",
+        "RxPackets",
+        "TxPackets",
+        "Punted",
+        "HandedOver",
+        "Dropped",
+        "Conns4",
+        "Conns6",
+        "Busy%",
+    ];
+    let rows = workers.into_iter().map(|worker| {
+        let polls = worker.bursts + worker.idle_polls;
+        let busy = (worker.bursts * 100).checked_div(polls).unwrap_or(0);
+        vec![
+            worker.worker.to_string(),
+            worker.lcore.map_or_else(|| "-".to_owned(), |lcore| lcore.to_string()),
+            worker.rx_packets.to_string(),
+            worker.tx_packets.to_string(),
+            worker.punt_packets.to_string(),
+            worker.hand_over_packets.to_string(),
+            worker.drop_packets.to_string(),
+            worker.conns4.to_string(),
+            worker.conns6.to_string(),
+            busy.to_string(),
+        ]
+    });
+    table(&title, rows)
+}
+
+/// `lvsctl devices`.
+pub fn devices(devices: Vec<Device>) -> String {
+    let title = [
+        "Device",
+        "Twin",
+        "MAC",
+        "Driver",
+        "Link",
+        "MTU",
+        "RxPackets",
+        "RxMissed",
+        "RxErrors",
+        "TxPackets",
+    ];
+    let rows = devices.into_iter().map(|device| {
+        vec![
+            device.name,
+            device.twin,
+            device.mac,
+            device.driver,
+            if device.link_up { "up" } else { "down" }.to_owned(),
+            device.mtu.to_string(),
+            device.rx_packets.to_string(),
+            device.rx_missed.to_string(),
+            device.rx_errors.to_string(),
+            device.tx_packets.to_string(),
+        ]
+    });
+    table(&title, rows)
+}
+
+/// `lvsctl drops`: reasons that occurred, most frequent first.
+pub fn drops(mut drops: Vec<Drop>) -> String {
+    drops.retain(|drop| drop.packets > 0);
+    if drops.is_empty() {
+        return "nothing was dropped\n".to_owned();
+    }
+    drops.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.reason.cmp(&b.reason)));
+    table(
+        &["Reason", "Packets"],
+        drops
+            .into_iter()
+            .map(|drop| vec![drop.reason, drop.packets.to_string()]),
+    )
+}
+
+/// `lvsctl stats`.
+pub fn stats(stats: &Stats) -> String {
+    let Stats { totals, rates } = stats;
+    let row = |name: &str, total: u64, rate: u64| vec![name.to_owned(), total.to_string(), rate.to_string()];
+    let rows = [
+        row("Connections", totals.connections, rates.connections_cps),
+        row("InPackets", totals.in_packets, rates.in_pps),
+        row("OutPackets", totals.out_packets, rates.out_pps),
+        row("InBytes", totals.in_bytes, rates.in_bytes_per_sec),
+        row("OutBytes", totals.out_bytes, rates.out_bytes_per_sec),
+    ];
+    table(&["", "Total", "PerSecond"], rows.into_iter())
+}
+
+/// What `lvsctl state apply` changed.
+pub fn diff(diff: &StateDiff) -> String {
+    if diff.is_empty() {
+        return "nothing differs\n".to_owned();
+    }
+    let mut text = String::new();
+    let services = [
+        ("+ service", &diff.services_added),
+        ("~ service", &diff.services_changed),
+        ("~ local addresses of", &diff.local_addresses_changed),
+        ("- service", &diff.services_removed),
+    ];
+    for (mark, services) in services {
+        for service in services {
+            text += &format!("{mark} {service}\n");
+        }
+    }
+    let servers = [
+        ("+ server", &diff.servers_added),
+        ("~ server", &diff.servers_changed),
+        ("- server", &diff.servers_removed),
+    ];
+    for (mark, servers) in servers {
+        for of in servers {
+            text += &format!("{mark} {} of {}\n", of.server, of.service);
+        }
+    }
+    if diff.timeouts_changed {
+        text += "~ timeouts\n";
+    }
+    if diff.dry_run {
+        text += "dry run: nothing was changed\n";
+    }
+    text
+}
+
+/// What `lvsctl reload` did.
+pub fn reload(report: &ReloadReport) -> String {
+    let mut text = diff(&report.applied);
+    for left_out in &report.left_out {
+        text += &format!("left out: {left_out}\n");
+    }
+    for key in &report.restart_needed {
+        text += &format!("needs a restart: {key}\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_reads_as_in_ipvsadm_and_names_its_local_address() {
+        let mut record: ConnRecord = serde_json::from_str(
+            r#"{"protocol": "tcp", "state": "ESTABLISHED", "client": "10.0.0.2:40000", "virt": "10.0.0.100:80",
+                "local": "10.0.0.2:40000", "real": "10.1.0.11:80", "forward": "Masq", "expires_in_ms": 899999,
+                "in_packets": 3, "worker": 0}"#,
+        )
+        .unwrap();
+        let line = "TCP 14:59  ESTABLISHED 10.0.0.2:40000     10.0.0.100:80      10.1.0.11:80";
+        assert_eq!(connection(&record), format!("{line}\n"));
+        record.local = "10.1.0.1:1024".parse().unwrap();
+        assert_eq!(connection(&record), format!("{line} via 10.1.0.1:1024\n"));
+    }
+
+    #[test]
+    fn drops_show_only_what_occurred_most_frequent_first() {
+        let drop = |reason: &str, packets| Drop {
+            reason: reason.to_owned(),
+            packets,
+        };
+        let text = drops(vec![drop("truncated", 1), drop("malformed", 0), drop("no_route", 20)]);
+        let reasons: Vec<_> = text
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().next().unwrap())
+            .collect();
+        assert_eq!(reasons, ["no_route", "truncated"]);
+    }
+
+    #[test]
+    fn a_difference_is_one_line_an_object() {
+        let mut changed = StateDiff {
+            dry_run: true,
+            ..StateDiff::default()
+        };
+        assert_eq!(diff(&changed), "nothing differs\n");
+        changed.services_added.push("tcp:192.0.2.1:80".parse().unwrap());
+        assert_eq!(
+            diff(&changed),
+            "+ service tcp:192.0.2.1:80\ndry run: nothing was changed\n"
+        );
+    }
+}

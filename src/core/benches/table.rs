@@ -1,0 +1,232 @@
+//! What the connection table costs: `cargo bench -p lvs-core --bench table`.
+//!
+//! Lookups as the path does them, in bursts of 32: hash all, prefetch all buckets, prefetch all connections,
+//! then find each and write its `last_seen` and `in_packets`. Flows come in an order that has nothing to do
+//! with that of the table; half of them come inbound, half outbound. Each figure is the median of five
+//! rounds (minimum to maximum). With large pages where the kernel grants them, and without.
+#![allow(unsafe_code, reason = "memory in large pages, and the CPU clock of this thread")]
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::ffi::{c_int, c_void};
+use std::hint::black_box;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use lvs_core::address::{Addr4, Addr6, Address, Endpoint, FlowKey};
+use lvs_core::arena::Arena;
+use lvs_core::ipvs::conn::table::{ConnTable, Expiry};
+use lvs_core::ipvs::conn::{Conn, ConnIndex, FLAG_OUTBOUND_INDEXED};
+use lvs_core::limits::BURST_MAX;
+use lvs_core::random::Random;
+use lvs_core::tick::Tick;
+
+const ROUNDS: usize = 5;
+const LARGE_PAGE: usize = 2 << 20;
+const MADV_HUGEPAGE: c_int = 14;
+const MADV_NOHUGEPAGE: c_int = 15;
+
+const CLOCK_THREAD_CPUTIME_ID: c_int = 3;
+
+#[derive(Default)]
+#[repr(C)]
+struct Timespec {
+    sec: i64,
+    nsec: i64,
+}
+
+unsafe extern "C" {
+    fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int;
+    fn madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int;
+}
+
+/// Memory like the daemon's, in large pages if wanted and granted.
+struct Memory {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Memory {
+    fn new(len: usize, large_pages: bool) -> Self {
+        let layout = Layout::from_size_align(len.next_multiple_of(LARGE_PAGE), LARGE_PAGE).unwrap();
+        // SAFETY: the layout is not of size 0.
+        let start = NonNull::new(unsafe { alloc(layout) }).expect("memory for the table");
+        let advice = if large_pages { MADV_HUGEPAGE } else { MADV_NOHUGEPAGE };
+        // SAFETY: advice about memory of our own, page-aligned; then its first touch, within its length.
+        unsafe {
+            madvise(start.as_ptr().cast(), layout.size(), advice);
+            start.write_bytes(0, layout.size());
+        }
+        Self { start, layout }
+    }
+
+    fn arena(&self) -> Arena {
+        // SAFETY: aligned, zeroed, ours alone; `main` drops the table before the memory.
+        unsafe { Arena::from_raw(self.start, self.layout.size()) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// Median, minimum and maximum of the rounds' nanoseconds per piece.
+fn report(what: &str, mut rounds: Vec<f64>) {
+    rounds.sort_by(f64::total_cmp);
+    let (median, least, most) = (rounds[rounds.len() / 2], rounds[0], rounds[rounds.len() - 1]);
+    print!("  {what} {median:6.1} ({least:.1}–{most:.1})");
+}
+
+/// Nanoseconds on the CPU, which other programs on the machine do not lengthen (but for the caches they take).
+fn nanoseconds_each(pieces: usize, work: impl FnOnce()) -> f64 {
+    let before = on_cpu();
+    work();
+    (on_cpu() - before).as_nanos() as f64 / pieces as f64
+}
+
+/// What this thread has spent on the CPU so far.
+fn on_cpu() -> Duration {
+    let mut spent = Timespec::default();
+    // SAFETY: `spent` is a timespec as 64-bit Linux defines it, ours to write.
+    unsafe { clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mut spent) };
+    Duration::new(spent.sec as u64, spent.nsec as u32)
+}
+
+fn end<A: Address>(host: u32, port: u16) -> Endpoint<A> {
+    let octets: [u8; 16] = ((0x2001_0db8u128 << 96) | u128::from(host)).to_be_bytes();
+    Endpoint::new(A::read_from_bytes(&octets[16 - A::LEN..]).unwrap(), port)
+}
+
+fn flow<A: Address>(n: u32) -> Conn<A> {
+    Conn {
+        client: end(0x0a00_0100 + n % 16_384, 1_024 + (n / 16_384) as u16),
+        virt: end(0xc612_0001, 80),
+        local: end(0xc612_c801 + n % 24, 1_024 + (n / 96 % 60_000) as u16),
+        real: end(0xc612_6401 + n / 24 % 4 + n / (96 * 60_000) * 4, 80),
+        protocol: 6,
+        flags: FLAG_OUTBOUND_INDEXED,
+        timeout_ms: 900_000,
+        ..Conn::default()
+    }
+}
+
+fn shuffle<T>(items: &mut [T], random: &mut Random) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, random.below(last as u32 + 1) as usize);
+    }
+}
+
+fn look_up<A: Address>(table: &mut ConnTable<A>, keys: &[FlowKey<A>], now: Tick) -> usize {
+    let mut found = 0;
+    let mut hashes = [0; BURST_MAX];
+    for burst in keys.chunks(BURST_MAX) {
+        for (hash, key) in hashes.iter_mut().zip(burst) {
+            *hash = table.hash(key);
+            table.prefetch_bucket(*hash);
+        }
+        for hash in &hashes[..burst.len()] {
+            table.prefetch_candidate(*hash);
+        }
+        for (hash, key) in hashes.iter().zip(burst) {
+            if let Some((index, direction)) = table.find(*hash, key) {
+                let conn = table.conn_mut(index);
+                conn.last_seen = now;
+                conn.in_packets = conn.in_packets.wrapping_add(1 - direction as u32);
+                found += 1;
+            }
+        }
+    }
+    found
+}
+
+fn insert_all<A: Address>(table: &mut ConnTable<A>, flows: &[Conn<A>]) -> Vec<ConnIndex> {
+    let mut indices = Vec::with_capacity(flows.len());
+    for burst in flows.chunks(BURST_MAX) {
+        // As on the path: lookups have fetched the buckets of both directions before.
+        for conn in burst {
+            table.prefetch_bucket(table.hash(&conn.inbound_key()));
+            table.prefetch_bucket(table.hash(&conn.outbound_key()));
+        }
+        indices.extend(
+            burst
+                .iter()
+                .map(|conn| table.insert(*conn, Tick(0)).expect("room for it")),
+        );
+    }
+    indices
+}
+
+fn measure<A: Address>(count: usize, large_pages: bool) {
+    let bytes = ConnTable::<A>::bytes_needed(count);
+    let memory = Memory::new(bytes, large_pages);
+    let mut arena = memory.arena();
+    let mut random = Random::new(0x5eed);
+    let secret = std::array::from_fn(|_| random.next_u64());
+    let mut table = ConnTable::<A>::new(&mut arena, count, secret).expect("as many bytes as needed");
+
+    let mut flows: Vec<Conn<A>> = (0..count as u32).map(flow).collect();
+    shuffle(&mut flows, &mut random);
+    let mut keys: Vec<FlowKey<A>> = flows
+        .iter()
+        .map(|conn| {
+            if random.below(2) == 0 {
+                conn.inbound_key()
+            } else {
+                conn.outbound_key()
+            }
+        })
+        .collect();
+    shuffle(&mut keys, &mut random);
+
+    let (mut inserts, mut removes, mut expiries) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let mut indices = Vec::new();
+        inserts.push(nanoseconds_each(count, || indices = insert_all(&mut table, &flows)));
+        shuffle(&mut indices, &mut random);
+        removes.push(nanoseconds_each(count, || {
+            indices.iter().for_each(|&index| table.remove(index))
+        }));
+        insert_all(&mut table, &flows);
+        let now = Tick(900_064);
+        expiries.push(nanoseconds_each(count, || {
+            while !table.is_empty() {
+                table.expire(now, 128, |_| Expiry::Remove);
+            }
+        }));
+        shuffle(&mut flows, &mut random);
+    }
+    insert_all(&mut table, &flows);
+
+    let passes = (8_000_000 / count).max(1);
+    let mut lookups = Vec::new();
+    look_up(&mut table, &keys, Tick(1));
+    for round in 0..ROUNDS {
+        lookups.push(nanoseconds_each(count * passes, || {
+            for _ in 0..passes {
+                let found = look_up(&mut table, black_box(&keys), Tick(round as u32));
+                assert_eq!(found, keys.len());
+            }
+        }));
+    }
+    let pages = if large_pages { "2 MB" } else { "4 kB" };
+    print!("{:?} {count:8} {pages}", A::FAMILY);
+    report("lookup", lookups);
+    report("insert", inserts);
+    report("remove", removes);
+    report("expire", expiries);
+    println!("  {:.1} B", bytes as f64 / count as f64);
+}
+
+fn main() {
+    println!("ns each, median of {ROUNDS} (minimum–maximum)");
+    let filter: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
+    for count in [1_000, 100_000, 1_000_000, 4_000_000] {
+        if filter.is_empty() || filter.contains(&count) {
+            measure::<Addr4>(count, true);
+            measure::<Addr4>(count, false);
+            measure::<Addr6>(count, true);
+        }
+    }
+}

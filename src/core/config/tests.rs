@@ -1,0 +1,493 @@
+//! Good files, bad files, and the two files of `conf/`.
+
+use super::*;
+use crate::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
+use crate::limits::{TIMEOUT_MAX_SEC, WORKERS_MAX};
+
+const REFERENCE: &str = include_str!("../../../conf/lvsd.reference.toml");
+const SHIPPED: &str = include_str!("../../../conf/lvsd.toml");
+
+fn parse(text: &str) -> Config {
+    Config::parse(text, "lvsd.toml").unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn refusal(text: &str) -> String {
+    Config::parse(text, "lvsd.toml")
+        .expect_err("should be refused")
+        .to_string()
+}
+
+/// The reference with every commented key made real.
+fn uncommented() -> String {
+    let is_key =
+        |line: &str| line.starts_with('#') && line[1..].starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    REFERENCE
+        .lines()
+        .map(|line| if is_key(line) { &line[1..] } else { line })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The keys that serde accepts in a table, as its own error message lists them.
+fn keys_of(table: &str) -> Vec<String> {
+    let probe = format!("{table}\nno_such_key = 1\n");
+    let message = raw::RawConfig::parse(&probe).unwrap_err().message().to_owned();
+    let (_, expected) = message
+        .split_once("expected")
+        .unwrap_or_else(|| panic!("{table}: {message}"));
+    expected.split('`').skip(1).step_by(2).map(Into::into).collect()
+}
+
+const TABLES: [&str; 10] = [
+    "[eal]",
+    "[workers]",
+    "[connections]",
+    "[timeouts]",
+    "[api]",
+    "[journal]",
+    "[ipvs]",
+    "[[device]]",
+    "[[service]]",
+    "[[service.real_server]]",
+];
+
+#[test]
+fn the_reference_lists_every_key_that_the_code_knows_and_no_other() {
+    let mut listed: Vec<(String, Vec<String>)> = vec![];
+    for line in REFERENCE.lines().filter_map(|line| line.strip_prefix('#')) {
+        if line.starts_with('[') {
+            listed.push((line.into(), vec![]));
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with(' ')) {
+            listed.last_mut().expect("a table before its keys").1.push(key.into());
+        }
+    }
+    let known: Vec<(String, Vec<String>)> = TABLES
+        .iter()
+        .map(|&table| {
+            let context = if table == "[[service.real_server]]" {
+                "[[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.1\"\nport = 1\n"
+            } else {
+                ""
+            };
+            let mut keys = keys_of(&format!("{context}{table}"));
+            keys.retain(|key| key != "real_server");
+            (table.into(), keys)
+        })
+        .collect();
+    assert_eq!(listed, known);
+    let top: Vec<String> = keys_of("");
+    let tables: Vec<&str> = TABLES.iter().map(|table| table.trim_matches(['[', ']'])).collect();
+    assert!(
+        top.iter().all(|key| tables.contains(&key.as_str())) && top.len() == TABLES.len() - 1,
+        "{top:?}"
+    );
+}
+
+#[test]
+fn the_defaults_that_the_reference_states_are_the_real_ones() {
+    let stated = parse(&uncommented());
+    let real = parse(
+        "[[device]]\nname = 'dp0'\ndpdk = '0000:03:00.0'\n\
+         [[service]]\nprotocol = 'tcp'\naddress = '192.0.2.100'\nport = 80\n\
+         [[service.real_server]]\naddress = '198.51.100.11'\n",
+    );
+    assert_eq!(stated, real);
+    assert_eq!(parse(""), Config::default());
+    assert_eq!(
+        Config {
+            devices: vec![],
+            services: vec![],
+            ..real
+        },
+        Config::default()
+    );
+}
+
+#[test]
+fn every_key_in_the_reference_says_type_default_range_and_restart() {
+    let lines: Vec<&str> = REFERENCE.lines().collect();
+    for (above, line) in lines.iter().zip(&lines[1..]) {
+        if line.starts_with('#') && line[1..].starts_with(|c: char| c.is_ascii_lowercase()) {
+            let (_, value) = line.split_once(" = ").unwrap();
+            let default = format!("default: {value} ");
+            let is_stated = above.contains(&default) || above.contains("required") || above.contains("the service's");
+            assert!(is_stated, "{line}: {above}");
+            assert!(
+                above.starts_with("# type: ") && above.contains("range: ") && above.contains("restart: "),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_ranges_that_the_reference_states_are_the_real_ones() {
+    for (limit, stated) in [
+        (WORKERS_MAX as u64, "range: 1 to 64 -"),
+        (u64::from(TIMEOUT_MAX_SEC), "range: 1 to 1728000 -"),
+        (u64::from(crate::limits::WEIGHT_MAX), "range: 0 to 65535 -"),
+        (crate::limits::DEVICES_MAX as u64, "for each, at most 32."),
+        (crate::limits::LOCAL_ADDRESSES_MAX as u64, "at most 1024 -"),
+    ] {
+        assert!(
+            stated.contains(&limit.to_string()) && REFERENCE.contains(stated),
+            "{stated}"
+        );
+    }
+    let schedulers: Vec<String> = SchedulerKind::ALL
+        .iter()
+        .map(|kind| format!("{:?}", kind.name()))
+        .collect();
+    assert!(REFERENCE.contains(&format!("# {}.", schedulers.join(", "))));
+}
+
+#[test]
+fn the_shipped_file_works() {
+    assert_eq!(parse(SHIPPED), Config::default());
+    let examples: Vec<&str> = SHIPPED
+        .lines()
+        .map(|line| line.strip_prefix('#').unwrap_or(line))
+        .collect();
+    let examples = examples
+        .iter()
+        .filter(|line| !line.starts_with(' '))
+        .copied()
+        .collect::<Vec<_>>()
+        .join("\n");
+    let config = parse(&examples);
+    assert_eq!(
+        (
+            config.devices.len(),
+            config.services.len(),
+            config.services[0].servers.len()
+        ),
+        (1, 1, 2)
+    );
+}
+
+#[test]
+fn a_full_file_is_read_as_it_stands() {
+    let config = parse(
+        r#"
+        [eal]
+        hugepages = "never"
+        memory_mb = 256
+        main_core = 2
+        worker_cores = [3, 5]
+        extra_args = ["--no-pci"]
+        [workers]
+        idle = "sleep"
+        idle_sleep_us = 100
+        [timeouts]
+        tcp_fin_sec = 30
+        [ipvs]
+        overhead = "current"
+        [[device]]
+        name = "dp0"
+        dpdk = "net_tap0,iface=tap0"
+        mac = "02:00:00:0a:0B:01"
+        mtu = 9000
+        [[service]]
+        protocol = "udp"
+        address = "2001:db8::1"
+        port = 53
+        scheduler = "sh"
+        scheduler_flags = ["sh-port"]
+        local_addresses = ["2001:db8:1::1", "2001:db8:1::2"]
+        [[service.real_server]]
+        address = "2001:db8:2::1"
+        port = 5353
+        mode = "nat"
+        weight = 7
+        upper_threshold = 100
+        lower_threshold = 60
+        [[service.real_server]]
+        address = "198.51.100.1"
+        mode = "tunnel"
+        "#,
+    );
+    assert_eq!((config.workers.count, &config.eal.worker_cores[..]), (2, &[3, 5][..]));
+    assert_eq!(config.timeouts.shown(), (900, 30, 300));
+    assert_eq!(config.devices[0].mac, Some([2, 0, 0, 10, 11, 1]));
+    let service = &config.services[0];
+    assert_eq!(
+        (service.spec.scheduler, service.spec.scheduler_flags),
+        (SchedulerKind::Sh, SchedulerFlags::PORT)
+    );
+    let desired = config.desired_services().unwrap();
+    let table = desired.build();
+    let servers: Vec<(u16, &str, u32)> = table.services()[0]
+        .servers
+        .iter()
+        .map(|server| (server.port, server.mode.name(), server.weight))
+        .collect();
+    assert_eq!(servers, [(53, "Tunnel", 1), (5353, "FullNat", 7)]);
+    assert_eq!(table.services()[0].overhead, crate::ipvs::scheduler::Overhead::Current);
+}
+
+/// Begins a service with one server to which `more` is added.
+fn with_server(more: &str) -> String {
+    format!(
+        "[[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.1\"\nport = 80\n\
+         [[service.real_server]]\naddress = \"198.51.100.1\"\n{more}\n"
+    )
+}
+
+#[track_caller]
+fn assert_refused(text: &str, expected: &str) {
+    assert_eq!(refusal(text), expected);
+}
+
+#[test]
+fn unknown_missing_and_mistyped_keys_are_named_with_their_line() {
+    assert_refused(
+        "\n[workers]\ncuont = 2\n",
+        "lvsd.toml:3:1: workers.cuont: unknown field `cuont`, expected one of `count`, `idle`, `idle_sleep_us`: \
+         correct its name or remove it; lvsd.reference.toml lists every key",
+    );
+    assert_refused(
+        "[workers]\ncount = \"two\"\n",
+        "lvsd.toml:2:9: workers.count: invalid type: string \"two\", expected u32: \
+         give a value as lvsd.reference.toml describes it",
+    );
+    assert_refused(
+        "[workers]\nidle = \"rest\" # lazy\n",
+        "lvsd.toml:2:8: workers.idle: unknown variant `rest`, expected one of `spin`, `pause`, `sleep`: \
+         give a value as lvsd.reference.toml describes it",
+    );
+    assert_refused(
+        "[[device]]\nname = \"dp0\"\n",
+        "lvsd.toml:1:1: device: missing field `dpdk`: add it; lvsd.reference.toml explains it",
+    );
+    assert_refused(
+        &with_server("weight = -1"),
+        "lvsd.toml:7:10: service.real_server.weight: invalid value: integer `-1`, expected u32: \
+         give a value as lvsd.reference.toml describes it",
+    );
+    let message = refusal("[worker]\n");
+    assert!(
+        message.starts_with("lvsd.toml:1:2: worker: unknown field `worker`, expected one of `eal`"),
+        "{message}"
+    );
+    let message = refusal("[workers]\ncount = \n");
+    assert!(message.starts_with("lvsd.toml:2:"), "{message}");
+    assert!(
+        message.ends_with("correct the line; it must be TOML (https://toml.io)"),
+        "{message}"
+    );
+    let message = refusal(&with_server("").replace("198.51.100.1", "198.51.100.256"));
+    assert!(
+        message.starts_with("lvsd.toml:6:11: service.real_server.address: invalid IP address"),
+        "{message}"
+    );
+}
+
+#[test]
+fn numbers_out_of_range_are_refused() {
+    for (text, expected) in [
+        (
+            "[workers]\ncount = 0",
+            "2:9: workers.count: 0 is out of range: give 1 to 64",
+        ),
+        (
+            "[workers]\ncount = 65",
+            "2:9: workers.count: 65 is out of range: give 1 to 64",
+        ),
+        (
+            "[workers]\nidle_sleep_us = 0",
+            "2:17: workers.idle_sleep_us: 0 is out of range: give 1 to 1000",
+        ),
+        (
+            "[connections]\n\nipv4_max = 7",
+            "3:12: connections.ipv4_max: 7 is out of range: give 1024 to 268435456",
+        ),
+        (
+            "[timeouts]\nudp_sec = 0",
+            "2:11: timeouts.udp_sec: 0 is out of range: give 1 to 1728000",
+        ),
+        (
+            "[timeouts]\ntcp_sec = 2678400",
+            "2:11: timeouts.tcp_sec: 2678400 is out of range: give 1 to 1728000",
+        ),
+        (
+            "[eal]\nmain_core = 5000",
+            "2:13: eal.main_core: 5000 is out of range: give 0 to 1023",
+        ),
+    ] {
+        assert_refused(text, &format!("lvsd.toml:{expected}"));
+    }
+}
+
+#[test]
+fn cores_must_be_distinct_and_as_many_as_workers() {
+    let cure = "give every worker a core of its own, other than eal.main_core";
+    assert_refused(
+        "[eal]\nworker_cores = [\n  1,\n  2,\n  1,\n]",
+        &format!("lvsd.toml:5:3: eal.worker_cores: core 1 is there twice: {cure}"),
+    );
+    assert_refused(
+        "[eal]\nmain_core = 3\nworker_cores = [2, 3]",
+        &format!("lvsd.toml:3:20: eal.worker_cores: core 3 is there twice: {cure}"),
+    );
+    assert_refused(
+        "[eal]\nworker_cores = [1, 2]\n[workers]\ncount = 3",
+        "lvsd.toml:4:9: workers.count: 3 workers but 2 worker cores: \
+         give eal.worker_cores one core for each worker, or leave one of the two out",
+    );
+}
+
+#[test]
+fn devices_must_be_distinct_and_well_formed() {
+    let device = |name: &str, dpdk: &str, more: &str| format!("[[device]]\nname = {name:?}\ndpdk = {dpdk:?}\n{more}\n");
+    let good = device("dp0", "0000:03:00.0", "");
+    assert_refused(
+        &format!("{good}{}", device("dp0", "0000:03:00.1", "")),
+        "lvsd.toml:6:8: device.name: device dp0 is there twice: give every device a name of its own",
+    );
+    assert_refused(
+        &format!("{good}{}", device("dp1", "0000:03:00.0", "")),
+        "lvsd.toml:7:8: device.dpdk: NIC 0000:03:00.0 is there twice: name every NIC once",
+    );
+    assert_refused(
+        &device("a-name-that-is-too-long", "x", ""),
+        "lvsd.toml:2:8: device.name: \"a-name-that-is-too-long\" is not an interface name: \
+         give 1 to 15 letters and digits, like \"dp0\"",
+    );
+    assert_refused(
+        &device("dp0", "net_tap0 iface", ""),
+        "lvsd.toml:3:8: device.dpdk: \"net_tap0 iface\" is not a DPDK device: \
+         give a PCI address like \"0000:03:00.0\" or a virtual device like \"net_tap0,iface=tap0\"",
+    );
+    for mac in [
+        "02:00:00:00:01",
+        "01:00:00:00:00:01",
+        "00:00:00:00:00:00",
+        "2:0:0:0:0:1",
+        "+2:00:00:00:00:01",
+    ] {
+        assert_refused(
+            &device("dp0", "x", &format!("mac = {mac:?}")),
+            &format!(
+                "lvsd.toml:4:7: device.mac: {mac:?} is not a unicast MAC address: \
+                 give six octets like \"02:00:00:00:00:01\", the first one even"
+            ),
+        );
+    }
+    assert_refused(
+        &device("dp0", "x", "rx_queue_size = 1000"),
+        "lvsd.toml:4:17: device.rx_queue_size: \"1000\" is not a power of two: give 512 or 1024",
+    );
+    assert_refused(
+        &device("dp0", "x", "mtu = 500"),
+        "lvsd.toml:4:7: device.mtu: 500 is out of range: give 1280 to 9600",
+    );
+    let many: String = (0..33)
+        .map(|n| device(&format!("dp{n}"), &format!("net_null{n}"), ""))
+        .collect();
+    assert!(refusal(&many).ends_with("33 is out of range: give 0 to 32"));
+}
+
+#[test]
+fn services_are_refused_as_the_api_refuses_them() {
+    let twice = format!("{}{}", with_server(""), with_server(""));
+    assert_refused(
+        &twice,
+        "lvsd.toml:10:11: service.address: service tcp:192.0.2.1:80 exists already: edit it instead of adding it",
+    );
+    assert_refused(
+        &with_server("weight = 65536"),
+        "lvsd.toml:7:10: service.real_server.weight: weight 65536 of real server 198.51.100.1:80 is out of range: \
+         give 0 (no new connections) to 65535",
+    );
+    assert_refused(
+        &with_server("upper_threshold = 5\nlower_threshold = 6"),
+        "lvsd.toml:8:19: service.real_server.lower_threshold: lower threshold 6 of real server 198.51.100.1:80 \
+         is above its upper threshold 5: give a lower one of at most 5, or raise the upper one",
+    );
+    assert_refused(
+        &with_server("").replace("198.51.100.1", "2001:db8::1"),
+        "lvsd.toml:6:11: service.real_server.address: real server [2001:db8::1]:80 is of another address family than \
+         service tcp:192.0.2.1:80: give an address of the service's family, or use tunnel mode",
+    );
+    assert_refused(
+        &with_server("[[service.real_server]]\naddress = \"198.51.100.1\""),
+        "lvsd.toml:8:11: service.real_server.address: real server 198.51.100.1:80 of service tcp:192.0.2.1:80 \
+         exists already: edit it instead of adding it",
+    );
+    assert_refused(
+        &with_server("port = 0"),
+        "lvsd.toml:7:8: service.real_server.port: real server 198.51.100.1:0 has port 0: give a port from 1 to 65535",
+    );
+    assert_refused(
+        &with_server("").replace("port = 80", "port = 0"),
+        "lvsd.toml:4:8: service.port: service tcp:192.0.2.1:0 has port 0, which needs persistence, and that is not \
+         supported yet: give a port from 1 to 65535",
+    );
+    assert_refused(
+        &with_server("").replace("192.0.2.1", "224.0.0.81"),
+        "lvsd.toml:3:11: service.address: 224.0.0.81 cannot be the address of a virtual service: \
+         give a unicast address",
+    );
+}
+
+#[test]
+fn pools_and_schedulers_of_services_are_checked() {
+    let with = |more: &str| with_server("").replace("port = 80\n", &format!("port = 80\n{more}\n"));
+    assert_refused(
+        &with("local_addresses = [\n  \"203.0.113.1\",\n  \"2001:db8::9\",\n]"),
+        "lvsd.toml:7:3: service.local_addresses: local address 2001:db8::9 is of another address family than \
+         service tcp:192.0.2.1:80: give addresses of the service's family",
+    );
+    assert_refused(
+        &with("local_addresses = [\"203.0.113.1\", \"203.0.113.1\"]"),
+        "lvsd.toml:5:35: service.local_addresses: local address 203.0.113.1 is in the pool of service \
+         tcp:192.0.2.1:80 twice: name it once",
+    );
+    assert_refused(
+        &with("scheduler = \"random\""),
+        "lvsd.toml:5:13: service.scheduler: \"random\" is not a scheduler: \
+         give one of rr wrr lc wlc sh dh mh sed nq fo ovf twos",
+    );
+    assert_refused(
+        &with("scheduler = \"sh\"\nscheduler_flags = [\"mh-port\"]"),
+        "lvsd.toml:6:20: service.scheduler_flags: \"mh-port\" is not an option of the scheduler: \
+         sh has sh-fallback and sh-port",
+    );
+    assert_refused(
+        &with("scheduler_flags = [\"sh-port\"]"),
+        "lvsd.toml:5:20: service.scheduler_flags: \"sh-port\" is not an option of the scheduler: \
+         wlc has none, remove it",
+    );
+}
+
+#[test]
+fn paths_must_be_absolute() {
+    assert_refused(
+        "[api]\nsocket = \"lvsd.sock\"",
+        "lvsd.toml:2:10: api.socket: \"lvsd.sock\" is not an absolute path: let it begin with /",
+    );
+}
+
+#[test]
+fn columns_count_characters_and_any_garbage_is_an_error_not_a_panic() {
+    assert_refused(
+        "[api]\ngroup = \"ä\" # ö\nsocket = 'é'",
+        "lvsd.toml:3:10: api.socket: \"é\" is not an absolute path: let it begin with /",
+    );
+    for garbage in [
+        "=",
+        "[",
+        "]\n[[",
+        "\u{feff}ä=ö",
+        "a.b.c",
+        "[eal",
+        "[eal]\nmain_core",
+        "\0",
+        "[[eal]]",
+        "eal=1",
+        "[service]",
+    ] {
+        let message = refusal(garbage);
+        assert!(message.starts_with("lvsd.toml:"), "{message}");
+    }
+}

@@ -1,0 +1,77 @@
+//! Several workers: whoever polls a packet, its connection has one owner, and the owner finds it.
+
+use std::collections::HashSet;
+
+use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::service::ServiceProtocol;
+use lvs_core::testing::network::{LAN, WAN, director_mac};
+use lvs_core::testing::{tcp4, tcp6};
+
+use super::{counts, director, packet, service};
+
+/// Clients of a test; few enough for the tables.
+const CLIENTS: u16 = 600;
+
+#[test]
+fn every_packet_reaches_its_connection_whoever_polls_it() {
+    for mode in [
+        ForwardingMode::Nat,
+        ForwardingMode::FullNat,
+        ForwardingMode::DirectRouting,
+    ] {
+        for workers in [1, 2, 3, 7] {
+            let key = service(ServiceProtocol::Tcp, "192.0.2.100", 80);
+            let servers = ["198.51.100.11", "198.51.100.12"];
+            let mut director = director(workers, key, mode, &servers, 80);
+            for client in 0..CLIENTS {
+                let polls = |packet: u16| usize::from((client + packet) % u16::from(workers));
+                let ends = format!("192.0.2.2:{} > 192.0.2.100:80", 10_000 + client);
+                let (_, first) = director
+                    .inject_at(polls(0), WAN, &tcp4(&ends).syn().build())
+                    .transmitted();
+                let (_, second) = director
+                    .inject_at(polls(1), WAN, &tcp4(&ends).ack().build())
+                    .transmitted();
+                assert_eq!(first[26..38], second[26..38], "{mode:?}: one connection, one way");
+                if mode.sees_replies() {
+                    let to_server = packet(&first);
+                    let words: Vec<&str> = to_server.split(' ').collect();
+                    let reply = tcp4(&format!("{} > {}", words[4], words[2]))
+                        .syn()
+                        .ack()
+                        .dst_mac(director_mac(LAN));
+                    let (device, out) = director.inject_at(polls(2), LAN, &reply.build()).transmitted();
+                    assert_eq!(device, WAN);
+                    assert!(packet(&out).contains(&format!("192.0.2.100:80 > 192.0.2.2:{}", 10_000 + client)));
+                }
+            }
+            let conns = director.conns();
+            assert_eq!(
+                conns.len(),
+                usize::from(CLIENTS),
+                "{mode:?}, {workers} workers: no connection twice"
+            );
+            let busy = director
+                .workers
+                .iter()
+                .filter(|worker| worker.conns_count().0 > 0)
+                .count();
+            assert_eq!(busy, usize::from(workers), "{mode:?}: every worker owns some");
+        }
+    }
+}
+
+#[test]
+fn local_ports_of_workers_never_meet() {
+    let key = service(ServiceProtocol::Tcp, "2001:db8:a::100", 80);
+    let mut director = director(4, key, ForwardingMode::FullNat, &["2001:db8:b::11"], 80);
+    for client in 0..CLIENTS {
+        let ends = format!("[2001:db8:a::2]:{} > [2001:db8:a::100]:80", 10_000 + client);
+        director
+            .inject_at(usize::from(client % 4), WAN, &tcp6(&ends).syn().build())
+            .transmitted();
+    }
+    let local: HashSet<_> = director.conns().iter().map(|conn| conn.local).collect();
+    assert_eq!(local.len(), usize::from(CLIENTS));
+    assert_eq!(counts(&director, 0)[0], u64::from(CLIENTS));
+}

@@ -1,0 +1,99 @@
+//! The CPU's time stamp counter as milliseconds and as cycles. No system call.
+
+use lvs_core::tick::Tick;
+
+use crate::dpdk::Eal;
+
+/// Reads time for the worker loop. `Copy`: every worker has the same one and so the same zero.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    zero: u64,
+    hz: u64,
+    // Milliseconds per cycle as a 64-bit fraction: one multiplication instead of a division a burst.
+    ms_per_cycle: u64,
+}
+
+impl Clock {
+    /// A clock whose tick 0 is now.
+    pub fn start(_eal: &Eal) -> Self {
+        // SAFETY: the EAL runs and has calibrated the counter; no other precondition.
+        let hz = unsafe { dpdk_sys::rte_get_tsc_hz() };
+        Self {
+            zero: cycles(),
+            hz,
+            ms_per_cycle: fraction(hz),
+        }
+    }
+
+    /// This instant.
+    #[inline]
+    pub fn now(&self) -> Tick {
+        self.tick_of(cycles())
+    }
+
+    /// The instant at which the counter stood at `cycles`.
+    #[inline]
+    pub fn tick_of(&self, cycles: u64) -> Tick {
+        Tick(((u128::from(cycles.wrapping_sub(self.zero)) * u128::from(self.ms_per_cycle)) >> 64) as u32)
+    }
+
+    /// Cycles per second.
+    pub fn hz(&self) -> u64 {
+        self.hz
+    }
+
+    /// How many cycles `us` microseconds are.
+    pub fn cycles_of_us(&self, us: u64) -> u64 {
+        self.hz / 1_000_000 * us
+    }
+}
+
+/// The counter now.
+#[inline]
+pub fn cycles() -> u64 {
+    // SAFETY: reading the time stamp counter has no precondition.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        core::arch::x86_64::_rdtsc()
+    }
+    // SAFETY: as above.
+    #[cfg(not(target_arch = "x86_64"))]
+    unsafe {
+        dpdk_sys::shim_rdtsc()
+    }
+}
+
+/// 1000 / hz as a fraction of 2⁶⁴, rounded up so that a whole number of seconds is never one short.
+const fn fraction(hz: u64) -> u64 {
+    ((1_000u128 << 64) / hz as u128 + 1) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_of_cycles_is_a_day_of_milliseconds() {
+        for hz in [1_000_000_000, 2_299_998_000, 3_999_999_937] {
+            let clock = Clock {
+                zero: 7,
+                hz,
+                ms_per_cycle: fraction(hz),
+            };
+            assert_eq!(clock.tick_of(7), Tick(0));
+            assert_eq!(clock.tick_of(7 + hz * 86_400), Tick(86_400_000), "{hz}");
+        }
+    }
+
+    #[test]
+    fn the_tick_wraps_after_49_days() {
+        let hz = 2_000_000_000;
+        let clock = Clock {
+            zero: 0,
+            hz,
+            ms_per_cycle: fraction(hz),
+        };
+        let wrap = (u64::from(u32::MAX) + 1) * (hz / 1_000);
+        assert_eq!(clock.tick_of(wrap + 5 * hz / 1_000), Tick(5));
+    }
+}

@@ -1,0 +1,522 @@
+//! A NIC or a software device: found, configured and started; its queues are then handed out once.
+//!
+//! In:  [`DeviceSettings`] and the pool. Out: [`Device`] for the management core (link, statistics) and its
+//! queues for the workers. The device stops when the last of these is dropped.
+//! "Port" in DPDK's sense appears here and in `queue.rs` only.
+
+use std::ffi::{CStr, CString};
+use std::sync::Arc;
+
+use lvs_core::l3::DeviceId;
+use nix::errno::Errno;
+
+use crate::dpdk::{Eal, Mempool, RxQueue, TxQueue, error_text};
+
+/// What a device is to be.
+#[derive(Clone, Debug)]
+pub struct DeviceSettings {
+    /// Its number: the order in the configuration.
+    pub id: DeviceId,
+    /// The operator's name for it.
+    pub name: String,
+    /// A PCI address (`0000:01:00.0`) or a software device in DPDK's notation
+    /// (`net_af_packet0,iface=eth1,qpairs=2`).
+    pub driver: String,
+    /// Its MAC address; `None` to keep its own.
+    pub mac: Option<[u8; 6]>,
+    /// Largest IP packet in octets; the same as the kernel twin's.
+    pub mtu: u16,
+    /// Whether to receive frames to other MAC addresses too (VRRP's virtual MAC needs it).
+    pub promiscuous: bool,
+    /// Receive queues wanted: one a worker. The device may have fewer.
+    pub rx_queues: u16,
+    /// Transmit queues wanted: one a worker. The device may have fewer.
+    pub tx_queues: u16,
+    /// Descriptors of each receive queue; adjusted to what the device can do.
+    pub rx_descriptors: u16,
+    /// Descriptors of each transmit queue; adjusted to what the device can do.
+    pub tx_descriptors: u16,
+}
+
+impl Default for DeviceSettings {
+    fn default() -> Self {
+        Self {
+            id: DeviceId(0),
+            name: "device0".to_owned(),
+            driver: String::new(),
+            mac: None,
+            mtu: 1_500,
+            promiscuous: true,
+            rx_queues: 1,
+            tx_queues: 1,
+            rx_descriptors: 1_024,
+            tx_descriptors: 1_024,
+        }
+    }
+}
+
+/// Why a device cannot be used: which one, the cause and the cure.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// DPDK found nothing under this address or its driver refused.
+    #[error("device \"{name}\": DPDK cannot open {driver:?}: {cause}; {cure}")]
+    NotFound {
+        /// The operator's name.
+        name: String,
+        /// As configured.
+        driver: String,
+        /// DPDK's text.
+        cause: String,
+        /// What to look at.
+        cure: &'static str,
+    },
+    /// The software device sits on an interface that this network namespace does not have.
+    #[error("device \"{name}\": there is no interface \"{interface}\" here; `ip link` shows those there are")]
+    NoSuchInterface {
+        /// The operator's name.
+        name: String,
+        /// The interface asked for.
+        interface: String,
+    },
+    /// A setting that the device refused.
+    #[error("device \"{name}\": {step} refused: {cause}")]
+    Refused {
+        /// The operator's name.
+        name: String,
+        /// What was asked of it.
+        step: &'static str,
+        /// DPDK's text.
+        cause: String,
+    },
+    /// The MTU is outside what the device can do.
+    #[error("device \"{name}\": MTU {mtu} is outside its range {min} to {max}")]
+    Mtu {
+        /// The operator's name.
+        name: String,
+        /// The MTU asked for.
+        mtu: u16,
+        /// Smallest.
+        min: u16,
+        /// Largest.
+        max: u16,
+    },
+}
+
+/// A DPDK port that is stopped and closed when nobody uses it any more.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) number: u16,
+    pub(super) device: DeviceId,
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // SAFETY: the last owner; no queue of it is polled any more. Failures leave it as it is.
+        unsafe {
+            dpdk_sys::rte_eth_dev_stop(self.number);
+            dpdk_sys::rte_eth_dev_close(self.number);
+        }
+    }
+}
+
+/// All queues of a device, in order of their numbers.
+#[derive(Debug, Default)]
+pub struct Queues {
+    /// Receive queues.
+    pub rx: Vec<RxQueue>,
+    /// Transmit queues.
+    pub tx: Vec<TxQueue>,
+}
+
+/// State of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Whether there is a carrier.
+    pub up: bool,
+    /// Speed in Mbit/s; 0 when down, `u32::MAX` when the driver does not know.
+    pub speed_mbps: u32,
+}
+
+/// A device's own counters since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceStats {
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Their octets.
+    pub rx_bytes: u64,
+    /// Frames transmitted.
+    pub tx_packets: u64,
+    /// Their octets.
+    pub tx_bytes: u64,
+    /// Frames that came while the receive queue was full: the workers are too slow.
+    pub rx_missed: u64,
+    /// Frames that came damaged.
+    pub rx_errors: u64,
+    /// Frames that could not be transmitted.
+    pub tx_errors: u64,
+    /// Receive buffers that the pool did not have.
+    pub rx_no_mbuf: u64,
+}
+
+/// A started device, as the management core sees it.
+#[derive(Debug)]
+pub struct Device {
+    port: Arc<Port>,
+    name: String,
+    driver: String,
+    mac: [u8; 6],
+    mtu: u16,
+    rss: bool,
+    rx_queues: u16,
+    tx_queues: u16,
+    queues: Option<Queues>,
+}
+
+impl Device {
+    /// Finds, configures and starts it.
+    pub fn open(_eal: &Eal, settings: &DeviceSettings, pool: Mempool) -> Result<Self, DeviceError> {
+        let number = find(settings)?;
+        let port = Arc::new(Port {
+            number,
+            device: settings.id,
+        });
+        let plan = Plan::of(settings, &facts(settings, number)?)?;
+        plan.configure(settings, number)?;
+        plan.set_up_queues(settings, number, pool)?;
+        set_mtu(settings, number)?;
+        let mac = set_mac(settings, number)?;
+        start(settings, number)?;
+        let rx = (0..plan.rx_queues)
+            .map(|queue| RxQueue::new(Arc::clone(&port), queue))
+            .collect();
+        let tx = (0..plan.tx_queues)
+            .map(|queue| TxQueue::new(Arc::clone(&port), queue))
+            .collect();
+        Ok(Self {
+            port,
+            name: settings.name.clone(),
+            driver: plan.driver,
+            mac,
+            mtu: settings.mtu,
+            rss: plan.rss_functions != 0,
+            rx_queues: plan.rx_queues,
+            tx_queues: plan.tx_queues,
+            queues: Some(Queues { rx, tx }),
+        })
+    }
+
+    /// All its queues; `None` the second time.
+    pub fn take_queues(&mut self) -> Option<Queues> {
+        self.queues.take()
+    }
+
+    /// Its number in the configuration.
+    pub fn id(&self) -> DeviceId {
+        self.port.device
+    }
+
+    /// The operator's name for it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// DPDK's name of the driver: `net_ixgbe`, `net_af_packet`, …
+    pub fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// The MAC address it sends from; its kernel twin must have the same.
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// Largest IP packet in octets.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Whether the device itself spreads flows over its receive queues by RSS.
+    pub fn rss(&self) -> bool {
+        self.rss
+    }
+
+    /// Receive queues it has.
+    pub fn rx_queues(&self) -> u16 {
+        self.rx_queues
+    }
+
+    /// Transmit queues it has.
+    pub fn tx_queues(&self) -> u16 {
+        self.tx_queues
+    }
+
+    /// The state of its link now.
+    pub fn link(&self) -> Link {
+        let mut link = dpdk_sys::rte_eth_link::default();
+        // SAFETY: the port is open; DPDK writes the struct.
+        unsafe {
+            dpdk_sys::rte_eth_link_get_nowait(self.port.number, &mut link);
+            Link {
+                up: dpdk_sys::shim_link_up(&link) != 0,
+                speed_mbps: dpdk_sys::shim_link_speed_mbps(&link),
+            }
+        }
+    }
+
+    /// Its counters now; all zero where the driver has none.
+    pub fn stats(&self) -> DeviceStats {
+        let mut raw = dpdk_sys::rte_eth_stats::default();
+        // SAFETY: the port is open; DPDK writes the struct.
+        unsafe { dpdk_sys::rte_eth_stats_get(self.port.number, &mut raw) };
+        DeviceStats {
+            rx_packets: raw.ipackets,
+            rx_bytes: raw.ibytes,
+            tx_packets: raw.opackets,
+            tx_bytes: raw.obytes,
+            rx_missed: raw.imissed,
+            rx_errors: raw.ierrors,
+            tx_errors: raw.oerrors,
+            rx_no_mbuf: raw.rx_nombuf,
+        }
+    }
+
+    pub(super) fn number(&self) -> u16 {
+        self.port.number
+    }
+}
+
+/// What the driver says about itself, reduced to what is decided upon.
+struct Facts {
+    driver: String,
+    rx_queues_max: u16,
+    tx_queues_max: u16,
+    mtu_min: u16,
+    mtu_max: u16,
+    rss_functions: u64,
+    fast_free: bool,
+    socket: u32,
+    txconf: dpdk_sys::rte_eth_txconf,
+}
+
+/// How the device will be configured.
+struct Plan {
+    driver: String,
+    rx_queues: u16,
+    tx_queues: u16,
+    /// RSS hash functions; 0 for none.
+    rss_functions: u64,
+    tx_offloads: u64,
+    socket: u32,
+    txconf: dpdk_sys::rte_eth_txconf,
+}
+
+impl Plan {
+    fn of(settings: &DeviceSettings, facts: &Facts) -> Result<Self, DeviceError> {
+        if !(facts.mtu_min..=facts.mtu_max).contains(&settings.mtu) {
+            return Err(DeviceError::Mtu {
+                name: settings.name.clone(),
+                mtu: settings.mtu,
+                min: facts.mtu_min,
+                max: facts.mtu_max,
+            });
+        }
+        let rx_queues = settings.rx_queues.clamp(1, facts.rx_queues_max.max(1));
+        let tx_offloads = if facts.fast_free {
+            dpdk_sys::SHIM_TX_OFFLOAD_MBUF_FAST_FREE
+        } else {
+            0
+        };
+        Ok(Self {
+            driver: facts.driver.clone(),
+            rx_queues,
+            tx_queues: settings.tx_queues.clamp(1, facts.tx_queues_max.max(1)),
+            // One queue needs no spreading; software devices spread by themselves (packet fanout, memif rings).
+            rss_functions: if rx_queues > 1 { facts.rss_functions } else { 0 },
+            tx_offloads,
+            socket: facts.socket,
+            txconf: facts.txconf,
+        })
+    }
+
+    fn configure(&self, settings: &DeviceSettings, number: u16) -> Result<(), DeviceError> {
+        // SAFETY: rte_eth_conf is plain C data for which all zeros is DPDK's own default.
+        let mut conf: dpdk_sys::rte_eth_conf = unsafe { std::mem::zeroed() };
+        conf.rxmode.mtu = u32::from(settings.mtu);
+        conf.txmode.offloads = self.tx_offloads;
+        if self.rss_functions != 0 {
+            conf.rxmode.mq_mode = dpdk_sys::SHIM_MQ_RX_RSS;
+            conf.rx_adv_conf.rss_conf.rss_hf = self.rss_functions;
+        }
+        // SAFETY: the port is open and stopped; the struct is read during the call only.
+        let code = unsafe { dpdk_sys::rte_eth_dev_configure(number, self.rx_queues, self.tx_queues, &conf) };
+        accept(settings, "its configuration", code)
+    }
+
+    fn set_up_queues(&self, settings: &DeviceSettings, number: u16, pool: Mempool) -> Result<(), DeviceError> {
+        let (mut rx_descriptors, mut tx_descriptors) = (settings.rx_descriptors, settings.tx_descriptors);
+        // SAFETY: the port is configured; both numbers are adjusted in place.
+        let code =
+            unsafe { dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(number, &mut rx_descriptors, &mut tx_descriptors) };
+        accept(settings, "its number of descriptors", code)?;
+        for queue in 0..self.rx_queues {
+            // SAFETY: configured for this many queues; a null configuration means the driver's default; the
+            // pool lives for ever.
+            let code = unsafe {
+                let default = std::ptr::null();
+                dpdk_sys::rte_eth_rx_queue_setup(number, queue, rx_descriptors, self.socket, default, pool.as_ptr())
+            };
+            accept(settings, "a receive queue", code)?;
+        }
+        let mut txconf = self.txconf;
+        txconf.offloads |= self.tx_offloads;
+        for queue in 0..self.tx_queues {
+            // SAFETY: as above.
+            let code = unsafe { dpdk_sys::rte_eth_tx_queue_setup(number, queue, tx_descriptors, self.socket, &txconf) };
+            accept(settings, "a transmit queue", code)?;
+        }
+        Ok(())
+    }
+}
+
+fn accept(settings: &DeviceSettings, step: &'static str, code: i32) -> Result<(), DeviceError> {
+    if code == 0 {
+        return Ok(());
+    }
+    Err(DeviceError::Refused {
+        name: settings.name.clone(),
+        step,
+        cause: error_text(code),
+    })
+}
+
+/// The port number of the device, probing it when the EAL has not.
+fn find(settings: &DeviceSettings) -> Result<u16, DeviceError> {
+    let not_found = |cause: String, cure| DeviceError::NotFound {
+        name: settings.name.clone(),
+        driver: settings.driver.clone(),
+        cause,
+        cure,
+    };
+    let driver_name = settings.driver.split(',').next().unwrap_or_default();
+    let nul = |_| not_found("a NUL character".to_owned(), "correct the driver string");
+    let name = CString::new(driver_name).map_err(nul)?;
+    let whole = CString::new(settings.driver.as_str()).map_err(nul)?;
+    if let Some(number) = port_by_name(&name) {
+        return Ok(number);
+    }
+    check_interface(settings)?;
+    // SAFETY: the EAL runs; the string is copied.
+    let code = unsafe { dpdk_sys::rte_dev_probe(whole.as_ptr()) };
+    let cure = if driver_name.starts_with("net_") {
+        "check the driver's name and arguments and that its package is installed (dpkg -l 'librte-net-*')"
+    } else {
+        "check the address (lspci -D) and that the NIC is bound: dpdk-devbind.py -b vfio-pci ADDRESS"
+    };
+    if code != 0 {
+        // A software driver that refuses its arguments says only -1, which would read as a matter of rights.
+        let cause = if code == -1 {
+            "refused by its driver".to_owned()
+        } else {
+            error_text(code)
+        };
+        return Err(not_found(cause, cure));
+    }
+    port_by_name(&name).ok_or_else(|| not_found("no network device".to_owned(), cure))
+}
+
+fn port_by_name(name: &CStr) -> Option<u16> {
+    let mut number = 0;
+    // SAFETY: the EAL runs; DPDK writes the number on success.
+    (unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &mut number) } == 0).then_some(number)
+}
+
+/// net_af_packet and net_af_xdp say no more than "refused" when the interface is missing.
+fn check_interface(settings: &DeviceSettings) -> Result<(), DeviceError> {
+    if !settings.driver.starts_with("net_af_") {
+        return Ok(());
+    }
+    let Some(interface) = settings
+        .driver
+        .split(',')
+        .find_map(|argument| argument.strip_prefix("iface="))
+    else {
+        return Ok(());
+    };
+    match nix::net::if_::if_nametoindex(interface) {
+        Err(Errno::ENODEV) => Err(DeviceError::NoSuchInterface {
+            name: settings.name.clone(),
+            interface: interface.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn facts(settings: &DeviceSettings, number: u16) -> Result<Facts, DeviceError> {
+    // SAFETY: rte_eth_dev_info is plain C data; DPDK fills it.
+    let mut info: dpdk_sys::rte_eth_dev_info = unsafe { std::mem::zeroed() };
+    // SAFETY: the port exists; DPDK writes the struct.
+    let code = unsafe { dpdk_sys::rte_eth_dev_info_get(number, &mut info) };
+    accept(settings, "its description", code)?;
+    // SAFETY: the port exists; a negative result means any socket, which is what the cast makes of it.
+    let socket = unsafe { dpdk_sys::rte_eth_dev_socket_id(number) } as u32;
+    let wanted = dpdk_sys::SHIM_RSS_IP | dpdk_sys::SHIM_RSS_TCP | dpdk_sys::SHIM_RSS_UDP | dpdk_sys::SHIM_RSS_SCTP;
+    Ok(Facts {
+        // SAFETY: the driver's name is a static C string.
+        driver: unsafe { CStr::from_ptr(info.driver_name) }
+            .to_string_lossy()
+            .into_owned(),
+        rx_queues_max: info.max_rx_queues,
+        tx_queues_max: info.max_tx_queues,
+        mtu_min: info.min_mtu,
+        mtu_max: info.max_mtu,
+        rss_functions: info.flow_type_rss_offloads & wanted,
+        fast_free: info.tx_offload_capa & dpdk_sys::SHIM_TX_OFFLOAD_MBUF_FAST_FREE != 0,
+        socket,
+        txconf: info.default_txconf,
+    })
+}
+
+/// `-ENOTSUP`: the driver has no such function.
+const NOT_SUPPORTED: i32 = -(Errno::ENOTSUP as i32);
+
+fn set_mtu(settings: &DeviceSettings, number: u16) -> Result<(), DeviceError> {
+    // SAFETY: the port is configured and stopped.
+    match unsafe { dpdk_sys::rte_eth_dev_set_mtu(number, settings.mtu) } {
+        // Software devices without an MTU of their own take any frame.
+        NOT_SUPPORTED => Ok(()),
+        code => accept(settings, "its MTU", code),
+    }
+}
+
+fn set_mac(settings: &DeviceSettings, number: u16) -> Result<[u8; 6], DeviceError> {
+    let mut address = dpdk_sys::rte_ether_addr { addr_bytes: [0; 6] };
+    if let Some(mac) = settings.mac {
+        address.addr_bytes = mac;
+        // SAFETY: the port is configured; the address is copied.
+        match unsafe { dpdk_sys::rte_eth_dev_default_mac_addr_set(number, &mut address) } {
+            // A software device that cannot filter receives frames to any address anyway.
+            NOT_SUPPORTED if settings.promiscuous => return Ok(mac),
+            code => accept(settings, "its MAC address", code)?,
+        }
+    }
+    // SAFETY: the port is configured; DPDK writes the address.
+    let code = unsafe { dpdk_sys::rte_eth_macaddr_get(number, &mut address) };
+    accept(settings, "reading its MAC address", code)?;
+    Ok(address.addr_bytes)
+}
+
+fn start(settings: &DeviceSettings, number: u16) -> Result<(), DeviceError> {
+    // SAFETY: the port is configured and all its queues are set up.
+    accept(settings, "its start", unsafe { dpdk_sys::rte_eth_dev_start(number) })?;
+    if settings.promiscuous {
+        // SAFETY: the port is started.
+        let code = unsafe { dpdk_sys::rte_eth_promiscuous_enable(number) };
+        if code != 0 && code != NOT_SUPPORTED {
+            accept(settings, "promiscuous mode", code)?;
+        }
+    }
+    // SAFETY: the port is started. VRRP, OSPF and neighbour discovery are multicast; a driver that cannot
+    // switch receives them anyway or is promiscuous.
+    unsafe { dpdk_sys::rte_eth_allmulticast_enable(number) };
+    Ok(())
+}

@@ -1,0 +1,363 @@
+//! DPDK's environment: memory, cores, drivers. Started once a process, by the management core.
+//!
+//! In:  [`EalSettings`], already checked against the machine as far as DPDK would only die or log.
+//! Out: [`Eal`], the proof that pools and devices may be made.
+//! Memory is anonymous: no file survives the process and no secondary process may attach.
+
+use std::ffi::{CString, c_char};
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::dpdk::error_text;
+
+/// Whether packet memory comes from hugepages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hugepages {
+    /// From hugepages if enough are free, else from ordinary memory with a warning.
+    #[default]
+    Auto,
+    /// From hugepages; refuse to start when too few are free.
+    Require,
+    /// From ordinary memory: labs and tests. Physical NICs need hugepages.
+    Never,
+}
+
+/// What the environment is to be.
+#[derive(Clone, Debug)]
+pub struct EalSettings {
+    /// Where packet memory comes from.
+    pub hugepages: Hugepages,
+    /// Memory for buffers and queues in MiB; [`crate::dpdk::PoolSettings::memory_needed_mb`] knows how much.
+    pub memory_mb: u32,
+    /// CPUs on which the management core and every thread it starts may run; empty: all that are allowed.
+    pub main_cpus: Vec<u16>,
+    /// The CPU of each worker, in the order of worker ids. The same CPU may appear twice (labs).
+    pub worker_cpus: Vec<u16>,
+    /// Tells directors of one network namespace apart.
+    pub file_prefix: String,
+    /// PCI addresses of the NICs to take, `0000:01:00.0`; empty: the PCI bus is not looked at.
+    pub pci: Vec<String>,
+    /// Further arguments, behind all others.
+    pub extra_args: Vec<String>,
+    /// DPDK's log level: 1 (emergency) to 8 (debug); 5 shows warnings.
+    pub log_level: u8,
+}
+
+impl Default for EalSettings {
+    fn default() -> Self {
+        Self {
+            hugepages: Hugepages::Auto,
+            memory_mb: 256,
+            main_cpus: Vec::new(),
+            worker_cpus: vec![0],
+            file_prefix: "lvsd".to_owned(),
+            pci: Vec::new(),
+            extra_args: Vec::new(),
+            log_level: 5,
+        }
+    }
+}
+
+/// Why DPDK did not start: the cause and the cure.
+#[derive(Debug, thiserror::Error)]
+pub enum EalError {
+    /// `Eal::start` was called twice.
+    #[error("DPDK was already started in this process; it can be started once a process")]
+    AlreadyStarted,
+    /// Hugepages are required and too few are free.
+    #[error(
+        "{needed_mb} MiB of hugepages are needed but {free_mb} MiB are free; reserve them with \
+         `echo {pages} > /proc/sys/vm/nr_hugepages`, or set hugepages = \"auto\" or \"never\""
+    )]
+    HugepagesMissing {
+        /// MiB that the settings ask for.
+        needed_mb: u32,
+        /// MiB free now, in pages of all sizes.
+        free_mb: u32,
+        /// 2 MiB pages that would do.
+        pages: u32,
+    },
+    /// Another process of this network namespace has the same prefix.
+    #[error(
+        "another lvsd with file_prefix \"{0}\" runs in this network namespace; stop it or choose another file_prefix"
+    )]
+    PrefixInUse(String),
+    /// A CPU that does not exist or that this process may not use.
+    #[error("CPU {cpu} is not available to this process (available: {available:?}); change the worker CPUs")]
+    NoSuchCpu {
+        /// The CPU asked for.
+        cpu: u16,
+        /// The CPUs there are.
+        available: Vec<u16>,
+    },
+    /// More workers than DPDK has lcores.
+    #[error("{0} workers are too many: DPDK was built for {max} lcores, one of them for management", max = dpdk_sys::SHIM_LCORES_MAX)]
+    TooManyWorkers(usize),
+    /// A setting with a NUL in it.
+    #[error("DPDK argument {0:?} holds a NUL character")]
+    Nul(String),
+    /// Anything else that DPDK refused; it logged the details.
+    #[error("DPDK did not start: {cause} (arguments: {arguments}); its log lines above say what it tried")]
+    Refused {
+        /// DPDK's text of its error number.
+        cause: String,
+        /// The arguments it got.
+        arguments: String,
+    },
+}
+
+/// Proof that DPDK runs in this process. Not `Clone`; lives as long as the process.
+#[derive(Debug)]
+pub struct Eal {
+    hugepages: bool,
+    workers_count: usize,
+    // Held so that a second director with the same prefix notices.
+    _claim: UnixListener,
+}
+
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+impl Eal {
+    /// Starts DPDK. The calling thread becomes the management core and is bound to `main_cpus`.
+    pub fn start(settings: &EalSettings) -> Result<Self, EalError> {
+        if settings.worker_cpus.len() >= dpdk_sys::SHIM_LCORES_MAX as usize {
+            return Err(EalError::TooManyWorkers(settings.worker_cpus.len()));
+        }
+        check_cpus(settings)?;
+        let hugepages = choose_hugepages(settings)?;
+        let claim = claim_prefix(&settings.file_prefix)?;
+        let arguments = arguments(settings, hugepages);
+        if STARTED.swap(true, Ordering::SeqCst) {
+            return Err(EalError::AlreadyStarted);
+        }
+        init(&arguments)?;
+        Ok(Self {
+            hugepages,
+            workers_count: settings.worker_cpus.len(),
+            _claim: claim,
+        })
+    }
+
+    /// Whether packet memory is in hugepages.
+    pub fn hugepages(&self) -> bool {
+        self.hugepages
+    }
+
+    /// Workers that can be launched: [`crate::dpdk::lcore::launch`].
+    pub fn workers_count(&self) -> usize {
+        self.workers_count
+    }
+
+    /// DPDK's own version text.
+    pub fn version() -> String {
+        // SAFETY: returns a static C string.
+        unsafe { std::ffi::CStr::from_ptr(dpdk_sys::rte_version()) }
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
+/// The CPUs this process may run on.
+pub fn available_cpus() -> Vec<u16> {
+    let Ok(set) = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)) else {
+        return Vec::new();
+    };
+    (0..nix::sched::CpuSet::count())
+        .filter(|&cpu| set.is_set(cpu) == Ok(true))
+        .map(|cpu| cpu as u16)
+        .collect()
+}
+
+/// MiB of free hugepages of every size.
+pub fn free_hugepages_mb() -> u32 {
+    let Ok(sizes) = fs::read_dir("/sys/kernel/mm/hugepages") else {
+        return 0;
+    };
+    let free_kb: u64 = sizes
+        .flatten()
+        .filter_map(|size| {
+            let name = size.file_name();
+            let page_kb: u64 = name
+                .to_str()?
+                .strip_prefix("hugepages-")?
+                .strip_suffix("kB")?
+                .parse()
+                .ok()?;
+            let free = fs::read_to_string(size.path().join("free_hugepages")).ok()?;
+            Some(page_kb * free.trim().parse::<u64>().ok()?)
+        })
+        .sum();
+    u32::try_from(free_kb / 1024).unwrap_or(u32::MAX)
+}
+
+fn check_cpus(settings: &EalSettings) -> Result<(), EalError> {
+    let available = available_cpus();
+    match settings
+        .main_cpus
+        .iter()
+        .chain(&settings.worker_cpus)
+        .find(|cpu| !available.contains(cpu))
+    {
+        Some(&cpu) => Err(EalError::NoSuchCpu { cpu, available }),
+        None => Ok(()),
+    }
+}
+
+fn choose_hugepages(settings: &EalSettings) -> Result<bool, EalError> {
+    let needed_mb = settings.memory_mb;
+    let free_mb = free_hugepages_mb();
+    match settings.hugepages {
+        Hugepages::Never => Ok(false),
+        _ if free_mb >= needed_mb => Ok(true),
+        Hugepages::Require => Err(EalError::HugepagesMissing {
+            needed_mb,
+            free_mb,
+            pages: needed_mb.div_ceil(2),
+        }),
+        Hugepages::Auto => {
+            log::warn!(
+                "{free_mb} MiB of hugepages free, {needed_mb} MiB needed: running in ordinary memory; \
+                 for speed `echo {} > /proc/sys/vm/nr_hugepages` before the start",
+                needed_mb.div_ceil(2)
+            );
+            Ok(false)
+        }
+    }
+}
+
+/// An abstract socket is a lock that the kernel releases with the process, and two network namespaces
+/// may use the same name: two directors of one lab do not meet.
+fn claim_prefix(prefix: &str) -> Result<UnixListener, EalError> {
+    SocketAddr::from_abstract_name(format!("lvsd/dpdk/{prefix}"))
+        .and_then(|address| UnixListener::bind_addr(&address))
+        .map_err(|_| EalError::PrefixInUse(prefix.to_owned()))
+}
+
+/// The command line for `rte_eal_init`. Lcore 0 is the management core, worker `n` runs on lcore `n + 1`.
+fn arguments(settings: &EalSettings, hugepages: bool) -> Vec<String> {
+    let main_cpus = if settings.main_cpus.is_empty() {
+        available_cpus()
+    } else {
+        settings.main_cpus.clone()
+    };
+    let main_set: Vec<_> = main_cpus.iter().map(u16::to_string).collect();
+    let mut lcores = format!("0@({})", main_set.join(","));
+    for (worker, cpu) in settings.worker_cpus.iter().enumerate() {
+        lcores.push_str(&format!(",{}@{cpu}", worker + 1));
+    }
+    let mut arguments: Vec<String> = ["lvsd", "--no-telemetry", "--main-lcore", "0", "--lcores"]
+        .map(str::to_owned)
+        .into();
+    arguments.push(lcores);
+    arguments.extend(["--file-prefix".to_owned(), settings.file_prefix.clone()]);
+    arguments.extend(["--log-level".to_owned(), settings.log_level.to_string()]);
+    arguments.extend(["-m".to_owned(), settings.memory_mb.to_string()]);
+    // Both leave no file behind; ordinary memory is DPDK's legacy mode, which refuses --in-memory.
+    let memory: &[&str] = if hugepages {
+        &["--in-memory"]
+    } else {
+        &["--no-huge", "--no-shconf"]
+    };
+    arguments.extend(memory.iter().map(|&flag| flag.to_owned()));
+    if settings.pci.is_empty() {
+        arguments.push("--no-pci".to_owned());
+    }
+    for address in &settings.pci {
+        arguments.extend(["--allow".to_owned(), address.clone()]);
+    }
+    arguments.extend(settings.extra_args.iter().cloned());
+    arguments
+}
+
+fn init(arguments: &[String]) -> Result<(), EalError> {
+    let mut argv = Vec::with_capacity(arguments.len() + 1);
+    for argument in arguments {
+        let text = CString::new(argument.as_str()).map_err(|_| EalError::Nul(argument.clone()))?;
+        // Leaked on purpose: DPDK keeps pointers to its program name and getopt permutes the array.
+        argv.push(text.into_raw());
+    }
+    argv.push(std::ptr::null_mut::<c_char>());
+    // SAFETY: argv is a null-terminated array of C strings that live for ever; STARTED lets this run once.
+    let used = unsafe { dpdk_sys::rte_eal_init(arguments.len() as i32, argv.as_mut_ptr()) };
+    if used < 0 {
+        // SAFETY: reads a thread-local.
+        let cause = error_text(unsafe { dpdk_sys::shim_errno() });
+        return Err(EalError::Refused {
+            cause,
+            arguments: arguments.join(" "),
+        });
+    }
+    remove_runtime_directory();
+    Ok(())
+}
+
+/// DPDK makes a directory for sockets and shared files, of which there are none here. Best effort: it fails,
+/// rightly, when something is in it.
+fn remove_runtime_directory() {
+    // SAFETY: the EAL runs; returns a static C string.
+    let path = unsafe { std::ffi::CStr::from_ptr(dpdk_sys::rte_eal_get_runtime_dir()) };
+    let _ = fs::remove_dir(std::ffi::OsStr::from_bytes(path.to_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_a_cpu_when_the_settings_say_so() {
+        let settings = EalSettings {
+            worker_cpus: vec![0, 0, 1],
+            main_cpus: vec![1],
+            ..EalSettings::default()
+        };
+        let arguments = arguments(&settings, true);
+        assert!(arguments.contains(&"0@(1),1@0,2@0,3@1".to_owned()), "{arguments:?}");
+        assert!(arguments.contains(&"--no-pci".to_owned()));
+        assert!(!arguments.contains(&"--no-huge".to_owned()));
+    }
+
+    #[test]
+    fn only_the_named_nics_are_taken() {
+        let settings = EalSettings {
+            pci: vec!["0000:01:00.0".to_owned()],
+            ..EalSettings::default()
+        };
+        let arguments = arguments(&settings, false);
+        assert!(
+            arguments.windows(2).any(|pair| pair == ["--allow", "0000:01:00.0"]),
+            "{arguments:?}"
+        );
+        assert!(!arguments.contains(&"--no-pci".to_owned()));
+    }
+
+    #[test]
+    fn missing_hugepages_are_told_with_the_cure() {
+        let settings = EalSettings {
+            hugepages: Hugepages::Require,
+            memory_mb: 4_000_000,
+            ..EalSettings::default()
+        };
+        let error = Eal::start(&settings).unwrap_err().to_string();
+        assert!(error.contains("echo 2000000 > /proc/sys/vm/nr_hugepages"), "{error}");
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_named() {
+        let settings = EalSettings {
+            worker_cpus: vec![0, 1023],
+            ..EalSettings::default()
+        };
+        let error = Eal::start(&settings).unwrap_err().to_string();
+        assert!(error.contains("CPU 1023"), "{error}");
+    }
+
+    #[test]
+    fn a_prefix_in_use_is_named() {
+        let _first = claim_prefix("in-use-test").unwrap();
+        let error = claim_prefix("in-use-test").unwrap_err().to_string();
+        assert!(error.contains("\"in-use-test\""), "{error}");
+    }
+}

@@ -1,0 +1,157 @@
+//! One packet buffer, owned. Dropping it gives it back to its pool; there is no second owner.
+//!
+//! All accessors work on the first segment; [`Mbuf::is_whole`] tells whether there is only one.
+
+use std::ptr::NonNull;
+
+use dpdk_sys::rte_mbuf;
+use lvs_core::frame::Frame;
+
+/// See the module. The size of a pointer, so an array of them is what DPDK's bursts want.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct Mbuf(NonNull<rte_mbuf>);
+
+// SAFETY: a buffer is owned by one place at a time and may be freed on any thread (the pool is multi-threaded).
+unsafe impl Send for Mbuf {}
+
+impl Mbuf {
+    /// Takes ownership.
+    ///
+    /// # Safety
+    /// `raw` is a live mbuf of a pool of this process with reference count 1, and nobody else uses it.
+    #[inline]
+    pub(super) unsafe fn from_raw(raw: NonNull<rte_mbuf>) -> Self {
+        Self(raw)
+    }
+
+    #[inline]
+    fn raw(&self) -> &rte_mbuf {
+        // SAFETY: owned, so live and not written by anybody else while borrowed.
+        unsafe { self.0.as_ref() }
+    }
+
+    #[inline]
+    fn raw_mut(&mut self) -> &mut rte_mbuf {
+        // SAFETY: owned and borrowed exclusively.
+        unsafe { self.0.as_mut() }
+    }
+
+    /// Octets of the frame in its first segment.
+    #[inline]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "an empty frame is no special case to anybody"
+    )]
+    pub fn len(&self) -> usize {
+        usize::from(self.raw().data_len)
+    }
+
+    /// Whether the frame is in one segment. Larger frames than the pool's buffers arrive in several.
+    #[inline]
+    pub fn is_whole(&self) -> bool {
+        self.raw().nb_segs == 1
+    }
+
+    /// Asks the CPU to load the frame's first octets soon.
+    #[inline]
+    pub fn prefetch(&self) {
+        let first = self.data();
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch of any address has no effect but on the cache.
+        unsafe {
+            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(first.cast::<i8>());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = first;
+    }
+
+    /// Fills an empty buffer: `read` gets all the room behind the headroom and says how much it used.
+    /// On an error the buffer stays empty.
+    pub fn fill<E>(&mut self, read: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<usize, E> {
+        let room = usize::from(self.raw().buf_len) - usize::from(self.raw().data_off);
+        // SAFETY: data_off..buf_len is inside the buffer, which is mapped, zeroed at start and ours alone.
+        let target = unsafe { std::slice::from_raw_parts_mut(self.data(), room) };
+        let count = read(target)?.min(room);
+        self.set_len(count as u16);
+        Ok(count)
+    }
+
+    #[inline]
+    fn data(&self) -> *mut u8 {
+        let raw = self.raw();
+        // SAFETY: data_off <= buf_len is DPDK's invariant, kept by every function here.
+        unsafe { raw.buf_addr.cast::<u8>().add(usize::from(raw.data_off)) }
+    }
+
+    #[inline]
+    fn set_len(&mut self, len: u16) {
+        let raw = self.raw_mut();
+        raw.pkt_len = raw.pkt_len - u32::from(raw.data_len) + u32::from(len);
+        raw.data_len = len;
+    }
+}
+
+impl Drop for Mbuf {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: owned, and never used again.
+        unsafe { dpdk_sys::shim_pktmbuf_free(self.0.as_ptr()) };
+    }
+}
+
+impl Frame for Mbuf {
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: data_off + data_len <= buf_len is DPDK's invariant; the buffer is mapped and initialised.
+        unsafe { std::slice::from_raw_parts(self.data(), self.len()) }
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.data(), self.len()) }
+    }
+
+    #[inline]
+    fn prepend(&mut self, count: usize) -> bool {
+        let raw = self.raw_mut();
+        if count > usize::from(raw.data_off) || count + usize::from(raw.data_len) > usize::from(u16::MAX) {
+            return false;
+        }
+        raw.data_off -= count as u16;
+        raw.data_len += count as u16;
+        raw.pkt_len += count as u32;
+        true
+    }
+
+    #[inline]
+    fn trim_front(&mut self, count: usize) -> bool {
+        let raw = self.raw_mut();
+        if count > usize::from(raw.data_len) {
+            return false;
+        }
+        raw.data_off += count as u16;
+        raw.data_len -= count as u16;
+        raw.pkt_len -= count as u32;
+        true
+    }
+
+    #[inline]
+    fn append(&mut self, count: usize) -> bool {
+        let raw = self.raw();
+        let tailroom = usize::from(raw.buf_len) - usize::from(raw.data_off) - usize::from(raw.data_len);
+        if count > tailroom || !self.is_whole() {
+            return false;
+        }
+        self.set_len(self.raw().data_len + count as u16);
+        true
+    }
+
+    #[inline]
+    fn truncate(&mut self, len: usize) {
+        if len < self.len() {
+            self.set_len(len as u16);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The pool that all packet buffers come from and return to: one a process, made at start.
+
+use std::ffi::CString;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::dpdk::{Eal, Mbuf, last_error};
+
+/// How the pool's shared ring is entered: a thread that is preempted in the middle does not stop the others
+/// (DPDK programmer's guide, ring library, "MP_RTS"), which happens where workers share a CPU.
+const RING: &std::ffi::CStr = c"ring_mt_rts";
+
+/// Octets of bookkeeping that DPDK keeps for each buffer beside its data (mbuf, object header, alignment).
+const OVERHEAD_BYTES: usize = 128 + 64 + 64;
+
+/// The largest Ethernet header: two VLAN tags.
+const ETHERNET_MAX: usize = 14 + 2 * 4;
+
+/// How many buffers of which size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// Buffers. Every rx descriptor pins one; see [`PoolSettings::mbufs_needed`].
+    pub mbufs: u32,
+    /// Buffers that each thread keeps for itself: 0 to 512; at most two thirds of the pool.
+    pub cache: u32,
+    /// The largest MTU of any device in octets.
+    pub mtu_max: u16,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self {
+            mbufs: 16_383,
+            cache: 256,
+            mtu_max: 1_500,
+        }
+    }
+}
+
+impl PoolSettings {
+    /// Octets for a frame in each buffer, headroom not counted; never below DPDK's usual 2048.
+    pub const fn frame_room(&self) -> usize {
+        let needed = self.mtu_max as usize + ETHERNET_MAX;
+        if needed > 2_048 {
+            needed.next_multiple_of(64)
+        } else {
+            2_048
+        }
+    }
+
+    /// MiB of DPDK memory for the pool and the queues of `descriptors` descriptors in all:
+    /// what [`crate::dpdk::EalSettings::memory_mb`] wants. Includes a margin for drivers and allocator.
+    pub fn memory_needed_mb(&self, descriptors: u32) -> u32 {
+        let buffer = OVERHEAD_BYTES + dpdk_sys::SHIM_PKTMBUF_HEADROOM as usize + self.frame_room();
+        let bytes = self.mbufs as usize * (buffer + 16) + descriptors as usize * 64;
+        (bytes / (1 << 20)) as u32 + 48
+    }
+
+    /// Buffers with which nothing ever starves: all rx and tx descriptors full, every ring and every thread's
+    /// cache full, and as many again in flight.
+    pub const fn mbufs_needed(descriptors: u32, ring_slots: u32, threads: u32, cache: u32) -> u32 {
+        descriptors + ring_slots + threads * (cache * 3 / 2 + 64) + 1_024
+    }
+}
+
+/// The pool could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no packet buffers: {mbufs} buffers of {bytes} octets refused ({cause}); \
+     give DPDK more memory (memory_mb) or ask for fewer buffers"
+)]
+pub struct PoolError {
+    mbufs: u32,
+    bytes: usize,
+    cause: String,
+}
+
+/// A handle of the pool. The pool itself lives until the process ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Mempool(NonNull<dpdk_sys::rte_mempool>);
+
+// SAFETY: DPDK's mempools are made for alloc and free from many threads at once; the handle is read-only.
+unsafe impl Send for Mempool {}
+// SAFETY: as above.
+unsafe impl Sync for Mempool {}
+
+impl Mempool {
+    /// Allocates all buffers.
+    pub fn create(_eal: &Eal, settings: &PoolSettings) -> Result<Self, PoolError> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("lvsd_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let name = CString::new(name).unwrap_or_default();
+        let bytes = dpdk_sys::SHIM_PKTMBUF_HEADROOM as usize + settings.frame_room();
+        // DPDK refuses a cache larger than the pool divided by its flush factor of 1.5.
+        let cache = settings
+            .cache
+            .min(dpdk_sys::SHIM_MEMPOOL_CACHE_MAX)
+            .min(settings.mbufs * 2 / 3);
+        let refused = |cause| PoolError {
+            mbufs: settings.mbufs,
+            bytes,
+            cause,
+        };
+        let Ok(room) = u16::try_from(bytes) else {
+            return Err(refused("larger than 65535".to_owned()));
+        };
+        // SAFETY: the EAL runs; both names are C strings that the call copies.
+        let pool = unsafe {
+            dpdk_sys::rte_pktmbuf_pool_create_by_ops(
+                name.as_ptr(),
+                settings.mbufs,
+                cache,
+                0,
+                room,
+                dpdk_sys::SHIM_SOCKET_ID_ANY,
+                RING.as_ptr(),
+            )
+        };
+        NonNull::new(pool).map(Self).ok_or_else(|| refused(last_error()))
+    }
+
+    /// Buffers that somebody owns: queues, bursts, rings. Equal before and after a test, or there is a leak.
+    /// Walks all caches: not for the packet path.
+    pub fn in_use(&self) -> u32 {
+        // SAFETY: the pool lives for ever.
+        unsafe { dpdk_sys::rte_mempool_in_use_count(self.0.as_ptr()) }
+    }
+
+    /// Buffers that are free, those in caches included.
+    pub fn available(&self) -> u32 {
+        // SAFETY: the pool lives for ever.
+        unsafe { dpdk_sys::rte_mempool_avail_count(self.0.as_ptr()) }
+    }
+
+    /// An empty buffer; `None` when the pool is exhausted.
+    #[inline]
+    pub fn alloc(&self) -> Option<Mbuf> {
+        // SAFETY: the pool lives for ever; the buffer returned is owned by nobody else.
+        unsafe { NonNull::new(dpdk_sys::shim_pktmbuf_alloc(self.0.as_ptr())).map(|raw| Mbuf::from_raw(raw)) }
+    }
+
+    pub(super) fn as_ptr(self) -> *mut dpdk_sys::rte_mempool {
+        self.0.as_ptr()
+    }
+}

@@ -1,0 +1,103 @@
+//! The two ends of a device's queues. Each moves into one worker and is used by no other thread.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use lvs_core::l3::DeviceId;
+
+use crate::dpdk::Burst;
+use crate::dpdk::device::Port;
+
+/// Makes a type `!Sync` and leaves it `Send`.
+type NotSync = PhantomData<Cell<()>>;
+
+/// Receives. `Send`, not `Sync`, not `Clone`.
+#[derive(Debug)]
+pub struct RxQueue {
+    port: Arc<Port>,
+    queue: u16,
+    _one_thread: NotSync,
+}
+
+/// Transmits. `Send`, not `Sync`, not `Clone`.
+#[derive(Debug)]
+pub struct TxQueue {
+    port: Arc<Port>,
+    queue: u16,
+    _one_thread: NotSync,
+}
+
+/// What became of a burst offered to a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transmitted {
+    /// Frames that the device took.
+    pub packets: u64,
+    /// Their octets.
+    pub bytes: u64,
+    /// Frames that it refused; they were freed.
+    pub refused: u64,
+}
+
+impl RxQueue {
+    pub(super) fn new(port: Arc<Port>, queue: u16) -> Self {
+        Self {
+            port,
+            queue,
+            _one_thread: PhantomData,
+        }
+    }
+
+    /// The device it belongs to.
+    pub fn device(&self) -> DeviceId {
+        self.port.device
+    }
+
+    /// Replaces the content of `burst` (freed if any) by what has arrived.
+    #[inline]
+    pub fn receive(&mut self, burst: &mut Burst) {
+        let (port, queue) = (self.port.number, self.queue);
+        // SAFETY: the port was started before its queues were handed out and is stopped only after they are
+        // gone (`Port` is shared); one thread polls the queue (`!Sync`); DPDK writes `count` owned mbufs.
+        unsafe { burst.refill(|mbufs, room| dpdk_sys::shim_eth_rx_burst(port, queue, mbufs, room)) };
+    }
+}
+
+impl TxQueue {
+    pub(super) fn new(port: Arc<Port>, queue: u16) -> Self {
+        Self {
+            port,
+            queue,
+            _one_thread: PhantomData,
+        }
+    }
+
+    /// The device it belongs to.
+    pub fn device(&self) -> DeviceId {
+        self.port.device
+    }
+
+    /// Offers all of `burst` to the device and leaves it empty: what was refused is freed.
+    #[inline]
+    pub fn transmit(&mut self, burst: &mut Burst) -> Transmitted {
+        let (port, queue) = (self.port.number, self.queue);
+        let (offered, offered_bytes) = (burst.len() as u64, burst.bytes());
+        let mut refused_bytes = 0;
+        // SAFETY: as in `receive`; the device owns what it took.
+        let refused = unsafe {
+            burst.give(|mbufs, count| {
+                let taken = dpdk_sys::shim_eth_tx_burst(port, queue, mbufs, count);
+                for index in taken..count {
+                    // SAFETY: not taken, so still ours and live.
+                    refused_bytes += u64::from((**mbufs.add(usize::from(index))).data_len);
+                }
+                taken
+            })
+        } as u64;
+        Transmitted {
+            packets: offered - refused,
+            bytes: offered_bytes - refused_bytes,
+            refused,
+        }
+    }
+}

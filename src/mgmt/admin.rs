@@ -1,0 +1,79 @@
+//! The admin socket: HTTP/1.1 and JSON on a Unix socket, described by `conf/openapi.json`.
+//!
+//! [`socket`] opens it, [`serve`] accepts and bounds clients, [`routes`] maps paths to the director's
+//! actions, [`body`] reads requests, [`connections`] streams the connection table.
+//! Never: decides anything about services; that is the director's.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lvs_api::{ApiError, Device, ReloadReport, Version};
+
+use crate::mgmt::director::Director;
+
+pub mod body;
+pub mod connections;
+pub mod routes;
+pub mod serve;
+pub mod socket;
+
+#[cfg(test)]
+mod tests;
+
+/// What clients may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Clients at once; more are told to come back.
+    pub clients_max: usize,
+    /// For a complete request head, and between two requests of a connection.
+    pub head_timeout: Duration,
+    /// For a complete body.
+    pub body_timeout: Duration,
+    /// For a client to take some of its answer.
+    pub write_timeout: Duration,
+    /// For a worker to give a part of its connections.
+    pub worker_timeout: Duration,
+    /// Octets of a body, `PUT /v1/state` excepted.
+    pub body_max_bytes: usize,
+    /// Octets of the body of `PUT /v1/state`: 16,384 services and 65,536 servers need about 10 MiB.
+    pub state_max_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            clients_max: 256,
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+            worker_timeout: Duration::from_secs(2),
+            body_max_bytes: 1 << 20,
+            state_max_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What the daemon carries out for `POST /v1/reload` and on SIGHUP.
+pub type ReloadFn = dyn Fn() -> Result<ReloadReport, ApiError> + Send + Sync;
+
+/// What every request can reach.
+pub struct Admin {
+    /// The desired state.
+    pub director: Arc<Mutex<Director>>,
+    /// What `GET /v1/version` answers.
+    pub version: Version,
+    /// What `GET /v1/devices` answers.
+    pub devices: Box<dyn Fn() -> Vec<Device> + Send + Sync>,
+    /// What `POST /v1/reload` does.
+    pub reload: Box<ReloadFn>,
+    /// What clients may cost.
+    pub limits: Limits,
+}
+
+impl Admin {
+    /// The director, for one short piece of work that does not wait.
+    pub fn director(&self) -> MutexGuard<'_, Director> {
+        // A change is all or nothing, so what another thread left behind is whole.
+        self.director.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,446 @@
+//! The director: the only writer of the desired state.
+//!
+//! In:  an [`Action`]. Out: validated, journaled, carried out, and a new [`Snapshot`] on its way to every
+//! worker, in that order; or a refusal and nothing changed.
+//! Never: waits for a worker or for the disk, reads a clock (the caller gives `now`), imports DPDK.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, ServiceId, ServicePatch, State, StateDiff};
+use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError};
+use lvs_core::ipvs::protocol::Timeouts;
+use lvs_core::ipvs::service_table::ServiceTable;
+use lvs_core::l3::L3;
+use lvs_core::snapshot::Snapshot;
+
+use crate::mgmt::journal::{Damage, Journal, JournalError, Whole};
+use crate::mgmt::worker_port::WorkerPort;
+
+pub mod convert;
+pub mod counts;
+pub mod diff;
+mod report;
+pub mod tend;
+
+#[cfg(test)]
+mod tests;
+
+use counts::Counts;
+
+/// Building a table may take this share of the time: the next change after one that took 1 ms to build
+/// waits up to 4 ms, so that thousands of changes in a row stay linear.
+const PUBLISH_PAUSE_FACTOR: u32 = 4;
+
+/// What a worker is to see, besides services.
+#[derive(Clone, Debug)]
+struct Wanted {
+    services: DesiredServices,
+    timeouts: Timeouts,
+}
+
+/// What the journal brought back.
+#[derive(Debug, Default)]
+pub struct RestoreReport {
+    /// Actions since the last whole state.
+    pub actions: usize,
+    /// Actions that this version refuses: each with its reason, left out.
+    pub refused: Vec<String>,
+    /// Present when the journal's end was torn.
+    pub damage: Option<Damage>,
+}
+
+/// See the module.
+pub struct Director {
+    wanted: Wanted,
+    /// The configuration file's part, as last loaded.
+    base: State,
+    journal: Journal,
+    workers: Vec<Arc<dyn WorkerPort>>,
+    l3: Arc<L3>,
+    table: Arc<ServiceTable>,
+    /// Of the services in `table`.
+    table_revision: u64,
+    counts: Counts,
+    publication: Publication,
+}
+
+/// What has not reached the workers yet.
+#[derive(Debug, Default)]
+struct Publication {
+    /// The snapshot is older than the desired state or the network.
+    stale: bool,
+    /// Not before this.
+    not_before: Option<Instant>,
+    /// The newest snapshot.
+    snapshot: Option<Arc<Snapshot>>,
+    /// Workers whose mailbox was full.
+    waiting: Vec<usize>,
+}
+
+impl Director {
+    /// Brings back the desired state of the journal at `path`. No worker is told before [`Self::attach`].
+    pub fn restore(path: &Path) -> Result<(Self, RestoreReport), JournalError> {
+        let (journal, restored) = Journal::open(path)?;
+        let mut report = RestoreReport {
+            actions: restored.actions.len(),
+            damage: restored.damage,
+            ..RestoreReport::default()
+        };
+        let mut wanted = Wanted {
+            services: DesiredServices::default(),
+            timeouts: Timeouts::default(),
+        };
+        let whole = Action::ReplaceState(restored.whole.state);
+        for action in [whole].iter().chain(&restored.actions) {
+            if let Err(error) = wanted.carry_out(action) {
+                report.refused.push(error.to_string());
+            }
+        }
+        let director = Self {
+            wanted,
+            base: restored.whole.base,
+            journal,
+            workers: Vec::new(),
+            l3: Arc::new(L3::default()),
+            table: Arc::new(ServiceTable::default()),
+            table_revision: 0,
+            counts: Counts::default(),
+            publication: Publication {
+                stale: true,
+                ..Publication::default()
+            },
+        };
+        Ok((director, report))
+    }
+
+    /// The first snapshot: workers are made with it.
+    pub fn first_snapshot(&mut self, workers_count: u8) -> Arc<Snapshot> {
+        self.build_snapshot(workers_count)
+    }
+
+    /// Gives the director its workers and publishes to them.
+    pub fn attach(&mut self, workers: Vec<Arc<dyn WorkerPort>>, now: Instant) {
+        self.workers = workers;
+        self.publish_soon(now);
+    }
+
+    /// The workers, by id.
+    pub fn workers(&self) -> &[Arc<dyn WorkerPort>] {
+        &self.workers
+    }
+
+    /// Carries out one action: journaled before, published after.
+    pub fn apply(&mut self, action: Action, now: Instant) -> Result<(), ApiError> {
+        if let Action::ReplaceState(state) = action {
+            return self.replace(state, false, now).map(|_| ());
+        }
+        self.journal.append(&action).map_err(|error| journal_failed(&error))?;
+        if let Err(error) = self.wanted.carry_out(&action) {
+            self.journal.retract().map_err(|error| journal_failed(&error))?;
+            return Err(error);
+        }
+        self.changed(now);
+        Ok(())
+    }
+
+    /// Makes the desired state exactly `state`, or only computes what would change.
+    pub fn replace(&mut self, state: State, dry_run: bool, now: Instant) -> Result<StateDiff, ApiError> {
+        let (mut diff, steps) = diff::difference(&self.state(), &state)?;
+        diff.dry_run = dry_run;
+        let mut wanted = self.wanted.clone();
+        wanted.take_steps(&steps)?;
+        if dry_run || steps.is_empty() {
+            return Ok(diff);
+        }
+        self.journal
+            .append(&Action::ReplaceState(state))
+            .map_err(|error| journal_failed(&error))?;
+        self.wanted = wanted;
+        self.changed(now);
+        Ok(diff)
+    }
+
+    /// Makes the desired state `state` and remembers `base` as what the configuration file says.
+    pub fn rebase(&mut self, state: State, base: State, now: Instant) -> Result<StateDiff, ApiError> {
+        let (diff, steps) = diff::difference(&self.state(), &state)?;
+        let mut wanted = self.wanted.clone();
+        wanted.take_steps(&steps)?;
+        let whole = Whole {
+            state: wanted.state(),
+            base,
+        };
+        self.journal.compact(&whole).map_err(|error| journal_failed(&error))?;
+        self.wanted = wanted;
+        self.base = whole.base;
+        self.changed(now);
+        Ok(diff)
+    }
+
+    /// The desired state.
+    pub fn state(&self) -> State {
+        self.wanted.state()
+    }
+
+    /// The configuration file's part, as last loaded.
+    pub const fn base(&self) -> &State {
+        &self.base
+    }
+
+    /// The network as the kernel has it now.
+    pub fn set_l3(&mut self, l3: Arc<L3>, now: Instant) {
+        self.l3 = l3;
+        self.publish_soon(now);
+    }
+
+    /// Publishes what is due, and again where a mailbox was full. To be called every few milliseconds.
+    pub fn tick(&mut self, now: Instant) {
+        if self.publication.stale {
+            self.publish_if_due(now);
+        }
+        if let Some(snapshot) = self.publication.snapshot.clone() {
+            let workers = &self.workers;
+            let full = |index: &usize| {
+                workers
+                    .get(*index)
+                    .is_some_and(|worker| !worker.publish(Arc::clone(&snapshot)))
+            };
+            self.publication.waiting.retain(full);
+            if self.publication.waiting.is_empty() {
+                // Workers hold what they use: the last one to let go frees it.
+                self.publication.snapshot = None;
+            }
+        }
+    }
+
+    /// Frees the slots of long-deleted servers. To be called every second; `now_sec` never goes back.
+    pub fn collect_trash(&mut self, now_sec: u64, now: Instant) {
+        self.count();
+        let workers = &self.workers;
+        let is_idle = |id| counts::load(workers, id) == counts::Load::default();
+        if self.wanted.services.collect_trash(now_sec, is_idle) > 0 {
+            let table = self.wanted.services.build();
+            self.counts.forget(&table);
+            self.table = Arc::new(table);
+            self.publish_soon(now);
+        }
+    }
+
+    /// What must reach the disk, to be synced off this thread.
+    pub fn unsynced(&mut self) -> Option<Vec<std::fs::File>> {
+        self.journal.unsynced()
+    }
+
+    fn changed(&mut self, now: Instant) {
+        if self.journal.wants_compaction() {
+            let whole = Whole {
+                state: self.state(),
+                base: self.base.clone(),
+            };
+            if let Err(error) = self.journal.compact(&whole) {
+                log::warn!("{error}; the journal goes on growing");
+            }
+        }
+        self.publish_soon(now);
+    }
+
+    fn publish_soon(&mut self, now: Instant) {
+        self.publication.stale = true;
+        self.publish_if_due(now);
+    }
+
+    fn publish_if_due(&mut self, now: Instant) {
+        if self.publication.not_before.is_some_and(|not_before| now < not_before) {
+            return;
+        }
+        let begun = Instant::now();
+        let workers_count = u8::try_from(self.workers.len()).unwrap_or(u8::MAX);
+        self.publication.snapshot = Some(self.build_snapshot(workers_count));
+        self.publication.waiting = (0..self.workers.len()).collect();
+        self.publication.stale = false;
+        let pause: Duration = begun.elapsed() * PUBLISH_PAUSE_FACTOR;
+        self.publication.not_before = Some(now + pause);
+        self.tick(now);
+    }
+
+    fn build_snapshot(&mut self, workers_count: u8) -> Arc<Snapshot> {
+        Arc::new(Snapshot {
+            services: self.current_table(),
+            l3: Arc::clone(&self.l3),
+            timeouts: self.wanted.timeouts,
+            workers_count,
+        })
+    }
+
+    /// The table of the desired services as they are now.
+    fn current_table(&mut self) -> Arc<ServiceTable> {
+        let revision = self.wanted.services.revision();
+        if self.table_revision != revision {
+            self.table = Arc::new(self.wanted.services.build());
+            self.table_revision = revision;
+        }
+        Arc::clone(&self.table)
+    }
+}
+
+fn journal_failed(error: &JournalError) -> ApiError {
+    ApiError::new(ErrorCode::JournalFailed, format!("nothing was changed: {error}"))
+}
+
+impl Wanted {
+    fn state(&self) -> State {
+        State {
+            services: self
+                .services
+                .services()
+                .map(|listing| convert::service(&listing))
+                .collect(),
+            timeouts: Some(convert::timeouts(&self.timeouts)),
+        }
+    }
+
+    /// One action as a whole or not at all, with the place of a refusal inside it.
+    fn carry_out(&mut self, action: &Action) -> Result<(), ApiError> {
+        match action {
+            Action::AddService(service) => {
+                let id = &service.service;
+                self.add_service(service).inspect_err(|error| {
+                    if error.code != ErrorCode::ServiceExists && self.services.listing(&convert::key(id)).is_ok() {
+                        // Undoes the part that was carried out: the service was not there before.
+                        let _ = self.services.delete_service(&convert::key(id));
+                    }
+                })
+            }
+            Action::EditService { service, patch } => self.edit_service(service, patch),
+            Action::DeleteService(service) => self
+                .services
+                .delete_service(&convert::key(service))
+                .map_err(convert::refusal),
+            Action::Flush => {
+                self.services.flush();
+                Ok(())
+            }
+            Action::AddServer { service, server } => self.add_server(service, server),
+            Action::EditServer { service, server, patch } => self.edit_server(service, *server, patch),
+            Action::DeleteServer { service, server } => self
+                .services
+                .delete_server(&convert::key(service), server.ip(), server.port())
+                .map_err(convert::refusal),
+            Action::SetLocalAddresses { service, addresses } => self
+                .services
+                .set_local_addresses(&convert::key(service), addresses.clone())
+                .map_err(convert::refusal),
+            Action::SetTimeouts(patch) => {
+                let lvs_api::TimeoutsPatch {
+                    tcp_sec,
+                    tcp_fin_sec,
+                    udp_sec,
+                } = *patch;
+                let refused = |error: lvs_core::ipvs::protocol::TimeoutError| {
+                    ApiError::new(ErrorCode::Refused, error.to_string())
+                };
+                self.timeouts.set(tcp_sec, tcp_fin_sec, udp_sec).map_err(refused)
+            }
+            Action::ReplaceState(state) => {
+                let (_, steps) = diff::difference(&self.state(), state)?;
+                let mut next = self.clone();
+                next.take_steps(&steps)?;
+                *self = next;
+                Ok(())
+            }
+        }
+    }
+
+    /// Several actions; on a refusal `self` is spoilt.
+    fn take_steps(&mut self, steps: &[diff::Step]) -> Result<(), ApiError> {
+        for step in steps {
+            self.carry_out(&step.action).map_err(|error| {
+                let place = match &error.place {
+                    Some(inner) if !step.place.is_empty() => format!("{}.{inner}", step.place),
+                    _ => step.place.clone(),
+                };
+                error.at(place)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn add_service(&mut self, service: &lvs_api::Service) -> Result<(), ApiError> {
+        let id = &service.service;
+        let spec = convert::service_spec(id, &service.scheduler, &service.scheduler_flags)?;
+        let key = convert::key(id);
+        self.services.add_service(spec).map_err(convert::refusal)?;
+        if !service.local_addresses.is_empty() {
+            let addresses = service.local_addresses.clone();
+            self.services
+                .set_local_addresses(&key, addresses)
+                .map_err(convert::refusal)?;
+        }
+        for (index, server) in service.servers.iter().enumerate() {
+            self.add_server(id, server).map_err(|error| {
+                let inner = error.place.clone().unwrap_or_default();
+                error.at(format!("servers[{index}].{inner}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn edit_service(&mut self, id: &ServiceId, patch: &ServicePatch) -> Result<(), ApiError> {
+        let listing = self.services.listing(&convert::key(id)).map_err(convert::refusal)?;
+        let ServicePatch {
+            scheduler,
+            scheduler_flags,
+        } = patch;
+        let old = listing.spec;
+        let scheduler = scheduler.as_deref().unwrap_or(old.scheduler.name());
+        let flags = match scheduler_flags {
+            Some(flags) => flags.clone(),
+            // Another scheduler has other options.
+            None if scheduler != old.scheduler.name() => Vec::new(),
+            None => convert::flag_names(old.scheduler, old.scheduler_flags),
+        };
+        let spec = convert::service_spec(id, scheduler, &flags)?;
+        self.services.edit_service(spec).map_err(convert::refusal)
+    }
+
+    fn add_server(&mut self, id: &ServiceId, server: &Server) -> Result<(), ApiError> {
+        let spec = convert::server_spec(server);
+        self.services
+            .add_server(&convert::key(id), spec)
+            .map(|_| ())
+            .map_err(convert::refusal)
+    }
+
+    fn edit_server(&mut self, id: &ServiceId, end: std::net::SocketAddr, patch: &ServerPatch) -> Result<(), ApiError> {
+        let key = convert::key(id);
+        let listing = self.services.listing(&key).map_err(convert::refusal)?;
+        let is_it = |listed: &ServerListing| (listed.spec.addr, listed.spec.port) == (end.ip(), end.port());
+        let found = listing.servers().find(is_it);
+        let Some(old) = found else {
+            let missing = ServiceError::NoSuchServer {
+                service: key,
+                addr: end.ip(),
+                port: end.port(),
+            };
+            return Err(convert::refusal(missing));
+        };
+        let old = convert::server(&old.spec);
+        let ServerPatch {
+            mode,
+            weight,
+            upper_threshold_conns,
+            lower_threshold_conns,
+        } = *patch;
+        let new = Server {
+            server: end,
+            mode: mode.unwrap_or(old.mode),
+            weight: weight.unwrap_or(old.weight),
+            upper_threshold_conns: upper_threshold_conns.unwrap_or(old.upper_threshold_conns),
+            lower_threshold_conns: lower_threshold_conns.unwrap_or(old.lower_threshold_conns),
+        };
+        self.services
+            .edit_server(&key, convert::server_spec(&new))
+            .map_err(convert::refusal)
+    }
+}

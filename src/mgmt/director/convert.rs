@@ -1,0 +1,244 @@
+//! Between the API's words and the core's, by hand and exhaustively.
+
+use std::net::SocketAddr;
+
+use lvs_api::{ApiError, ErrorCode, Mode, Protocol, Server, Service, ServiceId, Timeouts};
+use lvs_core::ipvs::desired::{ServerSpec, ServiceError, ServiceListing, ServiceSpec};
+use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::protocol::sctp::SctpState;
+use lvs_core::ipvs::protocol::tcp::TcpState;
+use lvs_core::ipvs::protocol::{self, state_name, udp};
+use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
+use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
+use lvs_core::ipvs::stats;
+use lvs_core::worker_state::ConnRecord;
+
+/// The core's key of a service.
+pub const fn key(id: &ServiceId) -> ServiceKey {
+    let protocol = match id.protocol {
+        Protocol::Tcp => ServiceProtocol::Tcp,
+        Protocol::Udp => ServiceProtocol::Udp,
+        Protocol::Sctp => ServiceProtocol::Sctp,
+    };
+    ServiceKey::Address {
+        protocol,
+        addr: id.addr,
+        port: id.port,
+    }
+}
+
+/// The API's id of a service.
+pub const fn id(key: &ServiceKey) -> ServiceId {
+    let ServiceKey::Address { protocol, addr, port } = *key;
+    let protocol = match protocol {
+        ServiceProtocol::Tcp => Protocol::Tcp,
+        ServiceProtocol::Udp => Protocol::Udp,
+        ServiceProtocol::Sctp => Protocol::Sctp,
+    };
+    ServiceId { protocol, addr, port }
+}
+
+/// The IP protocol number.
+pub const fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => ServiceProtocol::Tcp.number(),
+        Protocol::Udp => ServiceProtocol::Udp.number(),
+        Protocol::Sctp => ServiceProtocol::Sctp.number(),
+    }
+}
+
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+/// Scheduler and options by their ipvsadm names.
+pub fn service_spec(id: &ServiceId, scheduler: &str, flags: &[String]) -> Result<ServiceSpec, ApiError> {
+    let Some(kind) = SchedulerKind::parse(scheduler) else {
+        let known: Vec<_> = SchedulerKind::ALL.iter().map(|kind| kind.name()).collect();
+        let message = format!(
+            "there is no scheduler {scheduler:?}; choose one of {}",
+            known.join(", ")
+        );
+        return Err(ApiError::new(ErrorCode::Refused, message).at("scheduler"));
+    };
+    let mut spec = ServiceSpec::new(key(id), kind);
+    for flag in flags {
+        let Some(bit) = kind.flag_names().iter().position(|name| name == flag) else {
+            let known = match kind.flag_names() {
+                [] => "none".to_owned(),
+                names => names.join(", "),
+            };
+            let message = format!("scheduler {scheduler} has no option {flag:?}; it has: {known}");
+            return Err(ApiError::new(ErrorCode::Refused, message).at("scheduler_flags"));
+        };
+        spec.scheduler_flags.0 |= 1 << bit;
+    }
+    Ok(spec)
+}
+
+/// The ipvsadm names of a scheduler's options.
+pub fn flag_names(kind: SchedulerKind, flags: SchedulerFlags) -> Vec<String> {
+    let set = |bit: &usize| flags.contains(SchedulerFlags(1 << bit));
+    let names = kind.flag_names().iter().enumerate();
+    names
+        .filter(|(bit, _)| set(bit))
+        .map(|(_, name)| (*name).to_owned())
+        .collect()
+}
+
+/// The core's server.
+pub const fn server_spec(server: &Server) -> ServerSpec {
+    let Server {
+        server,
+        mode,
+        weight,
+        upper_threshold_conns,
+        lower_threshold_conns,
+    } = server;
+    let mode = match mode {
+        Mode::Nat => ForwardingMode::Nat,
+        Mode::Tunnel => ForwardingMode::Tunnel,
+        Mode::Dr => ForwardingMode::DirectRouting,
+    };
+    ServerSpec {
+        addr: server.ip(),
+        port: server.port(),
+        weight: *weight,
+        mode,
+        upper_threshold: *upper_threshold_conns,
+        lower_threshold: *lower_threshold_conns,
+    }
+}
+
+/// The API's server.
+pub const fn server(spec: &ServerSpec) -> Server {
+    let ServerSpec {
+        addr,
+        port,
+        weight,
+        mode,
+        upper_threshold,
+        lower_threshold,
+    } = *spec;
+    let mode = match mode {
+        ForwardingMode::Nat | ForwardingMode::FullNat => Mode::Nat,
+        ForwardingMode::Tunnel => Mode::Tunnel,
+        ForwardingMode::DirectRouting | ForwardingMode::Local => Mode::Dr,
+    };
+    Server {
+        server: SocketAddr::new(addr, port),
+        mode,
+        weight,
+        upper_threshold_conns: upper_threshold,
+        lower_threshold_conns: lower_threshold,
+    }
+}
+
+/// The API's service.
+pub fn service(listing: &ServiceListing<'_>) -> Service {
+    let spec = listing.spec;
+    Service {
+        service: id(&spec.key),
+        scheduler: spec.scheduler.name().to_owned(),
+        scheduler_flags: flag_names(spec.scheduler, spec.scheduler_flags),
+        local_addresses: listing.local_addresses.to_vec(),
+        servers: listing.servers().map(|listed| server(&listed.spec)).collect(),
+    }
+}
+
+/// The three timeouts that the API knows.
+pub const fn timeouts(timeouts: &protocol::Timeouts) -> Timeouts {
+    let (tcp_sec, tcp_fin_sec, udp_sec) = timeouts.shown();
+    Timeouts {
+        tcp_sec,
+        tcp_fin_sec,
+        udp_sec,
+    }
+}
+
+/// The API's counters.
+pub const fn totals(totals: stats::Totals) -> lvs_api::Totals {
+    let stats::Totals {
+        connections,
+        in_packets,
+        out_packets,
+        in_bytes,
+        out_bytes,
+    } = totals;
+    lvs_api::Totals {
+        connections,
+        in_packets,
+        out_packets,
+        in_bytes,
+        out_bytes,
+    }
+}
+
+/// The API's rates.
+pub const fn rates(rates: stats::Rates) -> lvs_api::Rates {
+    let stats::Rates {
+        connections_per_sec,
+        in_packets_per_sec,
+        out_packets_per_sec,
+        in_bytes_per_sec,
+        out_bytes_per_sec,
+    } = rates;
+    lvs_api::Rates {
+        connections_cps: connections_per_sec,
+        in_pps: in_packets_per_sec,
+        out_pps: out_packets_per_sec,
+        in_bytes_per_sec,
+        out_bytes_per_sec,
+    }
+}
+
+/// One line of the connection listing; `None` for a protocol that no service can have.
+pub fn conn_record(record: &ConnRecord, worker: usize) -> Option<lvs_api::ConnRecord> {
+    let protocol = PROTOCOLS
+        .into_iter()
+        .find(|protocol| protocol_number(*protocol) == record.protocol)?;
+    Some(lvs_api::ConnRecord {
+        protocol,
+        state: state_name(record.protocol, record.state).to_owned(),
+        client: record.client.into(),
+        virt: record.virt.into(),
+        local: record.local.into(),
+        real: record.real.into(),
+        forward: record.mode.name().to_owned(),
+        expires_in_ms: record.expires_in_ms,
+        in_packets: record.in_packets,
+        worker: u8::try_from(worker).unwrap_or(u8::MAX),
+    })
+}
+
+/// Names of all connection states.
+pub fn state_names() -> impl Iterator<Item = &'static str> {
+    let tcp = TcpState::ALL.into_iter().map(TcpState::name);
+    let sctp = SctpState::ALL.into_iter().map(SctpState::name);
+    let mut seen = Vec::new();
+    tcp.chain([udp::NAME]).chain(sctp).filter(move |name| {
+        let new = !seen.contains(name);
+        seen.push(*name);
+        new
+    })
+}
+
+/// The refusal that an error of the core becomes.
+pub fn refusal(error: ServiceError) -> ApiError {
+    use ServiceError::*;
+    let (code, place) = match error {
+        ServiceExists { .. } => (ErrorCode::ServiceExists, "service"),
+        NoSuchService { .. } => (ErrorCode::NoSuchService, "service"),
+        ServerExists { .. } => (ErrorCode::ServerExists, "server"),
+        NoSuchServer { .. } => (ErrorCode::NoSuchServer, "server"),
+        WeightOutOfRange { .. } => (ErrorCode::Refused, "weight"),
+        ThresholdsReversed { .. } => (ErrorCode::Refused, "lower_threshold_conns"),
+        ThresholdOutOfRange { .. } => (ErrorCode::Refused, "upper_threshold_conns"),
+        MixedFamilies { .. } | ServerPortZero { .. } => (ErrorCode::Refused, "server"),
+        ModeNotConfigurable { .. } => (ErrorCode::Refused, "mode"),
+        ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),
+        LocalAddressFamily { .. } | LocalAddressTwice { .. } | TooManyLocalAddresses { .. } => {
+            (ErrorCode::Refused, "local_addresses")
+        }
+        NotUnicast { .. } | TooManyServices | TooManyServers => (ErrorCode::Refused, ""),
+    };
+    ApiError::new(code, error.to_string()).at(place)
+}

@@ -1,0 +1,134 @@
+//! Sums of all workers' counters per real server, per service and in total, and their rates.
+//!
+//! Workers' counters only grow and are never reset; here the growth since the last look is added up, so
+//! a service keeps the counts of servers it lost, a deleted server that returns resumes, and zeroing is ours.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lvs_core::counters::SingleWriter;
+use lvs_core::ipvs::real_server::RealServerId;
+use lvs_core::ipvs::service::ServiceId;
+use lvs_core::ipvs::service_table::ServiceTable;
+use lvs_core::ipvs::stats::{Estimator, Rates, Totals};
+
+use crate::mgmt::worker_port::WorkerPort;
+
+/// One object's counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Count {
+    /// Since it exists or was zeroed.
+    pub totals: Totals,
+    estimator: Estimator,
+}
+
+impl Count {
+    fn add(&mut self, growth: Totals) {
+        self.totals = self.totals.plus(growth);
+    }
+
+    /// Smoothed, as of the last sample.
+    pub const fn rates(&self) -> Rates {
+        self.estimator.rates()
+    }
+}
+
+/// Present connections of a real server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// In an active state.
+    pub active: u32,
+    /// All others.
+    pub inactive: u32,
+    /// Persistence templates.
+    pub persistent: u32,
+}
+
+/// The present connections of one real server over all workers.
+pub fn load(workers: &[Arc<dyn WorkerPort>], id: RealServerId) -> Load {
+    let mut load = Load::default();
+    for worker in workers {
+        let counters = worker.counters().server(id);
+        load.active += counters.active.get();
+        load.inactive += counters.inactive.get();
+        load.persistent += counters.persistent.get();
+    }
+    load
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// What the workers' counters of a slot summed up to at the last look, whoever had the slot.
+    seen: HashMap<RealServerId, Totals>,
+    servers: HashMap<RealServerId, Count>,
+    /// With the service's birth, which tells a new service in a reused slot.
+    services: HashMap<ServiceId, (u64, Count)>,
+    total: Count,
+}
+
+impl Counts {
+    /// Adds what was counted since the last look.
+    pub fn collect(&mut self, table: &ServiceTable, workers: &[Arc<dyn WorkerPort>]) {
+        for slot in table.real_servers() {
+            let id = slot.server.id;
+            let now = workers.iter().fold(Totals::default(), |sum, worker| {
+                sum.plus(worker.counters().server(id).totals())
+            });
+            let seen = self.seen.entry(id).or_default();
+            let growth = now.since(*seen);
+            *seen = now;
+            self.servers.entry(id).or_default().add(growth);
+            self.total.add(growth);
+            if let Some(service) = table.service(slot.service) {
+                self.of_service(service.id, service.born).add(growth);
+            }
+        }
+    }
+
+    fn of_service(&mut self, id: ServiceId, born: u64) -> &mut Count {
+        let entry = self.services.entry(id).or_insert((born, Count::default()));
+        if entry.0 != born {
+            *entry = (born, Count::default());
+        }
+        &mut entry.1
+    }
+
+    /// Feeds the estimators: every 2 s, after [`Self::collect`].
+    pub fn sample(&mut self) {
+        let services = self.services.values_mut().map(|(_, count)| count);
+        for count in self.servers.values_mut().chain(services).chain([&mut self.total]) {
+            count.estimator.sample(count.totals);
+        }
+    }
+
+    /// Sets everything to 0, rates included (`ipvsadm -Z`).
+    pub fn zero(&mut self) {
+        let services = self.services.values_mut().map(|(_, count)| count);
+        for count in self.servers.values_mut().chain(services).chain([&mut self.total]) {
+            *count = Count::default();
+        }
+    }
+
+    /// Forgets servers and services whose slots are free again.
+    pub fn forget(&mut self, table: &ServiceTable) {
+        self.servers.retain(|id, _| table.real_server(*id).is_some());
+        self.services
+            .retain(|id, (born, _)| table.service(*id).is_some_and(|service| service.born == *born));
+    }
+
+    /// Of one real server.
+    pub fn server(&self, id: RealServerId) -> Count {
+        self.servers.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Of one service.
+    pub fn service(&self, id: ServiceId) -> Count {
+        self.services.get(&id).map(|(_, count)| *count).unwrap_or_default()
+    }
+
+    /// Of everything.
+    pub const fn total(&self) -> Count {
+        self.total
+    }
+}

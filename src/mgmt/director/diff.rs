@@ -1,0 +1,268 @@
+//! The difference between two desired states, for people and as the actions that lead from one to the other.
+//!
+//! Pure. What is equal is left alone, so connections and scheduler cursors of unchanged services stay.
+
+use std::collections::{HashMap, HashSet};
+
+use lvs_api::{
+    Action, ApiError, ErrorCode, Server, ServerOfService, ServerPatch, Service, ServicePatch, State, StateDiff,
+};
+
+/// An action and the place in the wanted state that asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// `services[2].servers[0]`; empty for removals.
+    pub place: String,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What leads from `from` to `to`: removals first, so that limits and ids are free for what is added.
+pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Step>), ApiError> {
+    refuse_duplicates(to)?;
+    let old: HashMap<_, _> = from.services.iter().map(|service| (service.service, service)).collect();
+    let wanted: HashSet<_> = to.services.iter().map(|service| service.service).collect();
+    let mut plan = Plan::default();
+    for service in from
+        .services
+        .iter()
+        .filter(|service| !wanted.contains(&service.service))
+    {
+        plan.diff.services_removed.push(service.service);
+        plan.step(String::new(), Action::DeleteService(service.service));
+    }
+    for (index, service) in to.services.iter().enumerate() {
+        let place = format!("services[{index}]");
+        match old.get(&service.service) {
+            Some(old) => plan.change_service(&place, old, service),
+            None => plan.add_service(place, service),
+        }
+    }
+    if let Some(timeouts) = to.timeouts
+        && from.timeouts != to.timeouts
+    {
+        plan.diff.timeouts_changed = true;
+        plan.step("timeouts".to_owned(), Action::SetTimeouts(timeouts.into()));
+    }
+    Ok((plan.diff, plan.steps))
+}
+
+fn refuse_duplicates(state: &State) -> Result<(), ApiError> {
+    let mut services = HashSet::new();
+    for (index, service) in state.services.iter().enumerate() {
+        let id = service.service;
+        if !services.insert(id) {
+            let message = format!("virtual service {id} is listed twice; merge both entries into one");
+            return Err(ApiError::new(ErrorCode::ServiceExists, message).at(format!("services[{index}]")));
+        }
+        let mut servers = HashSet::new();
+        for (position, server) in service.servers.iter().enumerate() {
+            let end = server.server;
+            if !servers.insert(end) {
+                let message = format!("real server {end} is listed twice in {id}; merge both entries into one");
+                let place = format!("services[{index}].servers[{position}]");
+                return Err(ApiError::new(ErrorCode::ServerExists, message).at(place));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Plan {
+    diff: StateDiff,
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    fn step(&mut self, place: String, action: Action) {
+        self.steps.push(Step { place, action });
+    }
+
+    fn add_service(&mut self, place: String, service: &Service) {
+        self.diff.services_added.push(service.service);
+        let of = |server: &Server| ServerOfService {
+            service: service.service,
+            server: server.server,
+        };
+        self.diff.servers_added.extend(service.servers.iter().map(of));
+        self.step(place, Action::AddService(service.clone()));
+    }
+
+    fn change_service(&mut self, place: &str, old: &Service, new: &Service) {
+        let Service {
+            service: id,
+            scheduler,
+            scheduler_flags,
+            local_addresses,
+            servers,
+        } = new;
+        let id = *id;
+        if (&old.scheduler, &old.scheduler_flags) != (scheduler, scheduler_flags) {
+            self.diff.services_changed.push(id);
+            let patch = ServicePatch {
+                scheduler: Some(scheduler.clone()),
+                scheduler_flags: Some(scheduler_flags.clone()),
+            };
+            self.step(place.to_owned(), Action::EditService { service: id, patch });
+        }
+        let wanted: HashSet<_> = servers.iter().map(|server| server.server).collect();
+        for server in old.servers.iter().filter(|server| !wanted.contains(&server.server)) {
+            self.diff.servers_removed.push(ServerOfService {
+                service: id,
+                server: server.server,
+            });
+            self.step(
+                String::new(),
+                Action::DeleteServer {
+                    service: id,
+                    server: server.server,
+                },
+            );
+        }
+        if old.local_addresses != *local_addresses {
+            self.diff.local_addresses_changed.push(id);
+            let action = Action::SetLocalAddresses {
+                service: id,
+                addresses: local_addresses.clone(),
+            };
+            self.step(format!("{place}.local_addresses"), action);
+        }
+        let present: HashMap<_, _> = old.servers.iter().map(|server| (server.server, server)).collect();
+        for (index, server) in servers.iter().enumerate() {
+            let place = format!("{place}.servers[{index}]");
+            let of = ServerOfService {
+                service: id,
+                server: server.server,
+            };
+            match present.get(&server.server) {
+                None => {
+                    self.diff.servers_added.push(of);
+                    self.step(
+                        place,
+                        Action::AddServer {
+                            service: id,
+                            server: server.clone(),
+                        },
+                    );
+                }
+                Some(old) if *old != server => {
+                    self.diff.servers_changed.push(of);
+                    let patch = whole_patch(server);
+                    self.step(
+                        place,
+                        Action::EditServer {
+                            service: id,
+                            server: server.server,
+                            patch,
+                        },
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+const fn whole_patch(server: &Server) -> ServerPatch {
+    let Server {
+        server: _,
+        mode,
+        weight,
+        upper_threshold_conns,
+        lower_threshold_conns,
+    } = server;
+    ServerPatch {
+        mode: Some(*mode),
+        weight: Some(*weight),
+        upper_threshold_conns: Some(*upper_threshold_conns),
+        lower_threshold_conns: Some(*lower_threshold_conns),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(text: &str) -> State {
+        serde_json::from_str(text).unwrap()
+    }
+
+    const BEFORE: &str = r#"{"services": [
+        {"service": "tcp:192.0.2.1:80", "scheduler": "rr",
+         "servers": [{"server": "198.51.100.1:80"}, {"server": "198.51.100.2:80", "weight": 2}]},
+        {"service": "udp:192.0.2.1:53"}]}"#;
+
+    #[test]
+    fn a_state_does_not_differ_from_itself() {
+        let (diff, steps) = difference(&state(BEFORE), &state(BEFORE)).unwrap();
+        assert!(diff.is_empty() && steps.is_empty());
+    }
+
+    #[test]
+    fn only_what_differs_is_touched_and_removals_come_first() {
+        let after = state(
+            r#"{"services": [
+            {"service": "tcp:192.0.2.1:80", "scheduler": "wrr", "local_addresses": ["198.51.100.250"],
+             "servers": [{"server": "198.51.100.2:80", "weight": 3}, {"server": "198.51.100.3:80"}]},
+            {"service": "tcp:192.0.2.2:80", "servers": [{"server": "198.51.100.9:80"}]}],
+            "timeouts": {"tcp_sec": 900, "tcp_fin_sec": 120, "udp_sec": 10}}"#,
+        );
+        let (diff, steps) = difference(&state(BEFORE), &after).unwrap();
+        let lengths = [
+            diff.services_added.len(),
+            diff.services_changed.len(),
+            diff.services_removed.len(),
+            diff.servers_added.len(),
+            diff.servers_changed.len(),
+            diff.servers_removed.len(),
+            diff.local_addresses_changed.len(),
+        ];
+        assert_eq!(lengths, [1, 1, 1, 2, 1, 1, 1]);
+        assert!(diff.timeouts_changed);
+        assert_eq!(
+            steps[0].action,
+            Action::DeleteService("udp:192.0.2.1:53".parse().unwrap())
+        );
+        let places: Vec<_> = steps.iter().map(|step| step.place.as_str()).collect();
+        let expected = [
+            "",
+            "services[0]",
+            "",
+            "services[0].local_addresses",
+            "services[0].servers[0]",
+            "services[0].servers[1]",
+            "services[1]",
+            "timeouts",
+        ];
+        assert_eq!(places, expected);
+    }
+
+    #[test]
+    fn timeouts_that_are_not_mentioned_stay() {
+        let mut before = state(BEFORE);
+        before.timeouts = Some(lvs_api::Timeouts {
+            tcp_sec: 1,
+            tcp_fin_sec: 2,
+            udp_sec: 3,
+        });
+        assert!(difference(&before, &state(BEFORE)).unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn duplicates_are_refused_with_their_place() {
+        let twice = r#"{"services": [{"service": "tcp:192.0.2.1:80"}, {"service": "tcp:192.0.2.1:80"}]}"#;
+        let error = difference(&State::default(), &state(twice)).unwrap_err();
+        assert_eq!(
+            (error.code, error.place.as_deref()),
+            (ErrorCode::ServiceExists, Some("services[1]"))
+        );
+        let twice = r#"{"services": [{"service": "tcp:192.0.2.1:80",
+            "servers": [{"server": "198.51.100.1:80"}, {"server": "198.51.100.1:80"}]}]}"#;
+        let error = difference(&State::default(), &state(twice)).unwrap_err();
+        assert_eq!(
+            (error.code, error.place.as_deref()),
+            (ErrorCode::ServerExists, Some("services[0].servers[1]"))
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! What the director tells about what runs: services, counters, workers, drops.
+
+use lvs_api::{ApiError, Drop, ServerStatus, ServiceId, ServiceStatus, Stats, Worker};
+use lvs_core::counters::SingleWriter;
+use lvs_core::ipvs::desired::ServiceListing;
+use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::path::verdict::DropReason;
+
+use super::{Director, convert, counts};
+
+impl Director {
+    /// Every service as it runs, oldest first.
+    pub fn services(&mut self) -> Vec<ServiceStatus> {
+        self.count();
+        self.wanted
+            .services
+            .services()
+            .map(|listing| self.status(&listing))
+            .collect()
+    }
+
+    /// One service as it runs.
+    pub fn service(&mut self, id: &ServiceId) -> Result<ServiceStatus, ApiError> {
+        self.count();
+        let listing = self
+            .wanted
+            .services
+            .listing(&convert::key(id))
+            .map_err(convert::refusal)?;
+        Ok(self.status(&listing))
+    }
+
+    fn status(&self, listing: &ServiceListing<'_>) -> ServiceStatus {
+        let has_pool = !listing.local_addresses.is_empty();
+        let count = self.counts.service(listing.id);
+        let servers = listing.servers().map(|listed| {
+            let forward = match listed.spec.mode {
+                ForwardingMode::Nat if has_pool => ForwardingMode::FullNat,
+                mode => mode,
+            };
+            let load = counts::load(&self.workers, listed.id);
+            let count = self.counts.server(listed.id);
+            ServerStatus {
+                config: convert::server(&listed.spec),
+                forward: forward.name().to_owned(),
+                active_conns: load.active,
+                inactive_conns: load.inactive,
+                totals: convert::totals(count.totals),
+                rates: convert::rates(count.rates()),
+            }
+        });
+        ServiceStatus {
+            service: convert::id(&listing.spec.key),
+            scheduler: listing.spec.scheduler.name().to_owned(),
+            scheduler_flags: convert::flag_names(listing.spec.scheduler, listing.spec.scheduler_flags),
+            local_addresses: listing.local_addresses.to_vec(),
+            servers: servers.collect(),
+            totals: convert::totals(count.totals),
+            rates: convert::rates(count.rates()),
+        }
+    }
+
+    /// Everything balanced since start or the last zero.
+    pub fn stats(&mut self) -> Stats {
+        self.count();
+        let total = self.counts.total();
+        Stats {
+            totals: convert::totals(total.totals),
+            rates: convert::rates(total.rates()),
+        }
+    }
+
+    /// Sets every counter and rate of services and servers to 0.
+    pub fn zero_stats(&mut self) {
+        self.count();
+        self.counts.zero();
+    }
+
+    /// Updates the rates. To be called every 2 s.
+    pub fn sample(&mut self) {
+        self.count();
+        self.counts.sample();
+    }
+
+    /// The timeouts of connections.
+    pub const fn timeouts(&self) -> lvs_api::Timeouts {
+        convert::timeouts(&self.wanted.timeouts)
+    }
+
+    /// Each worker's own counters.
+    pub fn worker_reports(&self) -> Vec<Worker> {
+        let reports = self.workers.iter().enumerate().map(|(index, port)| {
+            let counters = port.counters();
+            let mut report = Worker {
+                worker: u8::try_from(index).unwrap_or(u8::MAX),
+                lcore: port.lcore(),
+                hand_over_packets: counters.handed_over_out.get(),
+                drop_packets: counters.drops.iter().map(SingleWriter::get).sum(),
+                conns4: counters.conns_ipv4.get(),
+                conns6: counters.conns_ipv6.get(),
+                bursts: counters.bursts.get(),
+                idle_polls: counters.idle_polls.get(),
+                ..Worker::default()
+            };
+            for device in &counters.devices {
+                report.rx_packets += device.rx_packets.get();
+                report.rx_bytes += device.rx_bytes.get();
+                report.tx_packets += device.tx_packets.get();
+                report.tx_bytes += device.tx_bytes.get();
+                report.punt_packets += device.punted_packets.get();
+            }
+            report
+        });
+        reports.collect()
+    }
+
+    /// Dropped frames by reason, all workers together.
+    pub fn drops(&self) -> Vec<Drop> {
+        let of = |reason: DropReason| {
+            self.workers
+                .iter()
+                .map(|worker| worker.counters().drops_of(reason))
+                .sum()
+        };
+        let named = |reason: &DropReason| Drop {
+            reason: reason.name().to_owned(),
+            packets: of(*reason),
+        };
+        DropReason::ALL.iter().map(named).collect()
+    }
+
+    pub(super) fn count(&mut self) {
+        let table = self.current_table();
+        self.counts.collect(&table, &self.workers);
+    }
+}

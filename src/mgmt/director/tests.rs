@@ -1,0 +1,349 @@
+//! The director with workers of plain memory.
+
+use std::sync::atomic::Ordering;
+
+use lvs_core::counters::SingleWriter;
+use lvs_core::ipvs::real_server::RealServerId;
+use tempfile::TempDir;
+
+use super::*;
+use crate::mgmt::fake_worker::FakeWorker;
+
+struct Bench {
+    director: Director,
+    workers: Vec<Arc<FakeWorker>>,
+    now: Instant,
+    directory: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let (mut director, _) = Director::restore(&directory.path().join("journal")).unwrap();
+        let workers = vec![FakeWorker::new(), FakeWorker::new()];
+        let now = Instant::now();
+        director.attach(workers.iter().map(|worker| Arc::clone(worker) as _).collect(), now);
+        Self {
+            director,
+            workers,
+            now,
+            directory,
+        }
+    }
+
+    /// Applies an action written as in the journal, long enough after the last to be published at once.
+    fn apply(&mut self, action: &str) -> Result<(), ApiError> {
+        self.now += Duration::from_secs(1);
+        self.director.apply(serde_json::from_str(action).unwrap(), self.now)
+    }
+
+    fn replace(&mut self, state: &str, dry_run: bool) -> Result<StateDiff, ApiError> {
+        self.now += Duration::from_secs(1);
+        self.director
+            .replace(serde_json::from_str(state).unwrap(), dry_run, self.now)
+    }
+
+    fn restarted(self) -> (Director, RestoreReport) {
+        let path = self.directory.path().join("journal");
+        drop(self.director);
+        Director::restore(&path).unwrap()
+    }
+}
+
+const WEB: &str = r#"{"add_service": {"service": "tcp:192.0.2.1:80", "scheduler": "rr", "servers": [
+    {"server": "198.51.100.1:80", "mode": "nat"}, {"server": "198.51.100.2:80", "mode": "nat", "weight": 3}]}}"#;
+
+#[test]
+fn a_change_reaches_every_worker_and_newest_servers_come_first() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    for worker in &bench.workers {
+        let snapshot = worker.snapshot();
+        assert_eq!(snapshot.workers_count, 2);
+        let weights: Vec<_> = snapshot.services.services()[0]
+            .servers
+            .iter()
+            .map(|server| server.weight)
+            .collect();
+        assert_eq!(weights, [3, 1]);
+    }
+}
+
+#[test]
+fn a_refused_action_changes_nothing_and_leaves_no_trace_in_the_journal() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    let before = bench.director.state();
+    let published = bench.workers[0].published.lock().unwrap().len();
+    for (action, code, place) in [
+        (WEB, ErrorCode::ServiceExists, "service"),
+        (
+            r#"{"delete_service": "tcp:192.0.2.9:80"}"#,
+            ErrorCode::NoSuchService,
+            "service",
+        ),
+        (
+            r#"{"add_server": {"service": "tcp:192.0.2.1:80", "server": {"server": "198.51.100.1:80"}}}"#,
+            ErrorCode::ServerExists,
+            "server",
+        ),
+        (
+            r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.9:80", "patch": {"weight": 1}}}"#,
+            ErrorCode::NoSuchServer,
+            "server",
+        ),
+        (
+            r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.1:80", "patch": {"weight": 65536}}}"#,
+            ErrorCode::Refused,
+            "weight",
+        ),
+        (
+            r#"{"edit_service": {"service": "tcp:192.0.2.1:80", "patch": {"scheduler": "fastest"}}}"#,
+            ErrorCode::Refused,
+            "scheduler",
+        ),
+        (
+            r#"{"add_service": {"service": "tcp:192.0.2.2:80", "servers": [{"server": "198.51.100.1:80"},
+                {"server": "[2001:db8::1]:80"}]}}"#,
+            ErrorCode::Refused,
+            "servers[1].server",
+        ),
+    ] {
+        let error = bench.apply(action).unwrap_err();
+        assert_eq!((error.code, error.place.as_deref()), (code, Some(place)), "{action}");
+    }
+    assert_eq!(bench.director.state(), before);
+    assert_eq!(bench.workers[0].published.lock().unwrap().len(), published);
+    let (director, report) = bench.restarted();
+    assert_eq!((report.actions, report.refused.len()), (1, 0));
+    assert_eq!(director.state(), before);
+}
+
+#[test]
+fn an_edit_keeps_what_it_does_not_mention() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    bench
+        .apply(
+            r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.2:80", "patch": {"weight": 0}}}"#,
+        )
+        .unwrap();
+    let server = bench.director.state().services[0].servers[1].clone();
+    assert_eq!((server.mode, server.weight), (lvs_api::Mode::Nat, 0));
+}
+
+#[test]
+fn a_replaced_state_is_all_or_nothing_and_a_dry_run_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    let before = bench.director.state();
+    let wrong = r#"{"services": [{"service": "tcp:192.0.2.7:80"},
+        {"service": "tcp:192.0.2.8:80", "servers": [{"server": "198.51.100.1:80", "weight": 70000}]},
+        {"service": "tcp:192.0.2.9:80"}]}"#;
+    let error = bench.replace(wrong, false).unwrap_err();
+    assert_eq!(error.place.as_deref(), Some("services[1].servers[0].weight"));
+    assert_eq!(bench.director.state(), before);
+
+    let right = r#"{"services": [{"service": "tcp:192.0.2.7:80"}]}"#;
+    let dry = bench.replace(right, true).unwrap();
+    assert_eq!(
+        (dry.services_added.len(), dry.services_removed.len(), dry.dry_run),
+        (1, 1, true)
+    );
+    assert_eq!(bench.director.state(), before);
+
+    let real = bench.replace(right, false).unwrap();
+    assert_eq!(StateDiff { dry_run: true, ..real }, dry);
+    assert_eq!(bench.director.state().services.len(), 1);
+    assert_eq!(bench.workers[1].snapshot().services.services().len(), 1);
+}
+
+#[test]
+fn a_restart_restores_services_servers_pools_timeouts_and_their_order() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    bench
+        .apply(r#"{"add_service": {"service": "udp:[2001:db8::1]:53", "scheduler": "sh"}}"#)
+        .unwrap();
+    bench
+        .apply(r#"{"set_local_addresses": {"service": "tcp:192.0.2.1:80", "addresses": ["198.51.100.250"]}}"#)
+        .unwrap();
+    bench.apply(r#"{"set_timeouts": {"udp_sec": 30}}"#).unwrap();
+    bench
+        .apply(r#"{"delete_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.1:80"}}"#)
+        .unwrap();
+    bench
+        .apply(r#"{"add_server": {"service": "tcp:192.0.2.1:80", "server": {"server": "198.51.100.1:80"}}}"#)
+        .unwrap();
+    let before = bench.director.state();
+    assert_eq!(before.services[0].servers[0].server.to_string(), "198.51.100.2:80");
+    assert_eq!(before.timeouts.unwrap().udp_sec, 30);
+    assert_eq!(bench.restarted().0.state(), before);
+}
+
+#[test]
+fn a_full_mailbox_gets_the_newest_snapshot_later() {
+    let mut bench = Bench::new();
+    bench.workers[0].mailbox_full.store(true, Ordering::Relaxed);
+    bench.apply(WEB).unwrap();
+    bench.apply(r#"{"delete_service": "tcp:192.0.2.1:80"}"#).unwrap();
+    bench.workers[0].mailbox_full.store(false, Ordering::Relaxed);
+    bench.director.tick(bench.now + Duration::from_secs(1));
+    assert!(bench.workers[0].snapshot().services.is_empty());
+    let published = bench.workers[0].published.lock().unwrap().len();
+    bench.director.tick(bench.now + Duration::from_secs(2));
+    assert_eq!(
+        bench.workers[0].published.lock().unwrap().len(),
+        published,
+        "nothing is sent twice"
+    );
+}
+
+#[test]
+fn changes_in_a_row_are_published_together_and_none_is_forgotten() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    let action = r#"{"add_service": {"service": "tcp:192.0.2.2:80"}}"#;
+    // No time at all passes for the director: the publication is due later.
+    bench
+        .director
+        .apply(serde_json::from_str(action).unwrap(), bench.now)
+        .unwrap();
+    assert_eq!(bench.workers[0].snapshot().services.services().len(), 1);
+    bench.director.tick(bench.now + Duration::from_secs(1));
+    assert_eq!(bench.workers[0].snapshot().services.services().len(), 2);
+}
+
+#[test]
+fn counts_are_sums_over_workers_and_a_service_keeps_those_of_lost_servers() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    for (worker, packets) in bench.workers.iter().zip([10, 5]) {
+        for id in [0, 1] {
+            let server = worker.counters.server(RealServerId(id));
+            server.connections.add(1);
+            server.in_packets.add(packets);
+            server.bind(true);
+        }
+    }
+    bench
+        .apply(r#"{"delete_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.1:80"}}"#)
+        .unwrap();
+    let status = bench.director.service(&"tcp:192.0.2.1:80".parse().unwrap()).unwrap();
+    assert_eq!((status.totals.connections, status.totals.in_packets), (4, 30));
+    let server = &status.servers[0];
+    assert_eq!(
+        (server.totals.in_packets, server.active_conns, server.inactive_conns),
+        (15, 2, 0)
+    );
+    assert_eq!(bench.director.stats().totals.in_packets, 30);
+
+    bench.director.zero_stats();
+    bench.workers[1].counters.server(RealServerId(1)).in_packets.add(1);
+    let status = bench.director.service(&"tcp:192.0.2.1:80".parse().unwrap()).unwrap();
+    assert_eq!((status.totals.in_packets, status.servers[0].totals.in_packets), (1, 1));
+    assert_eq!((status.totals.connections, status.servers[0].active_conns), (0, 2));
+}
+
+#[test]
+fn a_server_that_returns_resumes_its_counts_until_its_slot_is_collected() {
+    let mut bench = Bench::new();
+    let (delete, add) = (
+        r#"{"delete_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.1:80"}}"#,
+        r#"{"add_server": {"service": "tcp:192.0.2.1:80", "server": {"server": "198.51.100.1:80"}}}"#,
+    );
+    let packets = |bench: &mut Bench| {
+        let status = bench.director.service(&"tcp:192.0.2.1:80".parse().unwrap()).unwrap();
+        status
+            .servers
+            .iter()
+            .find(|server| server.config.server.to_string() == "198.51.100.1:80")
+            .unwrap()
+            .totals
+    };
+    bench.apply(WEB).unwrap();
+    bench.workers[0].counters.server(RealServerId(0)).in_packets.add(7);
+    bench.apply(delete).unwrap();
+    bench.director.collect_trash(1_000, bench.now);
+    bench.apply(add).unwrap();
+    assert_eq!(packets(&mut bench).in_packets, 7);
+
+    bench.apply(delete).unwrap();
+    bench.director.collect_trash(2_000, bench.now);
+    bench.director.collect_trash(3_000, bench.now);
+    bench.apply(add).unwrap();
+    assert_eq!(packets(&mut bench).in_packets, 0);
+}
+
+#[test]
+fn a_deleted_server_with_connections_keeps_its_slot() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    bench.workers[1].counters.server(RealServerId(0)).bind(false);
+    bench
+        .apply(r#"{"delete_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.1:80"}}"#)
+        .unwrap();
+    bench.director.collect_trash(1_000, bench.now);
+    bench.director.collect_trash(9_000, bench.now);
+    bench.director.tick(bench.now + Duration::from_secs(1));
+    assert!(
+        bench.workers[0]
+            .snapshot()
+            .services
+            .real_server(RealServerId(0))
+            .is_some()
+    );
+}
+
+#[test]
+fn rates_follow_the_kernels_estimator() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    bench.director.sample();
+    bench.workers[0].counters.server(RealServerId(0)).in_packets.add(2_000);
+    bench.director.sample();
+    assert_eq!(bench.director.stats().rates.in_pps, 250);
+    let status = bench.director.service(&"tcp:192.0.2.1:80".parse().unwrap()).unwrap();
+    assert_eq!(
+        (
+            status.rates.in_pps,
+            status.servers[0].rates.in_pps,
+            status.servers[1].rates.in_pps
+        ),
+        (250, 250, 0)
+    );
+}
+
+#[test]
+fn a_pool_shows_masquerading_servers_as_fullnat_but_journals_what_was_asked() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    bench
+        .apply(r#"{"set_local_addresses": {"service": "tcp:192.0.2.1:80", "addresses": ["198.51.100.250"]}}"#)
+        .unwrap();
+    let server = bench.director.services().remove(0).servers.remove(0);
+    assert_eq!(
+        (server.forward.as_str(), server.config.mode),
+        ("FullNat", lvs_api::Mode::Nat)
+    );
+}
+
+#[test]
+fn four_thousand_services_are_added_in_well_under_two_seconds() {
+    let mut bench = Bench::new();
+    let begun = Instant::now();
+    for index in 0..4_000u32 {
+        let text = format!(
+            r#"{{"add_service": {{"service": "tcp:192.0.{}.{}:80", "servers": [{{"server": "198.51.100.1:80"}}]}}}}"#,
+            index / 250,
+            index % 250 + 1
+        );
+        bench
+            .director
+            .apply(serde_json::from_str(&text).unwrap(), Instant::now())
+            .unwrap();
+    }
+    bench.director.tick(Instant::now() + Duration::from_secs(1));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(bench.workers[0].snapshot().services.services().len(), 4_000);
+}

@@ -1,0 +1,100 @@
+//! A worker of plain memory for tests.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use lvs_core::counters::WorkerCounters;
+use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::real_server::RealServerId;
+use lvs_core::ipvs::service::ServiceId;
+use lvs_core::snapshot::Snapshot;
+use lvs_core::worker_state::{ConnRecord, DumpCursor};
+use tokio::sync::oneshot;
+
+use super::worker_port::{ConnChunk, WorkerPort};
+
+/// See the module.
+pub(super) struct FakeWorker {
+    pub counters: WorkerCounters,
+    pub published: Mutex<Vec<Arc<Snapshot>>>,
+    pub mailbox_full: AtomicBool,
+    pub silent: AtomicBool,
+    pub conns: Mutex<Vec<ConnRecord>>,
+    /// How many parts of its table were asked for.
+    pub dumps: AtomicUsize,
+}
+
+impl FakeWorker {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            counters: WorkerCounters::new(64),
+            published: Mutex::default(),
+            mailbox_full: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+            conns: Mutex::default(),
+            dumps: AtomicUsize::new(0),
+        })
+    }
+
+    /// The snapshot it works with.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(self.published.lock().unwrap().last().expect("nothing was published"))
+    }
+}
+
+impl WorkerPort for FakeWorker {
+    fn publish(&self, snapshot: Arc<Snapshot>) -> bool {
+        if self.mailbox_full.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.published.lock().unwrap().push(snapshot);
+        true
+    }
+
+    fn counters(&self) -> &WorkerCounters {
+        &self.counters
+    }
+
+    fn lcore(&self) -> Option<u32> {
+        Some(3)
+    }
+
+    fn dump_conns(&self, cursor: DumpCursor, mut room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
+        let (answer, receiver) = oneshot::channel();
+        self.dumps.fetch_add(1, Ordering::Relaxed);
+        let DumpCursor::V4(from) = cursor else {
+            panic!("never handed out")
+        };
+        let conns = self.conns.lock().unwrap();
+        let rest = &conns[from as usize..];
+        let part = &rest[..rest.len().min(room.capacity())];
+        room.extend_from_slice(part);
+        let next = (part.len() < rest.len()).then(|| DumpCursor::V4(from + part.len() as u32));
+        if !self.silent.load(Ordering::Relaxed) {
+            answer.send(ConnChunk { records: room, next }).unwrap();
+        }
+        receiver
+    }
+}
+
+/// An established connection of `tcp:192.0.2.1:80`, another client for every `index`.
+pub(super) fn conn(index: u32) -> ConnRecord {
+    let client = (
+        std::net::Ipv4Addr::from(0xc633_6400 + (index >> 14)).into(),
+        (index & 0x3fff) as u16 + 1_024,
+    );
+    ConnRecord {
+        protocol: 6,
+        client,
+        virt: ("192.0.2.1".parse().unwrap(), 80),
+        local: client,
+        real: ("198.51.100.1".parse().unwrap(), 80),
+        mode: ForwardingMode::Nat,
+        state: 1,
+        expires_in_ms: 900_000,
+        in_packets: 3,
+        service: ServiceId(0),
+        real_server: RealServerId(0),
+        flags: 0,
+    }
+}

@@ -1,0 +1,35 @@
+//! What the management core sees of a worker: publish to it, read its counters, ask it for connections.
+//!
+//! The mailbox implements it in the daemon; tests implement it with plain memory.
+
+use std::sync::Arc;
+
+use lvs_core::counters::WorkerCounters;
+use lvs_core::snapshot::Snapshot;
+use lvs_core::worker_state::{ConnRecord, DumpCursor};
+use tokio::sync::oneshot;
+
+/// Part of a worker's connection table.
+#[derive(Debug)]
+pub struct ConnChunk {
+    /// Some connections; the room that was lent for them.
+    pub records: Vec<ConnRecord>,
+    /// Where it goes on; `None` at the end.
+    pub next: Option<DumpCursor>,
+}
+
+/// A worker, seen from the management core. Nothing here waits.
+pub trait WorkerPort: Send + Sync {
+    /// Sends the newest snapshot; `false` when the mailbox is full: the director tries again.
+    fn publish(&self, snapshot: Arc<Snapshot>) -> bool;
+
+    /// What the worker counts.
+    fn counters(&self) -> &WorkerCounters;
+
+    /// The core it is pinned to.
+    fn lcore(&self) -> Option<u32>;
+
+    /// Asks for connections behind `cursor`, as many as `room` has capacity for. The answer fails when the
+    /// mailbox is full or the worker is gone.
+    fn dump_conns(&self, cursor: DumpCursor, room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk>;
+}

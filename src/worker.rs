@@ -1,0 +1,204 @@
+//! SPINE: the loop of one polling core.
+//!
+//! In:  its receive queues, frames handed over by other workers, frames injected by the kernel twins.
+//! Out: frames transmitted, handed over, punted to a twin, held for a neighbour, or dropped by name.
+//! Never: blocks, allocates, locks, logs, or makes a system call other than the configured idle sleep.
+//! Every frame is accounted for: received + injected = transmitted + punted + dropped (+ held, + in rings).
+
+pub mod crew;
+pub mod exits;
+pub mod handover;
+pub mod hold;
+pub mod housekeeping;
+pub mod idle;
+pub mod mailbox;
+pub mod packet_path;
+pub mod punt;
+pub mod tx;
+
+use std::sync::Arc;
+
+use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::l3::DeviceId;
+use lvs_core::limits::BURST_MAX;
+use lvs_core::path::{DropReason, Verdict};
+use lvs_core::tick::Tick;
+
+use crate::dpdk::{Burst, Clock, RxQueue, clock};
+use crew::WorkerParts;
+use exits::Exits;
+use handover::{Handed, Inbox};
+use housekeeping::Pace;
+use idle::Idle;
+use mailbox::Mailbox;
+use packet_path::PacketPath;
+use punt::InjectedFrames;
+
+/// Frames from the twins that a worker transmits in one pass: control traffic is little, a bulk transfer of
+/// the host must not hold up the director.
+const INJECTED_PER_PASS_MAX: usize = 2 * BURST_MAX;
+
+/// One worker: all it owns. Made on the management core, then moved onto its lcore.
+pub struct Worker<P: PacketPath> {
+    path: P,
+    clock: Clock,
+    rx: Vec<RxQueue>,
+    inbox: Inbox,
+    injected: InjectedFrames,
+    exits: Exits,
+    mailbox: Arc<Mailbox>,
+    counters: Arc<WorkerCounters>,
+    pace: Pace,
+    idle: Idle,
+    burst: Burst,
+    verdicts: [Verdict; BURST_MAX],
+    stopped: bool,
+}
+
+impl<P: PacketPath> Worker<P> {
+    /// A worker that decides by `path`.
+    pub fn new(parts: WorkerParts, path: P) -> Self {
+        let counters = parts.exits.counters();
+        Self {
+            path,
+            clock: parts.clock,
+            rx: parts.rx,
+            inbox: parts.inbox,
+            injected: parts.injected,
+            exits: parts.exits,
+            mailbox: parts.mailbox,
+            counters,
+            pace: Pace::new(),
+            idle: Idle::new(parts.idle),
+            burst: Burst::new(),
+            verdicts: [Verdict::Punt; BURST_MAX],
+            stopped: false,
+        }
+    }
+
+    /// Polls until [`mailbox::Command::Stop`].
+    pub fn run(&mut self) {
+        let mut before = clock::cycles();
+        while !self.stopped {
+            let now = self.clock.tick_of(before);
+            let mut busy = self.receive(now);
+            busy |= self.take_handed_over(now);
+            busy |= self.take_injected(now);
+            self.exits.flush();
+            if self.pace.is_due(now, busy) {
+                self.keep_house(now);
+            }
+            self.idle.after_pass(busy);
+            before = self.count_cycles(before, busy);
+        }
+        self.exits.flush();
+    }
+
+    /// Takes one burst from each receive queue to its end.
+    fn receive(&mut self, now: Tick) -> bool {
+        let mut busy = false;
+        for queue in 0..self.rx.len() {
+            let Some(rx) = self.rx.get_mut(queue) else { break };
+            rx.receive(&mut self.burst);
+            if self.burst.is_empty() {
+                continue;
+            }
+            busy = true;
+            let device = rx.device();
+            self.burst.prefetch();
+            let counters = self.counters.device(device);
+            counters.rx_packets.add(self.burst.len() as u64);
+            counters.rx_bytes.add(self.burst.bytes());
+            self.counters.bursts.add(1);
+            self.drop_segmented();
+            self.decide(device, now, P::process);
+        }
+        busy
+    }
+
+    /// Takes one burst from each other worker. They come in the order they were sent; a change of device ends
+    /// a burst early, because the path is told one device a burst.
+    fn take_handed_over(&mut self, now: Tick) -> bool {
+        let mut busy = false;
+        for peer in 0..self.inbox.peers_count() {
+            let mut device = DeviceId(0);
+            for _ in 0..BURST_MAX {
+                let Some(handed) = self.inbox.take(peer) else { break };
+                busy = true;
+                self.counters.handed_over_in.add(1);
+                match handed {
+                    Handed::Transmit { mbuf, to } => self.exits.transmit_own(to, mbuf),
+                    Handed::Process { mbuf, from } => {
+                        if from != device {
+                            self.decide(device, now, P::process_handed_over);
+                            device = from;
+                        }
+                        // At most BURST_MAX are taken, so there is room.
+                        let _ = self.burst.push(mbuf);
+                    }
+                }
+            }
+            self.decide(device, now, P::process_handed_over);
+        }
+        busy
+    }
+
+    /// Transmits what the kernel sends through its twins, as it is.
+    fn take_injected(&mut self, _now: Tick) -> bool {
+        let mut busy = false;
+        for _ in 0..INJECTED_PER_PASS_MAX {
+            let Some(frame) = self.injected.take() else { break };
+            busy = true;
+            self.exits.transmit(frame.device, frame.mbuf);
+        }
+        busy
+    }
+
+    /// Asks the path about the burst in hand and sends each frame where it says.
+    #[inline]
+    fn decide(&mut self, device: DeviceId, now: Tick, process: Process<P>) {
+        let Some(verdicts) = self.verdicts.get_mut(..self.burst.len()) else {
+            return;
+        };
+        if verdicts.is_empty() {
+            return;
+        }
+        process(&mut self.path, device, now, self.burst.as_mut_slice(), verdicts);
+        for (mbuf, verdict) in self.burst.drain().zip(verdicts.iter()) {
+            self.exits.dispatch(device, mbuf, *verdict, now);
+        }
+    }
+
+    /// Frames in several buffers are larger than any configured MTU; nothing behind here expects them.
+    #[inline]
+    fn drop_segmented(&mut self) {
+        if self.burst.as_slice().iter().all(crate::dpdk::Mbuf::is_whole) {
+            return;
+        }
+        let mut whole = Burst::new();
+        for mbuf in self.burst.drain() {
+            if mbuf.is_whole() {
+                let _ = whole.push(mbuf);
+            } else {
+                self.exits.drop_frame(mbuf, DropReason::MultiSegment);
+            }
+        }
+        std::mem::swap(&mut self.burst, &mut whole);
+    }
+
+    #[inline]
+    fn count_cycles(&self, before: u64, busy: bool) -> u64 {
+        let after = clock::cycles();
+        let spent = after.wrapping_sub(before);
+        if busy {
+            self.counters.busy_cycles.add(spent);
+        } else {
+            self.counters.idle_polls.add(1);
+            self.counters.idle_cycles.add(spent);
+        }
+        after
+    }
+}
+
+/// [`PacketPath::process`] or [`PacketPath::process_handed_over`]; inlined, so no call through a pointer.
+type Process<P> = fn(&mut P, DeviceId, Tick, &mut [crate::dpdk::Mbuf], &mut [Verdict]);

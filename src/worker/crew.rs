@@ -1,0 +1,156 @@
+//! Who polls what: shares devices' queues out to workers and lays the rings between them and the twin thread.
+//!
+//! On the management core, before the workers start.
+
+use std::sync::Arc;
+
+use lvs_core::counters::WorkerCounters;
+use lvs_core::l3::DeviceId;
+
+use crate::dpdk::device::Queues;
+use crate::dpdk::{Clock, RxQueue};
+use crate::worker::exits::Exits;
+use crate::worker::handover::{self, Inbox};
+use crate::worker::idle::IdlePolicy;
+use crate::worker::mailbox::Mailbox;
+use crate::worker::punt::{self, InjectedFrames, TwinEnd};
+use crate::worker::tx::{Outlet, Way};
+
+/// What a worker is made of: [`crate::worker::Worker::new`].
+#[derive(Debug)]
+pub struct WorkerParts {
+    pub(super) clock: Clock,
+    pub(super) rx: Vec<RxQueue>,
+    pub(super) inbox: Inbox,
+    pub(super) injected: InjectedFrames,
+    pub(super) exits: Exits,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) idle: IdlePolicy,
+}
+
+/// Everything that the workers and the twin thread are made of.
+#[derive(Debug)]
+pub struct Crew {
+    /// By worker.
+    pub workers: Vec<WorkerParts>,
+    /// By worker: the management core's end of its mailbox.
+    pub mailboxes: Vec<Arc<Mailbox>>,
+    /// For [`crate::mgmt::punt::start`].
+    pub twin_ends: TwinEnds,
+}
+
+/// The twin thread's ends of all rings.
+#[derive(Debug)]
+pub struct TwinEnds {
+    /// By worker.
+    pub lines: Vec<TwinEnd>,
+    /// By device: the worker that transmits what its twin sends.
+    pub transmitters: Vec<usize>,
+}
+
+/// What a crew is to be.
+#[derive(Debug)]
+pub struct CrewSettings<'a> {
+    /// By worker: what it counts.
+    pub counters: &'a [Arc<WorkerCounters>],
+    /// Devices that have a kernel twin.
+    pub twins: &'a [DeviceId],
+    /// What workers do when there is nothing to do.
+    pub idle: IdlePolicy,
+    /// The clock of all.
+    pub clock: Clock,
+}
+
+/// Shares out the queues of all devices, in the order of their ids, to as many workers as there are counters.
+pub fn assemble(devices: Vec<Queues>, settings: &CrewSettings<'_>) -> Crew {
+    let count = settings.counters.len();
+    let mut shares: Vec<Share> = (0..count).map(|_| Share::default()).collect();
+    let mut transmitters = Vec::with_capacity(devices.len());
+    for (number, queues) in devices.into_iter().enumerate() {
+        transmitters.push(owner(0, number, queues.tx.len(), count));
+        share_out(&mut shares, number, queues);
+    }
+    let twins = settings
+        .twins
+        .iter()
+        .fold(0u32, |bits, device| bits | 1u32.wrapping_shl(u32::from(device.0)));
+    let mut crew = Crew {
+        workers: Vec::with_capacity(count),
+        mailboxes: Vec::with_capacity(count),
+        twin_ends: TwinEnds {
+            lines: Vec::with_capacity(count),
+            transmitters,
+        },
+    };
+    for ((share, (inbox, outbox)), counters) in shares.into_iter().zip(handover::mesh(count)).zip(settings.counters) {
+        let (punted, injected, end) = punt::line();
+        let mailbox = Arc::new(Mailbox::new());
+        let exits = Exits::new(share.ways, outbox, punted, twins, Arc::clone(counters));
+        crew.twin_ends.lines.push(end);
+        crew.mailboxes.push(Arc::clone(&mailbox));
+        let (clock, idle, rx) = (settings.clock, settings.idle, share.rx);
+        crew.workers.push(WorkerParts {
+            clock,
+            rx,
+            inbox,
+            injected,
+            exits,
+            mailbox,
+            idle,
+        });
+    }
+    crew
+}
+
+/// One worker's queues.
+#[derive(Debug, Default)]
+struct Share {
+    rx: Vec<RxQueue>,
+    ways: Vec<Way>,
+}
+
+/// The worker of queue `queue`. A device with fewer queues than there are workers starts at its own number, so
+/// that two one-queue devices keep two workers busy.
+const fn owner(queue: usize, device: usize, queues_count: usize, workers_count: usize) -> usize {
+    let first = if queues_count < workers_count { device } else { 0 };
+    (first + queue) % workers_count
+}
+
+fn share_out(shares: &mut [Share], device: usize, Queues { rx, tx }: Queues) {
+    let (workers_count, rx_count, tx_count) = (shares.len(), rx.len(), tx.len());
+    for (queue, rx) in rx.into_iter().enumerate() {
+        shares[owner(queue, device, rx_count, workers_count)].rx.push(rx);
+    }
+    for (worker, share) in shares.iter_mut().enumerate() {
+        share.ways.push(Way::Via(owner(
+            worker % tx_count.max(1),
+            device,
+            tx_count,
+            workers_count,
+        )));
+    }
+    for (queue, tx) in tx.into_iter().enumerate().take(workers_count) {
+        shares[owner(queue, device, tx_count, workers_count)].ways[device] = Way::Own(Box::new(Outlet::new(tx)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::owner;
+
+    #[test]
+    fn as_many_queues_as_workers_go_one_to_one() {
+        assert_eq!(
+            (0..4).map(|queue| owner(queue, 3, 4, 4)).collect::<Vec<_>>(),
+            [0, 1, 2, 3]
+        );
+    }
+
+    #[test]
+    fn one_queue_devices_keep_different_workers_busy() {
+        assert_eq!(
+            (0..4).map(|device| owner(0, device, 1, 2)).collect::<Vec<_>>(),
+            [0, 1, 0, 1]
+        );
+    }
+}

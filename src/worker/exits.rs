@@ -1,0 +1,134 @@
+//! Step 8: where a frame goes after the path has decided, and the count of it.
+
+use std::sync::Arc;
+
+use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::l3::DeviceId;
+use lvs_core::path::{DropReason, Verdict};
+use lvs_core::tick::Tick;
+
+use crate::dpdk::{Burst, Mbuf};
+use crate::worker::handover::{Handed, Outbox};
+use crate::worker::hold::Hold;
+use crate::worker::punt::PuntedFrames;
+use crate::worker::tx::Way;
+
+/// All ways out of a worker.
+#[derive(Debug)]
+pub struct Exits {
+    /// By device.
+    ways: Vec<Way>,
+    outbox: Outbox,
+    punted: PuntedFrames,
+    /// Bit `n`: device `n` has a kernel twin.
+    twins: u32,
+    /// Frames that wait for a neighbour.
+    pub(super) hold: Hold,
+    /// Dropped frames, freed together.
+    dropped: Burst,
+    counters: Arc<WorkerCounters>,
+}
+
+impl Exits {
+    /// The ways by device, the rings to the other workers and to the twin thread, and the devices with a twin
+    /// (bit `n` for device `n`).
+    pub fn new(
+        ways: Vec<Way>,
+        outbox: Outbox,
+        punted: PuntedFrames,
+        twins: u32,
+        counters: Arc<WorkerCounters>,
+    ) -> Self {
+        Self {
+            ways,
+            outbox,
+            punted,
+            twins,
+            hold: Hold::new(),
+            dropped: Burst::new(),
+            counters,
+        }
+    }
+
+    /// What this worker counts.
+    pub fn counters(&self) -> Arc<WorkerCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Sends a frame that came from `device` where `verdict` says.
+    #[inline]
+    pub fn dispatch(&mut self, device: DeviceId, mbuf: Mbuf, verdict: Verdict, now: Tick) {
+        match verdict {
+            Verdict::Transmit(to) => self.transmit(to, mbuf),
+            Verdict::Punt => self.punt(device, mbuf),
+            Verdict::HandOver(worker) => {
+                self.hand_over(usize::from(worker.0), Handed::Process { mbuf, from: device });
+            }
+            Verdict::Hold(neighbour) => {
+                if let Err(mbuf) = self.hold.push(mbuf, neighbour, now) {
+                    self.drop_frame(mbuf, DropReason::HeldQueueFull);
+                }
+            }
+            Verdict::Drop(reason) => self.drop_frame(mbuf, reason),
+        }
+    }
+
+    /// Transmits a complete frame, by another worker's queue if need be.
+    #[inline]
+    pub fn transmit(&mut self, to: DeviceId, mbuf: Mbuf) {
+        match self.ways.get_mut(usize::from(to.0)) {
+            Some(Way::Own(outlet)) => outlet.push(mbuf, &self.counters),
+            Some(Way::Via(worker)) => {
+                let worker = *worker;
+                self.hand_over(worker, Handed::Transmit { mbuf, to });
+            }
+            None => self.drop_frame(mbuf, DropReason::NoRoute),
+        }
+    }
+
+    /// Transmits a frame for another worker: only by an own queue, so that it never goes round.
+    #[inline]
+    pub fn transmit_own(&mut self, to: DeviceId, mbuf: Mbuf) {
+        match self.ways.get_mut(usize::from(to.0)) {
+            Some(Way::Own(outlet)) => outlet.push(mbuf, &self.counters),
+            _ => self.drop_frame(mbuf, DropReason::NoRoute),
+        }
+    }
+
+    /// Drops a frame by name.
+    #[inline]
+    pub fn drop_frame(&mut self, mbuf: Mbuf, reason: DropReason) {
+        self.counters.drop_packet(reason);
+        if let Err(mbuf) = self.dropped.push(mbuf) {
+            self.dropped.free();
+            let _ = self.dropped.push(mbuf);
+        }
+    }
+
+    /// Sends all batches and frees what was dropped.
+    #[inline]
+    pub fn flush(&mut self) {
+        for way in &mut self.ways {
+            if let Way::Own(outlet) = way {
+                outlet.flush(&self.counters);
+            }
+        }
+        self.dropped.free();
+    }
+
+    fn punt(&mut self, device: DeviceId, mbuf: Mbuf) {
+        if self.twins.checked_shr(u32::from(device.0)).unwrap_or(0) & 1 == 0 {
+            self.drop_frame(mbuf, DropReason::NoTwin);
+        } else if let Err(mbuf) = self.punted.give(mbuf, device) {
+            self.drop_frame(mbuf, DropReason::PuntRingFull);
+        }
+    }
+
+    #[inline]
+    fn hand_over(&mut self, worker: usize, handed: Handed) {
+        match self.outbox.give(worker, handed) {
+            Ok(()) => self.counters.handed_over_out.add(1),
+            Err(mbuf) => self.drop_frame(mbuf, DropReason::HandOverRingFull),
+        }
+    }
+}

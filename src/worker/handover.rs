@@ -1,0 +1,88 @@
+//! Rings of frames between workers, one for each ordered pair: wait-free, one producer and one consumer.
+//!
+//! A frame goes to the worker that owns its connection, or to one that has a transmit queue of a device of
+//! which this worker has none.
+
+use lvs_core::l3::DeviceId;
+use rtrb::{Consumer, Producer, PushError, RingBuffer};
+
+use crate::dpdk::Mbuf;
+
+/// Frames that may wait in one ring: 16 bursts, about 100 µs of a worker's time.
+pub const SLOTS: usize = 512;
+
+/// A frame for another worker.
+#[derive(Debug)]
+pub enum Handed {
+    /// The receiver owns its connection: decide about it.
+    Process {
+        /// The frame as it was received.
+        mbuf: Mbuf,
+        /// The device it was received from.
+        from: DeviceId,
+    },
+    /// It is complete; only the queue is missing.
+    Transmit {
+        /// The frame.
+        mbuf: Mbuf,
+        /// The device to transmit on.
+        to: DeviceId,
+    },
+}
+
+impl Handed {
+    fn into_mbuf(self) -> Mbuf {
+        match self {
+            Self::Process { mbuf, .. } | Self::Transmit { mbuf, .. } => mbuf,
+        }
+    }
+}
+
+/// What other workers hand to this one.
+#[derive(Debug, Default)]
+pub struct Inbox(Vec<Consumer<Handed>>);
+
+/// What this worker hands to others; nothing at its own index.
+#[derive(Debug, Default)]
+pub struct Outbox(Vec<Option<Producer<Handed>>>);
+
+impl Inbox {
+    /// How many workers may hand something over.
+    #[inline]
+    pub fn peers_count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The next frame from the peer at this place: 0 to [`Self::peers_count`].
+    #[inline]
+    pub fn take(&mut self, peer: usize) -> Option<Handed> {
+        self.0.get_mut(peer)?.pop().ok()
+    }
+}
+
+impl Outbox {
+    /// Hands a frame to a worker; gives it back when its ring is full, or when there is no such other worker.
+    #[inline]
+    pub fn give(&mut self, worker: usize, handed: Handed) -> Result<(), Mbuf> {
+        match self.0.get_mut(worker) {
+            Some(Some(ring)) => ring.push(handed).map_err(|PushError::Full(handed)| handed.into_mbuf()),
+            _ => Err(handed.into_mbuf()),
+        }
+    }
+}
+
+/// The rings between `workers_count` workers, by worker.
+pub fn mesh(workers_count: usize) -> Vec<(Inbox, Outbox)> {
+    let mut inboxes: Vec<_> = (0..workers_count).map(|_| Inbox::default()).collect();
+    let mut outboxes = Vec::with_capacity(workers_count);
+    for giver in 0..workers_count {
+        let mut outbox = Outbox::default();
+        for (taker, inbox) in inboxes.iter_mut().enumerate() {
+            let (producer, consumer) = (giver != taker).then(|| RingBuffer::new(SLOTS)).unzip();
+            inbox.0.extend(consumer);
+            outbox.0.push(producer);
+        }
+        outboxes.push(outbox);
+    }
+    inboxes.into_iter().zip(outboxes).collect()
+}

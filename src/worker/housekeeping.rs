@@ -1,0 +1,104 @@
+//! Step 9, between two bursts about every millisecond: timers, commands, held frames.
+
+use lvs_core::counters::SingleWriter;
+use lvs_core::path::{DropReason, Verdict};
+use lvs_core::tick::Tick;
+
+use crate::worker::Worker;
+use crate::worker::mailbox::{Command, ConnDump, Reply};
+use crate::worker::packet_path::PacketPath;
+
+/// Busy passes after which it is time even within the same millisecond: expiry keeps up with new connections.
+const BUSY_PASSES_MAX: u32 = 64;
+
+/// Commands taken at a time.
+const COMMANDS_PER_PASS_MAX: usize = 4;
+
+/// When housekeeping is due.
+#[derive(Debug)]
+pub(super) struct Pace {
+    last: Tick,
+    busy_passes: u32,
+}
+
+impl Pace {
+    pub(super) const fn new() -> Self {
+        Self {
+            last: Tick(0),
+            busy_passes: 0,
+        }
+    }
+
+    /// Once a pass: whether it is due now.
+    #[inline]
+    pub(super) fn is_due(&mut self, now: Tick, busy: bool) -> bool {
+        self.busy_passes += u32::from(busy);
+        if now == self.last && self.busy_passes < BUSY_PASSES_MAX {
+            return false;
+        }
+        self.last = now;
+        self.busy_passes = 0;
+        true
+    }
+}
+
+impl<P: PacketPath> Worker<P> {
+    /// See the module.
+    pub(super) fn keep_house(&mut self, now: Tick) {
+        self.path.housekeeping(now);
+        for _ in 0..COMMANDS_PER_PASS_MAX {
+            let Some(command) = self.mailbox.next_command() else {
+                break;
+            };
+            self.obey(command, now);
+        }
+        if !self.exits.hold.is_empty() {
+            self.drop_expired(now);
+            let mailbox = &self.mailbox;
+            self.exits.hold.ask(now, |neighbour| mailbox.ask(neighbour));
+        }
+        self.counters.held.set(self.exits.hold.len() as u64);
+    }
+
+    fn obey(&mut self, command: Command, now: Tick) {
+        match command {
+            Command::Publish(snapshot) => {
+                let retired = self.path.adopt(snapshot);
+                self.mailbox.answer(Reply::Retired(retired));
+                self.retry_held(now);
+            }
+            Command::DumpConns(mut dump) => {
+                self.dump(&mut dump, now);
+                self.mailbox.answer(Reply::ConnDump(dump));
+            }
+            Command::Stop => self.stopped = true,
+        }
+    }
+
+    fn dump(&self, dump: &mut ConnDump, now: Tick) {
+        if let Some(cursor) = dump.cursor {
+            dump.cursor = self.path.dump(cursor, now, &mut dump.records);
+        }
+    }
+
+    /// Looks at every held frame once: a new snapshot may know its neighbour.
+    fn retry_held(&mut self, now: Tick) {
+        for _ in 0..self.exits.hold.len() {
+            let Some(mut held) = self.exits.hold.pop() else { break };
+            match self.path.finish(&mut held.mbuf, held.neighbour) {
+                Verdict::Hold(neighbour) if neighbour == held.neighbour => {
+                    if let Err(mbuf) = self.exits.hold.give_back(held, now) {
+                        self.exits.drop_frame(mbuf, DropReason::HeldQueueFull);
+                    }
+                }
+                verdict => self.exits.dispatch(held.neighbour.device, held.mbuf, verdict, now),
+            }
+        }
+    }
+
+    fn drop_expired(&mut self, now: Tick) {
+        while let Some(held) = self.exits.hold.pop_expired(now) {
+            self.exits.drop_frame(held.mbuf, DropReason::NeighbourFailed);
+        }
+    }
+}

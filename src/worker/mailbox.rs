@@ -1,0 +1,102 @@
+//! Messages between the management core and one worker.
+//!
+//! The worker takes commands between two bursts, and takes one only when there is room for its reply, so a
+//! reply is never lost and never waited for.
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use lvs_core::l3::NeighbourKey;
+use lvs_core::snapshot::Snapshot;
+
+pub use lvs_core::worker_state::{ConnRecord, DumpCursor};
+
+/// Commands that may wait for a worker: snapshots follow each other quickly in a mass change, and only the
+/// newest matters, so a full mailbox means "try again with a newer one".
+const COMMANDS_MAX: usize = 64;
+
+/// Replies that may wait for the management core.
+const REPLIES_MAX: usize = 1_024;
+
+/// From the management core to a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Use this snapshot from the next burst on. Answered by [`Reply::Retired`].
+    Publish(Arc<Snapshot>),
+    /// Copy connections. Answered by [`Reply::ConnDump`].
+    DumpConns(Box<ConnDump>),
+    /// Leave the loop after this pass.
+    Stop,
+}
+
+/// From a worker to the management core.
+#[derive(Debug)]
+pub enum Reply {
+    /// The snapshot that was replaced: to be dropped here, not on the worker.
+    Retired(Arc<Snapshot>),
+    /// The request, its records filled in and its cursor moved on.
+    ConnDump(Box<ConnDump>),
+    /// Packets wait for this neighbour; repeated every second while they do.
+    Resolve(NeighbourKey),
+}
+
+/// A part of a worker's connections.
+#[derive(Debug)]
+pub struct ConnDump {
+    /// From where on; afterwards where to go on, `None` at the end.
+    pub cursor: Option<DumpCursor>,
+    /// Filled up to its capacity, never grown.
+    pub records: Vec<ConnRecord>,
+    /// Chosen by the asker, returned unchanged.
+    pub ticket: u64,
+}
+
+/// Both directions of one worker's messages. The worker is the only one that takes commands and the only one
+/// that sends replies.
+#[derive(Debug)]
+pub struct Mailbox {
+    /// Management core to worker.
+    pub commands: ArrayQueue<Command>,
+    /// Worker to management core.
+    pub replies: ArrayQueue<Reply>,
+}
+
+impl Mailbox {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self {
+            commands: ArrayQueue::new(COMMANDS_MAX),
+            replies: ArrayQueue::new(REPLIES_MAX),
+        }
+    }
+
+    /// The next command, for the worker: `None` also while there is no room for its reply.
+    #[inline]
+    pub(super) fn next_command(&self) -> Option<Command> {
+        // The worker is the only sender of replies, so room seen here is still there when it answers.
+        if self.commands.is_empty() || self.replies.is_full() {
+            None
+        } else {
+            self.commands.pop()
+        }
+    }
+
+    /// Answers a command, for the worker: there is room, by [`Self::next_command`].
+    #[inline]
+    pub(super) fn answer(&self, reply: Reply) {
+        let _ = self.replies.push(reply);
+    }
+
+    /// Asks for a neighbour, for the worker; `false` when the management core is behind. Leaves half of the
+    /// room to answers, so a scan over an empty network delays no snapshot.
+    #[inline]
+    pub(super) fn ask(&self, neighbour: NeighbourKey) -> bool {
+        self.replies.len() < REPLIES_MAX / 2 && self.replies.push(Reply::Resolve(neighbour)).is_ok()
+    }
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}

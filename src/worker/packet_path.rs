@@ -1,0 +1,62 @@
+//! What a worker asks of the path: `lvs_core`'s in the daemon, a scripted one in tests of the worker itself.
+//!
+//! Known at compile time, so nothing is called through a pointer.
+
+use std::sync::Arc;
+
+use lvs_core::l3::{DeviceId, NeighbourKey};
+use lvs_core::path::{self, Verdict};
+use lvs_core::snapshot::Snapshot;
+use lvs_core::tick::Tick;
+use lvs_core::worker_state::{ConnRecord, DumpCursor, WorkerState};
+
+use crate::dpdk::Mbuf;
+
+/// See the module. Nothing here may allocate, block, log or panic.
+pub trait PacketPath: Send {
+    /// Decides about up to [`lvs_core::limits::BURST_MAX`] frames that `device` received.
+    fn process(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]);
+
+    /// The same for frames that another worker handed over; never hands over again.
+    fn process_handed_over(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]);
+
+    /// Expires what is due, a bounded number.
+    fn housekeeping(&mut self, now: Tick);
+
+    /// Looks again at a held frame.
+    fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Verdict;
+
+    /// Takes up a new snapshot; returns the old one for its publisher to drop.
+    fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot>;
+
+    /// Fills `out` to its capacity with connections from `cursor` on.
+    fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor>;
+}
+
+impl PacketPath for WorkerState {
+    #[inline]
+    fn process(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
+        path::process(self, device, now, frames, verdicts);
+    }
+
+    #[inline]
+    fn process_handed_over(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
+        path::process_handed_over(self, device, now, frames, verdicts);
+    }
+
+    fn housekeeping(&mut self, now: Tick) {
+        path::housekeeping(self, now);
+    }
+
+    fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Verdict {
+        path::resolve::finish(self, frame, neighbour)
+    }
+
+    fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        Self::adopt(self, snapshot)
+    }
+
+    fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {
+        Self::dump(self, cursor, now, out)
+    }
+}

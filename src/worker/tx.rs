@@ -1,0 +1,66 @@
+//! Step 8: transmitting. Frames are collected in a batch for each device and offered to it at once.
+
+use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::l3::DeviceId;
+use lvs_core::path::DropReason;
+
+use crate::dpdk::{Burst, Mbuf, TxQueue};
+
+/// How this worker reaches a device.
+#[derive(Debug)]
+pub enum Way {
+    /// By a transmit queue of its own.
+    Own(Box<Outlet>),
+    /// The device has fewer queues than there are workers: by this one's.
+    Via(usize),
+}
+
+/// A transmit queue and the frames collected for it.
+#[derive(Debug)]
+pub struct Outlet {
+    queue: TxQueue,
+    batch: Burst,
+}
+
+impl Outlet {
+    /// An outlet through `queue`.
+    pub fn new(queue: TxQueue) -> Self {
+        Self {
+            queue,
+            batch: Burst::new(),
+        }
+    }
+
+    /// The device behind it.
+    pub fn device(&self) -> DeviceId {
+        self.queue.device()
+    }
+
+    /// Collects a frame; a full batch is sent first.
+    #[inline]
+    pub fn push(&mut self, mbuf: Mbuf, counters: &WorkerCounters) {
+        if let Err(mbuf) = self.batch.push(mbuf) {
+            self.flush(counters);
+            // Flushed, so there is room.
+            let _ = self.batch.push(mbuf);
+        }
+    }
+
+    /// Sends what was collected. What the device does not take is dropped: it is slower than the traffic, and
+    /// waiting would only move the loss to the receive queue.
+    #[inline]
+    pub fn flush(&mut self, counters: &WorkerCounters) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let sent = self.queue.transmit(&mut self.batch);
+        let device = counters.device(self.queue.device());
+        device.tx_packets.add(sent.packets);
+        device.tx_bytes.add(sent.bytes);
+        if sent.refused > 0
+            && let Some(counter) = counters.drops.get(DropReason::TxQueueFull as usize)
+        {
+            counter.add(sent.refused);
+        }
+    }
+}

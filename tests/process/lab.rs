@@ -1,0 +1,261 @@
+//! Workers on ring devices whose far ends the test holds: what a test sends, a worker receives, and back.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::frame::Frame;
+use lvs_core::l3::{DeviceId, NeighbourKey};
+use lvs_core::path::DropReason;
+use lvs_core::snapshot::Snapshot;
+use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
+use lvsd::dpdk::lcore::{self, LcoreHandle};
+use lvsd::dpdk::{Burst, Clock, Eal, Mempool, PoolSettings, RxQueue, TxQueue};
+use lvsd::mgmt::punt::{self, PuntThread, TwinDescriptor};
+use lvsd::worker::Worker;
+use lvsd::worker::crew::{CrewSettings, assemble};
+use lvsd::worker::idle::IdlePolicy;
+use lvsd::worker::mailbox::{Command, Mailbox, Reply};
+
+use super::own_process::start_eal;
+use super::scripted_path::ScriptedPath;
+
+const IDLE: IdlePolicy = IdlePolicy::Sleep {
+    after_polls: 100,
+    us: 20,
+};
+
+/// The test's end of one device.
+pub struct FarEnd {
+    to_worker: Vec<TxQueue>,
+    from_worker: Vec<RxQueue>,
+    _device: Device,
+}
+
+/// Workers under test.
+pub struct Lab {
+    pub pool: Mempool,
+    pub far_ends: Vec<FarEnd>,
+    pub mailboxes: Vec<Arc<Mailbox>>,
+    pub counters: Vec<Arc<WorkerCounters>>,
+    pub twins: Vec<UnixDatagram>,
+    pub punt: Option<PuntThread>,
+    handles: Vec<LcoreHandle>,
+    _eal: Eal,
+}
+
+/// What a lab is made of.
+pub struct LabSettings {
+    pub workers: usize,
+    pub devices: usize,
+    /// Transmit queues that each device gives the workers.
+    pub tx_queues: usize,
+    /// The first so many devices have a kernel twin.
+    pub twins: usize,
+}
+
+impl Lab {
+    pub fn start(settings: &LabSettings) -> Self {
+        let eal = start_eal(settings.workers);
+        let pool = Mempool::create(
+            &eal,
+            &PoolSettings {
+                mbufs: 8_191,
+                cache: 32,
+                mtu_max: 1_500,
+            },
+        )
+        .unwrap();
+        let counters: Vec<_> = (0..settings.workers)
+            .map(|_| Arc::new(WorkerCounters::new(1)))
+            .collect();
+        let (near_ends, far_ends): (Vec<_>, Vec<_>) = (0..settings.devices)
+            .map(|number| ring_device(&eal, pool, number, settings))
+            .unzip();
+        let twin_ids: Vec<_> = (0..settings.twins).map(|number| DeviceId(number as u8)).collect();
+        let crew_settings = CrewSettings {
+            counters: &counters,
+            twins: &twin_ids,
+            idle: IDLE,
+            clock: Clock::start(&eal),
+        };
+        let crew = assemble(near_ends, &crew_settings);
+        let (twins, descriptors): (Vec<_>, Vec<_>) = twin_ids.iter().map(|&device| twin(device)).unzip();
+        let punt = (settings.twins > 0).then(|| punt::start(crew.twin_ends, descriptors, pool).unwrap());
+        let handles = crew
+            .workers
+            .into_iter()
+            .enumerate()
+            .map(|(number, parts)| {
+                let mut worker = Worker::new(parts, ScriptedPath::new());
+                lcore::launch(&eal, number, move || worker.run()).unwrap()
+            })
+            .collect();
+        Self {
+            pool,
+            far_ends,
+            mailboxes: crew.mailboxes,
+            counters,
+            twins,
+            punt,
+            handles,
+            _eal: eal,
+        }
+    }
+
+    /// Sends `count` frames of `len` octets that begin with `start` to `worker` through `device`.
+    pub fn send(&mut self, device: usize, worker: usize, start: &[u8], count: usize) {
+        let mut burst = Burst::new();
+        for _ in 0..count {
+            let mut mbuf = self.pool.alloc().unwrap();
+            assert!(mbuf.append(60));
+            mbuf.bytes_mut().fill(0);
+            mbuf.bytes_mut()[..start.len()].copy_from_slice(start);
+            if burst.is_full() {
+                self.far_ends[device].to_worker[worker].transmit(&mut burst);
+            }
+            burst.push(mbuf).unwrap();
+        }
+        assert_eq!(self.far_ends[device].to_worker[worker].transmit(&mut burst).refused, 0);
+    }
+
+    /// Receives what arrived at the far end of `device`: at least `count` frames, or fewer after two seconds.
+    pub fn receive(&mut self, device: usize, count: usize) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        wait_until(|| {
+            for queue in &mut self.far_ends[device].from_worker {
+                let mut burst = Burst::new();
+                queue.receive(&mut burst);
+                frames.extend(burst.as_slice().iter().map(|mbuf| mbuf.bytes().to_vec()));
+            }
+            frames.len() >= count
+        });
+        frames
+    }
+
+    pub fn publish(&self, worker: usize, snapshot: Arc<Snapshot>) {
+        self.mailboxes[worker]
+            .commands
+            .push(Command::Publish(snapshot))
+            .unwrap();
+    }
+
+    /// The next reply of a worker, within five seconds.
+    pub fn reply(&self, worker: usize) -> Option<Reply> {
+        let mut reply = None;
+        wait_for(Duration::from_secs(5), || {
+            reply = self.mailboxes[worker].replies.pop();
+            reply.is_some()
+        });
+        reply
+    }
+
+    /// The neighbour that the next reply asks for.
+    pub fn asked(&self, worker: usize) -> Option<NeighbourKey> {
+        match self.reply(worker) {
+            Some(Reply::Resolve(neighbour)) => Some(neighbour),
+            _ => None,
+        }
+    }
+
+    /// Over all workers and the twin thread.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.all_counters().map(|counters| counters.drops_of(reason)).sum()
+    }
+
+    fn all_counters(&self) -> impl Iterator<Item = &WorkerCounters> {
+        self.counters
+            .iter()
+            .map(Arc::as_ref)
+            .chain(self.punt.iter().map(|punt| punt.counters().as_ref()))
+    }
+
+    /// Received plus injected, and transmitted plus punted plus dropped plus held: equal when nothing is under way.
+    pub fn account(&self) -> (u64, u64) {
+        let (mut came, mut went) = (0, 0);
+        for counters in self.all_counters() {
+            for device in &counters.devices {
+                came += device.rx_packets.get() + device.injected_packets.get();
+                went += device.tx_packets.get() + device.punted_packets.get();
+            }
+            went += counters.drops.iter().map(SingleWriter::get).sum::<u64>() + counters.held.get();
+        }
+        (came, went)
+    }
+
+    /// Whether soon `expected` frames have come, and all of them are accounted for.
+    pub fn settles_at(&self, expected: u64) -> bool {
+        wait_until(|| self.account() == (expected, expected))
+    }
+
+    /// Stops workers and twin thread; afterwards only what sits in the ring devices is in use.
+    pub fn stop(&mut self) {
+        for mailbox in &self.mailboxes {
+            mailbox.commands.push(Command::Stop).unwrap();
+        }
+        for handle in self.handles.drain(..) {
+            handle.join().unwrap();
+        }
+        self.punt = None;
+    }
+}
+
+/// A ring device loops each queue to itself: the workers get receive queues 0.. and transmit queues behind
+/// them, the test gets the others.
+fn ring_device(eal: &Eal, pool: Mempool, number: usize, settings: &LabSettings) -> (Queues, FarEnd) {
+    let queues = (settings.workers + settings.tx_queues) as u16;
+    let driver = format!("net_ring{number}");
+    let (id, name) = (DeviceId(number as u8), driver.clone());
+    let device_settings = DeviceSettings {
+        id,
+        name,
+        driver,
+        rx_queues: queues,
+        tx_queues: queues,
+        ..DeviceSettings::default()
+    };
+    let mut device = Device::open(eal, &device_settings, pool).unwrap();
+    let Queues { mut rx, mut tx } = device.take_queues().unwrap();
+    assert_eq!((rx.len(), tx.len()), (usize::from(queues), usize::from(queues)));
+    let from_worker = rx.split_off(settings.workers);
+    let worker_tx = tx.split_off(settings.workers);
+    (
+        Queues { rx, tx: worker_tx },
+        FarEnd {
+            to_worker: tx,
+            from_worker,
+            _device: device,
+        },
+    )
+}
+
+/// A datagram socket pair behaves like a TAP: one frame a read or write.
+fn twin(device: DeviceId) -> (UnixDatagram, TwinDescriptor) {
+    let (kernel, director) = UnixDatagram::pair().unwrap();
+    kernel.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    director.set_nonblocking(true).unwrap();
+    (
+        kernel,
+        TwinDescriptor {
+            device,
+            fd: OwnedFd::from(director),
+        },
+    )
+}
+
+pub fn wait_until(condition: impl FnMut() -> bool) -> bool {
+    wait_for(Duration::from_secs(2), condition)
+}
+
+pub fn wait_for(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while Instant::now() < end {
+        if condition() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    condition()
+}

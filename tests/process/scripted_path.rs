@@ -1,0 +1,101 @@
+//! A path for tests of the worker: the first octet of a frame says what becomes of it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use lvs_core::frame::Frame;
+use lvs_core::ipvs::protocol::Timeouts;
+use lvs_core::ipvs::service_table::ServiceTable;
+use lvs_core::l3::{DeviceId, L3, NeighbourKey};
+use lvs_core::path::verdict::WorkerId;
+use lvs_core::path::{DropReason, Verdict};
+use lvs_core::snapshot::Snapshot;
+use lvs_core::tick::Tick;
+use lvsd::dpdk::Mbuf;
+use lvsd::worker::mailbox::{ConnRecord, DumpCursor};
+use lvsd::worker::packet_path::PacketPath;
+
+/// First octet: transmit on the device in the second.
+pub const TRANSMIT: u8 = 1;
+/// First octet: punt.
+pub const PUNT: u8 = 2;
+/// First octet: hand over to the worker in the second; there it is transmitted on device 0.
+pub const HAND_OVER: u8 = 3;
+/// First octet: hold for the neighbour in the second, behind device 0.
+pub const HOLD: u8 = 4;
+
+/// See the module. What has no meaning is dropped as `no_real_server`.
+pub struct ScriptedPath {
+    snapshot: Arc<Snapshot>,
+}
+
+impl ScriptedPath {
+    pub fn new() -> Self {
+        Self { snapshot: snapshot(0) }
+    }
+}
+
+/// A snapshot without services; neighbours up to `resolved` (exclusive) count as resolved.
+pub fn snapshot(resolved: u32) -> Arc<Snapshot> {
+    let mut l3 = L3::default();
+    l3.generation = resolved;
+    Arc::new(Snapshot {
+        services: Arc::new(ServiceTable::default()),
+        l3: Arc::new(l3),
+        timeouts: Timeouts::default(),
+        workers_count: 1,
+    })
+}
+
+pub fn neighbour(number: u8) -> NeighbourKey {
+    NeighbourKey {
+        device: DeviceId(0),
+        vlan: 0,
+        addr: IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)),
+    }
+}
+
+fn verdict(frame: &Mbuf, handed_over: bool) -> Verdict {
+    match *frame.bytes() {
+        [TRANSMIT, device, ..] => Verdict::Transmit(DeviceId(device)),
+        [PUNT, ..] => Verdict::Punt,
+        [HAND_OVER, ..] if handed_over => Verdict::Transmit(DeviceId(0)),
+        [HAND_OVER, worker, ..] => Verdict::HandOver(WorkerId(worker)),
+        [HOLD, number, ..] => Verdict::Hold(neighbour(number)),
+        _ => Verdict::Drop(DropReason::NoRealServer),
+    }
+}
+
+impl PacketPath for ScriptedPath {
+    fn process(&mut self, _device: DeviceId, _now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
+        assert_eq!(frames.len(), verdicts.len());
+        for (frame, slot) in frames.iter().zip(verdicts) {
+            *slot = verdict(frame, false);
+        }
+    }
+
+    fn process_handed_over(&mut self, _device: DeviceId, _now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
+        for (frame, slot) in frames.iter().zip(verdicts) {
+            *slot = verdict(frame, true);
+        }
+    }
+
+    fn housekeeping(&mut self, _now: Tick) {}
+
+    fn finish(&mut self, _frame: &mut Mbuf, neighbour: NeighbourKey) -> Verdict {
+        match neighbour.addr {
+            IpAddr::V4(addr) if u32::from(addr.octets()[3]) < self.snapshot.l3.generation => {
+                Verdict::Transmit(neighbour.device)
+            }
+            _ => Verdict::Hold(neighbour),
+        }
+    }
+
+    fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        std::mem::replace(&mut self.snapshot, snapshot)
+    }
+
+    fn dump(&self, _cursor: DumpCursor, _now: Tick, _out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {
+        None
+    }
+}

@@ -1,0 +1,296 @@
+//! The worker loop, the rings between workers and the twin thread, on ring devices: every frame is accounted for.
+
+#[path = "process/lab.rs"]
+mod lab;
+#[path = "process/own_process.rs"]
+mod own_process;
+#[path = "process/scripted_path.rs"]
+mod scripted_path;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lab::{Lab, LabSettings, wait_for, wait_until};
+use lvs_core::counters::SingleWriter;
+use lvs_core::limits::{HELD_MAX, HELD_PER_NEIGHBOUR_MAX};
+use lvs_core::path::DropReason;
+use lvsd::worker::mailbox::{Command, ConnDump, DumpCursor, Reply};
+use own_process::in_own_process;
+use scripted_path::{HAND_OVER, HOLD, PUNT, TRANSMIT, neighbour, snapshot};
+
+const ONE: LabSettings = LabSettings {
+    workers: 1,
+    devices: 1,
+    tx_queues: 1,
+    twins: 1,
+};
+
+#[test]
+fn frames_leave_where_the_verdict_says_and_all_are_accounted_for() {
+    in_own_process("frames_leave_where_the_verdict_says_and_all_are_accounted_for", || {
+        let mut lab = Lab::start(&LabSettings { devices: 2, ..ONE });
+        lab.send(0, 0, &[TRANSMIT, 1], 100);
+        lab.send(1, 0, &[TRANSMIT, 0], 7);
+        lab.send(0, 0, &[99], 5);
+        lab.send(0, 0, &[TRANSMIT, 31], 3);
+        assert_eq!(lab.receive(1, 100).len(), 100);
+        assert_eq!(lab.receive(0, 7).len(), 7);
+        assert!(lab.settles_at(115), "{:?}", lab.account());
+        assert_eq!(lab.drops(DropReason::NoRealServer), 5);
+        assert_eq!(lab.drops(DropReason::NoRoute), 3, "a device that does not exist");
+        let device = &lab.counters[0].devices[0];
+        assert_eq!((device.rx_packets.get(), device.rx_bytes.get()), (108, 108 * 60));
+        assert_eq!((device.tx_packets.get(), device.tx_bytes.get()), (7, 7 * 60));
+        lab.stop();
+        assert_eq!(lab.pool.in_use(), 0);
+    });
+}
+
+#[test]
+fn punted_frames_reach_the_twin_and_the_kernels_frames_the_device() {
+    in_own_process("punted_frames_reach_the_twin_and_the_kernels_frames_the_device", || {
+        let mut lab = Lab::start(&LabSettings { devices: 2, ..ONE });
+        let mut frame = [0; 2_048];
+        lab.send(0, 0, &[PUNT, 42], 2);
+        for _ in 0..2 {
+            let len = lab.twins[0].recv(&mut frame).unwrap();
+            assert_eq!((len, frame[..2].to_vec()), (60, vec![PUNT, 42]));
+        }
+        lab.twins[0].send(&[7; 1_514]).unwrap();
+        assert_eq!(lab.receive(0, 1), [vec![7; 1_514]]);
+        lab.send(1, 0, &[PUNT], 4);
+        assert!(
+            wait_until(|| lab.drops(DropReason::NoTwin) == 4),
+            "device 1 has no twin"
+        );
+        assert!(lab.settles_at(7), "{:?}", lab.account());
+        let counters = lab.punt.as_ref().unwrap().counters().clone();
+        assert_eq!(
+            (
+                counters.devices[0].punted_packets.get(),
+                counters.devices[0].punted_bytes.get()
+            ),
+            (2, 120)
+        );
+        assert_eq!(
+            (
+                counters.devices[0].injected_packets.get(),
+                counters.devices[0].injected_bytes.get()
+            ),
+            (1, 1_514)
+        );
+        lab.stop();
+        assert_eq!(lab.pool.in_use(), 0);
+    });
+}
+
+#[test]
+fn a_twin_that_refuses_costs_a_named_drop() {
+    in_own_process("a_twin_that_refuses_costs_a_named_drop", || {
+        let mut lab = Lab::start(&ONE);
+        lab.twins.clear();
+        lab.send(0, 0, &[PUNT], 10);
+        assert!(wait_until(|| lab.drops(DropReason::TwinWriteFailed) == 10));
+        assert!(lab.settles_at(10), "{:?}", lab.account());
+        lab.stop();
+        assert_eq!(lab.pool.in_use(), 0);
+    });
+}
+
+#[test]
+fn a_punted_frame_waits_milliseconds_at_most_and_a_quiet_thread_costs_little() {
+    in_own_process(
+        "a_punted_frame_waits_milliseconds_at_most_and_a_quiet_thread_costs_little",
+        || {
+            let mut lab = Lab::start(&ONE);
+            let mut frame = [0; 64];
+            let mut waits = Vec::new();
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(30));
+                let sent = Instant::now();
+                lab.send(0, 0, &[PUNT], 1);
+                lab.twins[0].recv(&mut frame).unwrap();
+                waits.push(sent.elapsed());
+            }
+            waits.sort();
+            assert!(waits[10] < Duration::from_millis(5), "{waits:?}");
+            let before = twin_thread_cpu_ms();
+            std::thread::sleep(Duration::from_millis(1_000));
+            let spent = twin_thread_cpu_ms() - before;
+            println!(
+                "median wait of a punted frame {:?}, twin thread {spent} ms of CPU in a quiet second",
+                waits[10]
+            );
+            assert!(spent < 100, "{spent} ms of CPU in a quiet second");
+            lab.stop();
+        },
+    );
+}
+
+/// CPU time of the thread named `lvsd-twins`, in milliseconds (`/proc/…/schedstat`, nanoseconds on CPU first).
+fn twin_thread_cpu_ms() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let twins = tasks
+        .map(|task| task.path())
+        .find(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "lvsd-twins"));
+    let schedstat = std::fs::read_to_string(twins.unwrap().join("schedstat")).unwrap();
+    schedstat.split(' ').next().unwrap().parse::<u64>().unwrap() / 1_000_000
+}
+
+#[test]
+fn a_frame_handed_over_is_decided_by_its_owner() {
+    in_own_process("a_frame_handed_over_is_decided_by_its_owner", || {
+        let mut lab = Lab::start(&LabSettings {
+            workers: 2,
+            tx_queues: 2,
+            ..ONE
+        });
+        lab.send(0, 0, &[HAND_OVER, 1], 200);
+        lab.send(0, 1, &[HAND_OVER, 0], 50);
+        lab.send(0, 0, &[HAND_OVER, 0], 3);
+        assert_eq!(lab.receive(0, 250).len(), 250);
+        assert!(lab.settles_at(253), "{:?}", lab.account());
+        assert_eq!(
+            lab.drops(DropReason::HandOverRingFull),
+            3,
+            "a worker has no ring to itself"
+        );
+        let [first, second] = [&lab.counters[0], &lab.counters[1]];
+        assert_eq!((first.handed_over_out.get(), first.handed_over_in.get()), (200, 50));
+        assert_eq!((second.handed_over_out.get(), second.handed_over_in.get()), (50, 200));
+        assert_eq!(
+            (first.devices[0].tx_packets.get(), second.devices[0].tx_packets.get()),
+            (50, 200)
+        );
+        lab.stop();
+        assert_eq!(lab.pool.in_use(), 0);
+    });
+}
+
+#[test]
+fn a_worker_without_a_transmit_queue_sends_by_another_one() {
+    in_own_process("a_worker_without_a_transmit_queue_sends_by_another_one", || {
+        let mut lab = Lab::start(&LabSettings {
+            workers: 2,
+            devices: 2,
+            tx_queues: 1,
+            twins: 2,
+        });
+        for device in 0..2 {
+            lab.send(0, 0, &[TRANSMIT, device], 40);
+            lab.send(1, 1, &[TRANSMIT, device], 60);
+        }
+        for device in 0..2 {
+            assert_eq!(lab.receive(device, 100).len(), 100);
+            lab.twins[device].send(&[9; 60]).unwrap();
+            assert_eq!(
+                lab.receive(device, 1),
+                [[9; 60]],
+                "the twin's frame finds the worker with the queue"
+            );
+        }
+        assert!(lab.settles_at(202), "{:?}", lab.account());
+        assert_eq!(
+            lab.counters[0].devices[0].tx_packets.get(),
+            101,
+            "device 0 is worker 0's"
+        );
+        assert_eq!(
+            lab.counters[1].devices[1].tx_packets.get(),
+            101,
+            "device 1 is worker 1's"
+        );
+        lab.stop();
+        assert_eq!(lab.pool.in_use(), 0);
+    });
+}
+
+#[test]
+fn a_held_frame_leaves_once_its_neighbour_is_known() {
+    in_own_process("a_held_frame_leaves_once_its_neighbour_is_known", || {
+        let mut lab = Lab::start(&ONE);
+        lab.send(0, 0, &[HOLD, 5, 1], 1);
+        lab.send(0, 0, &[HOLD, 9, 2], 1);
+        lab.send(0, 0, &[HOLD, 5, 3], 1);
+        let mut asked = vec![lab.asked(0).unwrap().addr, lab.asked(0).unwrap().addr];
+        asked.sort();
+        assert_eq!(
+            asked,
+            [neighbour(5).addr, neighbour(9).addr],
+            "each neighbour is asked for once"
+        );
+        assert!(wait_until(|| lab.counters[0].held.get() == 3));
+        lab.publish(0, snapshot(6));
+        let frames = lab.receive(0, 2);
+        assert_eq!(
+            frames.iter().map(|frame| frame[2]).collect::<Vec<_>>(),
+            [1, 3],
+            "in order"
+        );
+        assert!(matches!(lab.reply(0), Some(Reply::Retired(old)) if old.l3.generation == 0));
+        assert_eq!(lab.asked(0), Some(neighbour(9)), "asked again after a second");
+        assert!(
+            wait_for(Duration::from_secs(4), || lab.drops(DropReason::NeighbourFailed) == 1),
+            "given up"
+        );
+        assert!(lab.settles_at(3), "{:?}", lab.account());
+        assert_eq!(lab.counters[0].held.get(), 0);
+        lab.stop();
+        assert_eq!(lab.pool.in_use(), 0);
+    });
+}
+
+#[test]
+fn held_frames_are_bounded_for_each_neighbour_and_in_all() {
+    in_own_process("held_frames_are_bounded_for_each_neighbour_and_in_all", || {
+        let mut lab = Lab::start(&ONE);
+        lab.send(0, 0, &[HOLD, 1], HELD_PER_NEIGHBOUR_MAX + 10);
+        assert!(wait_until(|| lab.drops(DropReason::HeldQueueFull) == 10));
+        for number in 2..=8 {
+            lab.send(0, 0, &[HOLD, number], HELD_PER_NEIGHBOUR_MAX);
+        }
+        lab.send(0, 0, &[HOLD, 9], 4);
+        assert!(wait_until(|| lab.drops(DropReason::HeldQueueFull) == 14));
+        assert!(wait_until(|| lab.counters[0].held.get() == HELD_MAX as u64));
+        lab.stop();
+        assert_eq!(lab.pool.in_use(), 0, "held frames are freed with their worker");
+    });
+}
+
+#[test]
+fn a_slow_device_costs_named_drops_and_no_buffer() {
+    in_own_process("a_slow_device_costs_named_drops_and_no_buffer", || {
+        let mut lab = Lab::start(&ONE);
+        for round in 1..=5 {
+            lab.send(0, 0, &[TRANSMIT, 0], 500);
+            assert!(lab.settles_at(round * 500), "{:?}", lab.account());
+        }
+        // The ring device holds 1023 frames; nobody receives them.
+        assert_eq!(lab.drops(DropReason::TxQueueFull), 2_500 - 1_023);
+        lab.stop();
+        assert_eq!(lab.pool.in_use(), 1_023);
+    });
+}
+
+#[test]
+fn commands_wait_while_there_is_no_room_for_their_replies() {
+    in_own_process("commands_wait_while_there_is_no_room_for_their_replies", || {
+        let mut lab = Lab::start(&ONE);
+        let mailbox = Arc::clone(&lab.mailboxes[0]);
+        while mailbox.replies.push(Reply::Resolve(neighbour(0))).is_ok() {}
+        let dump = ConnDump {
+            cursor: Some(DumpCursor::V4(0)),
+            records: Vec::with_capacity(8),
+            ticket: 77,
+        };
+        mailbox.commands.push(Command::DumpConns(Box::new(dump))).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(mailbox.commands.len(), 1);
+        while mailbox.replies.pop().is_some() {}
+        match lab.reply(0) {
+            Some(Reply::ConnDump(dump)) => assert_eq!((dump.ticket, dump.cursor), (77, None)),
+            other => panic!("{other:?}"),
+        }
+        lab.stop();
+    });
+}
