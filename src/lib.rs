@@ -8,14 +8,13 @@ pub mod startup;
 pub mod worker;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use mgmt::admin::socket::{self, AdminSocket};
-use mgmt::director::Director;
 use mgmt::mailbox_port::MailboxPort;
 use mgmt::punt;
-use mgmt::reload::{self, Reloader};
+use mgmt::reload::Reloader;
 use mgmt::service::{self, Parts};
 use startup::StartError;
 use worker::crew::{self, CrewSettings};
@@ -33,7 +32,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let (mut devices, twins) = startup::devices(&config, &ground)?;
     let runtime = startup::runtime()?;
     let (mirror, l3) = runtime.block_on(startup::mirror(&twins))?;
-    director.set_l3(l3.current(), Instant::now());
+    director.set_l3(Arc::clone(&l3.borrow()), Instant::now());
 
     let counters = startup::counters(&config);
     let settings = CrewSettings {
@@ -42,9 +41,12 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         idle: startup::idle_policy(&config),
         clock: ground.clock,
     };
-    let queues = devices.iter_mut().filter_map(dpdk::device::Device::take_queues).collect();
+    let queues = devices
+        .iter_mut()
+        .filter_map(dpdk::device::Device::take_queues)
+        .collect();
     let crew = crew::assemble(queues, &settings);
-    let punt_thread = punt::start(crew.twin_ends, startup::descriptors_of(twins), ground.pool.clone())
+    let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), ground.pool.clone())
         .map_err(StartError::io("start the twin thread"))?;
     let snapshot = director.first_snapshot(config.workers.count);
     let workers = startup::launch_workers(&config, &ground, crew.workers, &counters, &snapshot)?;
@@ -55,14 +57,17 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let parts = Parts {
         director: Arc::new(Mutex::new(director)),
         reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),
-        devices: Arc::new(devices),
-        punt_counters: Arc::clone(punt_thread.counters()),
+        devices: Mutex::new(devices),
         ports: ports.clone(),
         mirror,
         l3,
         version: startup::version(&config, revision),
     };
-    log::info!("lvsd {revision}: {} devices, {} workers, ready", config.devices.len(), config.workers.count);
+    log::info!(
+        "lvsd {revision}: {} devices, {} workers, ready",
+        config.devices.len(),
+        config.workers.count
+    );
     runtime.block_on(service::serve(socket, parts));
 
     for port in &ports {

@@ -154,8 +154,12 @@ impl WorkerState {
                 v4: Lane::new(v4),
                 v6: Lane::new(v6),
             },
-            schedulers: (0..SERVICES_MAX).map(|_| SchedulerState::seeded(random.next_u64())).collect(),
-            port_cursors: (0..SERVICES_MAX).map(|_| LocalPortCursor::seeded(random.next_u64())).collect(),
+            schedulers: (0..SERVICES_MAX)
+                .map(|_| SchedulerState::seeded(random.next_u64()))
+                .collect(),
+            port_cursors: (0..SERVICES_MAX)
+                .map(|_| LocalPortCursor::seeded(random.next_u64()))
+                .collect(),
             counters,
             own,
             random,

@@ -347,3 +347,23 @@ fn four_thousand_services_are_added_in_well_under_two_seconds() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(bench.workers[0].snapshot().services.services().len(), 4_000);
 }
+
+#[test]
+fn a_compacted_journal_remembers_the_weight_a_drained_server_had() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    bench
+        .apply(
+            r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.2:80", "patch": {"weight": 0}}}"#,
+        )
+        .unwrap();
+    let state = bench.director.state();
+    bench
+        .director
+        .rebase(state.clone(), State::default(), bench.now)
+        .unwrap();
+    let (director, _) = bench.restarted();
+    assert_eq!(director.state(), state);
+    let drained = director.wanted.drained();
+    assert_eq!((drained.len(), drained[0].last_weight), (1, 3));
+}
