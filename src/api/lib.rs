@@ -8,6 +8,7 @@ mod action;
 mod error;
 mod id;
 pub mod netlink;
+pub mod proc_text;
 mod state;
 mod status;
 

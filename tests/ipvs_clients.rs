@@ -1,0 +1,130 @@
+//! The distribution's own ipvsadm under `liblvs_ipvs.so` against the IPVS socket: texts and exit codes equal
+//! to a kernel's recordings, and what happens when the director is killed, stopped, flooded or lied to.
+
+#[path = "ipvs_clients/memory_table.rs"]
+mod memory_table;
+#[path = "ipvs_clients/outages.rs"]
+mod outages;
+#[path = "ipvs_clients/recordings.rs"]
+mod recordings;
+#[path = "ipvs_clients/server.rs"]
+mod server;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use server::{Server, library};
+
+/// Not a test of its own: the process that the others start.
+#[test]
+fn server_of_the_tests() {
+    server::serve_if_child();
+}
+
+#[test]
+fn the_library_exports_its_hooks_and_needs_only_the_c_library() {
+    let tool = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).arg(library()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let symbols = tool("nm", &["-D", "--defined-only"]);
+    let mut exports: Vec<&str> = symbols.lines().filter_map(|line| line.split(' ').next_back()).collect();
+    exports.sort_unstable();
+    let hooks = [
+        "__recv_chk",
+        "__recvfrom_chk",
+        "bind",
+        "execv",
+        "execve",
+        "fopen",
+        "fopen64",
+        "getsockname",
+        "getsockopt",
+        "open",
+        "open64",
+        "openat",
+        "recv",
+        "recvfrom",
+        "recvmsg",
+        "send",
+        "sendmsg",
+        "sendto",
+        "setsockopt",
+    ];
+    assert_eq!(exports, hooks);
+    let dynamic = tool("readelf", &["-d"]);
+    let needed: Vec<&str> = dynamic.lines().filter(|line| line.contains("(NEEDED)")).collect();
+    assert_eq!(needed.len(), 1, "{needed:?}");
+    assert!(needed[0].contains("[libc.so.6]"), "{needed:?}");
+    assert!(!tool("nm", &[]).contains("panic"), "nothing in it can panic");
+}
+
+fn rules(services: usize, servers: usize) -> String {
+    let mut text = String::new();
+    for service in 0..services {
+        let vip = format!("192.0.2.{}:{}", service % 250 + 1, 1000 + service / 250);
+        writeln!(text, "-A -t {vip} -s wrr").unwrap();
+        for server in 0..servers {
+            writeln!(text, "-a -t {vip} -r 198.51.100.{}:80 -m -w {}", server + 1, server + 2).unwrap();
+        }
+    }
+    text
+}
+
+fn restore(server: &Server, rules: &str) {
+    let mut child = server.command("ipvsadm").arg("-R").stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn four_thousand_rules_are_restored_in_two_seconds_and_saved_as_they_were() {
+    let server = Server::start();
+    let rules = rules(800, 4);
+    assert_eq!(rules.lines().count(), 4000);
+    let begun = Instant::now();
+    restore(&server, &rules);
+    let restored = begun.elapsed();
+    let (saved, _, _) = server.shell("ipvsadm -Sn");
+    println!("restored in {restored:?}, saved after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    assert_eq!(sorted(&saved), sorted(&rules));
+    restore(&server, "-C\n");
+    restore(&server, &saved);
+    assert_eq!(server.shell("ipvsadm -Sn").0, saved);
+}
+
+#[test]
+fn the_files_of_proc_are_read_by_unmodified_programs() {
+    let server = Server::start();
+    restore(&server, "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 198.51.100.1:80 -m\n");
+    let (text, _, code) = server.shell("cat /proc/net/ip_vs");
+    assert_eq!(code, 0);
+    assert!(text.ends_with("-> C6336401:0050      Masq    1      0          0         \n"), "{text}");
+    let (text, _, _) = server.shell("ipvsadm -Lnc");
+    assert!(text.starts_with("IPVS connection entries\npro expire state"), "{text}");
+    let (_, errors, code) = server.shell("cat /proc/net/ip_vs_nothing; cat /proc/net/ip_vs_app");
+    assert!(errors.contains("No such file") && code != 0);
+}
+
+#[test]
+fn fifty_clients_at_once_all_get_their_answer() {
+    let server = Server::start();
+    let clients: Vec<_> = (0..50)
+        .map(|index| {
+            let service = format!("192.0.2.1:{}", 1000 + index);
+            server.command("ipvsadm").args(["-A", "-t", &service]).spawn().unwrap()
+        })
+        .collect();
+    for mut client in clients {
+        assert!(client.wait().unwrap().success());
+    }
+    assert_eq!(server.shell("ipvsadm -Sn").0.lines().count(), 50);
+}
