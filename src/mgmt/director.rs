@@ -96,14 +96,7 @@ impl Director {
             services: DesiredServices::default(),
             timeouts: Timeouts::default(),
         };
-        let mut before = restored.whole.state;
-        restore_last_weights(&mut before, &restored.whole.drained);
-        let whole = Action::ReplaceState(before);
-        for action in [whole]
-            .iter()
-            .chain(&drain_again(&restored.whole.drained))
-            .chain(&restored.actions)
-        {
+        for action in replayed(&restored.whole).iter().chain(&restored.actions) {
             if let Err(error) = wanted.carry_out(action) {
                 report.refused.push(error.to_string());
             }
@@ -312,32 +305,42 @@ fn journal_failed(error: &JournalError) -> ApiError {
     ApiError::new(ErrorCode::JournalFailed, format!("nothing was changed: {error}"))
 }
 
-/// Gives drained servers the weight they had before.
-fn restore_last_weights(state: &mut State, drained: &[Drained]) {
-    for server in drained {
-        let of = state
-            .services
-            .iter_mut()
-            .find(|service| service.service == server.service);
-        let found = of.and_then(|service| service.servers.iter_mut().find(|listed| listed.server == server.server));
-        if let Some(found) = found {
-            found.weight = server.last_weight;
-        }
+/// What leads to a whole state, service by service, so that one that is refused costs no other.
+fn replayed(whole: &Whole) -> Vec<Action> {
+    let mut services = whole.state.services.clone();
+    let mut drains = Vec::new();
+    for Drained {
+        service,
+        server,
+        last_weight,
+    } in &whole.drained
+    {
+        let of = services.iter_mut().find(|listed| listed.service == *service);
+        let Some(found) = of.and_then(|of| of.servers.iter_mut().find(|listed| listed.server == *server)) else {
+            continue;
+        };
+        // Added with the weight it had before, then drained again.
+        found.weight = *last_weight;
+        let patch = ServerPatch {
+            weight: Some(0),
+            ..ServerPatch::default()
+        };
+        drains.push(Action::EditServer {
+            service: *service,
+            server: *server,
+            patch,
+        });
     }
-}
-
-/// Drains them again.
-fn drain_again(drained: &[Drained]) -> Vec<Action> {
-    let patch = ServerPatch {
-        weight: Some(0),
-        ..ServerPatch::default()
-    };
-    let drain = |of: &Drained| Action::EditServer {
-        service: of.service,
-        server: of.server,
-        patch: patch.clone(),
-    };
-    drained.iter().map(drain).collect()
+    let timeouts = whole
+        .state
+        .timeouts
+        .map(|timeouts| Action::SetTimeouts(timeouts.into()));
+    services
+        .into_iter()
+        .map(Action::AddService)
+        .chain(drains)
+        .chain(timeouts)
+        .collect()
 }
 
 impl Wanted {
