@@ -1,6 +1,8 @@
 //! The distribution's own ipvsadm under `liblvs_ipvs.so` against the IPVS socket: texts and exit codes equal
 //! to a kernel's recordings, and what happens when the director is killed, stopped, flooded or lied to.
 
+#[path = "ipvs_clients/keepalived.rs"]
+mod keepalived;
 #[path = "ipvs_clients/memory_table.rs"]
 mod memory_table;
 #[path = "ipvs_clients/outages.rs"]
@@ -74,7 +76,12 @@ fn rules(services: usize, servers: usize) -> String {
 }
 
 fn restore(server: &Server, rules: &str) {
-    let mut child = server.command("ipvsadm").arg("-R").stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = server
+        .command("ipvsadm")
+        .arg("-R")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
 }
@@ -104,10 +111,16 @@ fn four_thousand_rules_are_restored_in_two_seconds_and_saved_as_they_were() {
 #[test]
 fn the_files_of_proc_are_read_by_unmodified_programs() {
     let server = Server::start();
-    restore(&server, "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 198.51.100.1:80 -m\n");
+    restore(
+        &server,
+        "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 198.51.100.1:80 -m\n",
+    );
     let (text, _, code) = server.shell("cat /proc/net/ip_vs");
     assert_eq!(code, 0);
-    assert!(text.ends_with("-> C6336401:0050      Masq    1      0          0         \n"), "{text}");
+    assert!(
+        text.ends_with("-> C6336401:0050      Masq    1      0          0         \n"),
+        "{text}"
+    );
     let (text, _, _) = server.shell("ipvsadm -Lnc");
     assert!(text.starts_with("IPVS connection entries\npro expire state"), "{text}");
     let (_, errors, code) = server.shell("cat /proc/net/ip_vs_nothing; cat /proc/net/ip_vs_app");

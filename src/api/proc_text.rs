@@ -105,10 +105,7 @@ fn end(addr: IpAddr, port: u16) -> String {
 }
 
 /// `ip_vs`. `table_size`: buckets of the connection table.
-pub fn services<'rows>(
-    table_size: u32,
-    rows: impl Iterator<Item = (&'rows ServiceRow, &'rows [ServerRow])>,
-) -> String {
+pub fn services<'rows>(table_size: u32, rows: impl Iterator<Item = (&'rows ServiceRow, &'rows [ServerRow])>) -> String {
     let mut text = format!(
         "IP Virtual Server version 1.2.1 (size={table_size})\nProt LocalAddress:Port Scheduler Flags\n  \
          -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n"
@@ -130,9 +127,19 @@ fn service_line(text: &mut String, service: &ServiceRow) {
             protocol,
             addr: addr @ IpAddr::V6(_),
             port,
-        } => write!(text, "{}  {} {} ", protocol_name(protocol), place(addr, port), service.scheduler),
+        } => write!(
+            text,
+            "{}  {} {} ",
+            protocol_name(protocol),
+            place(addr, port),
+            service.scheduler
+        ),
         ServiceKey::Address { protocol, addr, port } => {
-            let ops = if service.flags & ServiceRow::ONE_PACKET != 0 { "ops " } else { "" };
+            let ops = if service.flags & ServiceRow::ONE_PACKET != 0 {
+                "ops "
+            } else {
+                ""
+            };
             let (protocol, place) = (protocol_name(protocol), place(addr, port));
             write!(text, "{protocol}  {place} {} {ops} ", service.scheduler)
         }
@@ -168,8 +175,7 @@ fn server_line(text: &mut String, server: &ServerRow) {
 
 /// `ip_vs_conn`.
 pub fn connections<'rows>(rows: impl Iterator<Item = &'rows ConnectionRow>) -> String {
-    let mut text =
-        String::from("Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n");
+    let mut text = String::from("Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n");
     for row in rows {
         let ConnectionRow {
             protocol,
@@ -194,8 +200,7 @@ pub fn connections<'rows>(rows: impl Iterator<Item = &'rows ConnectionRow>) -> S
 
 /// `ip_vs_conn_sync`.
 pub fn connection_origins<'rows>(rows: impl Iterator<Item = &'rows ConnectionRow>) -> String {
-    let mut text =
-        String::from("Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Origin Expires\n");
+    let mut text = String::from("Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Origin Expires\n");
     for row in rows {
         let origin = if row.is_synced { "SYNC" } else { "LOCAL" };
         let _ = writeln!(

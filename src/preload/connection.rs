@@ -73,7 +73,11 @@ fn connect_once() -> Option<c_int> {
 
 /// A connection, waited for as long as the environment allows if the daemon was never reached before.
 pub(crate) fn connect() -> Option<c_int> {
-    let mut left_ms = if REACHED.load(Ordering::Relaxed) { 0 } else { settings::wait_ms() };
+    let mut left_ms = if REACHED.load(Ordering::Relaxed) {
+        0
+    } else {
+        settings::wait_ms()
+    };
     loop {
         if let Some(fd) = connect_once() {
             REACHED.store(true, Ordering::Relaxed);
@@ -163,7 +167,14 @@ pub(crate) fn bury(fd: c_int, tracked: &Tracked) -> bool {
             *to = *from;
         }
         // SAFETY: the array is readable for its length.
-        unsafe { next::send(fd, cancel.as_ptr().cast(), cancel.len(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
+        unsafe {
+            next::send(
+                fd,
+                cancel.as_ptr().cast(),
+                cancel.len(),
+                libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+            )
+        };
         // SAFETY: takes a descriptor only.
         unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
     }

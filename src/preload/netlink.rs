@@ -24,11 +24,17 @@ pub(crate) const HEAD_BYTES: usize = 64;
 pub(crate) const ERROR_BYTES: usize = 36;
 
 fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    bytes.get(offset..)?.first_chunk().map(|value| u16::from_ne_bytes(*value))
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|value| u16::from_ne_bytes(*value))
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes.get(offset..)?.first_chunk().map(|value| u32::from_ne_bytes(*value))
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|value| u32::from_ne_bytes(*value))
 }
 
 /// Whether this request is for IPVS: by our family's id, or by asking for the family of that name.

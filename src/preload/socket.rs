@@ -98,7 +98,9 @@ unsafe fn request(fd: c_int, message: *const msghdr) -> Option<ssize_t> {
     }
     set_errno(before);
     // SAFETY: sendmsg's contract.
-    let len = unsafe { pieces(message) }.iter().fold(0_usize, |sum, piece| sum.saturating_add(piece.iov_len));
+    let len = unsafe { pieces(message) }
+        .iter()
+        .fold(0_usize, |sum, piece| sum.saturating_add(piece.iov_len));
     Some(ssize_t::try_from(len).unwrap_or(ssize_t::MAX))
 }
 
@@ -157,9 +159,12 @@ fn judge(fd: c_int, entry: &Tracked, result: ssize_t, flags: c_int) -> Nothing {
 unsafe fn answer(fd: c_int, entry: &Tracked, message: *mut msghdr, flags: c_int) -> ssize_t {
     let before = errno();
     // SAFETY: recvmsg's contract.
-    let (name, name_len, control_len) = unsafe { ((*message).msg_name, (*message).msg_namelen, (*message).msg_controllen) };
+    let (name, name_len, control_len) =
+        unsafe { ((*message).msg_name, (*message).msg_namelen, (*message).msg_controllen) };
     // SAFETY: recvmsg's contract.
-    let room = unsafe { pieces(message) }.iter().fold(0_usize, |sum, piece| sum.saturating_add(piece.iov_len));
+    let room = unsafe { pieces(message) }
+        .iter()
+        .fold(0_usize, |sum, piece| sum.saturating_add(piece.iov_len));
     let result = loop {
         // SAFETY: recvmsg's contract; the name is put back below.
         let result = unsafe {
@@ -218,7 +223,11 @@ unsafe fn note(entry: &Tracked, message: *const msghdr, count: usize) {
 /// `name` is null or has `room` writable octets.
 unsafe fn write_kernel_name(name: *mut c_void, room: socklen_t) -> socklen_t {
     // SAFETY: the caller vouches for it.
-    if name.is_null() { 0 } else { unsafe { write_name(name, room, 0) } }
+    if name.is_null() {
+        0
+    } else {
+        unsafe { write_name(name, room, 0) }
+    }
 }
 
 /// Writes a netlink name; the length of the whole.
@@ -232,7 +241,13 @@ unsafe fn write_name(name: *mut c_void, room: socklen_t, port_id: u32) -> sockle
     whole.nl_pid = port_id;
     let len = size_of::<sockaddr_nl>();
     // SAFETY: no more than both sides have; they do not overlap.
-    unsafe { core::ptr::copy_nonoverlapping((&raw const whole).cast::<u8>(), name.cast::<u8>(), len.min(room as usize)) };
+    unsafe {
+        core::ptr::copy_nonoverlapping(
+            (&raw const whole).cast::<u8>(),
+            name.cast::<u8>(),
+            len.min(room as usize),
+        )
+    };
     len as socklen_t
 }
 

@@ -56,7 +56,11 @@ fn inode_of(fd: c_int) -> u64 {
     }
     // SAFETY: it did not fail.
     let status = unsafe { status.assume_init() };
-    if status.st_mode & libc::S_IFMT == libc::S_IFSOCK { status.st_ino } else { 0 }
+    if status.st_mode & libc::S_IFMT == libc::S_IFSOCK {
+        status.st_ino
+    } else {
+        0
+    }
 }
 
 /// The entry of `fd`; costs nothing in a process that never talked IPVS.
@@ -68,8 +72,12 @@ pub(crate) fn find(fd: c_int) -> Option<&'static Tracked> {
     if inode == 0 {
         return None;
     }
-    let entry = TABLE.iter().find(|entry| entry.inode.load(Ordering::Acquire) == inode)?;
-    entry.used.store(CLOCK.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    let entry = TABLE
+        .iter()
+        .find(|entry| entry.inode.load(Ordering::Acquire) == inode)?;
+    entry
+        .used
+        .store(CLOCK.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     Some(entry)
 }
 
@@ -77,7 +85,9 @@ pub(crate) fn find(fd: c_int) -> Option<&'static Tracked> {
 pub(crate) fn remember(port_id: u32) -> Option<&'static Tracked> {
     let entry = TABLE.iter().min_by_key(|entry| entry.used.load(Ordering::Relaxed))?;
     entry.inode.store(0, Ordering::Release);
-    entry.used.store(CLOCK.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    entry
+        .used
+        .store(CLOCK.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     entry.port_id.store(port_id, Ordering::Relaxed);
     entry.waiting.store(false, Ordering::Relaxed);
     entry.dead.store(true, Ordering::Relaxed);

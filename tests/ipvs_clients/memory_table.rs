@@ -200,7 +200,11 @@ impl IpvsTable for MemoryTable {
         }
         let count = self.daemons.len();
         self.daemons.retain(|daemon| daemon.state != state);
-        if self.daemons.len() == count { Err(Errno::NoService) } else { Ok(()) }
+        if self.daemons.len() == count {
+            Err(Errno::NoService)
+        } else {
+            Ok(())
+        }
     }
 
     fn zero(&mut self, _key: Option<&ServiceKey>) -> Result<(), Errno> {

@@ -16,7 +16,12 @@ fn recording(name: &str) -> Value {
 }
 
 fn reset(server: &Server, rules: &str) {
-    let mut child = server.command("ipvsadm").arg("-R").stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = server
+        .command("ipvsadm")
+        .arg("-R")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     let input = format!("-C\n{rules}");
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     child.wait().unwrap();
@@ -44,7 +49,11 @@ fn replay(name: &str) -> (usize, Vec<String>) {
     let server = Server::start();
     let rules = match &recording["config_in"] {
         Value::String(rules) => rules.clone(),
-        Value::Array(lines) => lines.iter().filter_map(Value::as_str).map(|line| format!("{line}\n")).collect(),
+        Value::Array(lines) => lines
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|line| format!("{line}\n"))
+            .collect(),
         _ => String::new(),
     };
     reset(&server, &rules);
@@ -52,7 +61,10 @@ fn replay(name: &str) -> (usize, Vec<String>) {
     // The kernel's machine had no /etc/hosts; what follows on the same table would differ too.
     let mut names_a_host = false;
     for step in recording["steps"].as_array().unwrap() {
-        if let Some(rules) = step["text"].as_str().and_then(|text| text.strip_prefix("table reset to: ")) {
+        if let Some(rules) = step["text"]
+            .as_str()
+            .and_then(|text| text.strip_prefix("table reset to: "))
+        {
             reset(&server, rules);
             names_a_host = false;
         }
@@ -84,7 +96,12 @@ fn replay(name: &str) -> (usize, Vec<String>) {
 fn expect_same(name: &str, at_least: usize) {
     let (compared, differences) = replay(name);
     assert!(compared >= at_least, "only {compared} commands were compared");
-    assert!(differences.is_empty(), "{} of {compared} differ\n{}", differences.len(), differences.join("\n"));
+    assert!(
+        differences.is_empty(),
+        "{} of {compared} differ\n{}",
+        differences.len(),
+        differences.join("\n")
+    );
 }
 
 #[test]

@@ -28,9 +28,9 @@ pub fn serve_if_child() {
     let of_files = Arc::clone(&table);
     let file = move |path: &str| -> FileFuture {
         let text = match ProcFile::of_path(path) {
-            Some(ProcFile::Services) => {
-                Some(proc_files::services(&mut *of_files.lock().unwrap_or_else(PoisonError::into_inner)))
-            }
+            Some(ProcFile::Services) => Some(proc_files::services(
+                &mut *of_files.lock().unwrap_or_else(PoisonError::into_inner),
+            )),
             Some(ProcFile::Connections) => Some(proc_text::connections([].iter())),
             _ => None,
         };
@@ -44,7 +44,10 @@ pub fn serve_if_child() {
             ..Limits::default()
         },
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(serve(socket, served)).unwrap();
 }
 
@@ -96,7 +99,12 @@ impl Server {
 
     /// A shell line, as recordings have them: standard output, standard error, exit code.
     pub fn shell(&self, line: &str) -> (String, String, i32) {
-        let output = self.command("/bin/sh").args(["-c", line]).stdin(Stdio::null()).output().unwrap();
+        let output = self
+            .command("/bin/sh")
+            .args(["-c", line])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
         (
             String::from_utf8_lossy(&output.stdout).into_owned(),
             String::from_utf8_lossy(&output.stderr).into_owned(),

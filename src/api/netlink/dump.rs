@@ -36,6 +36,10 @@ impl<Rows: Iterator<Item = Vec<u8>>> Iterator for Dump<Rows> {
             }
             datagram.extend_from_slice(&row);
         }
-        if datagram.is_empty() { self.end.take() } else { Some(datagram) }
+        if datagram.is_empty() {
+            self.end.take()
+        } else {
+            Some(datagram)
+        }
     }
 }

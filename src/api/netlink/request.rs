@@ -263,7 +263,9 @@ fn may<'b, T>(
 /// 4 or 16 octets; fewer are filled with zeros, like `nla_memcpy()`.
 fn octets(attribute: &Attribute<'_>) -> Option<[u8; 16]> {
     let mut octets = [0; 16];
-    octets.get_mut(..attribute.payload.len())?.copy_from_slice(attribute.payload);
+    octets
+        .get_mut(..attribute.payload.len())?
+        .copy_from_slice(attribute.payload);
     Some(octets)
 }
 
@@ -365,8 +367,12 @@ fn daemon_state(attributes: Attributes<'_>) -> Result<u32, Errno> {
 
 fn new_daemon(attributes: Attributes<'_>) -> Result<DaemonRequest, Errno> {
     let nest = attributes.find(3).ok_or(Errno::Invalid)?.nested();
-    let group4 = may(nest.find(5), |group| group.payload.first_chunk::<4>().map(|octets| IpAddr::from(*octets)))?;
-    let group6 = may(nest.find(6), |group| group.payload.first_chunk::<16>().map(|octets| IpAddr::from(*octets)))?;
+    let group4 = may(nest.find(5), |group| {
+        group.payload.first_chunk::<4>().map(|octets| IpAddr::from(*octets))
+    })?;
+    let group6 = may(nest.find(6), |group| {
+        group.payload.first_chunk::<16>().map(|octets| IpAddr::from(*octets))
+    })?;
     let group = group4.or(group6);
     if group.is_some_and(|group| !group.is_multicast()) {
         return Err(Errno::Invalid);

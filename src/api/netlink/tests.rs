@@ -39,8 +39,10 @@ fn new_service() -> String {
 fn a_client_finds_the_family_by_its_name() {
     assert_eq!(parse(GET_FAMILY), Ok(Request::GetFamily));
     let answer = family(TO);
-    let head = hex("10000000 8bcd036b d9090027 01020000 09000200 49505653 00000000 06000100 b5f10000 08000300 01000000 \
-        08000400 00000000 08000500 06000000");
+    let head = hex(
+        "10000000 8bcd036b d9090027 01020000 09000200 49505653 00000000 06000100 b5f10000 08000300 01000000 \
+        08000400 00000000 08000500 06000000",
+    );
     assert_eq!(answer[4..4 + head.len()], head[..]);
     assert_eq!(usize::try_from(only(&answer).bytes.len()), Ok(answer.len()));
 }
@@ -64,17 +66,24 @@ fn information_and_timeouts_are_the_kernels_bytes() {
         version: Info::VERSION_1_2_1,
         table_size: 4096,
     };
-    assert_eq!(parse("14000000 b5f10500 8ccd036b d909c049 0f010000"), Ok(Request::GetInfo));
+    assert_eq!(
+        parse("14000000 b5f10500 8ccd036b d909c049 0f010000"),
+        Ok(Request::GetInfo)
+    );
     let expected = hex("24000000 b5f10000 8bcd036b d9090027 0e010000 08000100 01020100 08000200 00100000");
     assert_eq!(info(TO, &table), expected);
-    let set = parse("2c000000 b5f10500 00000000 00000000 0c010000 08000400 bc020000 08000500 46000000 08000600 4d000000");
+    let set =
+        parse("2c000000 b5f10500 00000000 00000000 0c010000 08000400 bc020000 08000500 46000000 08000600 4d000000");
     let wanted = TimeoutsRequest {
         tcp_sec: Some(700),
         tcp_fin_sec: Some(70),
         udp_sec: Some(77),
     };
     assert_eq!(set, Ok(Request::SetTimeouts(wanted)));
-    assert_eq!(parse("14000000 b5f10500 00000000 00000000 0d010000"), Ok(Request::GetTimeouts));
+    assert_eq!(
+        parse("14000000 b5f10500 00000000 00000000 0d010000"),
+        Ok(Request::GetTimeouts)
+    );
     let answer = timeouts(
         TO,
         &Timeouts {
@@ -116,9 +125,18 @@ fn a_mark_needs_neither_protocol_nor_address() {
 
 #[test]
 fn faults_come_in_the_kernels_order() {
-    let command = |rest: &str| parse(&format!("{:02x}000000 b5f10500 00000000 00000000 {rest}", 16 + hex(rest).len()));
+    let command = |rest: &str| {
+        parse(&format!(
+            "{:02x}000000 b5f10500 00000000 00000000 {rest}",
+            16 + hex(rest).len()
+        ))
+    };
     assert_eq!(command("01010000"), Err(Errno::Invalid), "no service");
-    assert_eq!(command("03010000 0c000180 06000100 02000000"), Err(Errno::Invalid), "no identity");
+    assert_eq!(
+        command("03010000 0c000180 06000100 02000000"),
+        Err(Errno::Invalid),
+        "no identity"
+    );
     let odd_family = "03010000 14000180 06000100 03000000 08000500 01000000";
     assert_eq!(command(odd_family), Err(Errno::NoFamily));
     let bare = "02010000 14000180 06000100 02000000 08000500 01000000";
@@ -132,8 +150,16 @@ fn faults_come_in_the_kernels_order() {
     assert_eq!(command("11010000"), Ok(Request::Flush));
     assert_eq!(command("0e010000"), Err(Errno::NotSupported), "SET_INFO is an answer");
     assert_eq!(command("08010000"), Err(Errno::NotSupported), "GET_DEST is a dump");
-    assert_eq!(parse("12000000 b5f10500 00000000 00000000 0000"), Err(Errno::Invalid), "no room for a command");
-    assert_eq!(parse("14000000 34120500 00000000 00000000 01010000"), Err(Errno::NoEntry), "another family");
+    assert_eq!(
+        parse("12000000 b5f10500 00000000 00000000 0000"),
+        Err(Errno::Invalid),
+        "no room for a command"
+    );
+    assert_eq!(
+        parse("14000000 34120500 00000000 00000000 01010000"),
+        Err(Errno::NoEntry),
+        "another family"
+    );
 }
 
 #[test]
@@ -141,7 +167,10 @@ fn a_destination_may_give_four_octets_or_sixteen() {
     let with = |addr: &str| {
         let nests = format!("14000180 06000100 02000000 08000500 01000000 {addr}");
         let body = hex(&format!("07010000 {nests}"));
-        let text = format!("{:02x}000000 b5f10500 00000000 00000000 07010000 {nests}", 16 + body.len());
+        let text = format!(
+            "{:02x}000000 b5f10500 00000000 00000000 07010000 {nests}",
+            16 + body.len()
+        );
         match parse(&text) {
             Ok(Request::DeleteServer { server: Ok(server), .. }) => server.address(Family::V4),
             other => panic!("{other:?}"),
@@ -194,7 +223,11 @@ fn a_long_dump_comes_in_bounded_datagrams_and_ends_once() {
     let rows = (0..1000).map(|port| service(to, &row(port)));
     let datagrams: Vec<Vec<u8>> = Dump::new(rows, TO.sequence, TO.port_id).collect();
     assert!(datagrams.iter().all(|datagram| datagram.len() <= DATAGRAM_MAX_BYTES));
-    let kinds: Vec<u16> = datagrams.iter().flat_map(|datagram| Messages::new(datagram)).map(|m| m.kind).collect();
+    let kinds: Vec<u16> = datagrams
+        .iter()
+        .flat_map(|datagram| Messages::new(datagram))
+        .map(|m| m.kind)
+        .collect();
     assert_eq!(kinds.len(), 1001);
     assert_eq!(kinds.iter().filter(|kind| **kind == 3).count(), 1);
     assert_eq!(kinds.last(), Some(&3));
@@ -229,7 +262,10 @@ impl Noise {
 
 #[test]
 fn a_million_arbitrary_datagrams_are_read_without_harm() {
-    let seeds: Vec<Vec<u8>> = [GET_FAMILY.to_owned(), new_service()].iter().map(|text| hex(text)).collect();
+    let seeds: Vec<Vec<u8>> = [GET_FAMILY.to_owned(), new_service()]
+        .iter()
+        .map(|text| hex(text))
+        .collect();
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let mut understood = 0;
     for round in 0..1_000_000_usize {

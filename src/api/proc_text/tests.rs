@@ -50,14 +50,23 @@ fn services_are_printed_as_the_kernel_prints_them() {
     let all = Granularity::V4([255; 4].into());
     let rows = [
         (
-            service(at(6, "10.0.0.100", 443), "wrr", 1, 360, Granularity::V4([255, 255, 255, 0].into())),
+            service(
+                at(6, "10.0.0.100", 443),
+                "wrr",
+                1,
+                360,
+                Granularity::V4([255, 255, 255, 0].into()),
+            ),
             vec![server("10.1.0.11", 443, 3, 0)],
         ),
         (
             service(at(6, "10.0.0.100", 80), "wlc", 0, 0, all),
             vec![server("10.1.0.12", 80, 2, 65535), server("10.1.0.13", 8080, 0, 100)],
         ),
-        (service(at(17, "fd00:a::100", 53), "fo", 1, 100, Granularity::V6(64)), vec![]),
+        (
+            service(at(17, "fd00:a::100", 53), "fo", 1, 100, Granularity::V6(64)),
+            vec![],
+        ),
         (
             service(at(6, "fd00:a::100", 80), "nq", 0, 0, Granularity::V6(128)),
             vec![server("fd00:b::11", 80, 0, 1)],
@@ -67,15 +76,36 @@ fn services_are_printed_as_the_kernel_prints_them() {
             vec![server("10.1.0.11", 5353, 0, 2)],
         ),
         (
-            service(ServiceKey::Mark { family: Family::V4, mark: 7 }, "rr", 1, 50, all),
+            service(
+                ServiceKey::Mark {
+                    family: Family::V4,
+                    mark: 7,
+                },
+                "rr",
+                1,
+                50,
+                all,
+            ),
             vec![],
         ),
         (
-            service(ServiceKey::Mark { family: Family::V6, mark: 66 }, "ovf", 0, 0, Granularity::V6(128)),
+            service(
+                ServiceKey::Mark {
+                    family: Family::V6,
+                    mark: 66,
+                },
+                "ovf",
+                0,
+                0,
+                Granularity::V6(128),
+            ),
             vec![server("fd00:b::12", 0, 2, 4)],
         ),
     ];
-    let text = services(4096, rows.iter().map(|(service, servers)| (service, servers.as_slice())));
+    let text = services(
+        4096,
+        rows.iter().map(|(service, servers)| (service, servers.as_slice())),
+    );
     let expected = "IP Virtual Server version 1.2.1 (size=4096)
 Prot LocalAddress:Port Scheduler Flags
   -> RemoteAddress:Port Forward Weight ActiveConn InActConn
@@ -113,7 +143,10 @@ TCP 0A000002 9C40 0A000064 0050 0A01000B 1F90 TIME_WAIT       117\n";
     assert_eq!(text, expected);
     row.is_synced = true;
     let text = connection_origins([&row].into_iter());
-    assert!(text.ends_with("TCP 0A000002 9C40 0A000064 0050 0A01000B 1F90 TIME_WAIT   SYNC       117\n"), "{text}");
+    assert!(
+        text.ends_with("TCP 0A000002 9C40 0A000064 0050 0A01000B 1F90 TIME_WAIT   SYNC       117\n"),
+        "{text}"
+    );
     row.client.0 = addr("fd00:a::2");
     row.virt.0 = addr("fd00:a::100");
     row.real.0 = addr("fd00:b::11");

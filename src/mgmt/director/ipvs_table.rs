@@ -157,7 +157,11 @@ impl IpvsTable for Director {
 
     fn stop_daemon(&mut self, state: u32) -> Result<(), Errno> {
         // None runs.
-        Err(if matches!(state, 1 | 2) { Errno::NoService } else { Errno::Invalid })
+        Err(if matches!(state, 1 | 2) {
+            Errno::NoService
+        } else {
+            Errno::Invalid
+        })
     }
 
     fn zero(&mut self, key: Option<&ServiceKey>) -> Result<(), Errno> {
@@ -168,7 +172,8 @@ impl IpvsTable for Director {
         self.count();
         let key = core_key(key).ok_or(Errno::NoService)?;
         let listing = self.wanted.services.listing(&key).map_err(|_| Errno::NoService)?;
-        self.counts.zero_service(listing.id, listing.servers().map(|server| server.id));
+        self.counts
+            .zero_service(listing.id, listing.servers().map(|server| server.id));
         Ok(())
     }
 }
@@ -275,7 +280,10 @@ fn supported(options: &ServiceOptions) -> Result<(String, Vec<String>), Errno> {
     let kind = SchedulerKind::parse(&options.scheduler).ok_or(Errno::NoEntry)?;
     let names = SCHEDULER_BITS.into_iter().zip(kind.flag_names());
     let set = names.filter(|(bit, _)| options.flags & bit != 0);
-    Ok((options.scheduler.clone(), set.map(|(_, name)| (*name).to_owned()).collect()))
+    Ok((
+        options.scheduler.clone(),
+        set.map(|(_, name)| (*name).to_owned()).collect(),
+    ))
 }
 
 fn api_server(addr: IpAddr, port: u16, options: &ServerOptions) -> Result<Server, Errno> {

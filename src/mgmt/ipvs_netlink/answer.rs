@@ -140,7 +140,11 @@ fn check_service(table: &impl IpvsTable, options: &ServiceOptions) -> Result<(),
     if !table.knows_scheduler(&options.scheduler) {
         return Err(Errno::NoEntry);
     }
-    if options.engine.as_ref().is_some_and(|engine| !table.knows_engine(engine)) {
+    if options
+        .engine
+        .as_ref()
+        .is_some_and(|engine| !table.knows_engine(engine))
+    {
         return Err(Errno::NoEntry);
     }
     match options.granularity {

@@ -66,7 +66,10 @@ pub struct Served<Table> {
 }
 
 /// Serves until the future is dropped.
-pub async fn serve<Table: IpvsTable + Send + 'static>(socket: IpvsSocket, served: Arc<Served<Table>>) -> io::Result<()> {
+pub async fn serve<Table: IpvsTable + Send + 'static>(
+    socket: IpvsSocket,
+    served: Arc<Served<Table>>,
+) -> io::Result<()> {
     let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
     let places = Arc::new(Semaphore::new(served.limits.clients_max));
     loop {
@@ -80,7 +83,10 @@ pub async fn serve<Table: IpvsTable + Send + 'static>(socket: IpvsSocket, served
             }
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            log::warn!("IPVS socket: {} clients are connected already", served.limits.clients_max);
+            log::warn!(
+                "IPVS socket: {} clients are connected already",
+                served.limits.clients_max
+            );
             continue;
         };
         let admitted = connection.is_admitted(&socket);
@@ -128,11 +134,7 @@ impl Connection {
     }
 }
 
-async fn converse<Table: IpvsTable>(
-    connection: &Connection,
-    served: &Served<Table>,
-    admitted: bool,
-) -> io::Result<()> {
+async fn converse<Table: IpvsTable>(connection: &Connection, served: &Served<Table>, admitted: bool) -> io::Result<()> {
     let mut room = vec![0; served.limits.request_max_bytes];
     let opening = timeout(served.limits.opening_timeout, connection.receive(&mut room)).await;
     let opening = opening.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"))??;
