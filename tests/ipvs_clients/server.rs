@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use lvs_api::proc_text::{self, ProcFile};
+use lvsd::mgmt::director::Director;
 use lvsd::mgmt::ipvs_netlink::proc_files;
 use lvsd::mgmt::ipvs_netlink::serve::{FileFuture, Limits, Served, serve};
 use lvsd::mgmt::ipvs_netlink::socket::IpvsSocket;
@@ -17,6 +18,8 @@ use crate::memory_table::MemoryTable;
 
 /// Set in the process that is to be the server.
 const SOCKET_OF_CHILD: &str = "LVSD_TEST_IPVS_SERVER";
+/// Set as well when it is to serve the director.
+const JOURNAL_OF_CHILD: &str = "LVSD_TEST_IPVS_JOURNAL";
 
 /// What the child does; does nothing in the test process itself.
 pub fn serve_if_child() {
@@ -24,6 +27,29 @@ pub fn serve_if_child() {
         return;
     };
     let socket = IpvsSocket::open(Path::new(&path), None).unwrap();
+    let limits = Limits {
+        write_timeout: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let Some(journal) = std::env::var_os(JOURNAL_OF_CHILD) else {
+        return runtime.block_on(serve(socket, Arc::new(memory(limits)))).unwrap();
+    };
+    let (director, _) = Director::restore(Path::new(&journal)).unwrap();
+    let table = Arc::new(Mutex::new(director));
+    let of_files = Arc::clone(&table);
+    let served = Served {
+        table,
+        file: Box::new(move |path| Box::pin(proc_files::render(Arc::clone(&of_files), path.to_owned()))),
+        limits,
+    };
+    runtime.block_on(serve(socket, Arc::new(served))).unwrap();
+}
+
+fn memory(limits: Limits) -> Served<MemoryTable> {
     let table = Arc::new(Mutex::new(MemoryTable::default()));
     let of_files = Arc::clone(&table);
     let file = move |path: &str| -> FileFuture {
@@ -36,36 +62,40 @@ pub fn serve_if_child() {
         };
         Box::pin(std::future::ready(text))
     };
-    let served = Arc::new(Served {
+    Served {
         table,
         file: Box::new(file),
-        limits: Limits {
-            write_timeout: Duration::from_secs(2),
-            ..Limits::default()
-        },
-    });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(serve(socket, served)).unwrap();
+        limits,
+    }
 }
 
 pub struct Server {
     child: Child,
     socket: PathBuf,
     _folder: TempDir,
+    serves_director: bool,
 }
 
 impl Server {
+    /// Serves a table that keeps all the protocol can say.
     pub fn start() -> Self {
+        Self::with(false)
+    }
+
+    /// Serves a director with a journal and without workers.
+    pub fn start_director() -> Self {
+        Self::with(true)
+    }
+
+    fn with(serves_director: bool) -> Self {
         let folder = TempDir::new().unwrap();
         let socket = folder.path().join("ipvs.sock");
-        let child = spawn(&socket);
+        let child = spawn(&socket, serves_director);
         Self {
             child,
             socket,
             _folder: folder,
+            serves_director,
         }
     }
 
@@ -83,7 +113,7 @@ impl Server {
     }
 
     pub fn restart(&mut self) {
-        self.child = spawn(&self.socket);
+        self.child = spawn(&self.socket, self.serves_director);
     }
 
     /// `program` with the library in front of the C library.
@@ -121,10 +151,14 @@ impl Drop for Server {
     }
 }
 
-fn spawn(socket: &Path) -> Child {
+fn spawn(socket: &Path, serves_director: bool) -> Child {
     // A dead server's socket file would answer for it.
     let _ = std::fs::remove_file(socket);
-    let child = Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if serves_director {
+        command.env(JOURNAL_OF_CHILD, socket.with_file_name("journal"));
+    }
+    let child = command
         .args(["--exact", "server_of_the_tests", "--nocapture"])
         .env(SOCKET_OF_CHILD, socket)
         .stdout(Stdio::null())

@@ -44,7 +44,7 @@ impl Default for Limits {
             clients_max: 512,
             opening_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
-            request_max_bytes: 64 << 10,
+            request_max_bytes: 16 << 10,
         }
     }
 }
