@@ -14,6 +14,7 @@ mod server;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -214,4 +215,68 @@ fn fifty_clients_at_once_all_get_their_answer() {
         assert!(client.wait().unwrap().success());
     }
     assert_eq!(server.shell("ipvsadm -Sn").0.lines().count(), 50);
+}
+
+/// An attribute of a request.
+fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(4 + payload.len()).unwrap();
+    let mut bytes = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend_from_slice(payload);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// `ipvsadm -e -t 192.0.2.1:1000 -r 198.51.100.1:80 -m -w WEIGHT`, as bytes.
+fn edit(weight: u32) -> Vec<u8> {
+    let number = |kind, value: u32| attribute(kind, &value.to_ne_bytes());
+    let sixteen = |octets: [u8; 4]| [&octets[..], &[0; 12]].concat();
+    let service = [
+        attribute(1, &2_u16.to_ne_bytes()),
+        attribute(2, &6_u16.to_ne_bytes()),
+        attribute(3, &sixteen([192, 0, 2, 1])),
+        attribute(4, &1000_u16.to_be_bytes()),
+    ];
+    let server = [
+        attribute(1, &sixteen([198, 51, 100, 1])),
+        attribute(2, &80_u16.to_be_bytes()),
+        number(3, 0),
+        number(4, weight),
+        number(5, 0),
+        number(6, 0),
+    ];
+    let body = [
+        vec![6, 1, 0, 0],
+        attribute(1, &service.concat()),
+        attribute(2, &server.concat()),
+    ]
+    .concat();
+    let len = u32::try_from(16 + body.len()).unwrap();
+    let head = [&len.to_ne_bytes()[..], &[0xb5, 0xf1, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0]].concat();
+    [head, body].concat()
+}
+
+#[test]
+fn with_ten_thousand_servers_a_change_is_answered_in_a_millisecond() {
+    let server = Server::start_director();
+    restore(&server, &rules(1000, 10));
+    let client = outages::connect(&server);
+    outages::say(&client, &outages::hello()).unwrap();
+    let mut times: Vec<Duration> = (0..200)
+        .map(|round| {
+            let begun = Instant::now();
+            outages::say(&client, &edit(1 + round % 9)).unwrap();
+            let mut room = [0; 512];
+            let len = nix::sys::socket::recv(client.as_raw_fd(), &mut room, nix::sys::socket::MsgFlags::empty());
+            assert_eq!((len, &room[16..20]), (Ok(36), &[0; 4][..]), "acknowledged");
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    println!(
+        "200 edits: median {:?}, 95 % {:?}, worst {:?}",
+        times[100], times[190], times[199]
+    );
+    assert!(times[100] < Duration::from_millis(1), "{:?}", times[100]);
+    let (services, _, _) = server.shell("ipvsadm -Sn");
+    assert_eq!(services.lines().count(), 11_000);
 }

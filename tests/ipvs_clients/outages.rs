@@ -96,17 +96,17 @@ fn a_director_killed_between_request_and_reply_is_an_error_at_once() {
 }
 
 /// A connection with nothing of the library in it.
-fn connect(server: &Server) -> OwnedFd {
+pub fn connect(server: &Server) -> OwnedFd {
     let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
     nix::sys::socket::connect(fd.as_raw_fd(), &UnixAddr::new(server.socket()).unwrap()).unwrap();
     fd
 }
 
-fn say(fd: &OwnedFd, bytes: &[u8]) -> nix::Result<usize> {
+pub fn say(fd: &OwnedFd, bytes: &[u8]) -> nix::Result<usize> {
     send(fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
 }
 
-fn hello() -> [u8; 48] {
+pub fn hello() -> [u8; 48] {
     let hello = Hello {
         port_id: 7,
         pid: 7,
