@@ -3,6 +3,10 @@
 
 #[path = "ipvs_clients/keepalived.rs"]
 mod keepalived;
+#[path = "ipvs_clients/launcher.rs"]
+mod launcher;
+#[path = "ipvs_clients/ldirectord.rs"]
+mod ldirectord;
 #[path = "ipvs_clients/memory_table.rs"]
 mod memory_table;
 #[path = "ipvs_clients/outages.rs"]

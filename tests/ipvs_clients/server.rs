@@ -175,15 +175,19 @@ fn spawn(socket: &Path, serves_director: bool) -> Child {
 /// The library as it is installed: built for release.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--release", "-p", "lvs-preload"])
-            .current_dir(root)
-            .status()
-            .unwrap();
-        assert!(built.success());
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        target.join("release/liblvs_ipvs.so")
-    })
+    LIBRARY.get_or_init(|| built(&["--release", "-p", "lvs-preload"], "release/liblvs_ipvs.so"))
+}
+
+/// Another part of the workspace, by what cargo is told and where the result is.
+pub fn built(arguments: &[&str], result: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet"])
+        .args(arguments)
+        .current_dir(root)
+        .status()
+        .unwrap();
+    assert!(built.success());
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    target.join(result)
 }
