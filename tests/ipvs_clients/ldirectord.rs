@@ -50,7 +50,7 @@ fn ldirectord_takes_servers_out_and_in_and_falls_back() {
         panic!("three listeners");
     };
     let configuration = format!(
-        "checktimeout=1\nchecktype=connect\ncheckinterval=1\nquiescent=no\nsupervised=yes\nlogfile=\"{log}\"\n\
+        "checktimeout=1\ncheckinterval=1\nquiescent=no\nsupervised=yes\nlogfile=\"{log}\"\n\
          virtual=192.0.2.20:80\n\treal=127.0.0.1:{first} masq\n\treal=127.0.0.1:{second} masq\n\
          \tfallback=127.0.0.1:{fallback} masq\n\tscheduler=rr\n\tprotocol=tcp\n\tchecktype=connect\n",
         log = folder.path().join("log").display()
