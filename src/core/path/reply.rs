@@ -12,6 +12,8 @@ use crate::path::icmp::{self, IcmpError};
 use crate::path::resolve::{self, Obstacle};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::tick::Tick;
+use crate::wire::ethernet::EthernetHeader;
+use crate::wire::vlan::VlanTag;
 use crate::worker_state::Step;
 
 /// A token bucket over virtual time.
@@ -76,6 +78,15 @@ pub(crate) fn answer<A: Address, F: Frame>(
         }
         Err(_) => Verdict::Drop(reason),
     }
+}
+
+/// Octets of the IP packet in an answer that is on its way.
+pub(crate) fn sent_len(frame: &[u8]) -> usize {
+    let l2_len = match frame.get(12..14) {
+        Some([0x81, 0]) => EthernetHeader::LEN + VlanTag::LEN,
+        _ => EthernetHeader::LEN,
+    };
+    frame.len().saturating_sub(l2_len)
 }
 
 #[cfg(test)]
