@@ -136,7 +136,8 @@ pub(crate) struct Step<'a> {
     /// Frames besides those of the burst.
     pub(crate) made: &'a mut MadeFrames,
     pub(crate) path_mtus: &'a mut PathMtus,
-    /// While a datagram that was put together is processed: octets of its longest fragment. Else 0.
+    /// While a datagram that was put together is processed: octets of the longest piece that it may leave in, its
+    /// longest fragment at first. Else 0.
     pub(crate) reassembled: u16,
 }
 

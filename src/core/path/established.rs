@@ -145,12 +145,16 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     verdict
 }
 
-/// The director itself is the real server. Its stack takes DR and TUN connections as they are, because
-/// the VIP is its own; a rewritten one could not be brought back, as the reply never enters a device.
+/// The director itself is the real server. Its stack takes connections as they are, because the VIP is its own:
+/// those of DR and TUN, and masqueraded ones to the service's own port, which a listener on all addresses serves.
+/// To another port the packet would have to be rewritten and could not be brought back, as the reply never
+/// enters a device.
 #[cold]
 fn to_local_server<A: Address>(conn: &Conn<A>) -> Verdict {
     match ForwardingMode::from_u8(conn.mode) {
-        ForwardingMode::Nat | ForwardingMode::FullNat => Verdict::Drop(DropReason::LocalRealServer),
+        ForwardingMode::Nat | ForwardingMode::FullNat if conn.real.port != conn.virt.port => {
+            Verdict::Drop(DropReason::LocalRealServer)
+        }
         _ => Verdict::Punt,
     }
 }

@@ -39,15 +39,16 @@ pub(crate) struct Cuts<'a> {
     pub(crate) as_received: &'a [u16],
 }
 
-/// Cuts a frame that its link is too small for, unless it was not to be sent at all.
+/// Cuts a frame that its link is too small for, unless it was not to be sent at all. A datagram that was put
+/// together is cut once, at the end of its way.
 #[cold]
 pub(crate) fn to_fit(step: &mut Step<'_>, frame: &[u8], mtu: u16, verdict: Verdict) -> Verdict {
-    let longest = match step.reassembled {
-        0 => mtu,
-        largest => mtu.min(largest),
-    };
+    if step.reassembled != 0 {
+        step.reassembled = step.reassembled.min(mtu);
+        return verdict;
+    }
     let cuts = Cuts {
-        longest,
+        longest: mtu,
         as_received: &[],
     };
     in_pieces(step, frame, &cuts, verdict)

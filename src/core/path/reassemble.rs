@@ -102,9 +102,9 @@ fn whole(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, is_final: bool) ->
                 Ok(Parsed::Other) => Verdict::Drop(DropReason::FragmentMalformed),
                 Err(reason) => Verdict::Drop(reason),
             };
-            step.reassembled = 0;
+            let longest = std::mem::take(&mut step.reassembled);
             step.handed_over = was_handed_over;
-            leave(step, &assembled, verdict)
+            leave(step, &assembled, longest, verdict)
         }
         None => Verdict::Drop(DropReason::FragmentMalformed),
     };
@@ -126,16 +126,16 @@ fn look_up<A: Address>(
 /// Sends the pieces of a datagram with the verdict of the whole. Where they were cut stays only where it stays in
 /// the kernel: not in IPv4 to the director itself (which joins the buffers), nor in IPv6 that is too long for one
 /// packet of its smallest MTU.
-fn leave(step: &mut Step<'_>, assembled: &Assembled<'_>, verdict: Verdict) -> Verdict {
+fn leave(step: &mut Step<'_>, assembled: &Assembled<'_>, longest: u16, verdict: Verdict) -> Verdict {
     let frame = assembled.datagram.bytes();
     let is_forwarded = matches!(verdict, Verdict::Transmit(_) | Verdict::Hold(_));
     let (longest, keeps_cuts) = if !is_forwarded {
-        (assembled.longest, true)
+        (longest, true)
     } else if assembled.is_ipv6 {
-        let longest = assembled.longest.max(IPV6_MTU_MIN);
+        let longest = longest.max(IPV6_MTU_MIN);
         (longest, frame.len() <= usize::from(longest))
     } else {
-        (assembled.longest, !assembled.is_to_director(step))
+        (longest, !assembled.is_to_director(step))
     };
     let cuts = Cuts {
         longest,

@@ -65,3 +65,27 @@ pub fn blank_identification(frame: &mut [u8]) {
         }
     }
 }
+
+/// Blanks what the director draws at random for each packet or flow: the identification of IPv6 fragments, and
+/// the source port of GUE with the checksum that it is part of.
+pub fn blank_random_fields(frame: &mut [u8]) {
+    const IPV6_NEXT_HEADER: usize = L3 + 6;
+    let is_ipv6_fragment = ethertype(frame) == 0x86DD && frame.get(IPV6_NEXT_HEADER) == Some(&44);
+    if is_ipv6_fragment && let Some(identification) = frame.get_mut(58..62) {
+        identification.fill(0);
+    }
+    let is_director = |src: &[u8]| matches!(src, [10, 1, 0, 1] | [0xFD, 0, 0, 0x0B, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    let is_later = ethertype(frame) == 0x0800 && frame.get(20).is_some_and(|octet| octet & 0x1F != 0)
+        || frame.get(21).is_some_and(|&octet| ethertype(frame) == 0x0800 && octet != 0);
+    let udp_at = match (ethertype(frame), parts(frame)) {
+        (0x0800, Some((src, _, 17, _))) if is_director(src) && !is_later => 34,
+        (0x86DD, Some((src, _, 17, _))) if is_director(src) => 54,
+        _ => return,
+    };
+    if let Some(udp) = frame.get_mut(udp_at..udp_at + 8) {
+        udp[..2].fill(0);
+        if udp[6..] != [0, 0] {
+            udp[6..].fill(0xFF);
+        }
+    }
+}
