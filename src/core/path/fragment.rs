@@ -35,6 +35,8 @@ const OPTION_NOOP: u8 = 1;
 pub(crate) struct Cuts<'a> {
     /// Octets of the longest piece, IP header included.
     pub(crate) longest: u16,
+    /// IPv6: octets up to which a packet needs no fragment header.
+    pub(crate) whole_up_to: u16,
     /// Lengths of the pieces' payloads as they came in, to be kept where the kernel keeps them; empty otherwise.
     pub(crate) as_received: &'a [u16],
 }
@@ -49,6 +51,7 @@ pub(crate) fn to_fit(step: &mut Step<'_>, frame: &[u8], mtu: u16, verdict: Verdi
     }
     let cuts = Cuts {
         longest: mtu,
+        whole_up_to: mtu,
         as_received: &[],
     };
     in_pieces(step, frame, &cuts, verdict)
@@ -213,7 +216,7 @@ fn cut_v6(
     let (ip, _) = Ipv6Header::ref_from_prefix(packet).map_err(|_| DropReason::Truncated)?;
     let packet_len = Ipv6Header::LEN + usize::from(ip.payload_len.get());
     let packet = packet.get(..packet_len).ok_or(DropReason::Truncated)?;
-    if packet_len <= usize::from(cuts.longest) && cuts.as_received.len() <= 1 {
+    if packet_len <= usize::from(cuts.whole_up_to) {
         return pieces.push(packet, &[]);
     }
     let before = unfragmentable(packet).ok_or(DropReason::Malformed)?;

@@ -128,9 +128,12 @@ fn look_up<A: Address>(
 /// packet of its smallest MTU.
 fn leave(step: &mut Step<'_>, assembled: &Assembled<'_>, longest: u16, verdict: Verdict) -> Verdict {
     let frame = assembled.datagram.bytes();
+    let whole_up_to = longest;
     let is_forwarded = matches!(verdict, Verdict::Transmit(_) | Verdict::Hold(_));
     let (longest, keeps_cuts) = if !is_forwarded {
         (longest, true)
+    } else if longest == u16::MAX {
+        (longest, false)
     } else if assembled.is_ipv6 {
         let longest = longest.max(IPV6_MTU_MIN);
         (longest, frame.len() <= usize::from(longest))
@@ -139,6 +142,7 @@ fn leave(step: &mut Step<'_>, assembled: &Assembled<'_>, longest: u16, verdict: 
     };
     let cuts = Cuts {
         longest,
+        whole_up_to,
         as_received: if keeps_cuts { assembled.received } else { &[] },
     };
     fragment::in_pieces(step, frame, &cuts, verdict)

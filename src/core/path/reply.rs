@@ -74,6 +74,10 @@ pub(crate) fn answer<A: Address, F: Frame>(
         Ok(()) => {
             step.own.icmp_errors.add(1);
             step.own.answer_packet(reason);
+            if step.reassembled != 0 {
+                // What stands in the datagram's place now is one packet and leaves as one.
+                step.reassembled = u16::MAX;
+            }
             resolve::depart_from(frame, resolve::L3_OFFSET, A::FAMILY, &way)
         }
         Err(_) => Verdict::Drop(reason),
