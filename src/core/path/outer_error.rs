@@ -14,7 +14,7 @@ use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::tunnel_kind::TunnelKind;
-use crate::path::forward::tunnel::PROTOCOL_IPV4;
+use crate::path::forward::tunnel::{self, PROTOCOL_IPV4};
 use crate::path::headers::{Flow, Fragment, Headers};
 use crate::path::icmp::IcmpError;
 use crate::path::parse::{Embedded, quoted_v4};
@@ -64,12 +64,13 @@ pub(crate) fn about_tunnel<F: Frame>(
         let Ok(way) = resolve::way(step, conn, Direction::Inbound, server.addr) else {
             return Verdict::Drop(DropReason::TunnelPath);
         };
+        let overhead = tunnel::overhead(server.tunnel, AddressFamily::Ipv4);
         // RFC 1191 4: the low half.
         let mtu = step.path_mtus.learn(server.addr, rest as u16, way.hop.mtu, step.now);
         if !error.inner.dont_fragment {
             return Verdict::Drop(DropReason::TunnelPath);
         }
-        rest = u32::from(path_mtu::for_client(mtu, AddressFamily::Ipv4));
+        rest = u32::from(path_mtu::for_client(mtu, overhead));
     }
     let relayed = IcmpError::Relayed { kind, code, rest };
     let quoted_len = error.inner.packet_len();

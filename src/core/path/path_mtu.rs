@@ -6,7 +6,6 @@
 
 use std::net::IpAddr;
 
-use crate::address::AddressFamily;
 use crate::limits::{PATH_MTU_MIN, PATH_MTU_SEC, PATH_MTUS_MAX};
 use crate::tick::Tick;
 
@@ -15,8 +14,8 @@ struct Learned {
     towards: IpAddr,
     mtu: u16,
     at: Tick,
-    /// Whether a packet was held against it already; before that the sender of an error is told the old one,
-    /// as the kernel tells it from the route that the server's last packet took.
+    /// Whether a packet was held against it already. Before that clients are told the MTU of the link, as the
+    /// kernel tells it from the route that the server's last packet took.
     in_use: bool,
 }
 
@@ -51,16 +50,18 @@ impl PathMtus {
     }
 
     /// Notes that a router on the way to `server` lets through packets of `mtu` octets only. The MTU that the
-    /// sender is to be told: the one in use until now.
+    /// sender is to be told: that of the path once it is in use.
     pub(crate) fn learn(&mut self, server: IpAddr, mtu: u16, link_mtu: u16, now: Tick) -> u16 {
         let mtu = mtu.max(PATH_MTU_MIN);
-        let known = self.find(server, now).copied();
-        let in_use = match known {
-            Some(learned) if learned.in_use => learned.mtu.min(link_mtu),
-            _ => link_mtu,
-        };
-        let is_news = mtu < known.map_or(link_mtu, |learned| learned.mtu);
-        if is_news && let Some(slot) = self.slots.get_mut(slot_of(server)) {
+        if let Some(learned) = self.find(server, now) {
+            if mtu < learned.mtu {
+                (learned.mtu, learned.at) = (mtu, now);
+            }
+            return if learned.in_use { learned.mtu.min(link_mtu) } else { link_mtu };
+        }
+        if mtu < link_mtu
+            && let Some(slot) = self.slots.get_mut(slot_of(server))
+        {
             self.is_empty = false;
             *slot = Some(Learned {
                 towards: server,
@@ -69,7 +70,7 @@ impl PathMtus {
                 in_use: false,
             });
         }
-        in_use
+        link_mtu
     }
 
     #[cold]
@@ -96,14 +97,11 @@ fn slot_of(server: IpAddr) -> usize {
     (fold.wrapping_mul(0x9e37_79b9) >> 16) as usize % PATH_MTUS_MAX
 }
 
-/// What a client is told of a path MTU: its packets are wrapped, and the kernel takes off an IPv4 header
-/// whatever the tunnel (`ip_vs_in_icmp`).
-pub(crate) const fn for_client(mtu: u16, outer: AddressFamily) -> u16 {
-    const IPV4_LEN: u16 = 20;
-    match outer {
-        AddressFamily::Ipv4 if mtu > 68 + IPV4_LEN => mtu - IPV4_LEN,
-        _ => mtu,
-    }
+/// What a client is told of a path MTU when a tunnel takes `overhead` octets of it (`ip_vs_in_icmp`).
+pub(crate) const fn for_client(mtu: u16, overhead: u16) -> u16 {
+    /// Every link carries this much (RFC 791 3.2).
+    const IPV4_MTU_MIN: u16 = 68;
+    if mtu > IPV4_MTU_MIN + overhead { mtu - overhead } else { mtu }
 }
 
 #[cfg(test)]
@@ -122,8 +120,9 @@ mod tests {
         assert_eq!(mtus.towards(SERVER, 1_500, Tick(2)), 1_400);
         assert_eq!(mtus.learn(SERVER, 1_400, 1_500, Tick(3)), 1_400);
         assert_eq!(mtus.learn(SERVER, 1_450, 1_500, Tick(4)), 1_400, "a larger one is no news");
+        assert_eq!(mtus.learn(SERVER, 1_350, 1_500, Tick(4)), 1_350, "in use already");
         assert_eq!(mtus.towards(SERVER, 1_300, Tick(5)), 1_300);
-        assert_eq!(mtus.towards(SERVER, 1_500, Tick(PATH_MTU_SEC * 1_000)), 1_500);
+        assert_eq!(mtus.towards(SERVER, 1_500, Tick(4 + PATH_MTU_SEC * 1_000)), 1_500);
     }
 
     #[test]

@@ -22,8 +22,12 @@ const SRC_PORTS: (u16, u16) = (32_768, 28_232);
 /// Octets of the longest packet that fits the tunnel to `server` whole.
 #[inline]
 pub(crate) fn mtu(step: &mut Step<'_>, server: &RealServer, way: &Way) -> u16 {
-    let path_mtu = step.path_mtus.towards(server.addr, way.hop.mtu, step.now);
-    path_mtu.saturating_sub(tunnel::overhead(server.tunnel, AddressFamily::of(&server.addr)))
+    outer_mtu(step, server, way).saturating_sub(tunnel::overhead(server.tunnel, AddressFamily::of(&server.addr)))
+}
+
+#[inline]
+fn outer_mtu(step: &mut Step<'_>, server: &RealServer, way: &Way) -> u16 {
+    step.path_mtus.towards(server.addr, way.hop.mtu, step.now)
 }
 
 /// Whether DF of the inner packet is copied and obeyed (sysctl `pmtu_disc`).
@@ -58,13 +62,13 @@ pub(crate) fn send<A: Address, F: Frame>(
         src_port: src_port(step, conn),
         pmtu_disc: is_pmtu_disc(step),
     };
-    let inner_max = mtu(step, server, way);
     match tunnel::encapsulate(frame, headers, &outer) {
         Ok(()) => {
             let family = AddressFamily::of(&server.addr);
             let verdict = resolve::depart_from(frame, resolve::L3_OFFSET, family, way);
-            if headers.packet_len() > usize::from(inner_max) {
-                fragment::to_fit(step, frame.bytes(), way.hop.mtu, verdict)
+            if headers.packet_len() > usize::from(mtu(step, server, way)) {
+                let outer_mtu = outer_mtu(step, server, way);
+                fragment::to_fit(step, frame.bytes(), outer_mtu, verdict)
             } else {
                 verdict
             }

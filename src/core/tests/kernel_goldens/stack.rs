@@ -3,6 +3,11 @@
 
 const ETHERTYPE_AT: usize = 12;
 const L3: usize = 14;
+/// The director's addresses towards the real servers.
+const DIRECTOR_ADDRESSES: [&[u8]; 2] = [
+    &[10, 1, 0, 1],
+    &[0xFD, 0, 0, 0x0B, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+];
 
 fn ethertype(frame: &[u8]) -> u16 {
     frame
@@ -67,22 +72,24 @@ pub fn blank_identification(frame: &mut [u8]) {
 }
 
 /// Blanks what the director draws at random for each packet or flow: the identification of IPv6 fragments, and
-/// the source port of GUE with the checksum that it is part of.
+/// of GUE the identification, the source port, and the checksum that it is part of.
 pub fn blank_random_fields(frame: &mut [u8]) {
     const IPV6_NEXT_HEADER: usize = L3 + 6;
-    let is_ipv6_fragment = ethertype(frame) == 0x86DD && frame.get(IPV6_NEXT_HEADER) == Some(&44);
-    if is_ipv6_fragment && let Some(identification) = frame.get_mut(58..62) {
-        identification.fill(0);
+    let is_ipv6 = ethertype(frame) == 0x86DD;
+    if is_ipv6 && frame.get(IPV6_NEXT_HEADER) == Some(&44) {
+        frame.get_mut(58..62).unwrap_or_default().fill(0);
     }
-    let is_director = |src: &[u8]| matches!(src, [10, 1, 0, 1] | [0xFD, 0, 0, 0x0B, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-    let is_later = ethertype(frame) == 0x0800 && frame.get(20).is_some_and(|octet| octet & 0x1F != 0)
-        || frame.get(21).is_some_and(|&octet| ethertype(frame) == 0x0800 && octet != 0);
-    let udp_at = match (ethertype(frame), parts(frame)) {
-        (0x0800, Some((src, _, 17, _))) if is_director(src) && !is_later => 34,
-        (0x86DD, Some((src, _, 17, _))) if is_director(src) => 54,
-        _ => return,
+    let is_by_director = match parts(frame) {
+        Some((src, _, protocol, _)) => protocol == 17 && DIRECTOR_ADDRESSES.contains(&src),
+        None => false,
     };
-    if let Some(udp) = frame.get_mut(udp_at..udp_at + 8) {
+    if !is_by_director {
+        return;
+    }
+    blank_identification(frame);
+    let is_later = !is_ipv6 && frame.get(20..22).is_some_and(|two| (two[0] & 0x1F, two[1]) != (0, 0));
+    let udp_at = if is_ipv6 { 54 } else { 34 };
+    if !is_later && let Some(udp) = frame.get_mut(udp_at..udp_at + 8) {
         udp[..2].fill(0);
         if udp[6..] != [0, 0] {
             udp[6..].fill(0xFF);
