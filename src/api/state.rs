@@ -81,8 +81,14 @@ pub struct ServicePatch {
 
 impl From<ServiceSettings> for ServicePatch {
     fn from(settings: ServiceSettings) -> Self {
-        let ServiceSettings { scheduler, scheduler_flags } = settings;
-        Self { scheduler: Some(scheduler), scheduler_flags: Some(scheduler_flags) }
+        let ServiceSettings {
+            scheduler,
+            scheduler_flags,
+        } = settings;
+        Self {
+            scheduler: Some(scheduler),
+            scheduler_flags: Some(scheduler_flags),
+        }
     }
 }
 

@@ -210,6 +210,7 @@ impl Session {
             ServiceCommand::Edit { name, options } => {
                 let patch = ServicePatch {
                     scheduler: options.scheduler,
+                    scheduler_flags: options.scheduler_flags,
                 };
                 self.change(Method::PATCH, &service_path(&name.id()), Some(&patch))
                     .await

@@ -48,6 +48,8 @@ pub struct EalConfig {
     pub hugepages: Hugepages,
     /// Memory that DPDK takes at start, in MiB; 0 for as much as it needs.
     pub memory_mb: u32,
+    /// Packet buffers; fewer than the queues and rings can hold means as many as that.
+    pub mbufs: u32,
     /// The core of the management thread.
     pub main_core: u16,
     /// One core for each worker; empty: the cores that follow the main core.
@@ -61,6 +63,7 @@ impl Default for EalConfig {
         Self {
             hugepages: Hugepages::Auto,
             memory_mb: 0,
+            mbufs: 0,
             main_core: 0,
             worker_cores: Vec::new(),
             extra_args: Vec::new(),

@@ -44,6 +44,7 @@ use crate::tick::Tick;
 use crate::worker_state::{Lane, Step, WorkerState};
 
 use classify::{Class, is_balanced};
+use admit::Admission;
 use established::Known;
 use parse::Parsed;
 
@@ -146,11 +147,26 @@ fn one_packet<A: Address, F: Frame>(
     frame: &mut F,
 ) -> Verdict {
     match table.find(hash, key) {
+        Some((index, Direction::Inbound)) if track::is_begun_anew(table, index, headers) => {
+            track::expire_now(step, table, index);
+            start(step, table, headers, key, frame)
+        }
         Some((index, Direction::Inbound)) => established::inbound(step, table, &Known { index, headers, key }, frame),
         Some((index, Direction::Outbound)) => established::outbound(step, table, &Known { index, headers, key }, frame),
-        None => match admit::admit(step, headers, key) {
-            admit::Admission::Decided(verdict) => verdict,
-            admit::Admission::Schedule(service) => schedule::first_packet(step, table, service, headers, key, frame),
-        },
+        None => start(step, table, headers, key, frame),
+    }
+}
+
+/// A packet without a connection.
+fn start<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Verdict {
+    match admit::admit(step, headers, key) {
+        Admission::Decided(verdict) => verdict,
+        Admission::Schedule(service) => schedule::first_packet(step, table, service, headers, key, frame),
     }
 }

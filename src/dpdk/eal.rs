@@ -40,6 +40,8 @@ pub struct EalSettings {
     pub file_prefix: String,
     /// PCI addresses of the NICs to take, `0000:01:00.0`; empty: the PCI bus is not looked at.
     pub pci: Vec<String>,
+    /// Further arguments, behind all others.
+    pub extra_args: Vec<String>,
     /// DPDK's log level: 1 (emergency) to 8 (debug); 5 shows warnings.
     pub log_level: u8,
 }
@@ -53,6 +55,7 @@ impl Default for EalSettings {
             worker_cpus: vec![0],
             file_prefix: "lvsd".to_owned(),
             pci: Vec::new(),
+            extra_args: Vec::new(),
             log_level: 5,
         }
     }
@@ -265,6 +268,7 @@ fn arguments(settings: &EalSettings, hugepages: bool) -> Vec<String> {
     for address in &settings.pci {
         arguments.extend(["--allow".to_owned(), address.clone()]);
     }
+    arguments.extend(settings.extra_args.iter().cloned());
     arguments
 }
 

@@ -3,6 +3,8 @@
 use std::num::NonZero;
 use std::ptr::NonNull;
 
+use lvs_core::arena::Arena;
+
 use crate::dpdk::{Eal, last_error};
 
 /// The region could not be had.
@@ -28,6 +30,13 @@ pub fn zeroed_region(eal: &Eal, len: usize) -> Result<NonNull<u8>, MemoryError> 
         return NonNull::new(region.cast::<u8>()).ok_or_else(|| refused(last_error()));
     }
     map_ordinary(len).map_err(|cause| refused(cause.to_string()))
+}
+
+/// An arena over a fresh region of `len` octets for a connection table.
+pub fn arena(eal: &Eal, len: usize) -> Result<Arena, MemoryError> {
+    let region = zeroed_region(eal, len)?;
+    // SAFETY: the region is zeroed, page-aligned, `len` octets long, nobody else's, and never unmapped.
+    Ok(unsafe { Arena::from_raw(region, len) })
 }
 
 fn map_ordinary(len: usize) -> nix::Result<NonNull<u8>> {

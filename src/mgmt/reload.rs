@@ -1,1 +1,247 @@
-//! reload
+//! What an edited configuration file changes in a director that runs.
+//!
+//! In:  what the file said when it was last loaded (the base), what it says now, and what runs.
+//! Out: what shall run: the file's edits on top of what was changed at run time. A wrong file changes nothing.
+
+use std::collections::HashMap;
+use std::fs;
+use std::hash::Hash;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use lvs_api::{ApiError, ErrorCode, ReloadReport, Server, Service, State, Timeouts};
+use lvs_core::config::Config;
+
+use crate::mgmt::director::{Director, convert};
+
+#[cfg(test)]
+mod tests;
+
+/// Tables of the file that take effect while the director runs; all others are read once, at start.
+const LIVE: &[&str] = &["ipvs", "service", "timeouts"];
+
+/// The configuration file, to be read again.
+pub struct Reloader {
+    path: PathBuf,
+    /// As it was at start: what runs of all that needs a restart.
+    started: toml::Table,
+}
+
+impl Reloader {
+    /// Of the file at `path`, which held `text` at start.
+    pub fn new(path: PathBuf, text: &str) -> Self {
+        // Parsed as a configuration before, so this cannot fail; with nothing, every key would be named.
+        Self {
+            path,
+            started: text.parse().unwrap_or_default(),
+        }
+    }
+
+    /// Reads the file and applies what changed in it. A file that is missing or wrong changes nothing.
+    pub fn reload(&self, director: &mut Director, now: Instant) -> Result<ReloadReport, ApiError> {
+        let refused =
+            |message: String| ApiError::new(ErrorCode::ConfigRefused, format!("{message}; nothing was changed"));
+        let name = self.path.display().to_string();
+        let text = fs::read_to_string(&self.path).map_err(|error| refused(format!("{name}: {error}")))?;
+        let config = Config::parse(&text, &name).map_err(|error| refused(error.to_string()))?;
+        let mut report = load(director, &config, now)?;
+        let table = text
+            .parse()
+            .map_err(|error: toml::de::Error| refused(error.to_string()))?;
+        report.restart_needed = restart_needed(&self.started, &table, LIVE);
+        Ok(report)
+    }
+}
+
+/// Brings what changed in the file since it was last loaded into the director: at start and on reload.
+pub fn load(director: &mut Director, config: &Config, now: Instant) -> Result<ReloadReport, ApiError> {
+    let file = state_of(config);
+    let merged = merge(director.base(), &file, director.state());
+    let applied = director.rebase(merged.state, file, now)?;
+    director.set_overhead(config.overhead, now);
+    Ok(ReloadReport {
+        applied,
+        left_out: merged.left_out,
+        restart_needed: Vec::new(),
+    })
+}
+
+fn state_of(config: &Config) -> State {
+    let services = config.services.iter().map(|service| Service {
+        service: convert::id(&service.spec.key),
+        scheduler: service.spec.scheduler.name().to_owned(),
+        scheduler_flags: convert::flag_names(service.spec.scheduler, service.spec.scheduler_flags),
+        local_addresses: service.local_addresses.clone(),
+        servers: service.servers.iter().map(convert::server).collect(),
+    });
+    State {
+        services: services.collect(),
+        timeouts: Some(convert::timeouts(&config.timeouts)),
+    }
+}
+
+/// What shall run, and the edits that concern what no longer runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// What shall run.
+    pub state: State,
+    /// Edits of what was removed at run time, one sentence each.
+    pub left_out: Vec<String>,
+}
+
+/// Applies the difference between `base` and `file` to `running`.
+pub fn merge(base: &State, file: &State, running: State) -> Merged {
+    let mut merged = Merged {
+        state: running,
+        left_out: Vec::new(),
+    };
+    let key = |service: &Service| service.service;
+    let (old, new) = (by(&base.services, key), by(&file.services, key));
+    merged
+        .state
+        .services
+        .retain(|service| !old.contains_key(&key(service)) || new.contains_key(&key(service)));
+    for service in &file.services {
+        let running = merged
+            .state
+            .services
+            .iter_mut()
+            .find(|running| running.service == service.service);
+        match (old.get(&service.service), running) {
+            (old, Some(running)) => merge_service(old.copied(), service, running, &mut merged.left_out),
+            (None, None) => merged.state.services.push(service.clone()),
+            (Some(old), None) if *old != service => {
+                let id = service.service;
+                merged.left_out.push(format!(
+                    "service {id} was deleted at run time; add it again to use its new settings"
+                ));
+            }
+            (Some(_), None) => {}
+        }
+    }
+    merged.state.timeouts = merge_timeouts(base.timeouts, file.timeouts, merged.state.timeouts);
+    merged
+}
+
+fn by<T, K: Hash + Eq>(items: &[T], key: impl Fn(&T) -> K) -> HashMap<K, &T> {
+    items.iter().map(|item| (key(item), item)).collect()
+}
+
+/// Takes over `new` where the file was edited, or where the file says it for the first time.
+fn edit<T: PartialEq + Clone>(old: Option<&T>, new: &T, running: &mut T) {
+    if old != Some(new) {
+        *running = new.clone();
+    }
+}
+
+fn merge_service(base: Option<&Service>, file: &Service, running: &mut Service, left_out: &mut Vec<String>) {
+    let Service {
+        service: id,
+        scheduler,
+        scheduler_flags,
+        local_addresses,
+        servers,
+    } = file;
+    if base.is_none_or(|base| (&base.scheduler, &base.scheduler_flags) != (scheduler, scheduler_flags)) {
+        running.scheduler.clone_from(scheduler);
+        running.scheduler_flags.clone_from(scheduler_flags);
+    }
+    edit(
+        base.map(|base| &base.local_addresses),
+        local_addresses,
+        &mut running.local_addresses,
+    );
+    let key = |server: &Server| server.server;
+    let (old, new) = (by(base.map_or(&[][..], |base| &base.servers), key), by(servers, key));
+    running
+        .servers
+        .retain(|server| !old.contains_key(&key(server)) || new.contains_key(&key(server)));
+    for server in servers {
+        let old = old.get(&server.server).copied();
+        match (
+            old,
+            running
+                .servers
+                .iter_mut()
+                .find(|running| running.server == server.server),
+        ) {
+            (old, Some(running)) => merge_server(old, server, running),
+            (None, None) => running.servers.push(server.clone()),
+            (Some(old), None) if old != server => {
+                let end = server.server;
+                left_out.push(format!(
+                    "server {end} of {id} was deleted at run time; add it again to use its new settings"
+                ));
+            }
+            (Some(_), None) => {}
+        }
+    }
+}
+
+fn merge_server(base: Option<&Server>, file: &Server, running: &mut Server) {
+    let Server {
+        server: _,
+        mode,
+        weight,
+        upper_threshold_conns,
+        lower_threshold_conns,
+    } = file;
+    edit(base.map(|base| &base.mode), mode, &mut running.mode);
+    edit(base.map(|base| &base.weight), weight, &mut running.weight);
+    edit(
+        base.map(|base| &base.upper_threshold_conns),
+        upper_threshold_conns,
+        &mut running.upper_threshold_conns,
+    );
+    edit(
+        base.map(|base| &base.lower_threshold_conns),
+        lower_threshold_conns,
+        &mut running.lower_threshold_conns,
+    );
+}
+
+fn merge_timeouts(base: Option<Timeouts>, file: Option<Timeouts>, running: Option<Timeouts>) -> Option<Timeouts> {
+    let (Some(file), Some(mut merged)) = (file, running) else {
+        return running.or(file);
+    };
+    let Timeouts {
+        tcp_sec,
+        tcp_fin_sec,
+        udp_sec,
+    } = file;
+    edit(base.as_ref().map(|base| &base.tcp_sec), &tcp_sec, &mut merged.tcp_sec);
+    edit(
+        base.as_ref().map(|base| &base.tcp_fin_sec),
+        &tcp_fin_sec,
+        &mut merged.tcp_fin_sec,
+    );
+    edit(base.as_ref().map(|base| &base.udp_sec), &udp_sec, &mut merged.udp_sec);
+    Some(merged)
+}
+
+/// Keys that differ between two configuration files, the tables in `live` aside: `workers.count`.
+fn restart_needed(started: &toml::Table, now: &toml::Table, live: &[&str]) -> Vec<String> {
+    let mut keys = Vec::new();
+    let names = started
+        .keys()
+        .chain(now.keys().filter(|name| !started.contains_key(*name)));
+    for name in names.filter(|name| !live.contains(&name.as_str())) {
+        differing(name, started.get(name), now.get(name), &mut keys);
+    }
+    keys.sort_unstable();
+    keys
+}
+
+fn differing(place: &str, old: Option<&toml::Value>, new: Option<&toml::Value>, keys: &mut Vec<String>) {
+    let empty = toml::Table::new();
+    let table = |value: Option<&toml::Value>| value.map_or(Some(empty.clone()), |value| value.as_table().cloned());
+    match (table(old), table(new)) {
+        (Some(old), Some(new)) => {
+            for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
+                differing(&format!("{place}.{name}"), old.get(name), new.get(name), keys);
+            }
+        }
+        _ if old != new => keys.push(place.to_owned()),
+        _ => {}
+    }
+}

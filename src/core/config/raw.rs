@@ -55,6 +55,7 @@ pub enum Hugepages {
 pub(super) struct RawEal {
     pub(super) hugepages: Optional<Hugepages>,
     pub(super) memory_mb: Optional<u32>,
+    pub(super) mbufs: Optional<u32>,
     pub(super) main_core: Optional<u16>,
     pub(super) worker_cores: Optional<Vec<Spanned<u16>>>,
     pub(super) extra_args: Optional<Vec<String>>,

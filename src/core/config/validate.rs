@@ -10,8 +10,8 @@ use toml::Spanned;
 
 use super::error::{ConfigProblem, Invalid};
 use super::raw::{
-    Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMode, RawOverhead, RawProtocol, RawRealServer,
-    RawService, RawTimeouts, RawWorkers,
+    Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMode, RawOverhead, RawProtocol,
+    RawRealServer, RawService, RawTimeouts, RawWorkers,
 };
 use super::{
     ApiConfig, Config, ConnectionsConfig, DeviceConfig, EalConfig, JournalConfig, ServiceConfig, WorkersConfig,
@@ -28,6 +28,8 @@ use crate::limits::{DEVICES_MAX, TIMEOUT_MAX_SEC, WORKERS_MAX};
 const CORE_MAX: u64 = 1_023;
 /// 1 TiB.
 const MEMORY_MAX_MB: u64 = 1 << 20;
+/// About 40 GB of buffers.
+const MBUFS_MAX: u64 = 16_777_216;
 /// Longer sleeps overflow a receive queue at a million packets a second.
 const IDLE_SLEEP_US: RangeInclusive<u64> = 1..=1_000;
 /// From a small lab to 2²⁸, where indices and memory end.
@@ -46,7 +48,7 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
         Some(RawOverhead::Classic) | None => Overhead::Classic,
     };
     Ok(Config {
-        eal: eal(raw.eal)?,
+        eal: eal(raw.eal, workers.idle)?,
         workers,
         connections: connections(&raw.connections)?,
         timeouts: timeouts(&raw.timeouts)?,
@@ -60,15 +62,16 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
     })
 }
 
-fn eal(raw: RawEal) -> Result<EalConfig, Invalid> {
+fn eal(raw: RawEal, idle: Idle) -> Result<EalConfig, Invalid> {
     let default = EalConfig::default();
     let main_core = in_range(&raw.main_core, 0..=CORE_MAX, default.main_core)?;
     let mut taken = HashSet::from([main_core]);
     let mut worker_cores = Vec::new();
     for core in raw.worker_cores.as_ref().map_or(&[][..], |cores| cores.get_ref()) {
         let number = ranged(core, 0..=CORE_MAX)?;
-        if !taken.insert(number) {
-            let cure = "give every worker a core of its own, other than eal.main_core";
+        // Two threads that never sleep on one core would starve each other.
+        if !taken.insert(number) && idle != Idle::Sleep {
+            let cure = "give every worker a core of its own, other than eal.main_core, or set workers.idle = \"sleep\"";
             return invalid(
                 core,
                 ConfigProblem::Duplicate {
@@ -83,6 +86,7 @@ fn eal(raw: RawEal) -> Result<EalConfig, Invalid> {
     Ok(EalConfig {
         hugepages: raw.hugepages.map_or(default.hugepages, Spanned::into_inner),
         memory_mb: in_range(&raw.memory_mb, 0..=MEMORY_MAX_MB, default.memory_mb)?,
+        mbufs: in_range(&raw.mbufs, 0..=MBUFS_MAX, default.mbufs)?,
         main_core,
         worker_cores,
         extra_args: raw.extra_args.map_or(default.extra_args, Spanned::into_inner),

@@ -59,13 +59,35 @@ fn count_as<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, active: bool) {
     server.bind(active);
 }
 
+/// Whether a client reuses the port of a connection that is over: its SYN then begins another one, which
+/// is scheduled afresh (`conn_reuse_mode` 1, ip_vs_core.c `is_new_conn_expected`).
+#[inline]
+pub(crate) fn is_begun_anew<A: Address>(table: &ConnTable<A>, index: ConnIndex, headers: &Headers) -> bool {
+    if headers.tcp_flags & SYN == 0 {
+        return false;
+    }
+    let conn = table.conn(index);
+    let over = [TcpState::TimeWait as u8, TcpState::Close as u8].contains(&conn.state);
+    over && conn.control == Conn::<A>::NO_CONTROL
+}
+
+/// Ends a connection before its time.
+pub(crate) fn expire_now<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
+    uncount(step, table.conn(index));
+    table.remove(index);
+}
+
 /// Removes at most `budget` connections that have been idle for their timeout.
 pub(crate) fn expire<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, budget: usize) {
     table.expire(step.now, budget, |conn| {
-        step.own
-            .server(RealServerId(conn.real_server))
-            .unbind(conn.flags & FLAG_INACTIVE == 0);
-        step.own.conns_expired.add(1);
+        uncount(step, conn);
         Expiry::Remove
     });
+}
+
+/// Takes a connection that ends off its server's count.
+fn uncount<A: Address>(step: &Step<'_>, conn: &Conn<A>) {
+    let active = conn.flags & FLAG_INACTIVE == 0;
+    step.own.server(RealServerId(conn.real_server)).unbind(active);
+    step.own.conns_expired.add(1);
 }

@@ -1,6 +1,6 @@
 //! What the director tells about what runs: services, counters, workers, drops.
 
-use lvs_api::{ApiError, Drop, ServerStatus, ServiceId, ServiceStatus, Stats, Worker};
+use lvs_api::{ApiError, DropCount, ServerStatus, ServiceId, ServiceStatus, Stats, Worker};
 use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::desired::ServiceListing;
 use lvs_core::ipvs::forwarding::ForwardingMode;
@@ -115,14 +115,14 @@ impl Director {
     }
 
     /// Dropped frames by reason, all workers together.
-    pub fn drops(&self) -> Vec<Drop> {
+    pub fn drops(&self) -> Vec<DropCount> {
         let of = |reason: DropReason| {
             self.workers
                 .iter()
                 .map(|worker| worker.counters().drops_of(reason))
                 .sum()
         };
-        let named = |reason: &DropReason| Drop {
+        let named = |reason: &DropReason| DropCount {
             reason: reason.name().to_owned(),
             packets: of(*reason),
         };

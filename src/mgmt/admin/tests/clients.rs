@@ -1,0 +1,203 @@
+//! Clients that are slow, rude, many or greedy.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::mgmt::fake_worker::conn;
+
+#[test]
+fn garbage_is_refused_and_the_next_client_is_served() {
+    let stand = Stand::new(Limits::default());
+    let long = format!("GET /v1/version HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(200_000));
+    for garbage in [
+        "\0\u{1}\u{2}\u{3}garbage\r\n\r\n",
+        "GET\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        &long,
+    ] {
+        let mut stream = stand.connect();
+        // The daemon may close before all is written.
+        let _ = stream.write_all(garbage.as_bytes());
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        assert!(matches!(status(&read_all(&mut stream)), 0 | 400..=499));
+        assert_eq!(stand.ask("GET", "/v1/version", "").0, 200);
+    }
+}
+
+#[test]
+fn an_oversized_body_is_refused_whether_announced_or_not() {
+    let limits = Limits {
+        body_max_bytes: 1_000,
+        state_max_bytes: 100_000,
+        ..Limits::default()
+    };
+    let stand = Stand::new(limits);
+    let padded = |size: usize| format!("{{\"services\": []{}}}", " ".repeat(size));
+    assert_eq!(stand.ask("POST", "/v1/services", &padded(1_000)).0, 413);
+    assert_eq!(stand.ask("PUT", "/v1/state", &padded(50_000)).0, 200);
+    assert_eq!(stand.ask("PUT", "/v1/state", &padded(100_000)).0, 413);
+
+    let mut stream = stand.connect();
+    stream
+        .write_all(b"POST /v1/services HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        .unwrap();
+    for _ in 0..10 {
+        let _ = stream.write_all(format!("200\r\n{}\r\n", " ".repeat(512)).as_bytes());
+    }
+    let _ = stream.write_all(b"0\r\n\r\n");
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 413");
+}
+
+#[test]
+fn a_hundred_half_open_clients_delay_nobody_and_are_sent_away() {
+    let short = Duration::from_millis(700);
+    let limits = Limits {
+        head_timeout: short,
+        body_timeout: short,
+        clients_max: 101,
+        ..Limits::default()
+    };
+    let stand = Stand::new(limits);
+    let half_open: Vec<_> = (0..100)
+        .map(|index| {
+            let mut stream = stand.connect();
+            let sent = match index % 3 {
+                0 => "",
+                1 => "GET /v1/version HTTP/1.1\r\nhost",
+                _ => "POST /v1/services HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{\"serv",
+            };
+            stream.write_all(sent.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let begun = Instant::now();
+    assert_eq!(stand.ask("GET", "/v1/services", "").0, 200);
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+
+    for (index, mut stream) in half_open.into_iter().enumerate() {
+        let answer = read_all(&mut stream);
+        assert!(index % 3 != 2 || status(&answer) == 408, "{index}: {answer:?}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // Their places are free again: so many come in at once.
+    let all: Vec<_> = (0..100).map(|_| stand.connect()).collect();
+    assert_eq!(stand.ask("GET", "/v1/version", "").0, 200);
+    drop(all);
+}
+
+#[test]
+fn one_client_too_many_is_told_so() {
+    let stand = Stand::new(Limits {
+        clients_max: 2,
+        ..Limits::default()
+    });
+    let _places = [stand.connect(), stand.connect()];
+    std::thread::sleep(Duration::from_millis(100));
+    let answer = read_all(&mut stand.connect());
+    assert_eq!(status(&answer), 503);
+    assert!(answer.contains("try again later"), "{answer}");
+}
+
+/// Two tables of 50,000 connections: 25 MB of JSON of which only a little is ever in memory.
+fn fill(stand: &Stand) {
+    for (worker, first) in stand.workers.iter().zip([0, 50_000]) {
+        *worker.conns.lock().unwrap() = (first..first + 50_000).map(conn).collect();
+    }
+}
+
+fn dumps(stand: &Stand) -> usize {
+    stand
+        .workers
+        .iter()
+        .map(|worker| worker.dumps.load(Ordering::Relaxed))
+        .sum()
+}
+
+#[test]
+fn a_hundred_thousand_connections_stream_no_faster_than_they_are_read() {
+    let stand = Stand::new(Limits::default());
+    fill(&stand);
+    let mut stream = stand.connect();
+    stream
+        .write_all(b"GET /v1/connections HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut head = [0; 1_000];
+    stream.read_exact(&mut head).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(dumps(&stand) < 10, "{} parts were read ahead", dumps(&stand));
+    let text = String::from_utf8_lossy(&head).into_owned() + &read_all(&mut stream);
+    assert_eq!(text.matches("\"client\"").count(), 100_000);
+    assert!(text.ends_with("0\r\n\r\n"), "the stream was not ended properly");
+}
+
+#[test]
+fn lvsctl_prints_and_filters_connections() {
+    let stand = Stand::new(Limits::default());
+    fill(&stand);
+    assert_eq!(stand.printed("connections").lines().count(), 100_002);
+    let line = "TCP 15:00  ESTABLISHED 198.51.100.0:1024  192.0.2.1:80       198.51.100.1:80";
+    assert_eq!(stand.printed("connections --limit 1").lines().nth(2), Some(line));
+    let count = |arguments: &str| {
+        stand
+            .printed(&format!("connections --json {arguments}"))
+            .lines()
+            .count()
+    };
+    assert_eq!(count("--client 198.51.100.1"), 16_384);
+    assert_eq!(count("--client 198.51.100.1 --limit 5"), 5);
+    assert_eq!(count("--client 203.0.113.1"), 0);
+    assert_eq!(count("--service tcp:192.0.2.1:80 --state established --limit 7"), 7);
+    assert_eq!(count("--service udp:192.0.2.1:80"), 0);
+    assert_eq!(count("--server 198.51.100.2:80"), 0);
+    assert_eq!(count("--state FIN_WAIT"), 0);
+}
+
+#[test]
+fn a_limit_asks_workers_for_no_more_than_it_needs() {
+    let stand = Stand::new(Limits::default());
+    fill(&stand);
+    assert_eq!(
+        stand
+            .ask("GET", "/v1/connections?limit=10", "")
+            .1
+            .matches("\"client\"")
+            .count(),
+        10
+    );
+    assert_eq!(dumps(&stand), 1);
+}
+
+#[test]
+fn a_worker_that_does_not_answer_breaks_the_stream_visibly() {
+    let stand = Stand::new(Limits {
+        worker_timeout: Duration::from_millis(100),
+        ..Limits::default()
+    });
+    fill(&stand);
+    stand.workers[1].silent.store(true, Ordering::Relaxed);
+    let output = stand.lvsctl("connections");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("broke off"));
+}
+
+#[test]
+fn a_client_that_reads_nothing_loses_its_place() {
+    let short = Duration::from_millis(300);
+    let stand = Stand::new(Limits {
+        write_timeout: short,
+        clients_max: 1,
+        ..Limits::default()
+    });
+    fill(&stand);
+    let mut greedy = stand.connect();
+    greedy
+        .write_all(b"GET /v1/connections HTTP/1.1\r\nhost: a\r\n\r\n")
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(stand.ask("GET", "/v1/version", "").0, 503);
+    std::thread::sleep(Duration::from_millis(900));
+    assert_eq!(stand.ask("GET", "/v1/version", "").0, 200);
+    drop(greedy);
+}

@@ -1,0 +1,266 @@
+//! What operators type, and what scripts send.
+
+use super::*;
+
+#[test]
+fn a_nat_service_is_built_listed_changed_and_deleted() {
+    let stand = Stand::new(Limits::default());
+    for command in [
+        "service add tcp:192.0.2.10:80 --scheduler wrr",
+        "server add tcp:192.0.2.10:80 198.51.100.1:80 --mode nat --weight 3",
+        "server add -t 192.0.2.10:80 -r 198.51.100.2:8080 -m",
+        "service add udp:[2001:db8::10]:53 -s rr",
+        "server add udp:[2001:db8::10]:53 2001:db8::1 -g",
+    ] {
+        assert_eq!(stand.printed(command), "", "{command}");
+    }
+    let listing = "\
+IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn
+TCP  192.0.2.10:80 wrr
+  -> 198.51.100.1:80              Masq    3      0          0         \n  \
+  -> 198.51.100.2:8080            Masq    1      0          0         \nUDP  [2001:db8::10]:53 rr
+  -> [2001:db8::1]:53             Route   1      0          0         \n";
+    assert_eq!(stand.printed("list"), listing);
+
+    stand.printed("server edit tcp:192.0.2.10:80 198.51.100.1:80 -w 0");
+    stand.printed("local-address set tcp:192.0.2.10:80 198.51.100.250 198.51.100.251");
+    let one = stand.printed("list tcp:192.0.2.10:80");
+    assert!(
+        one.contains("  -> 198.51.100.1:80              FullNat 0      0          0         \n"),
+        "{one}"
+    );
+    stand.printed("local-address clear tcp:192.0.2.10:80");
+    assert!(stand.printed("list").contains(" Masq "));
+
+    stand.printed("server delete tcp:192.0.2.10:80 198.51.100.2:8080");
+    stand.printed("service edit tcp:192.0.2.10:80 -s sh -b sh-port,sh-fallback");
+    let one = stand.printed("list tcp:192.0.2.10:80");
+    assert!(one.contains("TCP  192.0.2.10:80 sh (sh-fallback,sh-port)\n"), "{one}");
+    stand.printed("service delete udp:[2001:db8::10]:53");
+    stand.printed("flush");
+    assert_eq!(stand.printed("list").lines().count(), 3);
+    assert!(stand.workers[1].snapshot().services.is_empty());
+}
+
+#[test]
+fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
+    let stand = Stand::new(Limits::default());
+    let code = |arguments: &str| stand.lvsctl(arguments).status.code();
+    assert_eq!(code("service add tcp:192.0.2.10:80"), Some(0));
+    assert_eq!(code("service add tcp:192.0.2.10:80"), Some(1));
+    assert_eq!(code("server edit tcp:192.0.2.10:80 198.51.100.1:80 -w 1"), Some(1));
+    assert_eq!(code("reload"), Some(1));
+    assert_eq!(code("service add 192.0.2.10:80"), Some(2));
+    assert_eq!(code("state apply /no/such/file"), Some(2));
+    let refused = stand.lvsctl("server add tcp:192.0.2.10:80 198.51.100.1:80 -w 65536");
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        refused.status.code() == Some(1) && message.contains("0 (no new connections) to 65535"),
+        "{message}"
+    );
+
+    let gone = run_lvsctl(Path::new("/no/such/lvsd.sock"), "list");
+    let message = String::from_utf8(gone.stderr).unwrap();
+    assert!(
+        gone.status.code() == Some(3) && message.contains("systemctl start lvsd"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_saved_state_is_applied_again_after_a_dry_run_that_changes_nothing() {
+    let stand = Stand::new(Limits::default());
+    stand.printed("service add tcp:192.0.2.10:80 -s rr");
+    stand.printed("server add tcp:192.0.2.10:80 198.51.100.1:80 -m -x 100 -y 50");
+    stand.printed("timeouts --set 100 0 10");
+    let saved = stand.printed("state get");
+    let file = stand._directory.path().join("state.json");
+    std::fs::write(&file, &saved).unwrap();
+    stand.printed("flush");
+    stand.printed("timeouts --set 900 120 300");
+
+    let dry = stand.printed(&format!("state apply {} --dry-run", file.display()));
+    let changes = "+ service tcp:192.0.2.10:80\n+ server 198.51.100.1:80 of tcp:192.0.2.10:80\n~ timeouts\n";
+    assert_eq!(dry, format!("{changes}dry run: nothing was changed\n"));
+    assert_eq!(stand.printed("list").lines().count(), 3);
+    assert_eq!(stand.printed(&format!("state apply {}", file.display())), changes);
+    assert_eq!(stand.printed("state get"), saved);
+    assert_eq!(stand.printed("timeouts"), "Timeout (tcp tcpfin udp): 100 120 10\n");
+    assert_eq!(
+        stand.printed(&format!("state apply {}", file.display())),
+        "nothing differs\n"
+    );
+}
+
+#[test]
+fn every_table_prints_and_every_answer_is_json_on_demand() {
+    let stand = Stand::new(Limits::default());
+    stand.printed("service add tcp:192.0.2.10:80");
+    stand.workers[0]
+        .counters
+        .drop_packet(lvs_core::path::verdict::DropReason::NoRoute);
+    for command in [
+        "workers",
+        "drops",
+        "stats",
+        "timeouts",
+        "version",
+        "devices",
+        "list",
+        "list tcp:192.0.2.10:80",
+    ] {
+        assert!(!stand.printed(command).is_empty(), "{command}");
+        let json = stand.printed(&format!("{command} --json"));
+        assert!(
+            serde_json::from_str::<serde_json::Value>(&json).is_ok(),
+            "{command}: {json}"
+        );
+    }
+    assert!(stand.printed("drops").contains("no_route"));
+    assert_eq!(stand.printed("workers").lines().count(), 3);
+    for option in ["--stats", "--rate", "--thresholds", "--exact", "--nosort"] {
+        assert!(
+            stand.printed(&format!("list {option}")).contains("192.0.2.10:80"),
+            "{option}"
+        );
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            stand.printed(&format!("completion {shell}")).contains("local-address"),
+            "{shell}"
+        );
+    }
+    stand.printed("stats zero");
+}
+
+#[test]
+fn the_state_stays_when_one_object_in_the_middle_is_wrong() {
+    let stand = Stand::new(Limits::default());
+    stand.printed("service add tcp:192.0.2.10:80");
+    let before = stand.ask("GET", "/v1/state", "");
+    for (body, status, place) in [
+        (
+            r#"{"services": [{"service": "tcp:192.0.2.1:80"}, {"service": "tcp:192.0.2.2:80", "servers":
+                [{"server": "198.51.100.1:80", "lower_threshold_conns": 2}]}, {"service": "tcp:192.0.2.3:80"}]}"#,
+            422,
+            "services[1].servers[0].lower_threshold_conns",
+        ),
+        (
+            r#"{"services": [{"service": "tcp:192.0.2.1:80"}, {"service": "tcp:192.0.2.1:80"}]}"#,
+            409,
+            "services[1]",
+        ),
+        (
+            r#"{"services": [{"service": "tcp:192.0.2.1:80", "wieght": 1}]}"#,
+            400,
+            "services[0].wieght",
+        ),
+        (
+            r#"{"services": [{"service": "tcp:192.0.2.1:80", "servers": 1}]}"#,
+            400,
+            "services[0].servers",
+        ),
+        (r#"{"services": [{"service": 7}]}"#, 400, "services[0].service"),
+    ] {
+        let (answered, error) = stand.refused("PUT", "/v1/state", body);
+        assert_eq!((answered, error.place.as_deref()), (status, Some(place)), "{error}");
+        assert_eq!(stand.ask("GET", "/v1/state", ""), before);
+    }
+}
+
+#[test]
+fn paths_methods_ids_and_queries_that_do_not_exist_are_refused_in_json() {
+    let stand = Stand::new(Limits::default());
+    for (method, path, status) in [
+        ("GET", "/", 404),
+        ("GET", "/v2/services", 404),
+        ("PATCH", "/v1/services", 405),
+        ("GET", "/v1/services/tcp:192.0.2.1", 400),
+        ("GET", "/v1/services/tcp:192.0.2.1:80", 404),
+        ("GET", "/v1/services/%ff", 400),
+        ("DELETE", "/v1/services/tcp:192.0.2.1:80/servers/198.51.100.1", 400),
+        ("DELETE", "/v1/services/tcp:192.0.2.1:80/servers/198.51.100.1:80", 404),
+        ("GET", "/v1/connections?colour=blue", 400),
+        ("GET", "/v1/connections?state=ESTABLISH", 400),
+        ("GET", "/v1/connections?limit=-1", 400),
+        ("PUT", "/v1/state?dry_run=maybe", 400),
+    ] {
+        assert_eq!(stand.refused(method, path, "").0, status, "{method} {path}");
+    }
+    assert_eq!(
+        stand.ask("GET", "/v1/openapi.json", "").1,
+        super::super::routes::openapi()
+    );
+}
+
+#[test]
+fn everything_can_be_done_with_plain_http() {
+    let stand = Stand::new(Limits::default());
+    let service = "/v1/services/udp:[2001:db8::1]:53";
+    let server = format!("{service}/servers/[2001:db8::9]:53");
+    let steps = [
+        (
+            "POST",
+            "/v1/services",
+            r#"{"service": "udp:[2001:db8::1]:53", "scheduler": "rr"}"#,
+            201,
+        ),
+        (
+            "POST",
+            &format!("{service}/servers"),
+            r#"{"server": "[2001:db8::9]:53", "mode": "nat"}"#,
+            201,
+        ),
+        ("PUT", &server, r#"{"weight": 7}"#, 204),
+        ("PATCH", &server, r#"{"mode": "nat"}"#, 204),
+        (
+            "PUT",
+            &format!("{service}/local-addresses"),
+            r#"{"addresses": ["2001:db8::fe"]}"#,
+            204,
+        ),
+        ("PUT", service, r#"{"scheduler": "wrr"}"#, 204),
+        ("PUT", "/v1/timeouts", r#"{"udp_sec": 5}"#, 204),
+        ("POST", "/v1/stats/zero", "", 204),
+        ("DELETE", &format!("{service}/local-addresses"), "", 204),
+    ];
+    for (method, path, body, status) in steps {
+        assert_eq!(stand.ask(method, path, body).0, status, "{method} {path}");
+    }
+    let (_, state) = stand.ask("GET", "/v1/state", "");
+    let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5}}"#;
+    assert_eq!(state, expected);
+    assert_eq!(stand.ask("DELETE", &server, "").0, 204);
+    assert_eq!(
+        stand.ask("GET", &format!("{service}/servers"), ""),
+        (200, "[]".to_owned())
+    );
+    assert_eq!(stand.ask("DELETE", service, "").0, 204);
+}
+
+#[test]
+fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() {
+    let stand = Stand::new(Limits::default());
+    let mut stream = stand.connect();
+    let begun = Instant::now();
+    for index in 0..4_000u32 {
+        let body = format!(r#"{{"service": "tcp:192.0.{}.{}:80"}}"#, index / 250, index % 250 + 1);
+        let length = body.len();
+        let request = format!("POST /v1/services HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 1_024];
+        let count = stream.read(&mut answer).unwrap();
+        assert!(
+            answer.starts_with(b"HTTP/1.1 201"),
+            "{}",
+            String::from_utf8_lossy(&answer[..count])
+        );
+    }
+    let taken = begun.elapsed();
+    println!("4,000 services in {taken:?}");
+    assert!(taken < Duration::from_secs(2), "{taken:?}");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(stand.workers[0].snapshot().services.services().len(), 4_000);
+}

@@ -1,0 +1,228 @@
+//! Run-time changes survive a reload; edits of the file take effect.
+
+use super::*;
+
+fn state(text: &str) -> State {
+    serde_json::from_str(text).unwrap()
+}
+
+const FILE: &str = r#"{"services": [
+    {"service": "tcp:192.0.2.1:80", "scheduler": "rr",
+     "servers": [{"server": "198.51.100.1:80", "weight": 1}, {"server": "198.51.100.2:80", "weight": 2}]},
+    {"service": "tcp:192.0.2.2:80"}],
+    "timeouts": {"tcp_sec": 900, "tcp_fin_sec": 120, "udp_sec": 300}}"#;
+
+/// As after `lvsctl`: a server drained, one added, a service added, one deleted, a timeout set.
+const RUNNING: &str = r#"{"services": [
+    {"service": "tcp:192.0.2.1:80", "scheduler": "rr",
+     "servers": [{"server": "198.51.100.1:80", "weight": 0}, {"server": "198.51.100.2:80", "weight": 2},
+                 {"server": "198.51.100.3:80", "weight": 9}]},
+    {"service": "udp:192.0.2.9:53"}],
+    "timeouts": {"tcp_sec": 900, "tcp_fin_sec": 120, "udp_sec": 10}}"#;
+
+#[test]
+fn an_unchanged_file_changes_nothing() {
+    let merged = merge(&state(FILE), &state(FILE), state(RUNNING));
+    assert_eq!(
+        merged,
+        Merged {
+            state: state(RUNNING),
+            left_out: vec![]
+        }
+    );
+}
+
+#[test]
+fn the_first_load_brings_the_whole_file() {
+    assert_eq!(
+        merge(&State::default(), &state(FILE), State::default()).state,
+        state(FILE)
+    );
+}
+
+#[test]
+fn only_edited_fields_are_taken_over() {
+    let edited = FILE.replace(r#""weight": 2"#, r#""weight": 2, "upper_threshold_conns": 50"#);
+    let edited = edited.replace(r#""tcp_sec": 900"#, r#""tcp_sec": 600"#);
+    let merged = merge(&state(FILE), &state(&edited), state(RUNNING)).state;
+    let servers = &merged.services[0].servers;
+    let shown: Vec<_> = servers
+        .iter()
+        .map(|server| (server.weight, server.upper_threshold_conns))
+        .collect();
+    assert_eq!(shown, [(0, 0), (2, 50), (9, 0)]);
+    assert_eq!(
+        merged.timeouts,
+        Some(Timeouts {
+            tcp_sec: 600,
+            tcp_fin_sec: 120,
+            udp_sec: 10
+        })
+    );
+}
+
+#[test]
+fn what_the_file_drops_goes_and_what_it_adds_comes() {
+    let edited = state(
+        r#"{"services": [{"service": "tcp:192.0.2.1:80", "scheduler": "wrr",
+            "servers": [{"server": "198.51.100.2:80", "weight": 2}, {"server": "198.51.100.4:80"}]}]}"#,
+    );
+    let merged = merge(&state(FILE), &edited, state(RUNNING));
+    let service = &merged.state.services[0];
+    let ends: Vec<_> = service.servers.iter().map(|server| server.server.to_string()).collect();
+    assert_eq!(ends, ["198.51.100.2:80", "198.51.100.3:80", "198.51.100.4:80"]);
+    assert_eq!(service.scheduler, "wrr");
+    assert_eq!(merged.state.services[1].service.to_string(), "udp:192.0.2.9:53");
+    assert_eq!(merged.left_out, Vec::<String>::new());
+}
+
+#[test]
+fn an_edit_of_what_was_deleted_at_run_time_is_left_out_and_said() {
+    let edited = FILE.replace(
+        r#""service": "tcp:192.0.2.2:80""#,
+        r#""service": "tcp:192.0.2.2:80", "scheduler": "sh""#,
+    );
+    let merged = merge(&state(FILE), &state(&edited), state(RUNNING));
+    assert_eq!(merged.state, state(RUNNING));
+    assert!(merged.left_out[0].contains("tcp:192.0.2.2:80"), "{:?}", merged.left_out);
+}
+
+#[test]
+fn a_service_that_the_file_names_for_the_first_time_gets_the_files_settings_and_keeps_its_own_servers() {
+    let edited = FILE.replace(
+        r#"{"service": "tcp:192.0.2.2:80"}"#,
+        r#"{"service": "tcp:192.0.2.2:80"}, {"service": "udp:192.0.2.9:53", "scheduler": "sh"}"#,
+    );
+    let merged = merge(&state(FILE), &state(&edited), state(RUNNING)).state;
+    assert_eq!(merged.services[1].scheduler, "sh");
+}
+
+#[test]
+fn keys_read_only_at_start_are_named() {
+    let started = "socket = 'a'\n[workers]\ncount = 2\nconns4 = 10\n[[service]]\nid = 1\n[timeouts]\ntcp = 1\n";
+    let now =
+        "socket = 'a'\n[workers]\ncount = 3\nconns4 = 10\npause = 1\n[log]\nlevel = 'info'\n[timeouts]\ntcp = 2\n";
+    let keys = restart_needed(
+        &started.parse().unwrap(),
+        &now.parse().unwrap(),
+        &["service", "timeouts"],
+    );
+    assert_eq!(keys, ["log.level", "workers.count", "workers.pause"]);
+}
+
+struct Bench {
+    director: Director,
+    reloader: Reloader,
+    directory: tempfile::TempDir,
+}
+
+const TOML: &str = r#"
+[workers]
+count = 1
+[timeouts]
+udp_sec = 77
+[[service]]
+protocol = "tcp"
+address = "192.0.2.1"
+port = 80
+scheduler = "rr"
+[[service.real_server]]
+address = "198.51.100.1"
+mode = "nat"
+weight = 2
+"#;
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("lvsd.toml");
+        fs::write(&path, TOML).unwrap();
+        let (mut director, _) = Director::restore(&directory.path().join("journal")).unwrap();
+        load(
+            &mut director,
+            &Config::parse(TOML, "lvsd.toml").unwrap(),
+            Instant::now(),
+        )
+        .unwrap();
+        Self {
+            director,
+            reloader: Reloader::new(path, TOML),
+            directory,
+        }
+    }
+
+    fn reload(&mut self, text: &str) -> Result<ReloadReport, ApiError> {
+        fs::write(self.directory.path().join("lvsd.toml"), text).unwrap();
+        self.reloader.reload(&mut self.director, Instant::now())
+    }
+
+    fn weight(&self) -> u32 {
+        self.director.state().services[0].servers[0].weight
+    }
+
+    fn drain(&mut self) {
+        let action = r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.1:80",
+            "patch": {"weight": 0}}}"#;
+        self.director
+            .apply(serde_json::from_str(action).unwrap(), Instant::now())
+            .unwrap();
+    }
+}
+
+#[test]
+fn the_file_is_there_after_the_first_start_and_a_reload_applies_only_edits() {
+    let mut bench = Bench::new();
+    assert_eq!((bench.weight(), bench.director.timeouts().udp_sec), (2, 77));
+    bench.drain();
+    assert!(bench.reload(TOML).unwrap().applied.is_empty());
+    assert_eq!(bench.weight(), 0);
+    let edited = TOML
+        .replace("weight = 2", "weight = 5")
+        .replace("count = 1", "count = 2");
+    let report = bench.reload(&edited).unwrap();
+    assert_eq!(bench.weight(), 5);
+    assert_eq!(report.applied.servers_changed.len(), 1);
+    assert_eq!(report.restart_needed, ["workers.count"]);
+}
+
+#[test]
+fn a_broken_file_changes_nothing_and_the_error_names_line_and_key() {
+    let mut bench = Bench::new();
+    bench.drain();
+    let before = bench.director.state();
+    for text in [
+        TOML.replace("scheduler =", "sheduler ="),
+        TOML.replace("weight = 2", "weight = 70000"),
+        "[".to_owned(),
+    ] {
+        let error = bench.reload(&text).unwrap_err();
+        assert!(
+            error.code == ErrorCode::ConfigRefused && error.message.contains("lvsd.toml:"),
+            "{error}"
+        );
+        assert_eq!(bench.director.state(), before);
+    }
+    fs::remove_file(bench.directory.path().join("lvsd.toml")).unwrap();
+    assert!(bench.reloader.reload(&mut bench.director, Instant::now()).is_err());
+}
+
+#[test]
+fn run_time_changes_and_the_base_survive_a_restart_with_an_edited_file() {
+    let mut bench = Bench::new();
+    bench.drain();
+    let Bench {
+        director, directory, ..
+    } = bench;
+    drop(director);
+    let (mut director, report) = Director::restore(&directory.path().join("journal")).unwrap();
+    assert_eq!(report.refused, Vec::<String>::new());
+    let edited = TOML.replace("udp_sec = 77", "udp_sec = 66");
+    let report = load(
+        &mut director,
+        &Config::parse(&edited, "lvsd.toml").unwrap(),
+        Instant::now(),
+    )
+    .unwrap();
+    assert!(report.applied.timeouts_changed && report.applied.servers_changed.is_empty());
+    assert_eq!(director.state().services[0].servers[0].weight, 0);
+}
