@@ -69,6 +69,8 @@ drop_reasons! {
     FragmentMalformed = "fragment_malformed",
     /// One burst led to more pieces of packets than there is room for.
     MadeFramesFull = "made_frames_full",
+    /// No buffer for a frame that the path made.
+    NoMbuf = "no_mbuf",
     /// An ICMP error about a connection with a wrong checksum.
     IcmpChecksum = "icmp_checksum",
     /// A router on the way of a tunnel refused a packet; the client was told if its packet says so.
