@@ -43,8 +43,8 @@ use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
 use crate::tick::Tick;
 use crate::worker_state::{Lane, Step, WorkerState};
 
-use classify::{Class, is_balanced};
 use admit::Admission;
+use classify::{Class, is_balanced};
 use established::Known;
 use parse::Parsed;
 

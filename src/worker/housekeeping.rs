@@ -1,8 +1,8 @@
 //! Step 9, between two bursts about every millisecond: timers, commands, held frames.
 
 use lvs_core::counters::SingleWriter;
-use lvs_core::path::{DropReason, Verdict};
 use lvs_core::l3::DeviceId;
+use lvs_core::path::{DropReason, Verdict};
 use lvs_core::tick::Tick;
 
 use crate::worker::Worker;

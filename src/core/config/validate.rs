@@ -20,8 +20,8 @@ use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpe
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind};
-use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::ipvs::service::{ServiceKey, ServiceProtocol};
+use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::{DEVICES_MAX, TIMEOUT_MAX_SEC, WORKERS_MAX};
 
 /// More than any machine has; DPDK itself may know fewer.

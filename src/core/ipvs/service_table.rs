@@ -217,9 +217,7 @@ fn family_of<'index>(
 fn index_nat_server(ipv4: &mut FamilyIndex, ipv6: &mut FamilyIndex, protocol: u8, server: &RealServer) {
     if server.mode == ForwardingMode::Nat {
         let index = family_of(ipv4, ipv6, server.addr);
-        index
-            .nat_servers
-            .insert(L4Key::new(server.addr, server.port, protocol));
+        index.nat_servers.insert(L4Key::new(server.addr, server.port, protocol));
         index.nat_server_addresses.insert(words(server.addr));
     }
 }

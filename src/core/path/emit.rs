@@ -104,7 +104,9 @@ mod tests {
         assert!(!made.push(Verdict::Punt, &[b"x"]));
         assert_eq!(made.take().map(|(_, frame)| frame.len()), Some(half.len()));
         let mut many = MadeFrames::new();
-        let refused = (0..2 * MADE_FRAMES_MAX).filter(|_| !many.push(Verdict::Punt, &[])).count();
+        let refused = (0..2 * MADE_FRAMES_MAX)
+            .filter(|_| !many.push(Verdict::Punt, &[]))
+            .count();
         assert!(refused > 0 && many.frames.capacity() >= MADE_FRAMES_MAX);
     }
 }

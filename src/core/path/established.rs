@@ -55,11 +55,25 @@ pub(crate) fn inbound<A: Address, F: Frame>(
         Err(Obstacle::Local) => return to_local_server(conn),
         Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
         Err(Obstacle::Unreachable) => {
-            return refuse(step, packet, frame, &slot.server, IcmpError::HostUnreachable, DropReason::NoRoute);
+            return refuse(
+                step,
+                packet,
+                frame,
+                &slot.server,
+                IcmpError::HostUnreachable,
+                DropReason::NoRoute,
+            );
         }
     };
     if headers.ttl <= 1 {
-        return refuse(step, packet, frame, &slot.server, IcmpError::TimeExceeded, DropReason::TtlExpired);
+        return refuse(
+            step,
+            packet,
+            frame,
+            &slot.server,
+            IcmpError::TimeExceeded,
+            DropReason::TtlExpired,
+        );
     }
     let mtu = match mode {
         ForwardingMode::Tunnel => tunnelled::mtu(step, &slot.server, &way),

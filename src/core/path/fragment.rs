@@ -13,9 +13,7 @@ use crate::limits::FRAGMENT_HEADER_MAX;
 use crate::path::emit::MadeFrames;
 use crate::path::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
-use crate::wire::ethernet::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EthernetHeader,
-};
+use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EthernetHeader};
 use crate::wire::ipv4::{DONT_FRAGMENT, FRAGMENT_OFFSET_MASK, Ipv4Header, MORE_FRAGMENTS};
 use crate::wire::ipv6::{
     ExtensionHeader, FragmentHeader, Ipv6Header, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP, NEXT_ROUTING,
@@ -126,7 +124,11 @@ impl Cuts<'_> {
         let len = match self.as_received.get(index) {
             Some(&received) => {
                 // What was put in front of the packet since goes with the first piece.
-                let in_front = if index == 0 { payload_len.saturating_sub(self.received_len()) } else { 0 };
+                let in_front = if index == 0 {
+                    payload_len.saturating_sub(self.received_len())
+                } else {
+                    0
+                };
                 (usize::from(received) + in_front).min(left)
             }
             None => left,
@@ -164,11 +166,9 @@ fn cut_v4(pieces: &mut Pieces<'_>, packet: &[u8], cuts: &Cuts<'_>) -> Result<(),
         let piece = payload.get(at..at + len).ok_or(DropReason::Truncated)?;
         let more = at + len < payload.len() || flags_offset & MORE_FRAGMENTS != 0;
         let offset = (flags_offset & FRAGMENT_OFFSET_MASK) + (at / UNIT) as u16;
-        let (fields, options) =
-            Ipv4Header::mut_from_prefix(&mut *header_copy).map_err(|_| DropReason::Truncated)?;
+        let (fields, options) = Ipv4Header::mut_from_prefix(&mut *header_copy).map_err(|_| DropReason::Truncated)?;
         fields.total_len = U16::new((header_len + len) as u16);
-        fields.flags_offset =
-            U16::new((flags_offset & DONT_FRAGMENT) | offset | if more { MORE_FRAGMENTS } else { 0 });
+        fields.flags_offset = U16::new((flags_offset & DONT_FRAGMENT) | offset | if more { MORE_FRAGMENTS } else { 0 });
         fields.checksum = U16::ZERO;
         if at > 0 {
             blank_first_only_options(options);
@@ -207,12 +207,7 @@ fn blank_first_only_options(options: &mut [u8]) {
     }
 }
 
-fn cut_v6(
-    pieces: &mut Pieces<'_>,
-    packet: &[u8],
-    cuts: &Cuts<'_>,
-    identification: u32,
-) -> Result<(), DropReason> {
+fn cut_v6(pieces: &mut Pieces<'_>, packet: &[u8], cuts: &Cuts<'_>, identification: u32) -> Result<(), DropReason> {
     let (ip, _) = Ipv6Header::ref_from_prefix(packet).map_err(|_| DropReason::Truncated)?;
     let packet_len = Ipv6Header::LEN + usize::from(ip.payload_len.get());
     let packet = packet.get(..packet_len).ok_or(DropReason::Truncated)?;
@@ -222,7 +217,9 @@ fn cut_v6(
     let before = unfragmentable(packet).ok_or(DropReason::Malformed)?;
     let header_len = before.len + FragmentHeader::LEN;
     let mut room_for_header = [0; FRAGMENT_HEADER_MAX + FragmentHeader::LEN];
-    let header = room_for_header.get_mut(..header_len).ok_or(DropReason::TooManyHeaders)?;
+    let header = room_for_header
+        .get_mut(..header_len)
+        .ok_or(DropReason::TooManyHeaders)?;
     let (unfragmentable, payload) = packet.split_at_checked(before.len).ok_or(DropReason::Truncated)?;
     header
         .get_mut(..before.len)

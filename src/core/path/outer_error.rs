@@ -75,7 +75,15 @@ pub(crate) fn about_tunnel<F: Frame>(
     let relayed = IcmpError::Relayed { kind, code, rest };
     let quoted_len = error.inner.packet_len();
     let vip = error.key.dst.addr;
-    let verdict = reply::answer(step, &error.inner, &error.key, frame, relayed, vip, DropReason::TunnelPath);
+    let verdict = reply::answer(
+        step,
+        &error.inner,
+        &error.key,
+        frame,
+        relayed,
+        vip,
+        DropReason::TunnelPath,
+    );
     if !matches!(verdict, Verdict::Drop(_)) {
         // tun_icmp_outer: the kernel counts what it quotes as well as what it sends.
         related::count_out(step, table.conn_mut(index), quoted_len);

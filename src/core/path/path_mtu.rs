@@ -57,7 +57,11 @@ impl PathMtus {
             if mtu < learned.mtu {
                 (learned.mtu, learned.at) = (mtu, now);
             }
-            return if learned.in_use { learned.mtu.min(link_mtu) } else { link_mtu };
+            return if learned.in_use {
+                learned.mtu.min(link_mtu)
+            } else {
+                link_mtu
+            };
         }
         if mtu < link_mtu
             && let Some(slot) = self.slots.get_mut(slot_of(server))
@@ -101,7 +105,11 @@ fn slot_of(server: IpAddr) -> usize {
 pub(crate) const fn for_client(mtu: u16, overhead: u16) -> u16 {
     /// Every link carries this much (RFC 791 3.2).
     const IPV4_MTU_MIN: u16 = 68;
-    if mtu > IPV4_MTU_MIN + overhead { mtu - overhead } else { mtu }
+    if mtu > IPV4_MTU_MIN + overhead {
+        mtu - overhead
+    } else {
+        mtu
+    }
 }
 
 #[cfg(test)]
@@ -119,7 +127,11 @@ mod tests {
         assert_eq!(mtus.learn(SERVER, 1_400, 1_500, Tick(1)), 1_500);
         assert_eq!(mtus.towards(SERVER, 1_500, Tick(2)), 1_400);
         assert_eq!(mtus.learn(SERVER, 1_400, 1_500, Tick(3)), 1_400);
-        assert_eq!(mtus.learn(SERVER, 1_450, 1_500, Tick(4)), 1_400, "a larger one is no news");
+        assert_eq!(
+            mtus.learn(SERVER, 1_450, 1_500, Tick(4)),
+            1_400,
+            "a larger one is no news"
+        );
         assert_eq!(mtus.learn(SERVER, 1_350, 1_500, Tick(4)), 1_350, "in use already");
         assert_eq!(mtus.towards(SERVER, 1_300, Tick(5)), 1_300);
         assert_eq!(mtus.towards(SERVER, 1_500, Tick(4 + PATH_MTU_SEC * 1_000)), 1_500);

@@ -214,10 +214,15 @@ struct NewEnds<A: Address> {
 fn translate<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded, ends: &NewEnds<A>) {
     rewrite::decrement_ttl(frame, headers);
     rewrite::set_addresses(frame, headers.l3_offset, ends.src, ends.dst);
-    rewrite::set_addresses(frame, quoted.l3_offset, Some(ends.quoted_src.addr), ends.quoted_dst.addr);
+    rewrite::set_addresses(
+        frame,
+        quoted.l3_offset,
+        Some(ends.quoted_src.addr),
+        ends.quoted_dst.addr,
+    );
     if Embedded::has_ports(quoted.protocol)
         && let Some(ports) = frame.get_mut(usize::from(quoted.l4_offset)..usize::from(headers.packet_end))
-        && let Some(([ports @ ..], _)) = ports.split_first_chunk_mut::<4>()
+        && let Some((ports, _)) = ports.split_first_chunk_mut::<4>()
     {
         let [src_high, src_low] = ends.quoted_src.port.to_be_bytes();
         let [dst_high, dst_low] = ends.quoted_dst.port.to_be_bytes();

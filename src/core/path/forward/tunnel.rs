@@ -16,13 +16,13 @@ use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use crate::path::forward::ethernet::resize_front;
 use crate::path::forward::rewrite::decrement_ttl;
 use crate::path::{DropReason, Headers};
+use crate::wire::checksum;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader};
 use crate::wire::gre::{self, GreHeader};
 use crate::wire::gue::GueHeader;
 use crate::wire::ipv4::{DONT_FRAGMENT, Ipv4Header, VERSION_IHL_PLAIN};
 use crate::wire::ipv6::Ipv6Header;
 use crate::wire::udp::{self, UdpHeader};
-use crate::wire::checksum;
 
 /// IP protocol number of IPv4 in IP.
 pub const PROTOCOL_IPV4: u8 = 4;

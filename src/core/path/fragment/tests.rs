@@ -41,7 +41,10 @@ fn ipv4_is_cut_as_the_kernel_cuts_it() {
 fn options_that_are_not_copied_become_padding_behind_the_first_fragment() {
     // Router alert is copied (0x94), record route is not (0x07).
     let options = [0x94, 4, 0, 0, 7, 3, 4, 1];
-    let frame = udp4("192.0.2.1:1 > 192.0.2.2:2").ip_options(&options).payload_len(100).build();
+    let frame = udp4("192.0.2.1:1 > 192.0.2.2:2")
+        .ip_options(&options)
+        .payload_len(100)
+        .build();
     let cut = pieces(&frame, 28 + 64, &[]).unwrap();
     assert_eq!(cut.len(), 2);
     assert_eq!(cut[0][34..42], options);
@@ -51,11 +54,20 @@ fn options_that_are_not_copied_become_padding_behind_the_first_fragment() {
 
 #[test]
 fn a_fragment_is_cut_further_and_the_last_piece_keeps_its_flag() {
-    let frame = udp4("192.0.2.1:1 > 192.0.2.2:2").fragment(800, true).payload_len(160).build();
+    let frame = udp4("192.0.2.1:1 > 192.0.2.2:2")
+        .fragment(800, true)
+        .payload_len(160)
+        .build();
     let len = frame.len() - 34;
     let cut = pieces(&frame, 100, &[]).unwrap();
-    let offsets: Vec<u16> = cut.iter().map(|piece| u16::from_be_bytes([piece[20], piece[21]])).collect();
-    assert!(offsets.iter().all(|offset| offset & MORE_FRAGMENTS != 0), "{offsets:x?}");
+    let offsets: Vec<u16> = cut
+        .iter()
+        .map(|piece| u16::from_be_bytes([piece[20], piece[21]]))
+        .collect();
+    assert!(
+        offsets.iter().all(|offset| offset & MORE_FRAGMENTS != 0),
+        "{offsets:x?}"
+    );
     assert_eq!(offsets[0] & FRAGMENT_OFFSET_MASK, 100);
     assert_eq!(offsets[1] & FRAGMENT_OFFSET_MASK, 110);
     assert_eq!(cut.iter().map(|piece| piece.len() - 34).sum::<usize>(), len);
@@ -95,7 +107,11 @@ fn fragments_keep_their_lengths_and_what_came_in_front_goes_with_the_first() {
     };
     assert_eq!(lens(&[40, 96, 64], 200), [40, 96, 64]);
     assert_eq!(lens(&[40, 96, 56], 200), [48, 96, 56]);
-    assert_eq!(lens(&[40, 96, 64], 84), [40, 64, 64, 32], "too long for the link: cut again");
+    assert_eq!(
+        lens(&[40, 96, 64], 84),
+        [40, 64, 64, 32],
+        "too long for the link: cut again"
+    );
 }
 
 #[test]

@@ -214,7 +214,10 @@ impl Slot {
         if !piece.more {
             self.payload_len = Some(end);
         }
-        let spans = self.spans.get_mut(position..=self.count).ok_or(DropReason::FragmentMalformed)?;
+        let spans = self
+            .spans
+            .get_mut(position..=self.count)
+            .ok_or(DropReason::FragmentMalformed)?;
         spans.rotate_right(1);
         if let Some(free) = spans.first_mut() {
             *free = Span {

@@ -11,7 +11,10 @@ fn piece_of(upper: &[u8], begin: usize, end: usize, is_ipv6: bool) -> Vec<u8> {
     } else {
         udp4("192.0.2.1:1 > 192.0.2.2:2")
     };
-    let mut frame = packet.fragment(begin as u16, more).payload(&vec![0; end - begin]).build();
+    let mut frame = packet
+        .fragment(begin as u16, more)
+        .payload(&vec![0; end - begin])
+        .build();
     // The builder decides itself whether a fragment begins with a UDP header; the octets are put in here.
     let at = if is_ipv6 { 14 + 40 + 8 } else { 14 + 20 };
     frame.truncate(at);
@@ -118,7 +121,11 @@ fn a_fragment_within_a_run_of_others_is_a_duplicate() {
     let mut add = |begin, end| add(&mut reassembly, &piece_of(&upper, begin, end, false), Tick(0));
     assert_eq!(add(8, 24), Err(DropReason::FragmentDuplicate));
     assert_eq!(add(0, 32), Err(DropReason::FragmentDuplicate));
-    assert_eq!(add(24, 48), Err(DropReason::FragmentOverlap), "there is a gap in between");
+    assert_eq!(
+        add(24, 48),
+        Err(DropReason::FragmentOverlap),
+        "there is a gap in between"
+    );
 }
 
 #[test]
@@ -153,7 +160,11 @@ fn of_too_many_datagrams_the_oldest_gives_way() {
     for id in 0..=count {
         add(&mut reassembly, &first(id), Tick(u32::from(id))).unwrap();
     }
-    assert_eq!(add(&mut reassembly, &last(0), Tick(100)), Ok(None), "the oldest was given up");
+    assert_eq!(
+        add(&mut reassembly, &last(0), Tick(100)),
+        Ok(None),
+        "the oldest was given up"
+    );
     assert!(add(&mut reassembly, &last(count), Tick(100)).unwrap().is_some());
     assert!(add(&mut reassembly, &last(2), Tick(100)).unwrap().is_some());
 }

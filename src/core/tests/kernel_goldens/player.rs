@@ -147,7 +147,10 @@ impl Clock {
 /// What a director did with a frame must be what the kernel did, frame by frame.
 fn compare(injected: &[u8], mut outcomes: Vec<Outcome>, expected: &[Expected]) -> Result<(), String> {
     let shown = || {
-        let lines: Vec<String> = expected.iter().map(|one| format!("  kernel: {}", one.summary)).collect();
+        let lines: Vec<String> = expected
+            .iter()
+            .map(|one| format!("  kernel: {}", one.summary))
+            .collect();
         lines.join("\n")
     };
     if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Punted(_))) {
@@ -164,7 +167,10 @@ fn compare(injected: &[u8], mut outcomes: Vec<Outcome>, expected: &[Expected]) -
         outcomes.retain(|outcome| !matches!(outcome, Outcome::Dropped(_)));
     }
     if outcomes.len() != expected.len() {
-        let ours: Vec<String> = outcomes.iter().map(|one| format!("  lvsd:   {}", in_words(one))).collect();
+        let ours: Vec<String> = outcomes
+            .iter()
+            .map(|one| format!("  lvsd:   {}", in_words(one)))
+            .collect();
         return Err(format!("{}\n{}", ours.join("\n"), shown()));
     }
     for (outcome, one) in outcomes.into_iter().zip(expected) {

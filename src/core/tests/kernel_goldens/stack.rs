@@ -4,10 +4,7 @@
 const ETHERTYPE_AT: usize = 12;
 const L3: usize = 14;
 /// The director's addresses towards the real servers.
-const DIRECTOR_ADDRESSES: [&[u8]; 2] = [
-    &[10, 1, 0, 1],
-    &[0xFD, 0, 0, 0x0B, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
-];
+const DIRECTOR_ADDRESSES: [&[u8]; 2] = [&[10, 1, 0, 1], &[0xFD, 0, 0, 0x0B, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]];
 
 fn ethertype(frame: &[u8]) -> u16 {
     frame

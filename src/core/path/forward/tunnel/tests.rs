@@ -148,7 +148,10 @@ fn the_outer_packet_is_longer_by_the_overhead() {
     let frame = tcp4("198.51.100.1:1 > 192.0.2.1:80").ack().build();
     for ((src, dst), family) in [(V4, AddressFamily::Ipv4), (V6, AddressFamily::Ipv6)] {
         let outer = encapsulated(&frame, src, dst, 7, true);
-        assert_eq!(outer.len(), frame.len() - 14 + usize::from(overhead(TunnelKind::IpIp, family)));
+        assert_eq!(
+            outer.len(),
+            frame.len() - 14 + usize::from(overhead(TunnelKind::IpIp, family))
+        );
     }
 }
 
