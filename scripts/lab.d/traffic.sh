@@ -108,7 +108,7 @@ start_downloads() {
     local n
     DOWNLOADS=()
     for ((n = 0; n < $1; n++)); do
-        in_ns client curl -s --max-time 300 --limit-rate "$3" -o "$LAB_STATE/part-$n" "$2/files/part" &
+        ip netns exec "$(ns client)" curl -s --max-time 300 --limit-rate "$3" -o "$LAB_STATE/part-$n" "$2/files/part" &
         DOWNLOADS+=($!)
         remember $! "download-$n"
     done
@@ -153,7 +153,7 @@ capture() {
 }
 
 stop_capture() {
-    kill -INT "$CAPTURE"
+    kill "$CAPTURE"
     wait "$CAPTURE" || true
 }
 

@@ -65,7 +65,9 @@ crowd() {
     cat "$LAB_STATE"/crowd-?.log
     equal "all are open" "$count" "$(crowd_sum opened)"
     for n in 1 2; do
-        equal "rs$n holds half of them" $((count / 2)) "$(hold_status "$n" | awk '$1 == "held" { sum += $2 } END { print sum }')"
+        # Each worker takes turns by itself, so with several one server may be a few ahead.
+        within "rs$n holds half of them" $((count / 2 - WORKERS + 1)) $((count / 2 + WORKERS - 1)) \
+            "$(hold_status "$n" | awk '$1 == "held" { sum += $2 } END { print sum }')"
         equal "rs$n sees one local address only" "${LOCALS[0]}" \
             "$(hold_status "$n" | awk '$1 == "from" { print $2 }' | sort -u | xargs)"
     done
@@ -115,7 +117,7 @@ open_crowd() {
     # Kept open here for writing, so that the openers' standard input does not end.
     exec 9<>"$LAB_STATE/crowd"
     for ((opener = 0; opener < OPENERS; opener++)); do
-        in_ns client "$(program tcp-hold)" open "$(host_of "$VIP"):9000" --count $(($1 / OPENERS)) \
+        ip netns exec "$(ns client)" "$(program tcp-hold)" open "$(host_of "$VIP"):9000" --count $(($1 / OPENERS)) \
             --from "$client" --first-port $((1024 + opener * 16000)) \
             <"$LAB_STATE/crowd" 9>&- >"$LAB_STATE/crowd-$opener.log" &
         CROWD_PIDS+=($!)

@@ -53,7 +53,7 @@ header_is() {
 }
 
 check_rates() {
-    in_ns client ab -q -s 30 -t 6 -n 1000000 -c 4 "$(url "$VIP")/" >"$LAB_STATE/ab.log" 2>&1 &
+    ip netns exec "$(ns client)" ab -q -s 30 -t 6 -n 1000000 -c 4 "$(url "$VIP")/" >"$LAB_STATE/ab.log" 2>&1 &
     local load=$!
     remember "$load" ab
     check "rates rise while ab runs" until_true 8 rate_is_positive
@@ -68,7 +68,7 @@ rate_is_positive() {
 
 check_connections() {
     local before
-    in_ns client curl -s --limit-rate 20k -o /dev/null "$(url "$VIP")/files/part" &
+    ip netns exec "$(ns client)" curl -s --limit-rate 20k -o /dev/null "$(url "$VIP")/files/part" &
     local download=$!
     remember "$download" download
     check "an open connection counts as active" until_true 5 active_is 1
