@@ -1,3 +1,5 @@
+//! Cutting packets, against recorded and computed pieces.
+
 use super::*;
 use crate::l3::DeviceId;
 use crate::testing::{checksum_faults, tcp4, udp4, udp6};

@@ -1,3 +1,5 @@
+//! Putting datagrams together in every order, and refusing what does not fit.
+
 use super::*;
 use crate::random::Random;
 use crate::testing::{udp4, udp6};
