@@ -41,6 +41,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         twins: &twins.iter().map(|twin| twin.device).collect::<Vec<_>>(),
         idle: startup::idle_policy(&config),
         clock: ground.clock,
+        pool: ground.pool.clone(),
     };
     let queues = devices
         .iter_mut()
