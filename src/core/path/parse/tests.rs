@@ -1,3 +1,5 @@
+//! Parsing: every header alone, damaged frames by the million.
+
 use super::*;
 use crate::address::{Addr4, Addr6, Address};
 use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};

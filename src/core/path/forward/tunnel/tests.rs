@@ -1,3 +1,5 @@
+//! Outer headers against frames of a real kernel.
+
 use super::*;
 use crate::path::parse::{Parsed, parse};
 use crate::testing::{VecFrame, describe, hex, tcp4};
