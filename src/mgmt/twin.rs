@@ -99,7 +99,10 @@ pub fn open(device: DeviceId, name: &str, mac: [u8; 6], mtu: u16) -> Result<Twin
             source,
         }
     };
-    tap.set_mac_address(mac).map_err(failed("set its MAC address"))?;
+    // Setting the address it has would make the kernel forget all its neighbours.
+    if tap.mac_address().map_err(failed("read its MAC address"))? != mac {
+        tap.set_mac_address(mac).map_err(failed("set its MAC address"))?;
+    }
     tap.set_mtu(mtu).map_err(failed("set its MTU"))?;
     tap.set_nonblocking(true).map_err(failed("make it non-blocking"))?;
     tap.enabled(true).map_err(failed("bring it up"))?;
