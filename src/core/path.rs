@@ -10,12 +10,14 @@
 
 pub mod admit;
 pub mod classify;
+pub mod defence;
 pub mod established;
 pub mod forward;
 pub mod headers;
 pub mod icmp;
 pub mod lookup;
 pub mod parse;
+pub mod persist;
 pub mod reply;
 pub mod resolve;
 pub mod schedule;
@@ -35,6 +37,7 @@ use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
 use crate::tick::Tick;
 use crate::worker_state::{Lane, Step, WorkerState};
 
+use admit::Admission;
 use established::Known;
 use parse::Parsed;
 
@@ -64,11 +67,24 @@ pub fn process_handed_over<F: Frame>(
 
 /// What is due besides packets: idle connections expire, a bounded number a call.
 pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
-    let (step, lanes) = worker.step(DeviceId(0), now, false);
+    let defends = worker.look_at_defences(now);
+    let (mut step, lanes) = worker.step(DeviceId(0), now, false);
+    if defends {
+        lanes.v4.idle.begin_part(&lanes.v4.table);
+        lanes.v6.idle.begin_part(&lanes.v6.table);
+    }
+    sweep(&mut step, &mut lanes.v4);
+    sweep(&mut step, &mut lanes.v6);
     track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
     track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
     step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
     step.own.conns_ipv6.set(lanes.v6.table.len() as u64);
+}
+
+/// Connections that must go before their time, a bounded number a call.
+fn sweep<A: Address>(step: &mut Step<'_>, lane: &mut Lane<A>) {
+    defence::drop_idle(step, &mut lane.table, &mut lane.idle);
+    defence::drop_orphans(step, &mut lane.table, &mut lane.orphans);
 }
 
 fn run<F: Frame>(
@@ -108,7 +124,9 @@ fn run<F: Frame>(
 fn run_lane<A: Address, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames: &mut [F], verdicts: &mut [Verdict]) {
     lookup::hash_and_prefetch_buckets(lane);
     lookup::prefetch_conns(lane);
-    let Lane { table, entries, count } = lane;
+    let Lane {
+        table, entries, count, ..
+    } = lane;
     for entry in entries.iter().take(*count) {
         let (Some(frame), Some(verdict)) = (
             frames.get_mut(usize::from(entry.slot)),
@@ -131,11 +149,14 @@ fn one_packet<A: Address, F: Frame>(
     frame: &mut F,
 ) -> Verdict {
     match table.find(hash, key) {
-        Some((index, Direction::Inbound)) => established::inbound(step, table, &Known { index, headers, key }, frame),
+        Some((index, Direction::Inbound)) if !established::gives_way(step, table, index, headers) => {
+            established::inbound(step, table, &Known { index, headers, key }, frame)
+        }
         Some((index, Direction::Outbound)) => established::outbound(step, table, &Known { index, headers, key }, frame),
-        None => match admit::admit(step, headers, key) {
-            admit::Admission::Decided(verdict) => verdict,
-            admit::Admission::Schedule(service) => schedule::first_packet(step, table, service, headers, key, frame),
+        _ => match admit::admit(step, headers, key) {
+            Admission::Decided(verdict) => verdict,
+            Admission::Schedule(service) => schedule::first_packet(step, table, service, headers, key, frame),
+            Admission::Refuse => established::refuse_stray(step, headers, key, frame),
         },
     }
 }

@@ -8,17 +8,18 @@ use std::sync::Arc;
 
 use crate::address::{Addr4, Addr6, Address, FlowKey};
 use crate::arena::{Arena, ArenaError};
-use crate::counters::WorkerCounters;
+use crate::counters::{SingleWriter, WorkerCounters};
 use crate::ipvs::conn::Conn;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::local_address::LocalPortCursor;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::scheduler::{self, SchedulerState};
-use crate::ipvs::service::ServiceId;
+use crate::ipvs::service::{ServiceId, VirtualService};
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
 use crate::path::Headers;
+use crate::path::defence::{Defence, Sweep};
 use crate::path::reply::IcmpBudget;
 use crate::path::verdict::WorkerId;
 use crate::random::Random;
@@ -53,6 +54,7 @@ pub struct WorkerState {
     own: Arc<WorkerCounters>,
     random: Random,
     icmp_budget: IcmpBudget,
+    defence: Defence,
 }
 
 /// The tables of both families, each with the scratch space of the burst under way.
@@ -66,6 +68,10 @@ pub(crate) struct Lane<A: Address> {
     pub(crate) table: ConnTable<A>,
     pub(crate) entries: [LaneEntry<A>; BURST_MAX],
     pub(crate) count: usize,
+    /// The walk of `drop_entry`.
+    pub(crate) idle: Sweep,
+    /// The walk of `expire_nodest_conn`.
+    pub(crate) orphans: Sweep,
 }
 
 /// A packet on its way through lookup.
@@ -90,6 +96,8 @@ impl<A: Address> Lane<A> {
             table,
             entries: [empty; BURST_MAX],
             count: 0,
+            idle: Sweep::default(),
+            orphans: Sweep::default(),
         }
     }
 
@@ -127,6 +135,7 @@ pub(crate) struct Step<'a> {
     pub(crate) counters: &'a [Arc<WorkerCounters>],
     pub(crate) random: &'a mut Random,
     pub(crate) icmp_budget: &'a mut IcmpBudget,
+    pub(crate) defence: &'a mut Defence,
 }
 
 impl WorkerState {
@@ -159,6 +168,7 @@ impl WorkerState {
             own,
             random: Random::new(settings.seed),
             icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
+            defence: Defence::default(),
             snapshot: Arc::new(Snapshot::default()),
             settings,
         };
@@ -171,6 +181,9 @@ impl WorkerState {
         if !Arc::ptr_eq(&self.snapshot.services, &new.services) {
             for service in new.services.services() {
                 let old = self.snapshot.services.service(service.id);
+                if old.is_none_or(|old| old.servers_revision != service.servers_revision) {
+                    self.forgive_raised_thresholds(service);
+                }
                 let Some(state) = self.schedulers.get_mut(service.id.0 as usize) else {
                     continue;
                 };
@@ -179,7 +192,45 @@ impl WorkerState {
                 }
             }
         }
-        std::mem::replace(&mut self.snapshot, new)
+        let old = std::mem::replace(&mut self.snapshot, new);
+        self.update_defence();
+        if self.snapshot.sysctls.expire_nodest_conn && !Arc::ptr_eq(&old.services, &self.snapshot.services) {
+            self.lanes.v4.orphans.begin(self.lanes.v4.table.capacity());
+            self.lanes.v6.orphans.begin(self.lanes.v6.table.capacity());
+        }
+        old
+    }
+
+    /// A server whose upper threshold is raised or taken away is not overloaded until it reaches the new one
+    /// (`__ip_vs_update_dest`).
+    fn forgive_raised_thresholds(&self, service: &VirtualService) {
+        for server in service.servers.iter() {
+            let old = self.snapshot.services.real_server(server.id);
+            let raised = old
+                .is_some_and(|old| server.upper_threshold == 0 || server.upper_threshold > old.server.upper_threshold);
+            if raised {
+                self.own.server(server.id).overloaded.set(0);
+            }
+        }
+    }
+
+    fn update_defence(&mut self) {
+        let room = |len: usize, capacity: usize| (capacity - len, capacity);
+        let (v4, v6) = (&self.lanes.v4.table, &self.lanes.v6.table);
+        let rooms = [room(v4.len(), v4.capacity()), room(v6.len(), v6.capacity())];
+        // The fuller table counts: free / capacity is smaller.
+        let [v4, v6] = rooms;
+        let (free, capacity) = if v4.0 * v6.1 <= v6.0 * v4.1 { v4 } else { v6 };
+        self.defence.update(&self.snapshot.sysctls, free, capacity);
+    }
+
+    /// Looks once a second at the room in the tables. Whether `drop_entry` is to walk through them now.
+    pub(crate) fn look_at_defences(&mut self, now: Tick) -> bool {
+        if !self.defence.is_due(now) {
+            return false;
+        }
+        self.update_defence();
+        self.defence.begins_sweep()
     }
 
     /// The snapshot in use.
@@ -219,6 +270,7 @@ impl WorkerState {
             counters: &self.counters,
             random: &mut self.random,
             icmp_budget: &mut self.icmp_budget,
+            defence: &mut self.defence,
         };
         (step, &mut self.lanes)
     }
@@ -255,7 +307,7 @@ impl WorkerState {
             _ => end(conn.real),
         };
         ConnRecord {
-            protocol: conn.protocol,
+            protocol: conn.ip_protocol(),
             client: end(conn.client),
             virt: end(conn.virt),
             local: end(conn.local),
@@ -283,7 +335,7 @@ pub enum DumpCursor {
 /// A connection as listings show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnRecord {
-    /// IP protocol number.
+    /// IP protocol number; 0 for the template of a fwmark service.
     pub protocol: u8,
     /// CIP and client port.
     pub client: (IpAddr, u16),

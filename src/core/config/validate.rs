@@ -314,6 +314,8 @@ fn service(raw: &RawService, desired: &mut DesiredServices) -> Result<ServiceCon
         key,
         scheduler,
         scheduler_flags: scheduler_flags(scheduler, raw)?,
+        persistence: None,
+        one_packet: false,
     };
     desired.add_service(spec).map_err(|error| {
         let at = if matches!(error, ServiceError::ZeroPortNotPersistent { .. }) {
@@ -418,7 +420,6 @@ fn server_span(raw: &RawRealServer, error: &ServiceError) -> Range<usize> {
         ServiceError::WeightOutOfRange { .. } => raw.weight.as_ref().map(Spanned::span),
         ServiceError::ThresholdsReversed { .. } => raw.lower_threshold.as_ref().map(Spanned::span),
         ServiceError::ThresholdOutOfRange { .. } => raw.upper_threshold.as_ref().map(Spanned::span),
-        ServiceError::ServerPortZero { .. } => raw.port.as_ref().map(Spanned::span),
         _ => None,
     };
     at.unwrap_or_else(|| raw.address.span())

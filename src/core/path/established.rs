@@ -10,8 +10,10 @@ use crate::address::{Addr4, Addr6, Address, AddressFamily, FlowKey};
 use crate::counters::SingleWriter;
 use crate::frame::Frame;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnIndex, Direction};
+use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_NO_OUTPUT};
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::protocol::sctp::SctpState;
+use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::RealServerId;
 use crate::path::forward::rewrite::{self, Rewrite};
 use crate::path::forward::tunnel;
@@ -21,6 +23,7 @@ use crate::path::resolve::{self, Obstacle, Way};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::path::{reply, track};
 use crate::wire::checksum::complement;
+use crate::wire::{sctp, tcp};
 use crate::worker_state::Step;
 
 /// A packet of a known connection, on its way to its verdict.
@@ -28,6 +31,52 @@ pub(crate) struct Known<'a, A: Address> {
     pub(crate) index: ConnIndex,
     pub(crate) headers: &'a Headers,
     pub(crate) key: &'a FlowKey<A>,
+}
+
+/// Whether a client's packet of the connection at `index` must begin anew: the connection is gone then
+/// (`ip_vs_in`: `is_new_conn_expected`, `expire_nodest_conn`).
+#[inline]
+pub(crate) fn gives_way<A: Address>(
+    step: &Step<'_>,
+    table: &mut ConnTable<A>,
+    index: ConnIndex,
+    headers: &Headers,
+) -> bool {
+    let plain = headers.tcp_flags & tcp::SYN == 0 && headers.protocol != sctp::PROTOCOL;
+    if plain && !step.snapshot.sysctls.expire_nodest_conn {
+        return false;
+    }
+    let must = is_over(step, table.conn(index), headers);
+    if must {
+        track::forget(step, table, index);
+    }
+    must
+}
+
+#[cold]
+fn is_over<A: Address>(step: &Step<'_>, conn: &Conn<A>, headers: &Headers) -> bool {
+    let sysctls = &step.snapshot.sysctls;
+    let slot = step.snapshot.services.real_server(RealServerId(conn.real_server));
+    let begins = headers.tcp_flags & tcp::SYN != 0 || headers.sctp_chunk == sctp::CHUNK_INIT;
+    let is_nodest = match slot {
+        Some(slot) => !slot.available || begins && slot.server.weight == 0,
+        None => true,
+    };
+    if sysctls.expire_nodest_conn && is_nodest {
+        return true;
+    }
+    let mode = sysctls.conn_reuse_mode;
+    if !begins || mode == 0 || conn.flags & FLAG_CONTROLLED != 0 {
+        return false;
+    }
+    match headers.protocol {
+        tcp::PROTOCOL => match TcpState::from_u8(conn.state) {
+            Some(TcpState::TimeWait | TcpState::Close) => true,
+            Some(TcpState::FinWait) => mode & 2 != 0 && conn.flags & FLAG_NO_OUTPUT != 0,
+            _ => false,
+        },
+        _ => conn.state == SctpState::Closed as u8,
+    }
 }
 
 /// Client → real server.
@@ -56,8 +105,8 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     let way = match resolve::way(step, conn, Direction::Inbound, server) {
         Ok(way) => way,
         Err(Obstacle::Local) => return to_local_server(conn),
-        Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
-        Err(Obstacle::Unreachable) => {
+        // Towards real servers the kernel tells the client even when the route says blackhole.
+        Err(Obstacle::Drop(_) | Obstacle::Unreachable) => {
             return refuse(step, packet, frame, IcmpError::HostUnreachable, DropReason::NoRoute);
         }
     };
@@ -161,7 +210,14 @@ fn into_tunnel<F: Frame>(step: &mut Step<'_>, headers: &Headers, frame: &mut F, 
         return Verdict::Drop(DropReason::NoRoute);
     };
     let identification = step.random.next_u32() as u16;
-    match tunnel::encapsulate(frame, headers, source, server, identification, true) {
+    match tunnel::encapsulate(
+        frame,
+        headers,
+        source,
+        server,
+        identification,
+        step.snapshot.sysctls.pmtu_disc,
+    ) {
         Ok(()) => resolve::depart_from(frame, resolve::L3_OFFSET, AddressFamily::of(&server), way),
         Err(reason) => Verdict::Drop(reason),
     }
@@ -201,6 +257,28 @@ fn refuse<A: Address, F: Frame>(
         error,
         packet.key.dst.addr,
         reason,
+    )
+}
+
+/// Tells a real server that its packet belongs to no connection (`nat_icmp_send`).
+#[cold]
+pub(crate) fn refuse_stray<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Verdict {
+    let packet = Known {
+        index: ConnIndex(0),
+        headers,
+        key,
+    };
+    refuse_as_router(
+        step,
+        &packet,
+        frame,
+        IcmpError::PortUnreachable,
+        DropReason::NoConnection,
     )
 }
 

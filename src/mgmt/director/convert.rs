@@ -232,7 +232,7 @@ pub fn refusal(error: ServiceError) -> ApiError {
         WeightOutOfRange { .. } => (ErrorCode::Refused, "weight"),
         ThresholdsReversed { .. } => (ErrorCode::Refused, "lower_threshold_conns"),
         ThresholdOutOfRange { .. } => (ErrorCode::Refused, "upper_threshold_conns"),
-        MixedFamilies { .. } | ServerPortZero { .. } => (ErrorCode::Refused, "server"),
+        MixedFamilies { .. } => (ErrorCode::Refused, "server"),
         ModeNotConfigurable { .. } => (ErrorCode::Refused, "mode"),
         ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),
         LocalAddressFamily { .. } | LocalAddressTwice { .. } | TooManyLocalAddresses { .. } => {

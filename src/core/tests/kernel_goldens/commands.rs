@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
-use lvs_core::ipvs::protocol::Timeouts;
+use lvs_core::ipvs::persistence::{ClientMask, Persistence};
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::testing::director::TestDirector;
@@ -22,14 +23,39 @@ struct Options {
     upper_threshold: u32,
     lower_threshold: u32,
     timeouts: Option<[u32; 3]>,
+    persistence_sec: Option<u32>,
+    mask: Option<String>,
+    one_packet: bool,
+    is_ipv6: bool,
 }
 
 /// A shell command of an `exec` step.
 pub fn run_shell(director: &mut TestDirector, line: &str) -> Result<(), String> {
-    match line.strip_prefix("ipvsadm ") {
-        Some(arguments) => run(director, arguments),
-        None => Err("only ipvsadm is understood".into()),
+    for line in line.split(';').map(str::trim) {
+        match line.split_once(' ') {
+            Some(("ipvsadm", arguments)) => run(director, arguments)?,
+            Some(("sysctl", arguments)) => {
+                let (name, value) = arguments
+                    .strip_prefix("-w ")
+                    .and_then(|setting| setting.split_once('='))
+                    .ok_or("only sysctl -w NAME=VALUE is understood")?;
+                set_sysctl(director, name, value)?;
+            }
+            _ => return Err("only ipvsadm and sysctl are understood".into()),
+        }
     }
+    Ok(())
+}
+
+/// A kernel setting; those of the stack beside IPVS are the stack's.
+pub fn set_sysctl(director: &mut TestDirector, name: &str, value: &str) -> Result<(), String> {
+    if !name.starts_with("net.ipv4.vs.") {
+        return Ok(());
+    }
+    let mut sysctls = *director.sysctls();
+    sysctls.set(name, value).map_err(text)?;
+    director.set_sysctls(sysctls);
+    Ok(())
 }
 
 /// One line as `ipvsadm -R` reads it. What the director refuses, the kernel refused too: the recording
@@ -37,7 +63,7 @@ pub fn run_shell(director: &mut TestDirector, line: &str) -> Result<(), String> 
 pub fn run(director: &mut TestDirector, line: &str) -> Result<(), String> {
     let options = parse(line)?;
     if let Some([tcp, fin, udp]) = options.timeouts {
-        let mut timeouts = Timeouts::default();
+        let mut timeouts = *director.timeouts();
         timeouts.set(tcp, fin, udp).map_err(|error| error.to_string())?;
         director.set_timeouts(timeouts);
         return Ok(());
@@ -92,6 +118,20 @@ fn parse(line: &str) -> Result<Options, String> {
             "-m" => options.mode = Some(ForwardingMode::Nat),
             "-g" => options.mode = Some(ForwardingMode::DirectRouting),
             "-i" => options.mode = Some(ForwardingMode::Tunnel),
+            "-f" => {
+                let mark = number(&value(&mut words)?)?;
+                let family = AddressFamily::Ipv4;
+                options.service = Some(ServiceKey::Fwmark { mark, family });
+            }
+            "-6" => options.is_ipv6 = true,
+            "-p" => {
+                // Without a value: six minutes, whatever the man page says.
+                let sec = words.clone().next().and_then(|word| word.parse().ok());
+                words.by_ref().take(usize::from(sec.is_some())).for_each(drop);
+                options.persistence_sec = Some(sec.unwrap_or(360));
+            }
+            "-M" => options.mask = Some(value(&mut words)?),
+            "-o" => options.one_packet = true,
             "-w" => options.weight = Some(number(&value(&mut words)?)?),
             "-x" => options.upper_threshold = number(&value(&mut words)?)?,
             "-y" => options.lower_threshold = number(&value(&mut words)?)?,
@@ -105,7 +145,26 @@ fn parse(line: &str) -> Result<Options, String> {
             other => return Err(format!("option {other} is not understood")),
         }
     }
+    if let (true, Some(ServiceKey::Fwmark { family, .. })) = (options.is_ipv6, &mut options.service) {
+        *family = AddressFamily::Ipv6;
+    }
     Ok(options)
+}
+
+fn persistence(options: &Options, key: &ServiceKey) -> Result<Option<Persistence>, String> {
+    let Some(timeout_sec) = options.persistence_sec else {
+        return Ok(None);
+    };
+    let mask = match (&options.mask, key.family()) {
+        (None, family) => ClientMask::whole(family),
+        (Some(mask), AddressFamily::Ipv4) => {
+            ClientMask::Ipv4(mask.parse().map_err(|_| format!("{mask} is not a netmask"))?)
+        }
+        (Some(len), AddressFamily::Ipv6) => {
+            ClientMask::Ipv6(len.parse().map_err(|_| format!("{len} is not a prefix length"))?)
+        }
+    };
+    Ok(Some(Persistence { timeout_sec, mask }))
 }
 
 fn number(text: &str) -> Result<u32, String> {
@@ -149,16 +208,19 @@ fn service_spec(options: &Options, key: ServiceKey) -> Result<ServiceSpec, Strin
     }
     Ok(ServiceSpec {
         scheduler_flags,
+        persistence: persistence(options, &key)?,
+        one_packet: options.one_packet,
         ..ServiceSpec::new(key, scheduler)
     })
 }
 
 fn server_spec(options: &Options, key: ServiceKey) -> Result<ServerSpec, String> {
     let (addr, port) = end(options.server.as_deref().ok_or("no server")?)?;
-    let ServiceKey::Address { port: service_port, .. } = key;
+    let service_port = key.port();
     let mode = options.mode.unwrap_or(ForwardingMode::DirectRouting);
     // ipvsadm gives DR and TUN servers the service's port when it adds or edits them.
-    let port = if mode == ForwardingMode::Nat {
+    let is_marked = matches!(key, ServiceKey::Fwmark { .. });
+    let port = if mode == ForwardingMode::Nat || is_marked {
         port.unwrap_or(service_port)
     } else {
         service_port

@@ -4,6 +4,7 @@
 mod commands;
 mod player;
 mod scenario;
+mod setup;
 mod stack;
 
 use std::collections::BTreeSet;

@@ -1,18 +1,16 @@
 //! Plays one recording on a [`TestDirector`] with the recordings' network.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-use lvs_core::l3::{DeviceId, Interface, L3, L3Builder, NeighbourKey, NeighbourState, RouteKind};
+use lvs_core::ipvs::scheduler::Overhead;
+use lvs_core::l3::DeviceId;
 use lvs_core::testing::describe;
 use lvs_core::testing::director::{Outcome, TestDirector};
 
 use crate::commands;
 use crate::scenario::{Scenario, Side, Step, octets};
+use crate::setup::Setup;
 use crate::stack;
 
 const CONNS_MAX: usize = 16_384;
-const DIRECTOR_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
 /// A frame that a recording says came out.
 struct Expected {
@@ -36,14 +34,14 @@ impl Side {
 /// # Errors
 /// The first difference, readable.
 pub fn play(scenario: &Scenario) -> Result<(), String> {
-    let unsupported = scenario.setup.iter().find(|line| !line.starts_with("ip link set"));
-    if let Some(line) = unsupported {
-        return Err(format!("setup not understood: {line}"));
+    let setup = Setup::read(&scenario.setup)?;
+    let mut director = TestDirector::new(1, CONNS_MAX, setup.network());
+    director.set_marks(setup.marks()?);
+    director.desired.set_overhead(Overhead::Current);
+    for (name, value) in &scenario.sysctls {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        commands::set_sysctl(&mut director, name, &value)?;
     }
-    if let Some((name, _)) = scenario.sysctls.iter().find(|(name, _)| !name.contains("icmp")) {
-        return Err(format!("sysctl not understood: {name}"));
-    }
-    let mut director = TestDirector::new(1, CONNS_MAX, network(&scenario.setup));
     for line in scenario.config_in.lines() {
         commands::run(&mut director, line).map_err(|error| format!("config: {line}: {error}"))?;
     }
@@ -194,74 +192,4 @@ fn same_frame(device: DeviceId, bytes: &[u8], expected: &Expected) -> Result<(),
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
-/// The network that all recordings were made in.
-fn network(setup: &[String]) -> L3 {
-    let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
-    let mut builder = L3Builder::new();
-    for (index, name) in ["eth0", "eth1"].into_iter().enumerate() {
-        builder.interface(Interface {
-            device: DeviceId(index as u8),
-            vlan: 0,
-            name: name.to_owned(),
-            mac: DIRECTOR_MACS[index],
-            mtu: mtu(setup, name),
-            addresses: Vec::new(),
-        });
-    }
-    let (client, rs) = (DeviceId(0), DeviceId(1));
-    for (device, address) in [
-        (client, "10.0.0.1/24"),
-        (client, "fd00:a::1/64"),
-        (rs, "10.1.0.1/24"),
-        (rs, "fd00:b::1/64"),
-    ] {
-        builder.connected(device, 0, net(address));
-    }
-    builder
-        .address(client, 0, net("10.0.0.100/32"))
-        .address(client, 0, net("fd00:a::100/128"));
-    for (prefix, gateway) in [("0.0.0.0/0", "10.0.0.254"), ("::/0", "fd00:a::fe")] {
-        let gateway = Some(gateway.parse::<IpAddr>().expect("an address"));
-        builder.route(
-            net(prefix),
-            RouteKind::Via {
-                device: client,
-                vlan: 0,
-                gateway,
-                mtu: None,
-                source: None,
-            },
-        );
-    }
-    let mut neighbour = |device, addr: String, mac: [u8; 6]| {
-        let addr: IpAddr = addr.parse().expect("an address");
-        builder.neighbour(NeighbourKey { device, vlan: 0, addr }, NeighbourState::Resolved(mac));
-    };
-    for n in 2..10_u8 {
-        neighbour(client, format!("10.0.0.{n}"), [2, 0, 0, 0, 1, n]);
-        neighbour(client, format!("fd00:a::{n}"), [2, 0, 0, 0, 1, n]);
-    }
-    neighbour(client, "10.0.0.254".into(), [2, 0, 0, 0, 1, 0xFE]);
-    neighbour(client, "fd00:a::fe".into(), [2, 0, 0, 0, 1, 0xFE]);
-    for n in 11..20_u8 {
-        neighbour(rs, format!("10.1.0.{n}"), [2, 0, 0, 0, 2, n]);
-        neighbour(rs, format!("fd00:b::{n}"), [2, 0, 0, 0, 2, n]);
-    }
-    builder.build(1)
-}
-
-/// The MTU that the set-up commands give an interface: `ip link set eth1 mtu 1300`.
-fn mtu(setup: &[String], interface: &str) -> u16 {
-    let words: Vec<&str> = setup
-        .iter()
-        .flat_map(|line| line.split([' ', ';']))
-        .filter(|word| !word.is_empty())
-        .collect();
-    words
-        .windows(3)
-        .find(|window| window[0] == interface && window[1] == "mtu")
-        .and_then(|window| window[2].parse().ok())
-        .unwrap_or(1_500)
 }
