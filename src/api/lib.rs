@@ -6,6 +6,7 @@
 mod action;
 mod error;
 mod id;
+pub mod ipvsadm_text;
 mod state;
 mod status;
 

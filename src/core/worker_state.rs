@@ -9,10 +9,12 @@ use std::sync::Arc;
 use crate::address::{Addr4, Addr6, Address, FlowKey};
 use crate::arena::{Arena, ArenaError};
 use crate::counters::{SingleWriter, WorkerCounters};
-use crate::ipvs::conn::Conn;
 use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::{Conn, FLAG_TEMPLATE};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::local_address::LocalPortCursor;
+use crate::ipvs::persistence;
+use crate::ipvs::protocol;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::scheduler::{self, SchedulerState};
 use crate::ipvs::service::{ServiceId, VirtualService};
@@ -319,6 +321,19 @@ impl WorkerState {
             service: ServiceId(conn.service),
             real_server,
             flags: conn.flags,
+        }
+    }
+}
+
+impl ConnRecord {
+    /// The state as `ipvsadm -Lnc` names it.
+    pub fn state_name(&self) -> &'static str {
+        if self.flags & FLAG_TEMPLATE == 0 {
+            protocol::state_name(self.protocol, self.state)
+        } else if self.state == persistence::STATE_ASSURED {
+            "ASSURED"
+        } else {
+            "NONE"
         }
     }
 }

@@ -10,6 +10,26 @@ use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::testing::director::TestDirector;
 
+/// Why a command did nothing.
+pub enum Failure {
+    /// As the kernel or ipvsadm would refuse it.
+    Refused(String),
+    /// The player does not know it.
+    NotUnderstood(String),
+}
+
+impl From<&str> for Failure {
+    fn from(why: &str) -> Self {
+        Self::NotUnderstood(why.to_owned())
+    }
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::NotUnderstood(why)
+    }
+}
+
 /// Options of one ipvsadm command.
 #[derive(Default)]
 struct Options {
@@ -30,7 +50,7 @@ struct Options {
 }
 
 /// A shell command of an `exec` step.
-pub fn run_shell(director: &mut TestDirector, line: &str) -> Result<(), String> {
+pub fn run_shell(director: &mut TestDirector, line: &str) -> Result<(), Failure> {
     for line in line.split(';').map(str::trim) {
         match line.split_once(' ') {
             Some(("ipvsadm", arguments)) => run(director, arguments)?,
@@ -58,44 +78,53 @@ pub fn set_sysctl(director: &mut TestDirector, name: &str, value: &str) -> Resul
     Ok(())
 }
 
-/// One line as `ipvsadm -R` reads it. What the director refuses, the kernel refused too: the recording
-/// shows it, so it is no failure here.
-pub fn run(director: &mut TestDirector, line: &str) -> Result<(), String> {
+/// The service that a command names: `-t 10.0.0.100:80`, `-f 66 -6`.
+pub fn service_of(text: &str) -> Result<ServiceKey, String> {
+    parse(text)?.service.ok_or_else(|| "no service".to_owned())
+}
+
+/// One line as `ipvsadm -R` reads it.
+pub fn run(director: &mut TestDirector, line: &str) -> Result<(), Failure> {
     let options = parse(line)?;
     if let Some([tcp, fin, udp]) = options.timeouts {
         let mut timeouts = *director.timeouts();
-        timeouts.set(tcp, fin, udp).map_err(|error| error.to_string())?;
+        timeouts.set(tcp, fin, udp).map_err(refused)?;
         director.set_timeouts(timeouts);
         return Ok(());
     }
-    let key = options.service.ok_or("no service");
-    let refused = match options.command.ok_or("no command")? {
-        'A' => director.change(|desired| {
-            desired
-                .add_service(service_spec(&options, key?)?)
-                .map(drop)
-                .map_err(text)
-        }),
-        'E' => director.change(|desired| desired.edit_service(service_spec(&options, key?)?).map_err(text)),
-        'D' => director.change(|desired| desired.delete_service(&key?).map_err(text)),
-        'C' => {
-            director.change(|desired| desired.flush());
-            Ok(())
+    let command = options.command.ok_or("no command")?;
+    if command == 'C' {
+        director.change(|desired| desired.flush());
+        return Ok(());
+    }
+    let key = options.service.ok_or("no service")?;
+    match command {
+        'A' => {
+            let spec = service_spec(&options, key)?;
+            director
+                .change(|desired| desired.add_service(spec).map(drop))
+                .map_err(refused)
         }
-        'a' => director.change(|desired| {
-            desired
-                .add_server(&key?, server_spec(&options, key?)?)
-                .map(drop)
-                .map_err(text)
-        }),
-        'e' => director.change(|desired| desired.edit_server(&key?, server_spec(&options, key?)?).map_err(text)),
-        'd' => {
-            let spec = server_spec(&options, key?)?;
-            director.change(|desired| desired.delete_server(&key?, spec.addr, spec.port).map_err(text))
+        'E' => {
+            let spec = service_spec(&options, key)?;
+            director.change(|desired| desired.edit_service(spec)).map_err(refused)
         }
-        other => return Err(format!("command -{other} is not understood")),
-    };
-    refused
+        'D' => director.change(|desired| desired.delete_service(&key)).map_err(refused),
+        'a' | 'e' | 'd' => {
+            let spec = server_spec(&options, key)?;
+            let changed = director.change(|desired| match command {
+                'a' => desired.add_server(&key, spec).map(drop),
+                'e' => desired.edit_server(&key, spec),
+                _ => desired.delete_server(&key, spec.addr, spec.port),
+            });
+            changed.map_err(refused)
+        }
+        other => Err(Failure::NotUnderstood(format!("command -{other} is not understood"))),
+    }
+}
+
+fn refused(error: impl std::fmt::Display) -> Failure {
+    Failure::Refused(error.to_string())
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -199,6 +228,7 @@ fn end(text: &str) -> Result<(IpAddr, Option<u16>), String> {
 }
 
 fn service_spec(options: &Options, key: ServiceKey) -> Result<ServiceSpec, String> {
+    // ipvsadm's default, for editing too.
     let name = options.scheduler.as_deref().unwrap_or("wlc");
     let scheduler = SchedulerKind::parse(name).ok_or_else(|| format!("scheduler {name} is not known"))?;
     let mut scheduler_flags = SchedulerFlags(0);

@@ -6,7 +6,8 @@ use lvs_core::testing::describe;
 use lvs_core::testing::director::{Outcome, TestDirector};
 
 use crate::commands;
-use crate::scenario::{Scenario, Side, Step, octets};
+use crate::listing::{GRID_MS, Listings};
+use crate::scenario::{Command, Scenario, Side, Step, octets};
 use crate::setup::Setup;
 use crate::stack;
 
@@ -43,9 +44,16 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
         commands::set_sysctl(&mut director, name, &value)?;
     }
     for line in scenario.config_in.lines() {
-        commands::run(&mut director, line).map_err(|error| format!("config: {line}: {error}"))?;
+        // What the kernel refused, as the recording's later listings show, the director refuses too.
+        match commands::run(&mut director, line) {
+            Err(commands::Failure::NotUnderstood(why)) => return Err(format!("config: {line}: {why}")),
+            Ok(()) | Err(commands::Failure::Refused(_)) => {}
+        }
     }
-    let mut clock = Clock::default();
+    let mut clock = Clock {
+        ms: 0,
+        listings: Listings::new(),
+    };
     let mut steps = scenario.steps.iter().peekable();
     while let Some(step) = steps.next() {
         match step {
@@ -74,13 +82,17 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 if let Some(t) = command.t {
                     clock.reach(&mut director, t);
                 }
-                commands::run_shell(&mut director, &command.command)
-                    .map_err(|error| format!("exec {}: {error}", command.command))?;
+                execute(&mut director, &mut clock.listings, command)
+                    .map_err(|why| format!("exec {}: {why}", command.command))?;
             }
             Step::Listing(command) => {
                 if let Some(t) = command.t {
                     clock.reach(&mut director, t);
                 }
+                clock
+                    .listings
+                    .compare(&director, command)
+                    .map_err(|why| format!("listing {}\n{why}", command.command))?;
             }
             Step::Sleep { seconds } => clock.pass(&mut director, *seconds),
             Step::Expect { summary, .. } => return Err(format!("came out without a packet going in: {summary}")),
@@ -108,22 +120,48 @@ fn expectation(step: &Step) -> Option<Expected> {
     })
 }
 
+/// Runs a command that changes something; it must succeed or be refused as it was then.
+fn execute(director: &mut TestDirector, listings: &mut Listings, command: &Command) -> Result<(), String> {
+    let zero = command.command.strip_prefix("ipvsadm -Z");
+    if let Some(service) = zero.map(str::trim) {
+        let key = if service.is_empty() {
+            None
+        } else {
+            Some(commands::service_of(service)?)
+        };
+        listings.zero(director, key.as_ref());
+        return Ok(());
+    }
+    match (commands::run_shell(director, &command.command), command.rc) {
+        (Ok(()), 0) => Ok(()),
+        (Err(commands::Failure::Refused(_)), rc) if rc != 0 => Ok(()),
+        (Ok(()), rc) => Err(format!("the kernel refused it ({rc}), lvsd takes it")),
+        (Err(commands::Failure::Refused(why) | commands::Failure::NotUnderstood(why)), _) => Err(why),
+    }
+}
+
 /// Brings virtual time to the recording's time stamps.
-#[derive(Default)]
 struct Clock {
-    seconds: f64,
+    ms: u64,
+    listings: Listings,
 }
 
 impl Clock {
     fn reach(&mut self, director: &mut TestDirector, t: f64) {
-        if t > self.seconds {
-            director.advance_ms(((t - self.seconds) * 1_000.0) as u32);
-            self.seconds = t;
+        let until = (t * 1_000.0) as u64;
+        while self.ms < until {
+            let grid = (self.ms / GRID_MS + 1) * GRID_MS;
+            let next = grid.min(until);
+            director.advance_ms((next - self.ms) as u32);
+            self.ms = next;
+            if next == grid {
+                self.listings.tick(director, grid / GRID_MS);
+            }
         }
     }
 
     fn pass(&mut self, director: &mut TestDirector, seconds: f64) {
-        let until = self.seconds + seconds;
+        let until = self.ms as f64 / 1_000.0 + seconds;
         self.reach(director, until);
     }
 }

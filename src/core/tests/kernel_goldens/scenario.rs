@@ -79,8 +79,6 @@ pub struct Command {
     pub command: String,
     /// What it printed.
     pub output: String,
-    /// What it printed in the second run, where that differed.
-    pub output_run2: Option<String>,
     /// Exit code.
     pub rc: i32,
     /// Seconds since the start.
