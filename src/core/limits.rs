@@ -61,6 +61,11 @@ pub const TIMERS_PER_PASS_MAX: usize = 128;
 /// (`IP_VS_DEST_TRASH_PERIOD`, net/ip_vs.h).
 pub const TRASH_PERIOD_SEC: u32 = 120;
 
+/// Destinations that a worker remembers for lblc and lblcr (the kernel: 16,384 a service): 1.2 MB a worker.
+pub const LOCALITIES_MAX: usize = 16_384;
+/// Servers of one destination in lblcr.
+pub const LOCALITY_SERVERS_MAX: usize = 8;
+
 /// Rules of the classifier: each is looked at for every packet without a connection.
 pub const MARK_RULES_MAX: usize = 256;
 /// Port ranges of one rule of the classifier (iptables' multiport has 15).

@@ -16,7 +16,7 @@ use crate::ipvs::local_address::LocalPortCursor;
 use crate::ipvs::persistence;
 use crate::ipvs::protocol;
 use crate::ipvs::real_server::RealServerId;
-use crate::ipvs::scheduler::{self, SchedulerState};
+use crate::ipvs::scheduler::{self, Localities, SchedulerState};
 use crate::ipvs::service::{ServiceId, VirtualService};
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
@@ -57,6 +57,7 @@ pub struct WorkerState {
     random: Random,
     icmp_budget: IcmpBudget,
     defence: Defence,
+    localities: Localities,
 }
 
 /// The tables of both families, each with the scratch space of the burst under way.
@@ -138,6 +139,7 @@ pub(crate) struct Step<'a> {
     pub(crate) random: &'a mut Random,
     pub(crate) icmp_budget: &'a mut IcmpBudget,
     pub(crate) defence: &'a mut Defence,
+    pub(crate) localities: &'a mut Localities,
 }
 
 impl WorkerState {
@@ -171,6 +173,7 @@ impl WorkerState {
             random: Random::new(settings.seed),
             icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
             defence: Defence::default(),
+            localities: Localities::new(),
             snapshot: Arc::new(Snapshot::default()),
             settings,
         };
@@ -273,6 +276,7 @@ impl WorkerState {
             random: &mut self.random,
             icmp_budget: &mut self.icmp_budget,
             defence: &mut self.defence,
+            localities: &mut self.localities,
         };
         (step, &mut self.lanes)
     }

@@ -23,6 +23,8 @@ use crate::path::resolve::{self, Obstacle, Way};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::path::{reply, track};
 use crate::wire::checksum::complement;
+use crate::wire::ethernet::{ETHERTYPE_VLAN, EthernetHeader};
+use crate::wire::vlan::VlanTag;
 use crate::wire::{sctp, tcp};
 use crate::worker_state::Step;
 
@@ -107,19 +109,23 @@ pub(crate) fn inbound<A: Address, F: Frame>(
         Err(Obstacle::Local) => return to_local_server(conn),
         // Towards real servers the kernel tells the client even when the route says blackhole.
         Err(Obstacle::Drop(_) | Obstacle::Unreachable) => {
-            return refuse(step, packet, frame, IcmpError::HostUnreachable, DropReason::NoRoute);
+            let mode = ForwardingMode::from_u8(conn.mode);
+            let verdict = refuse(step, packet, frame, IcmpError::HostUnreachable, DropReason::NoRoute);
+            return count_refusal(step, id, mode, frame, verdict);
         }
     };
-    if headers.ttl <= 1 {
-        return refuse(step, packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
-    }
     let mode = ForwardingMode::from_u8(conn.mode);
+    if headers.ttl <= 1 {
+        let verdict = refuse(step, packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
+        return count_refusal(step, id, mode, frame, verdict);
+    }
     let mtu = match mode {
         ForwardingMode::Tunnel => way.hop.mtu.saturating_sub(tunnel::overhead(AddressFamily::of(&server))),
         _ => way.hop.mtu,
     };
     if headers.packet_len() > usize::from(mtu) {
-        return too_big(step, packet, frame, mtu);
+        let verdict = too_big(step, packet, frame, mtu);
+        return count_refusal(step, id, mode, frame, verdict);
     }
     match mode {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
@@ -240,6 +246,28 @@ const fn too_big_error(headers: &Headers, mtu: u16) -> Option<IcmpError> {
     }
 }
 
+/// The director's own ICMP errors pass IPVS on their way out, which finds DR and TUN connections by the VIP
+/// and counts them as replies (`ip_vs_out_icmp`).
+#[cold]
+fn count_refusal<F: Frame>(
+    step: &Step<'_>,
+    id: RealServerId,
+    mode: ForwardingMode,
+    frame: &F,
+    verdict: Verdict,
+) -> Verdict {
+    let answered = matches!(verdict, Verdict::Transmit(_) | Verdict::Hold(_));
+    if answered && !mode.sees_replies() {
+        let octets = frame.bytes();
+        let is_tagged = octets.get(12..14) == Some(&ETHERTYPE_VLAN.to_be_bytes());
+        let l2_len = EthernetHeader::LEN + if is_tagged { VlanTag::LEN } else { 0 };
+        let counters = step.own.server(id);
+        counters.out_packets.add(1);
+        counters.out_bytes.add(octets.len().saturating_sub(l2_len) as u64);
+    }
+    verdict
+}
+
 /// Answers a client's packet in the name of the VIP it was sent to.
 #[cold]
 fn refuse<A: Address, F: Frame>(
@@ -268,6 +296,8 @@ pub(crate) fn refuse_stray<A: Address, F: Frame>(
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
+    // The stack was about to forward it: what is quoted has been through that.
+    rewrite::decrement_ttl(frame.bytes_mut(), headers);
     let packet = Known {
         index: ConnIndex(0),
         headers,

@@ -16,10 +16,10 @@ use crate::ipvs::persistence::PORT_FTP;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::{self, tcp::TcpState};
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::scheduler::{self, FlowHint, Loads};
+use crate::ipvs::scheduler::{self, FlowHint, Loads, Memory};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
-use crate::limits::LOCAL_PORT_TRIES_MAX;
+use crate::limits::{LOCAL_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
 use crate::path::established::{self, Known};
 use crate::path::forward::rewrite;
 use crate::path::headers::Headers;
@@ -137,8 +137,20 @@ pub(crate) fn pick<'s, A: Address>(
     };
     step.own.scheduler_picks.add(1);
     let state = step.schedulers.get_mut(service.id.0 as usize)?;
-    let chosen = scheduler::pick(service, state, &flow, &loads)?;
+    let sysctls = &step.snapshot.sysctls;
+    let mut memory = Memory {
+        localities: step.localities,
+        now: step.now,
+        lblc_lifetime_ms: lifetime_ms(sysctls.lblc_expiration),
+        lblcr_lifetime_ms: lifetime_ms(sysctls.lblcr_expiration),
+    };
+    let chosen = scheduler::pick(service, state, &flow, &loads, &mut memory)?;
     service.servers.get(chosen)
+}
+
+const fn lifetime_ms(sec: u32) -> u32 {
+    let sec = if sec < TIMEOUT_MAX_SEC { sec } else { TIMEOUT_MAX_SEC };
+    sec * 1_000
 }
 
 /// Loads summed over all workers. Read for new connections only.

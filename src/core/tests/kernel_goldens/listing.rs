@@ -175,7 +175,10 @@ impl Wanted {
         let words: Vec<&str> = command.split_whitespace().collect();
         let has = |word: &str| words.contains(&word);
         let service = words.iter().position(|word| matches!(*word, "-t" | "-u" | "-f"));
-        let service = service.map(|at| words[at..].join(" "));
+        let service = service
+            .and_then(|at| words.get(at..at + 2))
+            .map(|named| named.join(" "));
+        let service = service.map(|named| if has("-6") { named + " -6" } else { named });
         let what = match words.get(..2)? {
             ["ipvsadm", _] if has("--timeout") => What::Timeouts,
             ["ipvsadm", _] if has("--daemon") => return None,

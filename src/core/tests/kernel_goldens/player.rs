@@ -35,7 +35,7 @@ impl Side {
 /// # Errors
 /// The first difference, readable.
 pub fn play(scenario: &Scenario) -> Result<(), String> {
-    let setup = Setup::read(&scenario.setup)?;
+    let mut setup = Setup::read(&scenario.setup)?;
     let mut director = TestDirector::new(1, CONNS_MAX, setup.network());
     director.set_marks(setup.marks()?);
     director.desired.set_overhead(Overhead::Current);
@@ -65,7 +65,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
             } => {
                 clock.reach(&mut director, *t);
                 let expected: Vec<Expected> = std::iter::from_fn(|| {
-                    while matches!(steps.peek(), Some(Step::Note {})) {
+                    while matches!(steps.peek(), Some(Step::Note { frame: None, .. })) {
                         steps.next();
                     }
                     match steps.peek() {
@@ -82,7 +82,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 if let Some(t) = command.t {
                     clock.reach(&mut director, t);
                 }
-                execute(&mut director, &mut clock.listings, command)
+                execute(&mut director, &mut setup, &mut clock.listings, command)
                     .map_err(|why| format!("exec {}: {why}", command.command))?;
             }
             Step::Listing(command) => {
@@ -96,7 +96,11 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
             }
             Step::Sleep { seconds } => clock.pass(&mut director, *seconds),
             Step::Expect { summary, .. } => return Err(format!("came out without a packet going in: {summary}")),
-            Step::Note {} => {}
+            Step::Note {
+                text,
+                frame: Some(frame),
+            } => inject_unlisted(&mut director, text, frame)?,
+            Step::Note { .. } => {}
         }
     }
     Ok(())
@@ -120,8 +124,28 @@ fn expectation(step: &Step) -> Option<Expected> {
     })
 }
 
+/// "12500 times this frame injected on client": whose outcomes are not recorded.
+fn inject_unlisted(director: &mut TestDirector, text: &str, frame: &str) -> Result<(), String> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let times = match words[..] {
+        [times, "times", "this", "frame", "injected", "on", "client", ..] => times.parse().ok(),
+        _ => None,
+    };
+    let times: u32 = times.ok_or_else(|| format!("note with a frame not understood: {text}"))?;
+    let bytes = octets(frame);
+    for _ in 0..times {
+        director.inject(Side::Client.device(), &bytes);
+    }
+    Ok(())
+}
+
 /// Runs a command that changes something; it must succeed or be refused as it was then.
-fn execute(director: &mut TestDirector, listings: &mut Listings, command: &Command) -> Result<(), String> {
+fn execute(
+    director: &mut TestDirector,
+    setup: &mut Setup,
+    listings: &mut Listings,
+    command: &Command,
+) -> Result<(), String> {
     let zero = command.command.strip_prefix("ipvsadm -Z");
     if let Some(service) = zero.map(str::trim) {
         let key = if service.is_empty() {
@@ -130,6 +154,10 @@ fn execute(director: &mut TestDirector, listings: &mut Listings, command: &Comma
             Some(commands::service_of(service)?)
         };
         listings.zero(director, key.as_ref());
+        return Ok(());
+    }
+    if setup.run(&command.command).is_ok() {
+        director.set_l3(setup.network());
         return Ok(());
     }
     match (commands::run_shell(director, &command.command), command.rc) {

@@ -68,8 +68,14 @@ pub enum Step {
         /// How long.
         seconds: f64,
     },
-    /// A remark.
-    Note {},
+    /// A remark, perhaps about a frame that was injected many times.
+    Note {
+        /// What.
+        #[serde(default)]
+        text: String,
+        /// Hexadecimal.
+        frame: Option<String>,
+    },
 }
 
 /// A command and what it printed.

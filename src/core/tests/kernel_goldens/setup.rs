@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use lvs_core::ipvs::mark::{MarkRule, MarkRules};
+use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::l3::{DeviceId, Interface, L3, L3Builder, NeighbourKey, NeighbourState, RouteKind};
 
 const DIRECTOR_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
@@ -16,6 +17,8 @@ pub struct Setup {
     mtus: Vec<(String, u16)>,
     routes: Vec<(IpNet, RouteKind)>,
     forgotten: Vec<IpAddr>,
+    removed: Vec<IpNet>,
+    generation: u32,
     /// In the order of iptables, where the last that matches decides.
     marks: Vec<MarkRule>,
 }
@@ -27,13 +30,22 @@ impl Setup {
     /// The first that is not understood.
     pub fn read(commands: &[String]) -> Result<Self, String> {
         let mut setup = Self::default();
-        for command in commands.iter().flat_map(|line| line.split(';')) {
+        commands.iter().try_for_each(|line| setup.run(line))?;
+        Ok(setup)
+    }
+
+    /// Reads one line of commands.
+    ///
+    /// # Errors
+    /// The first that is not understood.
+    pub fn run(&mut self, line: &str) -> Result<(), String> {
+        for command in line.split(';') {
             let words: Vec<&str> = command.split_whitespace().collect();
-            setup
-                .command(&words)
+            self.command(&words)
                 .ok_or_else(|| format!("setup not understood: {command}"))?;
         }
-        Ok(setup)
+        self.generation += 1;
+        Ok(())
     }
 
     fn command(&mut self, words: &[&str]) -> Option<()> {
@@ -44,7 +56,11 @@ impl Setup {
             ["iptables" | "ip6tables", "-t", "mangle", "-A", "PREROUTING", rule @ ..] => {
                 self.marks.push(mark_of(rule)?)
             }
+            ["ip", "addr", "del", addr, "dev", _] => self.removed.push(prefix_of(addr)?),
+            // What a martian source is, is the stack's business.
+            ["echo", "1", ">", "/proc/sys/net/ipv4/conf/eth1/accept_local"] => {}
             ["modprobe", "crc32c_generic"] => {}
+            ["modprobe", module] if is_scheduler(module) => {}
             _ => return None,
         }
         Some(())
@@ -84,9 +100,11 @@ impl Setup {
         ] {
             builder.connected(device, 0, net(address));
         }
-        builder
-            .address(client, 0, net("10.0.0.100/32"))
-            .address(client, 0, net("fd00:a::100/128"));
+        for vip in [net("10.0.0.100/32"), net("fd00:a::100/128")] {
+            if !self.removed.contains(&vip) {
+                builder.address(client, 0, vip);
+            }
+        }
         for (prefix, gateway) in [("0.0.0.0/0", "10.0.0.254"), ("::/0", "fd00:a::fe")] {
             let gateway = Some(gateway.parse::<IpAddr>().expect("an address"));
             builder.route(
@@ -122,8 +140,13 @@ impl Setup {
                 _ => builder.route(*prefix, kind.clone()),
             };
         }
-        builder.build(1)
+        builder.build(self.generation)
     }
+}
+
+fn is_scheduler(module: &str) -> bool {
+    let name = module.strip_prefix("ip_vs_");
+    name.is_some_and(|name| SchedulerKind::parse(name).is_some())
 }
 
 fn device_of(name: &str) -> Option<DeviceId> {
