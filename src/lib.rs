@@ -1,4 +1,4 @@
-//! The rooms of the daemon `lvsd`; `main.rs` starts them in order.
+//! The rooms of the daemon `lvsd`, and [`run`], which starts and stops them in order.
 //!
 //! A library beside the binary so that tests can start each room alone.
 
@@ -6,3 +6,77 @@ pub mod dpdk;
 pub mod mgmt;
 pub mod startup;
 pub mod worker;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use mgmt::admin::socket::{self, AdminSocket};
+use mgmt::mailbox_port::MailboxPort;
+use mgmt::punt;
+use mgmt::reload::Reloader;
+use mgmt::service::{self, Parts};
+use startup::StartError;
+use worker::crew::{self, CrewSettings};
+
+/// Runs the director until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When a step of the start-up fails; nothing has been promised to anybody then.
+pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
+    let (config, text) = startup::read_config(config_path)?;
+    socket::refuse_second_daemon(&config.api.socket)?;
+    let mut director = startup::restore(&config)?;
+
+    let ground = startup::ground(&config)?;
+    let (mut devices, twins) = startup::devices(&config, &ground)?;
+    let runtime = startup::runtime()?;
+    let (mirror, l3) = runtime.block_on(startup::mirror(&twins))?;
+    director.set_l3(Arc::clone(&l3.borrow()), Instant::now());
+
+    let counters = startup::counters(&config);
+    let settings = CrewSettings {
+        counters: &counters,
+        twins: &twins.iter().map(|twin| twin.device).collect::<Vec<_>>(),
+        idle: startup::idle_policy(&config),
+        clock: ground.clock,
+    };
+    let queues = devices
+        .iter_mut()
+        .filter_map(dpdk::device::Device::take_queues)
+        .collect();
+    let crew = crew::assemble(queues, &settings);
+    let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), ground.pool.clone())
+        .map_err(StartError::io("start the twin thread"))?;
+    let snapshot = director.first_snapshot(config.workers.count);
+    let workers = startup::launch_workers(&config, &ground, crew.workers, &counters, &snapshot)?;
+    let ports: Vec<Arc<MailboxPort>> = startup::ports(&ground, crew.mailboxes, &counters);
+    director.attach(ports.iter().map(|port| Arc::clone(port) as _).collect(), Instant::now());
+
+    let socket = AdminSocket::open(&config.api.socket, startup::group(&config))?;
+    let parts = Parts {
+        director: Arc::new(Mutex::new(director)),
+        reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),
+        devices: Mutex::new(devices),
+        ports: ports.clone(),
+        mirror,
+        l3,
+        version: startup::version(&config, revision),
+    };
+    log::info!(
+        "lvsd {revision}: {} devices, {} workers, ready",
+        config.devices.len(),
+        config.workers.count
+    );
+    runtime.block_on(service::serve(socket, parts));
+
+    for port in &ports {
+        port.stop();
+    }
+    for worker in workers {
+        worker.join()?;
+    }
+    drop(punt_thread);
+    log::info!("stopped");
+    Ok(())
+}

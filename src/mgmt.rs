@@ -7,6 +7,7 @@ pub mod kernel;
 pub mod mailbox_port;
 pub mod punt;
 pub mod reload;
+pub mod service;
 pub mod twin;
 pub mod worker_port;
 

@@ -5,16 +5,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use lvs_core::arena::ArenaError;
 use lvs_core::config::{self, Config, ConfigError, DeviceConfig};
 use lvs_core::counters::WorkerCounters;
-use lvs_core::l3::DeviceId;
+use lvs_core::l3::{DeviceId, L3};
 use lvs_core::limits::{DEVICES_MAX, REAL_SERVERS_MAX};
 use lvs_core::path::verdict::WorkerId;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
 use thiserror::Error;
+use tokio::sync::watch;
 
 use crate::dpdk::device::{Device, DeviceError, DeviceSettings};
 use crate::dpdk::eal::{EalError, EalSettings, Hugepages};
@@ -23,12 +25,17 @@ use crate::dpdk::memory::{self, MemoryError};
 use crate::dpdk::mempool::{PoolError, PoolSettings};
 use crate::dpdk::{Clock, Eal, Mempool};
 use crate::mgmt::admin::socket::SocketError;
+use crate::mgmt::director::Director;
 use crate::mgmt::journal::JournalError;
-use crate::mgmt::kernel::KernelError;
+use crate::mgmt::kernel::{KernelError, KernelMirror, MirroredTwin};
+use crate::mgmt::mailbox_port::MailboxPort;
+use crate::mgmt::punt::TwinDescriptor;
+use crate::mgmt::reload;
 use crate::mgmt::twin::{self, Twin, TwinError};
 use crate::worker::Worker;
 use crate::worker::crew::WorkerParts;
 use crate::worker::idle::IdlePolicy;
+use crate::worker::mailbox::Mailbox;
 use crate::worker::{handover, punt};
 
 /// Mbufs that each thread keeps for itself.
@@ -101,17 +108,111 @@ impl StartError {
     }
 }
 
-/// Reads and checks the configuration file.
+/// Reads and checks the configuration file; its text too, for later reloads.
 ///
 /// # Errors
 /// When it cannot be read or says something wrong.
-pub fn read_config(path: &Path) -> Result<Config, StartError> {
+pub fn read_config(path: &Path) -> Result<(Config, String), StartError> {
     let unreadable = |source| StartError::ConfigUnreadable {
         path: path.to_owned(),
         source,
     };
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    Ok(Config::parse(&text, &path.display().to_string())?)
+    Ok((Config::parse(&text, &path.display().to_string())?, text))
+}
+
+/// Brings the desired state back from the journal, with what was edited in the configuration since.
+///
+/// # Errors
+/// A journal that cannot be read or written, or that does not go together with the configuration.
+pub fn restore(config: &Config) -> Result<Director, StartError> {
+    let (mut director, report) = Director::restore(&config.journal.path)?;
+    if let Some(damage) = &report.damage {
+        log::warn!(
+            "journal: its last {} octets are no whole record (kept in {}); everything before is restored",
+            damage.lost_bytes,
+            damage.copy.display()
+        );
+    }
+    for refused in &report.refused {
+        log::warn!("journal: left out: {refused}");
+    }
+    let report = reload::load(&mut director, config, Instant::now()).map_err(StartError::Services)?;
+    for left_out in &report.left_out {
+        log::warn!("configuration: {left_out}");
+    }
+    Ok(director)
+}
+
+/// The management core's runtime. Blocking work (syncing files) goes to threads of its own.
+///
+/// # Errors
+/// When the system refuses its descriptors.
+pub fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(StartError::io("start the management runtime"))
+}
+
+/// Mirrors the kernel's network. The first picture is there when this returns; later ones follow through
+/// the receiver.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub async fn mirror(twins: &[Twin]) -> Result<(KernelMirror, watch::Receiver<Arc<L3>>), StartError> {
+    let mirrored: Vec<_> = twins
+        .iter()
+        .map(|twin| MirroredTwin {
+            device: twin.device,
+            ifindex: twin.ifindex,
+        })
+        .collect();
+    let (sender, receiver) = watch::channel(Arc::new(L3::default()));
+    let mirror = KernelMirror::start(&mirrored, move |l3| {
+        sender.send_replace(l3);
+    })
+    .await?;
+    Ok((mirror, receiver))
+}
+
+/// What the twin thread needs of the twins.
+pub fn twin_descriptors(twins: Vec<Twin>) -> Vec<TwinDescriptor> {
+    twins
+        .into_iter()
+        .map(|twin| TwinDescriptor {
+            device: twin.device,
+            fd: twin.fd,
+        })
+        .collect()
+}
+
+/// The management core's ends of all mailboxes.
+pub fn ports(
+    ground: &Ground,
+    mailboxes: Vec<Arc<Mailbox>>,
+    counters: &Arc<[Arc<WorkerCounters>]>,
+) -> Vec<Arc<MailboxPort>> {
+    let ends = mailboxes.into_iter().zip(counters.iter()).zip(&ground.worker_cpus);
+    ends.map(|((mailbox, counters), cpu)| {
+        Arc::new(MailboxPort::new(mailbox, Arc::clone(counters), Some(u32::from(*cpu))))
+    })
+    .collect()
+}
+
+/// The group that may use the sockets, if one is configured.
+pub fn group(config: &Config) -> Option<&str> {
+    Some(config.api.group.as_str()).filter(|group| !group.is_empty())
+}
+
+/// What `GET /v1/version` answers.
+pub fn version(config: &Config, revision: &str) -> lvs_api::Version {
+    lvs_api::Version {
+        api: lvs_api::API_VERSION.to_owned(),
+        lvsd: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: revision.to_owned(),
+        pid: std::process::id(),
+        conns4_max: u64::from(config.connections.ipv4_max),
+        conns6_max: u64::from(config.connections.ipv6_max),
+    }
 }
 
 /// One CPU a worker: as listed, or those that follow the main core.

@@ -327,3 +327,47 @@ fn the_clock_counts_milliseconds_and_memory_is_zeroed() {
         assert_eq!(region.as_ptr().align_offset(4096), 0);
     });
 }
+
+#[test]
+fn frames_cross_a_veth_pair_by_af_packet() {
+    in_own_process("frames_cross_a_veth_pair_by_af_packet", || {
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
+            println!("not root: no namespace, nothing to test");
+            return;
+        }
+        for command in [
+            "link add left type veth peer name right",
+            "link set left up",
+            "link set right up",
+        ] {
+            let status = std::process::Command::new("ip")
+                .args(command.split(' '))
+                .status()
+                .unwrap();
+            assert!(status.success(), "ip {command}");
+        }
+        let eal = start_eal(1);
+        let pool = pool(&eal);
+        let mac = [0x02, 0, 0, 0, 0, 0x17];
+        let wanted = DeviceSettings {
+            mac: Some(mac),
+            ..settings("net_af_packet0,iface=left")
+        };
+        let mut left = Device::open(&eal, &wanted, pool).unwrap();
+        let mut right = open(&eal, pool, "net_af_packet1,iface=right");
+        assert_eq!((left.mac(), left.link().up), (mac, true));
+        let (mut from, mut to) = (left.take_queues().unwrap(), right.take_queues().unwrap());
+        let mut content = [0x5a; 200];
+        content[..6].copy_from_slice(&[0x02, 9, 9, 9, 9, 9]);
+        let mut burst = Burst::new();
+        burst.push(frame(&pool, &content)).unwrap();
+        assert_eq!(from.tx[0].transmit(&mut burst).packets, 1);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        let mut arrived = false;
+        while !arrived && std::time::Instant::now() < end {
+            to.rx[0].receive(&mut burst);
+            arrived = burst.as_slice().iter().any(|mbuf| mbuf.bytes() == content);
+        }
+        assert!(arrived, "promiscuous: a frame to a foreign MAC address arrives");
+    });
+}

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use lab::{Lab, LabSettings, wait_for, wait_until};
 use lvs_core::counters::SingleWriter;
+use lvs_core::frame::Frame;
+use lvs_core::l3::DeviceId;
 use lvs_core::limits::{HELD_MAX, HELD_PER_NEIGHBOUR_MAX};
 use lvs_core::path::DropReason;
 use lvsd::worker::mailbox::{Command, ConnDump, DumpCursor, Reply};
@@ -291,6 +293,31 @@ fn commands_wait_while_there_is_no_room_for_their_replies() {
             Some(Reply::ConnDump(dump)) => assert_eq!((dump.ticket, dump.cursor), (77, None)),
             other => panic!("{other:?}"),
         }
+        lab.stop();
+    });
+}
+
+#[test]
+fn a_flood_to_the_kernel_does_not_starve_arp() {
+    in_own_process("a_flood_to_the_kernel_does_not_starve_arp", || {
+        let mut lab = Lab::start(&ONE);
+        let (mut punted, _injected, mut end) = lvsd::worker::punt::line();
+        let flood = lvs_core::testing::udp4("198.51.100.1:40000 > 192.0.2.1:9").build();
+        let mut arp = vec![0xff; 60];
+        arp[12..14].copy_from_slice(&[0x08, 0x06]);
+        let frame = |content: &[u8]| {
+            let mut mbuf = lab.pool.alloc().unwrap();
+            mbuf.fill(|room| {
+                room[..content.len()].copy_from_slice(content);
+                Ok::<_, ()>(content.len())
+            })
+            .unwrap();
+            mbuf
+        };
+        while punted.give(frame(&flood), DeviceId(0)).is_ok() {}
+        assert!(punted.give(frame(&arp), DeviceId(0)).is_ok());
+        assert_eq!(end.take().unwrap().mbuf.bytes(), arp, "and it goes first");
+        assert_eq!(end.take().unwrap().mbuf.bytes(), flood);
         lab.stop();
     });
 }

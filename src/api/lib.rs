@@ -18,8 +18,8 @@ pub use state::{
     TimeoutsPatch,
 };
 pub use status::{
-    ConnFilter, ConnRecord, Device, Drop, Rates, ReloadReport, ServerOfService, ServerStatus, ServiceStatus, StateDiff,
-    Stats, Totals, Version, Worker,
+    ConnFilter, ConnRecord, Device, DropCount, Rates, ReloadReport, ServerOfService, ServerStatus, ServiceStatus,
+    StateDiff, Stats, Totals, Version, Worker,
 };
 
 /// First segment of every path. It changes when an old client could misread a new daemon.

@@ -167,7 +167,7 @@ pub struct Worker {
 
 /// `GET /v1/drops`: one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Drop {
+pub struct DropCount {
     /// Its name, as in the metrics.
     pub reason: String,
     /// Frames, all workers together, since start.

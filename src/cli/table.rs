@@ -2,7 +2,7 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use lvs_api::{ConnRecord, Device, Drop, Protocol, ReloadReport, StateDiff, Stats, Worker, ipvsadm_text};
+use lvs_api::{ConnRecord, Device, DropCount, Protocol, ReloadReport, StateDiff, Stats, Worker, ipvsadm_text};
 
 pub use lvs_api::ipvsadm_text::CONNECTIONS_TITLE;
 
@@ -104,7 +104,7 @@ pub fn devices(devices: Vec<Device>) -> String {
 }
 
 /// `lvsctl drops`: reasons that occurred, most frequent first.
-pub fn drops(mut drops: Vec<Drop>) -> String {
+pub fn drops(mut drops: Vec<DropCount>) -> String {
     drops.retain(|drop| drop.packets > 0);
     if drops.is_empty() {
         return "nothing was dropped\n".to_owned();
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn drops_show_only_what_occurred_most_frequent_first() {
-        let drop = |reason: &str, packets| Drop {
+        let drop = |reason: &str, packets| DropCount {
             reason: reason.to_owned(),
             packets,
         };

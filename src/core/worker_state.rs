@@ -159,6 +159,7 @@ impl WorkerState {
         counters: Arc<[Arc<WorkerCounters>]>,
         own: Arc<WorkerCounters>,
     ) -> Result<Self, ArenaError> {
+        let mut random = Random::new(settings.seed);
         let v4 = ConnTable::new(arena, settings.conns4_max, settings.secret)?;
         let v6 = ConnTable::new(arena, settings.conns6_max, settings.secret)?;
         let mut state = Self {
@@ -166,11 +167,15 @@ impl WorkerState {
                 v4: Lane::new(v4),
                 v6: Lane::new(v6),
             },
-            schedulers: vec![SchedulerState::default(); SERVICES_MAX].into_boxed_slice(),
-            port_cursors: vec![LocalPortCursor::default(); SERVICES_MAX].into_boxed_slice(),
+            schedulers: (0..SERVICES_MAX)
+                .map(|_| SchedulerState::seeded(random.next_u64()))
+                .collect(),
+            port_cursors: (0..SERVICES_MAX)
+                .map(|_| LocalPortCursor::seeded(random.next_u64()))
+                .collect(),
             counters,
             own,
-            random: Random::new(settings.seed),
+            random,
             icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
             defence: Defence::default(),
             localities: Localities::new(),

@@ -4,18 +4,22 @@
 //! worker, in that order; or a refusal and nothing changed.
 //! Never: waits for a worker or for the disk, reads a clock (the caller gives `now`), imports DPDK.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, ServiceId, ServicePatch, State, StateDiff};
 use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError};
+use lvs_core::ipvs::mark::MarkRules;
 use lvs_core::ipvs::protocol::Timeouts;
+use lvs_core::ipvs::scheduler::Overhead;
 use lvs_core::ipvs::service_table::ServiceTable;
+use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::L3;
 use lvs_core::snapshot::Snapshot;
 
-use crate::mgmt::journal::{Damage, Journal, JournalError, Whole};
+use crate::mgmt::journal::{Damage, Drained, Journal, JournalError, Whole};
 use crate::mgmt::worker_port::WorkerPort;
 
 pub mod convert;
@@ -63,6 +67,9 @@ pub struct Director {
     /// Of the services in `table`.
     table_revision: u64,
     counts: Counts,
+    overhead: Overhead,
+    marks: Arc<MarkRules>,
+    sysctls: Sysctls,
     publication: Publication,
 }
 
@@ -92,8 +99,7 @@ impl Director {
             services: DesiredServices::default(),
             timeouts: Timeouts::default(),
         };
-        let whole = Action::ReplaceState(restored.whole.state);
-        for action in [whole].iter().chain(&restored.actions) {
+        for action in replayed(&restored.whole).iter().chain(&restored.actions) {
             if let Err(error) = wanted.carry_out(action) {
                 report.refused.push(error.to_string());
             }
@@ -107,6 +113,9 @@ impl Director {
             table: Arc::new(ServiceTable::default()),
             table_revision: 0,
             counts: Counts::default(),
+            overhead: Overhead::default(),
+            marks: Arc::default(),
+            sysctls: Sysctls::default(),
             publication: Publication {
                 stale: true,
                 ..Publication::default()
@@ -167,9 +176,11 @@ impl Director {
         let (diff, steps) = diff::difference(&self.state(), &state)?;
         let mut wanted = self.wanted.clone();
         wanted.take_steps(&steps)?;
+        let drained = wanted.drained();
         let whole = Whole {
             state: wanted.state(),
             base,
+            drained,
         };
         self.journal.compact(&whole).map_err(|error| journal_failed(&error))?;
         self.wanted = wanted;
@@ -192,6 +203,31 @@ impl Director {
     pub fn set_l3(&mut self, l3: Arc<L3>, now: Instant) {
         self.l3 = l3;
         self.publish_soon(now);
+    }
+
+    /// How schedulers weigh active against inactive connections. Not journaled: the configuration says it.
+    pub fn set_overhead(&mut self, overhead: Overhead, now: Instant) {
+        if self.overhead != overhead {
+            self.overhead = overhead;
+            self.wanted.services.set_overhead(overhead);
+            self.publish_soon(now);
+        }
+    }
+
+    /// Which packets belong to which fwmark service. Not journaled: the configuration says it.
+    pub fn set_marks(&mut self, marks: &MarkRules, now: Instant) {
+        if *self.marks != *marks {
+            self.marks = Arc::new(marks.clone());
+            self.publish_soon(now);
+        }
+    }
+
+    /// The kernel's settings. Not journaled: the configuration says them.
+    pub fn set_sysctls(&mut self, sysctls: Sysctls, now: Instant) {
+        if self.sysctls != sysctls {
+            self.sysctls = sysctls;
+            self.publish_soon(now);
+        }
     }
 
     /// Publishes what is due, and again where a mailbox was full. To be called every few milliseconds.
@@ -234,9 +270,11 @@ impl Director {
 
     fn changed(&mut self, now: Instant) {
         if self.journal.wants_compaction() {
+            let drained = self.wanted.drained();
             let whole = Whole {
                 state: self.state(),
                 base: self.base.clone(),
+                drained,
             };
             if let Err(error) = self.journal.compact(&whole) {
                 log::warn!("{error}; the journal goes on growing");
@@ -269,6 +307,8 @@ impl Director {
             services: self.current_table(),
             l3: Arc::clone(&self.l3),
             timeouts: self.wanted.timeouts,
+            marks: Arc::clone(&self.marks),
+            sysctls: self.sysctls,
             workers_count,
         })
     }
@@ -288,13 +328,73 @@ fn journal_failed(error: &JournalError) -> ApiError {
     ApiError::new(ErrorCode::JournalFailed, format!("nothing was changed: {error}"))
 }
 
+/// What leads to a whole state, service by service, so that one that is refused costs no other.
+fn replayed(whole: &Whole) -> Vec<Action> {
+    let mut services = whole.state.services.clone();
+    let mut drains = Vec::new();
+    for Drained {
+        service,
+        server,
+        last_weight,
+    } in &whole.drained
+    {
+        let of = services.iter_mut().find(|listed| listed.service == *service);
+        let Some(found) = of.and_then(|of| of.servers.iter_mut().find(|listed| listed.server == *server)) else {
+            continue;
+        };
+        // Added with the weight it had before, then drained again.
+        found.weight = *last_weight;
+        let patch = ServerPatch {
+            weight: Some(0),
+            ..ServerPatch::default()
+        };
+        drains.push(Action::EditServer {
+            service: *service,
+            server: *server,
+            patch,
+        });
+    }
+    let timeouts = whole
+        .state
+        .timeouts
+        .map(|timeouts| Action::SetTimeouts(timeouts.into()));
+    services
+        .into_iter()
+        .map(Action::AddService)
+        .chain(drains)
+        .chain(timeouts)
+        .collect()
+}
+
 impl Wanted {
+    /// Quiesced servers and the weight they had before: mh fills its table by it.
+    fn drained(&self) -> Vec<Drained> {
+        let mut drained = Vec::new();
+        for listing in self.services.services() {
+            let Some(service) = convert::id(&listing.spec.key) else {
+                continue;
+            };
+            for listed in listing
+                .servers()
+                .filter(|listed| listed.spec.weight == 0 && listed.last_weight > 0)
+            {
+                let server = SocketAddr::new(listed.spec.addr, listed.spec.port);
+                drained.push(Drained {
+                    service,
+                    server,
+                    last_weight: listed.last_weight,
+                });
+            }
+        }
+        drained
+    }
+
     fn state(&self) -> State {
         State {
             services: self
                 .services
                 .services()
-                .map(|listing| convert::service(&listing))
+                .filter_map(|listing| convert::service(&listing))
                 .collect(),
             timeouts: Some(convert::timeouts(&self.timeouts)),
         }
@@ -412,7 +512,7 @@ impl Wanted {
             .map_err(convert::refusal)
     }
 
-    fn edit_server(&mut self, id: &ServiceId, end: std::net::SocketAddr, patch: &ServerPatch) -> Result<(), ApiError> {
+    fn edit_server(&mut self, id: &ServiceId, end: SocketAddr, patch: &ServerPatch) -> Result<(), ApiError> {
         let key = convert::key(id);
         let listing = self.services.listing(&key).map_err(convert::refusal)?;
         let is_it = |listed: &ServerListing| (listed.spec.addr, listed.spec.port) == (end.ip(), end.port());

@@ -8,9 +8,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use lvs_api::{Action, State};
+use lvs_api::{Action, ServiceId, State};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,20 @@ pub struct Whole {
     pub state: State,
     /// What the configuration file said when it was last loaded: only its edits since are applied.
     pub base: State,
+    /// Servers of weight 0 that had another one before.
+    #[serde(default)]
+    pub drained: Vec<Drained>,
+}
+
+/// A quiesced server whose earlier weight still counts (mh).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Of which service.
+    pub service: ServiceId,
+    /// Which server.
+    pub server: SocketAddr,
+    /// The last weight above 0.
+    pub last_weight: u32,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -1,79 +1,78 @@
-//! A running worker as the management core sees it: a [`WorkerPort`] over its mailbox.
+//! A worker's mailbox as the director and the admin socket see it.
 //!
-//! In:  the worker's replies, collected every [`COLLECT_PERIOD`] (a worker cannot wake anybody).
-//! Out: retired snapshots are freed here, dumps go to who asked, neighbours to the kernel mirror.
-//! Never: waits for a worker.
+//! In:  snapshots and questions about connections. Out: the worker's replies, each to who waits for it.
+//! Retired snapshots are dropped here: freeing one is the management core's work.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use lvs_core::counters::WorkerCounters;
 use lvs_core::l3::NeighbourKey;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::mgmt::worker_port::{ConnChunk, WorkerPort};
 use crate::worker::mailbox::{Command, ConnDump, Mailbox, Reply};
-
-/// How often replies are collected: what resolving a neighbour waits for at most.
-const COLLECT_PERIOD: Duration = Duration::from_millis(1);
 
 /// See the module.
 pub struct MailboxPort {
     mailbox: Arc<Mailbox>,
     counters: Arc<WorkerCounters>,
-    cpu: u16,
-    /// Who waits for which dump.
-    askers: Mutex<HashMap<u64, oneshot::Sender<ConnChunk>>>,
-    next_ticket: AtomicU64,
+    lcore: Option<u32>,
+    asks: Mutex<Asks>,
+}
+
+/// Questions about connections that the worker has not answered.
+#[derive(Default)]
+struct Asks {
+    last_ticket: u64,
+    waiting: HashMap<u64, oneshot::Sender<ConnChunk>>,
 }
 
 impl MailboxPort {
-    /// The port of the worker that has this mailbox and these counters and runs on `cpu`.
-    pub fn new(mailbox: Arc<Mailbox>, counters: Arc<WorkerCounters>, cpu: u16) -> Self {
+    /// The management core's end of `mailbox`.
+    pub fn new(mailbox: Arc<Mailbox>, counters: Arc<WorkerCounters>, lcore: Option<u32>) -> Self {
         Self {
             mailbox,
             counters,
-            cpu,
-            askers: Mutex::default(),
-            next_ticket: AtomicU64::new(0),
+            lcore,
+            asks: Mutex::default(),
         }
     }
 
-    /// Tells the worker to leave its loop. Tries again while its mailbox is full.
-    pub fn stop(&self) {
-        while self.mailbox.commands.push(Command::Stop).is_err() {
-            self.collect(&|_| {});
-            std::thread::yield_now();
-        }
-    }
-
-    /// Takes all replies there are.
-    fn collect(&self, resolve: &impl Fn(NeighbourKey)) {
+    /// Takes every reply there is; neighbours that the worker wants resolved go to `resolve`. To be called
+    /// every few milliseconds: a worker whose replies are not taken takes no commands.
+    pub fn take_replies(&self, mut resolve: impl FnMut(NeighbourKey)) {
         while let Some(reply) = self.mailbox.replies.pop() {
             match reply {
                 Reply::Retired(snapshot) => drop(snapshot),
                 Reply::Resolve(neighbour) => resolve(neighbour),
                 Reply::ConnDump(dump) => {
-                    if let Some(asker) = self.askers().remove(&dump.ticket) {
-                        // Whoever asked may have given up.
-                        let _ = asker.send(ConnChunk {
-                            records: dump.records,
-                            next: dump.cursor,
-                        });
+                    let ConnDump {
+                        cursor,
+                        records,
+                        ticket,
+                    } = *dump;
+                    if let Some(asker) = self.asks().waiting.remove(&ticket) {
+                        // Who asked may be gone.
+                        let _ = asker.send(ConnChunk { records, next: cursor });
                     }
                 }
             }
         }
     }
 
-    fn askers(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<ConnChunk>>> {
-        // Inserting and removing leave the map whole, whatever happens.
-        self.askers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Tells the worker to leave its loop, however full its mailbox is.
+    pub fn stop(&self) {
+        while self.mailbox.commands.push(Command::Stop).is_err() {
+            self.take_replies(drop);
+            std::thread::yield_now();
+        }
+    }
+
+    fn asks(&self) -> MutexGuard<'_, Asks> {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,76 +86,77 @@ impl WorkerPort for MailboxPort {
     }
 
     fn lcore(&self) -> Option<u32> {
-        Some(u32::from(self.cpu))
+        self.lcore
     }
 
     fn dump_conns(&self, cursor: DumpCursor, room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
         let (answer, receiver) = oneshot::channel();
-        let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
-        self.askers().insert(ticket, answer);
+        let mut asks = self.asks();
+        // Askers that gave up on a worker that hangs.
+        asks.waiting.retain(|_, asker| !asker.is_closed());
+        asks.last_ticket += 1;
+        let ticket = asks.last_ticket;
         let dump = Box::new(ConnDump {
             cursor: Some(cursor),
             records: room,
             ticket,
         });
-        if self.mailbox.commands.push(Command::DumpConns(dump)).is_err() {
-            // Dropping the sender tells the asker that there is no answer.
-            self.askers().remove(&ticket);
+        if self.mailbox.commands.push(Command::DumpConns(dump)).is_ok() {
+            asks.waiting.insert(ticket, answer);
         }
         receiver
-    }
-}
-
-/// Collects the replies of all workers until dropped.
-pub async fn collect(ports: Vec<Arc<MailboxPort>>, resolve: impl Fn(NeighbourKey)) {
-    let mut ticks = interval(COLLECT_PERIOD);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        for port in &ports {
-            port.collect(&resolve);
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mgmt::fake_worker::conn;
 
-    fn port() -> (Arc<Mailbox>, MailboxPort) {
+    fn port() -> (MailboxPort, Arc<Mailbox>) {
         let mailbox = Arc::new(Mailbox::new());
-        let port = MailboxPort::new(Arc::clone(&mailbox), Arc::new(WorkerCounters::new(1)), 0);
-        (mailbox, port)
+        (
+            MailboxPort::new(Arc::clone(&mailbox), Arc::new(WorkerCounters::new(1)), None),
+            mailbox,
+        )
+    }
+
+    fn answer(mailbox: &Mailbox, records: usize) {
+        let Some(Command::DumpConns(mut dump)) = mailbox.commands.pop() else {
+            panic!("nothing was asked")
+        };
+        dump.records.extend((0..records as u32).map(conn));
+        dump.cursor = Some(DumpCursor::V6(7));
+        mailbox.replies.push(Reply::ConnDump(dump)).unwrap();
     }
 
     #[test]
-    fn a_dump_reaches_who_asked_for_it() {
-        let (mailbox, port) = port();
-        let mut answers: Vec<_> = (0..2).map(|_| port.dump_conns(DumpCursor::V4(0), Vec::new())).collect();
-        // The worker answers in its own order.
-        let mut asked: Vec<_> = std::iter::from_fn(|| mailbox.commands.pop()).collect();
-        asked.reverse();
-        for command in asked {
-            let Command::DumpConns(mut dump) = command else {
-                panic!("only dumps were asked for")
-            };
-            dump.cursor = Some(DumpCursor::V6(dump.ticket as u32));
-            mailbox.replies.push(Reply::ConnDump(dump)).expect("there is room");
+    fn every_answer_goes_to_who_asked() {
+        let (port, mailbox) = port();
+        let mut first = port.dump_conns(DumpCursor::V4(0), Vec::with_capacity(4));
+        let mut second = port.dump_conns(DumpCursor::V4(9), Vec::with_capacity(4));
+        answer(&mailbox, 1);
+        answer(&mailbox, 2);
+        port.take_replies(|_| panic!("no neighbour was asked for"));
+        let second = second.try_recv().unwrap();
+        assert_eq!((first.try_recv().unwrap().records.len(), second.records.len()), (1, 2));
+        assert_eq!(second.next, Some(DumpCursor::V6(7)));
+    }
+
+    #[test]
+    fn a_full_mailbox_fails_the_question_at_once_and_the_publication_too() {
+        let (port, mailbox) = port();
+        while mailbox.commands.push(Command::Stop).is_ok() {}
+        assert!(port.dump_conns(DumpCursor::V4(0), Vec::new()).try_recv().is_err());
+        assert!(port.asks().waiting.is_empty());
+    }
+
+    #[test]
+    fn askers_that_gave_up_are_forgotten() {
+        let (port, _mailbox) = port();
+        for _ in 0..3 {
+            drop(port.dump_conns(DumpCursor::V4(0), Vec::new()));
         }
-        port.collect(&|_| panic!("no neighbour was asked for"));
-        let nexts: Vec<_> = answers
-            .iter_mut()
-            .map(|answer| answer.try_recv().expect("answered").next)
-            .collect();
-        assert_eq!(nexts, [Some(DumpCursor::V6(0)), Some(DumpCursor::V6(1))]);
-    }
-
-    #[test]
-    fn a_full_mailbox_is_told_and_nobody_waits() {
-        let (_mailbox, port) = port();
-        while port.publish(Arc::new(Snapshot::default())) {}
-        let mut answer = port.dump_conns(DumpCursor::V4(0), Vec::new());
-        assert!(answer.try_recv().is_err());
-        assert!(port.askers().is_empty());
+        assert_eq!(port.asks().waiting.len(), 1);
     }
 }

@@ -4,12 +4,85 @@
 //! Out: what shall run: the file's edits on top of what was changed at run time. A wrong file changes nothing.
 
 use std::collections::HashMap;
+use std::fs;
 use std::hash::Hash;
+use std::path::PathBuf;
+use std::time::Instant;
 
-use lvs_api::{Server, Service, State, Timeouts};
+use lvs_api::{ApiError, ErrorCode, ReloadReport, Server, Service, State, Timeouts};
+use lvs_core::config::Config;
+
+use crate::mgmt::director::{Director, convert};
 
 #[cfg(test)]
 mod tests;
+
+/// Tables of the file that take effect while the director runs; all others are read once, at start.
+const LIVE: &[&str] = &["ipvs", "service", "timeouts"];
+
+/// The configuration file, to be read again.
+pub struct Reloader {
+    path: PathBuf,
+    /// As it was at start: what runs of all that needs a restart.
+    started: toml::Table,
+}
+
+impl Reloader {
+    /// Of the file at `path`, which held `text` at start.
+    pub fn new(path: PathBuf, text: &str) -> Self {
+        // Parsed as a configuration before, so this cannot fail; with nothing, every key would be named.
+        Self {
+            path,
+            started: text.parse().unwrap_or_default(),
+        }
+    }
+
+    /// Reads the file and applies what changed in it. A file that is missing or wrong changes nothing.
+    pub fn reload(&self, director: &mut Director, now: Instant) -> Result<ReloadReport, ApiError> {
+        let refused =
+            |message: String| ApiError::new(ErrorCode::ConfigRefused, format!("{message}; nothing was changed"));
+        let name = self.path.display().to_string();
+        let text = fs::read_to_string(&self.path).map_err(|error| refused(format!("{name}: {error}")))?;
+        let config = Config::parse(&text, &name).map_err(|error| refused(error.to_string()))?;
+        let mut report = load(director, &config, now)?;
+        let table = text
+            .parse()
+            .map_err(|error: toml::de::Error| refused(error.to_string()))?;
+        report.restart_needed = restart_needed(&self.started, &table, LIVE);
+        Ok(report)
+    }
+}
+
+/// Brings what changed in the file since it was last loaded into the director: at start and on reload.
+pub fn load(director: &mut Director, config: &Config, now: Instant) -> Result<ReloadReport, ApiError> {
+    let file = state_of(config);
+    let merged = merge(director.base(), &file, director.state());
+    let applied = director.rebase(merged.state, file, now)?;
+    director.set_overhead(config.overhead, now);
+    director.set_marks(&config.marks, now);
+    director.set_sysctls(config.sysctls, now);
+    Ok(ReloadReport {
+        applied,
+        left_out: merged.left_out,
+        restart_needed: Vec::new(),
+    })
+}
+
+fn state_of(config: &Config) -> State {
+    let services = config.services.iter().filter_map(|service| {
+        Some(Service {
+            service: convert::id(&service.spec.key)?,
+            scheduler: service.spec.scheduler.name().to_owned(),
+            scheduler_flags: convert::flag_names(service.spec.scheduler, service.spec.scheduler_flags),
+            local_addresses: service.local_addresses.clone(),
+            servers: service.servers.iter().map(convert::server).collect(),
+        })
+    });
+    State {
+        services: services.collect(),
+        timeouts: Some(convert::timeouts(&config.timeouts)),
+    }
+}
 
 /// What shall run, and the edits that concern what no longer runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,9 +223,8 @@ fn merge_timeouts(base: Option<Timeouts>, file: Option<Timeouts>, running: Optio
     Some(merged)
 }
 
-/// Keys that differ between two configuration files, `services` and `timeouts` aside: `workers.count`.
-/// They are read once, at start.
-pub fn restart_needed(started: &toml::Table, now: &toml::Table, live: &[&str]) -> Vec<String> {
+/// Keys that differ between two configuration files, the tables in `live` aside: `workers.count`.
+fn restart_needed(started: &toml::Table, now: &toml::Table, live: &[&str]) -> Vec<String> {
     let mut keys = Vec::new();
     let names = started
         .keys()

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
+use super::balancing;
 use super::error::{ConfigProblem, Invalid};
 use super::raw::{
     Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMode, RawOverhead, RawProtocol,
@@ -56,6 +57,8 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
             path: absolute(raw.journal.path, JournalConfig::default().path)?,
         },
         overhead,
+        marks: balancing::marks(&raw.mark, &raw.device)?,
+        sysctls: balancing::sysctls(&raw.sysctl)?,
         devices: devices(&raw.device)?,
         services: services(&raw.service, overhead)?,
     })

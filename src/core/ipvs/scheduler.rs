@@ -2,7 +2,7 @@
 //!
 //! Step 5 asks [`pick`] with a [`FlowHint`], never with a packet. State is per worker and service, fixed in
 //! size; the wide tables (sh, dh, mh) are computed on the management core into a [`SchedulerTable`].
-//! With one worker every pick is the kernel's: Linux net/netfilter/ipvs/ip_vs_<name>.c.
+//! With one worker every pick is the kernel's: Linux net/netfilter/ipvs/`ip_vs_<name>.c`.
 //! A new scheduler touches its own file and the registry below.
 
 mod conhash;

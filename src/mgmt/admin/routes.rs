@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Path, State as Shared};
+use axum::extract::State as Shared;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use lvs_api::{
-    Action, ApiError, ConnFilter, ConnRecord, Device, Drop, ErrorCode, LocalAddresses, ReloadReport, Server,
+    Action, ApiError, ConnFilter, ConnRecord, Device, DropCount, ErrorCode, LocalAddresses, ReloadReport, Server,
     ServerPatch, ServerSettings, ServerStatus, Service, ServiceId, ServicePatch, ServiceSettings, ServiceStatus, State,
     StateDiff, Stats, Timeouts, TimeoutsPatch, Version, Worker,
 };
@@ -18,7 +18,7 @@ use utoipa::{IntoParams, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::body::{Asked, Refusal, Wanted, WantedState};
+use super::body::{Asked, Path, Refusal, Wanted, WantedState};
 use super::{Admin, connections};
 
 type Lvsd = Shared<Arc<Admin>>;
@@ -373,8 +373,8 @@ async fn list_workers(Shared(admin): Lvsd) -> axum::Json<Vec<Worker>> {
 }
 
 /// Dropped frames by reason, since start.
-#[utoipa::path(get, path = "/v1/drops", responses((status = 200, body = Vec<Drop>)))]
-async fn list_drops(Shared(admin): Lvsd) -> axum::Json<Vec<Drop>> {
+#[utoipa::path(get, path = "/v1/drops", responses((status = 200, body = Vec<DropCount>)))]
+async fn list_drops(Shared(admin): Lvsd) -> axum::Json<Vec<DropCount>> {
     axum::Json(admin.director().drops())
 }
 

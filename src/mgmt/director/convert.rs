@@ -27,15 +27,17 @@ pub const fn key(id: &ServiceId) -> ServiceKey {
     }
 }
 
-/// The API's id of a service.
-pub const fn id(key: &ServiceKey) -> ServiceId {
-    let ServiceKey::Address { protocol, addr, port } = *key;
+/// The API's id of a service; `None` for a fwmark service, which the API cannot name.
+pub const fn id(key: &ServiceKey) -> Option<ServiceId> {
+    let ServiceKey::Address { protocol, addr, port } = *key else {
+        return None;
+    };
     let protocol = match protocol {
         ServiceProtocol::Tcp => Protocol::Tcp,
         ServiceProtocol::Udp => Protocol::Udp,
         ServiceProtocol::Sctp => Protocol::Sctp,
     };
-    ServiceId { protocol, addr, port }
+    Some(ServiceId { protocol, addr, port })
 }
 
 /// The IP protocol number.
@@ -132,16 +134,16 @@ pub const fn server(spec: &ServerSpec) -> Server {
     }
 }
 
-/// The API's service.
-pub fn service(listing: &ServiceListing<'_>) -> Service {
+/// The API's service; `None` for what the API cannot name.
+pub fn service(listing: &ServiceListing<'_>) -> Option<Service> {
     let spec = listing.spec;
-    Service {
-        service: id(&spec.key),
+    Some(Service {
+        service: id(&spec.key)?,
         scheduler: spec.scheduler.name().to_owned(),
         scheduler_flags: flag_names(spec.scheduler, spec.scheduler_flags),
         local_addresses: listing.local_addresses.to_vec(),
         servers: listing.servers().map(|listed| server(&listed.spec)).collect(),
-    }
+    })
 }
 
 /// The three timeouts that the API knows.

@@ -347,3 +347,73 @@ fn four_thousand_services_are_added_in_well_under_two_seconds() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(bench.workers[0].snapshot().services.services().len(), 4_000);
 }
+
+#[test]
+fn a_compacted_journal_remembers_the_weight_a_drained_server_had() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    bench
+        .apply(
+            r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.2:80", "patch": {"weight": 0}}}"#,
+        )
+        .unwrap();
+    let state = bench.director.state();
+    bench
+        .director
+        .rebase(state.clone(), State::default(), bench.now)
+        .unwrap();
+    let (director, _) = bench.restarted();
+    assert_eq!(director.state(), state);
+    let drained = director.wanted.drained();
+    assert_eq!((drained.len(), drained[0].last_weight), (1, 3));
+}
+
+/// Only with `LVSD_VICTIM`, as the child of the test below: changes the state until it is killed.
+#[test]
+fn victim() {
+    let Some(path) = std::env::var_os("LVSD_VICTIM") else {
+        return;
+    };
+    let (mut director, _) = Director::restore(Path::new(&path)).unwrap();
+    for index in 0u16.. {
+        let text = format!(r#"{{"add_service": {{"service": "tcp:192.0.2.1:{}"}}}}"#, index + 1);
+        director
+            .apply(serde_json::from_str(&text).unwrap(), Instant::now())
+            .unwrap();
+        println!("\ndid {index}");
+    }
+}
+
+#[test]
+fn a_director_killed_while_it_changes_keeps_every_answered_change() {
+    use std::io::BufRead;
+    for answered in [1, 37, 500] {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("journal");
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "mgmt::director::tests::victim", "--nocapture"])
+            .env("LVSD_VICTIM", &path)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let done = lines
+            .map_while(Result::ok)
+            .filter(|line| line.starts_with("did "))
+            .take(answered)
+            .count();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(done, answered);
+        let (director, report) = Director::restore(&path).unwrap();
+        let ports: Vec<_> = director
+            .state()
+            .services
+            .iter()
+            .map(|service| service.service.port)
+            .collect();
+        assert!(ports.len() >= answered, "{} of {answered}", ports.len());
+        assert!(ports.iter().copied().eq(1..=ports.len() as u16), "a change is missing");
+        assert_eq!(report.refused, Vec::<String>::new());
+    }
+}

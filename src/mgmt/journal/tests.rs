@@ -22,6 +22,7 @@ fn whole(count: u16) -> Whole {
             timeouts: None,
         },
         base: State::default(),
+        drained: Vec::new(),
     }
 }
 

@@ -109,3 +109,120 @@ fn keys_read_only_at_start_are_named() {
     );
     assert_eq!(keys, ["log.level", "workers.count", "workers.pause"]);
 }
+
+struct Bench {
+    director: Director,
+    reloader: Reloader,
+    directory: tempfile::TempDir,
+}
+
+const TOML: &str = r#"
+[workers]
+count = 1
+[timeouts]
+udp_sec = 77
+[[service]]
+protocol = "tcp"
+address = "192.0.2.1"
+port = 80
+scheduler = "rr"
+[[service.real_server]]
+address = "198.51.100.1"
+mode = "nat"
+weight = 2
+"#;
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("lvsd.toml");
+        fs::write(&path, TOML).unwrap();
+        let (mut director, _) = Director::restore(&directory.path().join("journal")).unwrap();
+        load(
+            &mut director,
+            &Config::parse(TOML, "lvsd.toml").unwrap(),
+            Instant::now(),
+        )
+        .unwrap();
+        Self {
+            director,
+            reloader: Reloader::new(path, TOML),
+            directory,
+        }
+    }
+
+    fn reload(&mut self, text: &str) -> Result<ReloadReport, ApiError> {
+        fs::write(self.directory.path().join("lvsd.toml"), text).unwrap();
+        self.reloader.reload(&mut self.director, Instant::now())
+    }
+
+    fn weight(&self) -> u32 {
+        self.director.state().services[0].servers[0].weight
+    }
+
+    fn drain(&mut self) {
+        let action = r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.1:80",
+            "patch": {"weight": 0}}}"#;
+        self.director
+            .apply(serde_json::from_str(action).unwrap(), Instant::now())
+            .unwrap();
+    }
+}
+
+#[test]
+fn the_file_is_there_after_the_first_start_and_a_reload_applies_only_edits() {
+    let mut bench = Bench::new();
+    assert_eq!((bench.weight(), bench.director.timeouts().udp_sec), (2, 77));
+    bench.drain();
+    assert!(bench.reload(TOML).unwrap().applied.is_empty());
+    assert_eq!(bench.weight(), 0);
+    let edited = TOML
+        .replace("weight = 2", "weight = 5")
+        .replace("count = 1", "count = 2");
+    let report = bench.reload(&edited).unwrap();
+    assert_eq!(bench.weight(), 5);
+    assert_eq!(report.applied.servers_changed.len(), 1);
+    assert_eq!(report.restart_needed, ["workers.count"]);
+}
+
+#[test]
+fn a_broken_file_changes_nothing_and_the_error_names_line_and_key() {
+    let mut bench = Bench::new();
+    bench.drain();
+    let before = bench.director.state();
+    for text in [
+        TOML.replace("scheduler =", "sheduler ="),
+        TOML.replace("weight = 2", "weight = 70000"),
+        "[".to_owned(),
+    ] {
+        let error = bench.reload(&text).unwrap_err();
+        assert!(
+            error.code == ErrorCode::ConfigRefused && error.message.contains("lvsd.toml:"),
+            "{error}"
+        );
+        assert_eq!(bench.director.state(), before);
+    }
+    fs::remove_file(bench.directory.path().join("lvsd.toml")).unwrap();
+    assert!(bench.reloader.reload(&mut bench.director, Instant::now()).is_err());
+}
+
+#[test]
+fn run_time_changes_and_the_base_survive_a_restart_with_an_edited_file() {
+    let mut bench = Bench::new();
+    bench.drain();
+    let Bench {
+        director, directory, ..
+    } = bench;
+    drop(director);
+    let (mut director, report) = Director::restore(&directory.path().join("journal")).unwrap();
+    assert_eq!(report.refused, Vec::<String>::new());
+    let edited = TOML.replace("udp_sec = 77", "udp_sec = 66");
+    let report = load(
+        &mut director,
+        &Config::parse(&edited, "lvsd.toml").unwrap(),
+        Instant::now(),
+    )
+    .unwrap();
+    assert!(report.applied.timeouts_changed && report.applied.servers_changed.is_empty());
+    assert_eq!(director.state().services[0].servers[0].weight, 0);
+}

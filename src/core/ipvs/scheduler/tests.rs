@@ -226,6 +226,7 @@ fn no_scheduler_picks_without_servers_or_from_quiesced_or_overloaded_ones() {
             &mut SchedulerState::default(),
             &FlowHint::default(),
             &FixedLoads::default(),
+            &mut memory(&mut Localities::new()),
         );
         assert_eq!(picked, None, "{} without servers", kind.name());
         for flags in [SchedulerFlags(0), SchedulerFlags(3)] {
@@ -282,6 +283,15 @@ fn rr_goes_on_from_the_server_before_a_deleted_one() {
     assert_eq!(bench.picks(2), "11 12");
     bench.run("d 12, d 11, a 15 1");
     assert_eq!(bench.picks(2), "15 15");
+
+    let mut bench = Bench::new(SchedulerKind::Rr, "a 11 1, a 12 1, a 13 1");
+    assert_eq!(bench.picks(1), "13");
+    bench.run("d 13");
+    assert_eq!(
+        bench.picks(3),
+        "12 11 12",
+        "before the first one is the head of the list"
+    );
 }
 
 #[test]
@@ -559,6 +569,16 @@ fn sh_sends_clients_where_the_kernel_does() {
     let mut bench = Bench::with_flags(SchedulerKind::Sh, SchedulerFlags::FALLBACK, "a 11 1, a 12 0, a 13 1");
     let expected = "13 11 13 11 11 11 13 11 13 13 11 11 11 13 11 13 11 13 11 13 \
                     11 13 11 11 11 11 11 11 13 11 13 11 13 11 13 11 11 11 11 11";
+    assert_eq!(bench.clients(40), expected);
+}
+
+/// A real 6.1 kernel, asked with five servers of weights 1, 0, 2, 1, 1: the walk begins at twice the hash.
+#[test]
+fn sh_falls_back_to_where_the_kernel_does() {
+    let commands = "a 11 1, a 12 0, a 13 2, a 14 1, a 15 1";
+    let mut bench = Bench::with_flags(SchedulerKind::Sh, SchedulerFlags::FALLBACK, commands);
+    let expected = "15 13 15 13 11 14 13 14 13 15 13 11 13 13 14 13 11 13 11 15 \
+                    13 15 13 11 14 11 14 13 15 13 15 13 13 14 13 14 13 11 13 11";
     assert_eq!(bench.clients(40), expected);
 }
 

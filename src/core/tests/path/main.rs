@@ -1,6 +1,7 @@
 //! Frames in, frames and counters out: every forwarding mode, both families, one worker and several.
 
 mod modes;
+mod persistence;
 mod refusals;
 mod workers;
 
@@ -50,7 +51,9 @@ fn director(workers: u8, key: ServiceKey, mode: ForwardingMode, servers: &[&str]
                 .expect("a new server");
         }
         if mode == ForwardingMode::FullNat {
-            let ServiceKey::Address { addr: vip, .. } = key;
+            let ServiceKey::Address { addr: vip, .. } = key else {
+                panic!("the tests' services have addresses")
+            };
             let local = if vip.is_ipv4() {
                 "198.51.100.200"
             } else {

@@ -179,6 +179,7 @@ fn paths_methods_ids_and_queries_that_do_not_exist_are_refused_in_json() {
         ("PATCH", "/v1/services", 405),
         ("GET", "/v1/services/tcp:192.0.2.1", 400),
         ("GET", "/v1/services/tcp:192.0.2.1:80", 404),
+        ("GET", "/v1/services/%ff", 400),
         ("DELETE", "/v1/services/tcp:192.0.2.1:80/servers/198.51.100.1", 400),
         ("DELETE", "/v1/services/tcp:192.0.2.1:80/servers/198.51.100.1:80", 404),
         ("GET", "/v1/connections?colour=blue", 400),
@@ -237,4 +238,29 @@ fn everything_can_be_done_with_plain_http() {
         (200, "[]".to_owned())
     );
     assert_eq!(stand.ask("DELETE", service, "").0, 204);
+}
+
+#[test]
+fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() {
+    let stand = Stand::new(Limits::default());
+    let mut stream = stand.connect();
+    let begun = Instant::now();
+    for index in 0..4_000u32 {
+        let body = format!(r#"{{"service": "tcp:192.0.{}.{}:80"}}"#, index / 250, index % 250 + 1);
+        let length = body.len();
+        let request = format!("POST /v1/services HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 1_024];
+        let count = stream.read(&mut answer).unwrap();
+        assert!(
+            answer.starts_with(b"HTTP/1.1 201"),
+            "{}",
+            String::from_utf8_lossy(&answer[..count])
+        );
+    }
+    let taken = begun.elapsed();
+    println!("4,000 services in {taken:?}");
+    assert!(taken < Duration::from_secs(2), "{taken:?}");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(stand.workers[0].snapshot().services.services().len(), 4_000);
 }

@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# Direct routing: the director changes the MAC only; the answer goes round it.
+
+run_lab() {
+    local family
+    dr_network
+    start_nginx rs1 && start_nginx rs2
+    start_udp_echo rs1 192.0.2.80:7 "[2001:db8:2::80]:7"
+    start_udp_echo rs2 192.0.2.80:7 "[2001:db8:2::80]:7"
+    start_sshd director
+    start_lvsd
+    one_armed_addresses
+    for family in $FAMILIES; do
+        use_family "$family"
+        lvsctl service add "$(tcp 80)" -s rr
+        lvsctl server add "$(tcp 80)" "$(rs 1 80)" -g
+        lvsctl server add "$(tcp 80)" "$(rs 2 80)" -g
+        lvsctl service add "$(udp 7)" -s rr
+        lvsctl server add "$(udp 7)" "$(rs 1 7)" -g
+        lvsctl server add "$(udp 7)" "$(rs 2 7)" -g
+        check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+        check_alternates "$(url "$VIP")"
+        check_way
+        check_traffic "$VIP" lan
+        check_silence
+        check_ssh_to_director "$DIRECTOR"
+        lvsctl list "$(tcp 80)"
+        lvsctl list "$(tcp 80)" --stats
+    done
+}
+
+# Frames as the director and a real server see them.
+check_way() {
+    local mac client=$CLIENT4
+    [[ $VIP == *:* ]] && client=$CLIENT6
+    mac=$(in_ns director cat /sys/class/net/lan/address)
+    capture director lan0 director tcp port 80 and host "$VIP"
+    local at_director=$CAPTURE
+    capture rs1 eth0 server tcp port 80 and host "$VIP"
+    pages 4 "$(url "$VIP")/" >/dev/null
+    until_true 5 some_frames server src host "$VIP" || true
+    stop_capture
+    CAPTURE=$at_director
+    stop_capture
+    equal "no answer passes the director" 0 "$(frames director src host "$VIP")"
+    check "requests pass it" some_frames director dst host "$VIP"
+    equal "at the server all requests come from the director's MAC" \
+        "$(frames server dst host "$VIP")" "$(frames server ether src "$mac" and dst host "$VIP")"
+    equal "with the client's own address" "$(frames server dst host "$VIP")" \
+        "$(frames server src host "$client" and dst host "$VIP")"
+}
+
+# The router knows the VIP by the director's MAC alone.
+check_silence() {
+    local mac seen
+    mac=$(in_ns director cat /sys/class/net/lan/address)
+    in_ns router ip neigh flush to "$VIP" || true
+    page "$(url "$VIP")/" >/dev/null
+    seen=$(in_ns router ip neigh show "$VIP" | awk '{ for (i = 1; i < NF; i++) if ($i == "lladdr") print $(i + 1) }')
+    equal "nobody but the director tells its MAC for the VIP" "$mac" "$seen"
+}

@@ -1,0 +1,167 @@
+# shellcheck shell=bash
+# Traffic that several labs send, with what must be seen of it.
+
+# host_of ADDRESS: as URLs, service names and listings write it.
+host_of() { if [[ $1 == *:* ]]; then echo "[$1]"; else echo "$1"; fi; }
+
+url() { echo "http://$(host_of "$1"):${2:-80}"; }
+
+# page URL: what a fresh connection brings; empty when nothing does.
+page() { in_ns client curl -sk --max-time 10 "$1" || true; }
+
+# answers URL EXPECTED...: whether a page comes from one of these.
+answers() {
+    local got
+    got=$(page "$1")
+    shift
+    [[ " $* " == *" $got "* && -n $got ]]
+}
+
+# pages COUNT URL: one word a page, each over a connection of its own.
+pages() {
+    local n
+    for ((n = 0; n < $1; n++)); do
+        page "$2"
+    done | xargs
+}
+
+# check_alternates URL: with rr two servers take turns.
+check_alternates() {
+    local got
+    got=$(pages 10 "$1/")
+    case $got in
+    "rs1 rs2 rs1 rs2 rs1 rs2 rs1 rs2 rs1 rs2" | "rs2 rs1 rs2 rs1 rs2 rs1 rs2 rs1 rs2 rs1")
+        pass "rr alternates: $got"
+        ;;
+    *) if ((WORKERS > 1)); then
+        within "rr is even over $WORKERS workers ($got)" 3 7 "$(wc -w <<<"${got//rs2/}")"
+    else
+        fail "rr does not alternate: $got"
+    fi ;;
+    esac
+}
+
+# check_ab COUNT CONCURRENCY URL: a crowd of short requests, not one of which may fail.
+check_ab() {
+    local report=$LAB_STATE/ab.log
+    typed client "ab -n $1 -c $2 $3/"
+    in_ns client ab -q -s 30 -n "$1" -c "$2" "$3/" >"$report" 2>&1 || true
+    if grep -Eq "^Complete requests: +$1$" "$report" && grep -Eq '^Failed requests: +0$' "$report" &&
+        ! grep -q '^Non-2xx' "$report"; then
+        pass "ab -n $1 -c $2: none failed, $(awk '/^Requests per second/ { print $4 }' "$report") a second"
+    else
+        fail "ab -n $1 -c $2"
+        cat "$report"
+    fi
+}
+
+# check_download URL: the big file, the same at both ends.
+check_download() {
+    local sum
+    sum=$(in_ns client curl -s --max-time 300 "$1/files/big" | sha256sum | cut -d' ' -f1)
+    equal "download of $(du -h "$LAB_STATE/files/big" | cut -f1): same sha256" "$(sum_of big)" "$sum"
+}
+
+# check_upload URL HOST...: the big file arrives whole at one of the hosts.
+check_upload() {
+    local url=$1 host sum=""
+    shift
+    in_ns client curl -s --max-time 300 -T "$LAB_STATE/files/big" "$url/upload/big" >/dev/null || true
+    for host in "$@"; do
+        if [[ -f $LAB_STATE/nginx-$host/upload/big ]]; then
+            sum=$(sha256sum "$LAB_STATE/nginx-$host/upload/big" | cut -d' ' -f1)
+            rm "$LAB_STATE/nginx-$host/upload/big"
+        fi
+    done
+    equal "upload of $(du -h "$LAB_STATE/files/big" | cut -f1): same sha256" "$(sum_of big)" "$sum"
+}
+
+sum_of() { awk -v name="$1" '$2 == name { print $1 }' "$LAB_STATE/files/sums"; }
+
+# check_udp VIP: ten thousand datagrams over ten flows, all answered.
+check_udp() {
+    local said
+    typed client "udp-load $(host_of "$1"):7 --count 10000"
+    said=$(in_ns client "$(program udp-load)" "$(host_of "$1"):7" --count 10000 --rate-pps 3000 || true)
+    equal "UDP: $said" "sent 10000 answered 10000 lost 0" "$said"
+}
+
+# check_vip_is_alive VIP DEVICE DIRECTOR: the kernel's side of the VIP works while lvsd balances.
+check_vip_is_alive() {
+    check "the client pings $1" pings client "$1"
+    local seen mac
+    seen=$(in_ns client ip neigh show "$1" | awk '{ for (i = 1; i < NF; i++) if ($i == "lladdr") print $(i + 1) }')
+    mac=$(in_ns director cat "/sys/class/net/$2/address")
+    equal "ARP or ND for $1 tells the device's MAC" "$mac" "$seen"
+    check_ssh_to_director "$3"
+}
+
+# pings HOST ADDRESS
+pings() { in_ns "$1" ping -c 3 -i 0.2 -W 2 -q "$2" >/dev/null; }
+
+check_ssh_to_director() {
+    equal "ssh to the director over its data interface, $1" director "$(ssh_from_client "$1" || true)"
+}
+
+# start_downloads COUNT URL RATE: parallel downloads of 'part' in the background.
+start_downloads() {
+    local n
+    DOWNLOADS=()
+    for ((n = 0; n < $1; n++)); do
+        ip netns exec "$(ns client)" curl -s --max-time 300 --limit-rate "$3" -o "$LAB_STATE/part-$n" "$2/files/part" &
+        DOWNLOADS+=($!)
+        remember $! "download-$n"
+    done
+}
+
+# check_downloads: all of them came to their end unharmed.
+check_downloads() {
+    local n whole=0 expected
+    expected=$(sum_of part)
+    for n in "${!DOWNLOADS[@]}"; do
+        wait "${DOWNLOADS[n]}" || true
+        [[ $(sha256sum "$LAB_STATE/part-$n" 2>/dev/null | cut -d' ' -f1) == "$expected" ]] && whole=$((whole + 1))
+        rm -f "$LAB_STATE/part-$n"
+    done
+    equal "${#DOWNLOADS[@]} parallel downloads are whole" "${#DOWNLOADS[@]}" "$whole"
+}
+
+# still_downloading: how many have not ended.
+still_downloading() {
+    local pid running=0
+    for pid in "${DOWNLOADS[@]}"; do
+        kill -0 "$pid" 2>/dev/null && running=$((running + 1))
+    done
+    echo "$running"
+}
+
+# check_traffic VIP DEVICE: what every mode must carry, after rr.
+check_traffic() {
+    check_ab 5000 100 "$(url "$1")"
+    check_download "$(url "$1")"
+    check_upload "$(url "$1")" rs1 rs2
+    check_udp "$1"
+}
+
+# capture HOST INTERFACE NAME FILTER...: frames into a file, until stop_capture.
+capture() {
+    local host=$1 interface=$2 name=$3
+    shift 3
+    start "$host" "capture-$name" tcpdump -i "$interface" -s 128 -U --immediate-mode -w "$LAB_STATE/$name.pcap" "$@"
+    CAPTURE=$!
+    until_true 5 test -s "$LAB_STATE/$name.pcap"
+}
+
+stop_capture() {
+    kill "$CAPTURE"
+    wait "$CAPTURE" || true
+}
+
+# frames NAME FILTER...: how many captured frames match.
+frames() {
+    local name=$1
+    shift
+    tcpdump -nr "$LAB_STATE/$name.pcap" "$@" 2>/dev/null | wc -l
+}
+
+some_frames() { (($(frames "$@") > 0)); }

@@ -1,0 +1,157 @@
+//! What the management core does while the director runs, until a signal ends it.
+//!
+//! One task each: the admin socket, the director's periodic work, the workers' replies, the kernel's
+//! network, signals. All on one thread; what blocks goes elsewhere.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lvs_api::{ReloadReport, Version};
+use lvs_core::l3::L3;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::dpdk::device::Device;
+use crate::mgmt::admin::socket::AdminSocket;
+use crate::mgmt::admin::{Admin, Limits, serve as serve_admin};
+use crate::mgmt::director::{Director, tend};
+use crate::mgmt::kernel::KernelMirror;
+use crate::mgmt::mailbox_port::MailboxPort;
+use crate::mgmt::reload::Reloader;
+
+/// How often workers' replies are taken: what a neighbour waits for before the kernel is asked.
+const REPLIES_PERIOD: Duration = Duration::from_millis(1);
+
+/// What the tasks share.
+pub struct Parts {
+    /// The desired state.
+    pub director: Arc<Mutex<Director>>,
+    /// The configuration file.
+    pub reloader: Arc<Reloader>,
+    /// All devices, in the order of their ids.
+    pub devices: Mutex<Vec<Device>>,
+    /// By worker.
+    pub ports: Vec<Arc<MailboxPort>>,
+    /// Asks the kernel for neighbours.
+    pub mirror: KernelMirror,
+    /// The kernel's network, as it changes.
+    pub l3: watch::Receiver<Arc<L3>>,
+    /// What the API says of the daemon.
+    pub version: Version,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn serve(socket: AdminSocket, parts: Parts) {
+    let Parts {
+        director,
+        reloader,
+        devices,
+        ports,
+        mirror,
+        l3,
+        version,
+    } = parts;
+    let (reloader_of_admin, director_of_admin) = (Arc::clone(&reloader), Arc::clone(&director));
+    let admin = Arc::new(Admin {
+        director: Arc::clone(&director),
+        version,
+        devices: Box::new(move || lock(&devices).iter().map(describe).collect()),
+        reload: Box::new(move || reloader_of_admin.reload(&mut lock(&director_of_admin), Instant::now())),
+        limits: Limits::default(),
+    });
+    tokio::select! {
+        result = serve_admin::serve(socket, admin) => {
+            if let Err(error) = result {
+                log::error!("admin socket: {error}");
+            }
+        }
+        () = tend::tend(Arc::clone(&director)) => {}
+        () = take_replies(&ports, &mirror) => {}
+        () = follow_network(&director, l3) => {}
+        () = reload_on_hangup(&director, &reloader) => {}
+        () = ended() => {}
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A change is all or nothing, so what another task left behind is whole.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn take_replies(ports: &[Arc<MailboxPort>], mirror: &KernelMirror) {
+    let mut ticks = interval(REPLIES_PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for port in ports {
+            port.take_replies(|neighbour| mirror.resolve(neighbour));
+        }
+    }
+}
+
+async fn follow_network(director: &Mutex<Director>, mut l3: watch::Receiver<Arc<L3>>) {
+    while l3.changed().await.is_ok() {
+        let newest = Arc::clone(&l3.borrow_and_update());
+        lock(director).set_l3(newest, Instant::now());
+    }
+    log::error!("the kernel's network is not mirrored any more");
+}
+
+async fn reload_on_hangup(director: &Mutex<Director>, reloader: &Reloader) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        return std::future::pending().await;
+    };
+    while hangups.recv().await.is_some() {
+        let outcome = reloader.reload(&mut lock(director), Instant::now());
+        match outcome {
+            Ok(report) => log_reload(&report),
+            Err(error) => log::error!("reload: {error}"),
+        }
+    }
+}
+
+fn log_reload(report: &ReloadReport) {
+    let json = serde_json::to_string(&report.applied);
+    log::info!("reloaded: {}", json.unwrap_or_default());
+    for left_out in &report.left_out {
+        log::warn!("reload: {left_out}");
+    }
+    for key in &report.restart_needed {
+        log::warn!("reload: {key} takes effect after a restart only");
+    }
+}
+
+async fn ended() {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    match (terminate, interrupt) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => log::info!("SIGTERM: stopping"),
+                _ = interrupt.recv() => log::info!("SIGINT: stopping"),
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// A device as the API shows it.
+fn describe(device: &Device) -> lvs_api::Device {
+    let stats = device.stats();
+    lvs_api::Device {
+        name: device.name().to_owned(),
+        mac: device.mac().map(|octet| format!("{octet:02x}")).join(":"),
+        driver: device.driver().to_owned(),
+        twin: device.name().to_owned(),
+        link_up: device.link().up,
+        mtu: device.mtu(),
+        rx_packets: stats.rx_packets,
+        rx_bytes: stats.rx_bytes,
+        tx_packets: stats.tx_packets,
+        tx_bytes: stats.tx_bytes,
+        rx_missed: stats.rx_missed,
+        rx_errors: stats.rx_errors,
+        tx_errors: stats.tx_errors,
+        rx_no_mbuf: stats.rx_no_mbuf,
+    }
+}

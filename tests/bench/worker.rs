@@ -1,0 +1,131 @@
+//! What the worker loop itself costs a packet, with a path that decides nothing.
+//!
+//! `cargo bench --bench worker [-- SECONDS [CAPTURE]]`: frames of a capture that repeats for ever (net_pcap,
+//! `infinite_rx`) are transmitted to a device that takes everything (net_null). The yardstick is
+//! `dpdk-testpmd --forward-mode=io` on the same devices.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::l3::{DeviceId, NeighbourKey};
+use lvs_core::path::Verdict;
+use lvs_core::snapshot::Snapshot;
+use lvs_core::testing::{CapturedFrame, udp4, write_pcap};
+use lvs_core::tick::Tick;
+use lvs_core::worker_state::{ConnRecord, DumpCursor};
+use lvsd::dpdk::device::{Device, DeviceSettings};
+use lvsd::dpdk::{Clock, Eal, EalSettings, Hugepages, Mbuf, Mempool, PoolSettings, lcore};
+use lvsd::worker::Worker;
+use lvsd::worker::crew::{CrewSettings, assemble};
+use lvsd::worker::idle::IdlePolicy;
+use lvsd::worker::mailbox::Command;
+use lvsd::worker::packet_path::PacketPath;
+
+/// Transmits everything on device 1.
+struct Straight;
+
+impl PacketPath for Straight {
+    #[inline]
+    fn process(&mut self, _device: DeviceId, _now: Tick, _frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
+        verdicts.fill(Verdict::Transmit(DeviceId(1)));
+    }
+    fn process_handed_over(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
+        self.process(device, now, frames, verdicts);
+    }
+    fn housekeeping(&mut self, _now: Tick) {}
+    fn finish(&mut self, _frame: &mut Mbuf, neighbour: NeighbourKey) -> Verdict {
+        Verdict::Hold(neighbour)
+    }
+    fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        snapshot
+    }
+    fn dump(&self, _cursor: DumpCursor, _now: Tick, _out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {
+        None
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    let seconds: u64 = arguments.first().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let capture = arguments.get(1).map_or_else(sample_capture, PathBuf::from);
+    let cpu = *lvsd::dpdk::eal::available_cpus().last().expect("a CPU");
+    let settings = EalSettings {
+        hugepages: Hugepages::Auto,
+        memory_mb: 512,
+        worker_cpus: vec![cpu],
+        file_prefix: "lvsd-bench".to_owned(),
+        log_level: 4,
+        ..EalSettings::default()
+    };
+    let eal = Eal::start(&settings).expect("DPDK starts");
+    let pool_settings = PoolSettings {
+        mbufs: 65_535,
+        ..PoolSettings::default()
+    };
+    let pool = Mempool::create(&eal, &pool_settings).expect("a pool");
+    let source = format!("net_pcap0,rx_pcap={},infinite_rx=1", capture.display());
+    let mut queues = Vec::new();
+    for (number, driver) in [source.as_str(), "net_null0"].into_iter().enumerate() {
+        let id = DeviceId(number as u8);
+        let settings = DeviceSettings {
+            id,
+            driver: driver.to_owned(),
+            ..DeviceSettings::default()
+        };
+        let mut device = Device::open(&eal, &settings, pool).expect("a device");
+        queues.push(device.take_queues().expect("its queues"));
+    }
+    let counters = [Arc::new(WorkerCounters::new(1))];
+    let clock = Clock::start(&eal);
+    let crew_settings = CrewSettings {
+        counters: &counters,
+        twins: &[],
+        idle: IdlePolicy::Spin,
+        clock,
+    };
+    let mut crew = assemble(queues, &crew_settings);
+    let mut worker = Worker::new(crew.workers.remove(0), Straight);
+    let handle = lcore::launch(&eal, 0, move || worker.run()).expect("a worker");
+    std::thread::sleep(Duration::from_millis(500));
+    let before = (packets(&counters[0]), counters[0].busy_cycles.get());
+    std::thread::sleep(Duration::from_secs(seconds));
+    let after = (packets(&counters[0]), counters[0].busy_cycles.get());
+    let _ = crew.mailboxes[0].commands.push(Command::Stop);
+    handle.join().expect("the worker ends");
+    let count = (after.0 - before.0) as f64;
+    let ns = (after.1 - before.1) as f64 * 1e9 / clock.hz() as f64 / count;
+    println!(
+        "{:.2} Mpps, {ns:.1} ns of the worker's time a packet",
+        count / seconds as f64 / 1e6
+    );
+}
+
+fn packets(counters: &WorkerCounters) -> u64 {
+    counters.devices[1].tx_packets.get()
+}
+
+fn sample_capture() -> PathBuf {
+    let frames: Vec<_> = (0..1_024u32)
+        .map(|flow| {
+            udp4(&format!(
+                "198.51.100.{}:{} > 192.0.2.1:53",
+                flow % 250 + 1,
+                10_000 + flow
+            ))
+            .build()
+        })
+        .map(|bytes| CapturedFrame {
+            time_ns: 0,
+            wire_len: bytes.len() as u32,
+            bytes,
+        })
+        .collect();
+    let path = std::env::temp_dir().join("lvsd-bench-worker.pcap");
+    std::fs::write(&path, write_pcap(&frames)).expect("the temporary directory is writable");
+    path
+}
