@@ -236,6 +236,7 @@ pub fn refusal(error: ServiceError) -> ApiError {
         ThresholdOutOfRange { .. } => (ErrorCode::Refused, "upper_threshold_conns"),
         MixedFamilies { .. } => (ErrorCode::Refused, "server"),
         ModeNotConfigurable { .. } => (ErrorCode::Refused, "mode"),
+        MarkZero | PersistenceOutOfRange { .. } | PersistenceMask { .. } => (ErrorCode::Refused, "service"),
         ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),
         LocalAddressFamily { .. } | LocalAddressTwice { .. } | TooManyLocalAddresses { .. } => {
             (ErrorCode::Refused, "local_addresses")

@@ -18,7 +18,7 @@ pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
                 return Err(ServiceError::ZeroPortNotPersistent { service: spec.key });
             }
         }
-        ServiceKey::Fwmark { mark, .. } if mark == 0 => return Err(ServiceError::MarkZero),
+        ServiceKey::Fwmark { mark: 0, .. } => return Err(ServiceError::MarkZero),
         ServiceKey::Fwmark { .. } => {}
     }
     spec.persistence

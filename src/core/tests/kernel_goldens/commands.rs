@@ -174,8 +174,11 @@ fn parse(line: &str) -> Result<Options, String> {
             other => return Err(format!("option {other} is not understood")),
         }
     }
-    if let (true, Some(ServiceKey::Fwmark { family, .. })) = (options.is_ipv6, &mut options.service) {
-        *family = AddressFamily::Ipv6;
+    if options.is_ipv6 {
+        match &mut options.service {
+            Some(ServiceKey::Fwmark { family, .. }) => *family = AddressFamily::Ipv6,
+            _ => return Err("-6 is for fwmark services only".into()),
+        }
     }
     Ok(options)
 }

@@ -110,7 +110,10 @@ impl Listings {
             return Ok(());
         };
         let key = match wanted.service {
-            Some(ref service) => Some(commands::service_of(service)?),
+            Some(ref service) => match commands::service_of(service) {
+                Err(_) if command.rc != 0 => return Ok(()),
+                named => Some(named?),
+            },
             None => None,
         };
         let exists = key.is_none_or(|key| director.desired.listing(&key).is_ok());

@@ -136,8 +136,8 @@ impl Setup {
         }
         for (prefix, kind) in &self.routes {
             match kind {
-                RouteKind::Local => builder.local_route(*prefix, kind.clone()),
-                _ => builder.route(*prefix, kind.clone()),
+                RouteKind::Local => builder.local_route(*prefix, *kind),
+                _ => builder.route(*prefix, *kind),
             };
         }
         builder.build(self.generation)
