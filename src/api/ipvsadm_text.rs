@@ -102,7 +102,7 @@ pub struct Server {
     pub upper_threshold: u32,
     /// `-y`.
     pub lower_threshold: u32,
-    /// `ipip`, `gue:6080:csum` and the like; `None` without a tunnel.
+    /// `ipip`, `gue:6080:+c` and the like; `None` without a tunnel.
     pub tunnel: Option<String>,
     /// `ActiveConn`.
     pub active_conns: u32,
@@ -332,15 +332,17 @@ fn option_of(name: &Name) -> String {
     }
 }
 
-/// `gue:6080:csum` as the options that make it.
+/// `gue:6080:+c` as the options that make it.
 fn tunnel_options(tunnel: &str) -> String {
     let mut words = tunnel.split(':');
     let kind = words.next().unwrap_or_default();
     let mut text = format!(" --tun-type {kind}");
     for word in words {
-        match word.parse::<u16>() {
-            Ok(port) => text += &format!(" --tun-port {port}"),
-            Err(_) => text += &format!(" --tun-{word}"),
+        match word {
+            "-c" => text += " --tun-nocsum",
+            "+c" => text += " --tun-csum",
+            "r+c" => text += " --tun-remcsum",
+            port => text += &format!(" --tun-port {port}"),
         }
     }
     text

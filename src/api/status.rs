@@ -163,6 +163,14 @@ pub struct Worker {
     pub bursts: u64,
     /// Polls that brought none.
     pub idle_polls: u64,
+    /// Time-stamp cycles spent with frames in hand.
+    pub busy_cycles: u64,
+    /// Time-stamp cycles spent polling in vain.
+    pub idle_cycles: u64,
+    /// Time-stamp cycles of a second.
+    pub cycles_per_sec: u64,
+    /// New connections for which a scheduler was asked.
+    pub scheduler_picks: u64,
 }
 
 /// `GET /v1/drops`: one reason.

@@ -13,3 +13,4 @@ pub mod service;
 pub mod service_table;
 pub mod stats;
 pub mod sysctl;
+pub mod tunnel_kind;

@@ -56,6 +56,8 @@ struct FamilyIndex {
     nat_servers: HashSet<L4Key>,
     /// How the clients of all services that masquerade to an address are spread over workers.
     nat_spreads: HashMap<AddressWords, Spread>,
+    /// Their addresses, for fragments, of which only the first has ports.
+    nat_server_addresses: HashSet<AddressWords>,
     local_addresses: HashSet<AddressWords>,
 }
 
@@ -233,6 +235,12 @@ impl ServiceTable {
         is_server.then(|| spreads.get(&src.addr.words()).copied())?
     }
 
+    /// Whether some service masquerades to this address, whatever protocol and port.
+    #[inline]
+    pub fn is_nat_server_address<A: Address>(&self, addr: A) -> bool {
+        self.family::<A>().nat_server_addresses.contains(&addr.words())
+    }
+
     /// Whether the address belongs to some service's local-address pool.
     #[inline]
     pub fn is_local_address<A: Address>(&self, addr: A) -> bool {
@@ -304,9 +312,9 @@ fn table_key(ipv4: &mut FamilyIndex, ipv6: &mut FamilyIndex, key: &ServiceKey, p
 
 fn index_nat_server(ipv4: &mut FamilyIndex, ipv6: &mut FamilyIndex, protocol: u8, server: &RealServer) {
     if server.mode == ForwardingMode::Nat {
-        family_of(ipv4, ipv6, server.addr)
-            .nat_servers
-            .insert(L4Key::new(server.addr, server.port, protocol));
+        let index = family_of(ipv4, ipv6, server.addr);
+        index.nat_servers.insert(L4Key::new(server.addr, server.port, protocol));
+        index.nat_server_addresses.insert(words(server.addr));
     }
 }
 

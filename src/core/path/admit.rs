@@ -92,6 +92,12 @@ fn is_stray_reply<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<
     !ends && step.snapshot.services.is_nat_server(key.protocol, key.src)
 }
 
+/// The worker to hand a packet of this flow to, when it is not this one.
+pub(crate) fn other_owner<A: Address>(step: &Step<'_>, key: &FlowKey<A>) -> Option<WorkerId> {
+    let service = find(step, key).map(|found| found.service);
+    owner(step, service, key).filter(|owner| *owner != step.worker && !step.handed_over)
+}
+
 /// The worker that has, or will have, the connection of this packet; `None` when it is nobody's.
 ///
 /// Every end of a connection leads to the same answer without knowing the connection: inbound packets
@@ -114,10 +120,24 @@ fn owner<A: Address>(step: &Step<'_>, service: Option<&VirtualService>, key: &Fl
 /// Spreads clients over workers by a keyed hash, so that nobody can aim all their connections at one.
 fn owner_of_client<A: Address>(step: &Step<'_>, spread: Spread, client: Endpoint<A>) -> WorkerId {
     let (low, high) = client.addr.words();
-    let (low, high) = (low & spread.words.0, high & spread.words.1);
+    let words = (low & spread.words.0, high & spread.words.1);
     let port = if spread.by_port { client.port } else { 0 };
+    worker_of_hash(step, keyed_hash(step, words, port))
+}
+
+/// A keyed hash of one end of a flow.
+pub(crate) fn hash_of_end<A: Address>(step: &Step<'_>, end: Endpoint<A>) -> u32 {
+    keyed_hash(step, end.addr.words(), end.port)
+}
+
+fn keyed_hash(step: &Step<'_>, (low, high): (u64, u64), port: u16) -> u32 {
     let input = low ^ high.rotate_left(32) ^ (u64::from(port) << 40) ^ step.secret;
     let mixed = u128::from(input) * 0x9E37_79B9_7F4A_7C15;
     let hash = (mixed >> 64) as u64 ^ mixed as u64;
-    WorkerId((((hash >> 32) * u64::from(step.workers_count)) >> 32) as u8)
+    (hash >> 32) as u32
+}
+
+/// Spreads hashes evenly over the workers.
+pub(crate) const fn worker_of_hash(step: &Step<'_>, hash: u32) -> WorkerId {
+    WorkerId(((hash as u64 * step.workers_count as u64) >> 32) as u8)
 }

@@ -1,5 +1,5 @@
-//! Arbitrary frames through the whole path, alone and in bursts, with one worker and with three: nothing
-//! panics, every frame gets exactly one verdict, and every connection is counted by exactly one server.
+//! Arbitrary frames, fragments and ICMP errors among them, through the whole path, alone and in bursts, with one
+//! worker and with three: nothing panics, every frame gets exactly one verdict, and every connection is counted by exactly one server.
 //!
 //! Deterministic: the seed is printed on failure. `LVSD_FUZZ_SECONDS=600` goes on with new seeds.
 
@@ -11,6 +11,7 @@ use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
+use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
 use lvs_core::random::Random;
@@ -101,15 +102,25 @@ fn director(workers: u8) -> TestDirector {
             } else {
                 mode
             };
-            for server in 11..14 {
+            for server in 11..14_u8 {
                 let text = if addr.is_ipv4() {
                     format!("198.51.100.{server}")
                 } else {
                     format!("2001:db8:b::{server}")
                 };
-                desired
-                    .add_server(&key, ServerSpec::new(text.parse().unwrap(), port, configured, 1))
-                    .unwrap();
+                let spec = ServerSpec {
+                    // Of effect in tunnel mode only: one server of each kind.
+                    tunnel: match server {
+                        12 => TunnelKind::Gre { checksum: true },
+                        13 => TunnelKind::Gue {
+                            port: 6_080,
+                            checksum: GueChecksum::Full,
+                        },
+                        _ => TunnelKind::IpIp,
+                    },
+                    ..ServerSpec::new(text.parse().unwrap(), port, configured, 1)
+                };
+                desired.add_server(&key, spec).unwrap();
             }
         }
     });
@@ -141,6 +152,8 @@ fn seeds() -> Vec<Vec<u8>> {
             );
         }
     }
+    frames.extend(fragments());
+    frames.extend(icmp_errors());
     frames.push(icmp4("192.0.2.2 > 192.0.2.100").payload(b"ping").build());
     frames.push(icmp6("2001:db8:a::2 > 2001:db8:a::100").payload(b"ping").build());
     frames.push(
@@ -162,6 +175,66 @@ fn seeds() -> Vec<Vec<u8>> {
             .dst_mac(director_mac(LAN))
             .build(),
     );
+    frames
+}
+
+/// Fragments that make datagrams: to services of several modes, from a server, of an ICMP error.
+fn fragments() -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for client in 2..6 {
+        let udp = udp4(&format!("192.0.2.{client}:50{client} > 192.0.2.100:53"));
+        let tcp = tcp4(&format!("192.0.2.{client}:4000{client} > 192.0.2.100:81")).syn();
+        let reply = udp4(&format!("198.51.100.11:53 > 192.0.2.{client}:50{client}")).dst_mac(director_mac(LAN));
+        let error = icmp4(&format!("192.0.2.{client} > 192.0.2.100")).icmp(3, 3, 0);
+        let udp_v6 = udp6(&format!("[2001:db8:a::{client}]:50{client} > [2001:db8:a::100]:53"));
+        for (packet, header_len) in [(udp, 8), (tcp, 20), (reply, 8), (error, 8), (udp_v6, 8)] {
+            frames.push(packet.clone().fragment(0, true).payload_len(144 - header_len).build());
+            frames.push(packet.clone().fragment(144, true).payload_len(1_296).build());
+            frames.push(packet.clone().fragment(1_440, false).payload_len(99).build());
+            frames.push(packet.fragment(136, false).payload_len(20).vlan(9).build());
+        }
+    }
+    frames.push(
+        udp6("[2001:db8:a::2]:502 > [2001:db8:a::100]:53")
+            .atomic_fragment()
+            .payload_len(1_400)
+            .build(),
+    );
+    frames
+}
+
+/// ICMP errors about connections of the other seeds, from both sides and about tunnels.
+fn icmp_errors() -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for client in 2..6 {
+        for kind in [3, 4, 5, 11, 12] {
+            let reply = tcp4(&format!("192.0.2.100:80 > 192.0.2.{client}:4000{client}"))
+                .ack()
+                .build();
+            let from_client = icmp4(&format!("192.0.2.{client} > 192.0.2.100")).icmp(kind, 4, 1_400);
+            frames.push(from_client.payload(&reply[14..]).build());
+            let request = tcp4(&format!("192.0.2.{client}:4000{client} > 198.51.100.11:80"))
+                .ack()
+                .build();
+            let from_server = icmp4(&format!("198.51.100.17 > 192.0.2.{client}")).icmp(kind, 1, 0);
+            frames.push(from_server.payload(&request[14..42]).dst_mac(director_mac(LAN)).build());
+            let inner = tcp4(&format!("192.0.2.{client}:4000{client} > 192.0.2.100:81"))
+                .ack()
+                .dont_fragment()
+                .build();
+            for server in 11..14 {
+                let mut outer = udp4(&format!("198.51.100.1:40000 > 198.51.100.{server}:6080")).build();
+                outer.truncate(34);
+                outer[23] = 4;
+                outer.extend_from_slice(&inner[14..]);
+                let error = icmp4("198.51.100.17 > 198.51.100.1").icmp(kind, 4, 1_300 + u32::from(kind));
+                frames.push(error.payload(&outer[14..]).dst_mac(director_mac(LAN)).build());
+            }
+            let request = udp6(&format!("[2001:db8:a::{client}]:4000{client} > [2001:db8:b::11]:80")).build();
+            let error = icmp6(&format!("2001:db8:b::17 > 2001:db8:a::{client}")).icmp(kind % 4 + 1, 0, 1_300);
+            frames.push(error.payload(&request[14..]).dst_mac(director_mac(LAN)).build());
+        }
+    }
     frames
 }
 
@@ -196,7 +269,7 @@ fn run(seed: u64, workers: u8, frames_count: usize) {
     let mut random = Random::new(seed);
     let mut director = director(workers);
     let seeds = seeds();
-    let mut verdicts = 0;
+    let (mut verdicts, mut made_count) = (0, 0);
     while verdicts < frames_count {
         let device = if random.below(4) == 0 { LAN } else { WAN };
         let count = random.below(BURST_MAX as u32) as usize + 1;
@@ -210,7 +283,9 @@ fn run(seed: u64, workers: u8, frames_count: usize) {
         let worker = random.below(u32::from(workers)) as usize;
         let outcomes = director.burst(worker, device, &mut frames);
         verdicts += outcomes.len();
-        for outcome in outcomes {
+        let made = director.take_made();
+        made_count += made.len();
+        for outcome in outcomes.into_iter().chain(made) {
             if let Outcome::Transmitted(DeviceId(device), bytes) = outcome {
                 assert!(
                     device < 2 && bytes.len() >= 14 + 20,
@@ -222,6 +297,10 @@ fn run(seed: u64, workers: u8, frames_count: usize) {
             director.advance_ms(random.below(2_000));
         }
     }
+    assert!(
+        made_count > frames_count / 1_000,
+        "seed {seed}: only {made_count} pieces of datagrams"
+    );
     assert_counts_agree(&director, seed);
     // Ten days later nothing is left.
     for _ in 0..30 {

@@ -81,6 +81,11 @@ impl Gate {
         Self { owner, group }
     }
 
+    /// The group that may come in.
+    pub const fn group(&self) -> Option<Gid> {
+        self.group
+    }
+
     /// Whether a process of this user and primary group may come in.
     pub fn admits(&self, uid: Uid, gid: Gid) -> bool {
         uid.is_root() || uid == self.owner || self.group.is_some_and(|group| gid == group || is_member(uid, group))
@@ -155,11 +160,11 @@ fn find_group(name: &str) -> Option<Gid> {
     match Group::from_name(name) {
         Ok(Some(group)) => Some(group.gid),
         Ok(None) => {
-            log::warn!("group {name:?} does not exist: only root may use the admin socket; create it with groupadd");
+            log::warn!("group {name:?} does not exist: only root may use the sockets; create it with groupadd");
             None
         }
         Err(error) => {
-            log::warn!("group {name:?} cannot be looked up: {error}; only root may use the admin socket");
+            log::warn!("group {name:?} cannot be looked up: {error}; only root may use the sockets");
             None
         }
     }

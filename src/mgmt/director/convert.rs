@@ -11,6 +11,7 @@ use lvs_core::ipvs::protocol::{self, state_name, udp};
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::ipvs::stats;
+use lvs_core::ipvs::tunnel_kind::TunnelKind;
 use lvs_core::worker_state::ConnRecord;
 
 /// The core's key of a service.
@@ -105,6 +106,7 @@ pub const fn server_spec(server: &Server) -> ServerSpec {
         port: server.port(),
         weight: *weight,
         mode,
+        tunnel: TunnelKind::IpIp,
         upper_threshold: *upper_threshold_conns,
         lower_threshold: *lower_threshold_conns,
     }
@@ -117,6 +119,7 @@ pub const fn server(spec: &ServerSpec) -> Server {
         port,
         weight,
         mode,
+        tunnel: _,
         upper_threshold,
         lower_threshold,
     } = *spec;
@@ -235,7 +238,7 @@ pub fn refusal(error: ServiceError) -> ApiError {
         ThresholdsReversed { .. } => (ErrorCode::Refused, "lower_threshold_conns"),
         ThresholdOutOfRange { .. } => (ErrorCode::Refused, "upper_threshold_conns"),
         MixedFamilies { .. } => (ErrorCode::Refused, "server"),
-        ModeNotConfigurable { .. } => (ErrorCode::Refused, "mode"),
+        ModeNotConfigurable { .. } | GuePortZero { .. } => (ErrorCode::Refused, "mode"),
         MarkZero | PersistenceOutOfRange { .. } | PersistenceMask { .. } => (ErrorCode::Refused, "service"),
         ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),
         LocalAddressFamily { .. } | LocalAddressTwice { .. } | TooManyLocalAddresses { .. } => {

@@ -100,6 +100,10 @@ impl Director {
                 conns6: counters.conns_ipv6.get(),
                 bursts: counters.bursts.get(),
                 idle_polls: counters.idle_polls.get(),
+                busy_cycles: counters.busy_cycles.get(),
+                idle_cycles: counters.idle_cycles.get(),
+                cycles_per_sec: port.cycles_per_sec(),
+                scheduler_picks: counters.scheduler_picks.get(),
                 ..Worker::default()
             };
             for device in &counters.devices {

@@ -8,6 +8,7 @@ use crate::address::AddressFamily;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::{ClientMask, Persistence};
 use crate::ipvs::service::ServiceKey;
+use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::{LOCAL_ADDRESSES_MAX, TIMEOUT_MAX_SEC, WEIGHT_MAX};
 
 pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
@@ -54,6 +55,9 @@ pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceE
     }
     if AddressFamily::of(&spec.addr) != key.family() && spec.mode != ForwardingMode::Tunnel {
         return Err(ServiceError::MixedFamilies { service: *key, server });
+    }
+    if matches!(spec.tunnel, TunnelKind::Gue { port: 0, .. }) && spec.mode == ForwardingMode::Tunnel {
+        return Err(ServiceError::GuePortZero { server });
     }
     if spec.weight > WEIGHT_MAX {
         return Err(ServiceError::WeightOutOfRange {

@@ -82,6 +82,11 @@ pub enum ServiceError {
          a prefix length from 1 to 128 for IPv6"
     )]
     PersistenceMask { service: ServiceKey },
+    /// Kernel: `EINVAL`; ipvsadm: `GUE requires tun-port`.
+    #[error(
+        "real server {server} is tunnelled by GUE to port 0: give the UDP port that its GUE listens on, 1 to 65535"
+    )]
+    GuePortZero { server: SocketAddr },
     /// Kernel: `EINVAL`.
     #[error("{addr} cannot be the address of a {role}: give a unicast address")]
     NotUnicast { addr: IpAddr, role: &'static str },

@@ -8,6 +8,7 @@ use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::{ClientMask, Persistence};
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
+use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use lvs_core::testing::director::TestDirector;
 
 /// Why a command did nothing.
@@ -39,6 +40,9 @@ struct Options {
     flags: Option<String>,
     server: Option<String>,
     mode: Option<ForwardingMode>,
+    tunnel_type: Option<String>,
+    tunnel_port: u16,
+    tunnel_checksum: Option<String>,
     weight: Option<u32>,
     upper_threshold: u32,
     lower_threshold: u32,
@@ -161,6 +165,9 @@ fn parse(line: &str) -> Result<Options, String> {
             }
             "-M" => options.mask = Some(value(&mut words)?),
             "-o" => options.one_packet = true,
+            "--tun-type" => options.tunnel_type = Some(value(&mut words)?),
+            "--tun-port" => options.tunnel_port = number(&value(&mut words)?)? as u16,
+            "--tun-csum" | "--tun-nocsum" | "--tun-remcsum" => options.tunnel_checksum = Some(word.to_owned()),
             "-w" => options.weight = Some(number(&value(&mut words)?)?),
             "-x" => options.upper_threshold = number(&value(&mut words)?)?,
             "-y" => options.lower_threshold = number(&value(&mut words)?)?,
@@ -247,6 +254,25 @@ fn service_spec(options: &Options, key: ServiceKey) -> Result<ServiceSpec, Strin
     })
 }
 
+fn tunnel_kind(options: &Options) -> Result<TunnelKind, String> {
+    let checksum = options.tunnel_checksum.as_deref();
+    match options.tunnel_type.as_deref() {
+        None | Some("ipip") => Ok(TunnelKind::IpIp),
+        Some("gre") => Ok(TunnelKind::Gre {
+            checksum: checksum == Some("--tun-csum"),
+        }),
+        Some("gue") => Ok(TunnelKind::Gue {
+            port: options.tunnel_port,
+            checksum: match checksum {
+                Some("--tun-csum") => GueChecksum::Full,
+                Some("--tun-remcsum") => GueChecksum::RemoteOffload,
+                _ => GueChecksum::No,
+            },
+        }),
+        Some(other) => Err(format!("tunnel type {other} is not known")),
+    }
+}
+
 fn server_spec(options: &Options, key: ServiceKey) -> Result<ServerSpec, String> {
     let (addr, port) = end(options.server.as_deref().ok_or("no server")?)?;
     let service_port = key.port();
@@ -259,6 +285,7 @@ fn server_spec(options: &Options, key: ServiceKey) -> Result<ServerSpec, String>
         service_port
     };
     Ok(ServerSpec {
+        tunnel: tunnel_kind(options)?,
         upper_threshold: options.upper_threshold,
         lower_threshold: options.lower_threshold,
         ..ServerSpec::new(addr, port, mode, options.weight.unwrap_or(1))

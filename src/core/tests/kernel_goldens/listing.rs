@@ -351,7 +351,7 @@ fn server(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServerList
         weight: spec.weight,
         upper_threshold: spec.upper_threshold,
         lower_threshold: spec.lower_threshold,
-        tunnel: (spec.mode == ForwardingMode::Tunnel).then(|| "ipip".to_owned()),
+        tunnel: (spec.mode == ForwardingMode::Tunnel).then(|| spec.tunnel.to_string()),
         active_conns: sum(|server| server.active.get()),
         inactive_conns: sum(|server| server.inactive.get()),
         persistent_conns: sum(|server| server.persistent.get()),

@@ -105,6 +105,7 @@ impl Setup {
                 builder.address(client, 0, vip);
             }
         }
+        builder.route(net("127.0.0.0/8"), RouteKind::Local);
         for (prefix, gateway) in [("0.0.0.0/0", "10.0.0.254"), ("::/0", "fd00:a::fe")] {
             let gateway = Some(gateway.parse::<IpAddr>().expect("an address"));
             builder.route(
