@@ -120,6 +120,14 @@ impl MarkRules {
     }
 }
 
+impl MarkRules {
+    /// Whether a packet between these hosts can have a mark, for fragments, of which only the first has ports.
+    #[inline]
+    pub fn may_mark<A: Address>(&self, device: DeviceId, key: &FlowKey<A>) -> bool {
+        self.0.iter().any(|rule| rule.matches_hosts(device, key))
+    }
+}
+
 impl MarkRule {
     fn check(&self, rule: usize) -> Result<(), MarkError> {
         let family = |net: &IpNet| AddressFamily::of(&net.addr());
@@ -145,16 +153,21 @@ impl MarkRule {
     }
 
     fn matches<A: Address>(&self, device: DeviceId, key: &FlowKey<A>) -> bool {
-        let within = |net: &Option<IpNet>, addr: A| net.is_none_or(|net| net.contains(&addr.to_ip()));
         let in_range = |ranges: &[RangeInclusive<u16>], port: u16| {
             ranges.is_empty() || has_ports(key.protocol) && ranges.iter().any(|range| range.contains(&port))
         };
+        self.matches_hosts(device, key)
+            && in_range(&self.source_ports, key.src.port)
+            && in_range(&self.destination_ports, key.dst.port)
+    }
+
+    /// Whether all but the ports fits.
+    fn matches_hosts<A: Address>(&self, device: DeviceId, key: &FlowKey<A>) -> bool {
+        let within = |net: &Option<IpNet>, addr: A| net.is_none_or(|net| net.contains(&addr.to_ip()));
         self.protocol.is_none_or(|protocol| protocol == key.protocol)
             && self.device.is_none_or(|wanted| wanted == device)
             && within(&self.source, key.src.addr)
             && within(&self.destination, key.dst.addr)
-            && in_range(&self.source_ports, key.src.port)
-            && in_range(&self.destination_ports, key.dst.port)
     }
 }
 
