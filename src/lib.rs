@@ -41,14 +41,14 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         twins: &twins.iter().map(|twin| twin.device).collect::<Vec<_>>(),
         idle: startup::idle_policy(&config),
         clock: ground.clock,
-        pool: ground.pool.clone(),
+        pool: ground.pool,
     };
     let queues = devices
         .iter_mut()
         .filter_map(dpdk::device::Device::take_queues)
         .collect();
     let crew = crew::assemble(queues, &settings);
-    let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), ground.pool.clone())
+    let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), ground.pool)
         .map_err(StartError::io("start the twin thread"))?;
     let snapshot = director.first_snapshot(config.workers.count);
     let workers = startup::launch_workers(&config, &ground, crew.workers, &counters, &snapshot)?;

@@ -329,7 +329,7 @@ pub fn devices(config: &Config, ground: &Ground) -> Result<(Vec<Device>, Vec<Twi
                 rx_descriptors: device.rx_queue_size,
                 tx_descriptors: device.tx_queue_size,
             },
-            ground.pool.clone(),
+            ground.pool,
         )?;
         twins.push(twin::open(opened.id(), &device.name, opened.mac(), opened.mtu())?);
         devices.push(opened);

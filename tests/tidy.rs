@@ -140,6 +140,8 @@ fn crates_depend_in_one_direction() {
     };
     let found = offenders(|name, text| {
         let forbidden: &[&str] = match name {
+            // Recordings are compared with the text that clients print.
+            _ if name.starts_with("src/core/tests/kernel_goldens/") => &["dpdk_sys", "tokio", "axum", "log"],
             _ if name.starts_with("src/core/") => &["dpdk_sys", "lvs_api", "tokio", "axum", "log"],
             _ if name.starts_with("src/api/") => &["lvs_core", "dpdk_sys"],
             _ if name.starts_with("src/cli/") => &["lvs_core", "dpdk_sys"],

@@ -7,6 +7,7 @@
 mod action;
 mod error;
 mod id;
+pub mod ipvsadm_text;
 pub mod netlink;
 pub mod proc_text;
 mod state;

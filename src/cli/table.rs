@@ -2,29 +2,28 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use lvs_api::{ConnRecord, Device, DropCount, ReloadReport, StateDiff, Stats, Worker};
+use lvs_api::{ConnRecord, Device, DropCount, Protocol, ReloadReport, StateDiff, Stats, Worker, ipvsadm_text};
 
-/// First lines of `ipvsadm -Lnc`.
-pub const CONNECTIONS_TITLE: &str =
-    "IPVS connection entries\npro expire state       source             virtual            destination\n";
+pub use lvs_api::ipvsadm_text::CONNECTIONS_TITLE;
 
 /// A line of `ipvsadm -Lnc`; FULLNAT adds the local address it goes through.
 pub fn connection(record: &ConnRecord) -> String {
-    let seconds = record.expires_in_ms / 1_000;
-    let line = format!(
-        "{:<3} {:02}:{:02}  {:<11} {:<18} {:<18} {}",
-        record.protocol.name().to_uppercase(),
-        seconds / 60,
-        seconds % 60,
-        record.state,
-        record.client.to_string(),
-        record.virt.to_string(),
-        record.real
-    );
+    let line = ipvsadm_text::conn(&ipvsadm_text::Conn {
+        protocol: match record.protocol {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        },
+        expires_sec: record.expires_in_ms / 1_000,
+        state: record.state.clone(),
+        client: record.client,
+        virt: record.virt,
+        real: record.real,
+    });
     if record.local == record.client {
-        line + "\n"
+        line
     } else {
-        format!("{line} via {}\n", record.local)
+        format!("{} via {}\n", line.trim_end(), record.local)
     }
 }
 

@@ -8,9 +8,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpec};
+use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::scheduler::Overhead;
+use crate::ipvs::sysctl::Sysctls;
 
+mod balancing;
 mod error;
 mod raw;
 mod validate;
@@ -35,6 +38,10 @@ pub struct Config {
     pub journal: JournalConfig,
     /// How schedulers weigh connections.
     pub overhead: Overhead,
+    /// Which packets belong to which fwmark service.
+    pub marks: MarkRules,
+    /// The kernel's settings.
+    pub sysctls: Sysctls,
     /// NICs in the order of the file: [`crate::l3::DeviceId`] is the index.
     pub devices: Vec<DeviceConfig>,
     /// Services that are there from the start.

@@ -61,6 +61,30 @@ pub const TIMERS_PER_PASS_MAX: usize = 128;
 /// (`IP_VS_DEST_TRASH_PERIOD`, net/ip_vs.h).
 pub const TRASH_PERIOD_SEC: u32 = 120;
 
+/// Destinations that a worker remembers for lblc and lblcr (the kernel: 16,384 a service): 1.2 MB a worker.
+pub const LOCALITIES_MAX: usize = 16_384;
+/// Servers of one destination in lblcr.
+pub const LOCALITY_SERVERS_MAX: usize = 8;
+
+/// Rules of the classifier: each is looked at for every packet without a connection.
+pub const MARK_RULES_MAX: usize = 256;
+/// Port ranges of one rule of the classifier (iptables' multiport has 15).
+pub const MARK_PORT_RANGES_MAX: usize = 32;
+
+/// Shortest time in which a persistence template that has connections is looked at again, in milliseconds
+/// (ip_vs_conn.c `ip_vs_conn_expire`: 60 s).
+pub const TEMPLATE_EXTENSION_MS: u32 = 60_000;
+
+/// The defences in automatic mode begin when less than one part in so many of a connection table is free.
+pub const DEFENCE_RESERVE_PARTS: usize = 8;
+/// Time between two looks at the defences, in milliseconds (ip_vs_ctl.c `DEFENSE_TIMER_PERIOD`: 1 s).
+pub const DEFENCE_PERIOD_MS: u32 = 1_000;
+/// `drop_entry` looks at one part in so many of the table each time (ip_vs_conn.c: a 32nd).
+pub const DROP_ENTRY_PARTS: usize = 32;
+/// Slots of the connection table looked at in one housekeeping pass by `drop_entry` and
+/// `expire_nodest_conn`, so that neither stalls the queue.
+pub const SWEEP_SLOTS_MAX: usize = 256;
+
 /// Hops (resolved neighbours times the MTUs that routes impose): ids are 16 bits and the last one means none.
 pub const HOPS_MAX: usize = 65_535;
 

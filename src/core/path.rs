@@ -11,6 +11,7 @@
 
 pub mod admit;
 pub mod classify;
+pub mod defence;
 pub mod emit;
 pub mod established;
 pub mod forward;
@@ -21,6 +22,7 @@ pub mod lookup;
 pub mod outer_error;
 pub mod parse;
 pub mod path_mtu;
+pub mod persist;
 pub mod reassemble;
 pub mod related;
 pub mod reply;
@@ -74,12 +76,25 @@ pub fn process_handed_over<F: Frame>(
 
 /// What is due besides packets: idle connections and incomplete datagrams expire, a bounded number a call.
 pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
+    let defends = worker.look_at_defences(now);
     let (mut step, lanes) = worker.step(DeviceId(0), now, false);
+    if defends {
+        lanes.v4.idle.begin_part(&lanes.v4.table);
+        lanes.v6.idle.begin_part(&lanes.v6.table);
+    }
+    sweep(&mut step, &mut lanes.v4);
+    sweep(&mut step, &mut lanes.v6);
     track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
     track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
     reassemble::expire(&mut step, &mut lanes.reassembly);
     step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
     step.own.conns_ipv6.set(lanes.v6.table.len() as u64);
+}
+
+/// Connections that must go before their time, a bounded number a call.
+fn sweep<A: Address>(step: &mut Step<'_>, lane: &mut Lane<A>) {
+    defence::drop_idle(step, &mut lane.table, &mut lane.idle);
+    defence::drop_orphans(step, &mut lane.table, &mut lane.orphans);
 }
 
 fn run<F: Frame>(
@@ -124,7 +139,9 @@ fn run<F: Frame>(
 fn run_lane<A: Address, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames: &mut [F], verdicts: &mut [Verdict]) {
     lookup::hash_and_prefetch_buckets(lane);
     lookup::prefetch_conns(lane);
-    let Lane { table, entries, count } = lane;
+    let Lane {
+        table, entries, count, ..
+    } = lane;
     for entry in entries.iter().take(*count) {
         let (Some(frame), Some(verdict)) = (
             frames.get_mut(usize::from(entry.slot)),
@@ -147,26 +164,14 @@ fn one_packet<A: Address, F: Frame>(
     frame: &mut F,
 ) -> Verdict {
     match table.find(hash, key) {
-        Some((index, Direction::Inbound)) if track::is_begun_anew(table, index, headers) => {
-            track::expire_now(step, table, index);
-            start(step, table, headers, key, frame)
+        Some((index, Direction::Inbound)) if !established::gives_way(step, table, index, headers) => {
+            established::inbound(step, table, &Known { index, headers, key }, frame)
         }
-        Some((index, Direction::Inbound)) => established::inbound(step, table, &Known { index, headers, key }, frame),
         Some((index, Direction::Outbound)) => established::outbound(step, table, &Known { index, headers, key }, frame),
-        None => start(step, table, headers, key, frame),
-    }
-}
-
-/// A packet without a connection.
-fn start<A: Address, F: Frame>(
-    step: &mut Step<'_>,
-    table: &mut ConnTable<A>,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    frame: &mut F,
-) -> Verdict {
-    match admit::admit(step, headers, key) {
-        Admission::Decided(verdict) => verdict,
-        Admission::Schedule(service) => schedule::first_packet(step, table, service, headers, key, frame),
+        _ => match admit::admit(step, headers, key) {
+            Admission::Decided(verdict) => verdict,
+            Admission::Schedule(service) => schedule::first_packet(step, table, service, headers, key, frame),
+            Admission::Refuse => established::refuse_stray(step, headers, key, frame),
+        },
     }
 }

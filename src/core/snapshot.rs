@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
+use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::service_table::ServiceTable;
+use crate::ipvs::sysctl::Sysctls;
 use crate::l3::L3;
 
 /// See the module.
@@ -18,6 +20,10 @@ pub struct Snapshot {
     pub l3: Arc<L3>,
     /// Connection timeouts.
     pub timeouts: Timeouts,
+    /// Which packets belong to which fwmark service.
+    pub marks: Arc<MarkRules>,
+    /// The kernel's settings.
+    pub sysctls: Sysctls,
     /// How many workers share the traffic: 1 up to [`crate::limits::WORKERS_MAX`].
     pub workers_count: u8,
 }

@@ -9,16 +9,19 @@ use std::sync::Arc;
 use crate::address::{Addr4, Addr6, Address, FlowKey};
 use crate::arena::{Arena, ArenaError};
 use crate::counters::{SingleWriter, WorkerCounters};
-use crate::ipvs::conn::Conn;
 use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::{Conn, FLAG_TEMPLATE};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::local_address::LocalPortCursor;
+use crate::ipvs::persistence;
+use crate::ipvs::protocol;
 use crate::ipvs::real_server::RealServerId;
-use crate::ipvs::scheduler::{self, SchedulerState};
-use crate::ipvs::service::ServiceId;
+use crate::ipvs::scheduler::{self, Localities, SchedulerState};
+use crate::ipvs::service::{ServiceId, VirtualService};
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
 use crate::path::Headers;
+use crate::path::defence::{Defence, Sweep};
 use crate::path::emit::MadeFrames;
 use crate::path::path_mtu::PathMtus;
 use crate::path::reassemble::Reassembly;
@@ -56,6 +59,8 @@ pub struct WorkerState {
     own: Arc<WorkerCounters>,
     random: Random,
     icmp_budget: IcmpBudget,
+    defence: Defence,
+    localities: Localities,
     made: MadeFrames,
     path_mtus: PathMtus,
 }
@@ -72,6 +77,10 @@ pub(crate) struct Lane<A: Address> {
     pub(crate) table: ConnTable<A>,
     pub(crate) entries: [LaneEntry<A>; BURST_MAX],
     pub(crate) count: usize,
+    /// The walk of `drop_entry`.
+    pub(crate) idle: Sweep,
+    /// The walk of `expire_nodest_conn`.
+    pub(crate) orphans: Sweep,
 }
 
 /// A packet on its way through lookup.
@@ -96,6 +105,8 @@ impl<A: Address> Lane<A> {
             table,
             entries: [empty; BURST_MAX],
             count: 0,
+            idle: Sweep::default(),
+            orphans: Sweep::default(),
         }
     }
 
@@ -133,6 +144,8 @@ pub(crate) struct Step<'a> {
     pub(crate) counters: &'a [Arc<WorkerCounters>],
     pub(crate) random: &'a mut Random,
     pub(crate) icmp_budget: &'a mut IcmpBudget,
+    pub(crate) defence: &'a mut Defence,
+    pub(crate) localities: &'a mut Localities,
     /// Frames besides those of the burst.
     pub(crate) made: &'a mut MadeFrames,
     pub(crate) path_mtus: &'a mut PathMtus,
@@ -177,6 +190,8 @@ impl WorkerState {
             own,
             random,
             icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
+            defence: Defence::default(),
+            localities: Localities::new(),
             made: MadeFrames::new(),
             path_mtus: PathMtus::new(),
             snapshot: Arc::new(Snapshot::default()),
@@ -191,6 +206,9 @@ impl WorkerState {
         if !Arc::ptr_eq(&self.snapshot.services, &new.services) {
             for service in new.services.services() {
                 let old = self.snapshot.services.service(service.id);
+                if old.is_none_or(|old| old.servers_revision != service.servers_revision) {
+                    self.forgive_raised_thresholds(service);
+                }
                 let Some(state) = self.schedulers.get_mut(service.id.0 as usize) else {
                     continue;
                 };
@@ -199,7 +217,45 @@ impl WorkerState {
                 }
             }
         }
-        std::mem::replace(&mut self.snapshot, new)
+        let old = std::mem::replace(&mut self.snapshot, new);
+        self.update_defence();
+        if self.snapshot.sysctls.expire_nodest_conn && !Arc::ptr_eq(&old.services, &self.snapshot.services) {
+            self.lanes.v4.orphans.begin(self.lanes.v4.table.capacity());
+            self.lanes.v6.orphans.begin(self.lanes.v6.table.capacity());
+        }
+        old
+    }
+
+    /// A server whose upper threshold is raised or taken away is not overloaded until it reaches the new one
+    /// (`__ip_vs_update_dest`).
+    fn forgive_raised_thresholds(&self, service: &VirtualService) {
+        for server in service.servers.iter() {
+            let old = self.snapshot.services.real_server(server.id);
+            let raised = old
+                .is_some_and(|old| server.upper_threshold == 0 || server.upper_threshold > old.server.upper_threshold);
+            if raised {
+                self.own.server(server.id).overloaded.set(0);
+            }
+        }
+    }
+
+    fn update_defence(&mut self) {
+        let room = |len: usize, capacity: usize| (capacity - len, capacity);
+        let (v4, v6) = (&self.lanes.v4.table, &self.lanes.v6.table);
+        let rooms = [room(v4.len(), v4.capacity()), room(v6.len(), v6.capacity())];
+        // The fuller table counts: free / capacity is smaller.
+        let [v4, v6] = rooms;
+        let (free, capacity) = if v4.0 * v6.1 <= v6.0 * v4.1 { v4 } else { v6 };
+        self.defence.update(&self.snapshot.sysctls, free, capacity);
+    }
+
+    /// Looks once a second at the room in the tables. Whether `drop_entry` is to walk through them now.
+    pub(crate) fn look_at_defences(&mut self, now: Tick) -> bool {
+        if !self.defence.is_due(now) {
+            return false;
+        }
+        self.update_defence();
+        self.defence.begins_sweep()
     }
 
     /// The snapshot in use.
@@ -249,6 +305,8 @@ impl WorkerState {
             counters: &self.counters,
             random: &mut self.random,
             icmp_budget: &mut self.icmp_budget,
+            defence: &mut self.defence,
+            localities: &mut self.localities,
             made: &mut self.made,
             path_mtus: &mut self.path_mtus,
             reassembled: 0,
@@ -288,7 +346,7 @@ impl WorkerState {
             _ => end(conn.real),
         };
         ConnRecord {
-            protocol: conn.protocol,
+            protocol: conn.ip_protocol(),
             client: end(conn.client),
             virt: end(conn.virt),
             local: end(conn.local),
@@ -300,6 +358,19 @@ impl WorkerState {
             service: ServiceId(conn.service),
             real_server,
             flags: conn.flags,
+        }
+    }
+}
+
+impl ConnRecord {
+    /// The state as `ipvsadm -Lnc` names it.
+    pub fn state_name(&self) -> &'static str {
+        if self.flags & FLAG_TEMPLATE == 0 {
+            protocol::state_name(self.protocol, self.state)
+        } else if self.state == persistence::STATE_ASSURED {
+            "ASSURED"
+        } else {
+            "NONE"
         }
     }
 }
@@ -316,7 +387,7 @@ pub enum DumpCursor {
 /// A connection as listings show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnRecord {
-    /// IP protocol number.
+    /// IP protocol number; 0 for the template of a fwmark service.
     pub protocol: u8,
     /// CIP and client port.
     pub client: (IpAddr, u16),

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, ServiceId, ServicePatch, State, StateDiff};
 use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError};
+use lvs_core::ipvs::mark::MarkRules;
 use lvs_core::ipvs::protocol::Timeouts;
 use lvs_core::ipvs::scheduler::Overhead;
 use lvs_core::ipvs::service_table::ServiceTable;
+use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::L3;
 use lvs_core::snapshot::Snapshot;
 
@@ -67,6 +69,8 @@ pub struct Director {
     table_revision: u64,
     counts: Counts,
     overhead: Overhead,
+    marks: Arc<MarkRules>,
+    sysctls: Sysctls,
     publication: Publication,
 }
 
@@ -111,6 +115,8 @@ impl Director {
             table_revision: 0,
             counts: Counts::default(),
             overhead: Overhead::default(),
+            marks: Arc::default(),
+            sysctls: Sysctls::default(),
             publication: Publication {
                 stale: true,
                 ..Publication::default()
@@ -209,6 +215,22 @@ impl Director {
         }
     }
 
+    /// Which packets belong to which fwmark service. Not journaled: the configuration says it.
+    pub fn set_marks(&mut self, marks: &MarkRules, now: Instant) {
+        if *self.marks != *marks {
+            self.marks = Arc::new(marks.clone());
+            self.publish_soon(now);
+        }
+    }
+
+    /// The kernel's settings. Not journaled: the configuration says them.
+    pub fn set_sysctls(&mut self, sysctls: Sysctls, now: Instant) {
+        if self.sysctls != sysctls {
+            self.sysctls = sysctls;
+            self.publish_soon(now);
+        }
+    }
+
     /// Publishes what is due, and again where a mailbox was full. To be called every few milliseconds.
     pub fn tick(&mut self, now: Instant) {
         if self.publication.stale {
@@ -286,6 +308,8 @@ impl Director {
             services: self.current_table(),
             l3: Arc::clone(&self.l3),
             timeouts: self.wanted.timeouts,
+            marks: Arc::clone(&self.marks),
+            sysctls: self.sysctls,
             workers_count,
         })
     }
@@ -348,7 +372,9 @@ impl Wanted {
     fn drained(&self) -> Vec<Drained> {
         let mut drained = Vec::new();
         for listing in self.services.services() {
-            let service = convert::id(&listing.spec.key);
+            let Some(service) = convert::id(&listing.spec.key) else {
+                continue;
+            };
             for listed in listing
                 .servers()
                 .filter(|listed| listed.spec.weight == 0 && listed.last_weight > 0)
@@ -369,7 +395,7 @@ impl Wanted {
             services: self
                 .services
                 .services()
-                .map(|listing| convert::service(&listing))
+                .filter_map(|listing| convert::service(&listing))
                 .collect(),
             timeouts: Some(convert::timeouts(&self.timeouts)),
         }

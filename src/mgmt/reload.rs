@@ -59,6 +59,8 @@ pub fn load(director: &mut Director, config: &Config, now: Instant) -> Result<Re
     let merged = merge(director.base(), &file, director.state());
     let applied = director.rebase(merged.state, file, now)?;
     director.set_overhead(config.overhead, now);
+    director.set_marks(&config.marks, now);
+    director.set_sysctls(config.sysctls, now);
     Ok(ReloadReport {
         applied,
         left_out: merged.left_out,
@@ -67,12 +69,14 @@ pub fn load(director: &mut Director, config: &Config, now: Instant) -> Result<Re
 }
 
 fn state_of(config: &Config) -> State {
-    let services = config.services.iter().map(|service| Service {
-        service: convert::id(&service.spec.key),
-        scheduler: service.spec.scheduler.name().to_owned(),
-        scheduler_flags: convert::flag_names(service.spec.scheduler, service.spec.scheduler_flags),
-        local_addresses: service.local_addresses.clone(),
-        servers: service.servers.iter().map(convert::server).collect(),
+    let services = config.services.iter().filter_map(|service| {
+        Some(Service {
+            service: convert::id(&service.spec.key)?,
+            scheduler: service.spec.scheduler.name().to_owned(),
+            scheduler_flags: convert::flag_names(service.spec.scheduler, service.spec.scheduler_flags),
+            local_addresses: service.local_addresses.clone(),
+            servers: service.servers.iter().map(convert::server).collect(),
+        })
     });
     State {
         services: services.collect(),

@@ -44,6 +44,7 @@ pub fn snapshot(resolved: u32) -> Arc<Snapshot> {
         l3: Arc::new(l3),
         timeouts: Timeouts::default(),
         workers_count: 1,
+        ..Snapshot::default()
     })
 }
 

@@ -5,6 +5,8 @@ use std::ops::Range;
 use thiserror::Error;
 
 use crate::ipvs::desired::ServiceError;
+use crate::ipvs::mark::MarkError;
+use crate::ipvs::sysctl::SysctlError;
 
 /// A fault of the file: `lvsd.toml:12:10: workers.count: 0 is out of range: give 1 to 64`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -55,6 +57,12 @@ pub enum ConfigProblem {
     /// As the API would refuse it.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// As the API would refuse it.
+    #[error(transparent)]
+    Mark(#[from] MarkError),
+    /// As the API would refuse it.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
 }
 
 /// A fault at a place in the text.

@@ -1,6 +1,7 @@
 //! The file as serde reads it: every key optional unless there is no sensible default, nothing checked
 //! but types, every value with its place in the text.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Deserialize;
@@ -26,6 +27,10 @@ pub(super) struct RawConfig {
     pub(super) journal: RawJournal,
     #[serde(default)]
     pub(super) ipvs: RawIpvs,
+    #[serde(default)]
+    pub(super) sysctl: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
+    #[serde(default)]
+    pub(super) mark: Vec<RawMark>,
     #[serde(default)]
     pub(super) device: Vec<RawDevice>,
     #[serde(default)]
@@ -140,6 +145,19 @@ pub(super) enum RawProtocol {
     Tcp,
     Udp,
     Sctp,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMark {
+    pub(super) mark: Spanned<u32>,
+    pub(super) protocol: Optional<String>,
+    pub(super) source: Optional<String>,
+    pub(super) destination: Optional<String>,
+    pub(super) source_ports: Optional<Vec<Spanned<String>>>,
+    pub(super) destination_ports: Optional<Vec<Spanned<String>>>,
+    pub(super) device: Optional<String>,
+    pub(super) divert: Optional<bool>,
 }
 
 #[derive(Debug, Deserialize)]

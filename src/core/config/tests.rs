@@ -1,7 +1,9 @@
 //! Good files, bad files, and the two files of `conf/`.
 
 use super::*;
+use crate::ipvs::mark::MarkRules;
 use crate::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
+use crate::ipvs::sysctl::Sysctls;
 use crate::limits::{TIMEOUT_MAX_SEC, WORKERS_MAX};
 
 const REFERENCE: &str = include_str!("../../../conf/lvsd.reference.toml");
@@ -38,7 +40,7 @@ fn keys_of(table: &str) -> Vec<String> {
     expected.split('`').skip(1).step_by(2).map(Into::into).collect()
 }
 
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 12] = [
     "[eal]",
     "[workers]",
     "[connections]",
@@ -46,6 +48,8 @@ const TABLES: [&str; 10] = [
     "[api]",
     "[journal]",
     "[ipvs]",
+    "[sysctl]",
+    "[[mark]]",
     "[[device]]",
     "[[service]]",
     "[[service.real_server]]",
@@ -69,7 +73,11 @@ fn the_reference_lists_every_key_that_the_code_knows_and_no_other() {
             } else {
                 ""
             };
-            let mut keys = keys_of(&format!("{context}{table}"));
+            let mut keys = if table == "[sysctl]" {
+                Sysctls::NAMES.iter().map(|name| (*name).to_owned()).collect()
+            } else {
+                keys_of(&format!("{context}{table}"))
+            };
             keys.retain(|key| key != "real_server");
             (table.into(), keys)
         })
@@ -87,7 +95,7 @@ fn the_reference_lists_every_key_that_the_code_knows_and_no_other() {
 fn the_defaults_that_the_reference_states_are_the_real_ones() {
     let stated = parse(&uncommented());
     let real = parse(
-        "[[device]]\nname = 'dp0'\ndpdk = '0000:03:00.0'\n\
+        "[[mark]]\nmark = 66\n[[device]]\nname = 'dp0'\ndpdk = '0000:03:00.0'\n\
          [[service]]\nprotocol = 'tcp'\naddress = '192.0.2.100'\nport = 80\n\
          [[service.real_server]]\naddress = '198.51.100.11'\n",
     );
@@ -95,6 +103,7 @@ fn the_defaults_that_the_reference_states_are_the_real_ones() {
     assert_eq!(parse(""), Config::default());
     assert_eq!(
         Config {
+            marks: MarkRules::default(),
             devices: vec![],
             services: vec![],
             ..real
@@ -420,14 +429,15 @@ fn services_are_refused_as_the_api_refuses_them() {
         "lvsd.toml:8:11: service.real_server.address: real server 198.51.100.1:80 of service tcp:192.0.2.1:80 \
          exists already: edit it instead of adding it",
     );
-    assert_refused(
-        &with_server("port = 0"),
-        "lvsd.toml:7:8: service.real_server.port: real server 198.51.100.1:0 has port 0: give a port from 1 to 65535",
+    let same_port = parse(&with_server("port = 0"));
+    assert_eq!(
+        same_port.services[0].servers[0].port, 0,
+        "the port that packets come with"
     );
     assert_refused(
         &with_server("").replace("port = 80", "port = 0"),
-        "lvsd.toml:4:8: service.port: service tcp:192.0.2.1:0 has port 0, which needs persistence, and that is not \
-         supported yet: give a port from 1 to 65535",
+        "lvsd.toml:4:8: service.port: service tcp:192.0.2.1:0 has port 0, which means every port and needs \
+         persistence: give a port from 1 to 65535, or a persistence timeout",
     );
     assert_refused(
         &with_server("").replace("192.0.2.1", "224.0.0.81"),
@@ -452,7 +462,7 @@ fn pools_and_schedulers_of_services_are_checked() {
     assert_refused(
         &with("scheduler = \"random\""),
         "lvsd.toml:5:13: service.scheduler: \"random\" is not a scheduler: \
-         give one of rr wrr lc wlc sh dh mh sed nq fo ovf twos",
+         give one of rr wrr lc wlc lblc lblcr sh dh mh conhash sed nq fo ovf twos",
     );
     assert_refused(
         &with("scheduler = \"sh\"\nscheduler_flags = [\"mh-port\"]"),
@@ -495,5 +505,37 @@ fn columns_count_characters_and_any_garbage_is_an_error_not_a_panic() {
     ] {
         let message = refusal(garbage);
         assert!(message.starts_with("lvsd.toml:"), "{message}");
+    }
+}
+
+#[test]
+fn marks_and_settings_are_read_and_refused_with_their_line() {
+    let config = parse(
+        "[sysctl]\nexpire_nodest_conn = 1\nsync_threshold = \"0 1\"\n\
+         [[mark]]\nmark = 66\nprotocol = \"tcp\"\ndestination = \"192.0.2.100\"\n\
+         destination_ports = [\"80\", \"443-444\"]\ndevice = \"dp0\"\n\
+         [[device]]\nname = \"dp0\"\ndpdk = \"0000:03:00.0\"\n",
+    );
+    assert!(config.sysctls.expire_nodest_conn);
+    assert_eq!(config.sysctls.sync_threshold, [0, 1]);
+    let rule = &config.marks.rules()[0];
+    assert_eq!(
+        (rule.mark, rule.protocol, rule.device),
+        (66, Some(6), Some(crate::l3::DeviceId(0)))
+    );
+    assert_eq!(rule.destination, Some("192.0.2.100/32".parse().unwrap()));
+    assert_eq!(rule.destination_ports, [80..=80, 443..=444]);
+    for (text, place) in [
+        ("[sysctl]\ndrop_entry = 4\n", "lvsd.toml:2:14: sysctl.drop_entry"),
+        ("[sysctl]\nconn_max = 4\n", "lvsd.toml:2:12: sysctl.conn_max"),
+        ("[[mark]]\nmark = 0\n", "lvsd.toml:2:8: mark.mark"),
+        ("[[mark]]\nmark = 1\ndevice = \"dp9\"\n", "lvsd.toml:3:10: mark.device"),
+        (
+            "[[mark]]\nmark = 1\nsource_ports = [\"x\"]\n",
+            "lvsd.toml:3:17: mark.source_ports",
+        ),
+    ] {
+        let error = refusal(text);
+        assert!(error.starts_with(place) && error.contains(": "), "{error}");
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
+use super::balancing;
 use super::error::{ConfigProblem, Invalid};
 use super::raw::{
     Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMode, RawOverhead, RawProtocol,
@@ -57,6 +58,8 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
             path: absolute(raw.journal.path, JournalConfig::default().path)?,
         },
         overhead,
+        marks: balancing::marks(&raw.mark, &raw.device)?,
+        sysctls: balancing::sysctls(&raw.sysctl)?,
         devices: devices(&raw.device)?,
         services: services(&raw.service, overhead)?,
     })
@@ -315,6 +318,8 @@ fn service(raw: &RawService, desired: &mut DesiredServices) -> Result<ServiceCon
         key,
         scheduler,
         scheduler_flags: scheduler_flags(scheduler, raw)?,
+        persistence: None,
+        one_packet: false,
     };
     desired.add_service(spec).map_err(|error| {
         let at = if matches!(error, ServiceError::ZeroPortNotPersistent { .. }) {
@@ -420,7 +425,6 @@ fn server_span(raw: &RawRealServer, error: &ServiceError) -> Range<usize> {
         ServiceError::WeightOutOfRange { .. } => raw.weight.as_ref().map(Spanned::span),
         ServiceError::ThresholdsReversed { .. } => raw.lower_threshold.as_ref().map(Spanned::span),
         ServiceError::ThresholdOutOfRange { .. } => raw.upper_threshold.as_ref().map(Spanned::span),
-        ServiceError::ServerPortZero { .. } => raw.port.as_ref().map(Spanned::span),
         _ => None,
     };
     at.unwrap_or_else(|| raw.address.span())

@@ -14,6 +14,7 @@ use std::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::address::{Addr4, Addr6, Address, Endpoint, FlowKey};
+use crate::ipvs::persistence;
 use crate::tick::Tick;
 
 mod key;
@@ -87,6 +88,10 @@ pub const FLAG_NO_CLIENT_PORT: u16 = 0x0800;
 pub const FLAG_TEMPLATE: u16 = 0x1000;
 /// One-packet scheduling (`IP_VS_CONN_F_ONE_PACKET`).
 pub const FLAG_ONE_PACKET: u16 = 0x2000;
+/// A template of the table controls this connection.
+pub const FLAG_CONTROLLED: u16 = 0x0010;
+/// A template that no longer decides, but still has connections.
+pub const FLAG_RETIRED: u16 = 0x8000;
 /// Made by the sync daemon, not by a packet (`IP_VS_CONN_F_SYNC`).
 pub const FLAG_SYNCED: u16 = 0x0020;
 
@@ -157,6 +162,15 @@ impl<A: Address> Conn<A> {
     pub const NO_HOP: u16 = u16::MAX;
     /// No template controls this connection.
     pub const NO_CONTROL: u32 = u32::MAX;
+
+    /// The IP protocol of its packets: for a template that of the connections it controls, 0 for any.
+    pub const fn ip_protocol(&self) -> u8 {
+        if self.flags & FLAG_TEMPLATE == 0 {
+            self.protocol
+        } else {
+            persistence::controlled_protocol(self.protocol)
+        }
+    }
 
     /// The key of a packet from the client.
     #[inline]

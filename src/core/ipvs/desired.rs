@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use crate::address::AddressFamily;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::local_address::LocalAddressPool;
+use crate::ipvs::persistence::{Persistence, Spread};
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::scheduler::{self, Overhead, SchedulerFlags, SchedulerKind, SchedulerTable, TableInputs};
 use crate::ipvs::service::{ServiceId, ServiceKey, VirtualService};
@@ -33,15 +33,21 @@ pub struct ServiceSpec {
     pub scheduler: SchedulerKind,
     /// Options of the scheduler.
     pub scheduler_flags: SchedulerFlags,
+    /// `-p`, `-M`: clients stick to their real servers for this long.
+    pub persistence: Option<Persistence>,
+    /// `-o`: every UDP datagram is scheduled on its own.
+    pub one_packet: bool,
 }
 
 impl ServiceSpec {
-    /// A service without scheduler options.
+    /// A service without scheduler options, persistence and one-packet scheduling.
     pub const fn new(key: ServiceKey, scheduler: SchedulerKind) -> Self {
         Self {
             key,
             scheduler,
             scheduler_flags: SchedulerFlags(0),
+            persistence: None,
+            one_packet: false,
         }
     }
 }
@@ -51,7 +57,7 @@ impl ServiceSpec {
 pub struct ServerSpec {
     /// Its address: unicast.
     pub addr: IpAddr,
-    /// Its port, not 0.
+    /// Its port; 0 for the port that packets come with.
     pub port: u16,
     /// 0 (quiesced) to 65535.
     pub weight: u32,
@@ -213,6 +219,9 @@ impl DesiredServices {
             scheduler: spec.scheduler,
             scheduler_flags: spec.scheduler_flags,
             overhead: self.overhead,
+            persistence: spec.persistence,
+            one_packet: spec.one_packet,
+            spread: Spread::ENDS,
             servers: Arc::new([]),
             revision: born,
             servers_revision: born,
@@ -379,13 +388,12 @@ impl DesiredServices {
     pub fn build(&self) -> ServiceTable {
         let services = self.services.values().map(|service| service.built.clone()).collect();
         let deleted = self.trash.iter().map(|((key, ..), trashed)| {
-            let ServiceKey::Address { protocol, .. } = key;
             let slot = ServerSlot {
                 available: false,
                 service: trashed.service,
                 server: trashed.built.clone(),
             };
-            (protocol.number(), slot)
+            (key.protocol_number(), slot)
         });
         ServiceTable::new(services, deleted)
     }
@@ -528,6 +536,8 @@ impl DesiredService {
         self.built.servers = servers;
         self.built.scheduler = self.spec.scheduler;
         self.built.scheduler_flags = self.spec.scheduler_flags;
+        self.built.persistence = self.spec.persistence;
+        self.built.one_packet = self.spec.one_packet;
         self.built.revision = revision;
         if servers_changed {
             self.built.servers_revision = revision;
@@ -537,12 +547,6 @@ impl DesiredService {
             addresses: Arc::clone(addresses),
         });
     }
-}
-
-/// The family of the service's clients.
-fn family(key: &ServiceKey) -> AddressFamily {
-    let ServiceKey::Address { addr, .. } = key;
-    AddressFamily::of(addr)
 }
 
 #[cfg(test)]

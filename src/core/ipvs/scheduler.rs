@@ -5,9 +5,13 @@
 //! With one worker every pick is the kernel's: Linux net/netfilter/ipvs/`ip_vs_<name>.c`.
 //! A new scheduler touches its own file and the registry below.
 
+mod conhash;
 mod dh;
 mod fo;
+mod lblc;
+mod lblcr;
 mod lc;
+mod locality;
 mod mh;
 mod nq;
 mod ovf;
@@ -20,10 +24,13 @@ mod wrr;
 
 use std::sync::Arc;
 
+pub use locality::Localities;
+
 use crate::address::{Address, FlowKey};
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::VirtualService;
 use crate::random::Random;
+use crate::tick::Tick;
 
 /// What every scheduler's file implements.
 trait Scheduler {
@@ -44,6 +51,7 @@ trait Scheduler {
         state: &mut SchedulerState,
         flow: &FlowHint,
         loads: &L,
+        memory: &mut Memory<'_>,
     ) -> Option<usize>;
 }
 
@@ -81,9 +89,10 @@ macro_rules! registry {
             state: &mut SchedulerState,
             flow: &FlowHint,
             loads: &impl Loads,
+            memory: &mut Memory<'_>,
         ) -> Option<usize> {
             let index = match service.scheduler {
-                $(SchedulerKind::$kind => <$scheduler as Scheduler>::pick(service, state, flow, loads),)*
+                $(SchedulerKind::$kind => <$scheduler as Scheduler>::pick(service, state, flow, loads, memory),)*
             };
             index.filter(|&index| index < service.servers.len())
         }
@@ -112,12 +121,18 @@ registry! {
     Lc = "lc" by lc::LeastConnection;
     /// Fewest connections for its weight: what `ipvsadm` takes without `-s`.
     Wlc = "wlc" by wlc::WeightedLeastConnection;
+    /// Every destination keeps its server: for caches.
+    Lblc = "lblc" by lblc::LocalityBasedLeastConnection;
+    /// Every destination keeps a set of servers.
+    Lblcr = "lblcr" by lblcr::LocalityBasedLeastConnectionWithReplication;
     /// By client address.
     Sh = "sh" by sh::SourceHashing;
     /// By destination address.
     Dh = "dh" by dh::DestinationHashing;
     /// By client address, Maglev.
     Mh = "mh" by mh::MaglevHashing;
+    /// By client address, on a ring.
+    Conhash = "conhash" by conhash::ConsistentHashing;
     /// Shortest expected delay.
     Sed = "sed" by sed::ShortestExpectedDelay;
     /// An idle server, else shortest expected delay.
@@ -182,6 +197,8 @@ pub struct FlowHint {
     pub src_fold: u32,
     /// The destination address folded likewise.
     pub dst_fold: u32,
+    /// The destination address as [`Address::words`].
+    pub dst_words: (u64, u64),
     /// The client's port.
     pub src_port: u16,
     /// The destination port.
@@ -195,10 +212,23 @@ impl FlowHint {
         Self {
             src_fold: key.src.addr.fold(),
             dst_fold: key.dst.addr.fold(),
+            dst_words: key.dst.addr.words(),
             src_port: key.src.port,
             dst_port: key.dst.port,
         }
     }
+}
+
+/// What a worker remembers beside each service's [`SchedulerState`], and when it is.
+pub struct Memory<'a> {
+    /// lblc, lblcr.
+    pub localities: &'a mut Localities,
+    /// The time.
+    pub now: Tick,
+    /// How long lblc remembers a destination.
+    pub lblc_lifetime_ms: u32,
+    /// How long lblcr remembers a destination, and after which time its set shrinks.
+    pub lblcr_lifetime_ms: u32,
 }
 
 /// The present load of real servers, over all workers.

@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::address::AddressFamily;
 use crate::ipvs::local_address::LocalAddressPool;
+use crate::ipvs::persistence::{Persistence, Spread};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind, SchedulerTable};
 
@@ -46,6 +48,39 @@ pub enum ServiceKey {
         /// Port; 0 means every port and needs persistence.
         port: u16,
     },
+    /// What the classifier marks so (`-f`), of any protocol, address and port.
+    Fwmark {
+        /// Not 0.
+        mark: u32,
+        /// Of the packets.
+        family: AddressFamily,
+    },
+}
+
+impl ServiceKey {
+    /// The family of the service's clients.
+    pub const fn family(&self) -> AddressFamily {
+        match self {
+            Self::Address { addr, .. } => AddressFamily::of(addr),
+            Self::Fwmark { family, .. } => *family,
+        }
+    }
+
+    /// The IP protocol number; 0 for fwmark services, which take any.
+    pub const fn protocol_number(&self) -> u8 {
+        match self {
+            Self::Address { protocol, .. } => protocol.number(),
+            Self::Fwmark { .. } => 0,
+        }
+    }
+
+    /// The port; 0 for services of every port.
+    pub const fn port(&self) -> u16 {
+        match self {
+            Self::Address { port, .. } => *port,
+            Self::Fwmark { .. } => 0,
+        }
+    }
 }
 
 impl ServiceProtocol {
@@ -67,15 +102,19 @@ impl ServiceProtocol {
 }
 
 impl fmt::Display for ServiceKey {
-    /// `tcp:192.0.2.1:80`, `udp:[2001:db8::1]:53`: the form that the API and `lvsctl` use.
+    /// `tcp:192.0.2.1:80`, `udp:[2001:db8::1]:53`, `fwmark:66`, `fwmark6:66`: the form that the API and
+    /// `lvsctl` use.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Address { protocol, addr, port } = self;
-        write!(
-            formatter,
-            "{}:{}",
-            protocol.name(),
-            std::net::SocketAddr::new(*addr, *port)
-        )
+        match self {
+            Self::Address { protocol, addr, port } => {
+                let end = std::net::SocketAddr::new(*addr, *port);
+                write!(formatter, "{}:{end}", protocol.name())
+            }
+            Self::Fwmark { mark, family } => match family {
+                AddressFamily::Ipv4 => write!(formatter, "fwmark:{mark}"),
+                AddressFamily::Ipv6 => write!(formatter, "fwmark6:{mark}"),
+            },
+        }
     }
 }
 
@@ -92,6 +131,12 @@ pub struct VirtualService {
     pub scheduler_flags: SchedulerFlags,
     /// How connection-counting schedulers weigh active against inactive connections.
     pub overhead: Overhead,
+    /// `-p`, `-M`: clients stick to their real servers.
+    pub persistence: Option<Persistence>,
+    /// `-o`: every UDP datagram is scheduled on its own.
+    pub one_packet: bool,
+    /// Which clients' packets must meet on one worker. Set by the table that holds the service.
+    pub spread: Spread,
     /// Real servers, newest first: the order that decides every tie (`ip_vs_add_dest`).
     pub servers: Arc<[RealServer]>,
     /// Grows with every change to the service or its servers, over all services of the director.

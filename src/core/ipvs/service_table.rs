@@ -2,7 +2,8 @@
 //!
 //! In: protocol and destination of a packet that missed the connection table. Out: its service.
 //! Built by [`crate::ipvs::desired::DesiredServices::build`]; lookups never allocate.
-//! Order of the lookup: exact port, then port 0 (Linux ip_vs_ctl.c `ip_vs_service_find()`).
+//! Order of the lookup: mark, exact port, FTP for what may be its data, port 0 (Linux ip_vs_ctl.c
+//! `ip_vs_service_find()`).
 
 use std::net::IpAddr;
 
@@ -10,8 +11,10 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily, Endpoint};
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::persistence::{PORT_FTP, Spread};
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceId, ServiceKey, VirtualService};
+use crate::wire::tcp;
 
 /// A real server by slot, whether its service still lists it or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,11 @@ pub struct ServerSlot {
     /// The server as last configured.
     pub server: RealServer,
 }
+
+/// Source port of active FTP data connections.
+pub const PORT_FTP_DATA: u16 = 20;
+/// Where passive FTP data connections go (`ip_unprivileged_port_start`).
+const PORT_UNPRIVILEGED_FIRST: u16 = 1_024;
 
 /// An address of either family as two words.
 type AddressWords = (u64, u64);
@@ -39,8 +47,15 @@ struct L4Key {
 #[derive(Clone, Debug, Default)]
 struct FamilyIndex {
     services: HashMap<L4Key, u32>,
+    /// fwmark services by mark.
+    marks: HashMap<u32, u32>,
+    /// Whether some service is for port 21 of TCP, whose data connections go to other ports.
+    has_ftp: bool,
     vips: HashSet<AddressWords>,
+    /// Protocol 0 for those of fwmark services.
     nat_servers: HashSet<L4Key>,
+    /// How the clients of all services that masquerade to an address are spread over workers.
+    nat_spreads: HashMap<AddressWords, Spread>,
     /// Their addresses, for fragments, of which only the first has ports.
     nat_server_addresses: HashSet<AddressWords>,
     local_addresses: HashSet<AddressWords>,
@@ -70,12 +85,8 @@ impl ServiceTable {
         let mut servers = Vec::new();
         for (position, service) in table.services.iter().enumerate() {
             place(&mut positions, service.id.0 as usize, position as u32);
-            let ServiceKey::Address { protocol, addr, port } = service.key;
-            let index = family_of(&mut table.ipv4, &mut table.ipv6, addr);
-            index
-                .services
-                .insert(L4Key::new(addr, port, protocol.number()), position as u32);
-            index.vips.insert(words(addr));
+            let protocol = service.key.protocol_number();
+            table_key(&mut table.ipv4, &mut table.ipv6, &service.key, position as u32);
             for local in service.local_addresses.iter().flat_map(|pool| pool.addresses.iter()) {
                 family_of(&mut table.ipv4, &mut table.ipv6, *local)
                     .local_addresses
@@ -87,7 +98,7 @@ impl ServiceTable {
                     service: service.id,
                     server: server.clone(),
                 };
-                index_nat_server(&mut table.ipv4, &mut table.ipv6, protocol.number(), server);
+                index_nat_server(&mut table.ipv4, &mut table.ipv6, protocol, server);
                 place(&mut servers, server.id.0 as usize, slot);
             }
         }
@@ -97,10 +108,55 @@ impl ServiceTable {
         }
         table.positions = positions.into_boxed_slice();
         table.servers = servers.into_boxed_slice();
+        table.spread_clients();
         table
     }
 
-    /// The service that balances `protocol` to `dst`: the one of exactly this port, else the one of port 0.
+    /// Decides how each service's clients are spread over workers: as its persistence asks for, and so that
+    /// a reply, which shows only the real server, leads to the same worker as the request. Services that
+    /// masquerade to the same address are therefore spread alike.
+    fn spread_clients(&mut self) {
+        let Self {
+            services,
+            servers,
+            ipv4,
+            ipv6,
+            ..
+        } = self;
+        for slot in servers.iter().flatten() {
+            if slot.server.mode == ForwardingMode::Nat {
+                let index = family_of(ipv4, ipv6, slot.server.addr);
+                index.nat_spreads.insert(words(slot.server.addr), Spread::ENDS);
+            }
+        }
+        for service in services.iter_mut() {
+            service.spread = Spread::of(service.persistence.as_ref());
+        }
+        let mut settled = false;
+        while !settled {
+            settled = true;
+            for service in services.iter_mut() {
+                for server in service.servers.iter() {
+                    let index = family_of(ipv4, ipv6, server.addr);
+                    if let Some(shared) = index.nat_spreads.get_mut(&words(server.addr)) {
+                        let both = shared.meet(service.spread);
+                        settled &= both == *shared && both == service.spread;
+                        (*shared, service.spread) = (both, both);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The service of packets with this mark.
+    #[inline]
+    pub fn find_marked<A: Address>(&self, mark: u32) -> Option<&VirtualService> {
+        let position = self.family::<A>().marks.get(&mark)?;
+        self.services.get(*position as usize)
+    }
+
+    /// The service that balances `protocol` to `dst`: the one of exactly this port, else the FTP service if
+    /// it may be its data connection, else the one of port 0.
     #[inline]
     pub fn find<A: Address>(&self, protocol: u8, dst: Endpoint<A>) -> Option<&VirtualService> {
         let index = self.family::<A>();
@@ -112,6 +168,16 @@ impl ServiceTable {
         let position = index
             .services
             .get(&exact)
+            .or_else(|| {
+                let may_be_data = index.has_ftp
+                    && protocol == tcp::PROTOCOL
+                    && (dst.port == PORT_FTP_DATA || dst.port >= PORT_UNPRIVILEGED_FIRST);
+                let ftp = L4Key {
+                    port: PORT_FTP,
+                    ..exact
+                };
+                may_be_data.then(|| index.services.get(&ftp)).flatten()
+            })
             .or_else(|| index.services.get(&L4Key { port: 0, ..exact }))?;
         self.services.get(*position as usize)
     }
@@ -155,7 +221,18 @@ impl ServiceTable {
             port: src.port,
             protocol,
         };
-        self.family::<A>().nat_servers.contains(&key)
+        let servers = &self.family::<A>().nat_servers;
+        servers.contains(&key) || servers.contains(&L4Key { protocol: 0, ..key })
+    }
+
+    /// How the clients of the real server at `src` are spread over workers, if some service masquerades to
+    /// it, be it on this port or on every port.
+    #[inline]
+    pub fn nat_spread<A: Address>(&self, protocol: u8, src: Endpoint<A>) -> Option<Spread> {
+        let every_port = Endpoint::new(src.addr, 0);
+        let is_server = self.is_nat_server(protocol, src) || self.is_nat_server(protocol, every_port);
+        let spreads = &self.family::<A>().nat_spreads;
+        is_server.then(|| spreads.get(&src.addr.words()).copied())?
     }
 
     /// Whether some service masquerades to this address, whatever protocol and port.
@@ -211,6 +288,25 @@ fn family_of<'index>(
     match addr {
         IpAddr::V4(_) => ipv4,
         IpAddr::V6(_) => ipv6,
+    }
+}
+
+fn table_key(ipv4: &mut FamilyIndex, ipv6: &mut FamilyIndex, key: &ServiceKey, position: u32) {
+    match *key {
+        ServiceKey::Address { protocol, addr, port } => {
+            let index = family_of(ipv4, ipv6, addr);
+            let key = L4Key::new(addr, port, protocol.number());
+            index.has_ftp |= key.protocol == tcp::PROTOCOL && port == PORT_FTP;
+            index.services.insert(key, position);
+            index.vips.insert(words(addr));
+        }
+        ServiceKey::Fwmark { mark, family } => {
+            let index = match family {
+                AddressFamily::Ipv4 => ipv4,
+                AddressFamily::Ipv6 => ipv6,
+            };
+            index.marks.insert(mark, position);
+        }
     }
 }
 
@@ -302,9 +398,7 @@ mod tests {
             .to_vec();
         services[1].key = key(ServiceProtocol::Tcp, "192.0.2.1", 0);
         let table = ServiceTable::new(services, std::iter::empty());
-        let port_of = |port| match table.find(TCP, end4("192.0.2.1", port)).unwrap().key {
-            ServiceKey::Address { port, .. } => port,
-        };
+        let port_of = |port| table.find(TCP, end4("192.0.2.1", port)).unwrap().key.port();
         assert_eq!([port_of(80), port_of(443)], [80, 0]);
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Ref: Linux net/netfilter/ipvs/ip_vs_xmit.c `ip_vs_tunnel_xmit`, ip_vs_ctl.c `ip_vs_add_dest`.
 
+use std::fmt;
+
 /// The encapsulation of a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TunnelKind {
@@ -45,6 +47,24 @@ impl TunnelKind {
             Self::Gre { checksum: true } => 8,
             // UDP header and GUE base header.
             Self::Gue { .. } => 8 + 4,
+        }
+    }
+}
+
+impl fmt::Display for TunnelKind {
+    /// As `ipvsadm --tun-info` names it: `ipip`, `gre:+c`, `gue:6080:-c`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IpIp => formatter.write_str("ipip"),
+            Self::Gre { checksum } => write!(formatter, "gre:{}", if *checksum { "+c" } else { "-c" }),
+            Self::Gue { port, checksum } => {
+                let flag = match checksum {
+                    GueChecksum::No => "-c",
+                    GueChecksum::Full => "+c",
+                    GueChecksum::RemoteOffload => "r+c",
+                };
+                write!(formatter, "gue:{port}:{flag}")
+            }
         }
     }
 }

@@ -3,19 +3,18 @@
 //! In:  a packet that missed this worker's table.
 //! Out: the service to schedule it for, or its verdict: hand it to the worker that owns its connection,
 //!      or leave it to the kernel (which answers a stray TCP segment with RST and forwards the rest).
-//! Ref: Linux net/netfilter/ipvs/ip_vs_proto_tcp.c `tcp_conn_schedule`, ip_vs_core.c `ip_vs_schedule`.
+//! Ref: Linux net/netfilter/ipvs/ip_vs_proto_tcp.c `tcp_conn_schedule`, ip_vs_core.c `ip_vs_schedule`, `ip_vs_out`.
 
 use crate::address::{Address, Endpoint, FlowKey};
 use crate::ipvs::local_address;
+use crate::ipvs::persistence::Spread;
 use crate::ipvs::protocol::tcp;
 use crate::ipvs::service::VirtualService;
+use crate::ipvs::service_table::PORT_FTP_DATA;
 use crate::path::headers::Headers;
 use crate::path::verdict::{Verdict, WorkerId};
 use crate::wire::{sctp, tcp as tcp_wire};
 use crate::worker_state::Step;
-
-/// Source port of active FTP data connections, which are never scheduled.
-const PORT_FTP_DATA: u16 = 20;
 
 /// What to do with a packet that has no connection here.
 pub(crate) enum Admission<'a> {
@@ -23,71 +22,116 @@ pub(crate) enum Admission<'a> {
     Decided(Verdict),
     /// It may start a connection to this service.
     Schedule(&'a VirtualService),
+    /// A real server's packet that belongs to no connection, and it is to be told so.
+    Refuse,
+}
+
+/// A service, and whether it takes packets to addresses that are not the director's.
+struct Found<'a> {
+    service: &'a VirtualService,
+    divert: bool,
 }
 
 /// See the module.
 pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &FlowKey<A>) -> Admission<'a> {
     let snapshot = step.snapshot;
-    let service = snapshot.services.find(key.protocol, key.dst);
-    if let Some(owner) = owner(step, service.is_some(), key)
+    let found = find(step, key);
+    if let Some(owner) = owner(step, found.as_ref().map(|found| found.service), key)
         && owner != step.worker
         && !step.handed_over
     {
         return Admission::Decided(Verdict::HandOver(owner));
     }
-    match service {
+    match found {
         // Like the kernel's LOCAL_IN hook: a service on an address the director does not have is not seen.
-        Some(service) if may_start(headers, key) && snapshot.l3.is_local(key.dst.addr) => Admission::Schedule(service),
+        Some(Found { service, divert })
+            if may_start(step, headers, key) && (divert || snapshot.l3.is_local(key.dst.addr)) =>
+        {
+            Admission::Schedule(service)
+        }
+        None if snapshot.sysctls.nat_icmp_send && is_stray_reply(step, headers, key) => Admission::Refuse,
         _ => Admission::Decided(Verdict::Punt),
     }
 }
 
+/// The service of a packet: that of its mark before that of its destination.
+fn find<'a, A: Address>(step: &Step<'a>, key: &FlowKey<A>) -> Option<Found<'a>> {
+    let snapshot = step.snapshot;
+    let marked = snapshot.marks.classify(step.device, key);
+    let by_mark = marked.and_then(|marked| {
+        let service = snapshot.services.find_marked::<A>(marked.mark)?;
+        let divert = marked.divert;
+        Some(Found { service, divert })
+    });
+    by_mark.or_else(|| {
+        let service = snapshot.services.find(key.protocol, key.dst)?;
+        Some(Found { service, divert: false })
+    })
+}
+
 /// Whether a packet of this kind may create a connection at all.
-fn may_start<A: Address>(headers: &Headers, key: &FlowKey<A>) -> bool {
+fn may_start<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<A>) -> bool {
+    let sysctls = &step.snapshot.sysctls;
     let kind = match headers.protocol {
+        tcp_wire::PROTOCOL if sysctls.sloppy_tcp => headers.tcp_flags & tcp_wire::RST == 0,
         tcp_wire::PROTOCOL => tcp::begins_connection(headers.tcp_flags),
-        // SCTP needs its chunk types read first; until then it is left to the kernel.
-        sctp::PROTOCOL => false,
+        sctp::PROTOCOL if sysctls.sloppy_sctp => headers.sctp_chunk != sctp::CHUNK_ABORT,
+        sctp::PROTOCOL => headers.sctp_chunk == sctp::CHUNK_INIT,
         _ => true,
     };
     kind && key.src.port != PORT_FTP_DATA
 }
 
+/// Whether it comes from a real server's port and asks for an answer: a reset or abort does not.
+fn is_stray_reply<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<A>) -> bool {
+    let ends = match headers.protocol {
+        tcp_wire::PROTOCOL => headers.tcp_flags & tcp_wire::RST != 0,
+        sctp::PROTOCOL => headers.sctp_chunk == sctp::CHUNK_ABORT,
+        _ => false,
+    };
+    !ends && step.snapshot.services.is_nat_server(key.protocol, key.src)
+}
+
 /// The worker to hand a packet of this flow to, when it is not this one.
 pub(crate) fn other_owner<A: Address>(step: &Step<'_>, key: &FlowKey<A>) -> Option<WorkerId> {
-    let has_service = step.snapshot.services.find(key.protocol, key.dst).is_some();
-    owner(step, has_service, key).filter(|owner| *owner != step.worker && !step.handed_over)
+    let service = find(step, key).map(|found| found.service);
+    owner(step, service, key).filter(|owner| *owner != step.worker && !step.handed_over)
 }
 
 /// The worker that has, or will have, the connection of this packet; `None` when it is nobody's.
 ///
 /// Every end of a connection leads to the same answer without knowing the connection: inbound packets
 /// and NAT replies by the client's end, FULLNAT replies by the local port, which was chosen for that.
-fn owner<A: Address>(step: &Step<'_>, has_service: bool, key: &FlowKey<A>) -> Option<WorkerId> {
+fn owner<A: Address>(step: &Step<'_>, service: Option<&VirtualService>, key: &FlowKey<A>) -> Option<WorkerId> {
     if step.workers_count <= 1 {
         return None;
     }
     let services = &step.snapshot.services;
-    if has_service {
-        Some(owner_of_client(step, key.src))
+    if let Some(service) = service {
+        Some(owner_of_client(step, service.spread, key.src))
     } else if services.is_local_address(key.dst.addr) {
         Some(local_address::owner_of(key.dst.port, step.workers_count))
-    } else if services.is_nat_server(key.protocol, key.src) {
-        Some(owner_of_client(step, key.dst))
     } else {
-        None
+        let spread = services.nat_spread(key.protocol, key.src)?;
+        Some(owner_of_client(step, spread, key.dst))
     }
 }
 
 /// Spreads clients over workers by a keyed hash, so that nobody can aim all their connections at one.
-fn owner_of_client<A: Address>(step: &Step<'_>, client: Endpoint<A>) -> WorkerId {
-    worker_of_hash(step, hash_of_end(step, client))
+fn owner_of_client<A: Address>(step: &Step<'_>, spread: Spread, client: Endpoint<A>) -> WorkerId {
+    let (low, high) = client.addr.words();
+    let words = (low & spread.words.0, high & spread.words.1);
+    let port = if spread.by_port { client.port } else { 0 };
+    worker_of_hash(step, keyed_hash(step, words, port))
 }
 
 /// A keyed hash of one end of a flow.
 pub(crate) fn hash_of_end<A: Address>(step: &Step<'_>, end: Endpoint<A>) -> u32 {
-    let (low, high) = end.addr.words();
-    let input = low ^ high.rotate_left(32) ^ (u64::from(end.port) << 40) ^ step.secret;
+    keyed_hash(step, end.addr.words(), end.port)
+}
+
+fn keyed_hash(step: &Step<'_>, (low, high): (u64, u64), port: u16) -> u32 {
+    let input = low ^ high.rotate_left(32) ^ (u64::from(port) << 40) ^ step.secret;
     let mixed = u128::from(input) * 0x9E37_79B9_7F4A_7C15;
     let hash = (mixed >> 64) as u64 ^ mixed as u64;
     (hash >> 32) as u32

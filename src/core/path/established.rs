@@ -8,8 +8,10 @@ use crate::address::{Address, AddressFamily, FlowKey};
 use crate::counters::SingleWriter;
 use crate::frame::Frame;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnIndex, Direction};
+use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_NO_OUTPUT};
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::protocol::sctp::SctpState;
+use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::path::forward::rewrite::{self, Rewrite};
 use crate::path::headers::Headers;
@@ -18,6 +20,7 @@ use crate::path::resolve::{self, Obstacle};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::path::{fragment, reply, track, tunnelled};
 use crate::wire::checksum::complement;
+use crate::wire::{sctp, tcp};
 use crate::worker_state::Step;
 
 /// A packet of a known connection, on its way to its verdict.
@@ -25,6 +28,52 @@ pub(crate) struct Known<'a, A: Address> {
     pub(crate) index: ConnIndex,
     pub(crate) headers: &'a Headers,
     pub(crate) key: &'a FlowKey<A>,
+}
+
+/// Whether a client's packet of the connection at `index` must begin anew: the connection is gone then
+/// (`ip_vs_in`: `is_new_conn_expected`, `expire_nodest_conn`).
+#[inline]
+pub(crate) fn gives_way<A: Address>(
+    step: &Step<'_>,
+    table: &mut ConnTable<A>,
+    index: ConnIndex,
+    headers: &Headers,
+) -> bool {
+    let plain = headers.tcp_flags & tcp::SYN == 0 && headers.protocol != sctp::PROTOCOL;
+    if plain && !step.snapshot.sysctls.expire_nodest_conn {
+        return false;
+    }
+    let must = is_over(step, table.conn(index), headers);
+    if must {
+        track::forget(step, table, index);
+    }
+    must
+}
+
+#[cold]
+fn is_over<A: Address>(step: &Step<'_>, conn: &Conn<A>, headers: &Headers) -> bool {
+    let sysctls = &step.snapshot.sysctls;
+    let slot = step.snapshot.services.real_server(RealServerId(conn.real_server));
+    let begins = headers.tcp_flags & tcp::SYN != 0 || headers.sctp_chunk == sctp::CHUNK_INIT;
+    let is_nodest = match slot {
+        Some(slot) => !slot.available || begins && slot.server.weight == 0,
+        None => true,
+    };
+    if sysctls.expire_nodest_conn && is_nodest {
+        return true;
+    }
+    let mode = sysctls.conn_reuse_mode;
+    if !begins || mode == 0 || conn.flags & FLAG_CONTROLLED != 0 {
+        return false;
+    }
+    match headers.protocol {
+        tcp::PROTOCOL => match TcpState::from_u8(conn.state) {
+            Some(TcpState::TimeWait | TcpState::Close) => true,
+            Some(TcpState::FinWait) => mode & 2 != 0 && conn.flags & FLAG_NO_OUTPUT != 0,
+            _ => false,
+        },
+        _ => conn.state == SctpState::Closed as u8,
+    }
 }
 
 /// Client → real server.
@@ -53,8 +102,8 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     let way = match resolve::way(step, conn, Direction::Inbound, slot.server.addr) {
         Ok(way) => way,
         Err(Obstacle::Local) => return to_local_server(conn),
-        Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
-        Err(Obstacle::Unreachable) => {
+        // Towards real servers the kernel tells the client even when the route says blackhole.
+        Err(Obstacle::Drop(_) | Obstacle::Unreachable) => {
             return refuse(
                 step,
                 packet,
@@ -186,7 +235,7 @@ fn too_big_error(step: &Step<'_>, headers: &Headers, mode: ForwardingMode, mtu: 
 }
 
 /// Answers a client's packet in the name of the VIP it was sent to. In DR and TUN the kernel counts that as a
-/// packet of the connection, as what leaves from VIP to client is.
+/// packet of the connection, as what leaves from VIP to client is (`ip_vs_out_icmp`).
 #[cold]
 fn refuse<A: Address, F: Frame>(
     step: &mut Step<'_>,
@@ -204,6 +253,30 @@ fn refuse<A: Address, F: Frame>(
         counters.out_bytes.add(reply::sent_len(frame.bytes()) as u64);
     }
     verdict
+}
+
+/// Tells a real server that its packet belongs to no connection (`nat_icmp_send`).
+#[cold]
+pub(crate) fn refuse_stray<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Verdict {
+    // The stack was about to forward it: what is quoted has been through that.
+    rewrite::decrement_ttl(frame.bytes_mut(), headers);
+    let packet = Known {
+        index: ConnIndex(0),
+        headers,
+        key,
+    };
+    refuse_as_router(
+        step,
+        &packet,
+        frame,
+        IcmpError::PortUnreachable,
+        DropReason::NoConnection,
+    )
 }
 
 /// Answers a real server's packet in the name of the director's address on that link.

@@ -35,6 +35,8 @@ pub struct Headers {
     pub ttl: u8,
     /// Flags octet of the TCP header; 0 for other protocols.
     pub tcp_flags: u8,
+    /// Type of the SCTP chunk that decides what the packet means; 0 for other protocols.
+    pub sctp_chunk: u8,
     /// Fragmentation.
     pub fragment: Fragment,
     /// The IPv4 DF bit; always set for IPv6, which routers never fragment.

@@ -9,7 +9,9 @@ use crate::worker_state::Lane;
 /// First pass: hashes every key and asks for its bucket.
 #[inline]
 pub(crate) fn hash_and_prefetch_buckets<A: Address>(lane: &mut Lane<A>) {
-    let Lane { table, entries, count } = lane;
+    let Lane {
+        table, entries, count, ..
+    } = lane;
     for entry in entries.iter_mut().take(*count) {
         entry.hash = table.hash(&entry.key);
         table.prefetch_bucket(entry.hash);
@@ -19,7 +21,9 @@ pub(crate) fn hash_and_prefetch_buckets<A: Address>(lane: &mut Lane<A>) {
 /// Second pass: asks for the connection that each bucket's tags point to.
 #[inline]
 pub(crate) fn prefetch_conns<A: Address>(lane: &mut Lane<A>) {
-    let Lane { table, entries, count } = lane;
+    let Lane {
+        table, entries, count, ..
+    } = lane;
     for entry in entries.iter().take(*count) {
         table.prefetch_candidate(entry.hash);
     }

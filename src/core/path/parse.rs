@@ -83,6 +83,7 @@ fn parse_plain(frame: &[u8]) -> Option<(Headers, Flow)> {
         vlan: 0,
         ttl: ip.ttl,
         tcp_flags,
+        sctp_chunk: 0,
         fragment: Fragment::Whole,
         dont_fragment: ip.dont_fragment(),
     };
@@ -157,6 +158,7 @@ fn parse_ipv4(packet: &[u8], place: Place) -> Result<Parsed, DropReason> {
         vlan: place.vlan,
         ttl: ip.ttl,
         tcp_flags: upper.tcp_flags,
+        sctp_chunk: upper.sctp_chunk,
         fragment,
         dont_fragment: ip.dont_fragment(),
     };
@@ -174,6 +176,7 @@ struct Upper {
     src_port: u16,
     dst_port: u16,
     tcp_flags: u8,
+    sctp_chunk: u8,
 }
 
 impl Upper {
@@ -188,6 +191,7 @@ impl Upper {
                     src_port: header.src_port.get(),
                     dst_port: header.dst_port.get(),
                     tcp_flags: header.flags,
+                    sctp_chunk: 0,
                 })
             }
             udp::PROTOCOL => {
@@ -195,8 +199,11 @@ impl Upper {
                 Ok(Self::ports(header.src_port.get(), header.dst_port.get()))
             }
             sctp::PROTOCOL => {
-                let (header, _) = SctpHeader::ref_from_prefix(segment).map_err(|_| DropReason::Truncated)?;
-                Ok(Self::ports(header.src_port.get(), header.dst_port.get()))
+                let (header, chunks) = SctpHeader::ref_from_prefix(segment).map_err(|_| DropReason::Truncated)?;
+                Ok(Self {
+                    sctp_chunk: sctp::deciding_chunk(chunks),
+                    ..Self::ports(header.src_port.get(), header.dst_port.get())
+                })
             }
             _ => Ok(Self::default()),
         }
@@ -207,6 +214,7 @@ impl Upper {
             src_port,
             dst_port,
             tcp_flags: 0,
+            sctp_chunk: 0,
         }
     }
 }

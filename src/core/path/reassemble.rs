@@ -75,7 +75,8 @@ fn concerns_us<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<A>)
     (is_icmp || is_balanced(headers.protocol))
         && (services.has_vip(key.dst.addr)
             || services.is_local_address(key.dst.addr)
-            || services.is_nat_server_address(key.src.addr))
+            || services.is_nat_server_address(key.src.addr)
+            || step.snapshot.marks.may_mark(step.device, key))
 }
 
 /// The datagram in `slot` is complete.

@@ -10,72 +10,153 @@ use crate::address::{Address, Endpoint, FlowKey};
 use crate::counters::{ServerCounters, SingleWriter, WorkerCounters};
 use crate::frame::Frame;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
-use crate::ipvs::conn::{Conn, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED};
+use crate::ipvs::conn::{Conn, ConnIndex, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_ONE_PACKET, FLAG_OUTBOUND_INDEXED};
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::persistence::PORT_FTP;
+use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::{self, tcp::TcpState};
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::scheduler::{self, FlowHint, Loads};
-use crate::ipvs::service::VirtualService;
-use crate::limits::LOCAL_PORT_TRIES_MAX;
+use crate::ipvs::scheduler::{self, FlowHint, Loads, Memory};
+use crate::ipvs::service::{ServiceKey, VirtualService};
+use crate::ipvs::service_table::ServiceTable;
+use crate::limits::{LOCAL_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
 use crate::path::established::{self, Known};
 use crate::path::forward::rewrite;
 use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
-use crate::path::reply;
 use crate::path::verdict::{DropReason, Verdict};
+use crate::path::{persist, reply, track};
 use crate::wire;
 use crate::worker_state::Step;
 
+/// Where a new connection goes.
+pub(crate) struct Chosen<'s> {
+    pub(crate) server: &'s RealServer,
+    /// The real server's port for this connection.
+    pub(crate) port: u16,
+    /// The template that will control the connection.
+    pub(crate) template: Option<ConnIndex>,
+}
+
 /// See the module.
-pub(crate) fn first_packet<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+pub(crate) fn first_packet<'s, A: Address, F: Frame>(
+    step: &mut Step<'s>,
     table: &mut ConnTable<A>,
-    service: &VirtualService,
+    service: &'s VirtualService,
     headers: &Headers,
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
-    let Some(server) = pick(step, service, key) else {
-        let vip = key.dst.addr;
-        return reply::answer(
-            step,
-            headers,
-            key,
-            frame,
-            IcmpError::PortUnreachable,
-            vip,
-            DropReason::NoRealServer,
-        );
+    if step.defence.takes_packet() {
+        return Verdict::Drop(DropReason::DropPacketDefence);
+    }
+    let chosen = match &service.persistence {
+        Some(persistence) => match persist::choose(step, table, service, persistence, key) {
+            Ok(chosen) => chosen,
+            Err(reason) => return Verdict::Drop(reason),
+        },
+        None if is_for(service, key.dst.port) => choose(step, service, key),
+        None => None,
     };
-    let Some(local) = local_end(step, table, service, server, key) else {
+    let Some(chosen) = chosen else {
+        return leave(step, service, headers, key, frame);
+    };
+    let Some(local) = local_end(step, table, service, &chosen, key) else {
         return Verdict::Drop(DropReason::LocalPortsExhausted);
     };
-    match table.insert(new_conn(step, service, server, key, local), step.now) {
+    let conn = new_conn(step, service, &chosen, key, local);
+    let one_packet = conn.flags & FLAG_ONE_PACKET != 0;
+    match table.insert(conn, step.now) {
         Ok(index) => {
+            if let Some(template) = chosen.template {
+                table.control(index, template);
+            }
+            step.own.server(chosen.server.id).connections.add(1);
             // Inactive until its protocol says otherwise (`ip_vs_bind_dest`).
-            let counters = step.own.server(server.id);
-            counters.connections.add(1);
-            counters.bind(false);
-            established::inbound(step, table, &Known { index, headers, key }, frame)
+            track::bind(step, chosen.server);
+            let verdict = established::inbound(step, table, &Known { index, headers, key }, frame);
+            if one_packet {
+                track::forget(step, table, index);
+            }
+            verdict
         }
         Err(InsertError::Full | InsertError::Exists) => Verdict::Drop(DropReason::ConnTableFull),
     }
 }
 
-fn pick<'s, A: Address>(step: &mut Step<'_>, service: &'s VirtualService, key: &FlowKey<A>) -> Option<&'s RealServer> {
+/// Without persistence a service takes packets to exactly its port.
+const fn is_for(service: &VirtualService, port: u16) -> bool {
+    match service.key {
+        ServiceKey::Address { port: own, .. } => own == port,
+        ServiceKey::Fwmark { .. } => true,
+    }
+}
+
+fn choose<'s, A: Address>(step: &mut Step<'s>, service: &'s VirtualService, key: &FlowKey<A>) -> Option<Chosen<'s>> {
+    let server = pick(step, service, key)?;
+    let port = if server.port == 0 { key.dst.port } else { server.port };
+    Some(Chosen {
+        server,
+        port,
+        template: None,
+    })
+}
+
+/// No real server may take it (`ip_vs_leave`).
+#[cold]
+fn leave<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    service: &VirtualService,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Verdict {
+    let may_be_another_service = service.key.port() == PORT_FTP && key.dst.port != PORT_FTP;
+    let snapshot = step.snapshot;
+    let bypasses = matches!(service.key, ServiceKey::Fwmark { .. })
+        && snapshot.sysctls.cache_bypass
+        && !snapshot.l3.is_local(key.dst.addr);
+    if may_be_another_service || bypasses {
+        // The kernel's stack answers, or forwards it to the address that the client meant.
+        return Verdict::Punt;
+    }
+    let (error, reason) = (IcmpError::PortUnreachable, DropReason::NoRealServer);
+    reply::answer(step, headers, key, frame, error, key.dst.addr, reason)
+}
+
+/// The server that the service's scheduler picks for a new client.
+pub(crate) fn pick<'s, A: Address>(
+    step: &mut Step<'s>,
+    service: &'s VirtualService,
+    key: &FlowKey<A>,
+) -> Option<&'s RealServer> {
     let flow = FlowHint::of(key);
     let loads = WorkersLoads {
         counters: step.counters,
+        services: &step.snapshot.services,
     };
     step.own.scheduler_picks.add(1);
     let state = step.schedulers.get_mut(service.id.0 as usize)?;
-    let chosen = scheduler::pick(service, state, &flow, &loads)?;
+    let sysctls = &step.snapshot.sysctls;
+    let mut memory = Memory {
+        localities: step.localities,
+        now: step.now,
+        lblc_lifetime_ms: lifetime_ms(sysctls.lblc_expiration),
+        lblcr_lifetime_ms: lifetime_ms(sysctls.lblcr_expiration),
+    };
+    let chosen = scheduler::pick(service, state, &flow, &loads, &mut memory)?;
     service.servers.get(chosen)
 }
 
+const fn lifetime_ms(sec: u32) -> u32 {
+    let sec = if sec < TIMEOUT_MAX_SEC { sec } else { TIMEOUT_MAX_SEC };
+    sec * 1_000
+}
+
 /// Loads summed over all workers. Read for new connections only.
-struct WorkersLoads<'a> {
-    counters: &'a [std::sync::Arc<WorkerCounters>],
+pub(crate) struct WorkersLoads<'a> {
+    pub(crate) counters: &'a [std::sync::Arc<WorkerCounters>],
+    pub(crate) services: &'a ServiceTable,
 }
 
 impl WorkersLoads<'_> {
@@ -84,6 +165,11 @@ impl WorkersLoads<'_> {
             .iter()
             .map(|worker| gauge(worker.server(id)))
             .fold(0, u32::wrapping_add)
+    }
+
+    /// Connections of all kinds, templates not counted.
+    pub(crate) fn conns(&self, id: RealServerId) -> u32 {
+        self.sum(id, |server| server.active.get().wrapping_add(server.inactive.get()))
     }
 }
 
@@ -97,7 +183,12 @@ impl Loads for WorkersLoads<'_> {
     }
 
     fn overloaded(&self, id: RealServerId) -> bool {
+        // A worker that set the mark may not have seen others' connections end since.
         self.sum(id, |server| server.overloaded.get()) != 0
+            && self
+                .services
+                .real_server(id)
+                .is_some_and(|slot| slot.server.overloaded(true, self.conns(id)))
     }
 }
 
@@ -107,15 +198,16 @@ fn local_end<A: Address>(
     step: &mut Step<'_>,
     table: &ConnTable<A>,
     service: &VirtualService,
-    server: &RealServer,
+    chosen: &Chosen<'_>,
     key: &FlowKey<A>,
 ) -> Option<Endpoint<A>> {
+    let server = chosen.server;
     if server.mode != ForwardingMode::FullNat {
         return Some(key.src);
     }
     let pool = service.local_addresses.as_ref()?;
     let cursor = step.port_cursors.get_mut(service.id.0 as usize)?;
-    let real = Endpoint::new(A::from_ip(server.addr)?, server.port);
+    let real = Endpoint::new(A::from_ip(server.addr)?, chosen.port);
     for _ in 0..LOCAL_PORT_TRIES_MAX {
         let candidate = pool.next::<A>(cursor, step.worker, step.workers_count)?;
         let reply = FlowKey {
@@ -133,19 +225,27 @@ fn local_end<A: Address>(
 fn new_conn<A: Address>(
     step: &Step<'_>,
     service: &VirtualService,
-    server: &RealServer,
+    chosen: &Chosen<'_>,
     key: &FlowKey<A>,
     local: Endpoint<A>,
 ) -> Conn<A> {
+    let server = chosen.server;
     // A tunnel to the other family keeps the address in the server's slot; the conn has no room for it.
-    let real = Endpoint::new(A::from_ip(server.addr).unwrap_or_default(), server.port);
+    let real = Endpoint::new(A::from_ip(server.addr).unwrap_or_default(), chosen.port);
     let mut flags = FLAG_INACTIVE;
     let (mut l3_delta, mut l4_delta) = (0, 0);
+    // FULLNAT replies could not be told apart without a connection.
+    let one_packet =
+        service.one_packet && key.protocol == wire::udp::PROTOCOL && server.mode != ForwardingMode::FullNat;
     if server.mode.sees_replies() {
-        flags |= FLAG_OUTBOUND_INDEXED;
+        flags |= if one_packet {
+            FLAG_ONE_PACKET
+        } else {
+            FLAG_OUTBOUND_INDEXED
+        };
         (l3_delta, l4_delta) = rewrite::deltas(key.src, key.dst, local, real);
     } else {
-        flags |= FLAG_NO_OUTPUT;
+        flags |= FLAG_NO_OUTPUT | if one_packet { FLAG_ONE_PACKET } else { 0 };
     }
     Conn {
         client: key.src,
@@ -161,6 +261,10 @@ fn new_conn<A: Address>(
         l3_delta,
         l4_delta,
         created: step.now,
+        fwmark: match service.key {
+            ServiceKey::Fwmark { mark, .. } => mark,
+            ServiceKey::Address { .. } => 0,
+        },
         // The timeout of the state that this packet leads to, so that the timer is armed once.
         timeout_ms: protocol::timeout_ms(&step.snapshot.timeouts, key.protocol, first_state(key.protocol)),
         ..Conn::default()
@@ -169,9 +273,9 @@ fn new_conn<A: Address>(
 
 /// The state that a connection's first packet usually leads to.
 const fn first_state(protocol: u8) -> u8 {
-    if protocol == wire::tcp::PROTOCOL {
-        TcpState::SynRecv as u8
-    } else {
-        0
+    match protocol {
+        wire::tcp::PROTOCOL => TcpState::SynRecv as u8,
+        wire::sctp::PROTOCOL => SctpState::Init1 as u8,
+        _ => 0,
     }
 }

@@ -7,11 +7,15 @@
 use crate::address::Address;
 use crate::counters::SingleWriter;
 use crate::ipvs::conn::table::{ConnTable, Expiry};
-use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_INACTIVE, FLAG_NO_OUTPUT};
+use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_TEMPLATE};
+use crate::ipvs::persistence;
 use crate::ipvs::protocol;
+use crate::ipvs::protocol::sctp::{self, SctpEvent, SctpState};
 use crate::ipvs::protocol::tcp::{self, TcpState};
-use crate::ipvs::real_server::RealServerId;
+use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::limits::TEMPLATE_EXTENSION_MS;
 use crate::path::headers::Headers;
+use crate::path::schedule::WorkersLoads;
 use crate::wire;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
 use crate::worker_state::Step;
@@ -31,8 +35,15 @@ pub(crate) fn packet<A: Address>(
         const EVENTS: u8 = SYN | FIN | RST | ACK;
         if conn.state != TcpState::Established as u8 || headers.tcp_flags & EVENTS != ACK {
             tcp_event(step, conn, direction, headers.tcp_flags);
+            assure_template(table, index, TcpState::Established as u8);
         }
+    } else if headers.protocol == wire::sctp::PROTOCOL {
+        sctp_event(step, conn, direction, headers.sctp_chunk);
+        assure_template(table, index, SctpState::Established as u8);
+    } else if direction == Direction::Outbound {
+        assure_template(table, index, protocol::udp::NORMAL);
     }
+    let conn = table.conn(index);
     let timeout_ms = protocol::timeout_ms(&step.snapshot.timeouts, conn.protocol, conn.state);
     if conn.timeout_ms != timeout_ms {
         table.set_timeout(index, timeout_ms, step.now);
@@ -42,9 +53,31 @@ pub(crate) fn packet<A: Address>(
 fn tcp_event<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, direction: Direction, tcp_flags: u8) {
     let state = TcpState::from_u8(conn.state).unwrap_or(TcpState::None);
     let no_output = conn.flags & FLAG_NO_OUTPUT != 0;
-    let next = tcp::next(state, direction, no_output, tcp_flags);
+    let next = if step.defence.is_tcp_secure() {
+        tcp::next_secure(state, direction, no_output, tcp_flags)
+    } else {
+        tcp::next(state, direction, no_output, tcp_flags)
+    };
     conn.state = next as u8;
     count_as(step, conn, tcp::is_active(next));
+}
+
+fn sctp_event<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, direction: Direction, chunk: u8) {
+    let state = SctpState::from_u8(conn.state).unwrap_or(SctpState::None);
+    let no_output = conn.flags & FLAG_NO_OUTPUT != 0;
+    let next = sctp::next(state, direction, no_output, SctpEvent::of_chunk(chunk));
+    conn.state = next as u8;
+    count_as(step, conn, sctp::is_active(next));
+}
+
+/// The template of a connection that has reached `state` is kept by `drop_entry` (`ip_vs_control_assure_ct`).
+#[inline]
+fn assure_template<A: Address>(table: &mut ConnTable<A>, index: ConnIndex, state: u8) {
+    let conn = table.conn(index);
+    if conn.flags & FLAG_CONTROLLED != 0 && conn.state == state {
+        let template = ConnIndex(conn.control);
+        table.conn_mut(template).state = persistence::STATE_ASSURED;
+    }
 }
 
 /// Moves the connection between its server's ActiveConn and InActConn.
@@ -59,35 +92,56 @@ fn count_as<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, active: bool) {
     server.bind(active);
 }
 
-/// Whether a client reuses the port of a connection that is over: its SYN then begins another one, which
-/// is scheduled afresh (`conn_reuse_mode` 1, ip_vs_core.c `is_new_conn_expected`).
-#[inline]
-pub(crate) fn is_begun_anew<A: Address>(table: &ConnTable<A>, index: ConnIndex, headers: &Headers) -> bool {
-    if headers.tcp_flags & SYN == 0 {
-        return false;
+/// One inactive connection more with `server`, which may be one too many (`ip_vs_bind_dest`).
+pub(crate) fn bind(step: &Step<'_>, server: &RealServer) {
+    let counters = step.own.server(server.id);
+    counters.bind(false);
+    if server.overloaded(false, loads(step).conns(server.id)) {
+        counters.overloaded.set(1);
     }
-    let conn = table.conn(index);
-    let over = [TcpState::TimeWait as u8, TcpState::Close as u8].contains(&conn.state);
-    over && conn.control == Conn::<A>::NO_CONTROL
 }
 
-/// Ends a connection before its time.
-pub(crate) fn expire_now<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
-    uncount(step, table.conn(index));
+/// What the end of `conn` changes in the counters of its server (`ip_vs_unbind_dest`).
+fn unbind<A: Address>(step: &Step<'_>, conn: &Conn<A>) {
+    let id = RealServerId(conn.real_server);
+    let counters = step.own.server(id);
+    if conn.flags & FLAG_TEMPLATE != 0 {
+        counters.persistent.sub(1);
+        return;
+    }
+    counters.unbind(conn.flags & FLAG_INACTIVE == 0);
+    if counters.overloaded.get() != 0 {
+        let slot = step.snapshot.services.real_server(id);
+        let still = slot.is_some_and(|slot| slot.server.overloaded(true, loads(step).conns(id)));
+        counters.overloaded.set(u32::from(still));
+    }
+}
+
+fn loads<'a>(step: &Step<'a>) -> WorkersLoads<'a> {
+    WorkersLoads {
+        counters: step.counters,
+        services: &step.snapshot.services,
+    }
+}
+
+/// Takes a connection out before its time, and its template too if nobody else needs that.
+pub(crate) fn forget<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
+    unbind(step, table.conn(index));
     table.remove(index);
 }
 
 /// Removes at most `budget` connections that have been idle for their timeout.
 pub(crate) fn expire<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, budget: usize) {
     table.expire(step.now, budget, |conn| {
-        uncount(step, conn);
+        if conn.controlled > 0 {
+            conn.last_seen = step.now;
+            conn.timeout_ms = TEMPLATE_EXTENSION_MS;
+            return Expiry::Rearm {
+                ms: TEMPLATE_EXTENSION_MS,
+            };
+        }
+        unbind(step, conn);
+        step.own.conns_expired.add(1);
         Expiry::Remove
     });
-}
-
-/// Takes a connection that ends off its server's count.
-fn uncount<A: Address>(step: &Step<'_>, conn: &Conn<A>) {
-    let active = conn.flags & FLAG_INACTIVE == 0;
-    step.own.server(RealServerId(conn.real_server)).unbind(active);
-    step.own.conns_expired.add(1);
 }

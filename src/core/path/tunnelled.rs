@@ -32,8 +32,8 @@ fn outer_mtu(step: &mut Step<'_>, server: &RealServer, way: &Way) -> u16 {
 
 /// Whether DF of the inner packet is copied and obeyed (sysctl `pmtu_disc`).
 #[inline]
-pub(crate) const fn is_pmtu_disc(_step: &Step<'_>) -> bool {
-    true
+pub(crate) fn is_pmtu_disc(step: &Step<'_>) -> bool {
+    step.snapshot.sysctls.pmtu_disc
 }
 
 /// See the module.

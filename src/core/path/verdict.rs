@@ -87,6 +87,10 @@ drop_reasons! {
     ConnTableFull = "conn_table_full",
     /// No free (local address, port) towards the chosen real server.
     LocalPortsExhausted = "local_ports_exhausted",
+    /// A reply of a real server that belongs to no connection; it was told (`nat_icmp_send`).
+    NoConnection = "no_connection",
+    /// One of those that `drop_packet` takes when the table fills.
+    DropPacketDefence = "drop_packet_defence",
     /// No route to the next hop.
     NoRoute = "no_route",
     /// The real server is the director itself, and masquerading to itself cannot bring the reply back.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use crate::arena::Arena;
 use crate::counters::WorkerCounters;
 use crate::ipvs::desired::DesiredServices;
+use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
+use crate::ipvs::sysctl::Sysctls;
 use crate::l3::{DeviceId, L3, NeighbourKey};
 use crate::limits::BURST_MAX;
 use crate::path::verdict::{DropReason, Verdict, WorkerId};
@@ -57,6 +59,8 @@ pub struct TestDirector {
     pub counters: Arc<[Arc<WorkerCounters>]>,
     l3: Arc<L3>,
     timeouts: Timeouts,
+    marks: Arc<MarkRules>,
+    sysctls: Sysctls,
     now: Tick,
     made: Vec<Outcome>,
 }
@@ -106,6 +110,8 @@ impl TestDirector {
             workers,
             l3,
             timeouts: Timeouts::default(),
+            marks: Arc::default(),
+            sysctls: Sysctls::default(),
             now: Tick(1_000),
             counters,
             made: Vec::new(),
@@ -136,11 +142,35 @@ impl TestDirector {
         self.publish();
     }
 
+    /// Replaces the classifier.
+    pub fn set_marks(&mut self, marks: MarkRules) {
+        self.marks = Arc::new(marks);
+        self.publish();
+    }
+
+    /// The settings.
+    pub const fn sysctls(&self) -> &Sysctls {
+        &self.sysctls
+    }
+
+    /// The timeouts.
+    pub const fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// Replaces the settings.
+    pub fn set_sysctls(&mut self, sysctls: Sysctls) {
+        self.sysctls = sysctls;
+        self.publish();
+    }
+
     fn publish(&mut self) {
         let snapshot = Arc::new(Snapshot {
             services: Arc::new(self.desired.build()),
             l3: Arc::clone(&self.l3),
             timeouts: self.timeouts,
+            marks: Arc::clone(&self.marks),
+            sysctls: self.sysctls,
             workers_count: self.workers.len() as u8,
         });
         for worker in &mut self.workers {

@@ -28,15 +28,17 @@ pub const fn key(id: &ServiceId) -> ServiceKey {
     }
 }
 
-/// The API's id of a service.
-pub const fn id(key: &ServiceKey) -> ServiceId {
-    let ServiceKey::Address { protocol, addr, port } = *key;
+/// The API's id of a service; `None` for a fwmark service, which the API cannot name.
+pub const fn id(key: &ServiceKey) -> Option<ServiceId> {
+    let ServiceKey::Address { protocol, addr, port } = *key else {
+        return None;
+    };
     let protocol = match protocol {
         ServiceProtocol::Tcp => Protocol::Tcp,
         ServiceProtocol::Udp => Protocol::Udp,
         ServiceProtocol::Sctp => Protocol::Sctp,
     };
-    ServiceId { protocol, addr, port }
+    Some(ServiceId { protocol, addr, port })
 }
 
 /// The IP protocol number.
@@ -135,16 +137,16 @@ pub const fn server(spec: &ServerSpec) -> Server {
     }
 }
 
-/// The API's service.
-pub fn service(listing: &ServiceListing<'_>) -> Service {
+/// The API's service; `None` for what the API cannot name.
+pub fn service(listing: &ServiceListing<'_>) -> Option<Service> {
     let spec = listing.spec;
-    Service {
-        service: id(&spec.key),
+    Some(Service {
+        service: id(&spec.key)?,
         scheduler: spec.scheduler.name().to_owned(),
         scheduler_flags: flag_names(spec.scheduler, spec.scheduler_flags),
         local_addresses: listing.local_addresses.to_vec(),
         servers: listing.servers().map(|listed| server(&listed.spec)).collect(),
-    }
+    })
 }
 
 /// The three timeouts that the API knows.
@@ -235,8 +237,9 @@ pub fn refusal(error: ServiceError) -> ApiError {
         WeightOutOfRange { .. } => (ErrorCode::Refused, "weight"),
         ThresholdsReversed { .. } => (ErrorCode::Refused, "lower_threshold_conns"),
         ThresholdOutOfRange { .. } => (ErrorCode::Refused, "upper_threshold_conns"),
-        MixedFamilies { .. } | ServerPortZero { .. } => (ErrorCode::Refused, "server"),
+        MixedFamilies { .. } => (ErrorCode::Refused, "server"),
         ModeNotConfigurable { .. } | GuePortZero { .. } => (ErrorCode::Refused, "mode"),
+        MarkZero | PersistenceOutOfRange { .. } | PersistenceMask { .. } => (ErrorCode::Refused, "service"),
         ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),
         LocalAddressFamily { .. } | LocalAddressTwice { .. } | TooManyLocalAddresses { .. } => {
             (ErrorCode::Refused, "local_addresses")

@@ -8,12 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use lvs_api::netlink::{
-    DaemonRequest, DaemonRow, Errno, Granularity, Info, ServerOptions, ServerRow, ServiceKey, ServiceOptions,
+    DaemonRequest, DaemonRow, Errno, Family, Granularity, Info, ServerOptions, ServerRow, ServiceKey, ServiceOptions,
     ServiceRow, Statistics, Timeouts, TimeoutsRequest, Tunnel,
 };
 use lvs_api::{Action, ApiError, ErrorCode, Mode, Protocol, Server, ServerPatch, Service, ServiceId, ServicePatch};
-use lvs_core::ipvs::desired::{ServerListing, ServiceListing};
+use lvs_core::address::AddressFamily;
+use lvs_core::ipvs::desired::{ServerListing, ServiceListing, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::persistence::ClientMask;
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service;
 
@@ -67,7 +69,7 @@ impl IpvsTable for Director {
 
     fn flags(&self, key: &ServiceKey) -> Option<u32> {
         let listing = self.wanted.services.listing(&core_key(key)?).ok()?;
-        Some(flags_of(listing.spec.scheduler_flags))
+        Some(flags_of(listing.spec))
     }
 
     fn service(&mut self, key: &ServiceKey) -> Option<ServiceRow> {
@@ -184,17 +186,18 @@ impl Director {
     }
 
     fn service_row(&self, listing: &ServiceListing<'_>) -> ServiceRow {
-        let key = api_key(&listing.spec.key);
+        let spec = listing.spec;
+        let mask = spec.persistence.map(|persistence| persistence.mask);
         ServiceRow {
-            granularity: match key.family() {
-                lvs_api::netlink::Family::V4 => Granularity::V4([255; 4].into()),
-                lvs_api::netlink::Family::V6 => Granularity::V6(128),
+            granularity: match mask.unwrap_or_else(|| ClientMask::whole(spec.key.family())) {
+                ClientMask::Ipv4(mask) => Granularity::V4(mask),
+                ClientMask::Ipv6(len) => Granularity::V6(u32::from(len)),
             },
-            key,
-            scheduler: listing.spec.scheduler.name().to_owned(),
+            key: api_key(&spec.key),
+            scheduler: spec.scheduler.name().to_owned(),
             engine: None,
-            flags: flags_of(listing.spec.scheduler_flags),
-            timeout_sec: 0,
+            flags: flags_of(spec),
+            timeout_sec: spec.persistence.map_or(0, |persistence| persistence.timeout_sec),
             statistics: statistics(self.counts.service(listing.id)),
         }
     }
@@ -257,18 +260,29 @@ fn core_key(key: &ServiceKey) -> Option<service::ServiceKey> {
 }
 
 fn api_key(key: &service::ServiceKey) -> ServiceKey {
-    let service::ServiceKey::Address { protocol, addr, port } = *key;
-    ServiceKey::Address {
-        protocol: u16::from(protocol.number()),
-        addr,
-        port,
+    match *key {
+        service::ServiceKey::Address { protocol, addr, port } => ServiceKey::Address {
+            protocol: u16::from(protocol.number()),
+            addr,
+            port,
+        },
+        service::ServiceKey::Fwmark { mark, family } => ServiceKey::Mark {
+            family: match family {
+                AddressFamily::Ipv4 => Family::V4,
+                AddressFamily::Ipv6 => Family::V6,
+            },
+            mark,
+        },
     }
 }
 
-fn flags_of(flags: SchedulerFlags) -> u32 {
+fn flags_of(spec: &ServiceSpec) -> u32 {
     let bits = SCHEDULER_BITS.into_iter().enumerate();
-    let set = bits.filter(|(index, _)| flags.contains(SchedulerFlags(1 << index)));
-    set.fold(ServiceRow::HASHED, |sum, (_, bit)| sum | bit)
+    let set = bits.filter(|(index, _)| spec.scheduler_flags.contains(SchedulerFlags(1 << index)));
+    let scheduler = set.fold(ServiceRow::HASHED, |sum, (_, bit)| sum | bit);
+    let persistent = spec.persistence.map_or(0, |_| ServiceRow::PERSISTENT);
+    let one_packet = if spec.one_packet { ServiceRow::ONE_PACKET } else { 0 };
+    scheduler | persistent | one_packet
 }
 
 /// The scheduler and its options by name, when the core can do all that is wanted.

@@ -15,7 +15,7 @@ impl Director {
         self.wanted
             .services
             .services()
-            .map(|listing| self.status(&listing))
+            .filter_map(|listing| Some(self.status(&listing, convert::id(&listing.spec.key)?)))
             .collect()
     }
 
@@ -27,10 +27,10 @@ impl Director {
             .services
             .listing(&convert::key(id))
             .map_err(convert::refusal)?;
-        Ok(self.status(&listing))
+        Ok(self.status(&listing, *id))
     }
 
-    fn status(&self, listing: &ServiceListing<'_>) -> ServiceStatus {
+    fn status(&self, listing: &ServiceListing<'_>, service: ServiceId) -> ServiceStatus {
         let has_pool = !listing.local_addresses.is_empty();
         let count = self.counts.service(listing.id);
         let servers = listing.servers().map(|listed| {
@@ -50,7 +50,7 @@ impl Director {
             }
         });
         ServiceStatus {
-            service: convert::id(&listing.spec.key),
+            service,
             scheduler: listing.spec.scheduler.name().to_owned(),
             scheduler_flags: convert::flag_names(listing.spec.scheduler, listing.spec.scheduler_flags),
             local_addresses: listing.local_addresses.to_vec(),

@@ -16,7 +16,10 @@ use crate::arena::{Arena, ArenaError, ArenaSlice, HEADER_BYTES, slice_bytes};
 use crate::ipvs::conn::key::KeyHash;
 use crate::ipvs::conn::key_index::KeyIndex;
 use crate::ipvs::conn::timer_wheel::{self, Step, TimerWheel};
-use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_OUTBOUND_INDEXED, TimerLink};
+use crate::ipvs::conn::{
+    Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_OUTBOUND_INDEXED, FLAG_RETIRED, FLAG_TEMPLATE, TimerLink,
+};
+use crate::ipvs::persistence;
 use crate::prefetch::prefetch_write;
 use crate::tick::Tick;
 
@@ -239,6 +242,34 @@ impl<A: Address> ConnTable<A> {
         Ok(ConnIndex(slot))
     }
 
+    /// Puts `conn` under the control of `template`, which stays in the table for as long as it controls any.
+    /// No effect when either is not there or `conn` is controlled already.
+    pub fn control(&mut self, conn: ConnIndex, template: ConnIndex) {
+        if !self.is_there(conn) || !self.is_there(template) || self.conn(conn).flags & FLAG_CONTROLLED != 0 {
+            return;
+        }
+        let child = self.conn_mut(conn);
+        child.control = template.0;
+        child.flags |= FLAG_CONTROLLED;
+        self.conn_mut(template).controlled += 1;
+    }
+
+    /// Takes a template out of service: it is in no index any more, but its connections keep it
+    /// (`ip_vs_check_template`).
+    pub fn retire(&mut self, template: ConnIndex) {
+        let slot = template.0;
+        let conn = self.conn(template);
+        if !self.is_there(template) || conn.flags & (FLAG_TEMPLATE | FLAG_RETIRED) != FLAG_TEMPLATE {
+            return;
+        }
+        let old = self.hash(&conn.inbound_key());
+        self.index.remove(old, value_of(slot, Direction::Inbound));
+        let conn = self.conn_mut(template);
+        conn.flags |= FLAG_RETIRED;
+        conn.virt.port = persistence::PORT_RETIRED;
+        conn.real.port = persistence::PORT_RETIRED;
+    }
+
     /// Takes a connection out at once. No effect when there is none at `index`.
     pub fn remove(&mut self, index: ConnIndex) {
         if self.is_there(index) {
@@ -386,11 +417,16 @@ impl<A: Address> ConnTable<A> {
                 "the outbound key of a connection was changed while it was in the table"
             );
         }
+        let (retired, controlled_by) = (conn.flags & FLAG_RETIRED != 0, conn.control);
         let found = self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
         debug_assert!(
-            found,
+            found || retired,
             "the inbound key of a connection was changed while it was in the table"
         );
+        if controlled_by != Conn::<A>::NO_CONTROL {
+            let template = self.conns.at_mut(controlled_by as usize);
+            template.controlled = template.controlled.saturating_sub(1);
+        }
         let state = self.state.at_mut(0);
         *self.free.at_mut(state.freed as usize) = slot;
         state.freed += 1;

@@ -3,18 +3,40 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{ServerSpec, ServiceError, ServiceSpec, family};
+use super::{ServerSpec, ServiceError, ServiceSpec};
 use crate::address::AddressFamily;
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::persistence::{ClientMask, Persistence};
 use crate::ipvs::service::ServiceKey;
 use crate::ipvs::tunnel_kind::TunnelKind;
-use crate::limits::{LOCAL_ADDRESSES_MAX, WEIGHT_MAX};
+use crate::limits::{LOCAL_ADDRESSES_MAX, TIMEOUT_MAX_SEC, WEIGHT_MAX};
 
 pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
-    let ServiceKey::Address { addr, port, .. } = spec.key;
-    unicast(addr, "virtual service")?;
-    if port == 0 {
-        return Err(ServiceError::ZeroPortNotPersistent { service: spec.key });
+    match spec.key {
+        ServiceKey::Address { addr, port, .. } => {
+            unicast(addr, "virtual service")?;
+            if port == 0 && spec.persistence.is_none() {
+                return Err(ServiceError::ZeroPortNotPersistent { service: spec.key });
+            }
+        }
+        ServiceKey::Fwmark { mark: 0, .. } => return Err(ServiceError::MarkZero),
+        ServiceKey::Fwmark { .. } => {}
+    }
+    spec.persistence
+        .map_or(Ok(()), |persistence| self::persistence(&spec.key, &persistence))
+}
+
+fn persistence(key: &ServiceKey, persistence: &Persistence) -> Result<(), ServiceError> {
+    let sec = persistence.timeout_sec;
+    if !(1..=TIMEOUT_MAX_SEC).contains(&sec) {
+        return Err(ServiceError::PersistenceOutOfRange { service: *key, sec });
+    }
+    let fits = match persistence.mask {
+        ClientMask::Ipv4(mask) => !mask.is_unspecified(),
+        ClientMask::Ipv6(len) => (1..=128).contains(&len),
+    };
+    if !fits || persistence.mask.family() != key.family() {
+        return Err(ServiceError::PersistenceMask { service: *key });
     }
     Ok(())
 }
@@ -22,9 +44,6 @@ pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
 pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceError> {
     let server = SocketAddr::new(spec.addr, spec.port);
     unicast(spec.addr, "real server")?;
-    if spec.port == 0 {
-        return Err(ServiceError::ServerPortZero { server });
-    }
     if !matches!(
         spec.mode,
         ForwardingMode::Nat | ForwardingMode::Tunnel | ForwardingMode::DirectRouting
@@ -34,7 +53,7 @@ pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceE
             mode: spec.mode.name(),
         });
     }
-    if AddressFamily::of(&spec.addr) != family(key) && spec.mode != ForwardingMode::Tunnel {
+    if AddressFamily::of(&spec.addr) != key.family() && spec.mode != ForwardingMode::Tunnel {
         return Err(ServiceError::MixedFamilies { service: *key, server });
     }
     if matches!(spec.tunnel, TunnelKind::Gue { port: 0, .. }) && spec.mode == ForwardingMode::Tunnel {
@@ -69,7 +88,7 @@ pub(super) fn local_addresses(key: &ServiceKey, addresses: &[IpAddr]) -> Result<
     let mut seen = HashSet::new();
     for &addr in addresses {
         unicast(addr, "local-address pool")?;
-        if AddressFamily::of(&addr) != family(key) {
+        if AddressFamily::of(&addr) != key.family() {
             return Err(ServiceError::LocalAddressFamily { service: *key, addr });
         }
         if !seen.insert(addr) {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use thiserror::Error;
 
 use crate::ipvs::service::ServiceKey;
-use crate::limits::{LOCAL_ADDRESSES_MAX, REAL_SERVERS_MAX, SERVICES_MAX, WEIGHT_MAX};
+use crate::limits::{LOCAL_ADDRESSES_MAX, REAL_SERVERS_MAX, SERVICES_MAX, TIMEOUT_MAX_SEC, WEIGHT_MAX};
 
 /// Why a change was refused; nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -66,18 +66,27 @@ pub enum ServiceError {
     ModeNotConfigurable { server: SocketAddr, mode: &'static str },
     /// ipvsadm: `Zero port specified for non-persistent service`.
     #[error(
-        "service {service} has port 0, which needs persistence, \
-         and that is not supported yet: give a port from 1 to 65535"
+        "service {service} has port 0, which means every port and needs persistence: \
+         give a port from 1 to 65535, or a persistence timeout"
     )]
     ZeroPortNotPersistent { service: ServiceKey },
+    /// Kernel: `EINVAL`.
+    #[error("a fwmark service needs a mark: give 1 or more")]
+    MarkZero,
+    /// Kernel and ipvsadm bound it likewise.
+    #[error("persistence of {sec} s for service {service} is out of range: give 1 to {TIMEOUT_MAX_SEC} s (20 days)")]
+    PersistenceOutOfRange { service: ServiceKey, sec: u32 },
+    /// Kernel: `EINVAL`.
+    #[error(
+        "the persistence mask of service {service} is none: give a netmask other than 0.0.0.0 for IPv4, \
+         a prefix length from 1 to 128 for IPv6"
+    )]
+    PersistenceMask { service: ServiceKey },
     /// Kernel: `EINVAL`; ipvsadm: `GUE requires tun-port`.
     #[error(
         "real server {server} is tunnelled by GUE to port 0: give the UDP port that its GUE listens on, 1 to 65535"
     )]
     GuePortZero { server: SocketAddr },
-    /// A packet cannot be sent there.
-    #[error("real server {server} has port 0: give a port from 1 to 65535")]
-    ServerPortZero { server: SocketAddr },
     /// Kernel: `EINVAL`.
     #[error("{addr} cannot be the address of a {role}: give a unicast address")]
     NotUnicast { addr: IpAddr, role: &'static str },

@@ -347,10 +347,11 @@ struct Twin {
 
 impl Twin {
     fn is_good(key: &ServiceKey, spec: &ServerSpec) -> bool {
-        let ServiceKey::Address { addr, .. } = key;
+        let ServiceKey::Address { addr, .. } = key else {
+            panic!("no address: {key}")
+        };
         spec.weight <= 65_535
             && spec.lower_threshold <= spec.upper_threshold
-            && spec.port != 0
             && spec.mode != ForwardingMode::FullNat
             && (addr.is_ipv4() == spec.addr.is_ipv4() || spec.mode == ForwardingMode::Tunnel)
     }
@@ -390,7 +391,7 @@ impl Twin {
     fn act(&mut self, action: &Action, desired: &mut DesiredServices) -> Result<(), TestCaseError> {
         let took = match action {
             Action::AddService(spec) => {
-                let ServiceKey::Address { port, .. } = spec.key;
+                let port = spec.key.port();
                 let good = port != 0 && self.find(&spec.key).is_none();
                 if good {
                     self.services.push((*spec, vec![], vec![]));
@@ -438,7 +439,9 @@ impl Twin {
                 (desired.delete_server(key, *addr, *port).is_ok(), found.is_some())
             }
             Action::SetLocalAddresses(key, pool) => {
-                let ServiceKey::Address { addr, .. } = key;
+                let ServiceKey::Address { addr, .. } = key else {
+                    panic!("no address: {key}")
+                };
                 let distinct: std::collections::HashSet<_> = pool.iter().collect();
                 let good = pool.iter().all(|local| local.is_ipv4() == addr.is_ipv4()) && distinct.len() == pool.len();
                 let found = self.find(key).filter(|_| good);
@@ -580,6 +583,8 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         key,
         scheduler,
         scheduler_flags: SchedulerFlags(flags),
+        persistence: None,
+        one_packet: false,
     })
 }
 

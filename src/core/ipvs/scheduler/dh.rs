@@ -2,7 +2,7 @@
 //!
 //! A bucket whose server is quiesced or overloaded takes nothing: there is no fallback. Follows Linux ip_vs_dh.c.
 
-use super::{FlowHint, Loads, Scheduler, SchedulerState, SchedulerTable, TableInputs, hash_to_octet};
+use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState, SchedulerTable, TableInputs, hash_to_octet};
 use crate::ipvs::service::VirtualService;
 
 /// `IP_VS_DH_TAB_SIZE`.
@@ -22,6 +22,7 @@ impl Scheduler for DestinationHashing {
         _state: &mut SchedulerState,
         flow: &FlowHint,
         loads: &L,
+        _memory: &mut Memory<'_>,
     ) -> Option<usize> {
         let SchedulerTable::Buckets(buckets) = &service.table else {
             return None;

@@ -2,7 +2,7 @@
 //!
 //! Follows Linux ip_vs_lc.c.
 
-use super::{FlowHint, Loads, Scheduler, SchedulerState};
+use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState};
 use crate::ipvs::service::VirtualService;
 
 pub(super) struct LeastConnection;
@@ -14,6 +14,7 @@ impl Scheduler for LeastConnection {
         _state: &mut SchedulerState,
         _flow: &FlowHint,
         loads: &L,
+        _memory: &mut Memory<'_>,
     ) -> Option<usize> {
         let takers = service
             .servers

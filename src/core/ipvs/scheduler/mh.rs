@@ -8,7 +8,7 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use super::{FlowHint, Loads, Scheduler, SchedulerFlags, SchedulerState, SchedulerTable, TableInputs};
+use super::{FlowHint, Loads, Memory, Scheduler, SchedulerFlags, SchedulerState, SchedulerTable, TableInputs};
 use crate::address::{Addr4, Addr6, Address};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::service::VirtualService;
@@ -53,6 +53,7 @@ impl Scheduler for MaglevHashing {
         _state: &mut SchedulerState,
         flow: &FlowHint,
         loads: &L,
+        _memory: &mut Memory<'_>,
     ) -> Option<usize> {
         let SchedulerTable::Buckets(slots) = &service.table else {
             return None;

@@ -2,7 +2,7 @@
 //!
 //! Follows Linux ip_vs_nq.c.
 
-use super::{FlowHint, Loads, Scheduler, SchedulerState, sed};
+use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState, sed};
 use crate::ipvs::service::VirtualService;
 
 pub(super) struct NeverQueue;
@@ -14,11 +14,12 @@ impl Scheduler for NeverQueue {
         state: &mut SchedulerState,
         flow: &FlowHint,
         loads: &L,
+        memory: &mut Memory<'_>,
     ) -> Option<usize> {
         let idle = service
             .servers
             .iter()
             .position(|server| VirtualService::takes(server, loads) && loads.active(server.id) == 0);
-        idle.or_else(|| sed::ShortestExpectedDelay::pick(service, state, flow, loads))
+        idle.or_else(|| sed::ShortestExpectedDelay::pick(service, state, flow, loads, memory))
     }
 }

@@ -4,7 +4,7 @@
 
 use std::cmp::Reverse;
 
-use super::{FlowHint, Loads, Scheduler, SchedulerState};
+use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState};
 use crate::ipvs::service::VirtualService;
 
 pub(super) struct WeightedOverflow;
@@ -16,6 +16,7 @@ impl Scheduler for WeightedOverflow {
         _state: &mut SchedulerState,
         _flow: &FlowHint,
         loads: &L,
+        _memory: &mut Memory<'_>,
     ) -> Option<usize> {
         let takers = service
             .servers

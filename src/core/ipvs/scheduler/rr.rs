@@ -2,7 +2,7 @@
 //!
 //! Follows Linux ip_vs_rr.c.
 
-use super::{FlowHint, HEAD, Loads, Scheduler, SchedulerState};
+use super::{FlowHint, HEAD, Loads, Memory, Scheduler, SchedulerState};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::service::VirtualService;
 
@@ -21,6 +21,7 @@ impl Scheduler for RoundRobin {
         state: &mut SchedulerState,
         _flow: &FlowHint,
         loads: &L,
+        _memory: &mut Memory<'_>,
     ) -> Option<usize> {
         let count = service.servers.len();
         let first = if state.cursor == HEAD {

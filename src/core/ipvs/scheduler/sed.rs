@@ -2,7 +2,7 @@
 //!
 //! Inactive connections do not count, so all UDP goes to the heaviest server. Follows Linux ip_vs_sed.c.
 
-use super::{FlowHint, Loads, Scheduler, SchedulerState};
+use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState};
 use crate::ipvs::service::VirtualService;
 
 pub(super) struct ShortestExpectedDelay;
@@ -14,6 +14,7 @@ impl Scheduler for ShortestExpectedDelay {
         _state: &mut SchedulerState,
         _flow: &FlowHint,
         loads: &L,
+        _memory: &mut Memory<'_>,
     ) -> Option<usize> {
         service.least_by_weight(loads, |server| u64::from(loads.active(server.id)) + 1)
     }

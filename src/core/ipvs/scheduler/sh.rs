@@ -4,7 +4,9 @@
 //! Options `sh-fallback` (clients of an unavailable server move on through the table) and `sh-port`.
 //! Follows Linux ip_vs_sh.c.
 
-use super::{FlowHint, Loads, Scheduler, SchedulerFlags, SchedulerState, SchedulerTable, TableInputs, hash_to_octet};
+use super::{
+    FlowHint, Loads, Memory, Scheduler, SchedulerFlags, SchedulerState, SchedulerTable, TableInputs, hash_to_octet,
+};
 use crate::ipvs::service::VirtualService;
 
 /// `IP_VS_SH_TAB_SIZE`.
@@ -29,6 +31,7 @@ impl Scheduler for SourceHashing {
         _state: &mut SchedulerState,
         flow: &FlowHint,
         loads: &L,
+        _memory: &mut Memory<'_>,
     ) -> Option<usize> {
         let SchedulerTable::Buckets(buckets) = &service.table else {
             return None;

@@ -42,11 +42,22 @@ impl Loads for FixedLoads {
     }
 }
 
+/// No time passes in these tests.
+fn memory(localities: &mut Localities) -> Memory<'_> {
+    Memory {
+        localities,
+        now: Tick(0),
+        lblc_lifetime_ms: 86_400_000,
+        lblcr_lifetime_ms: 86_400_000,
+    }
+}
+
 /// A director with one service and one worker that adopts every change at once.
 struct Bench {
     desired: DesiredServices,
     table: ServiceTable,
     state: SchedulerState,
+    localities: Localities,
     loads: FixedLoads,
     /// Whether a picked server's connection stays, in an active state.
     opens: bool,
@@ -76,12 +87,14 @@ impl Bench {
                 key: KEY,
                 scheduler,
                 scheduler_flags,
+                ..ServiceSpec::new(KEY, scheduler)
             })
             .unwrap();
         let mut bench = Self {
             table: desired.build(),
             desired,
             state: SchedulerState::default(),
+            localities: Localities::new(),
             loads: FixedLoads::default(),
             opens: false,
             lingers: false,
@@ -119,7 +132,13 @@ impl Bench {
     /// The number of the server picked for a flow, `None` for a refusal.
     fn pick_for(&mut self, flow: FlowHint) -> Option<u8> {
         let service = &self.table.services()[0];
-        let index = pick(service, &mut self.state, &flow, &self.loads)?;
+        let index = pick(
+            service,
+            &mut self.state,
+            &flow,
+            &self.loads,
+            &mut memory(&mut self.localities),
+        )?;
         let server = &service.servers[index];
         if self.opens {
             FixedLoads::raise(&mut self.loads.active, server.id);
@@ -207,6 +226,7 @@ fn no_scheduler_picks_without_servers_or_from_quiesced_or_overloaded_ones() {
             &mut SchedulerState::default(),
             &FlowHint::default(),
             &FixedLoads::default(),
+            &mut memory(&mut Localities::new()),
         );
         assert_eq!(picked, None, "{} without servers", kind.name());
         for flags in [SchedulerFlags(0), SchedulerFlags(3)] {

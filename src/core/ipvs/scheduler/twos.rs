@@ -4,7 +4,7 @@
 //! first server very slightly, and the second choice wins only when it is strictly better. Loads are
 //! compared in 64 bits where the kernel's 32 can overflow.
 
-use super::{FlowHint, Loads, Scheduler, SchedulerState};
+use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState};
 use crate::ipvs::service::VirtualService;
 
 pub(super) struct PowerOfTwoChoices;
@@ -16,6 +16,7 @@ impl Scheduler for PowerOfTwoChoices {
         state: &mut SchedulerState,
         _flow: &FlowHint,
         loads: &L,
+        _memory: &mut Memory<'_>,
     ) -> Option<usize> {
         let takers = || {
             service

@@ -2,7 +2,7 @@
 //!
 //! Follows Linux ip_vs_wlc.c.
 
-use super::{FlowHint, Loads, Scheduler, SchedulerState};
+use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState};
 use crate::ipvs::service::VirtualService;
 
 pub(super) struct WeightedLeastConnection;
@@ -14,6 +14,7 @@ impl Scheduler for WeightedLeastConnection {
         _state: &mut SchedulerState,
         _flow: &FlowHint,
         loads: &L,
+        _memory: &mut Memory<'_>,
     ) -> Option<usize> {
         service.least_by_weight(loads, |server| service.overhead.of(server.id, loads))
     }

@@ -5,7 +5,7 @@
 //! nothing because every server that takes connections weighs less are not walked, so the work for a pick
 //! is a few passes over the servers instead of up to 65,535.
 
-use super::{FlowHint, HEAD, Loads, Scheduler, SchedulerState, SchedulerTable, TableInputs};
+use super::{FlowHint, HEAD, Loads, Memory, Scheduler, SchedulerState, SchedulerTable, TableInputs};
 use crate::ipvs::service::VirtualService;
 
 pub(super) struct WeightedRoundRobin;
@@ -45,6 +45,7 @@ impl Scheduler for WeightedRoundRobin {
         state: &mut SchedulerState,
         _flow: &FlowHint,
         loads: &L,
+        _memory: &mut Memory<'_>,
     ) -> Option<usize> {
         let SchedulerTable::Weights { step, top, .. } = service.table else {
             return None;

@@ -63,7 +63,7 @@ const PAIR_OFFSET_V4: usize = std::mem::offset_of!(Ipv4Header, src);
 const PAIR_OFFSET_V6: usize = std::mem::offset_of!(Ipv6Header, src);
 
 /// Rewrites addresses and ports of the packet in `frame`, decrements its TTL and updates its checksums. The
-/// CRC of SCTP is left as it is. A later fragment has no ports to rewrite.
+/// CRC of SCTP is made anew when a port changes. A later fragment has no ports to rewrite.
 #[inline]
 pub fn apply<A: Address>(frame: &mut [u8], headers: &Headers, rewrite: &Rewrite<A>) {
     let Some((packet, segment)) = split(frame, headers) else {
@@ -174,11 +174,26 @@ fn apply_upper<A: Address>(segment: &mut [u8], headers: &Headers, rewrite: &Rewr
             }
         }
         sctp::PROTOCOL => {
-            if let Ok((sctp, _)) = SctpHeader::mut_from_prefix(segment) {
+            if let Ok((sctp, _)) = SctpHeader::mut_from_prefix(segment)
+                && (sctp.src_port, sctp.dst_port) != (src_port, dst_port)
+            {
                 (sctp.src_port, sctp.dst_port) = (src_port, dst_port);
+                fill_sctp_checksum(segment, headers);
             }
         }
         _ => {}
+    }
+}
+
+/// The CRC covers the whole packet; of a first fragment it cannot be made.
+#[inline(never)]
+fn fill_sctp_checksum(packet: &mut [u8], headers: &Headers) {
+    if headers.fragment != Fragment::Whole {
+        return;
+    }
+    let checksum = sctp::checksum(packet);
+    if let Ok((sctp, _)) = SctpHeader::mut_from_prefix(packet) {
+        sctp.checksum = checksum;
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) fn parse(packet: &[u8], place: Place) -> Result<Parsed, DropReason> {
         vlan: place.vlan,
         ttl: ip.hop_limit,
         tcp_flags: upper.tcp_flags,
+        sctp_chunk: upper.sctp_chunk,
         fragment: end.fragment,
         dont_fragment: true,
     };

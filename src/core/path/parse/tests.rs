@@ -55,6 +55,7 @@ fn everything_about_a_plain_tcp_packet_is_found() {
         vlan: 0,
         ttl: 17,
         tcp_flags: tcp::SYN | tcp::ACK,
+        sctp_chunk: 0,
         fragment: Fragment::Whole,
         dont_fragment: true,
     };
@@ -74,6 +75,7 @@ fn everything_about_an_ipv6_packet_is_found() {
         vlan: 7,
         ttl: 9,
         tcp_flags: tcp::FIN,
+        sctp_chunk: 0,
         fragment: Fragment::Whole,
         dont_fragment: true,
     };

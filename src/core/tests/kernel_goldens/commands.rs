@@ -2,13 +2,34 @@
 
 use std::net::IpAddr;
 
+use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
-use lvs_core::ipvs::protocol::Timeouts;
+use lvs_core::ipvs::persistence::{ClientMask, Persistence};
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use lvs_core::testing::director::TestDirector;
+
+/// Why a command did nothing.
+pub enum Failure {
+    /// As the kernel or ipvsadm would refuse it.
+    Refused(String),
+    /// The player does not know it.
+    NotUnderstood(String),
+}
+
+impl From<&str> for Failure {
+    fn from(why: &str) -> Self {
+        Self::NotUnderstood(why.to_owned())
+    }
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::NotUnderstood(why)
+    }
+}
 
 /// Options of one ipvsadm command.
 #[derive(Default)]
@@ -26,54 +47,88 @@ struct Options {
     upper_threshold: u32,
     lower_threshold: u32,
     timeouts: Option<[u32; 3]>,
+    persistence_sec: Option<u32>,
+    mask: Option<String>,
+    one_packet: bool,
+    is_ipv6: bool,
 }
 
 /// A shell command of an `exec` step.
-pub fn run_shell(director: &mut TestDirector, line: &str) -> Result<(), String> {
-    match line.strip_prefix("ipvsadm ") {
-        Some(arguments) => run(director, arguments),
-        None => Err("only ipvsadm is understood".into()),
+pub fn run_shell(director: &mut TestDirector, line: &str) -> Result<(), Failure> {
+    for line in line.split(';').map(str::trim) {
+        match line.split_once(' ') {
+            Some(("ipvsadm", arguments)) => run(director, arguments)?,
+            Some(("sysctl", arguments)) => {
+                let (name, value) = arguments
+                    .strip_prefix("-w ")
+                    .and_then(|setting| setting.split_once('='))
+                    .ok_or("only sysctl -w NAME=VALUE is understood")?;
+                set_sysctl(director, name, value)?;
+            }
+            _ => return Err("only ipvsadm and sysctl are understood".into()),
+        }
     }
+    Ok(())
 }
 
-/// One line as `ipvsadm -R` reads it. What the director refuses, the kernel refused too: the recording
-/// shows it, so it is no failure here.
-pub fn run(director: &mut TestDirector, line: &str) -> Result<(), String> {
+/// A kernel setting; those of the stack beside IPVS are the stack's.
+pub fn set_sysctl(director: &mut TestDirector, name: &str, value: &str) -> Result<(), String> {
+    if !name.starts_with("net.ipv4.vs.") {
+        return Ok(());
+    }
+    let mut sysctls = *director.sysctls();
+    sysctls.set(name, value).map_err(text)?;
+    director.set_sysctls(sysctls);
+    Ok(())
+}
+
+/// The service that a command names: `-t 10.0.0.100:80`, `-f 66 -6`.
+pub fn service_of(text: &str) -> Result<ServiceKey, String> {
+    parse(text)?.service.ok_or_else(|| "no service".to_owned())
+}
+
+/// One line as `ipvsadm -R` reads it.
+pub fn run(director: &mut TestDirector, line: &str) -> Result<(), Failure> {
     let options = parse(line)?;
     if let Some([tcp, fin, udp]) = options.timeouts {
-        let mut timeouts = Timeouts::default();
-        timeouts.set(tcp, fin, udp).map_err(|error| error.to_string())?;
+        let mut timeouts = *director.timeouts();
+        timeouts.set(tcp, fin, udp).map_err(refused)?;
         director.set_timeouts(timeouts);
         return Ok(());
     }
-    let key = options.service.ok_or("no service");
-    let refused = match options.command.ok_or("no command")? {
-        'A' => director.change(|desired| {
-            desired
-                .add_service(service_spec(&options, key?)?)
-                .map(drop)
-                .map_err(text)
-        }),
-        'E' => director.change(|desired| desired.edit_service(service_spec(&options, key?)?).map_err(text)),
-        'D' => director.change(|desired| desired.delete_service(&key?).map_err(text)),
-        'C' => {
-            director.change(|desired| desired.flush());
-            Ok(())
+    let command = options.command.ok_or("no command")?;
+    if command == 'C' {
+        director.change(|desired| desired.flush());
+        return Ok(());
+    }
+    let key = options.service.ok_or("no service")?;
+    match command {
+        'A' => {
+            let spec = service_spec(&options, key)?;
+            director
+                .change(|desired| desired.add_service(spec).map(drop))
+                .map_err(refused)
         }
-        'a' => director.change(|desired| {
-            desired
-                .add_server(&key?, server_spec(&options, key?)?)
-                .map(drop)
-                .map_err(text)
-        }),
-        'e' => director.change(|desired| desired.edit_server(&key?, server_spec(&options, key?)?).map_err(text)),
-        'd' => {
-            let spec = server_spec(&options, key?)?;
-            director.change(|desired| desired.delete_server(&key?, spec.addr, spec.port).map_err(text))
+        'E' => {
+            let spec = service_spec(&options, key)?;
+            director.change(|desired| desired.edit_service(spec)).map_err(refused)
         }
-        other => return Err(format!("command -{other} is not understood")),
-    };
-    refused
+        'D' => director.change(|desired| desired.delete_service(&key)).map_err(refused),
+        'a' | 'e' | 'd' => {
+            let spec = server_spec(&options, key)?;
+            let changed = director.change(|desired| match command {
+                'a' => desired.add_server(&key, spec).map(drop),
+                'e' => desired.edit_server(&key, spec),
+                _ => desired.delete_server(&key, spec.addr, spec.port),
+            });
+            changed.map_err(refused)
+        }
+        other => Err(Failure::NotUnderstood(format!("command -{other} is not understood"))),
+    }
+}
+
+fn refused(error: impl std::fmt::Display) -> Failure {
+    Failure::Refused(error.to_string())
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -96,6 +151,20 @@ fn parse(line: &str) -> Result<Options, String> {
             "-m" => options.mode = Some(ForwardingMode::Nat),
             "-g" => options.mode = Some(ForwardingMode::DirectRouting),
             "-i" => options.mode = Some(ForwardingMode::Tunnel),
+            "-f" => {
+                let mark = number(&value(&mut words)?)?;
+                let family = AddressFamily::Ipv4;
+                options.service = Some(ServiceKey::Fwmark { mark, family });
+            }
+            "-6" => options.is_ipv6 = true,
+            "-p" => {
+                // Without a value: six minutes, whatever the man page says.
+                let sec = words.clone().next().and_then(|word| word.parse().ok());
+                words.by_ref().take(usize::from(sec.is_some())).for_each(drop);
+                options.persistence_sec = Some(sec.unwrap_or(360));
+            }
+            "-M" => options.mask = Some(value(&mut words)?),
+            "-o" => options.one_packet = true,
             "--tun-type" => options.tunnel_type = Some(value(&mut words)?),
             "--tun-port" => options.tunnel_port = number(&value(&mut words)?)? as u16,
             "--tun-csum" | "--tun-nocsum" | "--tun-remcsum" => options.tunnel_checksum = Some(word.to_owned()),
@@ -112,7 +181,29 @@ fn parse(line: &str) -> Result<Options, String> {
             other => return Err(format!("option {other} is not understood")),
         }
     }
+    if options.is_ipv6 {
+        match &mut options.service {
+            Some(ServiceKey::Fwmark { family, .. }) => *family = AddressFamily::Ipv6,
+            _ => return Err("-6 is for fwmark services only".into()),
+        }
+    }
     Ok(options)
+}
+
+fn persistence(options: &Options, key: &ServiceKey) -> Result<Option<Persistence>, String> {
+    let Some(timeout_sec) = options.persistence_sec else {
+        return Ok(None);
+    };
+    let mask = match (&options.mask, key.family()) {
+        (None, family) => ClientMask::whole(family),
+        (Some(mask), AddressFamily::Ipv4) => {
+            ClientMask::Ipv4(mask.parse().map_err(|_| format!("{mask} is not a netmask"))?)
+        }
+        (Some(len), AddressFamily::Ipv6) => {
+            ClientMask::Ipv6(len.parse().map_err(|_| format!("{len} is not a prefix length"))?)
+        }
+    };
+    Ok(Some(Persistence { timeout_sec, mask }))
 }
 
 fn number(text: &str) -> Result<u32, String> {
@@ -147,6 +238,7 @@ fn end(text: &str) -> Result<(IpAddr, Option<u16>), String> {
 }
 
 fn service_spec(options: &Options, key: ServiceKey) -> Result<ServiceSpec, String> {
+    // ipvsadm's default, for editing too.
     let name = options.scheduler.as_deref().unwrap_or("wlc");
     let scheduler = SchedulerKind::parse(name).ok_or_else(|| format!("scheduler {name} is not known"))?;
     let mut scheduler_flags = SchedulerFlags(0);
@@ -156,6 +248,8 @@ fn service_spec(options: &Options, key: ServiceKey) -> Result<ServiceSpec, Strin
     }
     Ok(ServiceSpec {
         scheduler_flags,
+        persistence: persistence(options, &key)?,
+        one_packet: options.one_packet,
         ..ServiceSpec::new(key, scheduler)
     })
 }
@@ -181,10 +275,11 @@ fn tunnel_kind(options: &Options) -> Result<TunnelKind, String> {
 
 fn server_spec(options: &Options, key: ServiceKey) -> Result<ServerSpec, String> {
     let (addr, port) = end(options.server.as_deref().ok_or("no server")?)?;
-    let ServiceKey::Address { port: service_port, .. } = key;
+    let service_port = key.port();
     let mode = options.mode.unwrap_or(ForwardingMode::DirectRouting);
     // ipvsadm gives DR and TUN servers the service's port when it adds or edits them.
-    let port = if mode == ForwardingMode::Nat {
+    let is_marked = matches!(key, ServiceKey::Fwmark { .. });
+    let port = if mode == ForwardingMode::Nat || is_marked {
         port.unwrap_or(service_port)
     } else {
         service_port

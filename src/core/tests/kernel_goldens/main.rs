@@ -2,8 +2,10 @@
 //! frame. `LVS_GOLDENS=DIR` plays another folder; `LVS_GOLDENS_ONLY=name` one recording, loudly.
 
 mod commands;
+mod listing;
 mod player;
 mod scenario;
+mod setup;
 mod stack;
 
 use std::collections::BTreeSet;
@@ -11,8 +13,29 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// The list of what cannot apply stays below this.
+const NOT_APPLICABLE_MAX: usize = 10;
+
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// What cannot apply to lvsd: `name: reason`, one a line.
+fn not_applicable() -> Vec<(String, String)> {
+    let path = repository().join("tests/kernel-goldens/not-applicable.txt");
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let list: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, reason)| (name.to_owned(), reason.to_owned()))
+        .collect();
+    assert!(
+        list.len() < NOT_APPLICABLE_MAX,
+        "{} recordings are too many to leave out",
+        list.len()
+    );
+    list
 }
 
 /// Names in a list file: one a line, `#` begins a remark.
@@ -30,6 +53,8 @@ fn main() -> ExitCode {
         .map_or_else(|| repository().join("tests/kernel-goldens/recordings"), PathBuf::from);
     let only = std::env::var("LVS_GOLDENS_ONLY").ok();
     let pending = listed("pending.txt");
+    let not_applicable = not_applicable();
+    let mut left_out = Vec::new();
     let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .map(|entry| entry.expect("a readable entry").path())
@@ -44,6 +69,10 @@ fn main() -> ExitCode {
     let (mut passed, mut failed, mut skipped, mut unexpected) = (0, 0, 0, Vec::new());
     for path in paths {
         let scenario = scenario::read(&path);
+        if let Some(one) = not_applicable.iter().find(|(name, _)| *name == scenario.name) {
+            left_out.push(one);
+            continue;
+        }
         let is_pending = pending.contains(&scenario.name);
         match player::play(&scenario) {
             Ok(()) if is_pending => unexpected.push(scenario.name),
@@ -59,7 +88,13 @@ fn main() -> ExitCode {
         println!("---- {name}\nlisted in tests/kernel-goldens/pending.txt, but it passes: take it off the list\n");
     }
     failed += unexpected.len();
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    for (name, reason) in &left_out {
+        println!("not applicable: {name}: {reason}");
+    }
+    println!(
+        "{passed} passed, {failed} failed, {skipped} pending, {} not applicable",
+        left_out.len()
+    );
     if failed == 0 && passed > 0 {
         ExitCode::SUCCESS
     } else {

@@ -1,19 +1,19 @@
 //! Plays one recording on a [`TestDirector`] with the recordings' network.
 
 use std::iter::Peekable;
-use std::net::IpAddr;
 
-use ipnet::IpNet;
-use lvs_core::l3::{DeviceId, Interface, L3, L3Builder, NeighbourKey, NeighbourState, RouteKind};
+use lvs_core::ipvs::scheduler::Overhead;
+use lvs_core::l3::DeviceId;
 use lvs_core::testing::describe;
 use lvs_core::testing::director::{Outcome, TestDirector};
 
 use crate::commands;
-use crate::scenario::{Scenario, Side, Step, octets};
+use crate::listing::{GRID_MS, Listings};
+use crate::scenario::{Command, Scenario, Side, Step, octets};
+use crate::setup::Setup;
 use crate::stack;
 
 const CONNS_MAX: usize = 16_384;
-const DIRECTOR_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
 /// A frame that a recording says came out.
 struct Expected {
@@ -37,18 +37,25 @@ impl Side {
 /// # Errors
 /// The first difference, readable.
 pub fn play(scenario: &Scenario) -> Result<(), String> {
-    let unsupported = scenario.setup.iter().find(|line| !line.starts_with("ip link set"));
-    if let Some(line) = unsupported {
-        return Err(format!("setup not understood: {line}"));
+    let mut setup = Setup::read(&scenario.setup)?;
+    let mut director = TestDirector::new(1, CONNS_MAX, setup.network());
+    director.set_marks(setup.marks()?);
+    director.desired.set_overhead(Overhead::Current);
+    for (name, value) in &scenario.sysctls {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        commands::set_sysctl(&mut director, name, &value)?;
     }
-    if let Some((name, _)) = scenario.sysctls.iter().find(|(name, _)| !name.contains("icmp")) {
-        return Err(format!("sysctl not understood: {name}"));
-    }
-    let mut director = TestDirector::new(1, CONNS_MAX, network(&scenario.setup));
     for line in scenario.config_in.lines() {
-        commands::run(&mut director, line).map_err(|error| format!("config: {line}: {error}"))?;
+        // What the kernel refused, as the recording's later listings show, the director refuses too.
+        match commands::run(&mut director, line) {
+            Err(commands::Failure::NotUnderstood(why)) => return Err(format!("config: {line}: {why}")),
+            Ok(()) | Err(commands::Failure::Refused(_)) => {}
+        }
     }
-    let mut clock = Clock::default();
+    let mut clock = Clock {
+        ms: 0,
+        listings: Listings::new(),
+    };
     let mut steps = scenario.steps.iter().peekable();
     while let Some(step) = steps.next() {
         match step {
@@ -69,16 +76,17 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 if let Some(t) = command.t {
                     clock.reach(&mut director, t);
                 }
-                let done = commands::run_shell(&mut director, &command.command);
-                // What the kernel refused, the director may refuse.
-                if command.rc == 0 {
-                    done.map_err(|error| format!("exec {}: {error}", command.command))?;
-                }
+                execute(&mut director, &mut setup, &mut clock.listings, command)
+                    .map_err(|why| format!("exec {}: {why}", command.command))?;
             }
             Step::Listing(command) => {
                 if let Some(t) = command.t {
                     clock.reach(&mut director, t);
                 }
+                clock
+                    .listings
+                    .compare(&director, command)
+                    .map_err(|why| format!("listing {}\n{why}", command.command))?;
             }
             Step::Sleep { seconds } => {
                 clock.pass(&mut director, *seconds);
@@ -86,7 +94,11 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 compare(&[], made, &expected).map_err(|why| format!("sleep {seconds}\n{why}"))?;
             }
             Step::Expect { summary, .. } => return Err(format!("came out without a packet going in: {summary}")),
-            Step::Note {} => {}
+            Step::Note {
+                text,
+                frame: Some(frame),
+            } => inject_unlisted(&mut director, text, frame)?,
+            Step::Note { .. } => {}
         }
     }
     Ok(())
@@ -95,7 +107,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
 /// The expectations that come next.
 fn expectations<'s>(steps: &mut Peekable<impl Iterator<Item = &'s Step>>) -> Vec<Expected> {
     std::iter::from_fn(|| {
-        while matches!(steps.peek(), Some(Step::Note {})) {
+        while matches!(steps.peek(), Some(Step::Note { frame: None, .. })) {
             steps.next();
         }
         match steps.peek() {
@@ -124,22 +136,72 @@ fn expectation(step: &Step) -> Option<Expected> {
     })
 }
 
+/// "12500 times this frame injected on client": whose outcomes are not recorded.
+fn inject_unlisted(director: &mut TestDirector, text: &str, frame: &str) -> Result<(), String> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let times = match words[..] {
+        [times, "times", "this", "frame", "injected", "on", "client", ..] => times.parse().ok(),
+        _ => None,
+    };
+    let times: u32 = times.ok_or_else(|| format!("note with a frame not understood: {text}"))?;
+    let bytes = octets(frame);
+    for _ in 0..times {
+        director.inject(Side::Client.device(), &bytes);
+    }
+    Ok(())
+}
+
+/// Runs a command that changes something; it must succeed or be refused as it was then.
+fn execute(
+    director: &mut TestDirector,
+    setup: &mut Setup,
+    listings: &mut Listings,
+    command: &Command,
+) -> Result<(), String> {
+    let zero = command.command.strip_prefix("ipvsadm -Z");
+    if let Some(service) = zero.map(str::trim) {
+        let key = if service.is_empty() {
+            None
+        } else {
+            Some(commands::service_of(service)?)
+        };
+        listings.zero(director, key.as_ref());
+        return Ok(());
+    }
+    if setup.run(&command.command).is_ok() {
+        director.set_l3(setup.network());
+        return Ok(());
+    }
+    match (commands::run_shell(director, &command.command), command.rc) {
+        (Ok(()), 0) => Ok(()),
+        (Err(commands::Failure::Refused(_)), rc) if rc != 0 => Ok(()),
+        (Ok(()), rc) => Err(format!("the kernel refused it ({rc}), lvsd takes it")),
+        (Err(commands::Failure::Refused(why) | commands::Failure::NotUnderstood(why)), _) => Err(why),
+    }
+}
+
 /// Brings virtual time to the recording's time stamps.
-#[derive(Default)]
 struct Clock {
-    seconds: f64,
+    ms: u64,
+    listings: Listings,
 }
 
 impl Clock {
     fn reach(&mut self, director: &mut TestDirector, t: f64) {
-        if t > self.seconds {
-            director.advance_ms(((t - self.seconds) * 1_000.0) as u32);
-            self.seconds = t;
+        let until = (t * 1_000.0) as u64;
+        while self.ms < until {
+            let grid = (self.ms / GRID_MS + 1) * GRID_MS;
+            let next = grid.min(until);
+            director.advance_ms((next - self.ms) as u32);
+            self.ms = next;
+            if next == grid {
+                self.listings.tick(director, grid / GRID_MS);
+            }
         }
     }
 
     fn pass(&mut self, director: &mut TestDirector, seconds: f64) {
-        let until = self.seconds + seconds;
+        let until = self.ms as f64 / 1_000.0 + seconds;
         self.reach(director, until);
     }
 }
@@ -226,75 +288,4 @@ fn same_frame(device: DeviceId, bytes: &[u8], expected: &Expected) -> Result<(),
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
-/// The network that all recordings were made in.
-fn network(setup: &[String]) -> L3 {
-    let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
-    let mut builder = L3Builder::new();
-    for (index, name) in ["eth0", "eth1"].into_iter().enumerate() {
-        builder.interface(Interface {
-            device: DeviceId(index as u8),
-            vlan: 0,
-            name: name.to_owned(),
-            mac: DIRECTOR_MACS[index],
-            mtu: mtu(setup, name),
-            addresses: Vec::new(),
-        });
-    }
-    let (client, rs) = (DeviceId(0), DeviceId(1));
-    for (device, address) in [
-        (client, "10.0.0.1/24"),
-        (client, "fd00:a::1/64"),
-        (rs, "10.1.0.1/24"),
-        (rs, "fd00:b::1/64"),
-    ] {
-        builder.connected(device, 0, net(address));
-    }
-    builder
-        .address(client, 0, net("10.0.0.100/32"))
-        .address(client, 0, net("fd00:a::100/128"));
-    builder.route(net("127.0.0.0/8"), RouteKind::Local);
-    for (prefix, gateway) in [("0.0.0.0/0", "10.0.0.254"), ("::/0", "fd00:a::fe")] {
-        let gateway = Some(gateway.parse::<IpAddr>().expect("an address"));
-        builder.route(
-            net(prefix),
-            RouteKind::Via {
-                device: client,
-                vlan: 0,
-                gateway,
-                mtu: None,
-                source: None,
-            },
-        );
-    }
-    let mut neighbour = |device, addr: String, mac: [u8; 6]| {
-        let addr: IpAddr = addr.parse().expect("an address");
-        builder.neighbour(NeighbourKey { device, vlan: 0, addr }, NeighbourState::Resolved(mac));
-    };
-    for n in 2..10_u8 {
-        neighbour(client, format!("10.0.0.{n}"), [2, 0, 0, 0, 1, n]);
-        neighbour(client, format!("fd00:a::{n}"), [2, 0, 0, 0, 1, n]);
-    }
-    neighbour(client, "10.0.0.254".into(), [2, 0, 0, 0, 1, 0xFE]);
-    neighbour(client, "fd00:a::fe".into(), [2, 0, 0, 0, 1, 0xFE]);
-    for n in 11..20_u8 {
-        neighbour(rs, format!("10.1.0.{n}"), [2, 0, 0, 0, 2, n]);
-        neighbour(rs, format!("fd00:b::{n}"), [2, 0, 0, 0, 2, n]);
-    }
-    builder.build(1)
-}
-
-/// The MTU that the set-up commands give an interface: `ip link set eth1 mtu 1300`.
-fn mtu(setup: &[String], interface: &str) -> u16 {
-    let words: Vec<&str> = setup
-        .iter()
-        .flat_map(|line| line.split([' ', ';']))
-        .filter(|word| !word.is_empty())
-        .collect();
-    words
-        .windows(3)
-        .find(|window| window[0] == interface && window[1] == "mtu")
-        .and_then(|window| window[2].parse().ok())
-        .unwrap_or(1_500)
 }

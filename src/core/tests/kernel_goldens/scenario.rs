@@ -68,8 +68,14 @@ pub enum Step {
         /// How long.
         seconds: f64,
     },
-    /// A remark.
-    Note {},
+    /// A remark, perhaps about a frame that was injected many times.
+    Note {
+        /// What.
+        #[serde(default)]
+        text: String,
+        /// Hexadecimal.
+        frame: Option<String>,
+    },
 }
 
 /// A command and what it printed.
@@ -79,8 +85,6 @@ pub struct Command {
     pub command: String,
     /// What it printed.
     pub output: String,
-    /// What it printed in the second run, where that differed.
-    pub output_run2: Option<String>,
     /// Exit code.
     pub rc: i32,
     /// Seconds since the start.

@@ -13,7 +13,10 @@ fn ethertype(frame: &[u8]) -> u16 {
 }
 
 /// Source address, destination address, protocol and the octets behind the fixed header.
-fn parts(frame: &[u8]) -> Option<(&[u8], &[u8], u8, &[u8])> {
+type Parts<'a> = (&'a [u8], &'a [u8], u8, &'a [u8]);
+
+/// See [`Parts`].
+fn parts(frame: &[u8]) -> Option<Parts<'_>> {
     match ethertype(frame) {
         0x0800 => {
             let header_len = usize::from(frame.get(L3)? & 15) * 4;
@@ -56,13 +59,13 @@ pub fn made_by_director(frame: &[u8]) -> bool {
 
 /// Blanks the IPv4 identification with its checksum, or the IPv6 flow label.
 pub fn blank_identification(frame: &mut [u8]) {
-    let ranges: &[std::ops::Range<usize>] = match ethertype(frame) {
-        0x0800 => &[18..20, 24..26],
-        0x86DD => &[15..18],
-        _ => &[],
+    let ranges = match ethertype(frame) {
+        0x0800 => [18..20, 24..26],
+        0x86DD => [15..18, 15..18],
+        _ => return,
     };
     for range in ranges {
-        if let Some(octets) = frame.get_mut(range.clone()) {
+        if let Some(octets) = frame.get_mut(range) {
             octets.fill(0);
         }
     }

@@ -1,10 +1,12 @@
 //! Fragmented datagrams through every mode, by one worker and several, and packets too long for their link.
 
+use lvs_core::address::AddressFamily;
 use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::mark::{MarkRule, MarkRules};
 use lvs_core::ipvs::scheduler::SchedulerKind;
-use lvs_core::ipvs::service::ServiceProtocol;
+use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::path::DropReason;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN, director_mac};
@@ -92,6 +94,34 @@ fn a_long_datagram_goes_there_and_back_whoever_polls_its_fragments() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn fragments_of_a_marked_service_are_put_together_though_its_address_is_nobodys() {
+    for workers in [1, 3] {
+        let key = ServiceKey::Fwmark {
+            mark: 7,
+            family: AddressFamily::Ipv4,
+        };
+        let mut director = director(workers, key, ForwardingMode::Nat, &["198.51.100.11"], 0);
+        let rule = MarkRule {
+            mark: 7,
+            protocol: Some(17),
+            destination: Some("203.0.113.0/24".parse().unwrap()),
+            destination_ports: vec![53..=53],
+            divert: true,
+            ..MarkRule::default()
+        };
+        director.set_marks(MarkRules::new(vec![rule]).unwrap());
+        let request = udp4("192.0.2.2:1000 > 203.0.113.9:53").payload_len(4_000).build();
+        let to_server = through(&mut director, WAN, &request, true);
+        assert!(
+            packet(&to_server).contains("192.0.2.2:1000 > 198.51.100.11:53"),
+            "{}",
+            packet(&to_server)
+        );
+        assert_eq!(counts(&director, 0)[..2], [1, 1], "{workers} workers");
     }
 }
 

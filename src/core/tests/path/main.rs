@@ -3,6 +3,7 @@
 mod errors;
 mod fragments;
 mod modes;
+mod persistence;
 mod refusals;
 mod workers;
 
@@ -52,7 +53,9 @@ fn director(workers: u8, key: ServiceKey, mode: ForwardingMode, servers: &[&str]
                 .expect("a new server");
         }
         if mode == ForwardingMode::FullNat {
-            let ServiceKey::Address { addr: vip, .. } = key;
+            let ServiceKey::Address { addr: vip, .. } = key else {
+                panic!("the tests' services have addresses")
+            };
             let local = if vip.is_ipv4() {
                 "198.51.100.200"
             } else {

@@ -1,0 +1,92 @@
+//! conhash: clients on a ring of servers, each with points in proportion to its weight; when a server goes, only
+//! its clients move.
+//!
+//! The words are DPVS's (`conhash`), the points our own: SipHash of address, port and the point's number. The
+//! ring is cut into a table when servers change, so a pick is one hash. Flag `conhash-port`: the port counts too.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
+
+use super::{FlowHint, Loads, Memory, Scheduler, SchedulerFlags, SchedulerState, SchedulerTable, TableInputs};
+use crate::ipvs::real_server::RealServer;
+use crate::ipvs::service::VirtualService;
+
+/// Points of a server for each unit of its share of the average weight.
+const POINTS_MEAN: u64 = 160;
+/// Points that any server has at most, so that a table is built in bounded time.
+const POINTS_MAX: u64 = 1_600;
+/// Arcs that the ring is cut into.
+const ARCS: usize = 65_536;
+
+pub(super) struct ConsistentHashing;
+
+impl Scheduler for ConsistentHashing {
+    /// Bit 0 is left free, so that bit 1 means the port as with sh and mh.
+    const FLAG_NAMES: &'static [&'static str] = &["conhash-fallback", "conhash-port"];
+
+    fn table(inputs: &TableInputs<'_>) -> SchedulerTable {
+        // By the last weight above 0: draining a server moves nobody else's clients.
+        let weights = inputs.last_weights;
+        let count = weights.iter().filter(|weight| **weight > 0).count() as u64;
+        let total: u64 = weights.iter().copied().map(u64::from).sum();
+        let mut points: Vec<(u64, u16)> = Vec::new();
+        for (index, (server, weight)) in inputs.servers.iter().zip(weights).enumerate() {
+            let own = (u64::from(*weight) * count * POINTS_MEAN)
+                .checked_div(total)
+                .unwrap_or(0);
+            let own = if *weight > 0 { own.clamp(1, POINTS_MAX) } else { 0 };
+            points.extend((0..own).map(|number| (point(server, number), index as u16)));
+        }
+        points.sort_unstable();
+        let mut at = 0;
+        let arc = |arc: usize| {
+            let begins = (arc as u64) << 48;
+            while points.get(at).is_some_and(|(point, _)| *point < begins) {
+                at += 1;
+            }
+            points.get(at).or(points.first()).map(|(_, index)| *index)
+        };
+        let table: Option<Arc<[u16]>> = (0..ARCS).map(arc).collect();
+        SchedulerTable::Buckets(table.unwrap_or_default())
+    }
+
+    fn pick<L: Loads>(
+        service: &VirtualService,
+        _state: &mut SchedulerState,
+        flow: &FlowHint,
+        loads: &L,
+        _memory: &mut Memory<'_>,
+    ) -> Option<usize> {
+        let SchedulerTable::Buckets(arcs) = &service.table else {
+            return None;
+        };
+        let by_port = service.scheduler_flags.contains(SchedulerFlags::PORT);
+        let port = if by_port { flow.src_port } else { 0 };
+        let hash = of(&[u64::from(flow.src_fold), u64::from(port)]);
+        let first = (hash >> 48) as usize;
+        let (index, takes) = service.bucket(arcs, first, loads)?;
+        if takes || !service.scheduler_flags.contains(SchedulerFlags::FALLBACK) {
+            return takes.then_some(index);
+        }
+        // Onwards on the ring to the next server that takes connections.
+        let onwards = (1..arcs.len()).filter_map(|step| service.bucket(arcs, (first + step) % arcs.len(), loads));
+        onwards.filter(|(_, takes)| *takes).map(|(index, _)| index).next()
+    }
+}
+
+fn point(server: &RealServer, number: u64) -> u64 {
+    let addr = match server.addr {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    of(&[(addr >> 64) as u64, addr as u64, u64::from(server.port), number])
+}
+
+fn of(words: &[u64]) -> u64 {
+    let mut hasher = SipHasher13::new();
+    words.iter().for_each(|word| hasher.write_u64(*word));
+    hasher.finish()
+}

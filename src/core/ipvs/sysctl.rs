@@ -1,0 +1,273 @@
+//! The kernel's IPVS settings by their names (`net.ipv4.vs.*`), with its defaults.
+//!
+//! In: a name and the text of a value. Out: one set of [`Sysctls`] that workers read through the snapshot.
+//! Names and defaults follow Linux Documentation/networking/ipvs-sysctl.rst, ip_vs_ctl.c `vs_vars[]`.
+//! `amemthresh` and what belongs to the kernel's memory or conntrack is kept and shown, but decides nothing:
+//! here the occupancy of the connection table triggers the defences.
+
+use thiserror::Error;
+
+/// Why a setting is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SysctlError {
+    /// No such name.
+    #[error("there is no setting {name:?}; known are: {}", Sysctls::NAMES.join(", "))]
+    Unknown {
+        /// As given.
+        name: String,
+    },
+    /// Not a value that it takes.
+    #[error("{value:?} is no value of {name}: give {allowed}")]
+    Invalid {
+        /// Which setting.
+        name: &'static str,
+        /// As given.
+        value: String,
+        /// What it takes.
+        allowed: &'static str,
+    },
+}
+
+/// One kind of value: how it is read and shown, and what is allowed.
+trait Value: Sized + Copy {
+    fn read(text: &str, allowed: &Allowed) -> Option<Self>;
+    fn show(self) -> String;
+}
+
+struct Allowed {
+    least: i64,
+    most: i64,
+    words: &'static str,
+}
+
+impl Value for u32 {
+    fn read(text: &str, allowed: &Allowed) -> Option<Self> {
+        let value: i64 = text.trim().parse().ok()?;
+        (allowed.least..=allowed.most)
+            .contains(&value)
+            .then(|| Self::try_from(value).ok())?
+    }
+
+    fn show(self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for bool {
+    /// As the kernel's `proc_dointvec`: every number but 0 means yes.
+    fn read(text: &str, _allowed: &Allowed) -> Option<Self> {
+        text.trim().parse::<i32>().ok().map(|value| value != 0)
+    }
+
+    fn show(self) -> String {
+        u8::from(self).to_string()
+    }
+}
+
+/// `sync_threshold`: the packet at which a connection is first sent, and every how many packets again.
+impl Value for [u32; 2] {
+    fn read(text: &str, _allowed: &Allowed) -> Option<Self> {
+        let mut words = text.split_whitespace().map(|word| word.parse::<i32>().ok());
+        let (threshold, period) = (words.next()??, words.next()??);
+        let fits = threshold >= 0 && period >= 0 && (period == 0 || threshold < period) && words.next().is_none();
+        fits.then_some([threshold as u32, period as u32])
+    }
+
+    fn show(self) -> String {
+        format!("{}\t{}", self[0], self[1])
+    }
+}
+
+const NUMBER: Allowed = Allowed {
+    least: 0,
+    most: i32::MAX as i64,
+    words: "a number from 0 to 2147483647",
+};
+const POSITIVE: Allowed = Allowed {
+    least: 1,
+    most: i32::MAX as i64,
+    words: "a number from 1 to 2147483647",
+};
+const SWITCH: Allowed = Allowed {
+    least: 0,
+    most: 1,
+    words: "0 or 1",
+};
+const DEFENCE: Allowed = Allowed {
+    least: 0,
+    most: 3,
+    words: "0 (off), 1 (when the table fills), 2 (the same, at present on) or 3 (always)",
+};
+const PORTS: Allowed = Allowed {
+    least: 1,
+    most: 64,
+    words: "a number from 1 to 64",
+};
+const RETRIES: Allowed = Allowed {
+    least: 0,
+    most: 8,
+    words: "a number from 0 to 8",
+};
+const PAIR: Allowed = Allowed {
+    least: 0,
+    most: 0,
+    words: "two numbers, the first below the second (or the second 0)",
+};
+
+macro_rules! sysctls {
+    ($($(#[$doc:meta])* $name:ident: $kind:ty = $default:expr, $allowed:ident;)*) => {
+        /// See the module. All fields are public; [`Self::set`] also checks ranges.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Sysctls { $($(#[$doc])* pub $name: $kind,)* }
+
+        impl Default for Sysctls {
+            /// The kernel's.
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl Sysctls {
+            /// Every name, in alphabetical order.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name),)*];
+
+            /// Sets one by name, with or without `net.ipv4.vs.` in front.
+            ///
+            /// # Errors
+            /// See [`SysctlError`]; nothing is changed then.
+            pub fn set(&mut self, name: &str, value: &str) -> Result<(), SysctlError> {
+                match short(name) {
+                    $(stringify!($name) => {
+                        self.$name = Value::read(value, &$allowed).ok_or_else(|| SysctlError::Invalid {
+                            name: stringify!($name),
+                            value: value.to_owned(),
+                            allowed: $allowed.words,
+                        })?;
+                    })*
+                    _ => return Err(SysctlError::Unknown { name: name.to_owned() }),
+                }
+                Ok(())
+            }
+
+            /// The value of one as `sysctl` prints it; `None` for a name that does not exist.
+            pub fn get(&self, name: &str) -> Option<String> {
+                match short(name) {
+                    $(stringify!($name) => Some(self.$name.show()),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+fn short(name: &str) -> &str {
+    let name = name.strip_prefix("net.ipv4.vs.").unwrap_or(name);
+    name.strip_prefix("/proc/sys/net/ipv4/vs/").unwrap_or(name)
+}
+
+sysctls! {
+    /// `drop_packet` 3 drops one new connection in so many.
+    am_droprate: u32 = 10, POSITIVE;
+    /// Kernel memory, in pages, below which it defends itself. Kept and shown only.
+    amemthresh: u32 = 1_024, NUMBER;
+    /// While a sync backup runs, packets are left to the kernel.
+    backup_only: bool = false, SWITCH;
+    /// A fwmark service without servers lets its packets go to where they are addressed.
+    cache_bypass: bool = false, SWITCH;
+    /// When a SYN meets a finished connection: 0 keeps its server, 1 picks anew, bit 2 also in FIN_WAIT of DR and TUN.
+    conn_reuse_mode: u32 = 1, NUMBER;
+    /// Netfilter connection tracking. Kept and shown only.
+    conntrack: bool = false, SWITCH;
+    /// Takes out idle connections when the table fills.
+    drop_entry: u32 = 0, DEFENCE;
+    /// Drops some packets that would begin connections when the table fills.
+    drop_packet: u32 = 0, DEFENCE;
+    /// Connections of deleted servers end at once.
+    expire_nodest_conn: bool = false, SWITCH;
+    /// Templates do not lead to servers of weight 0.
+    expire_quiescent_template: bool = false, SWITCH;
+    /// Does not look into tunnels that end here. Kept and shown only.
+    ignore_tunneled: bool = false, SWITCH;
+    /// Seconds that lblc remembers a destination.
+    lblc_expiration: u32 = 86_400, NUMBER;
+    /// Seconds after which lblcr takes the most loaded server out of a destination's set.
+    lblcr_expiration: u32 = 86_400, NUMBER;
+    /// Tells real servers that their reply belongs to no connection.
+    nat_icmp_send: bool = false, SWITCH;
+    /// Tells senders that packets are too big, and honours DF in tunnels.
+    pmtu_disc: bool = true, SWITCH;
+    /// Computes rates.
+    run_estimation: bool = true, SWITCH;
+    /// ICMP begins connections.
+    schedule_icmp: bool = false, SWITCH;
+    /// The stricter TCP state table.
+    secure_tcp: u32 = 0, DEFENCE;
+    /// Any SCTP packet but ABORT begins a connection.
+    sloppy_sctp: bool = false, SWITCH;
+    /// Any TCP packet but RST begins a connection.
+    sloppy_tcp: bool = false, SWITCH;
+    /// Routes replies again by the address they leave with. Kept and shown only.
+    snat_reroute: bool = true, SWITCH;
+    /// Sync sends templates of persistent services only.
+    sync_persist_mode: bool = false, SWITCH;
+    /// Ports that sync spreads its messages over.
+    sync_ports: u32 = 1, PORTS;
+    /// Sync messages that wait to be sent.
+    sync_qlen_max: u32 = 4_096, NUMBER;
+    /// Seconds after which an unchanged connection is sent again.
+    sync_refresh_period: u32 = 0, NUMBER;
+    /// How often a refresh is repeated.
+    sync_retries: u32 = 0, RETRIES;
+    /// Octets of the sync socket's buffer; 0 for the system's default.
+    sync_sock_size: u32 = 0, NUMBER;
+    /// The packet of a connection at which sync sends it, and every how many again.
+    sync_threshold: [u32; 2] = [3, 50], PAIR;
+    /// Version of sync messages.
+    sync_version: u32 = 1, SWITCH;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_can_be_read_and_set_to_what_it_shows() {
+        let mut sysctls = Sysctls::default();
+        for name in Sysctls::NAMES {
+            let shown = sysctls.get(name).unwrap();
+            sysctls.set(&format!("net.ipv4.vs.{name}"), &shown).unwrap();
+        }
+        assert_eq!(sysctls, Sysctls::default());
+        assert!(Sysctls::NAMES.is_sorted());
+    }
+
+    #[test]
+    fn refusals_name_the_setting_and_what_it_takes_and_change_nothing() {
+        let mut sysctls = Sysctls::default();
+        for (name, value) in [
+            ("drop_entry", "4"),
+            ("sync_threshold", "5 5"),
+            ("secure_tcp", "-1"),
+            ("sync_ports", "x"),
+        ] {
+            let error = sysctls.set(name, value).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("give"), "{error}");
+        }
+        assert!(
+            sysctls
+                .set("conn_max", "1")
+                .unwrap_err()
+                .to_string()
+                .contains("sloppy_tcp")
+        );
+        assert_eq!(sysctls, Sysctls::default());
+    }
+
+    #[test]
+    fn thresholds_of_sync_are_shown_as_the_kernel_shows_them() {
+        let mut sysctls = Sysctls::default();
+        assert_eq!(sysctls.get("sync_threshold").unwrap(), "3\t50");
+        sysctls.set("sync_threshold", "0 0").unwrap();
+        assert_eq!(sysctls.sync_threshold, [0, 0]);
+    }
+}

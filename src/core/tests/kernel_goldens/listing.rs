@@ -1,0 +1,382 @@
+//! Prints what ipvsadm would print about a director, and compares it with what was recorded.
+//!
+//! Left to the comparison, because no run of a kernel repeats it: the order of connections, a second in their
+//! timers, and when within two seconds the estimator took its sample. For that, every phase of the estimator
+//! is a hypothesis that lives until a listing refutes it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use lvs_api::ipvsadm_text::{self, Columns, Name, Persistence, Server, Service, Style};
+use lvs_core::address::AddressFamily;
+use lvs_core::counters::SingleWriter;
+use lvs_core::ipvs::desired::{ServerListing, ServiceListing};
+use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::persistence::ClientMask;
+use lvs_core::ipvs::real_server::RealServerId;
+use lvs_core::ipvs::scheduler::SchedulerFlags;
+use lvs_core::ipvs::service::{ServiceId, ServiceKey};
+use lvs_core::ipvs::stats::{Estimator, Totals};
+use lvs_core::testing::director::TestDirector;
+
+use crate::commands;
+use crate::scenario::Command;
+
+/// Time between two hypotheses, in milliseconds.
+pub const GRID_MS: u64 = 100;
+/// Phases of a period of two seconds.
+const PHASES: u64 = 2_000 / GRID_MS;
+/// Buckets of the recorded kernel's connection table.
+const TABLE_SIZE: u64 = 4_096;
+/// The recorded timers are whole seconds of a machine whose clock is not ours.
+const EXPIRY_TOLERANCE_SEC: u32 = 1;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Counted {
+    Server(RealServerId),
+    Service(ServiceId),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Stat {
+    last: Totals,
+    zero: Totals,
+    estimator: Estimator,
+}
+
+/// The estimator, if it samples in this phase.
+#[derive(Clone, Default)]
+struct Hypothesis {
+    phase: u64,
+    stats: HashMap<Counted, Stat>,
+}
+
+/// What `--stats` and `--rate` show, by every phase that is still possible.
+pub struct Listings {
+    hypotheses: Vec<Hypothesis>,
+}
+
+impl Listings {
+    pub fn new() -> Self {
+        let hypothesis = |phase| Hypothesis {
+            phase,
+            ..Hypothesis::default()
+        };
+        Self {
+            hypotheses: (0..PHASES).map(hypothesis).collect(),
+        }
+    }
+
+    /// The time is `grid` times [`GRID_MS`].
+    pub fn tick(&mut self, director: &TestDirector, grid: u64) {
+        let due = |hypothesis: &&mut Hypothesis| hypothesis.phase == grid % PHASES;
+        let mut due = self.hypotheses.iter_mut().filter(due).peekable();
+        if due.peek().is_none() {
+            return;
+        }
+        let now = counted(director);
+        for hypothesis in due {
+            for (counted, totals) in &now {
+                let stat = hypothesis.stats.entry(*counted).or_default();
+                stat.last = *totals;
+                stat.estimator.sample(*totals);
+            }
+        }
+    }
+
+    /// `ipvsadm -Z`, of one service or of all.
+    pub fn zero(&mut self, director: &TestDirector, key: Option<&ServiceKey>) {
+        let table = director.desired.build();
+        let of_service = |id: ServiceId| key.is_none_or(|key| table.service(id).is_some_and(|one| one.key == *key));
+        for (counted, stat) in self.hypotheses.iter_mut().flat_map(|one| one.stats.iter_mut()) {
+            let concerned = match counted {
+                Counted::Service(id) => of_service(*id),
+                Counted::Server(id) => table.real_server(*id).is_some_and(|slot| of_service(slot.service)),
+            };
+            if concerned {
+                stat.zero = stat.last;
+                stat.estimator = Estimator::starting_at(stat.last);
+            }
+        }
+    }
+
+    /// Compares what a command prints with what it printed; commands that are about something else than
+    /// services and connections are not looked at.
+    ///
+    /// # Errors
+    /// Both texts.
+    pub fn compare(&mut self, director: &TestDirector, command: &Command) -> Result<(), String> {
+        let Some(wanted) = Wanted::read(&command.command) else {
+            return Ok(());
+        };
+        let key = match wanted.service {
+            Some(ref service) => match commands::service_of(service) {
+                Err(_) if command.rc != 0 => return Ok(()),
+                named => Some(named?),
+            },
+            None => None,
+        };
+        let exists = key.is_none_or(|key| director.desired.listing(&key).is_ok());
+        if !exists || command.rc != 0 {
+            return if exists == (command.rc == 0) {
+                Ok(())
+            } else {
+                Err(format!(
+                    "  kernel: {}  lvsd: the service exists: {exists}",
+                    command.output
+                ))
+            };
+        }
+        let mut refutation = None;
+        self.hypotheses.retain(|hypothesis| {
+            let ours = wanted.print(director, hypothesis, key.as_ref());
+            let same = wanted.is_same(&ours, &command.output);
+            if !same {
+                refutation = Some(ours);
+            }
+            same
+        });
+        match refutation {
+            Some(ours) if self.hypotheses.is_empty() => Err(format!("  kernel:\n{}  lvsd:\n{ours}", command.output)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// All counters as they stand.
+fn counted(director: &TestDirector) -> HashMap<Counted, Totals> {
+    let mut all: HashMap<Counted, Totals> = HashMap::new();
+    for slot in director.desired.build().real_servers() {
+        let totals = director
+            .counters
+            .iter()
+            .map(|worker| worker.server(slot.server.id).totals())
+            .fold(Totals::default(), Totals::plus);
+        all.insert(Counted::Server(slot.server.id), totals);
+        let service = all.entry(Counted::Service(slot.service)).or_default();
+        *service = service.plus(totals);
+    }
+    all
+}
+
+/// What a command asks for.
+enum What {
+    Services(Style),
+    Save,
+    Conns,
+    Timeouts,
+}
+
+struct Wanted {
+    what: What,
+    /// As on the command line: `-t 10.0.0.100:80`.
+    service: Option<String>,
+}
+
+impl Wanted {
+    fn read(command: &str) -> Option<Self> {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let has = |word: &str| words.contains(&word);
+        let service = words.iter().position(|word| matches!(*word, "-t" | "-u" | "-f"));
+        let service = service
+            .and_then(|at| words.get(at..at + 2))
+            .map(|named| named.join(" "));
+        let service = service.map(|named| if has("-6") { named + " -6" } else { named });
+        let what = match words.get(..2)? {
+            ["ipvsadm", _] if has("--timeout") => What::Timeouts,
+            ["ipvsadm", _] if has("--daemon") => return None,
+            ["ipvsadm", "-Lnc"] if words.len() == 2 || has("--sort") || has("--exact") => What::Conns,
+            ["ipvsadm", "-Sn"] | ["ipvsadm-save", "-n"] => What::Save,
+            ["ipvsadm", "-Ln" | "-l"] => What::Services(style(&words)),
+            _ => return None,
+        };
+        Some(Self { what, service })
+    }
+
+    fn print(&self, director: &TestDirector, hypothesis: &Hypothesis, key: Option<&ServiceKey>) -> String {
+        let services = || {
+            let all = director.desired.services();
+            let wanted = all.filter(|listing| key.is_none_or(|key| listing.spec.key == *key));
+            wanted.map(|listing| service(director, hypothesis, &listing)).collect()
+        };
+        match self.what {
+            What::Services(style) => ipvsadm_text::list(services(), key.is_none().then_some(TABLE_SIZE), style),
+            What::Save => ipvsadm_text::save(services()),
+            What::Conns => ipvsadm_text::CONNECTIONS_TITLE.to_owned() + &conns(director),
+            What::Timeouts => {
+                let (tcp_sec, tcp_fin_sec, udp_sec) = director.timeouts().shown();
+                ipvsadm_text::timeouts(tcp_sec, tcp_fin_sec, udp_sec)
+            }
+        }
+    }
+
+    fn is_same(&self, ours: &str, theirs: &str) -> bool {
+        match self.what {
+            What::Conns => is_same_but_for_time(ours, theirs),
+            // The order of services is that of the kernel's hash, which depends on an address in its memory.
+            What::Services(style) if !style.sorted => blocks(ours) == blocks(theirs),
+            _ => ours == theirs,
+        }
+    }
+}
+
+fn style(words: &[&str]) -> Style {
+    let has = |word: &str| words.contains(&word);
+    let columns = if has("--stats") {
+        Columns::Stats
+    } else if has("--rate") {
+        Columns::Rate
+    } else if has("--thresholds") {
+        Columns::Thresholds
+    } else if has("--persistent-conn") {
+        Columns::PersistentConns
+    } else if has("--tun-info") {
+        Columns::TunnelInfo
+    } else {
+        Columns::Conns
+    };
+    Style {
+        columns,
+        exact: has("--exact"),
+        sorted: !has("--nosort"),
+    }
+}
+
+/// Services with their servers, as a set.
+fn blocks(text: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = Vec::new();
+    for line in text.lines() {
+        match blocks.last_mut() {
+            Some(block) if line.starts_with("  ->") => block.push_str(line),
+            _ => blocks.push(line.to_owned()),
+        }
+    }
+    blocks.sort();
+    blocks
+}
+
+/// Protocol, state and ends of a line, and its seconds; titles have none.
+fn parts_of(line: &str) -> (Vec<&str>, Option<u32>) {
+    let mut words: Vec<&str> = line.split_whitespace().collect();
+    let seconds = words.get(1).and_then(|word| {
+        let (minutes, seconds) = word.split_once(':')?;
+        Some(minutes.parse::<u32>().ok()? * 60 + seconds.parse::<u32>().ok()?)
+    });
+    if seconds.is_some() {
+        words.remove(1);
+    }
+    (words, seconds)
+}
+
+fn is_same_but_for_time(ours: &str, theirs: &str) -> bool {
+    let sorted = |text| {
+        let mut lines: Vec<_> = str::lines(text).map(parts_of).collect();
+        lines.sort();
+        lines
+    };
+    let (ours, theirs) = (sorted(ours), sorted(theirs));
+    let is_near = |ours: Option<u32>, theirs: Option<u32>| match (ours, theirs) {
+        (Some(ours), Some(theirs)) => ours.abs_diff(theirs) <= EXPIRY_TOLERANCE_SEC,
+        (ours, theirs) => ours == theirs,
+    };
+    ours.len() == theirs.len()
+        && ours
+            .iter()
+            .zip(&theirs)
+            .all(|(ours, theirs)| ours.0 == theirs.0 && is_near(ours.1, theirs.1))
+}
+
+fn conns(director: &TestDirector) -> String {
+    let line = |record: &lvs_core::worker_state::ConnRecord| {
+        let end = |(addr, port)| SocketAddr::new(addr, port);
+        ipvsadm_text::conn(&ipvsadm_text::Conn {
+            protocol: ipvsadm_text::protocol_name(record.protocol),
+            expires_sec: record.expires_in_ms / 1_000,
+            state: record.state_name().to_owned(),
+            client: end(record.client),
+            virt: end(record.virt),
+            real: end(record.real),
+        })
+    };
+    director.conns().iter().map(line).collect()
+}
+
+fn service(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServiceListing<'_>) -> Service {
+    let spec = listing.spec;
+    let name = match spec.key {
+        ServiceKey::Address { protocol, addr, port } => Name::Address {
+            protocol: protocol.number(),
+            end: SocketAddr::new(addr, port),
+        },
+        ServiceKey::Fwmark { mark, family } => Name::Fwmark {
+            mark,
+            is_ipv6: family == AddressFamily::Ipv6,
+        },
+    };
+    let names = spec.scheduler.flag_names().iter().enumerate();
+    let set = names.filter(|(bit, _)| spec.scheduler_flags.contains(SchedulerFlags(1 << bit)));
+    let (totals, rates) = numbers(hypothesis, Counted::Service(listing.id));
+    Service {
+        name,
+        scheduler: spec.scheduler.name().to_owned(),
+        scheduler_flags: set.map(|(_, name)| (*name).to_owned()).collect(),
+        persistence: spec.persistence.map(|persistence| Persistence {
+            timeout_sec: persistence.timeout_sec,
+            mask: (!persistence.mask.is_whole()).then(|| match persistence.mask {
+                ClientMask::Ipv4(mask) => mask.to_string(),
+                ClientMask::Ipv6(len) => len.to_string(),
+            }),
+        }),
+        one_packet: spec.one_packet,
+        totals,
+        rates,
+        servers: listing
+            .servers()
+            .rev()
+            .map(|listing| server(director, hypothesis, &listing))
+            .collect(),
+    }
+}
+
+fn server(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServerListing) -> Server {
+    let spec = &listing.spec;
+    let sum = |gauge: fn(&lvs_core::counters::ServerCounters) -> u32| {
+        let workers = director.counters.iter();
+        workers.map(|worker| gauge(worker.server(listing.id))).sum()
+    };
+    let (totals, rates) = numbers(hypothesis, Counted::Server(listing.id));
+    Server {
+        end: SocketAddr::new(spec.addr, spec.port),
+        forward: spec.mode.name().to_owned(),
+        weight: spec.weight,
+        upper_threshold: spec.upper_threshold,
+        lower_threshold: spec.lower_threshold,
+        tunnel: (spec.mode == ForwardingMode::Tunnel).then(|| spec.tunnel.to_string()),
+        active_conns: sum(|server| server.active.get()),
+        inactive_conns: sum(|server| server.inactive.get()),
+        persistent_conns: sum(|server| server.persistent.get()),
+        totals,
+        rates,
+    }
+}
+
+fn numbers(hypothesis: &Hypothesis, counted: Counted) -> ([u64; 5], [u64; 5]) {
+    let stat = hypothesis.stats.get(&counted).copied().unwrap_or_default();
+    let totals = stat.last.since(stat.zero);
+    let rates = stat.estimator.rates();
+    let totals = [
+        totals.connections,
+        totals.in_packets,
+        totals.out_packets,
+        totals.in_bytes,
+        totals.out_bytes,
+    ];
+    let rates = [
+        rates.connections_per_sec,
+        rates.in_packets_per_sec,
+        rates.out_packets_per_sec,
+        rates.in_bytes_per_sec,
+        rates.out_bytes_per_sec,
+    ];
+    (totals, rates)
+}

@@ -1,0 +1,230 @@
+//! What a recording's set-up commands mean for the director: its network, and its classifier.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+use lvs_core::ipvs::mark::{MarkRule, MarkRules};
+use lvs_core::ipvs::scheduler::SchedulerKind;
+use lvs_core::l3::{DeviceId, Interface, L3, L3Builder, NeighbourKey, NeighbourState, RouteKind};
+
+const DIRECTOR_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+const DEVICES: [&str; 2] = ["eth0", "eth1"];
+
+/// See the module.
+#[derive(Default)]
+pub struct Setup {
+    mtus: Vec<(String, u16)>,
+    routes: Vec<(IpNet, RouteKind)>,
+    forgotten: Vec<IpAddr>,
+    removed: Vec<IpNet>,
+    generation: u32,
+    /// In the order of iptables, where the last that matches decides.
+    marks: Vec<MarkRule>,
+}
+
+impl Setup {
+    /// Reads set-up commands.
+    ///
+    /// # Errors
+    /// The first that is not understood.
+    pub fn read(commands: &[String]) -> Result<Self, String> {
+        let mut setup = Self::default();
+        commands.iter().try_for_each(|line| setup.run(line))?;
+        Ok(setup)
+    }
+
+    /// Reads one line of commands.
+    ///
+    /// # Errors
+    /// The first that is not understood.
+    pub fn run(&mut self, line: &str) -> Result<(), String> {
+        for command in line.split(';') {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            self.command(&words)
+                .ok_or_else(|| format!("setup not understood: {command}"))?;
+        }
+        self.generation += 1;
+        Ok(())
+    }
+
+    fn command(&mut self, words: &[&str]) -> Option<()> {
+        match words {
+            ["ip", "link", "set", device, "mtu", mtu] => self.mtus.push(((*device).to_owned(), mtu.parse().ok()?)),
+            ["ip", "neigh", "del", addr, "dev", _] => self.forgotten.push(addr.parse().ok()?),
+            ["ip", "route", "add", route @ ..] => self.routes.push(route_of(route)?),
+            ["iptables" | "ip6tables", "-t", "mangle", "-A", "PREROUTING", rule @ ..] => {
+                self.marks.push(mark_of(rule)?)
+            }
+            ["ip", "addr", "del", addr, "dev", _] => self.removed.push(prefix_of(addr)?),
+            // What a martian source is, is the stack's business.
+            ["echo", "1", ">", "/proc/sys/net/ipv4/conf/eth1/accept_local"] => {}
+            ["modprobe", "crc32c_generic"] => {}
+            ["modprobe", module] if is_scheduler(module) => {}
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// The classifier.
+    pub fn marks(&self) -> Result<MarkRules, String> {
+        let rules = self.marks.iter().rev().cloned().collect();
+        MarkRules::new(rules).map_err(|error| error.to_string())
+    }
+
+    fn mtu(&self, device: &str) -> u16 {
+        let set = self.mtus.iter().rev().find(|(name, _)| name == device);
+        set.map_or(1_500, |(_, mtu)| *mtu)
+    }
+
+    /// The network that all recordings were made in.
+    pub fn network(&self) -> L3 {
+        let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
+        let mut builder = L3Builder::new();
+        for (index, name) in ["eth0", "eth1"].into_iter().enumerate() {
+            builder.interface(Interface {
+                device: DeviceId(index as u8),
+                vlan: 0,
+                name: name.to_owned(),
+                mac: DIRECTOR_MACS[index],
+                mtu: self.mtu(name),
+                addresses: Vec::new(),
+            });
+        }
+        let (client, rs) = (DeviceId(0), DeviceId(1));
+        for (device, address) in [
+            (client, "10.0.0.1/24"),
+            (client, "fd00:a::1/64"),
+            (rs, "10.1.0.1/24"),
+            (rs, "fd00:b::1/64"),
+        ] {
+            builder.connected(device, 0, net(address));
+        }
+        for vip in [net("10.0.0.100/32"), net("fd00:a::100/128")] {
+            if !self.removed.contains(&vip) {
+                builder.address(client, 0, vip);
+            }
+        }
+        builder.route(net("127.0.0.0/8"), RouteKind::Local);
+        for (prefix, gateway) in [("0.0.0.0/0", "10.0.0.254"), ("::/0", "fd00:a::fe")] {
+            let gateway = Some(gateway.parse::<IpAddr>().expect("an address"));
+            builder.route(
+                net(prefix),
+                RouteKind::Via {
+                    device: client,
+                    vlan: 0,
+                    gateway,
+                    mtu: None,
+                    source: None,
+                },
+            );
+        }
+        let mut neighbour = |device, addr: String, mac: [u8; 6]| {
+            let addr: IpAddr = addr.parse().expect("an address");
+            if !self.forgotten.contains(&addr) {
+                builder.neighbour(NeighbourKey { device, vlan: 0, addr }, NeighbourState::Resolved(mac));
+            }
+        };
+        for n in 2..10_u8 {
+            neighbour(client, format!("10.0.0.{n}"), [2, 0, 0, 0, 1, n]);
+            neighbour(client, format!("fd00:a::{n}"), [2, 0, 0, 0, 1, n]);
+        }
+        neighbour(client, "10.0.0.254".into(), [2, 0, 0, 0, 1, 0xFE]);
+        neighbour(client, "fd00:a::fe".into(), [2, 0, 0, 0, 1, 0xFE]);
+        for n in 11..20_u8 {
+            neighbour(rs, format!("10.1.0.{n}"), [2, 0, 0, 0, 2, n]);
+            neighbour(rs, format!("fd00:b::{n}"), [2, 0, 0, 0, 2, n]);
+        }
+        for (prefix, kind) in &self.routes {
+            match kind {
+                RouteKind::Local => builder.local_route(*prefix, *kind),
+                _ => builder.route(*prefix, *kind),
+            };
+        }
+        builder.build(self.generation)
+    }
+}
+
+fn is_scheduler(module: &str) -> bool {
+    let name = module.strip_prefix("ip_vs_");
+    name.is_some_and(|name| SchedulerKind::parse(name).is_some())
+}
+
+fn device_of(name: &str) -> Option<DeviceId> {
+    let index = DEVICES.iter().position(|device| *device == name)?;
+    Some(DeviceId(index as u8))
+}
+
+fn prefix_of(text: &str) -> Option<IpNet> {
+    text.parse()
+        .ok()
+        .or_else(|| Some(IpNet::from(text.parse::<IpAddr>().ok()?)))
+}
+
+fn route_of(words: &[&str]) -> Option<(IpNet, RouteKind)> {
+    let (prefix, kind) = match words {
+        ["local", prefix, "dev", "lo"] => (prefix, RouteKind::Local),
+        ["unreachable" | "prohibit", prefix] => (prefix, RouteKind::Unreachable),
+        ["blackhole", prefix] => (prefix, RouteKind::Blackhole),
+        [prefix, "via", gateway, options @ ..] => {
+            let option = |name: &str| options.windows(2).find(|pair| pair[0] == name).map(|pair| pair[1]);
+            let gateway: IpAddr = gateway.parse().ok()?;
+            let device = match option("dev") {
+                Some(name) => device_of(name)?,
+                None if gateway.to_string().starts_with("10.1.") => DeviceId(1),
+                None => DeviceId(0),
+            };
+            let kind = RouteKind::Via {
+                device,
+                vlan: 0,
+                gateway: Some(gateway),
+                mtu: option("mtu").and_then(|mtu| mtu.parse().ok()),
+                source: None,
+            };
+            (prefix, kind)
+        }
+        _ => return None,
+    };
+    Some((prefix_of(prefix)?, kind))
+}
+
+/// `-d 10.0.0.100 -p tcp -m multiport --dports 80,443 -j MARK --set-mark 66`.
+fn mark_of(words: &[&str]) -> Option<MarkRule> {
+    let mut rule = MarkRule::default();
+    for option in words.chunks(2) {
+        let &[name, value] = option else {
+            return None;
+        };
+        match (name, value) {
+            ("-d", prefix) => rule.destination = Some(prefix_of(prefix)?),
+            ("-s", prefix) => rule.source = Some(prefix_of(prefix)?),
+            ("-i", device) => rule.device = Some(device_of(device)?),
+            ("-p", protocol) => rule.protocol = Some(protocol_number(protocol)?),
+            ("--dport" | "--dports", ports) => rule.destination_ports = ranges_of(ports)?,
+            ("--sport" | "--sports", ports) => rule.source_ports = ranges_of(ports)?,
+            ("-m", "multiport" | "tcp" | "udp") | ("-j", "MARK") => {}
+            ("--set-mark", mark) => rule.mark = mark.parse().ok()?,
+            _ => return None,
+        }
+    }
+    Some(rule)
+}
+
+fn protocol_number(name: &str) -> Option<u8> {
+    match name {
+        "icmp" => Some(1),
+        "tcp" => Some(6),
+        "udp" => Some(17),
+        "icmpv6" | "ipv6-icmp" => Some(58),
+        "sctp" => Some(132),
+        _ => None,
+    }
+}
+
+fn ranges_of(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
+    let range = |text: &str| {
+        let (first, last) = text.split_once(':').unwrap_or((text, text));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    text.split(',').map(range).collect()
+}
