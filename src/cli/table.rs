@@ -2,7 +2,7 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use lvs_api::{ConnRecord, Device, DropCount, ReloadReport, StateDiff, Stats, Worker};
+use lvs_api::{Buffers, ConnRecord, Device, DropCount, ReloadReport, StateDiff, Stats, Worker};
 
 /// First lines of `ipvsadm -Lnc`.
 pub const CONNECTIONS_TITLE: &str =
@@ -50,6 +50,7 @@ pub fn workers(workers: Vec<Worker>) -> String {
         "Punted",
         "HandedOver",
         "Dropped",
+        "Held",
         "Conns4",
         "Conns6",
         "Busy%",
@@ -65,6 +66,7 @@ pub fn workers(workers: Vec<Worker>) -> String {
             worker.punt_packets.to_string(),
             worker.hand_over_packets.to_string(),
             worker.drop_packets.to_string(),
+            worker.held_packets.to_string(),
             worker.conns4.to_string(),
             worker.conns6.to_string(),
             busy.to_string(),
@@ -86,6 +88,8 @@ pub fn devices(devices: Vec<Device>) -> String {
         "RxMissed",
         "RxErrors",
         "TxPackets",
+        "Punted",
+        "Injected",
     ];
     let rows = devices.into_iter().map(|device| {
         vec![
@@ -99,9 +103,17 @@ pub fn devices(devices: Vec<Device>) -> String {
             device.rx_missed.to_string(),
             device.rx_errors.to_string(),
             device.tx_packets.to_string(),
+            device.punt_packets.to_string(),
+            device.inject_packets.to_string(),
         ]
     });
     table(&title, rows)
+}
+
+/// `lvsctl buffers`.
+pub fn buffers(buffers: Buffers) -> String {
+    let row = [buffers.buffers, buffers.in_use, buffers.available].map(|count| count.to_string());
+    table(&["Buffers", "InUse", "Available"], [row.to_vec()].into_iter())
 }
 
 /// `lvsctl drops`: reasons that occurred, most frequent first.

@@ -1,7 +1,7 @@
 //! A NIC or a software device: found, configured and started; its queues are then handed out once.
 //!
-//! In:  [`DeviceSettings`] and the pool. Out: [`Device`] for the management core (link, statistics) and its
-//! queues for the workers. The device stops when the last of these is dropped.
+//! In:  [`DeviceSettings`] and the pool. Out: [`Device`] for the management core (link, statistics) and
+//! [`Queues`] for the workers. The device stops when the last of these is dropped.
 //! "Port" in DPDK's sense appears here and in `queue.rs` only.
 
 use std::ffi::{CStr, CString};
@@ -169,12 +169,11 @@ pub struct Device {
     rss: bool,
     rx_queues: u16,
     tx_queues: u16,
-    queues: Option<Queues>,
 }
 
 impl Device {
-    /// Finds, configures and starts it.
-    pub fn open(_eal: &Eal, settings: &DeviceSettings, pool: Mempool) -> Result<Self, DeviceError> {
+    /// Finds, configures and starts it. The queues exist once: each goes to one worker.
+    pub fn open(_eal: &Eal, settings: &DeviceSettings, pool: Mempool) -> Result<(Self, Queues), DeviceError> {
         let number = find(settings)?;
         let port = Arc::new(Port {
             number,
@@ -192,7 +191,7 @@ impl Device {
         let tx = (0..plan.tx_queues)
             .map(|queue| TxQueue::new(Arc::clone(&port), queue))
             .collect();
-        Ok(Self {
+        let device = Self {
             port,
             name: settings.name.clone(),
             driver: plan.driver,
@@ -201,13 +200,8 @@ impl Device {
             rss: plan.rss_functions != 0,
             rx_queues: plan.rx_queues,
             tx_queues: plan.tx_queues,
-            queues: Some(Queues { rx, tx }),
-        })
-    }
-
-    /// All its queues; `None` the second time.
-    pub fn take_queues(&mut self) -> Option<Queues> {
-        self.queues.take()
+        };
+        Ok((device, Queues { rx, tx }))
     }
 
     /// Its number in the configuration.

@@ -4,7 +4,8 @@
 //! Out: an interface that is up, and the descriptor that carries its raw Ethernet frames, one a read or
 //!      write, without packet information or offloads.
 //! A TAP of that name that nobody holds is taken over, so an operator may make it in advance
-//! (`ip tuntap add dev NAME mode tap`) and its addresses survive a restart of the daemon.
+//! (`ip tuntap add dev NAME mode tap`) and its addresses survive a restart of the daemon; with the right MAC
+//! address its neighbours do too.
 //! Never: addresses or routes; those are the operator's, by `ip`.
 //! Ref:  Linux Documentation/networking/tuntap.rst.
 
@@ -99,7 +100,10 @@ pub fn open(device: DeviceId, name: &str, mac: [u8; 6], mtu: u16) -> Result<Twin
             source,
         }
     };
-    tap.set_mac_address(mac).map_err(failed("set its MAC address"))?;
+    // The kernel forgets all neighbours, permanent ones too, when it is told an address, even the same one.
+    if !tap.mac_address().is_ok_and(|present| present == mac) {
+        tap.set_mac_address(mac).map_err(failed("set its MAC address"))?;
+    }
     tap.set_mtu(mtu).map_err(failed("set its MTU"))?;
     tap.set_nonblocking(true).map_err(failed("make it non-blocking"))?;
     tap.enabled(true).map_err(failed("bring it up"))?;

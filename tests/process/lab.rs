@@ -216,8 +216,7 @@ fn ring_device(eal: &Eal, pool: Mempool, number: usize, settings: &LabSettings) 
         tx_queues: queues,
         ..DeviceSettings::default()
     };
-    let mut device = Device::open(eal, &device_settings, pool).unwrap();
-    let Queues { mut rx, mut tx } = device.take_queues().unwrap();
+    let (device, Queues { mut rx, mut tx }) = Device::open(eal, &device_settings, pool).unwrap();
     assert_eq!((rx.len(), tx.len()), (usize::from(queues), usize::from(queues)));
     let from_worker = rx.split_off(settings.workers);
     let worker_tx = tx.split_off(settings.workers);

@@ -1,0 +1,94 @@
+//! Arbitrary frames for fuzzing: good ones for the services of [`super::network`], and damage done to them.
+//!
+//! In:  a generator. Out: the same frames for the same seed.
+
+use crate::random::Random;
+use crate::testing::network::{LAN, director_mac};
+use crate::testing::{icmp4, icmp6, tcp4, tcp6, udp4, udp6};
+
+/// Good frames that mutations start from: TCP to ports 80 to 84 and UDP to port 53 of both VIPs, replies of
+/// real servers, echo requests.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for port in [80, 81, 82, 83, 84] {
+        for client in 2..6 {
+            let ends = format!("192.0.2.{client}:4000{client} > 192.0.2.100:{port}");
+            frames.push(tcp4(&ends).syn().mss(1_460).build());
+            frames.push(tcp4(&ends).ack().payload(b"hello").build());
+            frames.push(tcp4(&ends).fin().ack().vlan(7).build());
+            frames.push(tcp4(&ends).rst().ip_options(&[7, 7, 4, 0, 0, 0, 0, 0]).build());
+            frames.push(
+                udp4(&format!("192.0.2.{client}:50{client} > 192.0.2.100:53"))
+                    .payload(b"query")
+                    .build(),
+            );
+            let ends = format!("[2001:db8:a::{client}]:4000{client} > [2001:db8:a::100]:{port}");
+            frames.push(tcp6(&ends).syn().mss(1_440).build());
+            frames.push(tcp6(&ends).ack().hop_by_hop(8).payload_len(900).build());
+            frames.push(
+                udp6(&format!("[2001:db8:a::{client}]:50{client} > [2001:db8:a::100]:53"))
+                    .payload_len(1_470)
+                    .build(),
+            );
+        }
+    }
+    frames.push(icmp4("192.0.2.2 > 192.0.2.100").payload(b"ping").build());
+    frames.push(icmp6("2001:db8:a::2 > 2001:db8:a::100").payload(b"ping").build());
+    frames.push(
+        tcp4("198.51.100.11:80 > 192.0.2.2:40002")
+            .syn()
+            .ack()
+            .dst_mac(director_mac(LAN))
+            .build(),
+    );
+    frames.push(
+        tcp4("198.51.100.11:83 > 198.51.100.200:1024")
+            .ack()
+            .dst_mac(director_mac(LAN))
+            .build(),
+    );
+    frames.push(
+        tcp6("[2001:db8:b::11]:83 > [2001:db8:b::200]:1024")
+            .ack()
+            .dst_mac(director_mac(LAN))
+            .build(),
+    );
+    frames
+}
+
+/// Damages a frame: flipped octets, cuts, growth, or nothing but other ports.
+pub fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
+    match random.below(8) {
+        0 => frame.truncate(random.below(frame.len() as u32 + 1) as usize),
+        1 => frame.extend((0..random.below(600)).map(|at| at as u8)),
+        2 | 3 => {
+            for _ in 0..=random.below(6) {
+                let at = random.below(frame.len().max(1) as u32) as usize;
+                if let Some(octet) = frame.get_mut(at) {
+                    *octet = random.next_u32() as u8;
+                }
+            }
+        }
+        4 => frame
+            .iter_mut()
+            .skip(14)
+            .for_each(|octet| *octet = random.next_u32() as u8),
+        _ => {
+            // Another client port: a new connection if it is a SYN.
+            let at = if frame.get(12) == Some(&0x86) { 54 } else { 34 };
+            if let Some(port) = frame.get_mut(at..at + 2) {
+                port.copy_from_slice(&(random.next_u32() as u16).to_be_bytes());
+            }
+        }
+    }
+}
+
+/// One of `seeds`, damaged.
+pub fn arbitrary(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let mut frame = seeds
+        .get(random.below(seeds.len() as u32) as usize)
+        .cloned()
+        .unwrap_or_default();
+    mutate(random, &mut frame);
+    frame
+}
