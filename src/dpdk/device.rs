@@ -383,6 +383,9 @@ fn accept(settings: &DeviceSettings, step: &'static str, code: i32) -> Result<()
     })
 }
 
+/// `-EFAULT`, in this place.
+const NO_SUCH_DRIVER: i32 = -(Errno::EFAULT as i32);
+
 /// The port number of the device, probing it when the EAL has not.
 fn find(settings: &DeviceSettings) -> Result<u16, DeviceError> {
     let not_found = |cause: String, cure| DeviceError::NotFound {
@@ -407,11 +410,12 @@ fn find(settings: &DeviceSettings) -> Result<u16, DeviceError> {
         "check the address (lspci -D) and that the NIC is bound: dpdk-devbind.py -b vfio-pci ADDRESS"
     };
     if code != 0 {
-        // A software driver that refuses its arguments says only -1, which would read as a matter of rights.
-        let cause = if code == -1 {
-            "refused by its driver".to_owned()
-        } else {
-            error_text(code)
+        let cause = match code {
+            // A software driver that refuses its arguments says only -1, which would read as a matter of rights.
+            -1 => "refused by its driver".to_owned(),
+            // No bus claims the name.
+            NO_SUCH_DRIVER => "there is no such driver".to_owned(),
+            code => error_text(code),
         };
         return Err(not_found(cause, cure));
     }

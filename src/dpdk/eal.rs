@@ -82,7 +82,8 @@ pub enum EalError {
     },
     /// Another process of this network namespace has the same prefix.
     #[error(
-        "another lvsd with file_prefix \"{0}\" runs in this network namespace; stop it or choose another file_prefix"
+        "another lvsd (DPDK's file prefix \"{0}\") runs in this network namespace; stop it, or start this one in a \
+         namespace of its own (ip netns exec)"
     )]
     PrefixInUse(String),
     /// A CPU that does not exist or that this process may not use.

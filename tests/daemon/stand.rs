@@ -2,8 +2,10 @@
 //!
 //! Everything goes with the value that made it; a daemon whose test fails shows its log first.
 
+use std::fs::Permissions;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
@@ -106,13 +108,13 @@ impl Stand {
 
     /// The daemon, ready.
     pub fn start(&self) -> Daemon<'_> {
-        let mut daemon = self.spawn();
+        let mut daemon = self.spawn(self.command());
         let end = Instant::now() + READY_WITHIN;
         loop {
             if let Some(status) = daemon.child.try_wait().unwrap() {
                 panic!("lvsd ended: {status}");
             }
-            if UnixStream::connect(self.socket()).is_ok() && daemon.ask("GET", "/v1/version", "").0 == 200 {
+            if daemon.try_ask("GET", "/v1/version", "").is_some() {
                 return daemon;
             }
             assert!(Instant::now() < end, "lvsd is not ready after {READY_WITHIN:?}");
@@ -122,28 +124,22 @@ impl Stand {
 
     /// A daemon that must refuse to start: what it says last.
     pub fn refused(&self) -> String {
-        let mut daemon = self.spawn();
-        let end = Instant::now() + READY_WITHIN;
-        let status = loop {
-            if let Some(status) = daemon.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < end, "lvsd did not end after {READY_WITHIN:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let log = daemon.log();
-        assert_eq!(status.code(), Some(1), "{log}");
-        assert!(!log.contains("panicked"), "{log}");
-        let last = log.lines().last().unwrap_or_default().to_owned();
-        assert!(last.starts_with("lvsd: "), "{log}");
-        last["lvsd: ".len()..].to_owned()
+        last_words(self.spawn(self.command()))
     }
 
-    fn spawn(&self) -> Daemon<'_> {
+    /// The same for a user without rights, who may read and write in the directory.
+    pub fn refused_as_nobody(&self) -> String {
+        fs::set_permissions(self.path(""), Permissions::from_mode(0o777)).unwrap();
+        let mut command = self.command();
+        command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+        last_words(self.spawn(command))
+    }
+
+    /// Starts the daemon behind what `command` says already.
+    fn spawn(&self, mut command: Command) -> Daemon<'_> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let log = self.path(&format!("log-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let file = File::create(&log).unwrap();
-        let mut command = self.command();
         command
             .arg(env!("CARGO_BIN_EXE_lvsd"))
             .arg("--config")
@@ -158,6 +154,24 @@ impl Stand {
             log,
         }
     }
+}
+
+/// The last line of a daemon that must end by itself, without its name.
+fn last_words(mut daemon: Daemon<'_>) -> String {
+    let end = Instant::now() + READY_WITHIN;
+    let status = loop {
+        if let Some(status) = daemon.child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < end, "lvsd did not end after {READY_WITHIN:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let log = daemon.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    let last = log.lines().last().unwrap_or_default().to_owned();
+    assert!(last.starts_with("lvsd: "), "{log}");
+    last["lvsd: ".len()..].to_owned()
 }
 
 impl Drop for Stand {
@@ -191,9 +205,16 @@ impl Daemon<'_> {
         stream
     }
 
-    /// Status and body of the answer to one request; status 0 when there is none.
+    /// Status and body of the answer to one request.
     pub fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = self.connect();
+        self.try_ask(method, path, body)
+            .unwrap_or_else(|| panic!("{method} {path}: no answer"))
+    }
+
+    /// The same; `None` when the daemon is gone or goes before it has answered.
+    pub fn try_ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+        let mut stream = UnixStream::connect(self.stand.socket()).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: lvsd\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
             body.len()
@@ -202,9 +223,9 @@ impl Daemon<'_> {
         let _ = stream.write_all(head.as_bytes());
         let _ = stream.write_all(body.as_bytes());
         let answer = read_all(&mut stream);
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        (status.unwrap_or(0), body.to_owned())
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
     }
 
     /// What `GET path` answers.
@@ -212,15 +233,6 @@ impl Daemon<'_> {
         let (status, body) = self.ask("GET", path, "");
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
-    }
-
-    /// A request that must be carried out.
-    pub fn done(&self, method: &str, path: &str, body: &str) {
-        let (status, answer) = self.ask(method, path, body);
-        assert!(
-            (200..300).contains(&status),
-            "{method} {path} {body}: {status} {answer}"
-        );
     }
 
     /// Status and text of the refusal of a request.
