@@ -1,10 +1,61 @@
-//! Arbitrary frames for fuzzing: good ones for the services of [`super::network`], and damage done to them.
+//! Arbitrary frames for fuzzing: services in all modes, good frames for them, and damage done to these.
 //!
-//! In:  a generator. Out: the same frames for the same seed.
+//! In:  a generator. Out: the same frames for the same seed. Addresses are those of [`super::network`].
 
+use std::net::IpAddr;
+
+use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
+use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::scheduler::SchedulerKind;
+use crate::ipvs::service::{ServiceKey, ServiceProtocol};
 use crate::random::Random;
 use crate::testing::network::{LAN, director_mac};
 use crate::testing::{icmp4, icmp6, tcp4, tcp6, udp4, udp6};
+
+/// By port: how services are balanced. Both VIPs have every one, with three real servers each.
+const SERVICES: [(u16, ServiceProtocol, SchedulerKind, ForwardingMode); 5] = [
+    (80, ServiceProtocol::Tcp, SchedulerKind::Rr, ForwardingMode::Nat),
+    (81, ServiceProtocol::Tcp, SchedulerKind::Wlc, ForwardingMode::Tunnel),
+    (
+        82,
+        ServiceProtocol::Tcp,
+        SchedulerKind::Wrr,
+        ForwardingMode::DirectRouting,
+    ),
+    (83, ServiceProtocol::Tcp, SchedulerKind::Sh, ForwardingMode::FullNat),
+    (53, ServiceProtocol::Udp, SchedulerKind::Lc, ForwardingMode::Nat),
+];
+
+/// Adds services in all modes and both families.
+///
+/// # Panics
+/// When they are there already.
+pub fn add_services(desired: &mut DesiredServices) {
+    let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+    for (port, protocol, scheduler, mode) in SERVICES {
+        for (vip, net) in [("192.0.2.100", "198.51.100."), ("2001:db8:a::100", "2001:db8:b::")] {
+            let key = ServiceKey::Address {
+                protocol,
+                addr: ip(vip),
+                port,
+            };
+            desired
+                .add_service(ServiceSpec::new(key, scheduler))
+                .expect("a new service");
+            let configured = if mode == ForwardingMode::FullNat {
+                let pool = vec![ip(&format!("{net}200"))];
+                desired.set_local_addresses(&key, pool).expect("a pool of the family");
+                ForwardingMode::Nat
+            } else {
+                mode
+            };
+            for number in 11..14 {
+                let server = ServerSpec::new(ip(&format!("{net}{number}")), port, configured, 1);
+                desired.add_server(&key, server).expect("a new server");
+            }
+        }
+    }
+}
 
 /// Good frames that mutations start from: TCP to ports 80 to 84 and UDP to port 53 of both VIPs, replies of
 /// real servers, echo requests.

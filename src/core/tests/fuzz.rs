@@ -7,15 +7,11 @@ use std::time::{Duration, Instant};
 
 use lvs_core::counters::SingleWriter;
 use lvs_core::frame::Frame;
-use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};
-use lvs_core::ipvs::forwarding::ForwardingMode;
-use lvs_core::ipvs::scheduler::SchedulerKind;
-use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
 use lvs_core::random::Random;
 use lvs_core::testing::director::{Outcome, TestDirector};
-use lvs_core::testing::mutate::{arbitrary, seeds};
+use lvs_core::testing::mutate::{add_services, arbitrary, seeds};
 use lvs_core::testing::network::{LAN, WAN, network};
 use lvs_core::testing::{VecFrame, tcp4};
 
@@ -26,94 +22,7 @@ const CONNS_MAX: usize = 4_096;
 
 fn director(workers: u8) -> TestDirector {
     let mut director = TestDirector::new(workers, CONNS_MAX, network().build(1));
-    director.change(|desired| {
-        let services = [
-            (
-                "192.0.2.100",
-                80,
-                ServiceProtocol::Tcp,
-                SchedulerKind::Rr,
-                ForwardingMode::Nat,
-            ),
-            (
-                "192.0.2.100",
-                81,
-                ServiceProtocol::Tcp,
-                SchedulerKind::Wlc,
-                ForwardingMode::Tunnel,
-            ),
-            (
-                "192.0.2.100",
-                82,
-                ServiceProtocol::Tcp,
-                SchedulerKind::Wrr,
-                ForwardingMode::DirectRouting,
-            ),
-            (
-                "192.0.2.100",
-                83,
-                ServiceProtocol::Tcp,
-                SchedulerKind::Sh,
-                ForwardingMode::FullNat,
-            ),
-            (
-                "192.0.2.100",
-                53,
-                ServiceProtocol::Udp,
-                SchedulerKind::Lc,
-                ForwardingMode::Nat,
-            ),
-            (
-                "2001:db8:a::100",
-                80,
-                ServiceProtocol::Tcp,
-                SchedulerKind::Rr,
-                ForwardingMode::Nat,
-            ),
-            (
-                "2001:db8:a::100",
-                83,
-                ServiceProtocol::Tcp,
-                SchedulerKind::Rr,
-                ForwardingMode::FullNat,
-            ),
-            (
-                "2001:db8:a::100",
-                53,
-                ServiceProtocol::Udp,
-                SchedulerKind::Sh,
-                ForwardingMode::Tunnel,
-            ),
-        ];
-        for (vip, port, protocol, scheduler, mode) in services {
-            let addr = vip.parse().unwrap();
-            let key = ServiceKey::Address { protocol, addr, port };
-            desired.add_service(ServiceSpec::new(key, scheduler)).unwrap();
-            if mode == ForwardingMode::FullNat {
-                let local = if addr.is_ipv4() {
-                    "198.51.100.200"
-                } else {
-                    "2001:db8:b::200"
-                };
-                desired.set_local_addresses(&key, vec![local.parse().unwrap()]).unwrap();
-            }
-            let configured = if mode == ForwardingMode::FullNat {
-                ForwardingMode::Nat
-            } else {
-                mode
-            };
-            for server in 11..14 {
-                let text = if addr.is_ipv4() {
-                    format!("198.51.100.{server}")
-                } else {
-                    format!("2001:db8:b::{server}")
-                };
-                desired
-                    .add_server(&key, ServerSpec::new(text.parse().unwrap(), port, configured, 1))
-                    .unwrap();
-            }
-        }
-    });
+    director.change(add_services);
     director
 }
 
