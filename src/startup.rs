@@ -285,6 +285,7 @@ pub fn ground(config: &Config) -> Result<Ground, StartError> {
             .cloned()
             .collect(),
         extra_args: config.eal.extra_args.clone(),
+        log_level: dpdk_log_level(log::max_level()),
         ..EalSettings::default()
     })?;
     let pool = Mempool::create(&eal, &pool_settings)?;
@@ -295,6 +296,15 @@ pub fn ground(config: &Config) -> Result<Ground, StartError> {
         clock,
         worker_cpus,
     })
+}
+
+/// What DPDK writes to stderr by itself: errors, unless lvsd is asked for more than usual (`RUST_LOG`).
+fn dpdk_log_level(ours: log::LevelFilter) -> u8 {
+    match ours {
+        log::LevelFilter::Trace => 8,
+        log::LevelFilter::Debug => 7,
+        _ => EalSettings::default().log_level,
+    }
 }
 
 /// `0000:01:00.0`, as opposed to `net_af_packet0,iface=eth1`.

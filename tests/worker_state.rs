@@ -272,16 +272,16 @@ fn a_worker_outlives_an_empty_pool() {
         let before = running.received();
         assert!(before > 0, "traffic flows");
 
+        // Punted frames end here and are kept: the worker's own buffers go too, one by one.
         let mut taken = Vec::new();
-        let end = Instant::now() + Duration::from_secs(1);
-        while Instant::now() < end {
+        let end = Instant::now() + Duration::from_secs(5);
+        let mut starved = 0;
+        while running.pool.available() > 0 || running.received() > starved {
+            assert!(Instant::now() < end, "{} buffers are left", running.pool.available());
+            starved = running.received();
             taken.extend(std::iter::from_fn(|| running.pool.alloc()));
             running.manage(Duration::from_millis(5));
         }
-        // What is left are the worker's own buffers, which go round; then those are gone too or too few.
-        let starved = running.received();
-        let taken_count = taken.len();
-        assert!(taken_count > 8_000, "{taken_count}");
 
         drop(taken);
         running.manage(Duration::from_millis(300));
