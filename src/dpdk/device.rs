@@ -79,7 +79,7 @@ pub enum DeviceError {
         interface: String,
     },
     /// A setting that the device refused.
-    #[error("device \"{name}\": {step} refused: {cause}")]
+    #[error("device \"{name}\": {step} refused: {cause}; {cure}")]
     Refused {
         /// The operator's name.
         name: String,
@@ -87,6 +87,8 @@ pub enum DeviceError {
         step: &'static str,
         /// DPDK's text.
         cause: String,
+        /// What to look at.
+        cure: &'static str,
     },
     /// The MTU is outside what the device can do.
     #[error("device \"{name}\": MTU {mtu} is outside its range {min} to {max}")]
@@ -376,10 +378,17 @@ fn accept(settings: &DeviceSettings, step: &'static str, code: i32) -> Result<()
     if code == 0 {
         return Ok(());
     }
+    let cure = if step.ends_with("queue") {
+        "another program may have it, or rx_queue_size or tx_queue_size is not what it takes; \
+         RUST_LOG=debug shows what its driver says"
+    } else {
+        "change the setting, or see with RUST_LOG=debug what its driver says"
+    };
     Err(DeviceError::Refused {
         name: settings.name.clone(),
         step,
         cause: error_text(code),
+        cure,
     })
 }
 

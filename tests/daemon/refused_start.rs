@@ -92,6 +92,22 @@ fn a_device_that_cannot_be_had_is_named() {
 }
 
 #[test]
+fn a_device_that_somebody_else_has_is_busy() {
+    let stand = Stand::new();
+    stand.inside("ip link add cable type veth peer name end");
+    stand.inside("ip link set cable up");
+    stand.configure(
+        "[[device]]\nname = \"wan\"\ndpdk = \"net_af_xdp0,iface=cable\"\n\
+         [[device]]\nname = \"lan\"\ndpdk = \"net_af_xdp1,iface=cable\"\n",
+    );
+    assert_eq!(
+        stand.refused(),
+        "device \"lan\": a receive queue refused: Invalid argument; another program may have it, or rx_queue_size or \
+         tx_queue_size is not what it takes; RUST_LOG=debug shows what its driver says"
+    );
+}
+
+#[test]
 fn a_twin_whose_name_is_taken_is_named() {
     let stand = Stand::new();
     stand.inside("ip link add wan type bridge");
