@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use mgmt::admin::socket::{self, AdminSocket};
+use mgmt::ipvs_netlink::socket::IpvsSocket;
 use mgmt::mailbox_port::MailboxPort;
 use mgmt::punt;
 use mgmt::reload::Reloader;
@@ -40,6 +41,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         twins: &twins.iter().map(|twin| twin.device).collect::<Vec<_>>(),
         idle: startup::idle_policy(&config),
         clock: ground.clock,
+        pool: ground.pool.clone(),
     };
     let crew = crew::assemble(queues, &settings);
     let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), ground.pool)
@@ -51,6 +53,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     director.attach_twins(Arc::clone(punt_thread.counters()));
 
     let socket = AdminSocket::open(&config.api.socket, startup::group(&config))?;
+    let ipvs_socket = IpvsSocket::open(&config.api.socket.with_file_name("ipvs.sock"), socket.gate.group())?;
     let parts = Parts {
         director: Arc::new(Mutex::new(director)),
         reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),
@@ -67,7 +70,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         config.devices.len(),
         config.workers.count
     );
-    runtime.block_on(service::serve(socket, parts));
+    runtime.block_on(service::serve(socket, ipvs_socket, parts));
 
     for port in &ports {
         port.stop();

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod director;
+pub mod ipvs_netlink;
 pub mod journal;
 pub mod kernel;
 pub mod mailbox_port;

@@ -193,7 +193,12 @@ pub fn ports(
 ) -> Vec<Arc<MailboxPort>> {
     let ends = mailboxes.into_iter().zip(counters.iter()).zip(&ground.worker_cpus);
     ends.map(|((mailbox, counters), cpu)| {
-        Arc::new(MailboxPort::new(mailbox, Arc::clone(counters), Some(u32::from(*cpu))))
+        Arc::new(MailboxPort::new(
+            mailbox,
+            Arc::clone(counters),
+            Some(u32::from(*cpu)),
+            ground.clock.hz(),
+        ))
     })
     .collect()
 }

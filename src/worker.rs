@@ -3,7 +3,7 @@
 //! In:  its receive queues, frames handed over by other workers, frames injected by the kernel twins.
 //! Out: frames transmitted, handed over, punted to a twin, held for a neighbour, or dropped by name.
 //! Never: blocks, allocates, locks, logs, or makes a system call other than the configured idle sleep.
-//! Every frame is accounted for: received + injected = transmitted + punted + dropped (+ held, + in rings).
+//! Every frame is accounted for: received + injected + made = transmitted + punted + dropped + kept (+ held, + in rings).
 
 pub mod crew;
 pub mod exits;
@@ -19,12 +19,13 @@ pub mod tx;
 use std::sync::Arc;
 
 use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
 use lvs_core::path::{DropReason, Verdict};
 use lvs_core::tick::Tick;
 
-use crate::dpdk::{Burst, Clock, RxQueue, clock};
+use crate::dpdk::{Burst, Clock, Mempool, RxQueue, clock};
 use crew::WorkerParts;
 use exits::Exits;
 use handover::{Handed, Inbox};
@@ -47,6 +48,8 @@ pub struct Worker<P: PacketPath> {
     injected: InjectedFrames,
     exits: Exits,
     mailbox: Arc<Mailbox>,
+    /// For frames that the path makes.
+    pool: Mempool,
     counters: Arc<WorkerCounters>,
     pace: Pace,
     idle: Idle,
@@ -67,6 +70,7 @@ impl<P: PacketPath> Worker<P> {
             injected: parts.injected,
             exits: parts.exits,
             mailbox: parts.mailbox,
+            pool: parts.pool,
             counters,
             pace: Pace::new(),
             idle: Idle::new(parts.idle),
@@ -166,6 +170,24 @@ impl<P: PacketPath> Worker<P> {
         process(&mut self.path, device, now, self.burst.as_mut_slice(), verdicts);
         for (mbuf, verdict) in self.burst.drain().zip(verdicts.iter()) {
             self.exits.dispatch(device, mbuf, *verdict, now);
+        }
+        self.send_made(device, now);
+    }
+
+    /// Gives each frame that the path made a buffer, and sends it where its verdict says.
+    #[inline]
+    fn send_made(&mut self, device: DeviceId, now: Tick) {
+        while let Some((verdict, octets)) = self.path.next_made() {
+            let Some(mut mbuf) = self.pool.alloc() else {
+                self.counters.drop_packet(DropReason::NoMbuf);
+                continue;
+            };
+            if mbuf.append(octets.len()) {
+                mbuf.bytes_mut().copy_from_slice(octets);
+                self.exits.dispatch(device, mbuf, verdict, now);
+            } else {
+                self.exits.drop_frame(mbuf, DropReason::NoMbuf);
+            }
         }
     }
 

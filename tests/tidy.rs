@@ -5,7 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms in which unsafe code is allowed.
-const UNSAFE_ROOMS: [&str; 4] = ["src/core/arena.rs", "src/core/prefetch.rs", "src/dpdk", "dpdk-sys"];
+const UNSAFE_ROOMS: [&str; 6] = [
+    "src/core/arena.rs",
+    "src/core/prefetch.rs",
+    "src/dpdk",
+    "dpdk-sys",
+    "src/preload",
+    // Maps hugepages for its arena.
+    "src/core/benches/table.rs",
+];
 const FILE_LINES_MAX: usize = 600;
 const FILE_LINES_WITH_TESTS_MAX: usize = 900;
 const FORBIDDEN_NAMES: [&str; 7] = ["util", "utils", "common", "helpers", "manager", "info", "data"];
@@ -59,7 +67,7 @@ fn files_begin_with_what_they_are_for() {
 
 #[test]
 fn files_can_be_read_in_one_sitting() {
-    let found = offenders(|_, text| {
+    let found = offenders(|name, text| {
         let lines = text.lines().count();
         let code = text
             .split("\n#[cfg(test)]\nmod tests {")
@@ -67,7 +75,12 @@ fn files_can_be_read_in_one_sitting() {
             .unwrap_or_default()
             .lines()
             .count();
-        (code > FILE_LINES_MAX || lines > FILE_LINES_WITH_TESTS_MAX).then(|| format!("{code} of {lines} lines"))
+        let code_lines_max = if name.ends_with("tests.rs") {
+            FILE_LINES_WITH_TESTS_MAX
+        } else {
+            FILE_LINES_MAX
+        };
+        (code > code_lines_max || lines > FILE_LINES_WITH_TESTS_MAX).then(|| format!("{code} of {lines} lines"))
     });
     assert!(found.is_empty(), "{found:#?}");
 }
@@ -130,6 +143,7 @@ fn crates_depend_in_one_direction() {
             _ if name.starts_with("src/core/") => &["dpdk_sys", "lvs_api", "tokio", "axum", "log"],
             _ if name.starts_with("src/api/") => &["lvs_core", "dpdk_sys"],
             _ if name.starts_with("src/cli/") => &["lvs_core", "dpdk_sys"],
+            _ if name.starts_with("src/preload/") => &["lvs_core", "lvs_api", "dpdk_sys"],
             _ if name.starts_with("src/mgmt") => &["dpdk_sys"],
             _ if name.starts_with("src/worker") => &["dpdk_sys", "lvs_api", "log"],
             _ if name.starts_with("src/dpdk") => &["lvs_api"],
@@ -178,7 +192,8 @@ fn the_path_cannot_panic_by_name() {
             .iter()
             .find(|word| {
                 code.lines().any(|line| {
-                    !line.trim_start().starts_with("//") && line.contains(**word) && !line.contains("debug_assert")
+                    let at_compile_time = line.contains("debug_assert") || line.trim_start().starts_with("const _");
+                    !line.trim_start().starts_with("//") && line.contains(**word) && !at_compile_time
                 })
             })
             .map(|word| format!("uses {word}"))

@@ -79,6 +79,7 @@ fn a_worker_allocates_nothing_while_it_runs() {
             twins: &[DeviceId(0)],
             idle: IdlePolicy::Pause,
             clock: Clock::start(&eal),
+            pool,
         };
         let mut crew = assemble(vec![queues], &crew_settings);
         let mut worker = Worker::new(crew.workers.remove(0), EveryVerdict(ScriptedPath::new(), 0));

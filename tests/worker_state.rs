@@ -80,6 +80,7 @@ impl Running {
             twins: &[DeviceId(0), DeviceId(1)],
             idle: IdlePolicy::Pause,
             clock: Clock::start(&eal),
+            pool,
         };
         let mut crew = assemble(queues, &crew_settings);
         let mut desired = DesiredServices::default();

@@ -1,4 +1,5 @@
-//! What clients and the daemon say to each other on `/run/lvsd/api.sock`: HTTP/1.1 with these types as JSON.
+//! What clients and the daemon say to each other on `/run/lvsd/api.sock`: HTTP/1.1 with these types as JSON;
+//! and on `/run/lvsd/ipvs.sock`: the kernel's IPVS protocol, in [`netlink`].
 //!
 //! Plain data with units in the names; unknown fields are refused everywhere. Never names lvs-core: the
 //! daemon converts by hand, exhaustively, so that neither side can change without the other noticing.
@@ -6,6 +7,8 @@
 mod action;
 mod error;
 mod id;
+pub mod netlink;
+pub mod proc_text;
 mod state;
 mod status;
 

@@ -170,6 +170,10 @@ pub struct Worker {
     pub hand_over_packets: u64,
     /// Frames dropped, for any reason.
     pub drop_packets: u64,
+    /// Frames whose content is kept, to put a datagram together or to send it in pieces.
+    pub keep_packets: u64,
+    /// Frames made besides those received: whole datagrams and pieces.
+    pub make_packets: u64,
     /// Frames that wait now until the kernel has found a neighbour.
     pub held_packets: u64,
     /// IPv4 connections now.
@@ -180,6 +184,14 @@ pub struct Worker {
     pub bursts: u64,
     /// Polls that brought none.
     pub idle_polls: u64,
+    /// Time-stamp cycles spent with frames in hand.
+    pub busy_cycles: u64,
+    /// Time-stamp cycles spent polling in vain.
+    pub idle_cycles: u64,
+    /// Time-stamp cycles of a second.
+    pub cycles_per_sec: u64,
+    /// New connections for which a scheduler was asked.
+    pub scheduler_picks: u64,
 }
 
 /// `GET /v1/drops`: one reason.

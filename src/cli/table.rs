@@ -56,8 +56,8 @@ pub fn workers(workers: Vec<Worker>) -> String {
         "Busy%",
     ];
     let rows = workers.into_iter().map(|worker| {
-        let polls = worker.bursts + worker.idle_polls;
-        let busy = (worker.bursts * 100).checked_div(polls).unwrap_or(0);
+        let cycles = worker.busy_cycles + worker.idle_cycles;
+        let busy = (worker.busy_cycles / 100).checked_div(cycles / 10_000).unwrap_or(0);
         vec![
             worker.worker.to_string(),
             worker.lcore.map_or_else(|| "-".to_owned(), |lcore| lcore.to_string()),

@@ -163,6 +163,10 @@ pub struct WorkerCounters {
     pub conns_ipv6: AtomicU64,
     /// Connections whose time ran out.
     pub conns_expired: AtomicU64,
+    /// Frames whose content the path kept, to put a datagram together or to send it in pieces.
+    pub kept_frames: AtomicU64,
+    /// Frames that the path made besides those received.
+    pub made_frames: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
     /// By [`DeviceId`].
@@ -193,6 +197,8 @@ impl WorkerCounters {
             conns_ipv4: AtomicU64::default(),
             conns_ipv6: AtomicU64::default(),
             conns_expired: AtomicU64::default(),
+            kept_frames: AtomicU64::default(),
+            made_frames: AtomicU64::default(),
             held: AtomicU64::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],

@@ -10,3 +10,4 @@ pub mod scheduler;
 pub mod service;
 pub mod service_table;
 pub mod stats;
+pub mod tunnel_kind;

@@ -63,3 +63,30 @@ pub const TRASH_PERIOD_SEC: u32 = 120;
 
 /// Hops (resolved neighbours times the MTUs that routes impose): ids are 16 bits and the last one means none.
 pub const HOPS_MAX: usize = 65_535;
+
+/// Fragmented datagrams that a worker puts together at the same time; the oldest gives way to a new one, so
+/// that a flood of first fragments cannot keep others out.
+pub const DATAGRAMS_MAX: usize = 64;
+
+/// Fragments of one datagram: 64 KiB in fragments of 576 octets are 119. More are a way of wasting time.
+pub const FRAGMENTS_PER_DATAGRAM_MAX: usize = 128;
+
+/// Octets of IP header and options, or of the headers before the fragment header, that fragments may have.
+pub const FRAGMENT_HEADER_MAX: usize = 256;
+
+/// Seconds that an incomplete IPv4 datagram is kept (kernel `ipfrag_time`).
+pub const REASSEMBLY4_SEC: u32 = 30;
+/// Seconds that an incomplete IPv6 datagram is kept (RFC 8200 4.5, kernel `nf_conntrack_frag6_timeout`).
+pub const REASSEMBLY6_SEC: u32 = 60;
+
+/// Frames that one burst can make besides its own: each of its frames completes a datagram of most fragments.
+pub const MADE_FRAMES_MAX: usize = BURST_MAX * FRAGMENTS_PER_DATAGRAM_MAX;
+/// Their octets: each is one of 64 KiB with the headers of its pieces.
+pub const MADE_OCTETS_MAX: usize = BURST_MAX * 72 * 1_024;
+
+/// Real servers whose path MTU a worker remembers, learned from ICMP errors about tunnels.
+pub const PATH_MTUS_MAX: usize = 256;
+/// Seconds that a learned path MTU is believed (kernel `ip_rt_mtu_expires`).
+pub const PATH_MTU_SEC: u32 = 600;
+/// Smallest path MTU that an ICMP error can teach (kernel `ip_rt_min_pmtu`).
+pub const PATH_MTU_MIN: u16 = 552;

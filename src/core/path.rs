@@ -1,7 +1,8 @@
 //! SPINE: what happens to a burst of frames, one line a step, in call order.
 //!
 //! In:  up to [`BURST_MAX`] frames that one device received, the worker's own state, the time.
-//! Out: one [`Verdict`] a frame; frames that are to be transmitted have been rewritten in place.
+//! Out: one [`Verdict`] a frame; frames that are to be transmitted have been rewritten in place. Besides, the
+//!      frames that [`WorkerState::next_made`] gives: to be asked until it gives none, after every call here.
 //! Never: allocates, locks, logs, reads a clock, panics, or loops without bound.
 //!
 //! The stages run as loops over the burst so that the cache misses of 32 packets overlap; behind
@@ -10,16 +11,23 @@
 
 pub mod admit;
 pub mod classify;
+pub mod emit;
 pub mod established;
 pub mod forward;
+pub mod fragment;
 pub mod headers;
 pub mod icmp;
 pub mod lookup;
+pub mod outer_error;
 pub mod parse;
+pub mod path_mtu;
+pub mod reassemble;
+pub mod related;
 pub mod reply;
 pub mod resolve;
 pub mod schedule;
 pub mod track;
+pub mod tunnelled;
 pub mod verdict;
 
 pub use headers::{Flow, Fragment, Headers};
@@ -36,6 +44,7 @@ use crate::tick::Tick;
 use crate::worker_state::{Lane, Step, WorkerState};
 
 use admit::Admission;
+use classify::{Class, is_balanced};
 use established::Known;
 use parse::Parsed;
 
@@ -63,11 +72,12 @@ pub fn process_handed_over<F: Frame>(
     run(worker, device, now, true, frames, verdicts);
 }
 
-/// What is due besides packets: idle connections expire, a bounded number a call.
+/// What is due besides packets: idle connections and incomplete datagrams expire, a bounded number a call.
 pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
-    let (step, lanes) = worker.step(DeviceId(0), now, false);
+    let (mut step, lanes) = worker.step(DeviceId(0), now, false);
     track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
     track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
+    reassemble::expire(&mut step, &mut lanes.reassembly);
     step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
     step.own.conns_ipv6.set(lanes.v6.table.len() as u64);
 }
@@ -88,14 +98,19 @@ fn run<F: Frame>(
     }
     lanes.v4.clear();
     lanes.v6.clear();
-    for (slot, (frame, verdict)) in frames.iter().zip(verdicts.iter_mut()).take(BURST_MAX).enumerate() {
+    for (slot, (frame, verdict)) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX).enumerate() {
         match parse::parse(frame.bytes()) {
-            Ok(Parsed::Ip(headers, flow)) => match classify::classify(&step, frame.bytes(), &headers, &flow) {
-                None => match flow {
+            Ok(Parsed::Ip(headers, flow)) => match classify::classify(&step, frame.bytes(), &headers) {
+                Class::Balanced => match flow {
                     Flow::V4(key) => lanes.v4.push(slot, headers, key),
                     Flow::V6(key) => lanes.v6.push(slot, headers, key),
                 },
-                Some(decided) => *verdict = decided,
+                Class::Fragment => *verdict = reassemble::fragment(&mut step, lanes, &headers, &flow, frame),
+                Class::Icmp => {
+                    let (v4, v6) = (&mut lanes.v4.table, &mut lanes.v6.table);
+                    *verdict = related::icmp(&mut step, v4, v6, &headers, frame);
+                }
+                Class::Decided(decided) => *verdict = decided,
             },
             Ok(Parsed::Other) => *verdict = Verdict::Punt,
             Err(reason) => *verdict = Verdict::Drop(reason),

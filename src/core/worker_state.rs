@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::address::{Addr4, Addr6, Address, FlowKey};
 use crate::arena::{Arena, ArenaError};
-use crate::counters::WorkerCounters;
+use crate::counters::{SingleWriter, WorkerCounters};
 use crate::ipvs::conn::Conn;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
@@ -19,8 +19,11 @@ use crate::ipvs::service::ServiceId;
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
 use crate::path::Headers;
+use crate::path::emit::MadeFrames;
+use crate::path::path_mtu::PathMtus;
+use crate::path::reassemble::Reassembly;
 use crate::path::reply::IcmpBudget;
-use crate::path::verdict::WorkerId;
+use crate::path::verdict::{Verdict, WorkerId};
 use crate::random::Random;
 use crate::snapshot::Snapshot;
 use crate::tick::Tick;
@@ -53,12 +56,15 @@ pub struct WorkerState {
     own: Arc<WorkerCounters>,
     random: Random,
     icmp_budget: IcmpBudget,
+    made: MadeFrames,
+    path_mtus: PathMtus,
 }
 
 /// The tables of both families, each with the scratch space of the burst under way.
 pub(crate) struct Lanes {
     pub(crate) v4: Lane<Addr4>,
     pub(crate) v6: Lane<Addr6>,
+    pub(crate) reassembly: Reassembly,
 }
 
 /// One family's connections, and those packets of the burst that are looked up in them.
@@ -127,6 +133,12 @@ pub(crate) struct Step<'a> {
     pub(crate) counters: &'a [Arc<WorkerCounters>],
     pub(crate) random: &'a mut Random,
     pub(crate) icmp_budget: &'a mut IcmpBudget,
+    /// Frames besides those of the burst.
+    pub(crate) made: &'a mut MadeFrames,
+    pub(crate) path_mtus: &'a mut PathMtus,
+    /// While a datagram that was put together is processed: octets of the longest piece that it may leave in, its
+    /// longest fragment at first. Else 0.
+    pub(crate) reassembled: u16,
 }
 
 impl WorkerState {
@@ -153,6 +165,7 @@ impl WorkerState {
             lanes: Lanes {
                 v4: Lane::new(v4),
                 v6: Lane::new(v6),
+                reassembly: Reassembly::new(),
             },
             schedulers: (0..SERVICES_MAX)
                 .map(|_| SchedulerState::seeded(random.next_u64()))
@@ -164,6 +177,8 @@ impl WorkerState {
             own,
             random,
             icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
+            made: MadeFrames::new(),
+            path_mtus: PathMtus::new(),
             snapshot: Arc::new(Snapshot::default()),
             settings,
         };
@@ -202,6 +217,16 @@ impl WorkerState {
         self.settings.id
     }
 
+    /// Takes the next frame that the path made besides those of the burst (pieces of long packets, ICMP errors
+    /// about datagrams that never became whole): it belongs into a buffer of its own, which then goes where its
+    /// verdict says, as if it had been received. To be called after every call of the path until it gives none.
+    #[inline]
+    pub fn next_made(&mut self) -> Option<(Verdict, &[u8])> {
+        let made = self.made.take()?;
+        self.own.made_frames.add(1);
+        Some(made)
+    }
+
     /// Connections held at this moment, IPv4 and IPv6.
     pub fn conns_count(&self) -> (usize, usize) {
         (self.lanes.v4.table.len(), self.lanes.v6.table.len())
@@ -224,6 +249,9 @@ impl WorkerState {
             counters: &self.counters,
             random: &mut self.random,
             icmp_budget: &mut self.icmp_budget,
+            made: &mut self.made,
+            path_mtus: &mut self.path_mtus,
+            reassembled: 0,
         };
         (step, &mut self.lanes)
     }

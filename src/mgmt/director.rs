@@ -24,6 +24,7 @@ use crate::mgmt::worker_port::WorkerPort;
 pub mod convert;
 pub mod counts;
 pub mod diff;
+mod ipvs_table;
 mod report;
 pub mod tend;
 

@@ -59,6 +59,10 @@ impl WorkerPort for FakeWorker {
         Some(3)
     }
 
+    fn cycles_per_sec(&self) -> u64 {
+        1_000_000_000
+    }
+
     fn dump_conns(&self, cursor: DumpCursor, mut room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
         let (answer, receiver) = oneshot::channel();
         self.dumps.fetch_add(1, Ordering::Relaxed);

@@ -20,6 +20,7 @@ pub struct MailboxPort {
     mailbox: Arc<Mailbox>,
     counters: Arc<WorkerCounters>,
     lcore: Option<u32>,
+    cycles_per_sec: u64,
     asks: Mutex<Asks>,
 }
 
@@ -32,11 +33,12 @@ struct Asks {
 
 impl MailboxPort {
     /// The management core's end of `mailbox`.
-    pub fn new(mailbox: Arc<Mailbox>, counters: Arc<WorkerCounters>, lcore: Option<u32>) -> Self {
+    pub fn new(mailbox: Arc<Mailbox>, counters: Arc<WorkerCounters>, lcore: Option<u32>, cycles_per_sec: u64) -> Self {
         Self {
             mailbox,
             counters,
             lcore,
+            cycles_per_sec,
             asks: Mutex::default(),
         }
     }
@@ -89,6 +91,10 @@ impl WorkerPort for MailboxPort {
         self.lcore
     }
 
+    fn cycles_per_sec(&self) -> u64 {
+        self.cycles_per_sec
+    }
+
     fn dump_conns(&self, cursor: DumpCursor, room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
         let (answer, receiver) = oneshot::channel();
         let mut asks = self.asks();
@@ -116,7 +122,7 @@ mod tests {
     fn port() -> (MailboxPort, Arc<Mailbox>) {
         let mailbox = Arc::new(Mailbox::new());
         (
-            MailboxPort::new(Arc::clone(&mailbox), Arc::new(WorkerCounters::new(1)), None),
+            MailboxPort::new(Arc::clone(&mailbox), Arc::new(WorkerCounters::new(1)), None, 1),
             mailbox,
         )
     }

@@ -1,6 +1,6 @@
 //! What the management core does while the director runs, until a signal ends it.
 //!
-//! One task each: the admin socket, the director's periodic work, the workers' replies, the kernel's
+//! One task each: the admin socket, the IPVS socket, the director's periodic work, the workers' replies, the kernel's
 //! network, signals. All on one thread; what blocks goes elsewhere.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,9 @@ use crate::dpdk::device::Device;
 use crate::mgmt::admin::socket::AdminSocket;
 use crate::mgmt::admin::{Admin, Limits, serve as serve_admin};
 use crate::mgmt::director::{Director, tend};
+use crate::mgmt::ipvs_netlink::proc_files;
+use crate::mgmt::ipvs_netlink::serve::{self as serve_ipvs, Served};
+use crate::mgmt::ipvs_netlink::socket::IpvsSocket;
 use crate::mgmt::kernel::KernelMirror;
 use crate::mgmt::mailbox_port::MailboxPort;
 use crate::mgmt::reload::Reloader;
@@ -48,7 +51,7 @@ pub struct Parts {
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub async fn serve(socket: AdminSocket, parts: Parts) {
+pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
     let Parts {
         director,
         reloader,
@@ -69,7 +72,18 @@ pub async fn serve(socket: AdminSocket, parts: Parts) {
         reload: Box::new(move || reloader_of_admin.reload(&mut lock(&director_of_admin), Instant::now())),
         limits: Limits::default(),
     });
+    let director_of_files = Arc::clone(&director);
+    let ipvs = Arc::new(Served {
+        table: Arc::clone(&director),
+        file: Box::new(move |path| Box::pin(proc_files::render(Arc::clone(&director_of_files), path.to_owned()))),
+        limits: serve_ipvs::Limits::default(),
+    });
     tokio::select! {
+        result = serve_ipvs::serve(ipvs_socket, ipvs) => {
+            if let Err(error) = result {
+                log::error!("IPVS socket: {error}");
+            }
+        }
         result = serve_admin::serve(socket, admin) => {
             if let Err(error) = result {
                 log::error!("admin socket: {error}");

@@ -29,6 +29,9 @@ pub trait WorkerPort: Send + Sync {
     /// The core it is pinned to.
     fn lcore(&self) -> Option<u32>;
 
+    /// Time-stamp cycles of a second, in which it counts its time.
+    fn cycles_per_sec(&self) -> u64;
+
     /// Asks for connections behind `cursor`, as many as `room` has capacity for. The answer fails when the
     /// mailbox is full or the worker is gone.
     fn dump_conns(&self, cursor: DumpCursor, room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk>;

@@ -8,7 +8,7 @@ use lvs_core::counters::WorkerCounters;
 use lvs_core::l3::DeviceId;
 
 use crate::dpdk::device::Queues;
-use crate::dpdk::{Clock, RxQueue};
+use crate::dpdk::{Clock, Mempool, RxQueue};
 use crate::worker::exits::Exits;
 use crate::worker::handover::{self, Inbox};
 use crate::worker::idle::IdlePolicy;
@@ -25,6 +25,7 @@ pub struct WorkerParts {
     pub(super) injected: InjectedFrames,
     pub(super) exits: Exits,
     pub(super) mailbox: Arc<Mailbox>,
+    pub(super) pool: Mempool,
     pub(super) idle: IdlePolicy,
 }
 
@@ -59,6 +60,8 @@ pub struct CrewSettings<'a> {
     pub idle: IdlePolicy,
     /// The clock of all.
     pub clock: Clock,
+    /// Where workers get buffers for frames that the path makes.
+    pub pool: Mempool,
 }
 
 /// Shares out the queues of all devices, in the order of their ids, to as many workers as there are counters.
@@ -96,6 +99,7 @@ pub fn assemble(devices: Vec<Queues>, settings: &CrewSettings<'_>) -> Crew {
             injected,
             exits,
             mailbox,
+            pool: settings.pool.clone(),
             idle,
         });
     }

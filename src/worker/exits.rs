@@ -70,6 +70,10 @@ impl Exits {
                     self.drop_frame(mbuf, DropReason::HeldQueueFull);
                 }
             }
+            Verdict::Kept => {
+                self.counters.kept_frames.add(1);
+                self.free_later(mbuf);
+            }
             Verdict::Drop(reason) => self.drop_frame(mbuf, reason),
         }
     }
@@ -100,6 +104,11 @@ impl Exits {
     #[inline]
     pub fn drop_frame(&mut self, mbuf: Mbuf, reason: DropReason) {
         self.counters.drop_packet(reason);
+        self.free_later(mbuf);
+    }
+
+    #[inline]
+    fn free_later(&mut self, mbuf: Mbuf) {
         if let Err(mbuf) = self.dropped.push(mbuf) {
             self.dropped.free();
             let _ = self.dropped.push(mbuf);

@@ -1,6 +1,7 @@
 //! Step 9, between two bursts about every millisecond: timers, commands, held frames.
 
 use lvs_core::counters::SingleWriter;
+use lvs_core::l3::DeviceId;
 use lvs_core::path::{DropReason, Verdict};
 use lvs_core::tick::Tick;
 
@@ -46,6 +47,8 @@ impl<P: PacketPath> Worker<P> {
     /// See the module.
     pub(super) fn keep_house(&mut self, now: Tick) {
         self.path.housekeeping(now);
+        // They are on their way out: no device of arrival matters.
+        self.send_made(DeviceId(0), now);
         for _ in 0..COMMANDS_PER_PASS_MAX {
             let Some(command) = self.mailbox.next_command() else {
                 break;

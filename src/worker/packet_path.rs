@@ -20,6 +20,12 @@ pub trait PacketPath: Send {
     /// The same for frames that another worker handed over; never hands over again.
     fn process_handed_over(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]);
 
+    /// The next frame that the path made besides those it was given, until there is none: to be copied into a
+    /// buffer of its own, which then goes where its verdict says.
+    fn next_made(&mut self) -> Option<(Verdict, &[u8])> {
+        None
+    }
+
     /// Expires what is due, a bounded number.
     fn housekeeping(&mut self, now: Tick);
 
@@ -42,6 +48,11 @@ impl PacketPath for WorkerState {
     #[inline]
     fn process_handed_over(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
         path::process_handed_over(self, device, now, frames, verdicts);
+    }
+
+    #[inline]
+    fn next_made(&mut self) -> Option<(Verdict, &[u8])> {
+        Self::next_made(self)
     }
 
     fn housekeeping(&mut self, now: Tick) {

@@ -87,6 +87,7 @@ fn main() {
         twins: &[],
         idle: IdlePolicy::Spin,
         clock,
+        pool,
     };
     let mut crew = assemble(queues, &crew_settings);
     let mut worker = Worker::new(crew.workers.remove(0), Straight);

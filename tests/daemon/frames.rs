@@ -119,6 +119,10 @@ struct Account {
     punted: u64,
     dropped: u64,
     held: u64,
+    /// Put into a datagram or cut into pieces.
+    kept: u64,
+    /// The datagrams and pieces.
+    made: u64,
 }
 
 impl Account {
@@ -132,12 +136,15 @@ impl Account {
             transmitted: workers.iter().map(|worker| worker.tx_packets).sum(),
             punted: devices.iter().map(|device| device.punt_packets).sum(),
             dropped: drops.iter().map(|drop| drop.packets).sum(),
+            kept: workers.iter().map(|worker| worker.keep_packets).sum(),
+            made: workers.iter().map(|worker| worker.make_packets).sum(),
             held: workers.iter().map(|worker| worker.held_packets).sum(),
         }
     }
 
     fn is_settled(&self) -> bool {
-        self.received + self.injected == self.transmitted + self.punted + self.dropped + self.held
+        self.received + self.injected + self.made
+            == self.transmitted + self.punted + self.dropped + self.held + self.kept
     }
 }
 

@@ -132,7 +132,7 @@ fn a_second_director_on_the_same_device_is_refused_and_the_first_goes_on() {
     assert_eq!(
         stand.refused(),
         format!(
-            "lvsd (pid {}) answers on {}; stop it first, or give this lvsd another path as api.socket",
+            "lvsd (pid {}) answers on {}; stop it first, or give this lvsd another path",
             first.pid(),
             stand.socket().display()
         )

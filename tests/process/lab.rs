@@ -80,6 +80,7 @@ impl Lab {
             twins: &twin_ids,
             idle: IDLE,
             clock: Clock::start(&eal),
+            pool,
         };
         let crew = assemble(near_ends, &crew_settings);
         let (twins, descriptors): (Vec<_>, Vec<_>) = twin_ids.iter().map(|&device| twin(device)).unzip();

@@ -19,8 +19,8 @@ run_lab() {
 }
 
 change_under_load() {
-    local rate=2M
-    [[ $QUICK == true ]] && rate=800k
+    local rate=1M
+    [[ $QUICK == true ]] && rate=400k
     typed client "50 times: curl --limit-rate $rate $(url "$VIP")/files/part"
     start_downloads 50 "$(url "$VIP")" "$rate"
     check "all fifty are under way" until_true 20 fifty_active

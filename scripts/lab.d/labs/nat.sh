@@ -48,7 +48,7 @@ weighted() {
     else
         within "wrr 3:1 over 4,000 connections, $WORKERS workers" 2900 3100 "$(requests_of rs1)"
     fi
-    # At its end ab may have opened connections, at most one a place, that it gives up without a request.
+    # ab opens a few connections more than it makes requests, at most as many as run at once.
     within "the listing counts them too" 4000 4020 "$(sum_of_column "$(tcp 80)" 1)"
 
     lvsctl service edit "$(tcp 80)" -s wlc

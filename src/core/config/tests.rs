@@ -319,8 +319,14 @@ fn numbers_out_of_range_are_refused() {
 }
 
 #[test]
+fn cores_may_be_shared_by_workers_that_sleep() {
+    let text = "[eal]\nmain_core = 0\nworker_cores = [0, 1, 1]\n[workers]\nidle = \"sleep\"";
+    assert_eq!(Config::parse(text, "lvsd.toml").unwrap().eal.worker_cores, [0, 1, 1]);
+}
+
+#[test]
 fn cores_must_be_distinct_and_as_many_as_workers() {
-    let cure = "give every worker a core of its own, other than eal.main_core";
+    let cure = "give every worker a core of its own, other than eal.main_core, or set workers.idle = \"sleep\"";
     assert_refused(
         "[eal]\nworker_cores = [\n  1,\n  2,\n  1,\n]",
         &format!("lvsd.toml:5:3: eal.worker_cores: core 1 is there twice: {cure}"),

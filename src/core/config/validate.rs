@@ -21,6 +21,7 @@ use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind};
 use crate::ipvs::service::{ServiceKey, ServiceProtocol};
+use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::{DEVICES_MAX, TIMEOUT_MAX_SEC, WORKERS_MAX};
 
 /// More than any machine has; DPDK itself may know fewer.
@@ -407,6 +408,7 @@ fn server_spec(raw: &RawRealServer, service_port: u16) -> ServerSpec {
         port: raw.port.as_ref().map_or(service_port, |port| *port.get_ref()),
         weight: number(&raw.weight, 1),
         mode,
+        tunnel: TunnelKind::IpIp,
         upper_threshold: number(&raw.upper_threshold, 0),
         lower_threshold: number(&raw.lower_threshold, 0),
     }

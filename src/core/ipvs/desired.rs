@@ -16,6 +16,7 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::scheduler::{self, Overhead, SchedulerFlags, SchedulerKind, SchedulerTable, TableInputs};
 use crate::ipvs::service::{ServiceId, ServiceKey, VirtualService};
 use crate::ipvs::service_table::{ServerSlot, ServiceTable};
+use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::{REAL_SERVERS_MAX, SERVICES_MAX, TRASH_PERIOD_SEC};
 
 mod check;
@@ -56,6 +57,8 @@ pub struct ServerSpec {
     pub weight: u32,
     /// `Nat`, `Tunnel` or `DirectRouting`.
     pub mode: ForwardingMode,
+    /// How TUN wraps packets; of no effect in other modes.
+    pub tunnel: TunnelKind,
     /// `-x`; 0 for none.
     pub upper_threshold: u32,
     /// `-y`; at most `upper_threshold`, 0 for ¾ of it.
@@ -70,6 +73,7 @@ impl ServerSpec {
             port,
             weight,
             mode,
+            tunnel: TunnelKind::IpIp,
             upper_threshold: 0,
             lower_threshold: 0,
         }
@@ -496,6 +500,7 @@ impl DesiredService {
             port: spec.port,
             weight: spec.weight,
             mode,
+            tunnel: spec.tunnel,
             upper_threshold: spec.upper_threshold,
             lower_threshold: spec.lower_threshold,
         }

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::tunnel_kind::TunnelKind;
 
 /// Slot of a real server: indexes its counters and loads on every worker. Stable for the life of the
 /// object, which outlives its deletion by the trash period (`ip_vs_trash_get_dest`).
@@ -24,6 +25,8 @@ pub struct RealServer {
     pub weight: u32,
     /// `Nat`, `Tunnel` or `DirectRouting` as configured; `FullNat` once the service has a local-address pool.
     pub mode: ForwardingMode,
+    /// How TUN wraps packets; of no effect in other modes.
+    pub tunnel: TunnelKind,
     /// `-x`: connections (active + inactive) at which it is overloaded; 0 for none.
     pub upper_threshold: u32,
     /// `-y`: connections below which it takes new ones again; 0 for ¾ of the upper one.
@@ -69,6 +72,7 @@ mod tests {
             port: 80,
             weight: 1,
             mode: ForwardingMode::Nat,
+            tunnel: TunnelKind::IpIp,
             upper_threshold,
             lower_threshold,
         }

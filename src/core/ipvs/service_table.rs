@@ -41,6 +41,8 @@ struct FamilyIndex {
     services: HashMap<L4Key, u32>,
     vips: HashSet<AddressWords>,
     nat_servers: HashSet<L4Key>,
+    /// Their addresses, for fragments, of which only the first has ports.
+    nat_server_addresses: HashSet<AddressWords>,
     local_addresses: HashSet<AddressWords>,
 }
 
@@ -156,6 +158,12 @@ impl ServiceTable {
         self.family::<A>().nat_servers.contains(&key)
     }
 
+    /// Whether some service masquerades to this address, whatever protocol and port.
+    #[inline]
+    pub fn is_nat_server_address<A: Address>(&self, addr: A) -> bool {
+        self.family::<A>().nat_server_addresses.contains(&addr.words())
+    }
+
     /// Whether the address belongs to some service's local-address pool.
     #[inline]
     pub fn is_local_address<A: Address>(&self, addr: A) -> bool {
@@ -208,9 +216,9 @@ fn family_of<'index>(
 
 fn index_nat_server(ipv4: &mut FamilyIndex, ipv6: &mut FamilyIndex, protocol: u8, server: &RealServer) {
     if server.mode == ForwardingMode::Nat {
-        family_of(ipv4, ipv6, server.addr)
-            .nat_servers
-            .insert(L4Key::new(server.addr, server.port, protocol));
+        let index = family_of(ipv4, ipv6, server.addr);
+        index.nat_servers.insert(L4Key::new(server.addr, server.port, protocol));
+        index.nat_server_addresses.insert(words(server.addr));
     }
 }
 

@@ -53,6 +53,12 @@ fn may_start<A: Address>(headers: &Headers, key: &FlowKey<A>) -> bool {
     kind && key.src.port != PORT_FTP_DATA
 }
 
+/// The worker to hand a packet of this flow to, when it is not this one.
+pub(crate) fn other_owner<A: Address>(step: &Step<'_>, key: &FlowKey<A>) -> Option<WorkerId> {
+    let has_service = step.snapshot.services.find(key.protocol, key.dst).is_some();
+    owner(step, has_service, key).filter(|owner| *owner != step.worker && !step.handed_over)
+}
+
 /// The worker that has, or will have, the connection of this packet; `None` when it is nobody's.
 ///
 /// Every end of a connection leads to the same answer without knowing the connection: inbound packets
@@ -75,9 +81,19 @@ fn owner<A: Address>(step: &Step<'_>, has_service: bool, key: &FlowKey<A>) -> Op
 
 /// Spreads clients over workers by a keyed hash, so that nobody can aim all their connections at one.
 fn owner_of_client<A: Address>(step: &Step<'_>, client: Endpoint<A>) -> WorkerId {
-    let (low, high) = client.addr.words();
-    let input = low ^ high.rotate_left(32) ^ (u64::from(client.port) << 40) ^ step.secret;
+    worker_of_hash(step, hash_of_end(step, client))
+}
+
+/// A keyed hash of one end of a flow.
+pub(crate) fn hash_of_end<A: Address>(step: &Step<'_>, end: Endpoint<A>) -> u32 {
+    let (low, high) = end.addr.words();
+    let input = low ^ high.rotate_left(32) ^ (u64::from(end.port) << 40) ^ step.secret;
     let mixed = u128::from(input) * 0x9E37_79B9_7F4A_7C15;
     let hash = (mixed >> 64) as u64 ^ mixed as u64;
-    WorkerId((((hash >> 32) * u64::from(step.workers_count)) >> 32) as u8)
+    (hash >> 32) as u32
+}
+
+/// Spreads hashes evenly over the workers.
+pub(crate) const fn worker_of_hash(step: &Step<'_>, hash: u32) -> WorkerId {
+    WorkerId(((hash as u64 * step.workers_count as u64) >> 32) as u8)
 }

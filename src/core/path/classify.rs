@@ -1,25 +1,41 @@
 //! Step 2: a packet to look up, a fragment, ICMP, or the kernel's?
 //!
 //! In:  a parsed packet and the device it came from.
-//! Out: `None` for a whole TCP, UDP or SCTP packet sent to the device's own MAC, which goes on to lookup;
-//!      otherwise its verdict.
+//! Out: its [`Class`]: whole TCP, UDP and SCTP packets sent to the device's own MAC go on to lookup.
 
-use crate::path::headers::{Flow, Fragment, Headers};
+use crate::path::headers::{Fragment, Headers};
 use crate::path::verdict::{DropReason, Verdict};
-use crate::wire::{sctp, tcp, udp};
+use crate::wire::{icmp, sctp, tcp, udp};
 use crate::worker_state::Step;
+
+/// What happens to a packet next.
+pub(crate) enum Class {
+    /// It is looked up.
+    Balanced,
+    /// A fragment, or IPv6 with a fragment header that it does not need.
+    Fragment,
+    /// ICMP: it may be an error about a connection.
+    Icmp,
+    /// Its verdict.
+    Decided(Verdict),
+}
 
 /// See the module.
 #[inline]
-pub(crate) fn classify(step: &Step<'_>, frame: &[u8], headers: &Headers, flow: &Flow) -> Option<Verdict> {
+pub(crate) fn classify(step: &Step<'_>, frame: &[u8], headers: &Headers) -> Class {
     if !frame.starts_with(&step.snapshot.l3.mac(step.device)) {
-        return Some(other_host(frame));
+        return Class::Decided(other_host(frame));
     }
-    let balanced = matches!(headers.protocol, tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL);
-    if balanced && headers.fragment == Fragment::Whole {
-        return None;
+    if is_balanced(headers.protocol) && headers.fragment == Fragment::Whole {
+        return Class::Balanced;
     }
-    Some(not_looked_up(step, balanced, flow))
+    not_looked_up(headers)
+}
+
+/// Whether there can be services of this protocol.
+#[inline]
+pub(crate) const fn is_balanced(protocol: u8) -> bool {
+    matches!(protocol, tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL)
 }
 
 /// A device in promiscuous mode also sees its neighbours' frames; group frames are the kernel's to judge.
@@ -33,19 +49,11 @@ fn other_host(frame: &[u8]) -> Verdict {
     }
 }
 
-/// Fragments of balanced flows must not reach the local stack, which would answer for a service it does
-/// not run; everything else that is not looked up (ICMP first of all) is the kernel's.
 #[cold]
-fn not_looked_up(step: &Step<'_>, balanced: bool, flow: &Flow) -> Verdict {
-    let services = &step.snapshot.services;
-    let ours = balanced
-        && match flow {
-            Flow::V4(key) => services.has_vip(key.dst.addr) || services.is_local_address(key.dst.addr),
-            Flow::V6(key) => services.has_vip(key.dst.addr) || services.is_local_address(key.dst.addr),
-        };
-    if ours {
-        Verdict::Drop(DropReason::Fragment)
-    } else {
-        Verdict::Punt
+fn not_looked_up(headers: &Headers) -> Class {
+    match (headers.fragment, headers.protocol) {
+        (Fragment::Whole, icmp::PROTOCOL_V4 | icmp::PROTOCOL_V6) => Class::Icmp,
+        (Fragment::Whole, _) => Class::Decided(Verdict::Punt),
+        (Fragment::First | Fragment::Later | Fragment::Atomic, _) => Class::Fragment,
     }
 }

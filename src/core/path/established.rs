@@ -4,22 +4,19 @@
 //! that expires here still made or moved its connection. On the way back the stack's `ip_forward` comes
 //! first, so there TTL and MTU are looked at before anything is counted.
 
-use std::net::IpAddr;
-
-use crate::address::{Addr4, Addr6, Address, AddressFamily, FlowKey};
+use crate::address::{Address, AddressFamily, FlowKey};
 use crate::counters::SingleWriter;
 use crate::frame::Frame;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
-use crate::ipvs::real_server::RealServerId;
+use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::path::forward::rewrite::{self, Rewrite};
-use crate::path::forward::tunnel;
 use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
-use crate::path::resolve::{self, Obstacle, Way};
+use crate::path::resolve::{self, Obstacle};
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{reply, track};
+use crate::path::{fragment, reply, track, tunnelled};
 use crate::wire::checksum::complement;
 use crate::worker_state::Step;
 
@@ -52,27 +49,41 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     track::packet(step, table, packet.index, Direction::Inbound, headers);
 
     let conn = table.conn_mut(packet.index);
-    let server = slot.server.addr;
-    let way = match resolve::way(step, conn, Direction::Inbound, server) {
+    let mode = ForwardingMode::from_u8(conn.mode);
+    let way = match resolve::way(step, conn, Direction::Inbound, slot.server.addr) {
         Ok(way) => way,
         Err(Obstacle::Local) => return to_local_server(conn),
         Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
         Err(Obstacle::Unreachable) => {
-            return refuse(step, packet, frame, IcmpError::HostUnreachable, DropReason::NoRoute);
+            return refuse(
+                step,
+                packet,
+                frame,
+                &slot.server,
+                IcmpError::HostUnreachable,
+                DropReason::NoRoute,
+            );
         }
     };
     if headers.ttl <= 1 {
-        return refuse(step, packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
+        return refuse(
+            step,
+            packet,
+            frame,
+            &slot.server,
+            IcmpError::TimeExceeded,
+            DropReason::TtlExpired,
+        );
     }
-    let mode = ForwardingMode::from_u8(conn.mode);
     let mtu = match mode {
-        ForwardingMode::Tunnel => way.hop.mtu.saturating_sub(tunnel::overhead(AddressFamily::of(&server))),
+        ForwardingMode::Tunnel => tunnelled::mtu(step, &slot.server, &way),
         _ => way.hop.mtu,
     };
-    if headers.packet_len() > usize::from(mtu) {
-        return too_big(step, packet, frame, mtu);
+    let is_oversize = headers.packet_len() > usize::from(mtu);
+    if is_oversize && let Some(error) = too_big_error(step, headers, mode, mtu) {
+        return refuse(step, packet, frame, &slot.server, error, DropReason::MtuExceeded);
     }
-    match mode {
+    let verdict = match mode {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
             let rewrite = Rewrite {
                 src: conn.local,
@@ -87,8 +98,13 @@ pub(crate) fn inbound<A: Address, F: Frame>(
             rewrite::decrement_ttl(frame.bytes_mut(), headers);
             resolve::depart(frame, headers, A::FAMILY, &way)
         }
-        ForwardingMode::Tunnel => into_tunnel(step, headers, frame, server, &way),
+        // The tunnel cuts its outer packet itself.
+        ForwardingMode::Tunnel => return tunnelled::send(step, headers, frame, conn, &slot.server, &way),
+    };
+    if is_oversize {
+        return fragment::to_fit(step, frame.bytes(), mtu, verdict);
     }
+    verdict
 }
 
 /// Real server → client, in NAT and FULLNAT.
@@ -112,11 +128,9 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     if headers.ttl <= 1 {
         return refuse_as_router(step, packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
     }
-    if headers.packet_len() > usize::from(way.hop.mtu) {
-        return match too_big_error(headers, way.hop.mtu) {
-            Some(error) => refuse_as_router(step, packet, frame, error, DropReason::MtuExceeded),
-            None => Verdict::Drop(DropReason::MtuExceeded),
-        };
+    let is_oversize = headers.packet_len() > usize::from(way.hop.mtu);
+    if is_oversize && let Some(error) = too_big_error(step, headers, ForwardingMode::Nat, way.hop.mtu) {
+        return refuse_as_router(step, packet, frame, error, DropReason::MtuExceeded);
     }
     let id = RealServerId(conn.real_server);
     let rewrite = Rewrite {
@@ -138,70 +152,58 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     }
     track::packet(step, table, packet.index, Direction::Outbound, headers);
     rewrite::apply(frame.bytes_mut(), headers, &rewrite);
-    resolve::depart(frame, headers, A::FAMILY, &way)
+    let verdict = resolve::depart(frame, headers, A::FAMILY, &way);
+    if is_oversize {
+        return fragment::to_fit(step, frame.bytes(), way.hop.mtu, verdict);
+    }
+    verdict
 }
 
-/// The director itself is the real server. Its stack takes DR and TUN connections as they are, because
-/// the VIP is its own; a rewritten one could not be brought back, as the reply never enters a device.
+/// The director itself is the real server. Its stack takes connections as they are, because the VIP is its own:
+/// those of DR and TUN, and masqueraded ones to the service's own port, which a listener on all addresses serves.
+/// To another port the packet would have to be rewritten and could not be brought back, as the reply never
+/// enters a device.
 #[cold]
 fn to_local_server<A: Address>(conn: &Conn<A>) -> Verdict {
     match ForwardingMode::from_u8(conn.mode) {
-        ForwardingMode::Nat | ForwardingMode::FullNat => Verdict::Drop(DropReason::LocalRealServer),
+        ForwardingMode::Nat | ForwardingMode::FullNat if conn.real.port != conn.virt.port => {
+            Verdict::Drop(DropReason::LocalRealServer)
+        }
         _ => Verdict::Punt,
     }
 }
 
-fn into_tunnel<F: Frame>(step: &mut Step<'_>, headers: &Headers, frame: &mut F, server: IpAddr, way: &Way) -> Verdict {
-    let l3 = &step.snapshot.l3;
-    let source = match server {
-        IpAddr::V4(v4) => l3.source_for(Addr4(v4.octets())).map(Address::to_ip),
-        IpAddr::V6(v6) => l3.source_for(Addr6(v6.octets())).map(Address::to_ip),
-    };
-    let Some(source) = source else {
-        return Verdict::Drop(DropReason::NoRoute);
-    };
-    let identification = step.random.next_u32() as u16;
-    match tunnel::encapsulate(frame, headers, source, server, identification, true) {
-        Ok(()) => resolve::depart_from(frame, resolve::L3_OFFSET, AddressFamily::of(&server), way),
-        Err(reason) => Verdict::Drop(reason),
-    }
-}
-
-/// Larger than fits: the sender is told, or (IPv4 without DF) the packet is dropped by name.
+/// What the sender of a packet longer than `mtu` is told; `None` when it is sent in pieces instead.
 #[cold]
-fn too_big<A: Address, F: Frame>(step: &mut Step<'_>, packet: &Known<'_, A>, frame: &mut F, mtu: u16) -> Verdict {
-    match too_big_error(packet.headers, mtu) {
-        Some(error) => refuse(step, packet, frame, error, DropReason::MtuExceeded),
-        None => Verdict::Drop(DropReason::MtuExceeded),
-    }
+fn too_big_error(step: &Step<'_>, headers: &Headers, mode: ForwardingMode, mtu: u16) -> Option<IcmpError> {
+    let is_pmtu_disc = mode != ForwardingMode::Tunnel || tunnelled::is_pmtu_disc(step);
+    let must_be_told = match headers.family {
+        AddressFamily::Ipv4 => headers.dont_fragment && is_pmtu_disc,
+        // No router cuts IPv6; what arrived in pieces may leave in pieces of that length.
+        AddressFamily::Ipv6 => step.reassembled == 0 || step.reassembled > mtu,
+    };
+    must_be_told.then_some(IcmpError::FragmentationNeeded { mtu })
 }
 
-const fn too_big_error(headers: &Headers, mtu: u16) -> Option<IcmpError> {
-    if headers.dont_fragment {
-        Some(IcmpError::FragmentationNeeded { mtu })
-    } else {
-        None
-    }
-}
-
-/// Answers a client's packet in the name of the VIP it was sent to.
+/// Answers a client's packet in the name of the VIP it was sent to. In DR and TUN the kernel counts that as a
+/// packet of the connection, as what leaves from VIP to client is.
 #[cold]
 fn refuse<A: Address, F: Frame>(
     step: &mut Step<'_>,
     packet: &Known<'_, A>,
     frame: &mut F,
+    server: &RealServer,
     error: IcmpError,
     reason: DropReason,
 ) -> Verdict {
-    reply::answer(
-        step,
-        packet.headers,
-        packet.key,
-        frame,
-        error,
-        packet.key.dst.addr,
-        reason,
-    )
+    let vip = packet.key.dst.addr;
+    let verdict = reply::answer(step, packet.headers, packet.key, frame, error, vip, reason);
+    if !server.mode.sees_replies() && !matches!(verdict, Verdict::Drop(_)) {
+        let counters = step.own.server(server.id);
+        counters.out_packets.add(1);
+        counters.out_bytes.add(reply::sent_len(frame.bytes()) as u64);
+    }
+    verdict
 }
 
 /// Answers a real server's packet in the name of the director's address on that link.

@@ -5,13 +5,15 @@ use crate::address::{Addr4, Addr6, AddressFamily, FlowKey};
 /// Whether a packet is a fragment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fragment {
-    /// A whole packet (an IPv6 atomic fragment counts as whole).
+    /// A whole packet.
     #[default]
     Whole,
     /// The first fragment: it has the L4 header.
     First,
     /// A later fragment: no ports.
     Later,
+    /// The whole of an IPv6 packet behind a fragment header (RFC 6946).
+    Atomic,
 }
 
 /// Offsets and fields of an IPv4 or IPv6 packet in its frame.

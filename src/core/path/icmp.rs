@@ -44,6 +44,17 @@ pub enum IcmpError {
     },
     /// TTL or hop limit used up.
     TimeExceeded,
+    /// Fragments of it did not come in time.
+    ReassemblyTimeExceeded,
+    /// What a router said about the packet that this one was wrapped in.
+    Relayed {
+        /// ICMP type.
+        kind: u8,
+        /// ICMP code.
+        code: u8,
+        /// Second word of the header.
+        rest: u32,
+    },
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -164,6 +175,8 @@ fn header_v4(error: IcmpError) -> IcmpHeader {
             (icmp::V4_UNREACHABLE, icmp::V4_CODE_FRAGMENTATION_NEEDED, u32::from(mtu))
         }
         IcmpError::TimeExceeded => (icmp::V4_TIME_EXCEEDED, 0, 0),
+        IcmpError::ReassemblyTimeExceeded => (icmp::V4_TIME_EXCEEDED, icmp::CODE_REASSEMBLY, 0),
+        IcmpError::Relayed { kind, code, rest } => (kind, code, rest),
     };
     IcmpHeader {
         kind,
@@ -179,6 +192,8 @@ fn header_v6(error: IcmpError) -> IcmpHeader {
         IcmpError::HostUnreachable => (icmp::V6_UNREACHABLE, icmp::V6_CODE_ADDRESS, 0),
         IcmpError::FragmentationNeeded { mtu } => (icmp::V6_PACKET_TOO_BIG, 0, u32::from(mtu)),
         IcmpError::TimeExceeded => (icmp::V6_TIME_EXCEEDED, 0, 0),
+        IcmpError::ReassemblyTimeExceeded => (icmp::V6_TIME_EXCEEDED, icmp::CODE_REASSEMBLY, 0),
+        IcmpError::Relayed { kind, code, rest } => (kind, code, rest),
     };
     IcmpHeader {
         kind,

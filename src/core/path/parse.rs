@@ -10,7 +10,8 @@ mod ipv6;
 
 use zerocopy::FromBytes;
 
-pub use embedded::embedded_flow;
+pub(crate) use embedded::quoted_v4;
+pub use embedded::{Embedded, embedded};
 
 use crate::address::{AddressFamily, Endpoint, FlowKey};
 use crate::limits::VLAN_TAGS_MAX;

@@ -12,6 +12,8 @@ use crate::path::icmp::{self, IcmpError};
 use crate::path::resolve::{self, Obstacle};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::tick::Tick;
+use crate::wire::ethernet::EthernetHeader;
+use crate::wire::vlan::VlanTag;
 use crate::worker_state::Step;
 
 /// A token bucket over virtual time.
@@ -72,10 +74,23 @@ pub(crate) fn answer<A: Address, F: Frame>(
         Ok(()) => {
             step.own.icmp_errors.add(1);
             step.own.answer_packet(reason);
+            if step.reassembled != 0 {
+                // What stands in the datagram's place now is one packet and leaves as one.
+                step.reassembled = u16::MAX;
+            }
             resolve::depart_from(frame, resolve::L3_OFFSET, A::FAMILY, &way)
         }
         Err(_) => Verdict::Drop(reason),
     }
+}
+
+/// Octets of the IP packet in an answer that is on its way.
+pub(crate) fn sent_len(frame: &[u8]) -> usize {
+    let l2_len = match frame.get(12..14) {
+        Some([0x81, 0]) => EthernetHeader::LEN + VlanTag::LEN,
+        _ => EthernetHeader::LEN,
+    };
+    frame.len().saturating_sub(l2_len)
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ pub enum Verdict {
     HandOver(WorkerId),
     /// Complete but for the MAC addresses: hold it until the kernel has resolved this neighbour.
     Hold(NeighbourKey),
+    /// The path has taken what was in it (a fragment of a datagram that is being put together, a packet that
+    /// leaves in pieces): free the buffer. Nothing is lost and nothing is dropped.
+    Kept,
     /// Free it and count the reason.
     Drop(DropReason),
 }
@@ -56,8 +59,22 @@ drop_reasons! {
     MultiSegment = "multi_segment",
     /// Addressed to another host's MAC (a flooding switch, promiscuous mode).
     OtherHost = "other_host",
-    /// A fragment of a flow that is balanced.
-    Fragment = "fragment",
+    /// Repeats what an earlier fragment of its datagram brought.
+    FragmentDuplicate = "fragment_duplicate",
+    /// Overlaps other fragments of its datagram, all of which are given up (RFC 5722, CVE-2018-5391).
+    FragmentOverlap = "fragment_overlap",
+    /// The rest of its datagram did not come in time; the sender was told.
+    FragmentTimeout = "fragment_timeout",
+    /// Contradicts other fragments of its datagram, or is one of too many.
+    FragmentMalformed = "fragment_malformed",
+    /// One burst led to more pieces of packets than there is room for.
+    MadeFramesFull = "made_frames_full",
+    /// No buffer for a frame that the path made.
+    NoMbuf = "no_mbuf",
+    /// An ICMP error about a connection with a wrong checksum.
+    IcmpChecksum = "icmp_checksum",
+    /// A router on the way of a tunnel refused a packet; the client was told if its packet says so.
+    TunnelPath = "tunnel_path",
     /// TTL or hop limit used up; the sender was told by ICMP unless that was rate-limited.
     TtlExpired = "ttl_expired",
     /// Larger than the MTU of the next hop; the sender was told.

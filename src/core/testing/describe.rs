@@ -5,7 +5,7 @@ use std::fmt::Write;
 use zerocopy::FromBytes;
 
 use crate::address::{Address, FlowKey};
-use crate::path::parse::{Parsed, embedded_flow, parse};
+use crate::path::parse::{Parsed, embedded, parse};
 use crate::path::{Flow, Fragment, Headers};
 use crate::wire::arp::{ArpPacket, OPERATION_REQUEST};
 use crate::wire::ethernet::{ETHERTYPE_ARP, EthernetHeader};
@@ -56,6 +56,7 @@ fn packet<A: Address>(frame: &[u8], headers: &Headers, key: &FlowKey<A>) -> Stri
         Fragment::Whole => {}
         Fragment::First => line.push_str(" first fragment"),
         Fragment::Later => line.push_str(" later fragment"),
+        Fragment::Atomic => line.push_str(" atomic fragment"),
     }
     if headers.vlan != 0 {
         let _ = write!(line, " vlan {}", headers.vlan);
@@ -68,7 +69,7 @@ fn message(frame: &[u8], headers: &Headers) -> String {
     let Some([kind, code, ..]) = message else {
         return "ICMP cut".into();
     };
-    match embedded_flow(frame, headers) {
+    match embedded(frame, headers).map(|quoted| quoted.reply) {
         Some(Flow::V4(key)) => format!("ICMP {kind}/{code} about {:?}:{}", key.dst.addr, key.dst.port),
         Some(Flow::V6(key)) => format!("ICMP {kind}/{code} about {:?}:{}", key.dst.addr, key.dst.port),
         None => format!("ICMP {kind}/{code}"),

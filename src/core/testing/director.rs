@@ -28,6 +28,8 @@ pub enum Outcome {
     Punted(Vec<u8>),
     /// Waiting for this neighbour.
     Held(NeighbourKey, Vec<u8>),
+    /// The path kept what was in it; see [`TestDirector::take_made`].
+    Kept,
     /// Dropped.
     Dropped(DropReason),
 }
@@ -56,6 +58,7 @@ pub struct TestDirector {
     l3: Arc<L3>,
     timeouts: Timeouts,
     now: Tick,
+    made: Vec<Outcome>,
 }
 
 /// Servers that the counters of a test have room for.
@@ -105,6 +108,7 @@ impl TestDirector {
             timeouts: Timeouts::default(),
             now: Tick(1_000),
             counters,
+            made: Vec::new(),
         }
     }
 
@@ -151,8 +155,9 @@ impl TestDirector {
             let step_ms = left_ms.min(STEP_MS);
             self.now = self.now.plus_ms(step_ms);
             left_ms -= step_ms;
-            for worker in &mut self.workers {
-                path::housekeeping(worker, self.now);
+            for worker in 0..self.workers.len() {
+                path::housekeeping(&mut self.workers[worker], self.now);
+                self.collect_made(worker, DeviceId(0));
             }
         }
     }
@@ -184,6 +189,7 @@ impl TestDirector {
         let mut verdicts = vec![Verdict::Punt; frames.len()];
         path::process(&mut self.workers[worker], device, self.now, frames, &mut verdicts);
         let mut outcomes = Vec::with_capacity(frames.len());
+        self.collect_made(worker, device);
         for (frame, verdict) in frames.iter_mut().zip(verdicts) {
             outcomes.push(match verdict {
                 Verdict::HandOver(owner) => self.hand_over(owner, device, frame),
@@ -197,7 +203,29 @@ impl TestDirector {
         let mut verdicts = [Verdict::Punt];
         let worker = &mut self.workers[usize::from(owner.0)];
         path::process_handed_over(worker, device, self.now, std::slice::from_mut(frame), &mut verdicts);
+        self.collect_made(usize::from(owner.0), device);
         outcome(verdicts[0], frame)
+    }
+
+    /// What became of the frames that the path made besides those that went in, oldest first.
+    pub fn take_made(&mut self) -> Vec<Outcome> {
+        std::mem::take(&mut self.made)
+    }
+
+    fn collect_made(&mut self, worker: usize, device: DeviceId) {
+        let mut made = Vec::new();
+        while let Some((verdict, bytes)) = self.workers[worker].next_made() {
+            made.push((verdict, VecFrame::new(bytes)));
+        }
+        for (verdict, mut frame) in made {
+            let outcome = match verdict {
+                Verdict::HandOver(owner) => self.hand_over(owner, device, &mut frame),
+                decided => outcome(decided, &frame),
+            };
+            if outcome != Outcome::Kept {
+                self.made.push(outcome);
+            }
+        }
     }
 
     /// All connections of all workers.
@@ -221,6 +249,7 @@ fn outcome(verdict: Verdict, frame: &VecFrame) -> Outcome {
         Verdict::Transmit(device) => Outcome::Transmitted(device, frame.bytes().to_vec()),
         Verdict::Punt => Outcome::Punted(frame.bytes().to_vec()),
         Verdict::Hold(key) => Outcome::Held(key, frame.bytes().to_vec()),
+        Verdict::Kept => Outcome::Kept,
         Verdict::Drop(reason) => Outcome::Dropped(reason),
         Verdict::HandOver(to) => panic!("a frame that was handed over already is handed to {to:?} again"),
     }

@@ -1,5 +1,5 @@
-//! Arbitrary frames through the whole path, alone and in bursts, with one worker and with three: nothing
-//! panics, every frame gets exactly one verdict, and every connection is counted by exactly one server.
+//! Arbitrary frames, fragments and ICMP errors among them, through the whole path, alone and in bursts, with one
+//! worker and with three: nothing panics, every frame gets exactly one verdict, and every connection is counted by exactly one server.
 //!
 //! Deterministic: the seed is printed on failure. `LVSD_FUZZ_SECONDS=600` goes on with new seeds.
 
@@ -30,7 +30,7 @@ fn run(seed: u64, workers: u8, frames_count: usize) {
     let mut random = Random::new(seed);
     let mut director = director(workers);
     let seeds = seeds();
-    let mut verdicts = 0;
+    let (mut verdicts, mut made_count) = (0, 0);
     while verdicts < frames_count {
         let device = if random.below(4) == 0 { LAN } else { WAN };
         let count = random.below(BURST_MAX as u32) as usize + 1;
@@ -43,7 +43,9 @@ fn run(seed: u64, workers: u8, frames_count: usize) {
         let worker = random.below(u32::from(workers)) as usize;
         let outcomes = director.burst(worker, device, &mut frames);
         verdicts += outcomes.len();
-        for outcome in outcomes {
+        let made = director.take_made();
+        made_count += made.len();
+        for outcome in outcomes.into_iter().chain(made) {
             if let Outcome::Transmitted(DeviceId(device), bytes) = outcome {
                 assert!(
                     device < 2 && bytes.len() >= 14 + 20,
@@ -55,6 +57,10 @@ fn run(seed: u64, workers: u8, frames_count: usize) {
             director.advance_ms(random.below(2_000));
         }
     }
+    assert!(
+        made_count > frames_count / 1_000,
+        "seed {seed}: only {made_count} pieces of datagrams"
+    );
     assert_counts_agree(&director, seed);
     // Ten days later nothing is left.
     for _ in 0..30 {

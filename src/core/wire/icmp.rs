@@ -30,6 +30,9 @@ pub const V4_CODE_PORT: u8 = 3;
 /// ICMP code: fragmentation needed and DF set.
 pub const V4_CODE_FRAGMENTATION_NEEDED: u8 = 4;
 
+/// ICMP and ICMPv6 code of time exceeded: fragment reassembly time exceeded.
+pub const CODE_REASSEMBLY: u8 = 1;
+
 /// ICMPv6 destination unreachable.
 pub const V6_UNREACHABLE: u8 = 1;
 /// ICMPv6 packet too big.

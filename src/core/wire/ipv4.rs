@@ -86,6 +86,24 @@ impl Ipv4Header {
         self.checksum = U16::new(!checksum::sum(self.as_bytes()));
     }
 
+    /// Computes the checksum of the header that begins at `l3_offset` of `frame`, with its options.
+    pub(crate) fn fill_checksum_at(frame: &mut [u8], l3_offset: u16) {
+        let Some(packet) = frame.get_mut(usize::from(l3_offset)..) else {
+            return;
+        };
+        let header_len = match Self::mut_from_prefix(packet) {
+            Ok((header, _)) => {
+                header.checksum = U16::ZERO;
+                header.header_len()
+            }
+            Err(_) => return,
+        };
+        let sum = packet.get(..header_len).map_or(0, checksum::sum);
+        if let Ok((header, _)) = Self::mut_from_prefix(packet) {
+            header.checksum = U16::new(!sum);
+        }
+    }
+
     /// Offset of this fragment's payload in the whole one, in octets.
     #[inline]
     pub const fn fragment_offset(&self) -> usize {

@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another daemon, or any other program, answers there.
-    #[error("{program} answers on {path}; stop it first, or give this lvsd another path as api.socket")]
+    #[error("{program} answers on {path}; stop it first, or give this lvsd another path")]
     InUse {
         /// The socket.
         path: PathBuf,
@@ -84,6 +84,11 @@ impl Gate {
     /// The daemon's user, root, and the members of `group`.
     pub const fn new(owner: Uid, group: Option<Gid>) -> Self {
         Self { owner, group }
+    }
+
+    /// The group that may come in.
+    pub const fn group(&self) -> Option<Gid> {
+        self.group
     }
 
     /// Whether a process of this user and primary group may come in.
@@ -160,11 +165,11 @@ fn find_group(name: &str) -> Option<Gid> {
     match Group::from_name(name) {
         Ok(Some(group)) => Some(group.gid),
         Ok(None) => {
-            log::warn!("group {name:?} does not exist: only root may use the admin socket; create it with groupadd");
+            log::warn!("group {name:?} does not exist: only root may use the sockets; create it with groupadd");
             None
         }
         Err(error) => {
-            log::warn!("group {name:?} cannot be looked up: {error}; only root may use the admin socket");
+            log::warn!("group {name:?} cannot be looked up: {error}; only root may use the sockets");
             None
         }
     }

@@ -11,6 +11,7 @@ use lvs_core::ipvs::protocol::{self, state_name, udp};
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::ipvs::stats;
+use lvs_core::ipvs::tunnel_kind::TunnelKind;
 use lvs_core::worker_state::ConnRecord;
 
 /// The core's key of a service.
@@ -103,6 +104,7 @@ pub const fn server_spec(server: &Server) -> ServerSpec {
         port: server.port(),
         weight: *weight,
         mode,
+        tunnel: TunnelKind::IpIp,
         upper_threshold: *upper_threshold_conns,
         lower_threshold: *lower_threshold_conns,
     }
@@ -115,6 +117,7 @@ pub const fn server(spec: &ServerSpec) -> Server {
         port,
         weight,
         mode,
+        tunnel: _,
         upper_threshold,
         lower_threshold,
     } = *spec;
@@ -233,7 +236,7 @@ pub fn refusal(error: ServiceError) -> ApiError {
         ThresholdsReversed { .. } => (ErrorCode::Refused, "lower_threshold_conns"),
         ThresholdOutOfRange { .. } => (ErrorCode::Refused, "upper_threshold_conns"),
         MixedFamilies { .. } | ServerPortZero { .. } => (ErrorCode::Refused, "server"),
-        ModeNotConfigurable { .. } => (ErrorCode::Refused, "mode"),
+        ModeNotConfigurable { .. } | GuePortZero { .. } => (ErrorCode::Refused, "mode"),
         ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),
         LocalAddressFamily { .. } | LocalAddressTwice { .. } | TooManyLocalAddresses { .. } => {
             (ErrorCode::Refused, "local_addresses")

@@ -110,6 +110,16 @@ impl Counts {
         }
     }
 
+    /// Sets one service and its servers to 0 (`ipvsadm -Z` of a service).
+    pub fn zero_service(&mut self, id: ServiceId, servers: impl Iterator<Item = RealServerId>) {
+        if let Some((_, count)) = self.services.get_mut(&id) {
+            *count = Count::default();
+        }
+        for server in servers {
+            self.servers.remove(&server);
+        }
+    }
+
     /// Forgets servers and services whose slots are free again.
     pub fn forget(&mut self, table: &ServiceTable) {
         self.servers.retain(|id, _| table.real_server(*id).is_some());

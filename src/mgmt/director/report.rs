@@ -96,11 +96,17 @@ impl Director {
                 lcore: port.lcore(),
                 hand_over_packets: counters.handed_over_out.get(),
                 drop_packets: counters.drops.iter().map(SingleWriter::get).sum(),
+                keep_packets: counters.kept_frames.get(),
+                make_packets: counters.made_frames.get(),
                 held_packets: counters.held.get(),
                 conns4: counters.conns_ipv4.get(),
                 conns6: counters.conns_ipv6.get(),
                 bursts: counters.bursts.get(),
                 idle_polls: counters.idle_polls.get(),
+                busy_cycles: counters.busy_cycles.get(),
+                idle_cycles: counters.idle_cycles.get(),
+                cycles_per_sec: port.cycles_per_sec(),
+                scheduler_picks: counters.scheduler_picks.get(),
                 ..Worker::default()
             };
             for device in &counters.devices {

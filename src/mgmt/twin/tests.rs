@@ -1,3 +1,5 @@
+//! Twins in network namespaces of their own.
+
 use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};

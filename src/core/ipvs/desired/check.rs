@@ -7,6 +7,7 @@ use super::{ServerSpec, ServiceError, ServiceSpec, family};
 use crate::address::AddressFamily;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::service::ServiceKey;
+use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::{LOCAL_ADDRESSES_MAX, WEIGHT_MAX};
 
 pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
@@ -35,6 +36,9 @@ pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceE
     }
     if AddressFamily::of(&spec.addr) != family(key) && spec.mode != ForwardingMode::Tunnel {
         return Err(ServiceError::MixedFamilies { service: *key, server });
+    }
+    if matches!(spec.tunnel, TunnelKind::Gue { port: 0, .. }) && spec.mode == ForwardingMode::Tunnel {
+        return Err(ServiceError::GuePortZero { server });
     }
     if spec.weight > WEIGHT_MAX {
         return Err(ServiceError::WeightOutOfRange {

@@ -70,6 +70,11 @@ pub enum ServiceError {
          and that is not supported yet: give a port from 1 to 65535"
     )]
     ZeroPortNotPersistent { service: ServiceKey },
+    /// Kernel: `EINVAL`; ipvsadm: `GUE requires tun-port`.
+    #[error(
+        "real server {server} is tunnelled by GUE to port 0: give the UDP port that its GUE listens on, 1 to 65535"
+    )]
+    GuePortZero { server: SocketAddr },
     /// A packet cannot be sent there.
     #[error("real server {server} has port 0: give a port from 1 to 65535")]
     ServerPortZero { server: SocketAddr },

@@ -103,6 +103,26 @@ pub fn decrement_ttl(frame: &mut [u8], headers: &Headers) {
     }
 }
 
+/// Writes the addresses of the IP header that begins at `l3_offset`; no checksum is touched. `None`: stays.
+pub(crate) fn set_addresses<A: Address>(frame: &mut [u8], l3_offset: u16, src: Option<A>, dst: A) {
+    let pair_offset = match A::FAMILY {
+        AddressFamily::Ipv4 => PAIR_OFFSET_V4,
+        AddressFamily::Ipv6 => PAIR_OFFSET_V6,
+    };
+    let pair = frame.get_mut(usize::from(l3_offset) + pair_offset..);
+    if let Some(Ok((pair, _))) = pair.map(AddressPair::<A>::mut_from_prefix) {
+        pair.src = src.unwrap_or(pair.src);
+        pair.dst = dst;
+    }
+}
+
+/// The sum of the pseudo header of what the IPv6 packet in `frame` carries.
+pub(crate) fn pseudo_header_v6(frame: &[u8], headers: &Headers, protocol: u8) -> Option<u16> {
+    let (ip, _) = Ipv6Header::ref_from_prefix(frame.get(usize::from(headers.l3_offset)..)?).ok()?;
+    let len = headers.packet_end.checked_sub(headers.l4_offset)?;
+    Some(checksum::pseudo_header(ip.src, ip.dst, protocol, len))
+}
+
 /// The IP header with its options or extensions, and what is above it.
 #[inline]
 fn split<'f>(frame: &'f mut [u8], headers: &Headers) -> Option<(&'f mut [u8], &'f mut [u8])> {

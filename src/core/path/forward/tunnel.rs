@@ -1,22 +1,28 @@
 //! Step 7, TUN: the packet goes to its real server inside another one.
 //!
-//! In:  a whole packet, outer addresses of either family. Out: 14 octets for Ethernet, outer header, packet.
+//! In:  a whole packet, outer addresses of either family. Out: 14 octets for Ethernet, outer header, GRE or
+//!      UDP and GUE header where the kind has them, packet.
 //! Never: fragments; whether the result fits the MTU is the caller's to check ([`overhead`]).
-//! Ref:  RFC 2003, RFC 2473, RFC 4213; Linux ip_vs_xmit.c `ip_vs_prepare_tunneled_skb`, `ip_vs_tunnel_xmit`.
+//! Ref:  RFC 2003, RFC 2473, RFC 4213, RFC 2784; Linux ip_vs_xmit.c `ip_vs_prepare_tunneled_skb`, `ip_vs_tunnel_xmit`.
 
 use std::net::IpAddr;
 
 use zerocopy::network_endian::U16;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::address::{Addr4, Addr6, AddressFamily};
 use crate::frame::Frame;
+use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use crate::path::forward::ethernet::resize_front;
 use crate::path::forward::rewrite::decrement_ttl;
 use crate::path::{DropReason, Headers};
-use crate::wire::ethernet::EthernetHeader;
+use crate::wire::checksum;
+use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader};
+use crate::wire::gre::{self, GreHeader};
+use crate::wire::gue::GueHeader;
 use crate::wire::ipv4::{DONT_FRAGMENT, Ipv4Header, VERSION_IHL_PLAIN};
 use crate::wire::ipv6::Ipv6Header;
+use crate::wire::udp::{self, UdpHeader};
 
 /// IP protocol number of IPv4 in IP.
 pub const PROTOCOL_IPV4: u8 = 4;
@@ -27,64 +33,140 @@ pub const PROTOCOL_IPV6: u8 = 41;
 const ECN_CE: u8 = 0b11;
 /// The low one of them.
 const ECN_LOW: u8 = 0b01;
+/// Octets of the longest header between outer and inner one.
+const BETWEEN_MAX: usize = 12;
 
-/// Octets that an outer header of family `outer` adds.
+/// Octets that a tunnel of this kind, with an outer header of family `outer`, adds.
 #[inline]
-pub const fn overhead(outer: AddressFamily) -> u16 {
-    match outer {
+pub const fn overhead(kind: TunnelKind, outer: AddressFamily) -> u16 {
+    let ip = match outer {
         AddressFamily::Ipv4 => Ipv4Header::LEN as u16,
         AddressFamily::Ipv6 => Ipv6Header::LEN as u16,
-    }
+    };
+    ip + kind.header_len()
+}
+
+/// What the outer packet is to be like.
+#[derive(Clone, Copy, Debug)]
+pub struct Outer {
+    /// The encapsulation.
+    pub kind: TunnelKind,
+    /// The director's address towards the real server.
+    pub src: IpAddr,
+    /// The real server, of the same family.
+    pub dst: IpAddr,
+    /// IPv4: used where fragments may be made of the outer packet.
+    pub identification: u16,
+    /// GUE: UDP source port, the same for all packets of a flow.
+    pub src_port: u16,
+    /// Whether an inner DF bit is copied.
+    pub pmtu_disc: bool,
 }
 
 /// Decrements the TTL of the packet in `frame`, cuts the padding behind it and puts it into an outer packet
-/// that begins at offset 14. `identification` is used where fragments may be made of the outer packet;
-/// `pmtu_disc` says whether an inner DF bit is copied. Both addresses must be of one family.
-pub fn encapsulate<F: Frame>(
-    frame: &mut F,
-    headers: &Headers,
-    outer_src: IpAddr,
-    outer_dst: IpAddr,
-    identification: u16,
-    pmtu_disc: bool,
-) -> Result<(), DropReason> {
+/// that begins at offset 14.
+pub fn encapsulate<F: Frame>(frame: &mut F, headers: &Headers, outer: &Outer) -> Result<(), DropReason> {
     let inner = Inner::read(frame.bytes(), headers)?;
-    match (outer_src, outer_dst) {
+    let between = Between::new(outer, &inner)?;
+    let payload_len = inner
+        .len
+        .checked_add(between.len as u16)
+        .ok_or(DropReason::MtuExceeded)?;
+    match (outer.src, outer.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let total_len = inner
-                .len
+            let total_len = payload_len
                 .checked_add(Ipv4Header::LEN as u16)
                 .ok_or(DropReason::MtuExceeded)?;
             // The kernel copies DF of an IPv4 packet only, and a packet with DF needs no identification (RFC 6864 4.1).
-            let is_df = pmtu_disc && headers.family == AddressFamily::Ipv4 && headers.dont_fragment;
+            let is_df = outer.pmtu_disc && headers.family == AddressFamily::Ipv4 && headers.dont_fragment;
             let mut header = Ipv4Header {
                 version_ihl: VERSION_IHL_PLAIN,
                 tos: inner.outer_class(),
                 total_len: U16::new(total_len),
-                identification: U16::new(if is_df { 0 } else { identification }),
+                identification: U16::new(if is_df { 0 } else { outer.identification }),
                 flags_offset: U16::new(if is_df { DONT_FRAGMENT } else { 0 }),
                 ttl: inner.ttl,
-                protocol: inner.protocol(),
+                protocol: between.protocol,
                 checksum: U16::ZERO,
                 src: Addr4(src.octets()),
                 dst: Addr4(dst.octets()),
             };
             header.fill_plain_checksum();
-            wrap(frame, headers, &header)
+            let pseudo = || checksum::pseudo_header(header.src, header.dst, udp::PROTOCOL, payload_len);
+            wrap(frame, headers, &header, &between, pseudo)
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             let header = Ipv6Header {
                 version_class_flow: Ipv6Header::version_word(inner.outer_class()),
-                payload_len: U16::new(inner.len),
-                next_header: inner.protocol(),
+                payload_len: U16::new(payload_len),
+                next_header: between.protocol,
                 hop_limit: inner.ttl,
                 src: Addr6(src.octets()),
                 dst: Addr6(dst.octets()),
             };
-            wrap(frame, headers, &header)
+            let pseudo = || checksum::pseudo_header(header.src, header.dst, udp::PROTOCOL, payload_len);
+            wrap(frame, headers, &header, &between, pseudo)
         }
         _ => Err(DropReason::NoRoute),
     }
+}
+
+/// The header between the outer and the inner IP header: none for IP in IP.
+struct Between {
+    octets: [u8; BETWEEN_MAX],
+    len: usize,
+    /// What the outer header calls it.
+    protocol: u8,
+    /// Where in it a checksum over it and the inner packet goes, if it has one.
+    checksum_at: Option<usize>,
+}
+
+impl Between {
+    fn new(outer: &Outer, inner: &Inner) -> Result<Self, DropReason> {
+        let mut between = Self {
+            octets: [0; BETWEEN_MAX],
+            len: usize::from(outer.kind.header_len()),
+            protocol: inner.protocol(),
+            checksum_at: None,
+        };
+        match outer.kind {
+            TunnelKind::IpIp => {}
+            TunnelKind::Gre { checksum } => {
+                between.protocol = gre::PROTOCOL;
+                between.checksum_at = checksum.then_some(size_of::<GreHeader>());
+                let header = GreHeader {
+                    flags: U16::new(if checksum { gre::CHECKSUM_PRESENT } else { 0 }),
+                    ethertype: U16::new(inner.ethertype()),
+                };
+                write(&mut between.octets, &header)?;
+            }
+            TunnelKind::Gue { port, checksum } => {
+                between.protocol = udp::PROTOCOL;
+                // RemoteOffload too: see there.
+                let checksum_at = std::mem::offset_of!(UdpHeader, checksum);
+                between.checksum_at = (checksum != GueChecksum::No).then_some(checksum_at);
+                let len = inner.len.checked_add(between.len as u16);
+                let udp = UdpHeader {
+                    src_port: U16::new(outer.src_port),
+                    dst_port: U16::new(port),
+                    len: U16::new(len.ok_or(DropReason::MtuExceeded)?),
+                    checksum: U16::ZERO,
+                };
+                let gue = GueHeader {
+                    version_len: 0,
+                    protocol: inner.protocol(),
+                    flags: U16::ZERO,
+                };
+                write(&mut between.octets, &udp)?;
+                write(between.octets.get_mut(UdpHeader::LEN..).unwrap_or_default(), &gue)?;
+            }
+        }
+        Ok(between)
+    }
+}
+
+fn write(room: &mut [u8], header: &(impl IntoBytes + Immutable + ?Sized)) -> Result<(), DropReason> {
+    header.write_to_prefix(room).map_err(|_| DropReason::Truncated)
 }
 
 /// What an outer header takes over.
@@ -130,22 +212,53 @@ impl Inner {
             AddressFamily::Ipv6 => PROTOCOL_IPV6,
         }
     }
+
+    fn ethertype(&self) -> u16 {
+        match self.family {
+            AddressFamily::Ipv4 => ETHERTYPE_IPV4,
+            AddressFamily::Ipv6 => ETHERTYPE_IPV6,
+        }
+    }
 }
 
 fn wrap<F: Frame>(
     frame: &mut F,
     headers: &Headers,
-    outer: &(impl IntoBytes + zerocopy::Immutable),
+    outer: &(impl IntoBytes + Immutable),
+    between: &Between,
+    pseudo: impl FnOnce() -> u16,
 ) -> Result<(), DropReason> {
     let outer = outer.as_bytes();
     frame.truncate(usize::from(headers.packet_end));
     decrement_ttl(frame.bytes_mut(), headers);
-    resize_front(frame, usize::from(headers.l3_offset), EthernetHeader::LEN + outer.len())?;
+    let wanted = EthernetHeader::LEN + outer.len() + between.len;
+    resize_front(frame, usize::from(headers.l3_offset), wanted)?;
     let room = frame
         .bytes_mut()
         .get_mut(EthernetHeader::LEN..)
         .ok_or(DropReason::Truncated)?;
-    outer.write_to_prefix(room).map_err(|_| DropReason::Truncated)
+    write(room, outer)?;
+    if between.len == 0 {
+        return Ok(());
+    }
+    let payload = room.get_mut(outer.len()..).ok_or(DropReason::Truncated)?;
+    fill_between(payload, between, pseudo).ok_or(DropReason::Truncated)
+}
+
+/// Writes the header in between, with its checksum: that of GRE has no pseudo header.
+#[cold]
+fn fill_between(payload: &mut [u8], between: &Between, pseudo: impl FnOnce() -> u16) -> Option<()> {
+    let header = between.octets.get(..between.len)?;
+    payload.get_mut(..between.len)?.copy_from_slice(header);
+    let Some(at) = between.checksum_at else {
+        return Some(());
+    };
+    let pseudo = if between.protocol == udp::PROTOCOL { pseudo() } else { 0 };
+    let computed = !checksum::add(pseudo, checksum::sum(payload));
+    // 0 would say that there is none (RFC 768); the kernel writes GRE's the same way.
+    let field = if computed == 0 { 0xffff } else { computed };
+    payload.get_mut(at..at + 2)?.copy_from_slice(&field.to_be_bytes());
+    Some(())
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+//! ICMP answers against frames of a real kernel.
+
 use super::*;
 use crate::path::parse::{Parsed, parse};
 use crate::testing::{PacketBuilder, VecFrame, checksum_faults, describe, hex, icmp4, icmp6, tcp4, tcp6, udp4, udp6};

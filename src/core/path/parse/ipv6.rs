@@ -64,7 +64,7 @@ pub(super) fn walk(next_header: u8, payload: &[u8]) -> Result<End<'_>, DropReaso
             NEXT_FRAGMENT => {
                 let (header, _) = FragmentHeader::ref_from_prefix(end.segment).map_err(|_| DropReason::Truncated)?;
                 end.fragment = match (header.offset(), header.more_fragments()) {
-                    (0, false) => end.fragment,
+                    (0, false) => Fragment::Atomic,
                     (0, true) => Fragment::First,
                     _ => Fragment::Later,
                 };

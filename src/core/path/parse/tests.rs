@@ -1,5 +1,8 @@
+//! Parsing: every header alone, damaged frames by the million.
+
 use super::*;
 use crate::address::{Addr4, Addr6, Address};
+use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use crate::path::forward::{rewrite, tunnel};
 use crate::path::icmp::{IcmpError, reply};
 use crate::random::Random;
@@ -260,7 +263,7 @@ fn as_many_extension_headers_as_the_limit_and_no_more() {
 }
 
 #[test]
-fn fragments_of_ipv6_are_told_apart_and_an_atomic_one_is_whole() {
+fn fragments_of_ipv6_are_told_apart_and_an_atomic_one_too() {
     let first = headers(&udp6(ENDS6).fragment(0, true).payload_len(64).build());
     assert_eq!(
         (first.fragment, first.l4_offset, first.protocol),
@@ -273,7 +276,7 @@ fn fragments_of_ipv6_are_told_apart_and_an_atomic_one_is_whole() {
     );
     assert!(matches!(parse(&later), Ok(Parsed::Ip(_, Flow::V6(flow))) if (flow.src.port, flow.dst.port) == (0, 0)));
     let atomic = headers(&udp6(ENDS6).atomic_fragment().build());
-    assert_eq!((atomic.fragment, atomic.l4_offset), (Fragment::Whole, 62));
+    assert_eq!((atomic.fragment, atomic.l4_offset), (Fragment::Atomic, 62));
 }
 
 #[test]
@@ -415,7 +418,7 @@ fn a_million_damaged_frames_never_panic_and_never_give_offsets_outside_the_frame
 
 /// Nothing behind parse may panic either.
 fn push_on(frame: &[u8], headers: &Headers) {
-    let _ = embedded_flow(frame, headers);
+    let _ = embedded(frame, headers);
     let _ = (describe(frame), checksum_faults(frame));
     let mut rewritten = frame.to_vec();
     match headers.family {
@@ -425,7 +428,18 @@ fn push_on(frame: &[u8], headers: &Headers) {
     assert_eq!(rewritten.len(), frame.len());
     let (source4, source6) = ("192.0.2.1".parse().unwrap(), "2001:db8::9".parse().unwrap());
     let mut tunnelled = VecFrame::new(frame);
-    tunnel::encapsulate(&mut tunnelled, headers, source6, source6, 1, true).unwrap();
+    let outer = tunnel::Outer {
+        kind: TunnelKind::Gue {
+            port: 6080,
+            checksum: GueChecksum::Full,
+        },
+        src: source6,
+        dst: source6,
+        identification: 1,
+        src_port: 2,
+        pmtu_disc: true,
+    };
+    tunnel::encapsulate(&mut tunnelled, headers, &outer).unwrap();
     let source = if headers.family == AddressFamily::Ipv4 {
         source4
     } else {

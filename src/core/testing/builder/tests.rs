@@ -1,3 +1,5 @@
+//! The builder builds what it says.
+
 use super::*;
 use crate::testing::{checksum_faults, hex};
 

@@ -7,6 +7,7 @@ use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::protocol::Timeouts;
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
+use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use lvs_core::testing::director::TestDirector;
 
 /// Options of one ipvsadm command.
@@ -18,6 +19,9 @@ struct Options {
     flags: Option<String>,
     server: Option<String>,
     mode: Option<ForwardingMode>,
+    tunnel_type: Option<String>,
+    tunnel_port: u16,
+    tunnel_checksum: Option<String>,
     weight: Option<u32>,
     upper_threshold: u32,
     lower_threshold: u32,
@@ -92,6 +96,9 @@ fn parse(line: &str) -> Result<Options, String> {
             "-m" => options.mode = Some(ForwardingMode::Nat),
             "-g" => options.mode = Some(ForwardingMode::DirectRouting),
             "-i" => options.mode = Some(ForwardingMode::Tunnel),
+            "--tun-type" => options.tunnel_type = Some(value(&mut words)?),
+            "--tun-port" => options.tunnel_port = number(&value(&mut words)?)? as u16,
+            "--tun-csum" | "--tun-nocsum" | "--tun-remcsum" => options.tunnel_checksum = Some(word.to_owned()),
             "-w" => options.weight = Some(number(&value(&mut words)?)?),
             "-x" => options.upper_threshold = number(&value(&mut words)?)?,
             "-y" => options.lower_threshold = number(&value(&mut words)?)?,
@@ -153,6 +160,25 @@ fn service_spec(options: &Options, key: ServiceKey) -> Result<ServiceSpec, Strin
     })
 }
 
+fn tunnel_kind(options: &Options) -> Result<TunnelKind, String> {
+    let checksum = options.tunnel_checksum.as_deref();
+    match options.tunnel_type.as_deref() {
+        None | Some("ipip") => Ok(TunnelKind::IpIp),
+        Some("gre") => Ok(TunnelKind::Gre {
+            checksum: checksum == Some("--tun-csum"),
+        }),
+        Some("gue") => Ok(TunnelKind::Gue {
+            port: options.tunnel_port,
+            checksum: match checksum {
+                Some("--tun-csum") => GueChecksum::Full,
+                Some("--tun-remcsum") => GueChecksum::RemoteOffload,
+                _ => GueChecksum::No,
+            },
+        }),
+        Some(other) => Err(format!("tunnel type {other} is not known")),
+    }
+}
+
 fn server_spec(options: &Options, key: ServiceKey) -> Result<ServerSpec, String> {
     let (addr, port) = end(options.server.as_deref().ok_or("no server")?)?;
     let ServiceKey::Address { port: service_port, .. } = key;
@@ -164,6 +190,7 @@ fn server_spec(options: &Options, key: ServiceKey) -> Result<ServerSpec, String>
         service_port
     };
     Ok(ServerSpec {
+        tunnel: tunnel_kind(options)?,
         upper_threshold: options.upper_threshold,
         lower_threshold: options.lower_threshold,
         ..ServerSpec::new(addr, port, mode, options.weight.unwrap_or(1))

@@ -1,5 +1,6 @@
 //! Plays one recording on a [`TestDirector`] with the recordings' network.
 
+use std::iter::Peekable;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -58,38 +59,51 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 t,
             } => {
                 clock.reach(&mut director, *t);
-                let expected: Vec<Expected> = std::iter::from_fn(|| {
-                    while matches!(steps.peek(), Some(Step::Note {})) {
-                        steps.next();
-                    }
-                    match steps.peek() {
-                        Some(Step::Expect { .. }) => steps.next().and_then(expectation),
-                        _ => None,
-                    }
-                })
-                .collect();
+                let expected = expectations(&mut steps);
                 let bytes = octets(frame);
-                let outcome = director.inject(iface.device(), &bytes);
-                compare(&bytes, outcome, &expected).map_err(|why| format!("inject {summary}\n{why}"))?;
+                let mut outcomes = vec![director.inject(iface.device(), &bytes)];
+                outcomes.append(&mut director.take_made());
+                compare(&bytes, outcomes, &expected).map_err(|why| format!("inject {summary}\n{why}"))?;
             }
             Step::Exec(command) => {
                 if let Some(t) = command.t {
                     clock.reach(&mut director, t);
                 }
-                commands::run_shell(&mut director, &command.command)
-                    .map_err(|error| format!("exec {}: {error}", command.command))?;
+                let done = commands::run_shell(&mut director, &command.command);
+                // What the kernel refused, the director may refuse.
+                if command.rc == 0 {
+                    done.map_err(|error| format!("exec {}: {error}", command.command))?;
+                }
             }
             Step::Listing(command) => {
                 if let Some(t) = command.t {
                     clock.reach(&mut director, t);
                 }
             }
-            Step::Sleep { seconds } => clock.pass(&mut director, *seconds),
+            Step::Sleep { seconds } => {
+                clock.pass(&mut director, *seconds);
+                let (expected, made) = (expectations(&mut steps), director.take_made());
+                compare(&[], made, &expected).map_err(|why| format!("sleep {seconds}\n{why}"))?;
+            }
             Step::Expect { summary, .. } => return Err(format!("came out without a packet going in: {summary}")),
             Step::Note {} => {}
         }
     }
     Ok(())
+}
+
+/// The expectations that come next.
+fn expectations<'s>(steps: &mut Peekable<impl Iterator<Item = &'s Step>>) -> Vec<Expected> {
+    std::iter::from_fn(|| {
+        while matches!(steps.peek(), Some(Step::Note {})) {
+            steps.next();
+        }
+        match steps.peek() {
+            Some(Step::Expect { .. }) => steps.next().and_then(expectation),
+            _ => None,
+        }
+    })
+    .collect()
 }
 
 fn expectation(step: &Step) -> Option<Expected> {
@@ -130,34 +144,50 @@ impl Clock {
     }
 }
 
-fn compare(injected: &[u8], outcome: Outcome, expected: &[Expected]) -> Result<(), String> {
-    let shown = |expected: &[Expected]| {
-        expected
+/// What a director did with a frame must be what the kernel did, frame by frame.
+fn compare(injected: &[u8], mut outcomes: Vec<Outcome>, expected: &[Expected]) -> Result<(), String> {
+    let shown = || {
+        let lines: Vec<String> = expected
             .iter()
             .map(|one| format!("  kernel: {}", one.summary))
-            .collect::<Vec<_>>()
-            .join("\n")
+            .collect();
+        lines.join("\n")
     };
-    match outcome {
-        Outcome::Transmitted(device, bytes) => {
-            let [one] = expected else {
-                return Err(format!("  lvsd:   {}\n{}", describe(&bytes), shown(expected)));
-            };
-            same_frame(device, &bytes, one)
-        }
-        Outcome::Punted(_) => match expected.iter().find(|one| !stack::plausible(injected, &one.bytes)) {
+    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Punted(_))) {
+        return match expected.iter().find(|one| !stack::plausible(injected, &one.bytes)) {
             Some(_) => Err(format!(
                 "  lvsd leaves it to the kernel's stack, which does not do this:\n{}",
-                shown(expected)
+                shown()
             )),
             None => Ok(()),
-        },
-        Outcome::Dropped(reason) if expected.is_empty() => {
-            let _ = reason;
-            Ok(())
+        };
+    }
+    outcomes.retain(|outcome| *outcome != Outcome::Kept);
+    if expected.is_empty() {
+        outcomes.retain(|outcome| !matches!(outcome, Outcome::Dropped(_)));
+    }
+    if outcomes.len() != expected.len() {
+        let ours: Vec<String> = outcomes
+            .iter()
+            .map(|one| format!("  lvsd:   {}", in_words(one)))
+            .collect();
+        return Err(format!("{}\n{}", ours.join("\n"), shown()));
+    }
+    for (outcome, one) in outcomes.into_iter().zip(expected) {
+        match outcome {
+            Outcome::Transmitted(device, bytes) => same_frame(device, &bytes, one)?,
+            other => return Err(format!("  lvsd:   {}\n{}", in_words(&other), shown())),
         }
-        Outcome::Dropped(reason) => Err(format!("  lvsd drops it: {}\n{}", reason.name(), shown(expected))),
-        Outcome::Held(key, _) => Err(format!("  lvsd waits for {key:?}\n{}", shown(expected))),
+    }
+    Ok(())
+}
+
+fn in_words(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Transmitted(_, bytes) => describe(bytes),
+        Outcome::Dropped(reason) => format!("drops it: {}", reason.name()),
+        Outcome::Held(key, _) => format!("waits for {key:?}"),
+        Outcome::Punted(_) | Outcome::Kept => format!("{outcome:?}"),
     }
 }
 
@@ -170,6 +200,8 @@ fn same_frame(device: DeviceId, bytes: &[u8], expected: &Expected) -> Result<(),
             *theirs = 0;
         }
     }
+    stack::blank_random_fields(&mut ours);
+    stack::blank_random_fields(&mut theirs);
     if stack::made_by_director(&theirs) {
         stack::blank_identification(&mut ours);
         stack::blank_identification(&mut theirs);
@@ -222,6 +254,7 @@ fn network(setup: &[String]) -> L3 {
     builder
         .address(client, 0, net("10.0.0.100/32"))
         .address(client, 0, net("fd00:a::100/128"));
+    builder.route(net("127.0.0.0/8"), RouteKind::Local);
     for (prefix, gateway) in [("0.0.0.0/0", "10.0.0.254"), ("::/0", "fd00:a::fe")] {
         let gateway = Some(gateway.parse::<IpAddr>().expect("an address"));
         builder.route(

@@ -3,6 +3,8 @@
 
 const ETHERTYPE_AT: usize = 12;
 const L3: usize = 14;
+/// The director's addresses towards the real servers.
+const DIRECTOR_ADDRESSES: [&[u8]; 2] = [&[10, 1, 0, 1], &[0xFD, 0, 0, 0x0B, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]];
 
 fn ethertype(frame: &[u8]) -> u16 {
     frame
@@ -62,6 +64,32 @@ pub fn blank_identification(frame: &mut [u8]) {
     for range in ranges {
         if let Some(octets) = frame.get_mut(range.clone()) {
             octets.fill(0);
+        }
+    }
+}
+
+/// Blanks what the director draws at random for each packet or flow: the identification of IPv6 fragments, and
+/// of GUE the identification, the source port, and the checksum that it is part of.
+pub fn blank_random_fields(frame: &mut [u8]) {
+    const IPV6_NEXT_HEADER: usize = L3 + 6;
+    let is_ipv6 = ethertype(frame) == 0x86DD;
+    if is_ipv6 && frame.get(IPV6_NEXT_HEADER) == Some(&44) {
+        frame.get_mut(58..62).unwrap_or_default().fill(0);
+    }
+    let is_by_director = match parts(frame) {
+        Some((src, _, protocol, _)) => protocol == 17 && DIRECTOR_ADDRESSES.contains(&src),
+        None => false,
+    };
+    if !is_by_director {
+        return;
+    }
+    blank_identification(frame);
+    let is_later = !is_ipv6 && frame.get(20..22).is_some_and(|two| (two[0] & 0x1F, two[1]) != (0, 0));
+    let udp_at = if is_ipv6 { 54 } else { 34 };
+    if !is_later && let Some(udp) = frame.get_mut(udp_at..udp_at + 8) {
+        udp[..2].fill(0);
+        if udp[6..] != [0, 0] {
+            udp[6..].fill(0xFF);
         }
     }
 }

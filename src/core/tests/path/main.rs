@@ -1,5 +1,7 @@
 //! Frames in, frames and counters out: every forwarding mode, both families, one worker and several.
 
+mod errors;
+mod fragments;
 mod modes;
 mod refusals;
 mod workers;

@@ -1,3 +1,5 @@
+//! Rewriting against frames of a real kernel and against the checksum oracle.
+
 use super::*;
 use crate::address::{Addr4, Addr6};
 use crate::path::Flow;

@@ -1,3 +1,5 @@
+//! Outer headers against frames of a real kernel.
+
 use super::*;
 use crate::path::parse::{Parsed, parse};
 use crate::testing::{VecFrame, describe, hex, tcp4};
@@ -9,12 +11,27 @@ fn headers(frame: &[u8]) -> Headers {
     }
 }
 
+fn outer(src: &str, dst: &str) -> Outer {
+    Outer {
+        kind: TunnelKind::IpIp,
+        src: src.parse().unwrap(),
+        dst: dst.parse().unwrap(),
+        identification: 1,
+        src_port: 0,
+        pmtu_disc: true,
+    }
+}
+
 /// The outer packet of `frame`.
 fn encapsulated(frame: &[u8], src: &str, dst: &str, identification: u16, pmtu_disc: bool) -> Vec<u8> {
     let headers = headers(frame);
     let mut frame = VecFrame::new(frame);
-    let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
-    encapsulate(&mut frame, &headers, src, dst, identification, pmtu_disc).unwrap();
+    let outer = Outer {
+        identification,
+        pmtu_disc,
+        ..outer(src, dst)
+    };
+    encapsulate(&mut frame, &headers, &outer).unwrap();
     frame.bytes()[EthernetHeader::LEN..].to_vec()
 }
 
@@ -133,7 +150,10 @@ fn the_outer_packet_is_longer_by_the_overhead() {
     let frame = tcp4("198.51.100.1:1 > 192.0.2.1:80").ack().build();
     for ((src, dst), family) in [(V4, AddressFamily::Ipv4), (V6, AddressFamily::Ipv6)] {
         let outer = encapsulated(&frame, src, dst, 7, true);
-        assert_eq!(outer.len(), frame.len() - 14 + usize::from(overhead(family)));
+        assert_eq!(
+            outer.len(),
+            frame.len() - 14 + usize::from(overhead(TunnelKind::IpIp, family))
+        );
     }
 }
 
@@ -141,9 +161,9 @@ fn the_outer_packet_is_longer_by_the_overhead() {
 fn what_cannot_be_done_is_refused() {
     let bytes = tcp4("198.51.100.1:1 > 192.0.2.1:80").ack().build();
     let headers = headers(&bytes);
-    let (v4, v6) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
+    let (v4, v6) = ("192.0.2.1", "2001:db8::1");
     let refused = |frame: &mut VecFrame, headers: &Headers, src, dst| {
-        encapsulate(frame, headers, src, dst, 1, true).expect_err("refused")
+        encapsulate(frame, headers, &outer(src, dst)).expect_err("refused")
     };
     assert_eq!(
         refused(&mut VecFrame::with_room(&bytes, 19, 0), &headers, v4, v4),

@@ -1,0 +1,291 @@
+//! Captures of real clients, and bytes of no client at all.
+
+use std::net::IpAddr;
+
+use super::*;
+
+/// Bytes from hex, spaces and all.
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
+    digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
+}
+
+fn only(datagram: &[u8]) -> Message<'_> {
+    let mut messages = Messages::new(datagram);
+    let message = messages.next().unwrap();
+    assert!(messages.next().is_none());
+    message
+}
+
+fn parse(text: &str) -> Result<Request, Errno> {
+    Request::parse(&only(&hex(text)))
+}
+
+const GET_FAMILY: &str = "20000000 10000500 8bcd036b d9090027 03010000 09000200 49505653 00000000";
+const NEW_SERVICE: &str = "68000000 f1b50500 8dcd036b d909c049 01010000 54000180 06000100 02000000 06000200 06000000 \
+    14000300 c000020a 00000000 00000000 00000000 06000400 00500000 08000600 77727200 0c000700 00000000 ffffffff \
+    08000800 00000000 08000900 ffffffff";
+const TO: Addressee = Addressee {
+    sequence: 0x6b03_cd8b,
+    port_id: 0x2700_09d9,
+    multi: false,
+};
+
+fn new_service() -> String {
+    NEW_SERVICE.replacen("f1b5", "b5f1", 1)
+}
+
+#[test]
+fn a_client_finds_the_family_by_its_name() {
+    assert_eq!(parse(GET_FAMILY), Ok(Request::GetFamily));
+    let answer = family(TO);
+    let head = hex(
+        "10000000 8bcd036b d9090027 01020000 09000200 49505653 00000000 06000100 b5f10000 08000300 01000000 \
+        08000400 00000000 08000500 06000000",
+    );
+    assert_eq!(answer[4..4 + head.len()], head[..]);
+    assert_eq!(only(&answer).bytes.len(), answer.len());
+}
+
+#[test]
+fn acknowledgements_and_errors_are_the_kernels_bytes() {
+    let request = hex(GET_FAMILY);
+    let acknowledgement = hex("24000000 02000001 8bcd036b d9090027 00000000 20000000 10000500 8bcd036b d9090027");
+    assert_eq!(acknowledge(&only(&request), 0x2700_09d9), acknowledgement);
+    let request = hex(&new_service());
+    let refusal = refuse(&only(&request), 7, Errno::Exists);
+    assert_eq!(refusal[..8], hex("7c000000 02000000"));
+    assert_eq!(refusal[16..20], hex("efffffff"));
+    assert_eq!(refusal[20..], request);
+    assert_eq!(done(1, 2), hex("14000000 03000200 01000000 02000000 00000000"));
+}
+
+#[test]
+fn information_and_timeouts_are_the_kernels_bytes() {
+    let table = Info {
+        version: Info::VERSION_1_2_1,
+        table_size: 4096,
+    };
+    assert_eq!(
+        parse("14000000 b5f10500 8ccd036b d909c049 0f010000"),
+        Ok(Request::GetInfo)
+    );
+    let expected = hex("24000000 b5f10000 8bcd036b d9090027 0e010000 08000100 01020100 08000200 00100000");
+    assert_eq!(info(TO, &table), expected);
+    let set =
+        parse("2c000000 b5f10500 00000000 00000000 0c010000 08000400 bc020000 08000500 46000000 08000600 4d000000");
+    let wanted = TimeoutsRequest {
+        tcp_sec: Some(700),
+        tcp_fin_sec: Some(70),
+        udp_sec: Some(77),
+    };
+    assert_eq!(set, Ok(Request::SetTimeouts(wanted)));
+    assert_eq!(
+        parse("14000000 b5f10500 00000000 00000000 0d010000"),
+        Ok(Request::GetTimeouts)
+    );
+    let answer = timeouts(
+        TO,
+        &Timeouts {
+            tcp_sec: 900,
+            tcp_fin_sec: 120,
+            udp_sec: 300,
+        },
+    );
+    assert_eq!(answer.len(), 0x2c);
+    assert_eq!(answer[16..24], hex("0c010000 08000400"));
+}
+
+#[test]
+fn a_new_service_is_read_whole() {
+    let Ok(Request::AddService { key, options }) = parse(&new_service()) else {
+        panic!("no new service");
+    };
+    let addr: IpAddr = "192.0.2.10".parse().unwrap();
+    let expected = ServiceKey::Address {
+        protocol: 6,
+        addr,
+        port: 80,
+    };
+    assert_eq!(key, expected);
+    assert_eq!((options.scheduler.as_str(), options.flags_mask), ("wrr", u32::MAX));
+    assert_eq!(options.granularity, Granularity::V4([255; 4].into()));
+    assert_eq!(options.merge_flags(ServiceRow::HASHED), 0);
+}
+
+#[test]
+fn a_mark_needs_neither_protocol_nor_address() {
+    let deletion = "28000000 b5f10500 00000000 00000000 03010000 14000180 06000100 0a000000 08000500 42000000";
+    let key = ServiceKey::Mark {
+        family: Family::V6,
+        mark: 66,
+    };
+    assert_eq!(parse(deletion), Ok(Request::DeleteService { key }));
+}
+
+#[test]
+fn faults_come_in_the_kernels_order() {
+    let command = |rest: &str| {
+        parse(&format!(
+            "{:02x}000000 b5f10500 00000000 00000000 {rest}",
+            16 + hex(rest).len()
+        ))
+    };
+    assert_eq!(command("01010000"), Err(Errno::Invalid), "no service");
+    assert_eq!(
+        command("03010000 0c000180 06000100 02000000"),
+        Err(Errno::Invalid),
+        "no identity"
+    );
+    let odd_family = "03010000 14000180 06000100 03000000 08000500 01000000";
+    assert_eq!(command(odd_family), Err(Errno::NoFamily));
+    let bare = "02010000 14000180 06000100 02000000 08000500 01000000";
+    assert_eq!(command(bare), Err(Errno::Invalid), "editing needs the whole service");
+    let no_server = "05010000 14000180 06000100 02000000 08000500 01000000";
+    let Ok(Request::AddServer { server, .. }) = command(no_server) else {
+        panic!("the service is looked up before the server is judged");
+    };
+    assert_eq!(server, Err(Errno::Invalid));
+    assert_eq!(command("10010000"), Ok(Request::ZeroAll));
+    assert_eq!(command("11010000"), Ok(Request::Flush));
+    assert_eq!(command("0e010000"), Err(Errno::NotSupported), "SET_INFO is an answer");
+    assert_eq!(command("08010000"), Err(Errno::NotSupported), "GET_DEST is a dump");
+    assert_eq!(
+        parse("12000000 b5f10500 00000000 00000000 0000"),
+        Err(Errno::Invalid),
+        "no room for a command"
+    );
+    assert_eq!(
+        parse("14000000 34120500 00000000 00000000 01010000"),
+        Err(Errno::NoEntry),
+        "another family"
+    );
+}
+
+#[test]
+fn a_destination_may_give_four_octets_or_sixteen() {
+    let with = |addr: &str| {
+        let nests = format!("14000180 06000100 02000000 08000500 01000000 {addr}");
+        let body = hex(&format!("07010000 {nests}"));
+        let text = format!(
+            "{:02x}000000 b5f10500 00000000 00000000 07010000 {nests}",
+            16 + body.len()
+        );
+        match parse(&text) {
+            Ok(Request::DeleteServer { server: Ok(server), .. }) => server.address(Family::V4),
+            other => panic!("{other:?}"),
+        }
+    };
+    let expected: IpAddr = "198.51.100.1".parse().unwrap();
+    assert_eq!(with("14000280 08000100 c6336401 06000200 1f900000"), Ok(expected));
+    let sixteen = "20000280 14000100 c6336401 00000000 00000000 00000000 06000200 1f900000";
+    assert_eq!(with(sixteen), Ok(expected));
+}
+
+fn row(port: u16) -> ServiceRow {
+    ServiceRow {
+        key: ServiceKey::Address {
+            protocol: 6,
+            addr: "192.0.2.10".parse().unwrap(),
+            port,
+        },
+        scheduler: "wrr".into(),
+        engine: None,
+        flags: ServiceRow::HASHED,
+        timeout_sec: 0,
+        granularity: Granularity::V4([255; 4].into()),
+        statistics: Statistics::default(),
+    }
+}
+
+#[test]
+fn rows_are_as_long_as_the_kernels() {
+    assert_eq!(service(TO, &row(80)).len(), 0x140);
+    let server_row = ServerRow {
+        addr: "198.51.100.1".parse().unwrap(),
+        port: 8080,
+        method: ServerRow::MASQUERADING,
+        weight: 3,
+        upper_threshold: 0,
+        lower_threshold: 0,
+        tunnel: Tunnel::default(),
+        active: 0,
+        inactive: 0,
+        persistent: 0,
+        statistics: Statistics::default(),
+    };
+    assert_eq!(server(TO, &server_row).len(), 0x164);
+}
+
+#[test]
+fn a_long_dump_comes_in_bounded_datagrams_and_ends_once() {
+    let to = Addressee { multi: true, ..TO };
+    let rows = (0..1000).map(|port| service(to, &row(port)));
+    let datagrams: Vec<Vec<u8>> = Dump::new(rows, TO.sequence, TO.port_id).collect();
+    assert!(datagrams.iter().all(|datagram| datagram.len() <= DATAGRAM_MAX_BYTES));
+    let kinds: Vec<u16> = datagrams
+        .iter()
+        .flat_map(|datagram| Messages::new(datagram))
+        .map(|m| m.kind)
+        .collect();
+    assert_eq!(kinds.len(), 1001);
+    assert_eq!(kinds.iter().filter(|kind| **kind == 3).count(), 1);
+    assert_eq!(kinds.last(), Some(&3));
+}
+
+#[test]
+fn a_hello_survives_the_way() {
+    let hello = Hello {
+        port_id: 0x4242,
+        pid: 77,
+        comm: "keepalived".into(),
+        net_namespace: 0xf000_0001,
+        timeout_ms: 5000,
+    };
+    assert_eq!(Opening::parse(&hello.to_bytes()), Some(Opening::Netlink(hello)));
+    let file = b"LVSDPF1\0/proc/net/ip_vs_conn";
+    assert_eq!(Opening::parse(file), Some(Opening::File("/proc/net/ip_vs_conn".into())));
+    assert_eq!(Opening::parse(b"GET / HTTP/1.1"), None);
+}
+
+/// xorshift: the same bytes every time.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+#[test]
+fn a_million_arbitrary_datagrams_are_read_without_harm() {
+    let seeds: Vec<Vec<u8>> = [GET_FAMILY.to_owned(), new_service()]
+        .iter()
+        .map(|text| hex(text))
+        .collect();
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let mut understood = 0;
+    for round in 0..1_000_000_usize {
+        let mut datagram = seeds[round % 2].clone();
+        datagram[16] = (noise.next() % 19) as u8;
+        for _ in 0..noise.next() % 5 {
+            let place = noise.next() as usize % datagram.len();
+            datagram[place] = noise.next() as u8;
+        }
+        if noise.next().is_multiple_of(8) {
+            datagram.truncate(noise.next() as usize % (datagram.len() + 1));
+        }
+        for message in Messages::new(&datagram) {
+            let request = Request::parse(&message);
+            understood += usize::from(request.is_ok());
+            if let Err(errno) = request {
+                assert!(refuse(&message, 1, errno).len() >= 36);
+            }
+        }
+        let _ = Opening::parse(&datagram);
+    }
+    assert!(understood > 100_000, "{understood}");
+}

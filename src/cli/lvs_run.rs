@@ -1,0 +1,190 @@
+//! `lvs-run`: starts an unmodified IPVS tool so that it drives lvsd instead of the kernel.
+//!
+//! In:  a command line. Out: the tool in this process' place, with `liblvs_ipvs.so` in front of its C library.
+//! Never: starts a tool while nobody listens: it would say that the kernel has no IPVS.
+
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use lvs_api::netlink::SOCKET_DEFAULT;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+#[path = "lvs_run/program.rs"]
+mod program;
+
+use program::{Obstacle, Program};
+
+/// lvsd does not answer.
+const EXIT_NO_DIRECTOR: u8 = 3;
+/// The tool cannot be driven this way.
+const EXIT_NOT_PRELOADABLE: u8 = 4;
+/// As shells say it: found, but not to be executed.
+const EXIT_NOT_EXECUTABLE: u8 = 126;
+/// As shells say it.
+const EXIT_NOT_FOUND: u8 = 127;
+
+/// How the tool is led to lvsd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// By what the program is.
+    Auto,
+    /// By the library, without looking.
+    Preload,
+}
+
+/// Runs an unmodified IPVS tool (ipvsadm, keepalived, ldirectord) on lvsd.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lvs-run",
+    version,
+    override_usage = "lvs-run [OPTIONS] [--] COMMAND [ARGUMENT]..."
+)]
+struct Arguments {
+    /// How the tool is led to lvsd.
+    #[arg(long, value_enum, default_value = "auto")]
+    mode: Mode,
+    /// lvsd's IPVS socket.
+    #[arg(long, env = "LVS_IPVS_SOCK", default_value = SOCKET_DEFAULT)]
+    socket: PathBuf,
+    /// The library, when it is not where it was installed.
+    #[arg(long, env = "LVS_IPVS_LIBRARY")]
+    library: Option<PathBuf>,
+    /// Seconds to wait for lvsd to answer.
+    #[arg(long, env = "LVS_IPVS_WAIT", default_value_t = 0.0, value_parser = seconds)]
+    wait: f64,
+    /// The tool and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("give seconds from 0 to 86400".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(never) => match never {},
+        Err((code, message)) => {
+            eprintln!("lvs-run: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<std::convert::Infallible, (u8, String)> {
+    let [name, rest @ ..] = arguments.command.as_slice() else {
+        return Err((2, "no command: give a tool, for example lvs-run ipvsadm -Ln".into()));
+    };
+    let program = Program::find(name).ok_or_else(|| {
+        let name = Path::new(name).display();
+        (
+            EXIT_NOT_FOUND,
+            format!("{name}: there is no such program in PATH; install it or give its path"),
+        )
+    })?;
+    if arguments.mode == Mode::Auto
+        && let Some(obstacle) = program.obstacle()
+    {
+        return Err((EXIT_NOT_PRELOADABLE, refusal(&program, obstacle)));
+    }
+    let library = find_library(arguments.library.as_deref())?;
+    await_director(&arguments.socket, Duration::from_secs_f64(arguments.wait))?;
+    let mut preload = library.into_os_string();
+    if let Some(others) = env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
+        preload.push(":");
+        preload.push(others);
+    }
+    let error = Command::new(&program.path)
+        .args(rest)
+        .env("LD_PRELOAD", preload)
+        .env("LVS_IPVS_SOCK", &arguments.socket)
+        .exec();
+    Err((EXIT_NOT_EXECUTABLE, format!("{}: {error}", program.path.display())))
+}
+
+fn refusal(program: &Program, obstacle: Obstacle) -> String {
+    let path = program.path.display();
+    match obstacle {
+        Obstacle::Static => format!(
+            "{path} is linked statically, so no library can be put in front of it; use a dynamically linked build of it"
+        ),
+        Obstacle::SetId => format!(
+            "{path} is set-uid or set-gid, and the system loads no library into such programs; \
+             remove the bit (chmod u-s,g-s) and start it as root"
+        ),
+        Obstacle::Capabilities => format!(
+            "{path} has file capabilities, and the system loads no library into such programs; \
+             remove them (setcap -r {path}) and start it with ambient capabilities instead"
+        ),
+    }
+}
+
+/// Beside this program (a build tree), below it (a prefix), or where packages put it.
+fn find_library(given: Option<&Path>) -> Result<PathBuf, (u8, String)> {
+    const NAME: &str = "liblvs_ipvs.so";
+    let mut places = Vec::new();
+    if let Some(given) = given {
+        places.push(given.to_owned());
+    } else {
+        if let Some(folder) = env::current_exe().ok().as_deref().and_then(Path::parent) {
+            places.push(folder.join(NAME));
+            places.push(folder.join("../lib/lvsd").join(NAME));
+        }
+        places.push(Path::new("/usr/lib/lvsd").join(NAME));
+    }
+    // The loader needs an absolute path: the tool may change its folder.
+    let found = places.iter().find_map(|place| place.canonicalize().ok());
+    found.ok_or_else(|| {
+        let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+        let message = format!(
+            "no {NAME} in {}; install lvsd's library or name it with --library",
+            places.join(", ")
+        );
+        (EXIT_NOT_PRELOADABLE, message)
+    })
+}
+
+fn await_director(path: &Path, wait: Duration) -> Result<(), (u8, String)> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let begun = Instant::now();
+    loop {
+        match probe(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if begun.elapsed() >= wait => return Err((EXIT_NO_DIRECTOR, absence(path, error))),
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+fn probe(path: &Path) -> rustix::io::Result<()> {
+    let address = SocketAddrUnix::new(path)?;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    connect(&probe, &address)
+}
+
+fn absence(path: &Path, error: rustix::io::Errno) -> String {
+    let path = path.display();
+    match error {
+        rustix::io::Errno::ACCESS => {
+            format!("you may not use {path}: be root or a member of the group lvsd")
+        }
+        rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED => format!(
+            "lvsd is not running: nobody answers on {path}. Start it with: systemctl start lvsd. \
+             If it runs with another socket, name that one with --socket"
+        ),
+        error => format!("lvsd cannot be reached on {path}: {error}"),
+    }
+}
+
+#[cfg(test)]
+#[path = "lvs_run/tests.rs"]
+mod tests;

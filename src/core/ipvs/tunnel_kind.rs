@@ -1,0 +1,50 @@
+//! How packets to a TUN real server are wrapped (`ipvsadm --tun-type`).
+//!
+//! Ref: Linux net/netfilter/ipvs/ip_vs_xmit.c `ip_vs_tunnel_xmit`, ip_vs_ctl.c `ip_vs_add_dest`.
+
+/// The encapsulation of a tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TunnelKind {
+    /// IP in IP (RFC 2003, RFC 2473, RFC 4213).
+    #[default]
+    IpIp,
+    /// GRE (RFC 2784).
+    Gre {
+        /// `--tun-csum`: the checksum field is there.
+        checksum: bool,
+    },
+    /// Generic UDP encapsulation (draft-ietf-intarea-gue, version 0).
+    Gue {
+        /// `--tun-port`: UDP destination port, not 0.
+        port: u16,
+        /// What protects the packet.
+        checksum: GueChecksum,
+    },
+}
+
+/// Checksum of a GUE packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum GueChecksum {
+    /// `--tun-nocsum`: the UDP checksum is 0.
+    #[default]
+    No,
+    /// `--tun-csum`: a full UDP checksum.
+    Full,
+    /// `--tun-remcsum`: remote checksum offload is announced by senders that offload their own checksum; for
+    /// packets that are forwarded the kernel sends a full UDP checksum and no option, and so do we.
+    RemoteOffload,
+}
+
+impl TunnelKind {
+    /// Octets between the outer IP header and the inner packet.
+    #[inline]
+    pub const fn header_len(self) -> u16 {
+        match self {
+            Self::IpIp => 0,
+            Self::Gre { checksum: false } => 4,
+            Self::Gre { checksum: true } => 8,
+            // UDP header and GUE base header.
+            Self::Gue { .. } => 8 + 4,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Step 2 for fragments: the datagram is put together, goes the way of any packet, and leaves in pieces again.
+//!
+//! In:  a fragment that may belong to one of our connections. Ports are in the first one only, which may come last.
+//! Out: [`Verdict::Kept`] until the datagram is whole; then its pieces, rewritten, with the verdict of the whole.
+//!      Of an incomplete one the sender is told when its time is over. Fragments of others are the kernel's.
+//! Never: keeps a buffer of the worker's, takes part of a datagram whose fragments overlap.
+//! Many workers: a hash of what fragments share says which one puts the datagram together; if another owns the
+//! connection, the pieces are handed over once more and put together there.
+//! Ref:  RFC 791 3.2, RFC 8200 4.5, RFC 5722; Linux net/ipv4/ip_fragment.c, nf_conntrack_reasm.c.
+
+mod datagram;
+mod piece;
+
+pub(crate) use datagram::Reassembly;
+
+use crate::address::{Address, Endpoint, FlowKey};
+use crate::frame::Frame;
+use crate::ipvs::conn::table::ConnTable;
+use crate::limits::FRAGMENTS_PER_DATAGRAM_MAX;
+use crate::path::fragment::{self, Cuts};
+use crate::path::headers::{Flow, Headers};
+use crate::path::icmp::IcmpError;
+use crate::path::parse::{self, Parsed};
+use crate::path::verdict::{DropReason, Verdict};
+use crate::path::{admit, is_balanced, one_packet, related, reply};
+use crate::wire::icmp;
+use crate::worker_state::{Lanes, Step};
+
+use datagram::{Assembled, Datagram};
+use piece::Piece;
+
+/// Octets of the shortest MTU that IPv6 knows: the kernel cuts no smaller.
+const IPV6_MTU_MIN: u16 = 1_280;
+
+/// See the module.
+#[cold]
+pub(crate) fn fragment<F: Frame>(
+    step: &mut Step<'_>,
+    lanes: &mut Lanes,
+    headers: &Headers,
+    flow: &Flow,
+    frame: &mut F,
+) -> Verdict {
+    let concerns_us = match flow {
+        Flow::V4(key) => concerns_us(step, headers, key),
+        Flow::V6(key) => concerns_us(step, headers, key),
+    };
+    if !concerns_us {
+        return Verdict::Punt;
+    }
+    let piece = match Piece::read(frame.bytes(), headers, flow) {
+        Ok(piece) => piece,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let owner = admit::worker_of_hash(step, piece.key.hash(step.secret));
+    if owner != step.worker && !step.handed_over {
+        return Verdict::HandOver(owner);
+    }
+    // Handed over by the worker that put it together: the connection is ours, whatever the tables say.
+    let is_final = owner != step.worker;
+    let Some(slot) = lanes.reassembly.slot(&piece.key, step.now) else {
+        return Verdict::Drop(DropReason::FragmentMalformed);
+    };
+    match lanes.reassembly.add(slot, frame.bytes(), &piece) {
+        Ok(false) => Verdict::Kept,
+        Ok(true) => whole(step, lanes, slot, is_final),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Whether a packet between these hosts can be one of a service's.
+fn concerns_us<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<A>) -> bool {
+    let services = &step.snapshot.services;
+    let is_icmp = matches!(headers.protocol, icmp::PROTOCOL_V4 | icmp::PROTOCOL_V6);
+    (is_icmp || is_balanced(headers.protocol))
+        && (services.has_vip(key.dst.addr)
+            || services.is_local_address(key.dst.addr)
+            || services.is_nat_server_address(key.src.addr))
+}
+
+/// The datagram in `slot` is complete.
+fn whole(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, is_final: bool) -> Verdict {
+    let Lanes { v4, v6, reassembly } = lanes;
+    let mut received = [0; FRAGMENTS_PER_DATAGRAM_MAX];
+    let verdict = match reassembly.assemble(slot, &mut received) {
+        Some(mut assembled) => {
+            let was_handed_over = std::mem::replace(&mut step.handed_over, is_final);
+            step.reassembled = assembled.longest;
+            let verdict = match parse::parse(assembled.datagram.bytes()) {
+                Ok(Parsed::Ip(mut headers, flow)) => {
+                    headers.dont_fragment = assembled.dont_fragment;
+                    let datagram = &mut assembled.datagram;
+                    if is_balanced(headers.protocol) {
+                        match &flow {
+                            Flow::V4(key) => look_up(step, &mut v4.table, &headers, key, datagram),
+                            Flow::V6(key) => look_up(step, &mut v6.table, &headers, key, datagram),
+                        }
+                    } else {
+                        related::icmp(step, &mut v4.table, &mut v6.table, &headers, datagram)
+                    }
+                }
+                Ok(Parsed::Other) => Verdict::Drop(DropReason::FragmentMalformed),
+                Err(reason) => Verdict::Drop(reason),
+            };
+            let longest = std::mem::take(&mut step.reassembled);
+            step.handed_over = was_handed_over;
+            leave(step, &assembled, longest, verdict)
+        }
+        None => Verdict::Drop(DropReason::FragmentMalformed),
+    };
+    reassembly.free(slot);
+    verdict
+}
+
+fn look_up<A: Address>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    datagram: &mut Datagram<'_>,
+) -> Verdict {
+    let hash = table.hash(key);
+    one_packet(step, table, hash, headers, key, datagram)
+}
+
+/// Sends the pieces of a datagram with the verdict of the whole. Where they were cut stays only where it stays in
+/// the kernel: not in IPv4 to the director itself (which joins the buffers), nor in IPv6 that is too long for one
+/// packet of its smallest MTU.
+fn leave(step: &mut Step<'_>, assembled: &Assembled<'_>, longest: u16, verdict: Verdict) -> Verdict {
+    let frame = assembled.datagram.bytes();
+    let whole_up_to = longest;
+    let is_forwarded = matches!(verdict, Verdict::Transmit(_) | Verdict::Hold(_));
+    let (longest, keeps_cuts) = if !is_forwarded {
+        (longest, true)
+    } else if longest == u16::MAX {
+        (longest, false)
+    } else if assembled.is_ipv6 {
+        let longest = longest.max(IPV6_MTU_MIN);
+        (longest, frame.len() <= usize::from(longest))
+    } else {
+        (longest, !assembled.is_to_director(step))
+    };
+    let cuts = Cuts {
+        longest,
+        whole_up_to,
+        as_received: if keeps_cuts { assembled.received } else { &[] },
+    };
+    fragment::in_pieces(step, frame, &cuts, verdict)
+}
+
+/// Gives up datagrams whose time is over; of those to the director itself the sender is told, when it has the
+/// first fragment to tell it by (RFC 792, RFC 4443 3.3).
+pub(crate) fn expire(step: &mut Step<'_>, reassembly: &mut Reassembly) {
+    while let Some(slot) = reassembly.next_expired(step.now) {
+        if let Some(mut datagram) = reassembly.first_fragment(slot) {
+            tell_sender(step, &mut datagram);
+        }
+        reassembly.free(slot);
+    }
+}
+
+fn tell_sender(step: &mut Step<'_>, datagram: &mut Datagram<'_>) {
+    let Ok(Parsed::Ip(headers, flow)) = parse::parse(datagram.bytes()) else {
+        return;
+    };
+    let verdict = match flow {
+        Flow::V4(key) => tell(step, &headers, &key, datagram),
+        Flow::V6(key) => tell(step, &headers, &key, datagram),
+    };
+    if matches!(verdict, Verdict::Transmit(_) | Verdict::Hold(_)) {
+        // Without room nobody is told, as without budget.
+        let _ = step.made.push(verdict, &[datagram.bytes()]);
+    }
+}
+
+fn tell<A: Address>(step: &mut Step<'_>, headers: &Headers, key: &FlowKey<A>, datagram: &mut Datagram<'_>) -> Verdict {
+    if !step.snapshot.l3.is_local(key.dst.addr) {
+        return Verdict::Drop(DropReason::FragmentTimeout);
+    }
+    let key = FlowKey {
+        src: Endpoint::new(key.src.addr, 0),
+        ..*key
+    };
+    let (error, reason) = (IcmpError::ReassemblyTimeExceeded, DropReason::FragmentTimeout);
+    reply::answer(step, headers, &key, datagram, error, key.dst.addr, reason)
+}
+
+#[cfg(test)]
+mod tests;

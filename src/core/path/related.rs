@@ -1,0 +1,253 @@
+//! Step 2 for ICMP: an error about one of our connections goes on to the other end of it.
+//!
+//! In:  an ICMP or ICMPv6 error that quotes a packet of a connection, from either side, from the end itself or
+//!      a router on the way; or one that quotes a packet which we wrapped for a tunnel.
+//! Out: NAT, FULLNAT: the error with outer and quoted addresses and ports rewritten; DR, TUN: forwarded like
+//!      the connection's packets; about a tunnel: the error to the client. Others are the kernel's.
+//! Never: changes a connection's state or keeps it alive.
+//! Ref:  RFC 792, RFC 4443; Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_in_icmp`, `ip_vs_out_icmp`, `ip_vs_nat_icmp`.
+
+use zerocopy::FromBytes;
+use zerocopy::network_endian::U16;
+
+use crate::address::{Addr4, Addr6, Address, AddressFamily, Endpoint, FlowKey};
+use crate::counters::SingleWriter;
+use crate::frame::Frame;
+use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::{Conn, ConnIndex, Direction};
+use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::real_server::RealServerId;
+use crate::path::forward::rewrite;
+use crate::path::headers::{Flow, Headers};
+use crate::path::parse::{Embedded, embedded};
+use crate::path::resolve::{self, Obstacle, Way};
+use crate::path::verdict::{DropReason, Verdict};
+use crate::path::{admit, fragment, outer_error, tunnelled};
+use crate::wire::checksum;
+use crate::wire::icmp::{self, IcmpHeader};
+use crate::wire::ipv4::Ipv4Header;
+use crate::worker_state::Step;
+
+/// See the module.
+#[cold]
+pub(crate) fn icmp<F: Frame>(
+    step: &mut Step<'_>,
+    v4: &mut ConnTable<Addr4>,
+    v6: &mut ConnTable<Addr6>,
+    headers: &Headers,
+    frame: &mut F,
+) -> Verdict {
+    let Some(quoted) = embedded(frame.bytes(), headers).filter(|_| is_passed_on(frame.bytes(), headers)) else {
+        return Verdict::Punt;
+    };
+    match quoted.reply {
+        Flow::V4(key) => match about(step, v4, headers, &quoted, &key, frame) {
+            Some(verdict) => verdict,
+            None => outer_error::about_tunnel(step, v4, headers, &quoted, frame),
+        },
+        Flow::V6(key) => about(step, v6, headers, &quoted, &key, frame).unwrap_or(Verdict::Punt),
+    }
+}
+
+/// Of ICMPv4 the kernel passes on three types; parameter problems and redirects are its own stack's.
+fn is_passed_on(frame: &[u8], headers: &Headers) -> bool {
+    let kind = frame.get(usize::from(headers.l4_offset)).copied();
+    match headers.family {
+        AddressFamily::Ipv4 => matches!(
+            kind,
+            Some(icmp::V4_UNREACHABLE | icmp::V4_SOURCE_QUENCH | icmp::V4_TIME_EXCEEDED)
+        ),
+        AddressFamily::Ipv6 => true,
+    }
+}
+
+/// `None` when the quoted packet is of no connection, here or on another worker.
+fn about<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    headers: &Headers,
+    quoted: &Embedded,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Option<Verdict> {
+    match table.find(table.hash(key), key) {
+        Some((index, Direction::Inbound)) => Some(to_server(step, table, index, headers, quoted, frame)),
+        Some((index, Direction::Outbound)) => Some(to_client(step, table, index, headers, quoted, frame)),
+        None => admit::other_owner(step, key).map(Verdict::HandOver),
+    }
+}
+
+/// Whether the ICMP checksum is right; the kernel drops an error of which it is not.
+pub(crate) fn is_checksum_right(frame: &[u8], headers: &Headers) -> bool {
+    let Some(message) = frame.get(usize::from(headers.l4_offset)..usize::from(headers.packet_end)) else {
+        return false;
+    };
+    let sum = checksum::sum(message);
+    match headers.family {
+        AddressFamily::Ipv4 => sum == checksum::VALID,
+        AddressFamily::Ipv6 => {
+            let pseudo = rewrite::pseudo_header_v6(frame, headers, icmp::PROTOCOL_V6);
+            pseudo.is_some_and(|pseudo| checksum::add(sum, pseudo) == checksum::VALID)
+        }
+    }
+}
+
+/// An error about what we sent to the client: on to the real server.
+fn to_server<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    index: ConnIndex,
+    headers: &Headers,
+    quoted: &Embedded,
+    frame: &mut F,
+) -> Verdict {
+    if !is_checksum_right(frame.bytes(), headers) {
+        return Verdict::Drop(DropReason::IcmpChecksum);
+    }
+    let conn = table.conn_mut(index);
+    let id = RealServerId(conn.real_server);
+    let Some(slot) = step.snapshot.services.real_server(id).filter(|slot| slot.available) else {
+        return Verdict::Drop(DropReason::RealServerGone);
+    };
+    let counters = step.own.server(id);
+    counters.in_packets.add(1);
+    counters.in_bytes.add(headers.packet_len() as u64);
+    let way = match resolve::way(step, conn, Direction::Inbound, slot.server.addr) {
+        Ok(way) => way,
+        Err(Obstacle::Local) => return Verdict::Punt,
+        Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
+        Err(Obstacle::Unreachable) => return Verdict::Drop(DropReason::NoRoute),
+    };
+    if headers.ttl <= 1 {
+        return Verdict::Drop(DropReason::TtlExpired);
+    }
+    match ForwardingMode::from_u8(conn.mode) {
+        ForwardingMode::Nat | ForwardingMode::FullNat => {
+            // The sender may be a router: in NAT its address stays; a FULLNAT server hears from us only.
+            let src = (conn.local != conn.client).then_some(conn.local.addr);
+            let ends = NewEnds {
+                src,
+                dst: conn.real.addr,
+                quoted_src: conn.real,
+                quoted_dst: conn.local,
+            };
+            translate(frame.bytes_mut(), headers, quoted, &ends);
+            depart(step, headers, frame, A::FAMILY, &way)
+        }
+        ForwardingMode::Tunnel => tunnelled::send(step, headers, frame, conn, &slot.server, &way),
+        ForwardingMode::DirectRouting | ForwardingMode::Local => {
+            rewrite::decrement_ttl(frame.bytes_mut(), headers);
+            depart(step, headers, frame, A::FAMILY, &way)
+        }
+    }
+}
+
+/// An error about what we sent to the real server: on to the client, in the name of the VIP whoever sent it.
+fn to_client<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    index: ConnIndex,
+    headers: &Headers,
+    quoted: &Embedded,
+    frame: &mut F,
+) -> Verdict {
+    let conn = table.conn_mut(index);
+    let way = match resolve::way(step, conn, Direction::Outbound, conn.client.addr.to_ip()) {
+        Ok(way) => way,
+        Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
+        Err(Obstacle::Local | Obstacle::Unreachable) => return Verdict::Drop(DropReason::NoRoute),
+    };
+    if headers.ttl <= 1 {
+        return Verdict::Drop(DropReason::TtlExpired);
+    }
+    if !is_checksum_right(frame.bytes(), headers) {
+        return Verdict::Drop(DropReason::IcmpChecksum);
+    }
+    count_out(step, conn, headers.packet_len());
+    let ends = NewEnds {
+        src: Some(conn.virt.addr),
+        dst: conn.client.addr,
+        quoted_src: conn.client,
+        quoted_dst: conn.virt,
+    };
+    translate(frame.bytes_mut(), headers, quoted, &ends);
+    depart(step, headers, frame, A::FAMILY, &way)
+}
+
+/// Counts a packet that goes to the client in the connection's name.
+pub(crate) fn count_out<A: Address>(step: &Step<'_>, conn: &Conn<A>, packet_len: usize) {
+    let counters = step.own.server(RealServerId(conn.real_server));
+    counters.out_packets.add(1);
+    counters.out_bytes.add(packet_len as u64);
+}
+
+fn depart<F: Frame>(
+    step: &mut Step<'_>,
+    headers: &Headers,
+    frame: &mut F,
+    family: AddressFamily,
+    way: &Way,
+) -> Verdict {
+    let is_oversize = headers.packet_len() > usize::from(way.hop.mtu);
+    if is_oversize && headers.dont_fragment {
+        return Verdict::Drop(DropReason::MtuExceeded);
+    }
+    let verdict = resolve::depart(frame, headers, family, way);
+    if is_oversize {
+        fragment::to_fit(step, frame.bytes(), way.hop.mtu, verdict)
+    } else {
+        verdict
+    }
+}
+
+/// The new ends of an error and of the packet it quotes.
+struct NewEnds<A: Address> {
+    /// `None`: stays.
+    src: Option<A>,
+    dst: A,
+    quoted_src: Endpoint<A>,
+    quoted_dst: Endpoint<A>,
+}
+
+/// Rewrites outer and quoted packet and decrements the outer TTL. The upper checksum of the quoted packet stays
+/// as it is, like in the kernel: whoever reads it looks at the ports only.
+fn translate<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded, ends: &NewEnds<A>) {
+    rewrite::decrement_ttl(frame, headers);
+    rewrite::set_addresses(frame, headers.l3_offset, ends.src, ends.dst);
+    rewrite::set_addresses(
+        frame,
+        quoted.l3_offset,
+        Some(ends.quoted_src.addr),
+        ends.quoted_dst.addr,
+    );
+    if Embedded::has_ports(quoted.protocol)
+        && let Some(ports) = frame.get_mut(usize::from(quoted.l4_offset)..usize::from(headers.packet_end))
+        && let Some((ports, _)) = ports.split_first_chunk_mut::<4>()
+    {
+        let [src_high, src_low] = ends.quoted_src.port.to_be_bytes();
+        let [dst_high, dst_low] = ends.quoted_dst.port.to_be_bytes();
+        ports.copy_from_slice(&[src_high, src_low, dst_high, dst_low]);
+    }
+    if A::FAMILY == AddressFamily::Ipv4 {
+        Ipv4Header::fill_checksum_at(frame, headers.l3_offset);
+        Ipv4Header::fill_checksum_at(frame, quoted.l3_offset);
+    }
+    fill_checksum(frame, headers);
+}
+
+fn fill_checksum(frame: &mut [u8], headers: &Headers) {
+    let pseudo = match headers.family {
+        AddressFamily::Ipv4 => 0,
+        AddressFamily::Ipv6 => rewrite::pseudo_header_v6(frame, headers, icmp::PROTOCOL_V6).unwrap_or(0),
+    };
+    let Some(message) = frame.get_mut(usize::from(headers.l4_offset)..usize::from(headers.packet_end)) else {
+        return;
+    };
+    if let Ok((header, _)) = IcmpHeader::mut_from_prefix(message) {
+        header.checksum = U16::ZERO;
+    }
+    let sum = checksum::add(checksum::sum(message), pseudo);
+    if let Ok((header, _)) = IcmpHeader::mut_from_prefix(message) {
+        header.checksum = U16::new(!sum);
+    }
+}

@@ -1,0 +1,85 @@
+//! Step 7, TUN: into the tunnel to the real server, in pieces where the outer packet is too long for its link.
+//!
+//! In:  a packet of a connection in tunnel mode. Out: the outer packet on its way.
+//! Ref: Linux net/netfilter/ipvs/ip_vs_xmit.c `ip_vs_tunnel_xmit`, net/udp_tunnel.h `udp_flow_src_port`.
+
+use std::net::IpAddr;
+
+use crate::address::{Addr4, Addr6, Address, AddressFamily};
+use crate::frame::Frame;
+use crate::ipvs::conn::Conn;
+use crate::ipvs::real_server::RealServer;
+use crate::path::forward::tunnel::{self, Outer};
+use crate::path::headers::Headers;
+use crate::path::resolve::{self, Way};
+use crate::path::verdict::{DropReason, Verdict};
+use crate::path::{admit, fragment};
+use crate::worker_state::Step;
+
+/// First port and number of ports that GUE sends from (kernel: `ip_local_port_range`).
+const SRC_PORTS: (u16, u16) = (32_768, 28_232);
+
+/// Octets of the longest packet that fits the tunnel to `server` whole.
+#[inline]
+pub(crate) fn mtu(step: &mut Step<'_>, server: &RealServer, way: &Way) -> u16 {
+    outer_mtu(step, server, way).saturating_sub(tunnel::overhead(server.tunnel, AddressFamily::of(&server.addr)))
+}
+
+#[inline]
+fn outer_mtu(step: &mut Step<'_>, server: &RealServer, way: &Way) -> u16 {
+    step.path_mtus.towards(server.addr, way.hop.mtu, step.now)
+}
+
+/// Whether DF of the inner packet is copied and obeyed (sysctl `pmtu_disc`).
+#[inline]
+pub(crate) const fn is_pmtu_disc(_step: &Step<'_>) -> bool {
+    true
+}
+
+/// See the module.
+#[inline]
+pub(crate) fn send<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    headers: &Headers,
+    frame: &mut F,
+    conn: &Conn<A>,
+    server: &RealServer,
+    way: &Way,
+) -> Verdict {
+    let l3 = &step.snapshot.l3;
+    let source = match server.addr {
+        IpAddr::V4(v4) => l3.source_for(Addr4(v4.octets())).map(Address::to_ip),
+        IpAddr::V6(v6) => l3.source_for(Addr6(v6.octets())).map(Address::to_ip),
+    };
+    let Some(source) = source else {
+        return Verdict::Drop(DropReason::NoRoute);
+    };
+    let outer = Outer {
+        kind: server.tunnel,
+        src: source,
+        dst: server.addr,
+        identification: step.random.next_u32() as u16,
+        src_port: src_port(step, conn),
+        pmtu_disc: is_pmtu_disc(step),
+    };
+    match tunnel::encapsulate(frame, headers, &outer) {
+        Ok(()) => {
+            let family = AddressFamily::of(&server.addr);
+            let verdict = resolve::depart_from(frame, resolve::L3_OFFSET, family, way);
+            if headers.packet_len() > usize::from(mtu(step, server, way)) {
+                let outer_mtu = outer_mtu(step, server, way);
+                fragment::to_fit(step, frame.bytes(), outer_mtu, verdict)
+            } else {
+                verdict
+            }
+        }
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// The same for all packets of a connection, so that routers and receivers spread connections, not packets.
+fn src_port<A: Address>(step: &Step<'_>, conn: &Conn<A>) -> u16 {
+    let (first, count) = SRC_PORTS;
+    let hash = admit::hash_of_end(step, conn.client) ^ u32::from(conn.virt.port).wrapping_mul(0x9e37_79b9);
+    first + ((u64::from(hash) * u64::from(count)) >> 32) as u16
+}

@@ -1,0 +1,119 @@
+//! `/proc/net/ip_vs*` of the director, rendered when somebody opens one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lvs_api::netlink::{ServerRow, ServiceRow, Statistics};
+use lvs_api::proc_text::{self, ConnectionRow, ProcFile};
+use lvs_core::ipvs::protocol::state_name;
+use lvs_core::worker_state::{ConnRecord, DumpCursor};
+use tokio::time::timeout;
+
+use super::IpvsTable;
+use crate::mgmt::director::Director;
+
+/// Connections a worker copies at once.
+const PART_MAX: usize = 1_024;
+/// For a worker to give a part.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Lines of `ip_vs_conn` at most: 100 MB of text. More than this is for `lvsctl`, which streams.
+const CONNECTIONS_MAX: usize = 1_000_000;
+
+fn lock(director: &Mutex<Director>) -> MutexGuard<'_, Director> {
+    director.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The text of `path`; `None` when there is no such file.
+pub async fn render(director: Arc<Mutex<Director>>, path: String) -> Option<String> {
+    let text = match ProcFile::of_path(&path)? {
+        ProcFile::Services => services(&mut *lock(&director)),
+        ProcFile::Connections => proc_text::connections(connections(&director).await.iter()),
+        ProcFile::ConnectionOrigins => proc_text::connection_origins(connections(&director).await.iter()),
+        ProcFile::Statistics => proc_text::statistics(&total(&mut lock(&director))),
+        ProcFile::StatisticsPerCpu => per_worker(&mut lock(&director)),
+        ProcFile::Applications => proc_text::APPLICATIONS.to_owned(),
+    };
+    Some(text)
+}
+
+/// `ip_vs` of any table.
+pub fn services(table: &mut impl IpvsTable) -> String {
+    let rows: Vec<(ServiceRow, Vec<ServerRow>)> = table
+        .services()
+        .into_iter()
+        .map(|service| {
+            let servers = table.servers(&service.key);
+            (service, servers)
+        })
+        .collect();
+    let rows = rows.iter().map(|(service, servers)| (service, servers.as_slice()));
+    proc_text::services(table.info().table_size, rows)
+}
+
+fn total(director: &mut Director) -> Statistics {
+    let lvs_api::Stats { totals, rates } = director.stats();
+    Statistics {
+        connections: totals.connections,
+        in_packets: totals.in_packets,
+        out_packets: totals.out_packets,
+        in_bytes: totals.in_bytes,
+        out_bytes: totals.out_bytes,
+        connections_per_sec: rates.connections_cps,
+        in_packets_per_sec: rates.in_pps,
+        out_packets_per_sec: rates.out_pps,
+        in_bytes_per_sec: rates.in_bytes_per_sec,
+        out_bytes_per_sec: rates.out_bytes_per_sec,
+    }
+}
+
+fn per_worker(director: &mut Director) -> String {
+    let sum = total(director);
+    let of = |worker: &Arc<dyn crate::mgmt::worker_port::WorkerPort>| {
+        let mut sum = Statistics::default();
+        for server in &worker.counters().servers {
+            let totals = server.totals();
+            sum.connections += totals.connections;
+            sum.in_packets += totals.in_packets;
+            sum.out_packets += totals.out_packets;
+            sum.in_bytes += totals.in_bytes;
+            sum.out_bytes += totals.out_bytes;
+        }
+        sum
+    };
+    let workers: Vec<Statistics> = director.workers().iter().map(of).collect();
+    proc_text::statistics_per_cpu(&workers, &sum)
+}
+
+async fn connections(director: &Mutex<Director>) -> Vec<ConnectionRow> {
+    let workers = lock(director).workers().to_vec();
+    let mut rows = Vec::new();
+    for worker in workers {
+        let mut cursor = DumpCursor::V4(0);
+        let mut room = Vec::with_capacity(PART_MAX);
+        while rows.len() < CONNECTIONS_MAX {
+            let Ok(Ok(chunk)) = timeout(WORKER_TIMEOUT, worker.dump_conns(cursor, room)).await else {
+                break;
+            };
+            rows.extend(chunk.records.iter().map(row));
+            let Some(next) = chunk.next else {
+                break;
+            };
+            cursor = next;
+            room = chunk.records;
+            room.clear();
+        }
+    }
+    rows
+}
+
+fn row(record: &ConnRecord) -> ConnectionRow {
+    ConnectionRow {
+        protocol: record.protocol,
+        client: record.client,
+        virt: record.virt,
+        real: record.real,
+        state: state_name(record.protocol, record.state),
+        expires_sec: record.expires_in_ms / 1000,
+        is_synced: false,
+    }
+}

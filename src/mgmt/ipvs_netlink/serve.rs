@@ -1,0 +1,213 @@
+//! Accepts clients, one task each, and bounds what each may cost.
+//!
+//! In:  datagrams. Out: answers, one datagram at a time as the client takes them.
+//! Never: reads the next request before the last answer is taken, waits for a client beyond its time, or
+//! carries out a request that its sender has withdrawn.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lvs_api::netlink::{Errno, Hello, Messages, Opening, cancelled_sequence, refuse};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, recv, send, sendmsg};
+use nix::unistd::{Gid, Uid};
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::IpvsTable;
+use super::answer::{Answer, answer};
+use super::socket::IpvsSocket;
+
+/// What clients may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Clients at once; more are closed at once, which tools see as a director that is away.
+    pub clients_max: usize,
+    /// For the first datagram.
+    pub opening_timeout: Duration,
+    /// For a client to take a datagram of its answer.
+    pub write_timeout: Duration,
+    /// Octets of a datagram.
+    pub request_max_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            clients_max: 512,
+            opening_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+            request_max_bytes: 16 << 10,
+        }
+    }
+}
+
+/// After `accept` failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A text of `/proc/net`, by its path; `None` when there is none of that name.
+pub type FileFuture = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
+
+/// What every client can reach.
+pub struct Served<Table> {
+    /// The services.
+    pub table: Arc<Mutex<Table>>,
+    /// Renders `/proc/net/ip_vs*`.
+    pub file: Box<dyn Fn(&str) -> FileFuture + Send + Sync>,
+    /// What clients may cost.
+    pub limits: Limits,
+}
+
+/// Serves until the future is dropped.
+pub async fn serve<Table: IpvsTable + Send + 'static>(
+    socket: IpvsSocket,
+    served: Arc<Served<Table>>,
+) -> io::Result<()> {
+    let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+    let places = Arc::new(Semaphore::new(served.limits.clients_max));
+    loop {
+        let connection = match listener.accept().await {
+            // The type means a stream; only system calls that keep datagrams apart are made on it.
+            Ok((stream, _)) => Connection { stream },
+            Err(error) => {
+                log::warn!("IPVS socket: {error}; trying again");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            log::warn!(
+                "IPVS socket: {} clients are connected already",
+                served.limits.clients_max
+            );
+            continue;
+        };
+        let admitted = connection.is_admitted(&socket);
+        let served = Arc::clone(&served);
+        tokio::spawn(async move {
+            if let Err(error) = converse(&connection, &served, admitted).await {
+                log::debug!("IPVS socket: {error}");
+            }
+            drop(place);
+        });
+    }
+}
+
+struct Connection {
+    stream: UnixStream,
+}
+
+impl Connection {
+    fn is_admitted(&self, socket: &IpvsSocket) -> bool {
+        getsockopt(&self.stream, PeerCredentials)
+            .is_ok_and(|peer| socket.gate.admits(Uid::from_raw(peer.uid()), Gid::from_raw(peer.gid())))
+    }
+
+    /// The length of the next datagram, which may exceed `room`; `None` when the client is gone.
+    async fn receive(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
+        // The length is the datagram's own, even when it does not fit.
+        let read = || Ok(recv(self.stream.as_raw_fd(), room, MsgFlags::MSG_TRUNC)?);
+        let len = self.stream.async_io(Interest::READABLE, read).await?;
+        Ok((len > 0).then_some(len))
+    }
+
+    async fn send(&self, datagram: &[u8], limit: Duration) -> io::Result<()> {
+        let write = || Ok(send(self.stream.as_raw_fd(), datagram, MsgFlags::MSG_NOSIGNAL)?);
+        let sent = timeout(limit, self.stream.async_io(Interest::WRITABLE, write)).await;
+        sent.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client does not read"))??;
+        Ok(())
+    }
+
+    /// Whether the sender of the request just read has withdrawn it.
+    fn is_withdrawn(&self, sequence: u32) -> bool {
+        let mut next = [0; 12];
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        let len = recv(self.stream.as_raw_fd(), &mut next, flags).unwrap_or(0);
+        next.get(..len).and_then(cancelled_sequence) == Some(sequence)
+    }
+}
+
+async fn converse<Table: IpvsTable>(connection: &Connection, served: &Served<Table>, admitted: bool) -> io::Result<()> {
+    let mut room = vec![0; served.limits.request_max_bytes];
+    let opening = timeout(served.limits.opening_timeout, connection.receive(&mut room)).await;
+    let opening = opening.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"))??;
+    match opening.and_then(|len| room.get(..len)).and_then(Opening::parse) {
+        Some(Opening::Netlink(hello)) => answer_all(connection, served, admitted, &hello, &mut room).await,
+        Some(Opening::File(path)) if admitted => give_file(connection, served, &path).await,
+        _ => Ok(()),
+    }
+}
+
+async fn answer_all<Table: IpvsTable>(
+    connection: &Connection,
+    served: &Served<Table>,
+    admitted: bool,
+    hello: &Hello,
+    room: &mut [u8],
+) -> io::Result<()> {
+    let limit = served.limits.write_timeout;
+    while let Some(len) = connection.receive(room).await? {
+        let Some(datagram) = room.get(..len) else {
+            log::debug!("IPVS socket: {} sent {len} octets at once and is closed", hello.comm);
+            return Ok(());
+        };
+        if cancelled_sequence(datagram).is_some() {
+            continue;
+        }
+        let mut understood = false;
+        for message in Messages::new(datagram) {
+            understood = true;
+            if connection.is_withdrawn(message.sequence) {
+                continue;
+            }
+            if !admitted {
+                let refusal = refuse(&message, hello.port_id, Errno::NotPermitted);
+                connection.send(&refusal, limit).await?;
+                continue;
+            }
+            let answer: Answer = {
+                let mut table = served.table.lock().unwrap_or_else(PoisonError::into_inner);
+                answer(&mut *table, &message, hello.port_id)
+            };
+            for datagram in answer {
+                connection.send(&datagram, limit).await?;
+            }
+        }
+        if !understood {
+            log::debug!("IPVS socket: {} sends what is no netlink and is closed", hello.comm);
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Sends a descriptor of an anonymous file with the text.
+async fn give_file<Table>(connection: &Connection, served: &Served<Table>, path: &str) -> io::Result<()> {
+    let Some(text) = (served.file)(path).await else {
+        return Ok(());
+    };
+    let file = memfd_create("ip_vs", MFdFlags::MFD_CLOEXEC)?;
+    let mut file = std::fs::File::from(file);
+    io::Write::write_all(&mut file, text.as_bytes())?;
+    io::Seek::rewind(&mut file)?;
+    let descriptors = [file.as_raw_fd()];
+    let give = || {
+        let sent = sendmsg::<()>(
+            connection.stream.as_raw_fd(),
+            &[IoSlice::new(b"+")],
+            &[ControlMessage::ScmRights(&descriptors)],
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        Ok(sent?)
+    };
+    connection.stream.async_io(Interest::WRITABLE, give).await?;
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Loading the kernel's IPVS module is refused: tools do it on their own when they find no IPVS.
+
+use core::ffi::{CStr, c_char, c_int};
+
+use crate::next::set_errno;
+use crate::{next, settings};
+
+/// Arguments of a command looked at, at most.
+const ARGUMENTS_MAX: usize = 16;
+
+/// # Safety
+/// `text` is a C string or null.
+unsafe fn contains(text: *const c_char, word: &[u8]) -> bool {
+    if text.is_null() {
+        return false;
+    }
+    // SAFETY: the caller vouches for it.
+    let text = unsafe { CStr::from_ptr(text) }.to_bytes();
+    text.windows(word.len()).any(|part| part == word)
+}
+
+/// # Safety
+/// As for execve.
+unsafe fn loads_ipvs(path: *const c_char, argv: *const *const c_char) -> bool {
+    // SAFETY: execve's contract.
+    if argv.is_null() || !unsafe { contains(path, b"modprobe") } {
+        return false;
+    }
+    for index in 0..ARGUMENTS_MAX {
+        // SAFETY: execve's contract: a null ends the list, and nothing behind it is read.
+        let argument = unsafe { *argv.add(index) };
+        if argument.is_null() {
+            return false;
+        }
+        // SAFETY: execve's contract.
+        if unsafe { contains(argument, b"ip_vs") } {
+            return settings::enabled();
+        }
+    }
+    false
+}
+
+/// See the C library.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn execv(path: *const c_char, argv: *const *const c_char) -> c_int {
+    // SAFETY: the caller keeps execv's contract.
+    if unsafe { loads_ipvs(path, argv) } {
+        set_errno(libc::ENOENT);
+        return -1;
+    }
+    // SAFETY: as above.
+    unsafe { next::execv(path, argv) }
+}
+
+/// See the C library.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn execve(path: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int {
+    // SAFETY: the caller keeps execve's contract.
+    if unsafe { loads_ipvs(path, argv) } {
+        set_errno(libc::ENOENT);
+        return -1;
+    }
+    // SAFETY: as above.
+    unsafe { next::execve(path, argv, envp) }
+}

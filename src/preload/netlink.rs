@@ -1,0 +1,112 @@
+//! As much of netlink as telling our requests from others, and answers from the end of answers, takes.
+
+use core::sync::atomic::Ordering;
+
+use crate::tracked::Tracked;
+
+/// lvsd's id of the family, above every id the kernel gives.
+const FAMILY_ID: u16 = 0xf1b5;
+const CONTROL_ID: u16 = 16;
+const GET_FAMILY: u8 = 3;
+const ATTRIBUTE_NAME: u16 = 2;
+const KIND_ERROR: u16 = 2;
+const KIND_DONE: u16 = 3;
+const FLAG_MULTI: u16 = 2;
+const FLAG_ACK: u16 = 4;
+const FLAG_DUMP: u16 = 0x300;
+const FLAG_CAPPED: u16 = 0x100;
+const HEADER_BYTES: usize = 16;
+const GENERIC_BYTES: usize = 20;
+
+/// Octets of a request that [`is_ours`] may need.
+pub(crate) const HEAD_BYTES: usize = 64;
+/// Octets of an error message with the request's header.
+pub(crate) const ERROR_BYTES: usize = 36;
+
+fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|value| u16::from_ne_bytes(*value))
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|value| u32::from_ne_bytes(*value))
+}
+
+/// Whether this request is for IPVS: by our family's id, or by asking for the family of that name.
+pub(crate) fn is_ours(head: &[u8]) -> bool {
+    match u16_at(head, 4) {
+        Some(FAMILY_ID) => true,
+        Some(CONTROL_ID) => head.get(HEADER_BYTES) == Some(&GET_FAMILY) && names_ipvs(head),
+        _ => false,
+    }
+}
+
+fn names_ipvs(head: &[u8]) -> bool {
+    let mut rest = head.get(GENERIC_BYTES..).unwrap_or_default();
+    while let (Some(len), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
+        let len = usize::from(len);
+        let Some(payload) = rest.get(4..len) else {
+            return false;
+        };
+        if kind == ATTRIBUTE_NAME {
+            return payload == b"IPVS\0" || payload == b"IPVS";
+        }
+        rest = rest.get((len + 3) & !3..).unwrap_or_default();
+    }
+    false
+}
+
+/// A request is on its way.
+pub(crate) fn begin(tracked: &Tracked, head: &[u8]) {
+    let flags = u16_at(head, 6).unwrap_or(0);
+    let late = flags & FLAG_ACK != 0 || flags & FLAG_DUMP == FLAG_DUMP;
+    tracked.sequence.store(u32_at(head, 8).unwrap_or(0), Ordering::Relaxed);
+    tracked.ends_late.store(late, Ordering::Relaxed);
+    tracked.waiting.store(true, Ordering::Release);
+}
+
+/// What came in; notes when it ends the awaited answer.
+pub(crate) fn note_answer(tracked: &Tracked, mut rest: &[u8]) {
+    let sequence = tracked.sequence.load(Ordering::Relaxed);
+    while let (Some(len), Some(kind), Some(flags), Some(found)) =
+        (u32_at(rest, 0), u16_at(rest, 4), u16_at(rest, 6), u32_at(rest, 8))
+    {
+        let ends = matches!(kind, KIND_ERROR | KIND_DONE)
+            || (flags & FLAG_MULTI == 0 && !tracked.ends_late.load(Ordering::Relaxed));
+        if found == sequence && ends {
+            tracked.waiting.store(false, Ordering::Release);
+        }
+        let len = (len as usize).max(HEADER_BYTES);
+        rest = rest.get((len + 3) & !3..).unwrap_or_default();
+    }
+}
+
+/// `NLMSG_ERROR` about the awaited request.
+pub(crate) fn error(tracked: &Tracked, errno: i32) -> [u8; ERROR_BYTES] {
+    let sequence = tracked.sequence.load(Ordering::Relaxed).to_ne_bytes();
+    let port_id = tracked.port_id.load(Ordering::Relaxed).to_ne_bytes();
+    let parts: [&[u8]; 11] = [
+        &36_u32.to_ne_bytes(),
+        &KIND_ERROR.to_ne_bytes(),
+        &FLAG_CAPPED.to_ne_bytes(),
+        &sequence,
+        &port_id,
+        &errno.wrapping_neg().to_ne_bytes(),
+        &16_u32.to_ne_bytes(),
+        &FAMILY_ID.to_ne_bytes(),
+        &FLAG_ACK.to_ne_bytes(),
+        &sequence,
+        &port_id,
+    ];
+    let mut bytes = [0; ERROR_BYTES];
+    let source = parts.iter().flat_map(|part| part.iter());
+    for (to, from) in bytes.iter_mut().zip(source) {
+        *to = *from;
+    }
+    bytes
+}

@@ -1,0 +1,464 @@
+//! Sending and receiving: where a socket is recognised, led to lvsd, and kept up with.
+//!
+//! A send never fails: keepalived takes a failed one for success. A receive on a dead or silent connection
+//! yields an error message for the awaited request, never an end of file: keepalived would ask for ever.
+
+use core::ffi::{c_int, c_void};
+use core::mem::{size_of, zeroed};
+use core::ptr::null_mut;
+use core::slice;
+use core::sync::atomic::Ordering;
+
+use libc::{iovec, msghdr, size_t, sockaddr, sockaddr_nl, socklen_t, ssize_t};
+
+use crate::connection::{bury, lead, number_option};
+use crate::netlink::{HEAD_BYTES, begin, is_ours, note_answer};
+use crate::next::{errno, set_errno};
+use crate::tracked::{self, Tracked};
+use crate::{next, settings};
+
+/// The pieces of a message.
+///
+/// # Safety
+/// `message` is a valid msghdr whose pieces are valid.
+unsafe fn pieces<'message>(message: *const msghdr) -> &'message [iovec] {
+    // SAFETY: the caller vouches for the struct.
+    let (first, count) = unsafe { ((*message).msg_iov, (*message).msg_iovlen) };
+    // musl keeps 32 bits and padding here.
+    let count = count as u32 as usize;
+    if first.is_null() {
+        return &[];
+    }
+    // SAFETY: the caller vouches for so many pieces.
+    unsafe { slice::from_raw_parts(first, count) }
+}
+
+/// The first octets of a message.
+///
+/// # Safety
+/// As for [`pieces`], and the pieces' memory is readable.
+unsafe fn head(message: *const msghdr, head: &mut [u8; HEAD_BYTES]) -> usize {
+    let mut room = head.iter_mut();
+    let mut count = 0;
+    // SAFETY: the caller vouches for it.
+    for piece in unsafe { pieces(message) } {
+        if piece.iov_base.is_null() {
+            continue;
+        }
+        // SAFETY: the caller vouches for the piece.
+        let bytes = unsafe { slice::from_raw_parts(piece.iov_base.cast::<u8>(), piece.iov_len) };
+        for (to, from) in room.by_ref().zip(bytes) {
+            *to = *from;
+            count += 1;
+        }
+    }
+    count
+}
+
+fn is_generic_netlink(fd: c_int) -> bool {
+    number_option(fd, libc::SO_DOMAIN) == Some(libc::AF_NETLINK)
+        && number_option(fd, libc::SO_PROTOCOL) == Some(libc::NETLINK_GENERIC)
+}
+
+/// The port id the kernel gave the socket.
+fn port_id(fd: c_int) -> u32 {
+    // SAFETY: all zeros is a valid sockaddr_nl.
+    let mut name: sockaddr_nl = unsafe { zeroed() };
+    let mut len = size_of::<sockaddr_nl>() as socklen_t;
+    // SAFETY: the name is a sockaddr_nl of that length.
+    let failed = unsafe { next::getsockname(fd, (&raw mut name).cast(), &raw mut len) } != 0;
+    if failed || name.nl_pid == 0 {
+        // SAFETY: asks for the process id.
+        return unsafe { libc::getpid() } as u32;
+    }
+    name.nl_pid
+}
+
+/// Sends a request to the daemon if it is one; `None`: it is the kernel's.
+///
+/// # Safety
+/// As for sendmsg.
+unsafe fn request(fd: c_int, message: *const msghdr) -> Option<ssize_t> {
+    let mut bytes = [0; HEAD_BYTES];
+    // SAFETY: sendmsg's contract.
+    let count = unsafe { head(message, &mut bytes) };
+    let head = bytes.get(..count)?;
+    let entry = match tracked::find(fd) {
+        Some(entry) => entry,
+        None if is_ours(head) && settings::enabled() && is_generic_netlink(fd) => tracked::remember(port_id(fd))?,
+        None => return None,
+    };
+    let before = errno();
+    begin(entry, head);
+    let was_alive = !entry.dead.load(Ordering::Acquire);
+    // SAFETY: sendmsg's contract, twice.
+    let sent = unsafe { (was_alive && transmit(fd, message)) || (lead(fd, entry) && transmit(fd, message)) };
+    if !sent {
+        bury(fd, entry);
+    }
+    set_errno(before);
+    // SAFETY: sendmsg's contract.
+    let len = unsafe { pieces(message) }
+        .iter()
+        .fold(0_usize, |sum, piece| sum.saturating_add(piece.iov_len));
+    Some(ssize_t::try_from(len).unwrap_or(ssize_t::MAX))
+}
+
+/// Whether the message went to the daemon.
+///
+/// # Safety
+/// As for sendmsg.
+unsafe fn transmit(fd: c_int, message: *const msghdr) -> bool {
+    loop {
+        // SAFETY: a shallow copy of a valid struct.
+        let mut bare = unsafe { *message };
+        bare.msg_name = null_mut();
+        bare.msg_namelen = 0;
+        bare.msg_control = null_mut();
+        bare.msg_controllen = 0;
+        // SAFETY: the copy is valid where the original is.
+        if unsafe { next::sendmsg(fd, &raw const bare, libc::MSG_NOSIGNAL) } >= 0 {
+            return true;
+        }
+        if errno() != libc::EINTR {
+            return false;
+        }
+    }
+}
+
+fn is_nonblocking(fd: c_int, flags: c_int) -> bool {
+    // SAFETY: reads flags of a descriptor.
+    let status = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    flags & libc::MSG_DONTWAIT != 0 || (status >= 0 && status & libc::O_NONBLOCK != 0)
+}
+
+/// What to do after a receive that brought nothing.
+enum Nothing {
+    Again,
+    Bury,
+    Return,
+}
+
+fn judge(fd: c_int, entry: &Tracked, result: ssize_t, flags: c_int) -> Nothing {
+    if result == 0 {
+        return Nothing::Bury;
+    }
+    match errno() {
+        libc::EAGAIN if is_nonblocking(fd, flags) => Nothing::Return,
+        // Nobody owes an answer: a netlink socket would wait on.
+        libc::EAGAIN if !entry.waiting.load(Ordering::Acquire) => Nothing::Again,
+        libc::EAGAIN | libc::ECONNRESET | libc::ENOTCONN | libc::EPIPE => Nothing::Bury,
+        _ => Nothing::Return,
+    }
+}
+
+/// Receives from the daemon as if from the kernel.
+///
+/// # Safety
+/// As for recvmsg.
+unsafe fn answer(fd: c_int, entry: &Tracked, message: *mut msghdr, flags: c_int) -> ssize_t {
+    let before = errno();
+    // SAFETY: recvmsg's contract.
+    let (name, name_len, control_len) =
+        unsafe { ((*message).msg_name, (*message).msg_namelen, (*message).msg_controllen) };
+    // SAFETY: recvmsg's contract.
+    let room = unsafe { pieces(message) }
+        .iter()
+        .fold(0_usize, |sum, piece| sum.saturating_add(piece.iov_len));
+    let result = loop {
+        // SAFETY: recvmsg's contract; the name is put back below.
+        let result = unsafe {
+            (*message).msg_name = null_mut();
+            (*message).msg_namelen = 0;
+            (*message).msg_controllen = control_len;
+            next::recvmsg(fd, message, flags)
+        };
+        if result > 0 || (result == 0 && room == 0) {
+            break result;
+        }
+        match judge(fd, entry, result, flags) {
+            Nothing::Again => {}
+            Nothing::Return => break result,
+            Nothing::Bury if bury(fd, entry) => {}
+            // No descriptor is left: at least no end of file.
+            Nothing::Bury => {
+                set_errno(libc::ENODEV);
+                break -1;
+            }
+        }
+    };
+    // SAFETY: recvmsg's contract; the name is the caller's.
+    unsafe {
+        (*message).msg_name = name;
+        (*message).msg_namelen = name_len;
+        if result >= 0 {
+            set_errno(before);
+            (*message).msg_namelen = write_kernel_name(name, name_len);
+            if flags & libc::MSG_PEEK == 0 {
+                note(entry, message, usize::try_from(result).unwrap_or(0));
+            }
+        }
+    }
+    result
+}
+
+/// # Safety
+/// The message's pieces were just filled with at most `count` octets.
+unsafe fn note(entry: &Tracked, message: *const msghdr, count: usize) {
+    // Clients give one piece; in more, messages are not looked for beyond the first.
+    // SAFETY: the caller vouches for it.
+    let Some(piece) = (unsafe { pieces(message) }).first() else {
+        return;
+    };
+    if !piece.iov_base.is_null() {
+        // SAFETY: so many octets of the piece exist and were written.
+        let bytes = unsafe { slice::from_raw_parts(piece.iov_base.cast::<u8>(), count.min(piece.iov_len)) };
+        note_answer(entry, bytes);
+    }
+}
+
+/// Writes {AF_NETLINK, port 0}, the kernel, as far as there is room; the length of the whole.
+///
+/// # Safety
+/// `name` is null or has `room` writable octets.
+unsafe fn write_kernel_name(name: *mut c_void, room: socklen_t) -> socklen_t {
+    // SAFETY: the caller vouches for it.
+    if name.is_null() {
+        0
+    } else {
+        unsafe { write_name(name, room, 0) }
+    }
+}
+
+/// Writes a netlink name; the length of the whole.
+///
+/// # Safety
+/// `name` has `room` writable octets.
+unsafe fn write_name(name: *mut c_void, room: socklen_t, port_id: u32) -> socklen_t {
+    // SAFETY: all zeros is a valid sockaddr_nl.
+    let mut whole: sockaddr_nl = unsafe { zeroed() };
+    whole.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    whole.nl_pid = port_id;
+    let len = size_of::<sockaddr_nl>();
+    // SAFETY: no more than both sides have; they do not overlap.
+    unsafe {
+        core::ptr::copy_nonoverlapping(
+            (&raw const whole).cast::<u8>(),
+            name.cast::<u8>(),
+            len.min(room as usize),
+        )
+    };
+    len as socklen_t
+}
+
+fn flat(piece: &mut iovec) -> msghdr {
+    // SAFETY: all zeros is a valid msghdr.
+    let mut message: msghdr = unsafe { zeroed() };
+    message.msg_iov = piece;
+    message.msg_iovlen = 1;
+    message
+}
+
+/// See the C library.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
+    if !message.is_null() {
+        // SAFETY: the caller keeps sendmsg's contract.
+        if let Some(sent) = unsafe { request(fd, message) } {
+            return sent;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { next::sendmsg(fd, message, flags) }
+}
+
+/// See the C library.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendto(
+    fd: c_int,
+    bytes: *const c_void,
+    len: size_t,
+    flags: c_int,
+    name: *const sockaddr,
+    name_len: socklen_t,
+) -> ssize_t {
+    let mut piece = iovec {
+        iov_base: bytes.cast_mut(),
+        iov_len: len,
+    };
+    // SAFETY: the caller keeps sendto's contract, which makes the message valid.
+    if let Some(sent) = unsafe { request(fd, &flat(&mut piece)) } {
+        return sent;
+    }
+    // SAFETY: as above.
+    unsafe { next::sendto(fd, bytes, len, flags, name, name_len) }
+}
+
+/// See the C library.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn send(fd: c_int, bytes: *const c_void, len: size_t, flags: c_int) -> ssize_t {
+    let mut piece = iovec {
+        iov_base: bytes.cast_mut(),
+        iov_len: len,
+    };
+    // SAFETY: the caller keeps send's contract, which makes the message valid.
+    if let Some(sent) = unsafe { request(fd, &flat(&mut piece)) } {
+        return sent;
+    }
+    // SAFETY: as above.
+    unsafe { next::send(fd, bytes, len, flags) }
+}
+
+/// See the C library.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
+    match tracked::find(fd) {
+        // SAFETY: the caller keeps recvmsg's contract.
+        Some(entry) if !message.is_null() => unsafe { answer(fd, entry, message, flags) },
+        // SAFETY: as above.
+        _ => unsafe { next::recvmsg(fd, message, flags) },
+    }
+}
+
+/// # Safety
+/// As for recvfrom.
+unsafe fn answer_flat(
+    fd: c_int,
+    entry: &Tracked,
+    bytes: *mut c_void,
+    len: size_t,
+    flags: c_int,
+    name: *mut sockaddr,
+    name_len: *mut socklen_t,
+) -> ssize_t {
+    let mut piece = iovec {
+        iov_base: bytes,
+        iov_len: len,
+    };
+    let mut message = flat(&mut piece);
+    if !name.is_null() && !name_len.is_null() {
+        message.msg_name = name.cast();
+        // SAFETY: recvfrom's contract.
+        message.msg_namelen = unsafe { *name_len };
+    }
+    // SAFETY: recvfrom's contract makes the message valid.
+    let result = unsafe { answer(fd, entry, &raw mut message, flags) };
+    if result >= 0 && !message.msg_name.is_null() {
+        // SAFETY: recvfrom's contract.
+        unsafe { *name_len = message.msg_namelen };
+    }
+    result
+}
+
+/// See the C library.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recvfrom(
+    fd: c_int,
+    bytes: *mut c_void,
+    len: size_t,
+    flags: c_int,
+    name: *mut sockaddr,
+    name_len: *mut socklen_t,
+) -> ssize_t {
+    match tracked::find(fd) {
+        // SAFETY: the caller keeps recvfrom's contract.
+        Some(entry) => unsafe { answer_flat(fd, entry, bytes, len, flags, name, name_len) },
+        // SAFETY: as above.
+        None => unsafe { next::recvfrom(fd, bytes, len, flags, name, name_len) },
+    }
+}
+
+/// See the C library.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recv(fd: c_int, bytes: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
+    match tracked::find(fd) {
+        // SAFETY: the caller keeps recv's contract.
+        Some(entry) => unsafe { answer_flat(fd, entry, bytes, len, flags, null_mut(), null_mut()) },
+        // SAFETY: as above.
+        None => unsafe { next::recv(fd, bytes, len, flags) },
+    }
+}
+
+/// What programs built with fortified headers call for recvfrom.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __recvfrom_chk(
+    fd: c_int,
+    bytes: *mut c_void,
+    len: size_t,
+    room: size_t,
+    flags: c_int,
+    name: *mut sockaddr,
+    name_len: *mut socklen_t,
+) -> ssize_t {
+    match tracked::find(fd) {
+        // SAFETY: the caller keeps recvfrom's contract; a length beyond the room is left to the C library.
+        Some(entry) if len <= room => unsafe { answer_flat(fd, entry, bytes, len, flags, name, name_len) },
+        // SAFETY: as above.
+        _ => unsafe { next::__recvfrom_chk(fd, bytes, len, room, flags, name, name_len) },
+    }
+}
+
+/// What programs built with fortified headers call for recv.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __recv_chk(fd: c_int, bytes: *mut c_void, len: size_t, room: size_t, flags: c_int) -> ssize_t {
+    match tracked::find(fd) {
+        // SAFETY: the caller keeps recv's contract; a length beyond the room is left to the C library.
+        Some(entry) if len <= room => unsafe { answer_flat(fd, entry, bytes, len, flags, null_mut(), null_mut()) },
+        // SAFETY: as above.
+        _ => unsafe { next::__recv_chk(fd, bytes, len, room, flags) },
+    }
+}
+
+/// See the C library.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bind(fd: c_int, name: *const sockaddr, name_len: socklen_t) -> c_int {
+    if tracked::find(fd).is_some() {
+        return 0;
+    }
+    // SAFETY: the caller keeps bind's contract.
+    unsafe { next::bind(fd, name, name_len) }
+}
+
+/// See the C library.
+///
+/// # Safety
+/// As for the C function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn getsockname(fd: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> c_int {
+    match tracked::find(fd) {
+        Some(entry) if !name.is_null() && !name_len.is_null() => {
+            // SAFETY: the caller keeps getsockname's contract.
+            unsafe { *name_len = write_name(name.cast(), *name_len, entry.port_id.load(Ordering::Relaxed)) };
+            0
+        }
+        // SAFETY: as above.
+        _ => unsafe { next::getsockname(fd, name, name_len) },
+    }
+}

@@ -1,0 +1,95 @@
+//! Which sockets of the process are connections to lvsd: by inode, so that dup, fork and close need no watching.
+
+use core::ffi::c_int;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// More sockets at once than any IPVS tool has; of more, the one not used for longest is forgotten.
+const TRACKED_MAX: usize = 256;
+
+/// A socket that was led to the daemon.
+pub(crate) struct Tracked {
+    /// 0: free.
+    inode: AtomicU64,
+    used: AtomicU64,
+    /// Of the netlink socket it was.
+    pub(crate) port_id: AtomicU32,
+    /// Of the request whose answer is awaited.
+    pub(crate) sequence: AtomicU32,
+    /// An answer is awaited …
+    pub(crate) waiting: AtomicBool,
+    /// … and it ends with an acknowledgement or the end of a dump.
+    pub(crate) ends_late: AtomicBool,
+    /// There is no daemon behind it.
+    pub(crate) dead: AtomicBool,
+}
+
+impl Tracked {
+    const fn new() -> Self {
+        Self {
+            inode: AtomicU64::new(0),
+            used: AtomicU64::new(0),
+            port_id: AtomicU32::new(0),
+            sequence: AtomicU32::new(0),
+            waiting: AtomicBool::new(false),
+            ends_late: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+        }
+    }
+
+    /// It stands behind `fd` now.
+    pub(crate) fn follow(&self, fd: c_int) {
+        self.inode.store(inode_of(fd), Ordering::Release);
+        ANY.store(true, Ordering::Release);
+    }
+}
+
+static TABLE: [Tracked; TRACKED_MAX] = [const { Tracked::new() }; TRACKED_MAX];
+static ANY: AtomicBool = AtomicBool::new(false);
+static CLOCK: AtomicU64 = AtomicU64::new(1);
+
+fn inode_of(fd: c_int) -> u64 {
+    let mut status = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat writes the struct or fails.
+    if unsafe { libc::fstat(fd, status.as_mut_ptr()) } != 0 {
+        return 0;
+    }
+    // SAFETY: it did not fail.
+    let status = unsafe { status.assume_init() };
+    if status.st_mode & libc::S_IFMT == libc::S_IFSOCK {
+        status.st_ino
+    } else {
+        0
+    }
+}
+
+/// The entry of `fd`; costs nothing in a process that never talked IPVS.
+pub(crate) fn find(fd: c_int) -> Option<&'static Tracked> {
+    if !ANY.load(Ordering::Acquire) {
+        return None;
+    }
+    let inode = inode_of(fd);
+    if inode == 0 {
+        return None;
+    }
+    let entry = TABLE
+        .iter()
+        .find(|entry| entry.inode.load(Ordering::Acquire) == inode)?;
+    entry
+        .used
+        .store(CLOCK.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    Some(entry)
+}
+
+/// A fresh entry for a socket with this port id. [`Tracked::follow`] makes it findable.
+pub(crate) fn remember(port_id: u32) -> Option<&'static Tracked> {
+    let entry = TABLE.iter().min_by_key(|entry| entry.used.load(Ordering::Relaxed))?;
+    entry.inode.store(0, Ordering::Release);
+    entry
+        .used
+        .store(CLOCK.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    entry.port_id.store(port_id, Ordering::Relaxed);
+    entry.waiting.store(false, Ordering::Relaxed);
+    entry.dead.store(true, Ordering::Relaxed);
+    Some(entry)
+}

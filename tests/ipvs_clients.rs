@@ -1,0 +1,286 @@
+//! The distribution's own ipvsadm under `liblvs_ipvs.so` against the IPVS socket: texts and exit codes equal
+//! to a kernel's recordings, and what happens when the director is killed, stopped, flooded or lied to.
+
+#[path = "ipvs_clients/keepalived.rs"]
+mod keepalived;
+#[path = "ipvs_clients/launcher.rs"]
+mod launcher;
+#[path = "ipvs_clients/ldirectord.rs"]
+mod ldirectord;
+#[path = "ipvs_clients/memory_table.rs"]
+mod memory_table;
+#[path = "ipvs_clients/outages.rs"]
+mod outages;
+#[path = "ipvs_clients/recordings.rs"]
+mod recordings;
+#[path = "ipvs_clients/server.rs"]
+mod server;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use server::{Server, library};
+
+/// Not a test of its own: the process that the others start.
+#[test]
+fn server_of_the_tests() {
+    server::serve_if_child();
+}
+
+#[test]
+fn the_library_exports_its_hooks_and_needs_only_the_c_library() {
+    let tool = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).arg(library()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let symbols = tool("nm", &["-D", "--defined-only"]);
+    let mut exports: Vec<&str> = symbols.lines().filter_map(|line| line.split(' ').next_back()).collect();
+    exports.sort_unstable();
+    let hooks = [
+        "__recv_chk",
+        "__recvfrom_chk",
+        "bind",
+        "execv",
+        "execve",
+        "fopen",
+        "fopen64",
+        "getsockname",
+        "getsockopt",
+        "open",
+        "open64",
+        "openat",
+        "recv",
+        "recvfrom",
+        "recvmsg",
+        "send",
+        "sendmsg",
+        "sendto",
+        "setsockopt",
+    ];
+    assert_eq!(exports, hooks);
+    let dynamic = tool("readelf", &["-d"]);
+    let needed: Vec<&str> = dynamic.lines().filter(|line| line.contains("(NEEDED)")).collect();
+    assert_eq!(needed.len(), 1, "{needed:?}");
+    assert!(needed[0].contains("[libc.so.6]"), "{needed:?}");
+    assert!(!tool("nm", &[]).contains("panic"), "nothing in it can panic");
+}
+
+fn rules(services: usize, servers: usize) -> String {
+    let mut text = String::new();
+    for service in 0..services {
+        let vip = format!("192.0.2.{}:{}", service % 250 + 1, 1000 + service / 250);
+        writeln!(text, "-A -t {vip} -s wrr").unwrap();
+        for server in 0..servers {
+            writeln!(text, "-a -t {vip} -r 198.51.100.{}:80 -m -w {}", server + 1, server + 2).unwrap();
+        }
+    }
+    text
+}
+
+fn restore(server: &Server, rules: &str) {
+    let mut child = server
+        .command("ipvsadm")
+        .arg("-R")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// Restores 4,000 rules and saves them, the best of three times: other tests run beside this one.
+fn round_trip(server: &Server) {
+    let rules = rules(800, 4);
+    assert_eq!(rules.lines().count(), 4000);
+    let mut best = Duration::MAX;
+    let mut saved = String::new();
+    for _ in 0..3 {
+        restore(server, "-C\n");
+        let begun = Instant::now();
+        restore(server, &rules);
+        let restored = begun.elapsed();
+        saved = server.shell("ipvsadm -Sn").0;
+        best = best.min(begun.elapsed());
+        println!(
+            "4,000 rules: restored in {restored:?}, saved after {:?}",
+            begun.elapsed()
+        );
+        if best < Duration::from_secs(2) {
+            break;
+        }
+    }
+    assert!(best < Duration::from_secs(2), "{best:?}");
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    assert_eq!(sorted(&saved), sorted(&rules));
+    restore(server, "-C\n");
+    restore(server, &saved);
+    assert_eq!(server.shell("ipvsadm -Sn").0, saved);
+}
+
+#[test]
+fn four_thousand_rules_are_restored_in_two_seconds_and_saved_as_they_were() {
+    round_trip(&Server::start());
+}
+
+#[test]
+fn the_director_takes_four_thousand_rules_in_two_seconds_and_has_them_after_a_crash() {
+    let mut server = Server::start_director();
+    round_trip(&server);
+    let saved = server.shell("ipvsadm -Sn").0;
+    server.kill();
+    server.restart();
+    assert_eq!(server.shell("ipvsadm -Sn").0, saved);
+}
+
+#[test]
+fn the_director_answers_in_the_kernels_words() {
+    let server = Server::start_director();
+    let expect = |command: &str, code: i32, text: &str| {
+        let (output, errors, found) = server.shell(command);
+        assert_eq!((found, format!("{output}{errors}").as_str()), (code, text), "{command}");
+    };
+    expect("ipvsadm -A -t 192.0.2.1:80 -s sh -b sh-port", 0, "");
+    expect("ipvsadm -A -t 192.0.2.1:80", 255, "Service already exists\n");
+    expect(
+        "ipvsadm -A -t 192.0.2.1:81 -s nonsense",
+        255,
+        "Scheduler or persistence engine not found\n",
+    );
+    expect(
+        "ipvsadm -a -t 192.0.2.1:81 -r 198.51.100.1 -m",
+        255,
+        "Service not defined\n",
+    );
+    expect("ipvsadm -a -t 192.0.2.1:80 -r 198.51.100.1 -m -w 5 -x 10 -y 3", 0, "");
+    expect(
+        "ipvsadm -a -t 192.0.2.1:80 -r 198.51.100.1 -m",
+        255,
+        "Destination already exists\n",
+    );
+    expect("ipvsadm -a -t 192.0.2.1:80 -r 198.51.100.2 -i", 0, "");
+    expect(
+        "ipvsadm -d -t 192.0.2.1:80 -r 198.51.100.9",
+        255,
+        "No such destination\n",
+    );
+    expect("ipvsadm -A -u [2001:db8::1]:53 -s rr", 0, "");
+    expect("ipvsadm --set 700 70 77", 0, "");
+    expect("ipvsadm -L --timeout", 0, "Timeout (tcp tcpfin udp): 700 70 77\n");
+    let thresholds = "Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn \n  \
+        -> RemoteAddress:Port\nTCP  192.0.2.1:80 sh (sh-port)\n  \
+        -> 198.51.100.1:80              10         3          0          0         \n  \
+        -> 198.51.100.2:80              0          0          0          0         \n";
+    expect("ipvsadm -Ln --thresholds -t 192.0.2.1:80", 0, thresholds);
+    expect("ipvsadm -Z -t 192.0.2.1:80", 0, "");
+    expect("ipvsadm -Z", 0, "");
+    let saved = "-A -t 192.0.2.1:80 -s sh -b sh-port\n-a -t 192.0.2.1:80 -r 198.51.100.1:80 -m -w 5\n\
+        -a -t 192.0.2.1:80 -r 198.51.100.2:80 -i -w 1 --tun-type ipip\n-A -u [2001:db8::1]:53 -s rr\n";
+    expect("ipvsadm -Sn", 0, saved);
+    expect("ipvsadm -C", 0, "");
+    expect("ipvsadm -Sn", 0, "");
+}
+
+#[test]
+fn the_files_of_proc_are_read_by_unmodified_programs() {
+    let server = Server::start();
+    restore(
+        &server,
+        "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 198.51.100.1:80 -m\n",
+    );
+    let (text, _, code) = server.shell("cat /proc/net/ip_vs");
+    assert_eq!(code, 0);
+    assert!(
+        text.ends_with("-> C6336401:0050      Masq    1      0          0         \n"),
+        "{text}"
+    );
+    let (text, _, _) = server.shell("ipvsadm -Lnc");
+    assert!(text.starts_with("IPVS connection entries\npro expire state"), "{text}");
+    let (_, errors, code) = server.shell("cat /proc/net/ip_vs_nothing; cat /proc/net/ip_vs_app");
+    assert!(errors.contains("No such file") && code != 0);
+}
+
+#[test]
+fn fifty_clients_at_once_all_get_their_answer() {
+    let server = Server::start();
+    let clients: Vec<_> = (0..50)
+        .map(|index| {
+            let service = format!("192.0.2.1:{}", 1000 + index);
+            server.command("ipvsadm").args(["-A", "-t", &service]).spawn().unwrap()
+        })
+        .collect();
+    for mut client in clients {
+        assert!(client.wait().unwrap().success());
+    }
+    assert_eq!(server.shell("ipvsadm -Sn").0.lines().count(), 50);
+}
+
+/// An attribute of a request.
+fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(4 + payload.len()).unwrap();
+    let mut bytes = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend_from_slice(payload);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// `ipvsadm -e -t 192.0.2.1:1000 -r 198.51.100.1:80 -m -w WEIGHT`, as bytes.
+fn edit(weight: u32) -> Vec<u8> {
+    let number = |kind, value: u32| attribute(kind, &value.to_ne_bytes());
+    let sixteen = |octets: [u8; 4]| [&octets[..], &[0; 12]].concat();
+    let service = [
+        attribute(1, &2_u16.to_ne_bytes()),
+        attribute(2, &6_u16.to_ne_bytes()),
+        attribute(3, &sixteen([192, 0, 2, 1])),
+        attribute(4, &1000_u16.to_be_bytes()),
+    ];
+    let server = [
+        attribute(1, &sixteen([198, 51, 100, 1])),
+        attribute(2, &80_u16.to_be_bytes()),
+        number(3, 0),
+        number(4, weight),
+        number(5, 0),
+        number(6, 0),
+    ];
+    let body = [
+        vec![6, 1, 0, 0],
+        attribute(1, &service.concat()),
+        attribute(2, &server.concat()),
+    ]
+    .concat();
+    let len = u32::try_from(16 + body.len()).unwrap();
+    let head = [&len.to_ne_bytes()[..], &[0xb5, 0xf1, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0]].concat();
+    [head, body].concat()
+}
+
+#[test]
+fn with_ten_thousand_servers_a_change_is_answered_in_a_millisecond() {
+    let server = Server::start_director();
+    restore(&server, &rules(1000, 10));
+    let client = outages::connect(&server);
+    outages::say(&client, &outages::hello()).unwrap();
+    let mut times: Vec<Duration> = (0..200)
+        .map(|round| {
+            let begun = Instant::now();
+            outages::say(&client, &edit(1 + round % 9)).unwrap();
+            let mut room = [0; 512];
+            let len = nix::sys::socket::recv(client.as_raw_fd(), &mut room, nix::sys::socket::MsgFlags::empty());
+            assert_eq!((len, &room[16..20]), (Ok(36), &[0; 4][..]), "acknowledged");
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    println!(
+        "200 edits: median {:?}, 95 % {:?}, worst {:?}",
+        times[100], times[190], times[199]
+    );
+    assert!(times[100] < Duration::from_millis(1), "{:?}", times[100]);
+    let (services, _, _) = server.shell("ipvsadm -Sn");
+    assert_eq!(services.lines().count(), 11_000);
+}

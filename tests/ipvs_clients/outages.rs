@@ -1,0 +1,193 @@
+//! What clients see when the director fails them: an error in time, never a hang, a spin or a word too many.
+
+use std::time::{Duration, Instant};
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+
+use lvs_api::netlink::Hello;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, recv, send, socket};
+
+use crate::server::Server;
+
+#[test]
+fn a_director_that_is_away_is_an_error_at_once() {
+    let mut server = Server::start();
+    server.kill();
+    let begun = Instant::now();
+    let (output, errors, code) = server.shell("ipvsadm -Ln");
+    assert_ne!(code, 0);
+    assert_eq!(output, "");
+    assert!(
+        errors.starts_with("Can't initialize ipvs: Protocol not available"),
+        "{errors}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    let (_, errors, _) = server.shell("cat /proc/net/ip_vs");
+    assert!(errors.contains("No such file or directory"), "{errors}");
+}
+
+#[test]
+fn a_stopped_director_is_an_error_in_time_and_serves_again_when_it_goes_on() {
+    let server = Server::start();
+    assert_eq!(server.shell("ipvsadm -A -t 192.0.2.1:80").2, 0);
+    server.signal(Signal::SIGSTOP);
+    let begun = Instant::now();
+    assert_ne!(server.shell("ipvsadm -A -t 192.0.2.1:81").2, 0);
+    let waited = begun.elapsed();
+    assert!(
+        waited > Duration::from_millis(400) && waited < Duration::from_secs(4),
+        "{waited:?}"
+    );
+    server.signal(Signal::SIGCONT);
+    let (saved, _, code) = server.shell("ipvsadm -Sn");
+    assert_eq!(
+        (saved.as_str(), code),
+        ("-A -t 192.0.2.1:80 -s wlc\n", 0),
+        "what was given up is not done later"
+    );
+}
+
+#[test]
+fn a_client_may_wait_for_a_director_that_comes_later() {
+    let mut server = Server::start();
+    server.kill();
+    let mut client = server
+        .command("ipvsadm")
+        .args(["-A", "-t", "192.0.2.1:80"])
+        .env("LVS_IPVS_WAIT", "10")
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(client.try_wait().unwrap().is_none(), "it waits");
+    server.restart();
+    assert!(client.wait().unwrap().success());
+    assert_eq!(server.shell("ipvsadm -Sn").0, "-A -t 192.0.2.1:80 -s wlc\n");
+}
+
+#[test]
+fn the_library_can_be_told_to_keep_out() {
+    let server = Server::start();
+    let output = server
+        .command("ipvsadm")
+        .arg("-Ln")
+        .env("LVS_IPVS", "off")
+        .output()
+        .unwrap();
+    assert!(!output.status.success(), "this machine's kernel has no IPVS");
+}
+
+#[test]
+fn a_director_killed_between_request_and_reply_is_an_error_at_once() {
+    let mut server = Server::start();
+    server.signal(Signal::SIGSTOP);
+    let mut client = server
+        .command("ipvsadm")
+        .args(["-A", "-t", "192.0.2.1:80"])
+        .env("LVS_IPVS_TIMEOUT", "30")
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let begun = Instant::now();
+    server.kill();
+    assert!(!client.wait().unwrap().success());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+/// A connection with nothing of the library in it.
+pub fn connect(server: &Server) -> OwnedFd {
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    nix::sys::socket::connect(fd.as_raw_fd(), &UnixAddr::new(server.socket()).unwrap()).unwrap();
+    fd
+}
+
+pub fn say(fd: &OwnedFd, bytes: &[u8]) -> nix::Result<usize> {
+    send(fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
+}
+
+pub fn hello() -> [u8; 48] {
+    let hello = Hello {
+        port_id: 7,
+        pid: 7,
+        comm: "test".into(),
+        net_namespace: 0,
+        timeout_ms: 1000,
+    };
+    hello.to_bytes()
+}
+
+/// A dump of services.
+fn dump_request() -> [u8; 20] {
+    [20, 0, 0, 0, 0xb5, 0xf1, 5, 3, 1, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0]
+}
+
+#[test]
+fn garbage_and_halves_are_answered_or_closed_and_harm_nobody() {
+    let server = Server::start();
+    let mut room = [0; 1024];
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        b"\0",
+        b"LVSDNL1\0short",
+        b"LVSDPF1\0/etc/shadow",
+    ] {
+        let fd = connect(&server);
+        say(&fd, garbage).unwrap();
+        assert_eq!(
+            recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()),
+            Ok(0),
+            "{garbage:?} is closed"
+        );
+    }
+    let long = vec![0xff; 100_000];
+    for garbage in [&dump_request()[..13], &[0xff; 40], &long] {
+        let fd = connect(&server);
+        say(&fd, &hello()).unwrap();
+        say(&fd, garbage).unwrap();
+        assert_eq!(
+            recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()),
+            Ok(0),
+            "no netlink: closed"
+        );
+    }
+    let fd = connect(&server);
+    say(&fd, &hello()).unwrap();
+    let mut half = dump_request();
+    half[0] = 18;
+    say(&fd, &half[..18]).unwrap();
+    let len = recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()).unwrap();
+    assert_eq!((len, &room[16..20]), (38, &(-22_i32).to_ne_bytes()[..]), "EINVAL");
+    assert_eq!(server.shell("ipvsadm -A -t 192.0.2.1:80").2, 0);
+}
+
+#[test]
+fn a_client_that_never_reads_delays_nobody_and_loses_its_place() {
+    let server = Server::start();
+    super::restore(&server, &super::rules(1000, 0));
+    let fd = connect(&server);
+    say(&fd, &hello()).unwrap();
+    for _ in 0..100 {
+        if say(&fd, &dump_request()).is_err() {
+            break;
+        }
+    }
+    let begun = Instant::now();
+    assert_eq!(server.shell("ipvsadm -A -t 192.0.2.251:80").2, 0);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(say(&fd, &dump_request()).is_err(), "it was closed");
+}
+
+#[test]
+fn a_user_without_rights_does_not_come_in() {
+    let server = Server::start();
+    let folder = server.socket().parent().unwrap();
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = server.command("setpriv");
+    let output = command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "ipvsadm", "-C"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+}

@@ -1,0 +1,193 @@
+//! The server of the tests, in a process of its own that can be killed and stopped.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use lvs_api::proc_text::{self, ProcFile};
+use lvsd::mgmt::director::Director;
+use lvsd::mgmt::ipvs_netlink::proc_files;
+use lvsd::mgmt::ipvs_netlink::serve::{FileFuture, Limits, Served, serve};
+use lvsd::mgmt::ipvs_netlink::socket::IpvsSocket;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::memory_table::MemoryTable;
+
+/// Set in the process that is to be the server.
+const SOCKET_OF_CHILD: &str = "LVSD_TEST_IPVS_SERVER";
+/// Set as well when it is to serve the director.
+const JOURNAL_OF_CHILD: &str = "LVSD_TEST_IPVS_JOURNAL";
+
+/// What the child does; does nothing in the test process itself.
+pub fn serve_if_child() {
+    let Some(path) = std::env::var_os(SOCKET_OF_CHILD) else {
+        return;
+    };
+    let socket = IpvsSocket::open(Path::new(&path), None).unwrap();
+    let limits = Limits {
+        write_timeout: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let Some(journal) = std::env::var_os(JOURNAL_OF_CHILD) else {
+        return runtime.block_on(serve(socket, Arc::new(memory(limits)))).unwrap();
+    };
+    let (director, _) = Director::restore(Path::new(&journal)).unwrap();
+    let table = Arc::new(Mutex::new(director));
+    let of_files = Arc::clone(&table);
+    let served = Served {
+        table,
+        file: Box::new(move |path| Box::pin(proc_files::render(Arc::clone(&of_files), path.to_owned()))),
+        limits,
+    };
+    runtime.block_on(serve(socket, Arc::new(served))).unwrap();
+}
+
+fn memory(limits: Limits) -> Served<MemoryTable> {
+    let table = Arc::new(Mutex::new(MemoryTable::default()));
+    let of_files = Arc::clone(&table);
+    let file = move |path: &str| -> FileFuture {
+        let text = match ProcFile::of_path(path) {
+            Some(ProcFile::Services) => Some(proc_files::services(
+                &mut *of_files.lock().unwrap_or_else(PoisonError::into_inner),
+            )),
+            Some(ProcFile::Connections) => Some(proc_text::connections([].iter())),
+            _ => None,
+        };
+        Box::pin(std::future::ready(text))
+    };
+    Served {
+        table,
+        file: Box::new(file),
+        limits,
+    }
+}
+
+pub struct Server {
+    child: Child,
+    socket: PathBuf,
+    _folder: TempDir,
+    serves_director: bool,
+}
+
+impl Server {
+    /// Serves a table that keeps all the protocol can say.
+    pub fn start() -> Self {
+        Self::with(false)
+    }
+
+    /// Serves a director with a journal and without workers.
+    pub fn start_director() -> Self {
+        Self::with(true)
+    }
+
+    fn with(serves_director: bool) -> Self {
+        let folder = TempDir::new().unwrap();
+        let socket = folder.path().join("ipvs.sock");
+        let child = spawn(&socket, serves_director);
+        Self {
+            child,
+            socket,
+            _folder: folder,
+            serves_director,
+        }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn restart(&mut self) {
+        self.child = spawn(&self.socket, self.serves_director);
+    }
+
+    /// `program` with the library in front of the C library.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("LD_PRELOAD", library())
+            .env("LVS_IPVS_SOCK", &self.socket)
+            .env("LVS_IPVS_TIMEOUT", "0.5")
+            .env_remove("LVS_IPVS_WAIT");
+        command
+    }
+
+    /// A shell line, as recordings have them: standard output, standard error, exit code.
+    pub fn shell(&self, line: &str) -> (String, String, i32) {
+        let output = self
+            .command("/bin/sh")
+            .args(["-c", line])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+            output.status.code().unwrap_or(-1),
+        )
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may be dead already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(socket: &Path, serves_director: bool) -> Child {
+    // A dead server's socket file would answer for it.
+    let _ = std::fs::remove_file(socket);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if serves_director {
+        command.env(JOURNAL_OF_CHILD, socket.with_file_name("journal"));
+    }
+    let child = command
+        .args(["--exact", "server_of_the_tests", "--nocapture"])
+        .env(SOCKET_OF_CHILD, socket)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "the server does not come up");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+/// The library as it is installed: built for release.
+pub fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| built(&["--release", "-p", "lvs-preload"], "release/liblvs_ipvs.so"))
+}
+
+/// Another part of the workspace, by what cargo is told and where the result is.
+pub fn built(arguments: &[&str], result: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet"])
+        .args(arguments)
+        .current_dir(root)
+        .status()
+        .unwrap();
+    assert!(built.success());
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    target.join(result)
+}
