@@ -168,7 +168,7 @@ fn a_million_arbitrary_frames_are_all_accounted_for() {
     });
     let account = Account::of(&daemon);
     assert!(
-        account.transmitted > 100_000 && account.punted > 1_000 && account.injected > 0,
+        account.transmitted > 50_000 && account.punted > 1_000 && account.injected > 0,
         "{account:?}"
     );
     for reason in [
