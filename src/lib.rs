@@ -41,7 +41,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         twins: &twins.iter().map(|twin| twin.device).collect::<Vec<_>>(),
         idle: startup::idle_policy(&config),
         clock: ground.clock,
-        pool: ground.pool.clone(),
+        pool: ground.pool,
     };
     let crew = crew::assemble(queues, &settings);
     let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), ground.pool)

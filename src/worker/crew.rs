@@ -99,7 +99,7 @@ pub fn assemble(devices: Vec<Queues>, settings: &CrewSettings<'_>) -> Crew {
             injected,
             exits,
             mailbox,
-            pool: settings.pool.clone(),
+            pool: settings.pool,
             idle,
         });
     }
