@@ -17,7 +17,7 @@ use mgmt::mailbox_port::MailboxPort;
 use mgmt::punt;
 use mgmt::reload::Reloader;
 use mgmt::service::{self, Parts};
-use startup::StartError;
+use startup::{Opened, StartError};
 use worker::crew::{self, CrewSettings};
 
 /// Runs the director until SIGTERM or SIGINT.
@@ -30,7 +30,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let mut director = startup::restore(&config)?;
 
     let ground = startup::ground(&config)?;
-    let (mut devices, twins) = startup::devices(&config, &ground)?;
+    let Opened { devices, queues, twins } = startup::devices(&config, &ground)?;
     let runtime = startup::runtime()?;
     let (mirror, l3) = runtime.block_on(startup::mirror(&twins))?;
     director.set_l3(Arc::clone(&l3.borrow()), Instant::now());
@@ -43,10 +43,6 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         clock: ground.clock,
         pool: ground.pool,
     };
-    let queues = devices
-        .iter_mut()
-        .filter_map(dpdk::device::Device::take_queues)
-        .collect();
     let crew = crew::assemble(queues, &settings);
     let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), ground.pool)
         .map_err(StartError::io("start the twin thread"))?;
@@ -54,13 +50,16 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let workers = startup::launch_workers(&config, &ground, crew.workers, &counters, &snapshot)?;
     let ports: Vec<Arc<MailboxPort>> = startup::ports(&ground, crew.mailboxes, &counters);
     director.attach(ports.iter().map(|port| Arc::clone(port) as _).collect(), Instant::now());
+    director.attach_twins(Arc::clone(punt_thread.counters()));
 
     let socket = AdminSocket::open(&config.api.socket, startup::group(&config))?;
     let ipvs_socket = IpvsSocket::open(&config.api.socket.with_file_name("ipvs.sock"), socket.gate.group())?;
     let parts = Parts {
         director: Arc::new(Mutex::new(director)),
         reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),
-        devices: Mutex::new(devices),
+        devices,
+        pool: ground.pool,
+        twins: Arc::clone(punt_thread.counters()),
         ports: ports.clone(),
         mirror,
         l3,

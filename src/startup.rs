@@ -11,14 +11,14 @@ use lvs_core::arena::ArenaError;
 use lvs_core::config::{self, Config, ConfigError, DeviceConfig};
 use lvs_core::counters::WorkerCounters;
 use lvs_core::l3::{DeviceId, L3};
-use lvs_core::limits::{DEVICES_MAX, REAL_SERVERS_MAX};
+use lvs_core::limits::{DEVICES_MAX, HELD_MAX, REAL_SERVERS_MAX};
 use lvs_core::path::verdict::WorkerId;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::dpdk::device::{Device, DeviceError, DeviceSettings};
+use crate::dpdk::device::{Device, DeviceError, DeviceSettings, Queues};
 use crate::dpdk::eal::{EalError, EalSettings, Hugepages};
 use crate::dpdk::lcore::{self, LcoreError, LcoreHandle};
 use crate::dpdk::memory::{self, MemoryError};
@@ -234,7 +234,8 @@ fn worker_cpus(config: &Config) -> Vec<u16> {
 /// How many packet buffers, and how large.
 fn pool_settings(config: &Config) -> PoolSettings {
     let workers = u32::from(config.workers.count);
-    let rings = workers * ((workers - 1) * handover::SLOTS as u32 + (punt::PUNTED_SLOTS + punt::INJECTED_SLOTS) as u32);
+    let waiting = punt::PUNTED_SLOTS + punt::CONTROL_SLOTS + punt::INJECTED_SLOTS + HELD_MAX;
+    let rings = workers * ((workers - 1) * handover::SLOTS as u32 + waiting as u32);
     let needed = PoolSettings::mbufs_needed(descriptors(config), rings, workers + 1, MBUF_CACHE);
     PoolSettings {
         mbufs: needed.max(config.eal.mbufs),
@@ -289,6 +290,7 @@ pub fn ground(config: &Config) -> Result<Ground, StartError> {
             .cloned()
             .collect(),
         extra_args: config.eal.extra_args.clone(),
+        log_level: dpdk_log_level(log::max_level()),
         ..EalSettings::default()
     })?;
     let pool = Mempool::create(&eal, &pool_settings)?;
@@ -301,40 +303,69 @@ pub fn ground(config: &Config) -> Result<Ground, StartError> {
     })
 }
 
+/// What DPDK writes to stderr by itself: errors, unless lvsd is asked for more than usual (`RUST_LOG`).
+fn dpdk_log_level(ours: log::LevelFilter) -> u8 {
+    match ours {
+        log::LevelFilter::Trace => 8,
+        log::LevelFilter::Debug => 7,
+        _ => EalSettings::default().log_level,
+    }
+}
+
 /// `0000:01:00.0`, as opposed to `net_af_packet0,iface=eth1`.
 fn is_pci(dpdk: &str) -> bool {
     dpdk.split([':', '.']).count() >= 3 && !dpdk.starts_with("net_")
+}
+
+/// What was opened, in the order of the configuration.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// For the management core.
+    pub devices: Vec<Device>,
+    /// For the workers.
+    pub queues: Vec<Queues>,
+    /// For the twin thread and the mirror.
+    pub twins: Vec<Twin>,
 }
 
 /// Opens every device, then its twin.
 ///
 /// # Errors
 /// A device that is missing, busy or refuses a setting; a twin that cannot be made.
-pub fn devices(config: &Config, ground: &Ground) -> Result<(Vec<Device>, Vec<Twin>), StartError> {
-    let queues = u16::from(config.workers.count);
-    let mut devices = Vec::with_capacity(config.devices.len());
-    let mut twins = Vec::with_capacity(config.devices.len());
-    for (number, device) in config.devices.iter().enumerate().take(DEVICES_MAX) {
-        let opened = Device::open(
-            &ground.eal,
-            &DeviceSettings {
-                id: DeviceId(number as u8),
-                name: device.name.clone(),
-                driver: device.dpdk.clone(),
-                mac: device.mac,
-                mtu: device.mtu,
-                promiscuous: device.promiscuous,
-                rx_queues: queues,
-                tx_queues: queues,
-                rx_descriptors: device.rx_queue_size,
-                tx_descriptors: device.tx_queue_size,
-            },
-            ground.pool,
-        )?;
-        twins.push(twin::open(opened.id(), &device.name, opened.mac(), opened.mtu())?);
-        devices.push(opened);
+pub fn devices(config: &Config, ground: &Ground) -> Result<Opened, StartError> {
+    let queues_count = u16::from(config.workers.count);
+    let mut opened = Opened::default();
+    for (number, wanted) in config.devices.iter().enumerate().take(DEVICES_MAX) {
+        let settings = DeviceSettings {
+            id: DeviceId(number as u8),
+            name: wanted.name.clone(),
+            driver: driver_text(&wanted.dpdk, config.workers.count),
+            mac: wanted.mac,
+            mtu: wanted.mtu,
+            promiscuous: wanted.promiscuous,
+            rx_queues: queues_count,
+            tx_queues: queues_count,
+            rx_descriptors: wanted.rx_queue_size,
+            tx_descriptors: wanted.tx_queue_size,
+        };
+        let (device, queues) = Device::open(&ground.eal, &settings, ground.pool)?;
+        opened
+            .twins
+            .push(twin::open(device.id(), device.name(), device.mac(), device.mtu())?);
+        opened.devices.push(device);
+        opened.queues.push(queues);
     }
-    Ok((devices, twins))
+    Ok(opened)
+}
+
+/// What DPDK is told of a device. net_af_packet has one queue unless it is told otherwise: one a worker
+/// unless the operator has written a number.
+fn driver_text(dpdk: &str, workers: u8) -> String {
+    if workers > 1 && dpdk.starts_with("net_af_packet") && !dpdk.contains(",qpairs=") {
+        format!("{dpdk},qpairs={workers}")
+    } else {
+        dpdk.to_owned()
+    }
 }
 
 /// One set of counters a worker.
@@ -414,6 +445,22 @@ mod tests {
     fn pci_addresses_are_told_from_software_devices() {
         assert!(is_pci("0000:01:00.0") && is_pci("01:00.1"));
         assert!(!is_pci("net_af_packet0,iface=eth0.100") && !is_pci("net_pcap0,rx_pcap=/a/b:c.d"));
+    }
+
+    #[test]
+    fn packet_sockets_get_a_queue_for_each_worker_unless_the_operator_gave_a_number() {
+        assert_eq!(
+            driver_text("net_af_packet0,iface=eth1", 3),
+            "net_af_packet0,iface=eth1,qpairs=3"
+        );
+        for as_it_is in [
+            "net_af_packet0,iface=eth1,qpairs=2",
+            "net_pcap0,rx_pcap=/a",
+            "0000:01:00.0",
+        ] {
+            assert_eq!(driver_text(as_it_is, 3), as_it_is);
+        }
+        assert_eq!(driver_text("net_af_packet0,iface=eth1", 1), "net_af_packet0,iface=eth1");
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn pool(eal: &Eal) -> Mempool {
     .unwrap()
 }
 
-fn open(eal: &Eal, pool: Mempool, driver: &str) -> Device {
+fn open(eal: &Eal, pool: Mempool, driver: &str) -> (Device, Queues) {
     Device::open(eal, &settings(driver), pool).unwrap()
 }
 
@@ -47,9 +47,7 @@ fn frames_come_back_from_a_ring_device_and_none_is_lost() {
         let eal = start_eal(1);
         let pool = pool(&eal);
         let before = pool.in_use();
-        let mut device = open(&eal, pool, "net_ring0");
-        let Queues { mut rx, mut tx } = device.take_queues().unwrap();
-        assert!(device.take_queues().is_none(), "queues are handed out once");
+        let (device, Queues { mut rx, mut tx }) = open(&eal, pool, "net_ring0");
         let (rx, tx) = (&mut rx[0], &mut tx[0]);
         let mut burst = Burst::new();
         for number in 0..20u8 {
@@ -80,8 +78,7 @@ fn what_a_full_device_refuses_is_counted_and_freed() {
     in_own_process("what_a_full_device_refuses_is_counted_and_freed", || {
         let eal = start_eal(1);
         let pool = pool(&eal);
-        let mut device = open(&eal, pool, "net_ring0");
-        let Queues { rx: _rx, mut tx } = device.take_queues().unwrap();
+        let (_device, Queues { rx: _rx, mut tx }) = open(&eal, pool, "net_ring0");
         let (mut taken, mut refused) = (0, 0);
         let mut burst = Burst::new();
         for _ in 0..40 {
@@ -183,7 +180,7 @@ fn the_configured_mac_address_wins() {
         ] {
             // net_pcap cannot read /dev/null; a capture with no packet in it will do.
             let driver = driver.replace("rx_pcap=/dev/null", &format!("rx_pcap={}", empty_capture().display()));
-            let device = Device::open(
+            let (device, _queues) = Device::open(
                 &eal,
                 &DeviceSettings {
                     mac: Some(mac),
@@ -250,9 +247,8 @@ fn queues_are_limited_to_what_the_device_has() {
             id: DeviceId(5),
             ..settings(&driver)
         };
-        let mut device = Device::open(&eal, &wanted, pool).unwrap();
+        let (device, Queues { rx, tx }) = Device::open(&eal, &wanted, pool).unwrap();
         assert_eq!((device.rx_queues(), device.tx_queues(), device.rss()), (1, 1, false));
-        let Queues { rx, tx } = device.take_queues().unwrap();
         assert_eq!(
             (rx.len(), tx.len(), rx[0].device(), tx[0].device()),
             (1, 1, DeviceId(5), DeviceId(5))
@@ -262,7 +258,7 @@ fn queues_are_limited_to_what_the_device_has() {
             tx_queues: 3,
             ..settings("net_null0")
         };
-        let device = Device::open(&eal, &many, pool).unwrap();
+        let (device, _queues) = Device::open(&eal, &many, pool).unwrap();
         assert_eq!(
             (device.rx_queues(), device.tx_queues(), device.driver()),
             (4, 3, "net_null")
@@ -353,10 +349,9 @@ fn frames_cross_a_veth_pair_by_af_packet() {
             mac: Some(mac),
             ..settings("net_af_packet0,iface=left")
         };
-        let mut left = Device::open(&eal, &wanted, pool).unwrap();
-        let mut right = open(&eal, pool, "net_af_packet1,iface=right");
+        let (left, mut from) = Device::open(&eal, &wanted, pool).unwrap();
+        let (_right, mut to) = open(&eal, pool, "net_af_packet1,iface=right");
         assert_eq!((left.mac(), left.link().up), (mac, true));
-        let (mut from, mut to) = (left.take_queues().unwrap(), right.take_queues().unwrap());
         let mut content = [0x5a; 200];
         content[..6].copy_from_slice(&[0x02, 9, 9, 9, 9, 9]);
         let mut burst = Burst::new();

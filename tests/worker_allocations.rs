@@ -72,7 +72,7 @@ fn a_worker_allocates_nothing_while_it_runs() {
             driver: "net_null0,size=60".to_owned(),
             ..DeviceSettings::default()
         };
-        let mut device = Device::open(&eal, &settings, pool).unwrap();
+        let (_device, queues) = Device::open(&eal, &settings, pool).unwrap();
         let counters = [Arc::new(WorkerCounters::new(1))];
         let crew_settings = CrewSettings {
             counters: &counters,
@@ -81,7 +81,7 @@ fn a_worker_allocates_nothing_while_it_runs() {
             clock: Clock::start(&eal),
             pool,
         };
-        let mut crew = assemble(vec![device.take_queues().unwrap()], &crew_settings);
+        let mut crew = assemble(vec![queues], &crew_settings);
         let mut worker = Worker::new(crew.workers.remove(0), EveryVerdict(ScriptedPath::new(), 0));
         let (sender, receiver) = mpsc::channel();
         let handle = lcore::launch(&eal, 0, move || {

@@ -21,8 +21,8 @@ pub use state::{
     TimeoutsPatch,
 };
 pub use status::{
-    ConnFilter, ConnRecord, Device, DropCount, Rates, ReloadReport, ServerOfService, ServerStatus, ServiceStatus,
-    StateDiff, Stats, Totals, Version, Worker,
+    Buffers, ConnFilter, ConnRecord, Device, DropCount, Rates, ReloadReport, ServerOfService, ServerStatus,
+    ServiceStatus, StateDiff, Stats, Totals, Version, Worker,
 };
 
 /// First segment of every path. It changes when an old client could misread a new daemon.

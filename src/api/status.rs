@@ -132,6 +132,21 @@ pub struct Device {
     pub tx_errors: u64,
     /// Receptions that found no buffer.
     pub rx_no_mbuf: u64,
+    /// Frames that the kernel took from its twin.
+    pub punt_packets: u64,
+    /// Frames that the kernel sent through its twin.
+    pub inject_packets: u64,
+}
+
+/// `GET /v1/buffers`: what frames are in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Buffers {
+    /// All there are.
+    pub buffers: u32,
+    /// In receive and transmit queues, in rings between threads, or in work.
+    pub in_use: u32,
+    /// Free.
+    pub available: u32,
 }
 
 /// `GET /v1/workers`: a polling core.
@@ -149,12 +164,18 @@ pub struct Worker {
     pub tx_packets: u64,
     /// Octets given to devices.
     pub tx_bytes: u64,
-    /// Frames given to the kernel twin.
+    /// Frames on their way to the kernel twin.
     pub punt_packets: u64,
     /// Frames handed to other workers.
     pub hand_over_packets: u64,
     /// Frames dropped, for any reason.
     pub drop_packets: u64,
+    /// Frames whose content is kept, to put a datagram together or to send it in pieces.
+    pub keep_packets: u64,
+    /// Frames made besides those received: whole datagrams and pieces.
+    pub make_packets: u64,
+    /// Frames that wait now until the kernel has found a neighbour.
+    pub held_packets: u64,
     /// IPv4 connections now.
     pub conns4: u64,
     /// IPv6 connections now.
@@ -178,7 +199,7 @@ pub struct Worker {
 pub struct DropCount {
     /// Its name, as in the metrics.
     pub reason: String,
-    /// Frames, all workers together, since start.
+    /// Frames since start, all workers and the way to the kernel together.
     pub packets: u64,
 }
 

@@ -57,6 +57,8 @@ pub enum Command {
     Workers,
     /// Show the NICs.
     Devices,
+    /// Show how many packet buffers are in use.
+    Buffers,
     /// Show why packets were dropped.
     Drops,
     /// Show everything balanced since start, or zero the counters.

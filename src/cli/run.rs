@@ -95,6 +95,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Connections(filter) => session.connections(filter).await,
         Command::Workers => session.show("/workers", table::workers).await,
         Command::Devices => session.show("/devices", table::devices).await,
+        Command::Buffers => session.show("/buffers", table::buffers).await,
         Command::Drops => session.show("/drops", table::drops).await,
         Command::Stats { command: None } => session.show("/stats", |stats: Stats| table::stats(&stats)).await,
         Command::Stats {

@@ -2,7 +2,7 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use lvs_api::{ConnRecord, Device, DropCount, Protocol, ReloadReport, StateDiff, Stats, Worker, ipvsadm_text};
+use lvs_api::{Buffers, ConnRecord, Device, DropCount, Protocol, ReloadReport, StateDiff, Stats, Worker, ipvsadm_text};
 
 pub use lvs_api::ipvsadm_text::CONNECTIONS_TITLE;
 
@@ -49,6 +49,7 @@ pub fn workers(workers: Vec<Worker>) -> String {
         "Punted",
         "HandedOver",
         "Dropped",
+        "Held",
         "Conns4",
         "Conns6",
         "Busy%",
@@ -64,6 +65,7 @@ pub fn workers(workers: Vec<Worker>) -> String {
             worker.punt_packets.to_string(),
             worker.hand_over_packets.to_string(),
             worker.drop_packets.to_string(),
+            worker.held_packets.to_string(),
             worker.conns4.to_string(),
             worker.conns6.to_string(),
             busy.to_string(),
@@ -85,6 +87,8 @@ pub fn devices(devices: Vec<Device>) -> String {
         "RxMissed",
         "RxErrors",
         "TxPackets",
+        "Punted",
+        "Injected",
     ];
     let rows = devices.into_iter().map(|device| {
         vec![
@@ -98,9 +102,17 @@ pub fn devices(devices: Vec<Device>) -> String {
             device.rx_missed.to_string(),
             device.rx_errors.to_string(),
             device.tx_packets.to_string(),
+            device.punt_packets.to_string(),
+            device.inject_packets.to_string(),
         ]
     });
     table(&title, rows)
+}
+
+/// `lvsctl buffers`.
+pub fn buffers(buffers: Buffers) -> String {
+    let row = [buffers.buffers, buffers.in_use, buffers.available].map(|count| count.to_string());
+    table(&["Buffers", "InUse", "Available"], [row.to_vec()].into_iter())
 }
 
 /// `lvsctl drops`: reasons that occurred, most frequent first.

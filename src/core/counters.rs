@@ -127,9 +127,9 @@ pub struct DeviceCounters {
     pub tx_packets: AtomicU64,
     /// Octets given to the device.
     pub tx_bytes: AtomicU64,
-    /// Frames given to the kernel twin.
+    /// Frames for the kernel twin: at a worker given to the twin thread, at that thread given to the kernel.
     pub punted_packets: AtomicU64,
-    /// Octets given to the kernel twin.
+    /// Their octets.
     pub punted_bytes: AtomicU64,
     /// Frames taken from the kernel twin.
     pub injected_packets: AtomicU64,

@@ -6,6 +6,7 @@
 mod builder;
 mod describe;
 pub mod director;
+pub mod mutate;
 pub mod network;
 mod oracle;
 mod pcap;

@@ -1,7 +1,7 @@
 //! A NIC or a software device: found, configured and started; its queues are then handed out once.
 //!
-//! In:  [`DeviceSettings`] and the pool. Out: [`Device`] for the management core (link, statistics) and its
-//! queues for the workers. The device stops when the last of these is dropped.
+//! In:  [`DeviceSettings`] and the pool. Out: [`Device`] for the management core (link, statistics) and
+//! [`Queues`] for the workers. The device stops when the last of these is dropped.
 //! "Port" in DPDK's sense appears here and in `queue.rs` only.
 
 use std::ffi::{CStr, CString};
@@ -79,7 +79,7 @@ pub enum DeviceError {
         interface: String,
     },
     /// A setting that the device refused.
-    #[error("device \"{name}\": {step} refused: {cause}")]
+    #[error("device \"{name}\": {step} refused: {cause}; {cure}")]
     Refused {
         /// The operator's name.
         name: String,
@@ -87,6 +87,8 @@ pub enum DeviceError {
         step: &'static str,
         /// DPDK's text.
         cause: String,
+        /// What to look at.
+        cure: &'static str,
     },
     /// The MTU is outside what the device can do.
     #[error("device \"{name}\": MTU {mtu} is outside its range {min} to {max}")]
@@ -169,12 +171,11 @@ pub struct Device {
     rss: bool,
     rx_queues: u16,
     tx_queues: u16,
-    queues: Option<Queues>,
 }
 
 impl Device {
-    /// Finds, configures and starts it.
-    pub fn open(_eal: &Eal, settings: &DeviceSettings, pool: Mempool) -> Result<Self, DeviceError> {
+    /// Finds, configures and starts it. The queues exist once: each goes to one worker.
+    pub fn open(_eal: &Eal, settings: &DeviceSettings, pool: Mempool) -> Result<(Self, Queues), DeviceError> {
         let number = find(settings)?;
         let port = Arc::new(Port {
             number,
@@ -192,7 +193,7 @@ impl Device {
         let tx = (0..plan.tx_queues)
             .map(|queue| TxQueue::new(Arc::clone(&port), queue))
             .collect();
-        Ok(Self {
+        let device = Self {
             port,
             name: settings.name.clone(),
             driver: plan.driver,
@@ -201,13 +202,8 @@ impl Device {
             rss: plan.rss_functions != 0,
             rx_queues: plan.rx_queues,
             tx_queues: plan.tx_queues,
-            queues: Some(Queues { rx, tx }),
-        })
-    }
-
-    /// All its queues; `None` the second time.
-    pub fn take_queues(&mut self) -> Option<Queues> {
-        self.queues.take()
+        };
+        Ok((device, Queues { rx, tx }))
     }
 
     /// Its number in the configuration.
@@ -382,12 +378,22 @@ fn accept(settings: &DeviceSettings, step: &'static str, code: i32) -> Result<()
     if code == 0 {
         return Ok(());
     }
+    let cure = if step.ends_with("queue") {
+        "another program may have it, or rx_queue_size or tx_queue_size is not what it takes; \
+         RUST_LOG=debug shows what its driver says"
+    } else {
+        "change the setting, or see with RUST_LOG=debug what its driver says"
+    };
     Err(DeviceError::Refused {
         name: settings.name.clone(),
         step,
         cause: error_text(code),
+        cure,
     })
 }
+
+/// `-EFAULT`, in this place.
+const NO_SUCH_DRIVER: i32 = -(Errno::EFAULT as i32);
 
 /// The port number of the device, probing it when the EAL has not.
 fn find(settings: &DeviceSettings) -> Result<u16, DeviceError> {
@@ -413,11 +419,12 @@ fn find(settings: &DeviceSettings) -> Result<u16, DeviceError> {
         "check the address (lspci -D) and that the NIC is bound: dpdk-devbind.py -b vfio-pci ADDRESS"
     };
     if code != 0 {
-        // A software driver that refuses its arguments says only -1, which would read as a matter of rights.
-        let cause = if code == -1 {
-            "refused by its driver".to_owned()
-        } else {
-            error_text(code)
+        let cause = match code {
+            // A software driver that refuses its arguments says only -1, which would read as a matter of rights.
+            -1 => "refused by its driver".to_owned(),
+            // No bus claims the name.
+            NO_SUCH_DRIVER => "there is no such driver".to_owned(),
+            code => error_text(code),
         };
         return Err(not_found(cause, cure));
     }

@@ -42,7 +42,7 @@ pub struct EalSettings {
     pub pci: Vec<String>,
     /// Further arguments, behind all others.
     pub extra_args: Vec<String>,
-    /// DPDK's log level: 1 (emergency) to 8 (debug); 5 shows warnings.
+    /// DPDK's log level: 1 (emergency) to 8 (debug); 4 shows errors, which lead to a refusal here too.
     pub log_level: u8,
 }
 
@@ -56,7 +56,7 @@ impl Default for EalSettings {
             file_prefix: "lvsd".to_owned(),
             pci: Vec::new(),
             extra_args: Vec::new(),
-            log_level: 5,
+            log_level: 4,
         }
     }
 }
@@ -82,7 +82,8 @@ pub enum EalError {
     },
     /// Another process of this network namespace has the same prefix.
     #[error(
-        "another lvsd with file_prefix \"{0}\" runs in this network namespace; stop it or choose another file_prefix"
+        "another lvsd (DPDK's file prefix \"{0}\") runs in this network namespace; stop it, or start this one in a \
+         namespace of its own (ip netns exec)"
     )]
     PrefixInUse(String),
     /// A CPU that does not exist or that this process may not use.

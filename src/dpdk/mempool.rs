@@ -77,7 +77,10 @@ pub struct PoolError {
 
 /// A handle of the pool. The pool itself lives until the process ends.
 #[derive(Clone, Copy, Debug)]
-pub struct Mempool(NonNull<dpdk_sys::rte_mempool>);
+pub struct Mempool {
+    raw: NonNull<dpdk_sys::rte_mempool>,
+    size: u32,
+}
 
 // SAFETY: DPDK's mempools are made for alloc and free from many threads at once; the handle is read-only.
 unsafe impl Send for Mempool {}
@@ -116,30 +119,37 @@ impl Mempool {
                 RING.as_ptr(),
             )
         };
-        NonNull::new(pool).map(Self).ok_or_else(|| refused(last_error()))
+        let raw = NonNull::new(pool).ok_or_else(|| refused(last_error()))?;
+        let size = settings.mbufs;
+        Ok(Self { raw, size })
+    }
+
+    /// All buffers.
+    pub const fn size(&self) -> u32 {
+        self.size
     }
 
     /// Buffers that somebody owns: queues, bursts, rings. Equal before and after a test, or there is a leak.
     /// Walks all caches: not for the packet path.
     pub fn in_use(&self) -> u32 {
         // SAFETY: the pool lives for ever.
-        unsafe { dpdk_sys::rte_mempool_in_use_count(self.0.as_ptr()) }
+        unsafe { dpdk_sys::rte_mempool_in_use_count(self.raw.as_ptr()) }
     }
 
     /// Buffers that are free, those in caches included.
     pub fn available(&self) -> u32 {
         // SAFETY: the pool lives for ever.
-        unsafe { dpdk_sys::rte_mempool_avail_count(self.0.as_ptr()) }
+        unsafe { dpdk_sys::rte_mempool_avail_count(self.raw.as_ptr()) }
     }
 
     /// An empty buffer; `None` when the pool is exhausted.
     #[inline]
     pub fn alloc(&self) -> Option<Mbuf> {
         // SAFETY: the pool lives for ever; the buffer returned is owned by nobody else.
-        unsafe { NonNull::new(dpdk_sys::shim_pktmbuf_alloc(self.0.as_ptr())).map(|raw| Mbuf::from_raw(raw)) }
+        unsafe { NonNull::new(dpdk_sys::shim_pktmbuf_alloc(self.raw.as_ptr())).map(|raw| Mbuf::from_raw(raw)) }
     }
 
     pub(super) fn as_ptr(self) -> *mut dpdk_sys::rte_mempool {
-        self.0.as_ptr()
+        self.raw.as_ptr()
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lvs_api::{ApiError, Device, ReloadReport, Version};
+use lvs_api::{ApiError, Buffers, Device, ReloadReport, Version};
 
 use crate::mgmt::director::Director;
 
@@ -64,6 +64,8 @@ pub struct Admin {
     pub version: Version,
     /// What `GET /v1/devices` answers.
     pub devices: Box<dyn Fn() -> Vec<Device> + Send + Sync>,
+    /// What `GET /v1/buffers` answers.
+    pub buffers: Box<dyn Fn() -> Buffers + Send + Sync>,
     /// What `POST /v1/reload` does.
     pub reload: Box<ReloadFn>,
     /// What clients may cost.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, ServiceId, ServicePatch, State, StateDiff};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError};
 use lvs_core::ipvs::mark::MarkRules;
 use lvs_core::ipvs::protocol::Timeouts;
@@ -63,6 +64,8 @@ pub struct Director {
     base: State,
     journal: Journal,
     workers: Vec<Arc<dyn WorkerPort>>,
+    /// What the twin thread counts.
+    twins: Option<Arc<WorkerCounters>>,
     l3: Arc<L3>,
     table: Arc<ServiceTable>,
     /// Of the services in `table`.
@@ -110,6 +113,7 @@ impl Director {
             base: restored.whole.base,
             journal,
             workers: Vec::new(),
+            twins: None,
             l3: Arc::new(L3::default()),
             table: Arc::new(ServiceTable::default()),
             table_revision: 0,
@@ -134,6 +138,11 @@ impl Director {
     pub fn attach(&mut self, workers: Vec<Arc<dyn WorkerPort>>, now: Instant) {
         self.workers = workers;
         self.publish_soon(now);
+    }
+
+    /// Tells the director what the twin thread counts: its drops are shown with the workers'.
+    pub fn attach_twins(&mut self, counters: Arc<WorkerCounters>) {
+        self.twins = Some(counters);
     }
 
     /// The workers, by id.

@@ -6,12 +6,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lvs_api::{ReloadReport, Version};
+use lvs_api::{Buffers, ReloadReport, Version};
+use lvs_core::counters::{SingleWriter, WorkerCounters};
 use lvs_core::l3::L3;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::dpdk::Mempool;
 use crate::dpdk::device::Device;
 use crate::mgmt::admin::socket::AdminSocket;
 use crate::mgmt::admin::{Admin, Limits, serve as serve_admin};
@@ -33,7 +35,11 @@ pub struct Parts {
     /// The configuration file.
     pub reloader: Arc<Reloader>,
     /// All devices, in the order of their ids.
-    pub devices: Mutex<Vec<Device>>,
+    pub devices: Vec<Device>,
+    /// All packet buffers.
+    pub pool: Mempool,
+    /// What the twin thread counts.
+    pub twins: Arc<WorkerCounters>,
     /// By worker.
     pub ports: Vec<Arc<MailboxPort>>,
     /// Asks the kernel for neighbours.
@@ -50,6 +56,8 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         director,
         reloader,
         devices,
+        pool,
+        twins,
         ports,
         mirror,
         l3,
@@ -59,7 +67,8 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
     let admin = Arc::new(Admin {
         director: Arc::clone(&director),
         version,
-        devices: Box::new(move || lock(&devices).iter().map(describe).collect()),
+        devices: Box::new(move || devices.iter().map(|device| describe(device, &twins)).collect()),
+        buffers: Box::new(move || buffers(pool)),
         reload: Box::new(move || reloader_of_admin.reload(&mut lock(&director_of_admin), Instant::now())),
         limits: Limits::default(),
     });
@@ -150,8 +159,9 @@ async fn ended() {
 }
 
 /// A device as the API shows it.
-fn describe(device: &Device) -> lvs_api::Device {
+fn describe(device: &Device, twins: &WorkerCounters) -> lvs_api::Device {
     let stats = device.stats();
+    let twin = twins.device(device.id());
     lvs_api::Device {
         name: device.name().to_owned(),
         mac: device.mac().map(|octet| format!("{octet:02x}")).join(":"),
@@ -167,5 +177,16 @@ fn describe(device: &Device) -> lvs_api::Device {
         rx_errors: stats.rx_errors,
         tx_errors: stats.tx_errors,
         rx_no_mbuf: stats.rx_no_mbuf,
+        punt_packets: twin.punted_packets.get(),
+        inject_packets: twin.injected_packets.get(),
+    }
+}
+
+fn buffers(pool: Mempool) -> Buffers {
+    let available = pool.available();
+    Buffers {
+        buffers: pool.size(),
+        in_use: pool.size().saturating_sub(available),
+        available,
     }
 }

@@ -4,7 +4,8 @@
 //! Out: an interface that is up, and the descriptor that carries its raw Ethernet frames, one a read or
 //!      write, without packet information or offloads.
 //! A TAP of that name that nobody holds is taken over, so an operator may make it in advance
-//! (`ip tuntap add dev NAME mode tap`) and its addresses survive a restart of the daemon.
+//! (`ip tuntap add dev NAME mode tap`) and its addresses survive a restart of the daemon; with the right MAC
+//! address its neighbours do too.
 //! Never: addresses or routes; those are the operator's, by `ip`.
 //! Ref:  Linux Documentation/networking/tuntap.rst.
 
@@ -99,8 +100,8 @@ pub fn open(device: DeviceId, name: &str, mac: [u8; 6], mtu: u16) -> Result<Twin
             source,
         }
     };
-    // Setting the address it has would make the kernel forget all its neighbours.
-    if tap.mac_address().map_err(failed("read its MAC address"))? != mac {
+    // The kernel forgets all neighbours, permanent ones too, when it is told an address, even the same one.
+    if !tap.mac_address().is_ok_and(|present| present == mac) {
         tap.set_mac_address(mac).map_err(failed("set its MAC address"))?;
     }
     tap.set_mtu(mtu).map_err(failed("set its MTU"))?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::path::{DropReason, Verdict};
 use lvs_core::tick::Tick;
@@ -128,8 +129,16 @@ impl Exits {
     fn punt(&mut self, device: DeviceId, mbuf: Mbuf) {
         if self.twins.checked_shr(u32::from(device.0)).unwrap_or(0) & 1 == 0 {
             self.drop_frame(mbuf, DropReason::NoTwin);
-        } else if let Err(mbuf) = self.punted.give(mbuf, device) {
-            self.drop_frame(mbuf, DropReason::PuntRingFull);
+            return;
+        }
+        let bytes = mbuf.bytes().len() as u64;
+        match self.punted.give(mbuf, device) {
+            Ok(()) => {
+                let counters = self.counters.device(device);
+                counters.punted_packets.add(1);
+                counters.punted_bytes.add(bytes);
+            }
+            Err(mbuf) => self.drop_frame(mbuf, DropReason::PuntRingFull),
         }
     }
 

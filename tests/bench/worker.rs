@@ -77,8 +77,8 @@ fn main() {
             driver: driver.to_owned(),
             ..DeviceSettings::default()
         };
-        let mut device = Device::open(&eal, &settings, pool).expect("a device");
-        queues.push(device.take_queues().expect("its queues"));
+        let (_device, of_device) = Device::open(&eal, &settings, pool).expect("a device");
+        queues.push(of_device);
     }
     let counters = [Arc::new(WorkerCounters::new(1))];
     let clock = Clock::start(&eal);

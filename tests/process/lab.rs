@@ -179,10 +179,13 @@ impl Lab {
         for counters in self.all_counters() {
             for device in &counters.devices {
                 came += device.rx_packets.get() + device.injected_packets.get();
-                went += device.tx_packets.get() + device.punted_packets.get();
+                went += device.tx_packets.get();
             }
             went += counters.drops.iter().map(SingleWriter::get).sum::<u64>() + counters.held.get();
         }
+        // What workers punt is under way until the twin thread has given it to the kernel.
+        let twins = self.punt.iter().flat_map(|punt| &punt.counters().devices);
+        went += twins.map(|device| device.punted_packets.get()).sum::<u64>();
         (came, went)
     }
 
@@ -217,8 +220,7 @@ fn ring_device(eal: &Eal, pool: Mempool, number: usize, settings: &LabSettings) 
         tx_queues: queues,
         ..DeviceSettings::default()
     };
-    let mut device = Device::open(eal, &device_settings, pool).unwrap();
-    let Queues { mut rx, mut tx } = device.take_queues().unwrap();
+    let (device, Queues { mut rx, mut tx }) = Device::open(eal, &device_settings, pool).unwrap();
     assert_eq!((rx.len(), tx.len()), (usize::from(queues), usize::from(queues)));
     let from_worker = rx.split_off(settings.workers);
     let worker_tx = tx.split_off(settings.workers);

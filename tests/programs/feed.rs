@@ -152,7 +152,10 @@ fn udp(src_port: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 fn sum(bytes: &[u8]) -> u32 {
-    bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
+    bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+        .sum()
 }
 
 const fn pseudo_sum(src: u32, dst: u32, protocol: u8, len: u32) -> u32 {

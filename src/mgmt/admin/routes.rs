@@ -9,9 +9,9 @@ use axum::extract::State as Shared;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use lvs_api::{
-    Action, ApiError, ConnFilter, ConnRecord, Device, DropCount, ErrorCode, LocalAddresses, ReloadReport, Server,
-    ServerPatch, ServerSettings, ServerStatus, Service, ServiceId, ServicePatch, ServiceSettings, ServiceStatus, State,
-    StateDiff, Stats, Timeouts, TimeoutsPatch, Version, Worker,
+    Action, ApiError, Buffers, ConnFilter, ConnRecord, Device, DropCount, ErrorCode, LocalAddresses, ReloadReport,
+    Server, ServerPatch, ServerSettings, ServerStatus, Service, ServiceId, ServicePatch, ServiceSettings,
+    ServiceStatus, State, StateDiff, Stats, Timeouts, TimeoutsPatch, Version, Worker,
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi};
@@ -46,6 +46,7 @@ fn documented() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
         .routes(routes!(get_local_addresses, set_local_addresses, clear_local_addresses))
         .routes(routes!(list_connections))
         .routes(routes!(list_devices))
+        .routes(routes!(get_buffers))
         .routes(routes!(list_workers))
         .routes(routes!(list_drops))
         .routes(routes!(get_stats))
@@ -370,6 +371,12 @@ async fn list_devices(Shared(admin): Lvsd) -> axum::Json<Vec<Device>> {
 #[utoipa::path(get, path = "/v1/workers", responses((status = 200, body = Vec<Worker>)))]
 async fn list_workers(Shared(admin): Lvsd) -> axum::Json<Vec<Worker>> {
     axum::Json(admin.director().worker_reports())
+}
+
+/// Packet buffers.
+#[utoipa::path(get, path = "/v1/buffers", responses((status = 200, body = Buffers)))]
+async fn get_buffers(Shared(admin): Lvsd) -> axum::Json<Buffers> {
+    axum::Json((admin.buffers)())
 }
 
 /// Dropped frames by reason, since start.

@@ -15,16 +15,13 @@ use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 /// Why there is no admin socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Another daemon answers there.
-    #[error(
-        "another lvsd{} answers on {path}; stop it first, or give this one a socket of its own",
-        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
-    )]
+    /// Another daemon, or any other program, answers there.
+    #[error("{program} answers on {path}; stop it first, or give this lvsd another path")]
     InUse {
         /// The socket.
         path: PathBuf,
-        /// Of the other daemon, when the kernel tells.
-        pid: Option<i32>,
+        /// Its name and process id, as far as the kernel tells.
+        program: String,
     },
     /// The path is taken by something else.
     #[error("{path} exists and is no socket; move it away or set another socket path")]
@@ -47,13 +44,10 @@ pub fn refuse_second_daemon(path: &Path) -> Result<(), SocketError> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => Err(SocketError::NotASocket { path: path.to_owned() }),
         Ok(_) => match UnixStream::connect(path) {
-            Ok(stream) => {
-                let peer = getsockopt(&stream, PeerCredentials).ok();
-                Err(SocketError::InUse {
-                    path: path.to_owned(),
-                    pid: peer.map(|peer| peer.pid()),
-                })
-            }
+            Ok(stream) => Err(SocketError::InUse {
+                path: path.to_owned(),
+                program: program_behind(&stream),
+            }),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
             Err(source) => Err(SocketError::Io {
                 path: path.to_owned(),
@@ -65,6 +59,17 @@ pub fn refuse_second_daemon(path: &Path) -> Result<(), SocketError> {
             path: path.to_owned(),
             source,
         }),
+    }
+}
+
+fn program_behind(stream: &UnixStream) -> String {
+    let Ok(peer) = getsockopt(stream, PeerCredentials) else {
+        return "another program".to_owned();
+    };
+    let pid = peer.pid();
+    match fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => format!("{} (pid {pid})", name.trim_end()),
+        Err(_) => format!("another program (pid {pid})"),
     }
 }
 

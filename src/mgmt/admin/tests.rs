@@ -53,6 +53,7 @@ impl Stand {
             director: Arc::clone(&director),
             version,
             devices: Box::new(Vec::new),
+            buffers: Box::new(lvs_api::Buffers::default),
             reload: Box::new(|| {
                 Err(ApiError::new(
                     lvs_api::ErrorCode::ConfigRefused,

@@ -96,6 +96,9 @@ impl Director {
                 lcore: port.lcore(),
                 hand_over_packets: counters.handed_over_out.get(),
                 drop_packets: counters.drops.iter().map(SingleWriter::get).sum(),
+                keep_packets: counters.kept_frames.get(),
+                make_packets: counters.made_frames.get(),
+                held_packets: counters.held.get(),
                 conns4: counters.conns_ipv4.get(),
                 conns6: counters.conns_ipv6.get(),
                 bursts: counters.bursts.get(),
@@ -118,13 +121,12 @@ impl Director {
         reports.collect()
     }
 
-    /// Dropped frames by reason, all workers together.
+    /// Dropped frames by reason, all workers and the twin thread together.
     pub fn drops(&self) -> Vec<DropCount> {
         let of = |reason: DropReason| {
-            self.workers
-                .iter()
-                .map(|worker| worker.counters().drops_of(reason))
-                .sum()
+            let workers = self.workers.iter().map(|worker| worker.counters().drops_of(reason));
+            let twins = self.twins.iter().map(|twins| twins.drops_of(reason));
+            workers.chain(twins).sum()
         };
         let named = |reason: &DropReason| DropCount {
             reason: reason.name().to_owned(),

@@ -51,7 +51,7 @@ fn refuse_second_daemon(path: &Path) -> Result<(), SocketError> {
         // A full backlog belongs to somebody too.
         Ok(()) | Err(nix::Error::EAGAIN) => Err(SocketError::InUse {
             path: path.to_owned(),
-            pid: None,
+            program: "another program".to_owned(),
         }),
         Err(nix::Error::ECONNREFUSED | nix::Error::EPROTOTYPE) => Ok(()),
         Err(errno) => Err(failed(errno.into())),

@@ -29,6 +29,22 @@ fn a_twin_has_the_devices_name_mac_and_mtu_and_is_up() {
 }
 
 #[test]
+fn a_twin_made_in_advance_with_its_mac_keeps_its_permanent_neighbours() {
+    in_namespace(|| {
+        ip("tuntap add dev lan mode tap");
+        ip("link set lan address 02:00:00:00:11:22 up");
+        ip("addr add 192.0.2.1/24 dev lan");
+        ip("neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev lan nud permanent");
+        let _twin = open_lan().unwrap();
+        let neighbours = ip("neigh show dev lan");
+        assert!(
+            neighbours.contains("192.0.2.9 lladdr 02:00:00:00:00:09 PERMANENT"),
+            "{neighbours}"
+        );
+    });
+}
+
+#[test]
 fn what_the_kernel_sends_is_read_as_bare_frames_without_blocking() {
     in_namespace(|| {
         let twin = open_lan().unwrap();

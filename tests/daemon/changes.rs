@@ -1,0 +1,129 @@
+//! Changes while lvsd runs, while it is down, and while it dies: none is lost, none is half done.
+
+use std::time::Duration;
+
+use lvs_api::State;
+use nix::sys::signal::Signal;
+
+use crate::stand::{Daemon, Stand, until};
+
+fn service(port: u16, servers: &[(u8, u16)]) -> String {
+    let mut text = format!("[[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.100\"\nport = {port}\n");
+    for (server, weight) in servers {
+        text += &format!("[[service.real_server]]\naddress = \"198.51.100.{server}\"\nweight = {weight}\n");
+    }
+    text
+}
+
+/// `80: 11=1 12=3` for each service, in order.
+fn summary(daemon: &Daemon<'_>) -> Vec<String> {
+    let state: State = daemon.get("/v1/state");
+    let line = |service: &lvs_api::Service| {
+        let servers = service.servers.iter().map(|server| {
+            let addr = server.server.ip().to_string();
+            format!(" {}={}", addr.rsplit('.').next().unwrap(), server.weight)
+        });
+        format!("{}:{}", service.service.port, servers.collect::<String>())
+    };
+    state.services.iter().map(line).collect()
+}
+
+#[test]
+fn hangup_applies_only_what_changed_in_the_file() {
+    let stand = Stand::new();
+    stand.configure(&(service(80, &[(11, 1), (12, 1)]) + &service(81, &[(11, 1)])));
+    let daemon = stand.start();
+    daemon.printed("server edit tcp:192.0.2.100:80 198.51.100.11:80 --weight 7");
+    daemon.printed("service add tcp:192.0.2.100:90");
+    stand.configure(&(service(80, &[(11, 1), (12, 5), (13, 2)]) + &service(82, &[(11, 1)])));
+    daemon.signal(Signal::SIGHUP);
+    until(5, "the file is applied", || daemon.log().contains("reloaded: "));
+    assert_eq!(summary(&daemon), ["80: 11=7 12=5 13=2", "90:", "82: 11=1"]);
+
+    // A broken file changes nothing.
+    let before = summary(&daemon);
+    stand.configure(&(service(80, &[]) + "weight = \n"));
+    daemon.signal(Signal::SIGHUP);
+    until(5, "the fault is logged", || {
+        daemon.log().contains("nothing was changed")
+    });
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains("nothing was changed")).unwrap();
+    assert!(line.contains("ERROR") && line.contains("lvsd.toml:"), "{line}");
+    assert_eq!(summary(&daemon), before);
+
+    // What needs a restart is named.
+    stand.configure_with_conns4_max(8_192, &service(80, &[(11, 1), (12, 5), (13, 2)]));
+    let answer = daemon.printed("reload");
+    assert!(answer.contains("- service tcp:192.0.2.100:82"), "{answer}");
+    assert!(answer.contains("needs a restart: connections.ipv4_max"), "{answer}");
+    daemon.stop();
+}
+
+#[test]
+fn a_restart_restores_run_time_changes_and_takes_in_what_was_edited_meanwhile() {
+    let stand = Stand::new();
+    stand.configure(&(service(80, &[(11, 1), (12, 1)]) + &service(81, &[(11, 1)])));
+    let daemon = stand.start();
+    daemon.printed("server edit tcp:192.0.2.100:80 198.51.100.12:80 --weight 0");
+    daemon.printed("service delete tcp:192.0.2.100:81");
+    daemon.printed("service add tcp:192.0.2.100:90 --scheduler sh");
+    let before: State = daemon.get("/v1/state");
+    daemon.stop();
+
+    let daemon = stand.start();
+    assert_eq!(daemon.get::<State>("/v1/state"), before);
+    daemon.stop();
+
+    stand.configure(&(service(80, &[(11, 4), (12, 1)]) + &service(81, &[(11, 9)]) + &service(82, &[(13, 1)])));
+    let daemon = stand.start();
+    assert_eq!(summary(&daemon), ["80: 11=4 12=0", "90:", "82: 13=1"]);
+    let log = daemon.stop();
+    let left_out =
+        "configuration: service tcp:192.0.2.100:81 was deleted at run time; add it again to use its new settings";
+    assert!(log.contains(left_out), "{log}");
+}
+
+#[test]
+fn a_daemon_killed_in_a_stream_of_changes_keeps_every_answered_one() {
+    let stand = Stand::new();
+    stand.configure("");
+    let mut answered = 0;
+    for round in 0..3 {
+        let daemon = stand.start();
+        assert_ports(&daemon, answered);
+        let killer = {
+            let pid = nix::unistd::Pid::from_raw(daemon.pid() as i32);
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(150 + 37 * round));
+                nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
+            })
+        };
+        // The one that was under way when the daemon died may be there or not: it is asked for again.
+        let mut changes = 0;
+        loop {
+            let port = answered + 1;
+            let body = format!("{{\"service\": \"tcp:192.0.2.100:{port}\", \"scheduler\": \"rr\"}}");
+            let Some((status, _)) = daemon.try_ask("POST", "/v1/services", &body) else {
+                break;
+            };
+            assert!(status == 201 || (status == 409 && changes == 0), "{status}");
+            answered = port;
+            changes += 1;
+        }
+        killer.join().unwrap();
+        assert!(changes > 10, "a stream of changes: {changes}");
+    }
+    assert_ports(&stand.start(), answered);
+}
+
+/// Services on ports 1 to `answered`, in order, and at most the one that was under way.
+fn assert_ports(daemon: &Daemon<'_>, answered: u16) {
+    let state: State = daemon.get("/v1/state");
+    let ports: Vec<u16> = state.services.iter().map(|service| service.service.port).collect();
+    assert!(
+        ports.len() == usize::from(answered) || ports.len() == usize::from(answered) + 1,
+        "{answered}: {ports:?}"
+    );
+    assert!(ports.iter().copied().eq(1..=ports.len() as u16), "{ports:?}");
+}

@@ -1,0 +1,11 @@
+//! The real `lvsd`, with `lvsctl` as its operator, in a network namespace of its own for each test.
+//!
+//! Needs root; works without hugepages and without a NIC. Tests run side by side: names carry the process id
+//! and a number.
+
+mod changes;
+mod clients;
+mod exhaustion;
+mod frames;
+mod refused_start;
+mod stand;

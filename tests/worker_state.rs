@@ -1,0 +1,293 @@
+//! A worker with its real state on captures that repeat: it allocates nothing, and it outlives an empty pool.
+
+#[path = "process/own_process.rs"]
+mod own_process;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use lvs_core::arena::Arena;
+use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::ipvs::desired::DesiredServices;
+use lvs_core::ipvs::protocol::Timeouts;
+use lvs_core::l3::{DeviceId, L3};
+use lvs_core::path::verdict::WorkerId;
+use lvs_core::random::Random;
+use lvs_core::snapshot::Snapshot;
+use lvs_core::testing::mutate::{add_services, arbitrary, seeds};
+use lvs_core::testing::network::{LAN, director_mac, network};
+use lvs_core::testing::{CapturedFrame, tcp4, tcp6, write_pcap};
+use lvs_core::worker_state::{DumpCursor, WorkerSettings, WorkerState};
+use lvsd::dpdk::device::{Device, DeviceSettings};
+use lvsd::dpdk::lcore::LcoreHandle;
+use lvsd::dpdk::{Clock, Eal, Mempool, PoolSettings, lcore};
+use lvsd::worker::Worker;
+use lvsd::worker::crew::{CrewSettings, TwinEnds, assemble};
+use lvsd::worker::idle::IdlePolicy;
+use lvsd::worker::mailbox::{Command, ConnDump, Mailbox, Reply};
+use own_process::{in_own_process, start_eal};
+
+const CONNS_MAX: usize = 2_048;
+const SERVERS_MAX: usize = 64;
+
+/// A worker on its lcore, and the test as its management core.
+struct Running {
+    pool: Mempool,
+    counters: Arc<WorkerCounters>,
+    mailbox: Arc<Mailbox>,
+    twin_ends: TwinEnds,
+    desired: DesiredServices,
+    l3: Arc<L3>,
+    handle: LcoreHandle,
+    counted: mpsc::Receiver<allocation_counter::AllocationInfo>,
+    _devices: Vec<Device>,
+    _eal: Eal,
+}
+
+fn snapshot(desired: &DesiredServices, l3: &Arc<L3>) -> Arc<Snapshot> {
+    let mut timeouts = Timeouts::default();
+    timeouts.set(1, 1, 1).unwrap();
+    Arc::new(Snapshot {
+        services: Arc::new(desired.build()),
+        l3: Arc::clone(l3),
+        timeouts,
+        workers_count: 1,
+        ..Snapshot::default()
+    })
+}
+
+impl Running {
+    /// Polls the two captures again and again.
+    fn start(captures: [&Path; 2]) -> Self {
+        let eal = start_eal(1);
+        let pool_settings = PoolSettings {
+            mbufs: 16_383,
+            ..PoolSettings::default()
+        };
+        let pool = Mempool::create(&eal, &pool_settings).unwrap();
+        let open = |(number, capture): (usize, &Path)| {
+            let settings = DeviceSettings {
+                id: DeviceId(number as u8),
+                driver: format!("net_pcap{number},rx_pcap={},infinite_rx=1", capture.display()),
+                ..DeviceSettings::default()
+            };
+            Device::open(&eal, &settings, pool).unwrap()
+        };
+        let (devices, queues): (Vec<_>, Vec<_>) = captures.into_iter().enumerate().map(open).unzip();
+        let counters = [Arc::new(WorkerCounters::new(SERVERS_MAX))];
+        let crew_settings = CrewSettings {
+            counters: &counters,
+            twins: &[DeviceId(0), DeviceId(1)],
+            idle: IdlePolicy::Pause,
+            clock: Clock::start(&eal),
+            pool,
+        };
+        let mut crew = assemble(queues, &crew_settings);
+        let mut desired = DesiredServices::default();
+        add_services(&mut desired);
+        let l3 = Arc::new(network().build(1));
+        let settings = WorkerSettings {
+            id: WorkerId(0),
+            workers_count: 1,
+            conns4_max: CONNS_MAX,
+            conns6_max: CONNS_MAX,
+            secret: [1, 2, 3, 4],
+            seed: 5,
+        };
+        let mut arena = Arena::in_memory(WorkerState::arena_bytes(&settings));
+        let [own] = &counters;
+        let first = snapshot(&desired, &l3);
+        let state = WorkerState::new(
+            settings,
+            &mut arena,
+            first,
+            Arc::new([Arc::clone(own)]),
+            Arc::clone(own),
+        );
+        let mut worker = Worker::new(crew.workers.remove(0), state.unwrap());
+        let (sender, counted) = mpsc::channel();
+        let handle = lcore::launch(&eal, 0, move || {
+            sender.send(allocation_counter::measure(|| worker.run())).unwrap();
+        })
+        .unwrap();
+        Self {
+            pool,
+            counters: Arc::clone(own),
+            mailbox: crew.mailboxes.remove(0),
+            twin_ends: crew.twin_ends,
+            desired,
+            l3,
+            handle,
+            counted,
+            _devices: devices,
+            _eal: eal,
+        }
+    }
+
+    fn received(&self) -> u64 {
+        self.counters.devices.iter().map(|device| device.rx_packets.get()).sum()
+    }
+
+    /// Plays the management core for a while: empties the rings, answers, and asks on where a dump ends.
+    fn manage(&mut self, time: Duration) -> Managed {
+        let end = Instant::now() + time;
+        let mut managed = Managed::default();
+        while Instant::now() < end {
+            while self.twin_ends.lines[0].take().is_some() {}
+            while let Some(reply) = self.mailbox.replies.pop() {
+                match reply {
+                    Reply::Retired(_) => managed.snapshots += 1,
+                    Reply::ConnDump(dump) => managed.records += dump.records.len(),
+                    Reply::Resolve(_) => {}
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        managed
+    }
+
+    fn ask(&self, command: Command) {
+        let _ = self.mailbox.commands.push(command);
+    }
+
+    /// Ends the worker; what it allocated.
+    fn stop(self) -> allocation_counter::AllocationInfo {
+        self.mailbox.commands.force_push(Command::Stop);
+        self.handle.join().unwrap();
+        self.counted.recv().unwrap()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Managed {
+    snapshots: usize,
+    records: usize,
+}
+
+/// Two captures: from clients and from real servers.
+struct Captures {
+    directory: tempfile::TempDir,
+}
+
+impl Captures {
+    fn new() -> Self {
+        let captures = Self {
+            directory: tempfile::TempDir::new().unwrap(),
+        };
+        let (mut random, seeds) = (Random::new(7), seeds());
+        let mut from_clients: Vec<Vec<u8>> = Vec::new();
+        for port in 80..84 {
+            for client in 0..100 {
+                let ends4 = format!("192.0.2.3:{} > 192.0.2.100:{port}", 20_000 + client);
+                let ends6 = format!("[2001:db8:a::3]:{} > [2001:db8:a::100]:{port}", 20_000 + client);
+                from_clients.push(tcp4(&ends4).syn().mss(1_460).build());
+                from_clients.push(tcp4(&ends4).ack().payload(b"data").build());
+                from_clients.push(tcp6(&ends6).syn().mss(1_440).build());
+                from_clients.push(tcp6(&ends6).ack().payload(b"data").build());
+                from_clients.push(tcp4(&ends4).fin().ack().build());
+                from_clients.push(tcp6(&ends6).fin().ack().build());
+            }
+        }
+        // A capture that repeats must fit one buffer a frame.
+        let arbitrary = std::iter::repeat_with(|| arbitrary(&mut random, &seeds)).filter(|frame| frame.len() <= 1_514);
+        from_clients.extend(arbitrary.take(1_000));
+        captures.write("wan", from_clients);
+        let replies = (0..100).flat_map(|client| {
+            (11..14).map(move |server| {
+                tcp4(&format!("198.51.100.{server}:80 > 192.0.2.3:{}", 20_000 + client))
+                    .ack()
+                    .payload(b"answer")
+                    .dst_mac(director_mac(LAN))
+                    .build()
+            })
+        });
+        captures.write("lan", replies);
+        captures
+    }
+
+    fn write(&self, name: &str, frames: impl IntoIterator<Item = Vec<u8>>) {
+        let captured: Vec<_> = frames
+            .into_iter()
+            .map(|bytes| CapturedFrame {
+                time_ns: 0,
+                wire_len: bytes.len() as u32,
+                bytes,
+            })
+            .collect();
+        std::fs::write(self.path(name), write_pcap(&captured)).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{name}.pcap"))
+    }
+}
+
+#[test]
+fn a_worker_with_its_real_state_allocates_nothing() {
+    in_own_process("a_worker_with_its_real_state_allocates_nothing", || {
+        let captures = Captures::new();
+        let mut running = Running::start([&captures.path("wan"), &captures.path("lan")]);
+        let mut managed = Managed::default();
+        for round in 0..60u32 {
+            // Another scheduler, another network, all connections.
+            let keys: Vec<_> = running.desired.services().map(|listing| *listing.spec).collect();
+            for mut spec in keys {
+                spec.scheduler = lvs_core::ipvs::scheduler::SchedulerKind::ALL[round as usize % 12];
+                spec.scheduler_flags = Default::default();
+                running.desired.edit_service(spec).unwrap();
+            }
+            running.l3 = Arc::new(network().build(round + 2));
+            running.ask(Command::Publish(snapshot(&running.desired, &running.l3)));
+            for cursor in [DumpCursor::V4(0), DumpCursor::V6(0)] {
+                running.ask(Command::DumpConns(Box::new(ConnDump {
+                    cursor: Some(cursor),
+                    records: Vec::with_capacity(256),
+                    ticket: 0,
+                })));
+            }
+            let of_round = running.manage(Duration::from_millis(50));
+            managed.snapshots += of_round.snapshots;
+            managed.records += of_round.records;
+        }
+        let counters = Arc::clone(&running.counters);
+        let counted = running.stop();
+        let wan = &counters.devices[0];
+        println!("{managed:?}, {} frames, {counted:?}", wan.rx_packets.get());
+        assert!(managed.snapshots >= 50 && managed.records > 5_000, "{managed:?}");
+        assert!(
+            wan.rx_packets.get() > 100_000 && wan.punted_packets.get() > 0,
+            "{wan:?}"
+        );
+        assert!(counters.scheduler_picks.get() > 1_000 && counters.conns_expired.get() > 1_000);
+        assert!(counters.drops.iter().filter(|drops| drops.get() > 0).count() >= 5);
+        assert_eq!((counted.count_total, counted.bytes_total), (0, 0), "{counted:?}");
+    });
+}
+
+#[test]
+fn a_worker_outlives_an_empty_pool() {
+    in_own_process("a_worker_outlives_an_empty_pool", || {
+        let captures = Captures::new();
+        let mut running = Running::start([&captures.path("wan"), &captures.path("lan")]);
+        running.manage(Duration::from_millis(200));
+        let before = running.received();
+        assert!(before > 0, "traffic flows");
+
+        // Punted frames end here and are kept: the worker's own buffers go too, one by one.
+        let mut taken = Vec::new();
+        let end = Instant::now() + Duration::from_secs(5);
+        let mut starved = 0;
+        while running.pool.available() > 0 || running.received() > starved {
+            assert!(Instant::now() < end, "{} buffers are left", running.pool.available());
+            starved = running.received();
+            taken.extend(std::iter::from_fn(|| running.pool.alloc()));
+            running.manage(Duration::from_millis(5));
+        }
+
+        drop(taken);
+        running.manage(Duration::from_millis(300));
+        assert!(running.received() > starved, "it receives again: {starved}");
+        running.stop();
+    });
+}
