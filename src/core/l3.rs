@@ -47,6 +47,8 @@ pub struct L3 {
     main: RouteTable,
     neighbours: HashMap<NeighbourKey, NeighbourEntry>,
     hops: Vec<Hop>,
+    /// By interface: see [`Self::unresolved_hop`].
+    unresolved_hops: Vec<Hop>,
     /// By device, for the comparison that every frame undergoes.
     macs: [[u8; 6]; DEVICES_MAX],
 }
@@ -124,18 +126,14 @@ impl L3 {
         self.macs.get(usize::from(device.0)).copied().unwrap_or_default()
     }
 
-    /// A hop to a neighbour that is not resolved: all but its MAC address.
-    pub fn unresolved_hop(&self, key: &NeighbourKey) -> Hop {
-        let mtu = self
-            .interface(key.device, key.vlan)
-            .map_or(0, |interface| interface.mtu);
-        Hop {
-            device: key.device,
-            mtu,
-            vlan: key.vlan,
-            src_mac: self.mac(key.device),
-            dst_mac: [0; 6],
-        }
+    /// A hop to a neighbour that is not resolved: all but its MAC address and VLAN tag, which the packet
+    /// gets when it is.
+    pub fn unresolved_hop(&self, key: &NeighbourKey) -> &Hop {
+        let of_key = |interface: &&Interface| (interface.device, interface.vlan) == (key.device, key.vlan);
+        let position = self.interfaces.iter().position(|interface| of_key(&interface));
+        position
+            .and_then(|position| self.unresolved_hops.get(position))
+            .unwrap_or(&NO_HOP)
     }
 
     /// Largest IP packet in octets on `device`'s untagged interface; 0 if there is none.

@@ -43,7 +43,7 @@ use crate::ipvs::conn::table::ConnTable;
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
 use crate::tick::Tick;
-use crate::worker_state::{Lane, Step, WorkerState};
+use crate::worker_state::{Lane, Lanes, Step, WorkerState};
 
 use admit::Admission;
 use classify::{Class, is_balanced};
@@ -114,25 +114,41 @@ fn run<F: Frame>(
     lanes.v4.clear();
     lanes.v6.clear();
     for (slot, (frame, verdict)) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX).enumerate() {
-        match parse::parse(frame.bytes()) {
-            Ok(Parsed::Ip(headers, flow)) => match classify::classify(&step, frame.bytes(), &headers) {
-                Class::Balanced => match flow {
-                    Flow::V4(key) => lanes.v4.push(slot, headers, key),
-                    Flow::V6(key) => lanes.v6.push(slot, headers, key),
-                },
-                Class::Fragment => *verdict = reassemble::fragment(&mut step, lanes, &headers, &flow, frame),
-                Class::Icmp => {
-                    let (v4, v6) = (&mut lanes.v4.table, &mut lanes.v6.table);
-                    *verdict = related::icmp(&mut step, v4, v6, &headers, frame);
-                }
-                Class::Decided(decided) => *verdict = decided,
-            },
-            Ok(Parsed::Other) => *verdict = Verdict::Punt,
-            Err(reason) => *verdict = Verdict::Drop(reason),
+        if let Some((headers, key)) = parse::plain(frame.bytes())
+            && let Class::Balanced = classify::classify(&step, frame.bytes(), &headers)
+        {
+            lanes.v4.push(slot, headers, key);
+            continue;
+        }
+        if let Some(decided) = any_frame(&mut step, lanes, slot, frame) {
+            *verdict = decided;
         }
     }
     run_lane(&mut step, &mut lanes.v4, frames, verdicts);
     run_lane(&mut step, &mut lanes.v6, frames, verdicts);
+}
+
+/// A frame that is not plainly to be looked up: its verdict, or `None` when it went onto a lane after all.
+#[inline(never)]
+fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, frame: &mut F) -> Option<Verdict> {
+    let (headers, flow) = match parse::parse(frame.bytes()) {
+        Ok(Parsed::Ip(headers, flow)) => (headers, flow),
+        Ok(Parsed::Other) => return Some(Verdict::Punt),
+        Err(reason) => return Some(Verdict::Drop(reason)),
+    };
+    match classify::classify(step, frame.bytes(), &headers) {
+        Class::Balanced => match flow {
+            Flow::V4(key) => lanes.v4.push(slot, headers, key),
+            Flow::V6(key) => lanes.v6.push(slot, headers, key),
+        },
+        Class::Fragment => return Some(reassemble::fragment(step, lanes, &headers, &flow, frame)),
+        Class::Icmp => {
+            let (v4, v6) = (&mut lanes.v4.table, &mut lanes.v6.table);
+            return Some(related::icmp(step, v4, v6, &headers, frame));
+        }
+        Class::Decided(decided) => return Some(decided),
+    }
+    None
 }
 
 /// The stages behind parsing for the packets of one family.

@@ -104,6 +104,7 @@ impl L3Builder {
     /// The finished tables. Neighbours beyond [`HOPS_MAX`] hops stay unresolved.
     pub fn build(mut self, generation: u32) -> L3 {
         self.l3.generation = generation;
+        self.l3.unresolved_hops = self.l3.interfaces.iter().map(unresolved_hop).collect();
         let classes = self.assign_mtu_classes();
         for (key, state) in std::mem::take(&mut self.neighbours) {
             self.add_hops(key, state, &classes);
@@ -160,6 +161,16 @@ impl L3Builder {
         };
         self.l3.hops.extend(mtus.iter().map(hop));
         self.l3.neighbours.insert(key, NeighbourEntry::Resolved { first_hop });
+    }
+}
+
+fn unresolved_hop(interface: &Interface) -> Hop {
+    Hop {
+        device: interface.device,
+        mtu: interface.mtu,
+        vlan: 0,
+        src_mac: interface.mac,
+        dst_mac: [0; 6],
     }
 }
 

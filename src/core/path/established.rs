@@ -13,10 +13,11 @@ use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::service_table::ServerSlot;
 use crate::path::forward::rewrite::{self, Rewrite};
 use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
-use crate::path::resolve::{self, Obstacle};
+use crate::path::resolve::{self, Obstacle, Way};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::path::{fragment, reply, track, tunnelled};
 use crate::wire::checksum::complement;
@@ -129,10 +130,32 @@ pub(crate) fn inbound<A: Address, F: Frame>(
         _ => way.hop.mtu,
     };
     let is_oversize = headers.packet_len() > usize::from(mtu);
-    if is_oversize && let Some(error) = too_big_error(step, headers, mode, mtu) {
-        return refuse(step, packet, frame, &slot.server, error, DropReason::MtuExceeded);
+    if is_oversize {
+        if let Some(error) = too_big_error(step, headers, mode, mtu) {
+            return refuse(step, packet, frame, &slot.server, error, DropReason::MtuExceeded);
+        }
+        let verdict = rewritten(step, conn, mode, headers, frame, slot, &way);
+        // The tunnel cuts its outer packet itself.
+        return match mode {
+            ForwardingMode::Tunnel => verdict,
+            _ => fragment::to_fit(step, frame.bytes(), mtu, verdict),
+        };
     }
-    let verdict = match mode {
+    rewritten(step, conn, mode, headers, frame, slot, &way)
+}
+
+/// Changes the packet as its mode wants it and puts it on its way.
+#[inline(always)]
+fn rewritten<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    conn: &Conn<A>,
+    mode: ForwardingMode,
+    headers: &Headers,
+    frame: &mut F,
+    slot: &ServerSlot,
+    way: &Way<'_>,
+) -> Verdict {
+    match mode {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
             let rewrite = Rewrite {
                 src: conn.local,
@@ -141,19 +164,14 @@ pub(crate) fn inbound<A: Address, F: Frame>(
                 l4_delta: conn.l4_delta,
             };
             rewrite::apply(frame.bytes_mut(), headers, &rewrite);
-            resolve::depart(frame, headers, A::FAMILY, &way)
+            resolve::depart(frame, headers, A::FAMILY, way)
         }
         ForwardingMode::DirectRouting | ForwardingMode::Local => {
             rewrite::decrement_ttl(frame.bytes_mut(), headers);
-            resolve::depart(frame, headers, A::FAMILY, &way)
+            resolve::depart(frame, headers, A::FAMILY, way)
         }
-        // The tunnel cuts its outer packet itself.
-        ForwardingMode::Tunnel => return tunnelled::send(step, headers, frame, conn, &slot.server, &way),
-    };
-    if is_oversize {
-        return fragment::to_fit(step, frame.bytes(), mtu, verdict);
+        ForwardingMode::Tunnel => tunnelled::send(step, headers, frame, conn, &slot.server, way),
     }
-    verdict
 }
 
 /// Real server → client, in NAT and FULLNAT.

@@ -186,7 +186,7 @@ fn depart<F: Frame>(
     headers: &Headers,
     frame: &mut F,
     family: AddressFamily,
-    way: &Way,
+    way: &Way<'_>,
 ) -> Verdict {
     let is_oversize = headers.packet_len() > usize::from(way.hop.mtu);
     if is_oversize && headers.dont_fragment {

@@ -15,6 +15,7 @@ use crate::l3::{Hop, HopId, L3, NeighbourKey, Route};
 use crate::path::forward::ethernet;
 use crate::path::headers::Headers;
 use crate::path::verdict::{DropReason, Verdict};
+use crate::snapshot::Snapshot;
 use crate::worker_state::{Step, WorkerState};
 
 /// Where IP begins in frames that the director builds or holds: behind an untagged Ethernet header.
@@ -22,9 +23,9 @@ pub(crate) const L3_OFFSET: u16 = 14;
 
 /// How a packet leaves.
 #[derive(Clone, Copy)]
-pub(crate) struct Way {
+pub(crate) struct Way<'a> {
     /// Device, MACs and MTU; the destination MAC is void while `waits_for` is set.
-    pub(crate) hop: Hop,
+    pub(crate) hop: &'a Hop,
     /// The neighbour that must be resolved first.
     pub(crate) waits_for: Option<NeighbourKey>,
 }
@@ -41,19 +42,20 @@ pub(crate) enum Obstacle {
 
 /// The way to `target`, by the hop that `conn` remembers for `direction` where that still holds.
 #[inline]
-pub(crate) fn way<A: Address>(
-    step: &Step<'_>,
+pub(crate) fn way<'a, A: Address>(
+    step: &Step<'a>,
     conn: &mut Conn<A>,
     direction: Direction,
     target: IpAddr,
-) -> Result<Way, Obstacle> {
-    let l3 = &*step.snapshot.l3;
+) -> Result<Way<'a>, Obstacle> {
+    let snapshot: &'a Snapshot = step.snapshot;
+    let l3 = &*snapshot.l3;
     if conn.hop_generation == l3.generation
         && let id = conn.hops[direction as usize]
         && id != Conn::<A>::NO_HOP
     {
         return Ok(Way {
-            hop: *l3.hop(HopId(id)),
+            hop: l3.hop(HopId(id)),
             waits_for: None,
         });
     }
@@ -61,7 +63,12 @@ pub(crate) fn way<A: Address>(
 }
 
 #[cold]
-fn look_up<A: Address>(l3: &L3, conn: &mut Conn<A>, direction: Direction, target: IpAddr) -> Result<Way, Obstacle> {
+fn look_up<'a, A: Address>(
+    l3: &'a L3,
+    conn: &mut Conn<A>,
+    direction: Direction,
+    target: IpAddr,
+) -> Result<Way<'a>, Obstacle> {
     if conn.hop_generation != l3.generation {
         conn.hop_generation = l3.generation;
         conn.hops = [Conn::<A>::NO_HOP; 2];
@@ -74,8 +81,9 @@ fn look_up<A: Address>(l3: &L3, conn: &mut Conn<A>, direction: Direction, target
 }
 
 /// The way to `target` for a packet without a connection.
-pub(crate) fn route(step: &Step<'_>, target: IpAddr) -> Result<Way, Obstacle> {
-    let l3 = &*step.snapshot.l3;
+pub(crate) fn route<'a>(step: &Step<'a>, target: IpAddr) -> Result<Way<'a>, Obstacle> {
+    let snapshot: &'a Snapshot = step.snapshot;
+    let l3 = &*snapshot.l3;
     way_by(l3, route_to(l3, target))
 }
 
@@ -86,10 +94,10 @@ fn route_to(l3: &L3, target: IpAddr) -> Route {
     }
 }
 
-fn way_by(l3: &L3, route: Route) -> Result<Way, Obstacle> {
+fn way_by(l3: &L3, route: Route) -> Result<Way<'_>, Obstacle> {
     match route {
         Route::Hop(id) => Ok(Way {
-            hop: *l3.hop(id),
+            hop: l3.hop(id),
             waits_for: None,
         }),
         // A failed neighbour is asked for again, like the kernel does with each new packet; packets wait
@@ -106,7 +114,7 @@ fn way_by(l3: &L3, route: Route) -> Result<Way, Obstacle> {
 
 /// Writes the Ethernet header of a packet that has been forwarded in place.
 #[inline]
-pub(crate) fn depart<F: Frame>(frame: &mut F, headers: &Headers, family: AddressFamily, way: &Way) -> Verdict {
+pub(crate) fn depart<F: Frame>(frame: &mut F, headers: &Headers, family: AddressFamily, way: &Way<'_>) -> Verdict {
     // Padding of a short frame was the incoming link's, not the packet's.
     frame.truncate(usize::from(headers.packet_end));
     depart_from(frame, headers.l3_offset, family, way)
@@ -114,19 +122,16 @@ pub(crate) fn depart<F: Frame>(frame: &mut F, headers: &Headers, family: Address
 
 /// Writes the Ethernet header in front of the packet that begins at `l3_offset`.
 #[inline]
-pub(crate) fn depart_from<F: Frame>(frame: &mut F, l3_offset: u16, family: AddressFamily, way: &Way) -> Verdict {
+pub(crate) fn depart_from<F: Frame>(frame: &mut F, l3_offset: u16, family: AddressFamily, way: &Way<'_>) -> Verdict {
     match way.waits_for {
-        None => match ethernet::write(frame, l3_offset, &way.hop, family) {
+        None => match ethernet::write(frame, l3_offset, way.hop, family) {
             Ok(()) => Verdict::Transmit(way.hop.device),
             Err(reason) => Verdict::Drop(reason),
         },
-        Some(neighbour) => {
-            let bare = Hop { vlan: 0, ..way.hop };
-            match ethernet::write(frame, l3_offset, &bare, family) {
-                Ok(()) => Verdict::Hold(neighbour),
-                Err(reason) => Verdict::Drop(reason),
-            }
-        }
+        Some(neighbour) => match ethernet::write(frame, l3_offset, way.hop, family) {
+            Ok(()) => Verdict::Hold(neighbour),
+            Err(reason) => Verdict::Drop(reason),
+        },
     }
 }
 
@@ -143,7 +148,7 @@ pub fn finish<F: Frame>(worker: &WorkerState, frame: &mut F, key: NeighbourKey) 
             L3_OFFSET,
             family,
             &Way {
-                hop: *l3.hop(id),
+                hop: l3.hop(id),
                 waits_for: None,
             },
         ),

@@ -21,12 +21,12 @@ const SRC_PORTS: (u16, u16) = (32_768, 28_232);
 
 /// Octets of the longest packet that fits the tunnel to `server` whole.
 #[inline]
-pub(crate) fn mtu(step: &mut Step<'_>, server: &RealServer, way: &Way) -> u16 {
+pub(crate) fn mtu(step: &mut Step<'_>, server: &RealServer, way: &Way<'_>) -> u16 {
     outer_mtu(step, server, way).saturating_sub(tunnel::overhead(server.tunnel, AddressFamily::of(&server.addr)))
 }
 
 #[inline]
-fn outer_mtu(step: &mut Step<'_>, server: &RealServer, way: &Way) -> u16 {
+fn outer_mtu(step: &mut Step<'_>, server: &RealServer, way: &Way<'_>) -> u16 {
     step.path_mtus.towards(server.addr, way.hop.mtu, step.now)
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn send<A: Address, F: Frame>(
     frame: &mut F,
     conn: &Conn<A>,
     server: &RealServer,
-    way: &Way,
+    way: &Way<'_>,
 ) -> Verdict {
     let l3 = &step.snapshot.l3;
     let source = match server.addr {
