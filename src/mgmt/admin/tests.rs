@@ -99,8 +99,8 @@ impl Stand {
             "{method} {path} HTTP/1.1\r\nhost: lvsd\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        stream.write_all(head.as_bytes()).unwrap();
-        // The daemon may answer and close before it has read a body that it refuses.
+        // The daemon may answer and close before it has read what it refuses, a client too many at once.
+        let _ = stream.write_all(head.as_bytes());
         let _ = stream.write_all(body.as_bytes());
         let answer = read_all(&mut stream);
         (
