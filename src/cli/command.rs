@@ -128,7 +128,7 @@ pub struct ServiceName {
 impl ServiceName {
     /// The service that was named.
     pub fn id(&self) -> ServiceId {
-        let of = |protocol, end: SocketAddr| ServiceId {
+        let of = |protocol, end: SocketAddr| ServiceId::Address {
             protocol,
             addr: end.ip(),
             port: end.port(),
@@ -195,7 +195,7 @@ impl ServerName {
             .server
             .or(self.end.real_server)
             .expect("clap requires one of the two");
-        SocketAddr::new(end.addr, end.port.unwrap_or(self.service.id().port))
+        SocketAddr::new(end.addr, end.port.unwrap_or(self.service.id().port()))
     }
 }
 

@@ -203,6 +203,8 @@ impl Session {
                     service: name.id(),
                     scheduler: options.scheduler.unwrap_or_else(|| "wlc".to_owned()),
                     scheduler_flags: options.scheduler_flags.unwrap_or_default(),
+                    persistence: None,
+                    one_packet: false,
                     local_addresses: Vec::new(),
                     servers: Vec::new(),
                 };
@@ -212,6 +214,7 @@ impl Session {
                 let patch = ServicePatch {
                     scheduler: options.scheduler,
                     scheduler_flags: options.scheduler_flags,
+                    ..ServicePatch::default()
                 };
                 self.change(Method::PATCH, &service_path(&name.id()), Some(&patch))
                     .await
@@ -229,6 +232,7 @@ impl Session {
                 let server = Server {
                     server: name.end(),
                     mode: options.mode().unwrap_or_default(),
+                    tunnel: lvs_api::Tunnel::default(),
                     weight: options.weight.unwrap_or(1),
                     upper_threshold_conns: options.upper_threshold_conns.unwrap_or(0),
                     lower_threshold_conns: options.lower_threshold_conns.unwrap_or(0),
@@ -239,6 +243,7 @@ impl Session {
             ServerCommand::Edit { name, options } => {
                 let patch = ServerPatch {
                     mode: options.mode(),
+                    tunnel: None,
                     weight: options.weight,
                     upper_threshold_conns: options.upper_threshold_conns,
                     lower_threshold_conns: options.lower_threshold_conns,

@@ -11,6 +11,7 @@ fn server(end: &str, forward: &str, weight: u32, active: u32) -> ServerStatus {
         forward: forward.to_owned(),
         active_conns: active,
         inactive_conns: 0,
+        persistent_conns: 0,
         totals,
         rates,
     }
@@ -21,6 +22,8 @@ fn service(id: &str, scheduler: &str, servers: Vec<ServerStatus>) -> ServiceStat
         service: id.parse().unwrap(),
         scheduler: scheduler.to_owned(),
         scheduler_flags: Vec::new(),
+        persistence: None,
+        one_packet: false,
         local_addresses: Vec::new(),
         servers,
         totals: Totals::default(),

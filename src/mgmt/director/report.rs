@@ -15,7 +15,7 @@ impl Director {
         self.wanted
             .services
             .services()
-            .filter_map(|listing| Some(self.status(&listing, convert::id(&listing.spec.key)?)))
+            .map(|listing| self.status(&listing, convert::id(&listing.spec.key)))
             .collect()
     }
 
@@ -28,6 +28,12 @@ impl Director {
             .listing(&convert::key(id))
             .map_err(convert::refusal)?;
         Ok(self.status(&listing, *id))
+    }
+
+    /// The slot by which connections name a service; `None` when it is not there.
+    pub fn slot(&self, id: &ServiceId) -> Option<lvs_core::ipvs::service::ServiceId> {
+        let listing = self.wanted.services.listing(&convert::key(id)).ok()?;
+        Some(listing.id)
     }
 
     fn status(&self, listing: &ServiceListing<'_>, service: ServiceId) -> ServiceStatus {
@@ -45,6 +51,7 @@ impl Director {
                 forward: forward.name().to_owned(),
                 active_conns: load.active,
                 inactive_conns: load.inactive,
+                persistent_conns: load.persistent,
                 totals: convert::totals(count.totals),
                 rates: convert::rates(count.rates()),
             }
@@ -53,6 +60,8 @@ impl Director {
             service,
             scheduler: listing.spec.scheduler.name().to_owned(),
             scheduler_flags: convert::flag_names(listing.spec.scheduler, listing.spec.scheduler_flags),
+            persistence: listing.spec.persistence.map(convert::persistence),
+            one_packet: listing.spec.one_packet,
             local_addresses: listing.local_addresses.to_vec(),
             servers: servers.collect(),
             totals: convert::totals(count.totals),
