@@ -177,6 +177,8 @@ impl Session {
             (true, ..) => Columns::Stats,
             (_, true, _) => Columns::Rate,
             (.., true) => Columns::Thresholds,
+            _ if list.persistent_conns => Columns::PersistentConns,
+            _ if list.tunnel_info => Columns::TunnelInfo,
             _ => Columns::Conns,
         };
         let style = Style {
@@ -201,10 +203,10 @@ impl Session {
             ServiceCommand::Add { name, options } => {
                 let service = Service {
                     service: name.id(),
+                    persistence: options.persistence().flatten(),
+                    one_packet: options.one_packet().unwrap_or(false),
                     scheduler: options.scheduler.unwrap_or_else(|| "wlc".to_owned()),
                     scheduler_flags: options.scheduler_flags.unwrap_or_default(),
-                    persistence: None,
-                    one_packet: false,
                     local_addresses: Vec::new(),
                     servers: Vec::new(),
                 };
@@ -212,9 +214,10 @@ impl Session {
             }
             ServiceCommand::Edit { name, options } => {
                 let patch = ServicePatch {
+                    persistence: options.persistence(),
+                    one_packet: options.one_packet(),
                     scheduler: options.scheduler,
                     scheduler_flags: options.scheduler_flags,
-                    ..ServicePatch::default()
                 };
                 self.change(Method::PATCH, &service_path(&name.id()), Some(&patch))
                     .await
@@ -232,7 +235,7 @@ impl Session {
                 let server = Server {
                     server: name.end(),
                     mode: options.mode().unwrap_or_default(),
-                    tunnel: lvs_api::Tunnel::default(),
+                    tunnel: options.tunnel().map_err(Failure::Usage)?.unwrap_or_default(),
                     weight: options.weight.unwrap_or(1),
                     upper_threshold_conns: options.upper_threshold_conns.unwrap_or(0),
                     lower_threshold_conns: options.lower_threshold_conns.unwrap_or(0),
@@ -243,7 +246,7 @@ impl Session {
             ServerCommand::Edit { name, options } => {
                 let patch = ServerPatch {
                     mode: options.mode(),
-                    tunnel: None,
+                    tunnel: options.tunnel().map_err(Failure::Usage)?,
                     weight: options.weight,
                     upper_threshold_conns: options.upper_threshold_conns,
                     lower_threshold_conns: options.lower_threshold_conns,

@@ -177,3 +177,20 @@ fn unsorted_is_newest_first() {
         .collect();
     assert_eq!(ends, ["10.0.0.2:80", "10.0.0.1:80", "10.1.0.12:80", "10.1.0.11:80"]);
 }
+
+#[test]
+fn fwmark_services_show_persistence_one_packet_and_their_servers_tunnels() {
+    let mut marked = service("fwm6:66", "rr", vec![server("[2001:db8::1]:0", "Tunnel", 1, 0)]);
+    marked.persistence = Some(serde_json::from_str(r#"{"timeout_sec": 10, "netmask": 64}"#).unwrap());
+    marked.one_packet = true;
+    marked.servers[0].config.tunnel = Tunnel::Gue {
+        port: 6080,
+        checksum: GueChecksum::Full,
+    };
+    let text = print(vec![marked], None, style(Columns::TunnelInfo));
+    assert!(text.contains("FWM  66 IPv6 rr persistent 10 mask 64 ops\n"), "{text}");
+    assert!(
+        text.contains(" Tunnel  gue:6080:+c   1      0          0         \n"),
+        "{text}"
+    );
+}

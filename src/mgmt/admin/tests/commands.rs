@@ -45,6 +45,39 @@ TCP  192.0.2.10:80 wrr
 }
 
 #[test]
+fn persistence_marks_and_tunnels_are_typed_listed_and_edited() {
+    let stand = Stand::new(Limits::default());
+    for command in [
+        "service add fwm:66 --scheduler rr --persistent 360 --netmask 255.255.255.0",
+        "server add fwm:66 198.51.100.1 --tunnel-type gue --tunnel-port 6080 --tunnel-checksum",
+        "server add -f 66 -r 198.51.100.2 --tunnel-type gre",
+        "service add fwm6:66 --one-packet",
+    ] {
+        assert_eq!(stand.printed(command), "", "{command}");
+    }
+    let listing = stand.printed("list --tunnel-info");
+    for line in [
+        "FWM  66 rr persistent 360 mask 255.255.255.0\n",
+        "  -> 198.51.100.1:0               Tunnel  gue:6080:+c   1      0          0         \n",
+        "  -> 198.51.100.2:0               Tunnel  gre:-c        1      0          0         \n",
+        "FWM  66 IPv6 wlc ops\n",
+    ] {
+        assert!(listing.contains(line), "{listing}");
+    }
+    stand.printed("service edit fwm:66 --scheduler wrr");
+    assert!(stand.printed("list fwm:66").contains("FWM  66 wrr persistent 360 mask"));
+    stand.printed("service edit fwm:66 --not-persistent");
+    stand.printed("service edit fwm6:66 --not-one-packet");
+    let listing = stand.printed("list");
+    assert!(
+        listing.contains("FWM  66 wrr\n") && listing.contains("FWM  66 IPv6 wlc\n"),
+        "{listing}"
+    );
+    let wrong = "server add fwm:66 198.51.100.3 --tunnel-type gre --tunnel-port 1";
+    assert_eq!(stand.lvsctl(wrong).status.code(), Some(2));
+}
+
+#[test]
 fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
     let stand = Stand::new(Limits::default());
     let code = |arguments: &str| stand.lvsctl(arguments).status.code();
