@@ -18,7 +18,7 @@ use crate::mgmt::director::{Director, convert};
 mod tests;
 
 /// Tables of the file that take effect while the director runs; all others are read once, at start.
-const LIVE: &[&str] = &["ipvs", "service", "timeouts"];
+const LIVE: &[&str] = &["ipvs", "mark", "service", "sysctl", "timeouts"];
 
 /// The configuration file, to be read again.
 pub struct Reloader {
