@@ -74,6 +74,11 @@ pub enum Command {
         #[arg(long, num_args = 3, value_names = ["TCP", "TCPFIN", "UDP"])]
         set: Option<Vec<u32>>,
     },
+    /// Show the kernel's IPVS settings (net.ipv4.vs.*) as the configuration sets them.
+    Sysctl {
+        /// Only this one: drop_entry.
+        name: Option<String>,
+    },
     /// Save or replace the whole desired state.
     #[command(subcommand)]
     State(StateCommand),

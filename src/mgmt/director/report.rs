@@ -1,9 +1,12 @@
 //! What the director tells about what runs: services, counters, workers, drops.
 
+use std::collections::BTreeMap;
+
 use lvs_api::{ApiError, DropCount, ServerStatus, ServiceId, ServiceStatus, Stats, Worker};
 use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::desired::ServiceListing;
 use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::path::verdict::DropReason;
 
 use super::{Director, convert, counts};
@@ -94,6 +97,12 @@ impl Director {
     /// The timeouts of connections.
     pub const fn timeouts(&self) -> lvs_api::Timeouts {
         convert::timeouts(&self.wanted.timeouts)
+    }
+
+    /// The kernel's settings by their names, as `sysctl` prints them.
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        let shown = |name: &&str| Some(((*name).to_owned(), self.sysctls.get(name)?));
+        Sysctls::NAMES.iter().filter_map(shown).collect()
     }
 
     /// Each worker's own counters.

@@ -78,6 +78,18 @@ fn persistence_marks_and_tunnels_are_typed_listed_and_edited() {
 }
 
 #[test]
+fn settings_are_shown_all_or_one() {
+    let stand = Stand::new(Limits::default());
+    let all = stand.printed("sysctl");
+    assert!(
+        all.starts_with("net.ipv4.vs.am_droprate = 10\nnet.ipv4.vs.amemthresh = 1024\n"),
+        "{all}"
+    );
+    assert_eq!(stand.printed("sysctl drop_entry"), "net.ipv4.vs.drop_entry = 0\n");
+    assert_eq!(stand.lvsctl("sysctl nonsense").status.code(), Some(2));
+}
+
+#[test]
 fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
     let stand = Stand::new(Limits::default());
     let code = |arguments: &str| stand.lvsctl(arguments).status.code();
