@@ -188,6 +188,65 @@ fn the_director_answers_in_the_kernels_words() {
 }
 
 #[test]
+fn the_director_knows_persistence_marks_one_packet_and_tunnels_as_the_kernel_does() {
+    let mut server = Server::start_director();
+    let run = |server: &Server, command: &str, text: &str| {
+        let (output, errors, code) = server.shell(command);
+        assert_eq!((code, format!("{output}{errors}").as_str()), (0, text), "{command}");
+    };
+    for command in [
+        "-A -t 192.0.2.1:0 -s rr -p 360 -M 255.255.255.0",
+        "-A -u 192.0.2.1:53 -s rr -o",
+        "-A -f 66 -s wlc -p",
+        "-a -f 66 -r 198.51.100.1 -i --tun-type gue --tun-port 6080",
+        "-a -f 66 -r 198.51.100.2 -i --tun-type gue --tun-port 6081 --tun-csum -w 2",
+        "-a -f 66 -r 198.51.100.3 -i --tun-type gue --tun-port 6082 --tun-remcsum",
+        "-a -f 66 -r 198.51.100.4 -i --tun-type gre",
+        "-a -f 66 -r 198.51.100.5 -i --tun-type gre --tun-csum",
+        "-A -f 66 -6 -s rr -p 10 -M 64",
+    ] {
+        run(&server, &format!("ipvsadm {command}"), "");
+    }
+    let saved = "-A -t 192.0.2.1:0 -s rr -p 360 -M 255.255.255.0\n-A -u 192.0.2.1:53 -s rr -o\n\
+        -A -f 66 -s wlc -p 360\n\
+        -a -f 66 -r 198.51.100.1:0 -i -w 1 --tun-type gue --tun-port 6080 --tun-nocsum\n\
+        -a -f 66 -r 198.51.100.2:0 -i -w 2 --tun-type gue --tun-port 6081 --tun-csum\n\
+        -a -f 66 -r 198.51.100.3:0 -i -w 1 --tun-type gue --tun-port 6082 --tun-remcsum\n\
+        -a -f 66 -r 198.51.100.4:0 -i -w 1 --tun-type gre --tun-nocsum\n\
+        -a -f 66 -r 198.51.100.5:0 -i -w 1 --tun-type gre --tun-csum\n\
+        -A -f 66 -6 -s rr -p 10 -M 64\n";
+    run(&server, "ipvsadm -Sn", saved);
+    restore(&server, "-C\n");
+    restore(&server, saved);
+    server.kill();
+    server.restart();
+    run(&server, "ipvsadm -Sn", saved);
+    let (listed, _, _) = server.shell("ipvsadm -Ln");
+    for line in [
+        "TCP  192.0.2.1:0 rr persistent 360 mask 255.255.255.0\n",
+        "UDP  192.0.2.1:53 rr ops\n",
+        "FWM  66 wlc persistent 360\n",
+        "FWM  66 IPv6 rr persistent 10 mask 64\n",
+    ] {
+        assert!(listed.contains(line), "{listed}");
+    }
+    // An edit says everything: what it leaves out ends.
+    run(&server, "ipvsadm -E -f 66 -s rr", "");
+    run(&server, "ipvsadm -e -f 66 -r 198.51.100.1 -m", "");
+    let (saved, _, _) = server.shell("ipvsadm -Sn");
+    assert!(
+        saved.contains("-A -f 66 -s rr\n-a -f 66 -r 198.51.100.1:0 -m -w 1\n"),
+        "{saved}"
+    );
+    let (listed, _, _) = server.shell("ipvsadm -Lnc");
+    assert!(
+        listed.starts_with("IPVS connection entries\npro expire state"),
+        "{listed}"
+    );
+    run(&server, "ipvsadm -D -f 66 -6", "");
+}
+
+#[test]
 fn the_files_of_proc_are_read_by_unmodified_programs() {
     let server = Server::start();
     restore(

@@ -1,4 +1,5 @@
-//! Names of services in URLs, in the journal and on the command line: `tcp:192.0.2.1:80`, `udp:[2001:db8::1]:53`.
+//! Names of services in URLs, in the journal and on the command line: `tcp:192.0.2.1:80`, `udp:[2001:db8::1]:53`,
+//! `fwm:66`, `fwm6:66`.
 //!
 //! In:  text. Out: [`ServiceId`] or an [`IdError`] that says what is wrong and shows the right form.
 
@@ -32,16 +33,36 @@ impl Protocol {
     }
 }
 
-/// What identifies a virtual service: protocol, VIP and port. Port 0 means every port.
+/// What identifies a virtual service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct ServiceId {
-    /// TCP, UDP or SCTP.
-    pub protocol: Protocol,
-    /// The VIP.
-    pub addr: IpAddr,
-    /// L4 port in host order.
-    pub port: u16,
+pub enum ServiceId {
+    /// Protocol, VIP and port.
+    Address {
+        /// TCP, UDP or SCTP.
+        protocol: Protocol,
+        /// The VIP.
+        addr: IpAddr,
+        /// L4 port in host order; 0 means every port.
+        port: u16,
+    },
+    /// What the director's mark rules mark so, of any protocol, address and port.
+    Fwmark {
+        /// Not 0.
+        mark: u32,
+        /// Whether it is for IPv6 packets.
+        is_ipv6: bool,
+    },
+}
+
+impl ServiceId {
+    /// The port; 0 for services of every port.
+    pub const fn port(&self) -> u16 {
+        match self {
+            Self::Address { port, .. } => *port,
+            Self::Fwmark { .. } => 0,
+        }
+    }
 }
 
 /// Text that names no service.
@@ -54,7 +75,8 @@ impl fmt::Display for IdError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "\"{}\" names no virtual service: write PROTOCOL:ADDRESS:PORT, as in tcp:192.0.2.1:80 or udp:[2001:db8::1]:53",
+            "\"{}\" names no virtual service: write PROTOCOL:ADDRESS:PORT, as in tcp:192.0.2.1:80 or \
+             udp:[2001:db8::1]:53, or fwm:MARK, as in fwm:66, or fwm6:66 for IPv6",
             self.text
         )
     }
@@ -64,7 +86,11 @@ impl std::error::Error for IdError {}
 
 impl fmt::Display for ServiceId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{}:{}", self.protocol.name(), SocketAddr::new(self.addr, self.port));
+        let text = match *self {
+            Self::Address { protocol, addr, port } => format!("{}:{}", protocol.name(), SocketAddr::new(addr, port)),
+            Self::Fwmark { mark, is_ipv6: false } => format!("fwm:{mark}"),
+            Self::Fwmark { mark, is_ipv6: true } => format!("fwm6:{mark}"),
+        };
         formatter.pad(&text)
     }
 }
@@ -79,10 +105,15 @@ impl FromStr for ServiceId {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
             "sctp" => Protocol::Sctp,
+            "fwm" | "fwm6" => {
+                let mark = end.parse().ok().filter(|mark| *mark != 0).ok_or_else(wrong)?;
+                let is_ipv6 = protocol == "fwm6";
+                return Ok(Self::Fwmark { mark, is_ipv6 });
+            }
             _ => return Err(wrong()),
         };
         let end: SocketAddr = end.parse().map_err(|_| wrong())?;
-        Ok(Self {
+        Ok(Self::Address {
             protocol,
             addr: end.ip(),
             port: end.port(),
@@ -110,7 +141,13 @@ mod tests {
 
     #[test]
     fn both_families_survive_text_and_back() {
-        for text in ["tcp:192.0.2.1:80", "udp:[2001:db8::1]:53", "sctp:192.0.2.1:0"] {
+        for text in [
+            "tcp:192.0.2.1:80",
+            "udp:[2001:db8::1]:53",
+            "sctp:192.0.2.1:0",
+            "fwm:66",
+            "fwm6:4294967295",
+        ] {
             assert_eq!(text.parse::<ServiceId>().unwrap().to_string(), text);
         }
     }
@@ -125,6 +162,9 @@ mod tests {
             "tcp:2001:db8::1:53",
             "tcp:192.0.2.1:65536",
             "tcp:host:80",
+            "fwm:0",
+            "fwm:192.0.2.1:80",
+            "fwm:4294967296",
         ] {
             let message = text.parse::<ServiceId>().unwrap_err().to_string();
             assert!(message.contains("tcp:192.0.2.1:80"), "{message}");

@@ -3,9 +3,11 @@
 //! Order matters: services and servers stand in the order in which they were added, oldest first; the
 //! director schedules newest first, as the kernel does.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::ServiceId;
@@ -31,11 +33,116 @@ const fn weight_default() -> u32 {
     1
 }
 
+/// Which clients stick together: a netmask for IPv4 (`"255.255.255.0"`), a prefix length for IPv6 (`64`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Netmask {
+    /// Of an IPv4 service.
+    #[schema(value_type = String, example = "255.255.255.0")]
+    Ipv4(Ipv4Addr),
+    /// Of an IPv6 service: 1 to 128.
+    Ipv6(u8),
+}
+
+impl Netmask {
+    /// `None` when every client is on its own.
+    pub fn narrowed(self) -> Option<Self> {
+        let is_whole = matches!(self, Self::Ipv4(Ipv4Addr::BROADCAST) | Self::Ipv6(128));
+        (!is_whole).then_some(self)
+    }
+}
+
+impl fmt::Display for Netmask {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ipv4(mask) => mask.fmt(formatter),
+            Self::Ipv6(len) => len.fmt(formatter),
+        }
+    }
+}
+
+impl FromStr for Netmask {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let ipv4 = text.parse().map(Self::Ipv4).ok();
+        ipv4.or_else(|| text.parse().map(Self::Ipv6).ok())
+            .ok_or("give a netmask like 255.255.255.0 for an IPv4 service, a prefix length like 64 for an IPv6 one")
+    }
+}
+
+/// How long clients stick to their real servers (`ipvsadm -p`, `-M`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Persistence {
+    /// Kept for this long after the client's last connection. Default: 360.
+    #[serde(default = "Persistence::timeout_default")]
+    pub timeout_sec: u32,
+    /// Which clients stick together; absent: every client on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "narrowed")]
+    pub netmask: Option<Netmask>,
+}
+
+impl Persistence {
+    /// ipvsadm's, in seconds.
+    pub const TIMEOUT_DEFAULT_SEC: u32 = 360;
+
+    const fn timeout_default() -> u32 {
+        Self::TIMEOUT_DEFAULT_SEC
+    }
+}
+
+/// A mask that keeps every client on its own says nothing.
+fn narrowed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Netmask>, D::Error> {
+    Ok(Option::<Netmask>::deserialize(deserializer)?.and_then(Netmask::narrowed))
+}
+
+/// A value that is given, be it `null`.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Checksum of GUE packets (`ipvsadm --tun-nocsum`, `--tun-csum`, `--tun-remcsum`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GueChecksum {
+    /// None.
+    #[default]
+    No,
+    /// Of the whole UDP datagram.
+    Full,
+    /// Remote checksum offload; forwarded packets have a full one.
+    Remote,
+}
+
+/// How packets to a tunnelling server are wrapped (`ipvsadm --tun-type`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Tunnel {
+    /// IP in IP.
+    #[default]
+    Ipip,
+    /// GRE.
+    Gre {
+        /// Whether its checksum field is there. Default: no.
+        #[serde(default)]
+        checksum: bool,
+    },
+    /// Generic UDP encapsulation.
+    Gue {
+        /// UDP destination port, not 0.
+        port: u16,
+        /// What protects the packet. Default: `no`.
+        #[serde(default)]
+        checksum: GueChecksum,
+    },
+}
+
 /// A virtual service with everything that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
-    /// Protocol, VIP and port: `tcp:192.0.2.1:80`.
+    /// Protocol, VIP and port: `tcp:192.0.2.1:80`; or a firewall mark: `fwm:66`, `fwm6:66`.
     #[schema(value_type = String, example = "tcp:192.0.2.1:80")]
     pub service: ServiceId,
     /// How it picks: an ipvsadm scheduler name. Default: `wlc`.
@@ -45,6 +152,12 @@ pub struct Service {
     /// Options of the scheduler: `sh-fallback`, `sh-port`, `mh-fallback`, `mh-port`.
     #[serde(default)]
     pub scheduler_flags: Vec<String>,
+    /// Clients stick to their real servers; absent: they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Persistence>,
+    /// Every UDP datagram is scheduled on its own. Default: no.
+    #[serde(default)]
+    pub one_packet: bool,
     /// Addresses from which masquerading servers are reached (FULLNAT); empty for plain NAT.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
@@ -65,6 +178,12 @@ pub struct ServiceSettings {
     /// Options of the scheduler: `sh-fallback`, `sh-port`, `mh-fallback`, `mh-port`.
     #[serde(default)]
     pub scheduler_flags: Vec<String>,
+    /// Clients stick to their real servers; absent: they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Persistence>,
+    /// Every UDP datagram is scheduled on its own. Default: no.
+    #[serde(default)]
+    pub one_packet: bool,
 }
 
 /// What `PATCH /v1/services/{service}` changes; what is absent stays.
@@ -77,6 +196,13 @@ pub struct ServicePatch {
     /// Options of the scheduler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduler_flags: Option<Vec<String>>,
+    /// Clients stick to their real servers; `null`: they no longer do.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    #[schema(value_type = Option<Persistence>)]
+    pub persistence: Option<Option<Persistence>>,
+    /// Every UDP datagram is scheduled on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_packet: Option<bool>,
 }
 
 impl From<ServiceSettings> for ServicePatch {
@@ -84,10 +210,14 @@ impl From<ServiceSettings> for ServicePatch {
         let ServiceSettings {
             scheduler,
             scheduler_flags,
+            persistence,
+            one_packet,
         } = settings;
         Self {
             scheduler: Some(scheduler),
             scheduler_flags: Some(scheduler_flags),
+            persistence: Some(persistence),
+            one_packet: Some(one_packet),
         }
     }
 }
@@ -102,6 +232,9 @@ pub struct Server {
     /// How it is reached. Default: `dr`.
     #[serde(default)]
     pub mode: Mode,
+    /// How `tunnel` wraps packets; of no effect in other modes. Default: IP in IP.
+    #[serde(default)]
+    pub tunnel: Tunnel,
     /// 0 (no new connections) to 65535. Default: 1.
     #[serde(default = "weight_default")]
     #[schema(maximum = 65_535)]
@@ -121,6 +254,9 @@ pub struct ServerSettings {
     /// How it is reached. Default: `dr`.
     #[serde(default)]
     pub mode: Mode,
+    /// How `tunnel` wraps packets; of no effect in other modes. Default: IP in IP.
+    #[serde(default)]
+    pub tunnel: Tunnel,
     /// 0 (no new connections) to 65535. Default: 1.
     #[serde(default = "weight_default")]
     #[schema(maximum = 65_535)]
@@ -140,6 +276,9 @@ pub struct ServerPatch {
     /// How it is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+    /// How `tunnel` wraps packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Tunnel>,
     /// 0 (no new connections) to 65535.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 65_535)]
@@ -156,12 +295,14 @@ impl From<ServerSettings> for ServerPatch {
     fn from(settings: ServerSettings) -> Self {
         let ServerSettings {
             mode,
+            tunnel,
             weight,
             upper_threshold_conns,
             lower_threshold_conns,
         } = settings;
         Self {
             mode: Some(mode),
+            tunnel: Some(tunnel),
             weight: Some(weight),
             upper_threshold_conns: Some(upper_threshold_conns),
             lower_threshold_conns: Some(lower_threshold_conns),
@@ -243,6 +384,55 @@ mod tests {
             (server.mode, server.weight, server.upper_threshold_conns),
             (Mode::Dr, 1, 0)
         );
+    }
+
+    #[test]
+    fn what_older_versions_wrote_has_no_persistence_and_no_tunnel_but_ipip() {
+        let text = r#"{"service": "tcp:192.0.2.1:80", "scheduler": "rr", "scheduler_flags": [], "local_addresses": [],
+            "servers": [{"server": "198.51.100.1:80", "mode": "tunnel", "weight": 1,
+                         "upper_threshold_conns": 0, "lower_threshold_conns": 0}]}"#;
+        let service: Service = serde_json::from_str(text).unwrap();
+        assert_eq!((service.persistence, service.one_packet), (None, false));
+        assert_eq!(service.servers[0].tunnel, Tunnel::Ipip);
+    }
+
+    #[test]
+    fn a_patch_tells_no_persistence_from_persistence_that_is_not_mentioned() {
+        let patch = |text: &str| serde_json::from_str::<ServicePatch>(text).unwrap();
+        assert_eq!(patch("{}").persistence, None);
+        let ended = patch(r#"{"persistence": null}"#);
+        assert_eq!(ended.persistence, Some(None));
+        assert_eq!(serde_json::to_string(&ended).unwrap(), r#"{"persistence":null}"#);
+        let begun = patch(r#"{"persistence": {"netmask": "255.255.255.0"}}"#);
+        let netmask = Some(Netmask::Ipv4("255.255.255.0".parse().unwrap()));
+        let timeout_sec = 360;
+        assert_eq!(begun.persistence, Some(Some(Persistence { timeout_sec, netmask })));
+        let ipv6 = patch(r#"{"persistence": {"timeout_sec": 10, "netmask": 64}}"#);
+        assert_eq!(ipv6.persistence.unwrap().unwrap().netmask, Some(Netmask::Ipv6(64)));
+        for whole in [r#""255.255.255.255""#, "128"] {
+            let whole = patch(&format!(r#"{{"persistence": {{"netmask": {whole}}}}}"#));
+            assert_eq!(whole.persistence.unwrap().unwrap().netmask, None);
+        }
+    }
+
+    #[test]
+    fn tunnels_are_named_by_their_kind() {
+        for (text, tunnel) in [
+            (r#"{"kind":"ipip"}"#, Tunnel::Ipip),
+            (r#"{"kind":"gre","checksum":true}"#, Tunnel::Gre { checksum: true }),
+            (
+                r#"{"kind":"gue","port":6080,"checksum":"full"}"#,
+                Tunnel::Gue {
+                    port: 6080,
+                    checksum: GueChecksum::Full,
+                },
+            ),
+        ] {
+            assert_eq!(serde_json::from_str::<Tunnel>(text).unwrap(), tunnel);
+            assert_eq!(serde_json::to_string(&tunnel).unwrap(), text);
+        }
+        let wrong = serde_json::from_str::<Tunnel>(r#"{"kind":"gre","prot":1}"#).unwrap_err();
+        assert!(wrong.to_string().contains("unknown field"), "{wrong}");
     }
 
     #[test]

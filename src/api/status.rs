@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Protocol, Server, ServiceId};
+use crate::{Persistence, Protocol, Server, ServiceId};
 
 /// `GET /v1/version`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -73,6 +73,11 @@ pub struct ServiceStatus {
     pub scheduler: String,
     /// Options of the scheduler.
     pub scheduler_flags: Vec<String>,
+    /// How long clients stick to their real servers; absent: they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Persistence>,
+    /// Whether every UDP datagram is scheduled on its own.
+    pub one_packet: bool,
     /// Its local-address pool.
     #[schema(value_type = Vec<String>)]
     pub local_addresses: Vec<IpAddr>,
@@ -95,6 +100,8 @@ pub struct ServerStatus {
     pub active_conns: u32,
     /// All its other connections.
     pub inactive_conns: u32,
+    /// Persistence templates.
+    pub persistent_conns: u32,
     /// Since start or the last zero.
     pub totals: Totals,
     /// Now.

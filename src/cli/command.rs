@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use lvs_api::{Mode, Protocol, SOCKET_DEFAULT, ServiceId};
+use lvs_api::{GueChecksum, Mode, Netmask, Persistence, Protocol, SOCKET_DEFAULT, ServiceId, Tunnel};
 
 const AFTER_HELP: &str = "\
-Virtual services are written PROTOCOL:ADDRESS:PORT, as in tcp:192.0.2.10:80 or udp:[2001:db8::10]:53.
+Virtual services are written PROTOCOL:ADDRESS:PORT, as in tcp:192.0.2.10:80 or udp:[2001:db8::10]:53;
+those of packets with a mark fwm:MARK, as in fwm:66, or fwm6:66 for IPv6.
 
 Exit codes:
   0  done
@@ -73,6 +74,11 @@ pub enum Command {
         #[arg(long, num_args = 3, value_names = ["TCP", "TCPFIN", "UDP"])]
         set: Option<Vec<u32>>,
     },
+    /// Show the kernel's IPVS settings (net.ipv4.vs.*) as the configuration sets them.
+    Sysctl {
+        /// Only this one: drop_entry.
+        name: Option<String>,
+    },
     /// Save or replace the whole desired state.
     #[command(subcommand)]
     State(StateCommand),
@@ -103,6 +109,12 @@ pub struct List {
     /// Connection thresholds of real servers.
     #[arg(long)]
     pub thresholds: bool,
+    /// Persistence templates of real servers.
+    #[arg(long, conflicts_with_all = ["stats", "rate", "thresholds"])]
+    pub persistent_conns: bool,
+    /// How tunnelling servers are reached.
+    #[arg(long, conflicts_with_all = ["stats", "rate", "thresholds", "persistent_conns"])]
+    pub tunnel_info: bool,
     /// Whole numbers instead of K, M, G.
     #[arg(long)]
     pub exact: bool,
@@ -123,19 +135,26 @@ pub struct ServiceName {
     /// The virtual service, UDP: 192.0.2.10:53.
     #[arg(short = 'u', long, value_name = "VIP:PORT")]
     udp_service: Option<SocketAddr>,
+    /// The virtual service of packets with this mark, IPv4: 66; write fwm6:66 for IPv6.
+    #[arg(short = 'f', long, value_name = "MARK", value_parser = clap::value_parser!(u32).range(1..))]
+    fwmark_service: Option<u32>,
 }
 
 impl ServiceName {
     /// The service that was named.
     pub fn id(&self) -> ServiceId {
-        let of = |protocol, end: SocketAddr| ServiceId {
+        let of = |protocol, end: SocketAddr| ServiceId::Address {
             protocol,
             addr: end.ip(),
             port: end.port(),
         };
         let tcp = self.tcp_service.map(|end| of(Protocol::Tcp, end));
         let udp = self.udp_service.map(|end| of(Protocol::Udp, end));
-        self.service.or(tcp).or(udp).expect("clap requires one of the three")
+        let fwmark = self
+            .fwmark_service
+            .map(|mark| ServiceId::Fwmark { mark, is_ipv6: false });
+        let letters = tcp.or(udp).or(fwmark);
+        self.service.or(letters).expect("clap requires one of the four")
     }
 }
 
@@ -195,7 +214,7 @@ impl ServerName {
             .server
             .or(self.end.real_server)
             .expect("clap requires one of the two");
-        SocketAddr::new(end.addr, end.port.unwrap_or(self.service.id().port))
+        SocketAddr::new(end.addr, end.port.unwrap_or(self.service.id().port()))
     }
 }
 
@@ -208,6 +227,53 @@ pub struct ServiceOptions {
     /// Options of the scheduler: sh-fallback, sh-port, mh-fallback, mh-port.
     #[arg(short = 'b', long = "sched-flags", value_name = "FLAG,FLAG", value_delimiter = ',')]
     pub scheduler_flags: Option<Vec<String>>,
+    /// Clients stick to their real servers for so many seconds; without a number 360.
+    #[arg(short = 'p', long, value_name = "SEC", num_args = 0..=1, default_missing_value = "360")]
+    persistent: Option<u32>,
+    /// Clients of one network stick together: 255.255.255.0 or, for IPv6, 64; without it each is on its own.
+    #[arg(short = 'M', long, value_name = "MASK", requires = "persistent")]
+    netmask: Option<Netmask>,
+    /// Clients no longer stick to their real servers.
+    #[arg(long, conflicts_with = "persistent")]
+    not_persistent: bool,
+    /// Every UDP datagram is scheduled on its own.
+    #[arg(short = 'o', long)]
+    one_packet: bool,
+    /// UDP datagrams of one client belong together again.
+    #[arg(long, conflicts_with = "one_packet")]
+    not_one_packet: bool,
+}
+
+impl ServiceOptions {
+    /// What is said about persistence; `None` for nothing.
+    pub fn persistence(&self) -> Option<Option<Persistence>> {
+        let netmask = self.netmask.and_then(Netmask::narrowed);
+        let begun = self
+            .persistent
+            .map(|timeout_sec| Some(Persistence { timeout_sec, netmask }));
+        begun.or(self.not_persistent.then_some(None))
+    }
+
+    /// What is said about one-packet scheduling; `None` for nothing.
+    pub fn one_packet(&self) -> Option<bool> {
+        (self.one_packet || self.not_one_packet).then_some(self.one_packet)
+    }
+}
+
+/// How tunnelling wraps packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TunnelType {
+    Ipip,
+    Gre,
+    Gue,
+}
+
+/// What protects a wrapped packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TunnelChecksum {
+    No,
+    Full,
+    Remote,
 }
 
 /// How a real server is used.
@@ -225,6 +291,17 @@ pub struct ServerOptions {
     /// Like --mode dr.
     #[arg(short = 'g', long)]
     gatewaying: bool,
+    /// How packets are wrapped; it makes the mode tunnel.
+    #[arg(long, visible_alias = "tun-type", value_name = "ipip|gre|gue", conflicts_with_all = ["masquerading", "gatewaying"])]
+    tunnel_type: Option<TunnelType>,
+    /// UDP port of GUE.
+    #[arg(long, visible_alias = "tun-port", value_name = "PORT", requires = "tunnel_type",
+          required_if_eq("tunnel_type", "gue"), value_parser = clap::value_parser!(u16).range(1..))]
+    tunnel_port: Option<u16>,
+    /// Checksum of GRE (no, full) or GUE (no, full, remote); without a word full. Default: no.
+    #[arg(long, value_name = "no|full|remote", requires = "tunnel_type", num_args = 0..=1,
+          default_missing_value = "full")]
+    tunnel_checksum: Option<TunnelChecksum>,
     /// 0 (no new connections) to 65535; default for a new server: 1.
     #[arg(short = 'w', long, value_name = "N")]
     pub weight: Option<u32>,
@@ -256,6 +333,37 @@ impl ServerOptions {
         ];
         self.mode
             .or_else(|| letters.iter().find(|(given, _)| *given).map(|(_, mode)| *mode))
+            .or(self.tunnel_type.map(|_| Mode::Tunnel))
+    }
+
+    /// The tunnel; `None` when nothing is said about it.
+    ///
+    /// # Errors
+    /// What does not go together.
+    pub fn tunnel(&self) -> Result<Option<Tunnel>, String> {
+        let Some(kind) = self.tunnel_type else {
+            return Ok(None);
+        };
+        let (port, checksum) = (self.tunnel_port, self.tunnel_checksum);
+        if self.mode.is_some_and(|mode| mode != Mode::Tunnel) {
+            return Err("--tunnel-type is for --mode tunnel".to_owned());
+        }
+        match (kind, port, checksum.unwrap_or(TunnelChecksum::No)) {
+            (TunnelType::Ipip, None, TunnelChecksum::No) => Ok(Some(Tunnel::Ipip)),
+            (TunnelType::Ipip, ..) => Err("ipip has neither port nor checksum; use gre or gue".to_owned()),
+            (TunnelType::Gre, None, TunnelChecksum::No) => Ok(Some(Tunnel::Gre { checksum: false })),
+            (TunnelType::Gre, None, TunnelChecksum::Full) => Ok(Some(Tunnel::Gre { checksum: true })),
+            (TunnelType::Gre, ..) => Err("gre has no port, and its checksum is no or full".to_owned()),
+            (TunnelType::Gue, None, _) => Err("gue wants --tunnel-port".to_owned()),
+            (TunnelType::Gue, Some(port), checksum) => {
+                let checksum = match checksum {
+                    TunnelChecksum::No => GueChecksum::No,
+                    TunnelChecksum::Full => GueChecksum::Full,
+                    TunnelChecksum::Remote => GueChecksum::Remote,
+                };
+                Ok(Some(Tunnel::Gue { port, checksum }))
+            }
+        }
     }
 }
 
@@ -427,6 +535,53 @@ mod tests {
             server_add("tcp:[2001:db8::10]:443 2001:db8::1").1.to_string(),
             "[2001:db8::1]:443"
         );
+    }
+
+    fn service_add(words: &str) -> (ServiceId, ServiceOptions) {
+        let arguments = Arguments::try_parse_from(["lvsctl", "service", "add"].into_iter().chain(words.split(' ')));
+        match arguments.unwrap().command {
+            Command::Service(ServiceCommand::Add { name, options }) => (name.id(), options),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn persistence_is_named_by_words_or_letters_and_has_ipvsadms_default() {
+        let (id, options) = service_add("fwm:66 --persistent --netmask 255.255.255.0 --one-packet");
+        assert_eq!(
+            (id.to_string(), options.one_packet()),
+            ("fwm:66".to_owned(), Some(true))
+        );
+        let netmask = Some(Netmask::Ipv4("255.255.255.0".parse().unwrap()));
+        let timeout_sec = Persistence::TIMEOUT_DEFAULT_SEC;
+        assert_eq!(options.persistence(), Some(Some(Persistence { timeout_sec, netmask })));
+        let (id, options) = service_add("-f 66 -p 10 -M 255.255.255.255");
+        assert_eq!((id.to_string(), options.one_packet()), ("fwm:66".to_owned(), None));
+        let (timeout_sec, netmask) = (10, None);
+        assert_eq!(options.persistence(), Some(Some(Persistence { timeout_sec, netmask })));
+        assert_eq!(service_add("fwm:66").1.persistence(), None);
+        assert_eq!(service_add("fwm:66 --not-persistent").1.persistence(), Some(None));
+    }
+
+    #[test]
+    fn a_tunnel_type_makes_the_mode_tunnel_and_refuses_what_it_has_not() {
+        let tunnel = |words: &str| server_add(&format!("fwm:66 198.51.100.1 {words}")).2;
+        let gue = tunnel("--tunnel-type gue --tunnel-port 6080 --tunnel-checksum");
+        let (port, checksum) = (6080, GueChecksum::Full);
+        assert_eq!(gue.mode(), Some(Mode::Tunnel));
+        assert_eq!(gue.tunnel(), Ok(Some(Tunnel::Gue { port, checksum })));
+        assert_eq!(
+            tunnel("-i --tun-type gre").tunnel(),
+            Ok(Some(Tunnel::Gre { checksum: false }))
+        );
+        assert_eq!(tunnel("-i").tunnel(), Ok(None));
+        for wrong in [
+            "--tunnel-type ipip --tunnel-port 1",
+            "--tunnel-type gre --tunnel-checksum remote",
+            "--tunnel-type gre --mode nat",
+        ] {
+            assert!(tunnel(wrong).tunnel().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use lvs_api::ipvsadm_text::{self, Name, Server, Service};
 pub use lvs_api::ipvsadm_text::{Columns, Style};
-use lvs_api::{Protocol, Rates, ServerStatus, ServiceStatus, Totals};
+use lvs_api::{GueChecksum, Protocol, Rates, ServerStatus, ServiceId, ServiceStatus, Totals, Tunnel};
 use std::net::SocketAddr;
 
 #[cfg(test)]
@@ -16,24 +16,48 @@ pub fn print(services: Vec<ServiceStatus>, size: Option<u64>, style: Style) -> S
 }
 
 fn service(status: &ServiceStatus) -> Service {
-    let id = &status.service;
-    let protocol = match id.protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    };
     Service {
-        name: Name::Address {
-            protocol,
-            end: SocketAddr::new(id.addr, id.port),
-        },
+        name: name(status.service),
         scheduler: status.scheduler.clone(),
         scheduler_flags: status.scheduler_flags.clone(),
-        persistence: None,
-        one_packet: false,
+        persistence: status.persistence.map(|persistence| ipvsadm_text::Persistence {
+            timeout_sec: persistence.timeout_sec,
+            mask: persistence.netmask.map(|netmask| netmask.to_string()),
+        }),
+        one_packet: status.one_packet,
         totals: totals(&status.totals),
         rates: rates(&status.rates),
         servers: status.servers.iter().rev().map(server).collect(),
+    }
+}
+
+fn name(id: ServiceId) -> Name {
+    match id {
+        ServiceId::Address { protocol, addr, port } => Name::Address {
+            protocol: match protocol {
+                Protocol::Tcp => 6,
+                Protocol::Udp => 17,
+                Protocol::Sctp => 132,
+            },
+            end: SocketAddr::new(addr, port),
+        },
+        ServiceId::Fwmark { mark, is_ipv6 } => Name::Fwmark { mark, is_ipv6 },
+    }
+}
+
+/// As `ipvsadm --tun-info` names it: `ipip`, `gre:+c`, `gue:6080:-c`.
+fn tunnel(tunnel: Tunnel) -> String {
+    match tunnel {
+        Tunnel::Ipip => "ipip".to_owned(),
+        Tunnel::Gre { checksum } => format!("gre:{}", if checksum { "+c" } else { "-c" }),
+        Tunnel::Gue { port, checksum } => {
+            let flag = match checksum {
+                GueChecksum::No => "-c",
+                GueChecksum::Full => "+c",
+                GueChecksum::Remote => "r+c",
+            };
+            format!("gue:{port}:{flag}")
+        }
     }
 }
 
@@ -45,10 +69,10 @@ fn server(status: &ServerStatus) -> Server {
         weight: config.weight,
         upper_threshold: config.upper_threshold_conns,
         lower_threshold: config.lower_threshold_conns,
-        tunnel: (status.forward == "Tunnel").then(|| "ipip".to_owned()),
+        tunnel: (status.forward == "Tunnel").then(|| tunnel(config.tunnel)),
         active_conns: status.active_conns,
         inactive_conns: status.inactive_conns,
-        persistent_conns: 0,
+        persistent_conns: status.persistent_conns,
         totals: totals(&status.totals),
         rates: rates(&status.rates),
     }

@@ -1,5 +1,6 @@
 //! From a command to requests, and from answers to what is printed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -113,6 +114,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             };
             session.change(Method::PUT, "/timeouts", Some(&patch)).await
         }
+        Command::Sysctl { name } => session.sysctl(name.as_deref()).await,
         Command::State(command) => session.state(command).await,
         Command::Flush => session.change(Method::DELETE, "/services", None::<&()>).await,
         Command::Reload => {
@@ -177,6 +179,8 @@ impl Session {
             (true, ..) => Columns::Stats,
             (_, true, _) => Columns::Rate,
             (.., true) => Columns::Thresholds,
+            _ if list.persistent_conns => Columns::PersistentConns,
+            _ if list.tunnel_info => Columns::TunnelInfo,
             _ => Columns::Conns,
         };
         let style = Style {
@@ -201,6 +205,8 @@ impl Session {
             ServiceCommand::Add { name, options } => {
                 let service = Service {
                     service: name.id(),
+                    persistence: options.persistence().flatten(),
+                    one_packet: options.one_packet().unwrap_or(false),
                     scheduler: options.scheduler.unwrap_or_else(|| "wlc".to_owned()),
                     scheduler_flags: options.scheduler_flags.unwrap_or_default(),
                     local_addresses: Vec::new(),
@@ -210,6 +216,8 @@ impl Session {
             }
             ServiceCommand::Edit { name, options } => {
                 let patch = ServicePatch {
+                    persistence: options.persistence(),
+                    one_packet: options.one_packet(),
                     scheduler: options.scheduler,
                     scheduler_flags: options.scheduler_flags,
                 };
@@ -229,6 +237,7 @@ impl Session {
                 let server = Server {
                     server: name.end(),
                     mode: options.mode().unwrap_or_default(),
+                    tunnel: options.tunnel().map_err(Failure::Usage)?.unwrap_or_default(),
                     weight: options.weight.unwrap_or(1),
                     upper_threshold_conns: options.upper_threshold_conns.unwrap_or(0),
                     lower_threshold_conns: options.lower_threshold_conns.unwrap_or(0),
@@ -239,6 +248,7 @@ impl Session {
             ServerCommand::Edit { name, options } => {
                 let patch = ServerPatch {
                     mode: options.mode(),
+                    tunnel: options.tunnel().map_err(Failure::Usage)?,
                     weight: options.weight,
                     upper_threshold_conns: options.upper_threshold_conns,
                     lower_threshold_conns: options.lower_threshold_conns,
@@ -345,6 +355,25 @@ impl Session {
                 self.print(&read(answer).await?, table::diff)
             }
         }
+    }
+
+    async fn sysctl(&self, name: Option<&str>) -> Result<(), Failure> {
+        let mut settings: BTreeMap<String, String> = self.client.get("/sysctls").await?;
+        if let Some(name) = name {
+            let short = name.strip_prefix("net.ipv4.vs.").unwrap_or(name);
+            settings.retain(|name, _| name == short);
+            if settings.is_empty() {
+                return Err(Failure::Usage(format!(
+                    "there is no setting {name:?}; lvsctl sysctl lists all"
+                )));
+            }
+        }
+        self.print(&settings, |settings| {
+            let lines = settings
+                .iter()
+                .map(|(name, value)| format!("net.ipv4.vs.{name} = {value}\n"));
+            lines.collect()
+        })
     }
 
     async fn version(&self) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ use crate::ipvs::sysctl::Sysctls;
 mod balancing;
 mod error;
 mod raw;
+mod service_key;
 mod validate;
 
 pub use error::{ConfigError, ConfigProblem};

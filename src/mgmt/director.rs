@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, ServiceId, ServicePatch, State, StateDiff};
+use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, Service, ServiceId, ServicePatch, State, StateDiff};
 use lvs_core::counters::WorkerCounters;
-use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError};
+use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError, ServiceListing};
 use lvs_core::ipvs::mark::MarkRules;
 use lvs_core::ipvs::protocol::Timeouts;
 use lvs_core::ipvs::scheduler::Overhead;
@@ -376,14 +376,17 @@ fn replayed(whole: &Whole) -> Vec<Action> {
         .collect()
 }
 
+fn service_of(listing: &ServiceListing<'_>) -> Service {
+    let servers: Vec<_> = listing.servers().map(|listed| listed.spec).collect();
+    convert::service(listing.spec, listing.local_addresses, servers.iter())
+}
+
 impl Wanted {
     /// Quiesced servers and the weight they had before: mh fills its table by it.
     fn drained(&self) -> Vec<Drained> {
         let mut drained = Vec::new();
         for listing in self.services.services() {
-            let Some(service) = convert::id(&listing.spec.key) else {
-                continue;
-            };
+            let service = convert::id(&listing.spec.key);
             for listed in listing
                 .servers()
                 .filter(|listed| listed.spec.weight == 0 && listed.last_weight > 0)
@@ -401,11 +404,7 @@ impl Wanted {
 
     fn state(&self) -> State {
         State {
-            services: self
-                .services
-                .services()
-                .filter_map(|listing| convert::service(&listing))
-                .collect(),
+            services: self.services.services().map(|listing| service_of(&listing)).collect(),
             timeouts: Some(convert::timeouts(&self.timeouts)),
         }
     }
@@ -476,9 +475,9 @@ impl Wanted {
         Ok(())
     }
 
-    fn add_service(&mut self, service: &lvs_api::Service) -> Result<(), ApiError> {
+    fn add_service(&mut self, service: &Service) -> Result<(), ApiError> {
         let id = &service.service;
-        let spec = convert::service_spec(id, &service.scheduler, &service.scheduler_flags)?;
+        let spec = convert::service_spec(service)?;
         let key = convert::key(id);
         self.services.add_service(spec).map_err(convert::refusal)?;
         if !service.local_addresses.is_empty() {
@@ -501,16 +500,23 @@ impl Wanted {
         let ServicePatch {
             scheduler,
             scheduler_flags,
+            persistence,
+            one_packet,
         } = patch;
-        let old = listing.spec;
-        let scheduler = scheduler.as_deref().unwrap_or(old.scheduler.name());
-        let flags = match scheduler_flags {
-            Some(flags) => flags.clone(),
+        let mut new = service_of(&listing);
+        if let Some(scheduler) = scheduler
+            && *scheduler != new.scheduler
+        {
+            new.scheduler.clone_from(scheduler);
             // Another scheduler has other options.
-            None if scheduler != old.scheduler.name() => Vec::new(),
-            None => convert::flag_names(old.scheduler, old.scheduler_flags),
-        };
-        let spec = convert::service_spec(id, scheduler, &flags)?;
+            new.scheduler_flags.clear();
+        }
+        if let Some(flags) = scheduler_flags {
+            new.scheduler_flags.clone_from(flags);
+        }
+        new.persistence = persistence.unwrap_or(new.persistence);
+        new.one_packet = one_packet.unwrap_or(new.one_packet);
+        let spec = convert::service_spec(&new)?;
         self.services.edit_service(spec).map_err(convert::refusal)
     }
 
@@ -538,6 +544,7 @@ impl Wanted {
         let old = convert::server(&old.spec);
         let ServerPatch {
             mode,
+            tunnel,
             weight,
             upper_threshold_conns,
             lower_threshold_conns,
@@ -545,6 +552,7 @@ impl Wanted {
         let new = Server {
             server: end,
             mode: mode.unwrap_or(old.mode),
+            tunnel: tunnel.unwrap_or(old.tunnel),
             weight: weight.unwrap_or(old.weight),
             upper_threshold_conns: upper_threshold_conns.unwrap_or(old.upper_threshold_conns),
             lower_threshold_conns: lower_threshold_conns.unwrap_or(old.lower_threshold_conns),

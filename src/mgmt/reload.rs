@@ -18,7 +18,7 @@ use crate::mgmt::director::{Director, convert};
 mod tests;
 
 /// Tables of the file that take effect while the director runs; all others are read once, at start.
-const LIVE: &[&str] = &["ipvs", "service", "timeouts"];
+const LIVE: &[&str] = &["ipvs", "mark", "service", "sysctl", "timeouts"];
 
 /// The configuration file, to be read again.
 pub struct Reloader {
@@ -69,15 +69,10 @@ pub fn load(director: &mut Director, config: &Config, now: Instant) -> Result<Re
 }
 
 fn state_of(config: &Config) -> State {
-    let services = config.services.iter().filter_map(|service| {
-        Some(Service {
-            service: convert::id(&service.spec.key)?,
-            scheduler: service.spec.scheduler.name().to_owned(),
-            scheduler_flags: convert::flag_names(service.spec.scheduler, service.spec.scheduler_flags),
-            local_addresses: service.local_addresses.clone(),
-            servers: service.servers.iter().map(convert::server).collect(),
-        })
-    });
+    let services = config
+        .services
+        .iter()
+        .map(|service| convert::service(&service.spec, &service.local_addresses, service.servers.iter()));
     State {
         services: services.collect(),
         timeouts: Some(convert::timeouts(&config.timeouts)),
@@ -143,6 +138,8 @@ fn merge_service(base: Option<&Service>, file: &Service, running: &mut Service, 
         service: id,
         scheduler,
         scheduler_flags,
+        persistence,
+        one_packet,
         local_addresses,
         servers,
     } = file;
@@ -150,6 +147,12 @@ fn merge_service(base: Option<&Service>, file: &Service, running: &mut Service, 
         running.scheduler.clone_from(scheduler);
         running.scheduler_flags.clone_from(scheduler_flags);
     }
+    edit(
+        base.map(|base| &base.persistence),
+        persistence,
+        &mut running.persistence,
+    );
+    edit(base.map(|base| &base.one_packet), one_packet, &mut running.one_packet);
     edit(
         base.map(|base| &base.local_addresses),
         local_addresses,
@@ -186,11 +189,13 @@ fn merge_server(base: Option<&Server>, file: &Server, running: &mut Server) {
     let Server {
         server: _,
         mode,
+        tunnel,
         weight,
         upper_threshold_conns,
         lower_threshold_conns,
     } = file;
     edit(base.map(|base| &base.mode), mode, &mut running.mode);
+    edit(base.map(|base| &base.tunnel), tunnel, &mut running.tunnel);
     edit(base.map(|base| &base.weight), weight, &mut running.weight);
     edit(
         base.map(|base| &base.upper_threshold_conns),

@@ -23,7 +23,7 @@ fn summary(daemon: &Daemon<'_>) -> Vec<String> {
             let addr = server.server.ip().to_string();
             format!(" {}={}", addr.rsplit('.').next().unwrap(), server.weight)
         });
-        format!("{}:{}", service.service.port, servers.collect::<String>())
+        format!("{}:{}", service.service.port(), servers.collect::<String>())
     };
     state.services.iter().map(line).collect()
 }
@@ -120,7 +120,7 @@ fn a_daemon_killed_in_a_stream_of_changes_keeps_every_answered_one() {
 /// Services on ports 1 to `answered`, in order, and at most the one that was under way.
 fn assert_ports(daemon: &Daemon<'_>, answered: u16) {
     let state: State = daemon.get("/v1/state");
-    let ports: Vec<u16> = state.services.iter().map(|service| service.service.port).collect();
+    let ports: Vec<u16> = state.services.iter().map(|service| service.service.port()).collect();
     assert!(
         ports.len() == usize::from(answered) || ports.len() == usize::from(answered) + 1,
         "{answered}: {ports:?}"

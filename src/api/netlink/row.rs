@@ -96,6 +96,12 @@ pub struct Tunnel {
 impl Tunnel {
     /// Generic UDP encapsulation.
     pub const KIND_GUE: u8 = 1;
+    /// Generic routing encapsulation.
+    pub const KIND_GRE: u8 = 2;
+    /// `IP_VS_TUNNEL_ENCAP_FLAG_CSUM`.
+    pub const CHECKSUM: u16 = 1;
+    /// `IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM`.
+    pub const REMOTE_CHECKSUM: u16 = 2;
 }
 
 /// Counters and rates, as `--stats` and `--rate` show them.

@@ -11,6 +11,7 @@ fn server(end: &str, forward: &str, weight: u32, active: u32) -> ServerStatus {
         forward: forward.to_owned(),
         active_conns: active,
         inactive_conns: 0,
+        persistent_conns: 0,
         totals,
         rates,
     }
@@ -21,6 +22,8 @@ fn service(id: &str, scheduler: &str, servers: Vec<ServerStatus>) -> ServiceStat
         service: id.parse().unwrap(),
         scheduler: scheduler.to_owned(),
         scheduler_flags: Vec::new(),
+        persistence: None,
+        one_packet: false,
         local_addresses: Vec::new(),
         servers,
         totals: Totals::default(),
@@ -173,4 +176,21 @@ fn unsorted_is_newest_first() {
         .map(|line| line.split_whitespace().nth(1).unwrap())
         .collect();
     assert_eq!(ends, ["10.0.0.2:80", "10.0.0.1:80", "10.1.0.12:80", "10.1.0.11:80"]);
+}
+
+#[test]
+fn fwmark_services_show_persistence_one_packet_and_their_servers_tunnels() {
+    let mut marked = service("fwm6:66", "rr", vec![server("[2001:db8::1]:0", "Tunnel", 1, 0)]);
+    marked.persistence = Some(serde_json::from_str(r#"{"timeout_sec": 10, "netmask": 64}"#).unwrap());
+    marked.one_packet = true;
+    marked.servers[0].config.tunnel = Tunnel::Gue {
+        port: 6080,
+        checksum: GueChecksum::Full,
+    };
+    let text = print(vec![marked], None, style(Columns::TunnelInfo));
+    assert!(text.contains("FWM  66 IPv6 rr persistent 10 mask 64 ops\n"), "{text}");
+    assert!(
+        text.contains(" Tunnel  gue:6080:+c   1      0          0         \n"),
+        "{text}"
+    );
 }

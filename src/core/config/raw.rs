@@ -34,7 +34,7 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) device: Vec<RawDevice>,
     #[serde(default)]
-    pub(super) service: Vec<RawService>,
+    pub(super) service: Vec<Spanned<RawService>>,
 }
 
 impl RawConfig {
@@ -163,11 +163,16 @@ pub(super) struct RawMark {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawService {
-    pub(super) protocol: Spanned<RawProtocol>,
-    pub(super) address: Spanned<IpAddr>,
-    pub(super) port: Spanned<u16>,
+    pub(super) protocol: Optional<RawProtocol>,
+    pub(super) address: Optional<IpAddr>,
+    pub(super) port: Optional<u16>,
+    pub(super) fwmark: Optional<u32>,
+    pub(super) fwmark_ipv6: Optional<bool>,
     pub(super) scheduler: Optional<String>,
     pub(super) scheduler_flags: Optional<Vec<Spanned<String>>>,
+    pub(super) persistence_timeout_sec: Optional<u32>,
+    pub(super) persistence_netmask: Optional<String>,
+    pub(super) one_packet: Optional<bool>,
     pub(super) local_addresses: Optional<Vec<Spanned<IpAddr>>>,
     #[serde(default)]
     pub(super) real_server: Vec<RawRealServer>,
@@ -181,12 +186,31 @@ pub(super) enum RawMode {
     Tunnel,
 }
 
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawTunnel {
+    Ipip,
+    Gre,
+    Gue,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawChecksum {
+    No,
+    Full,
+    Remote,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRealServer {
     pub(super) address: Spanned<IpAddr>,
     pub(super) port: Optional<u16>,
     pub(super) mode: Optional<RawMode>,
+    pub(super) tunnel: Optional<RawTunnel>,
+    pub(super) tunnel_port: Optional<u16>,
+    pub(super) tunnel_checksum: Optional<RawChecksum>,
     pub(super) weight: Optional<u32>,
     pub(super) upper_threshold: Optional<u32>,
     pub(super) lower_threshold: Optional<u32>,

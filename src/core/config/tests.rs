@@ -1,9 +1,13 @@
 //! Good files, bad files, and the two files of `conf/`.
 
 use super::*;
+use crate::address::AddressFamily;
 use crate::ipvs::mark::MarkRules;
+use crate::ipvs::persistence::{ClientMask, Persistence};
 use crate::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
+use crate::ipvs::service::ServiceKey;
 use crate::ipvs::sysctl::Sysctls;
+use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use crate::limits::{TIMEOUT_MAX_SEC, WORKERS_MAX};
 
 const REFERENCE: &str = include_str!("../../../conf/lvsd.reference.toml");
@@ -537,5 +541,84 @@ fn marks_and_settings_are_read_and_refused_with_their_line() {
     ] {
         let error = refusal(text);
         assert!(error.starts_with(place) && error.contains(": "), "{error}");
+    }
+}
+
+#[test]
+fn services_of_marks_persistence_and_tunnels_are_read() {
+    let text = "[[service]]\nfwmark = 66\nfwmark_ipv6 = true\npersistence_timeout_sec = 360\n\
+        persistence_netmask = '64'\none_packet = true\n\
+        [[service.real_server]]\naddress = '2001:db8::1'\nmode = 'tunnel'\ntunnel = 'gue'\ntunnel_port = 6080\n\
+        tunnel_checksum = 'remote'\n\
+        [[service.real_server]]\naddress = '2001:db8::2'\nmode = 'tunnel'\ntunnel = 'gre'\n\
+        tunnel_checksum = 'full'\n\
+        [[service]]\nprotocol = 'tcp'\naddress = '192.0.2.1'\nport = 0\npersistence_timeout_sec = 10\n";
+    let [marked, every_port] = parse(text).services.try_into().unwrap();
+    let spec = marked.spec;
+    let family = AddressFamily::Ipv6;
+    assert_eq!(spec.key, ServiceKey::Fwmark { mark: 66, family });
+    let (timeout_sec, mask) = (360, ClientMask::Ipv6(64));
+    assert_eq!(spec.persistence, Some(Persistence { timeout_sec, mask }));
+    assert!(spec.one_packet);
+    let (port, checksum) = (6080, GueChecksum::RemoteOffload);
+    let tunnels: Vec<_> = marked
+        .servers
+        .iter()
+        .map(|server| (server.port, server.tunnel))
+        .collect();
+    let expected = [
+        (0, TunnelKind::Gue { port, checksum }),
+        (0, TunnelKind::Gre { checksum: true }),
+    ];
+    assert_eq!(tunnels, expected);
+    let (timeout_sec, mask) = (10, ClientMask::whole(AddressFamily::Ipv4));
+    assert_eq!(every_port.spec.persistence, Some(Persistence { timeout_sec, mask }));
+}
+
+#[test]
+fn services_of_marks_persistence_and_tunnels_are_refused_with_their_line() {
+    assert_refused(
+        "[[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.1\"\n",
+        "lvsd.toml:1:1: service: missing field `port`: add it; lvsd.reference.toml explains it",
+    );
+    assert_refused(
+        "[[service]]\nport = 80\nfwmark = 66\n",
+        "lvsd.toml:3:10: service.fwmark: a service of packets with a mark takes any protocol, address and port: \
+         leave out fwmark, or protocol, address and port",
+    );
+    for (text, place) in [
+        (
+            "fwmark = 66\npersistence_netmask = '64'",
+            "3:23: service.persistence_netmask: ",
+        ),
+        (
+            "fwmark = 66\npersistence_netmask = '64'\npersistence_timeout_sec = 1",
+            "3:23: service.persistence_netmask: ",
+        ),
+        (
+            "fwmark = 66\npersistence_netmask = 'wide'",
+            "3:23: service.persistence_netmask: \"wide\" is not a netmask: ",
+        ),
+        (
+            "fwmark = 66\npersistence_timeout_sec = 1728001",
+            "3:27: service.persistence_timeout_sec: ",
+        ),
+    ] {
+        let message = refusal(&format!("[[service]]\n{text}\n"));
+        assert!(message.starts_with(&format!("lvsd.toml:{place}")), "{message}");
+    }
+    for (text, place) in [
+        ("tunnel = 'gue'", "8:10: service.real_server.tunnel: "),
+        (
+            "tunnel = 'gue'\ntunnel_port = 0",
+            "9:15: service.real_server.tunnel_port: ",
+        ),
+        (
+            "tunnel = 'gre'\ntunnel_checksum = 'remote'",
+            "9:19: service.real_server.tunnel_checksum: ",
+        ),
+    ] {
+        let message = refusal(&with_server(&format!("mode = 'tunnel'\n{text}")));
+        assert!(message.starts_with(&format!("lvsd.toml:{place}")), "{message}");
     }
 }

@@ -8,21 +8,19 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
-use super::balancing;
 use super::error::{ConfigProblem, Invalid};
 use super::raw::{
-    Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMode, RawOverhead, RawProtocol,
-    RawRealServer, RawService, RawTimeouts, RawWorkers,
+    Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMode, RawOverhead, RawRealServer,
+    RawService, RawTimeouts, RawWorkers,
 };
 use super::{
     ApiConfig, Config, ConnectionsConfig, DeviceConfig, EalConfig, JournalConfig, ServiceConfig, WorkersConfig,
 };
+use super::{balancing, service_key};
 use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpec};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind};
-use crate::ipvs::service::{ServiceKey, ServiceProtocol};
-use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::{DEVICES_MAX, TIMEOUT_MAX_SEC, WORKERS_MAX};
 
 /// More than any machine has; DPDK itself may know fewer.
@@ -296,39 +294,35 @@ fn queue_size(size: &Optional<u16>, default: u16) -> Result<u16, Invalid> {
     }
 }
 
-fn services(raw: &[RawService], overhead: Overhead) -> Result<Vec<ServiceConfig>, Invalid> {
+fn services(raw: &[Spanned<RawService>], overhead: Overhead) -> Result<Vec<ServiceConfig>, Invalid> {
     let mut desired = DesiredServices::new(overhead);
     raw.iter().map(|service| self::service(service, &mut desired)).collect()
 }
 
 /// One service, tried out on `desired`.
-fn service(raw: &RawService, desired: &mut DesiredServices) -> Result<ServiceConfig, Invalid> {
-    let protocol = match raw.protocol.get_ref() {
-        RawProtocol::Tcp => ServiceProtocol::Tcp,
-        RawProtocol::Udp => ServiceProtocol::Udp,
-        RawProtocol::Sctp => ServiceProtocol::Sctp,
-    };
-    let key = ServiceKey::Address {
-        protocol,
-        addr: *raw.address.get_ref(),
-        port: *raw.port.get_ref(),
-    };
+fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Result<ServiceConfig, Invalid> {
+    let raw = spanned.get_ref();
+    let key = service_key::of(spanned)?;
+    let named = raw.address.as_ref().map(Spanned::span);
+    let named = named.or_else(|| raw.fwmark.as_ref().map(Spanned::span));
+    let named = named.unwrap_or_else(|| spanned.span());
     let scheduler = scheduler(&raw.scheduler)?;
     let spec = ServiceSpec {
         key,
         scheduler,
         scheduler_flags: scheduler_flags(scheduler, raw)?,
-        persistence: None,
-        one_packet: false,
+        persistence: service_key::persistence(raw, &key)?,
+        one_packet: raw.one_packet.as_ref().is_some_and(|yes| *yes.get_ref()),
     };
     desired.add_service(spec).map_err(|error| {
-        let at = if matches!(error, ServiceError::ZeroPortNotPersistent { .. }) {
-            raw.port.span()
-        } else {
-            raw.address.span()
+        let at = match error {
+            ServiceError::ZeroPortNotPersistent { .. } => raw.port.as_ref().map(Spanned::span),
+            ServiceError::PersistenceOutOfRange { .. } => raw.persistence_timeout_sec.as_ref().map(Spanned::span),
+            ServiceError::PersistenceMask { .. } => raw.persistence_netmask.as_ref().map(Spanned::span),
+            _ => None,
         };
         Invalid {
-            span: at,
+            span: at.unwrap_or_else(|| named.clone()),
             problem: error.into(),
         }
     })?;
@@ -337,12 +331,12 @@ fn service(raw: &RawService, desired: &mut DesiredServices) -> Result<ServiceCon
     desired
         .set_local_addresses(&key, local_addresses.clone())
         .map_err(|error| Invalid {
-            span: local_address_span(pool, &error).unwrap_or_else(|| raw.address.span()),
+            span: local_address_span(pool, &error).unwrap_or_else(|| named.clone()),
             problem: error.into(),
         })?;
     let mut servers = Vec::new();
     for server in &raw.real_server {
-        let spec = server_spec(server, *raw.port.get_ref());
+        let spec = server_spec(server, key.port())?;
         desired.add_server(&key, spec).map_err(|error| Invalid {
             span: server_span(server, &error),
             problem: error.into(),
@@ -401,28 +395,32 @@ fn scheduler_flags(scheduler: SchedulerKind, raw: &RawService) -> Result<Schedul
     Ok(flags)
 }
 
-fn server_spec(raw: &RawRealServer, service_port: u16) -> ServerSpec {
+fn server_spec(raw: &RawRealServer, service_port: u16) -> Result<ServerSpec, Invalid> {
     let mode = match raw.mode.as_ref().map(Spanned::get_ref) {
         Some(RawMode::Nat) => ForwardingMode::Nat,
         Some(RawMode::Tunnel) => ForwardingMode::Tunnel,
         Some(RawMode::Dr) | None => ForwardingMode::DirectRouting,
     };
     let number = |value: &Optional<u32>, default: u32| value.as_ref().map_or(default, |value| *value.get_ref());
-    ServerSpec {
+    Ok(ServerSpec {
         addr: *raw.address.get_ref(),
         port: raw.port.as_ref().map_or(service_port, |port| *port.get_ref()),
         weight: number(&raw.weight, 1),
         mode,
-        tunnel: TunnelKind::IpIp,
+        tunnel: service_key::tunnel(raw)?,
         upper_threshold: number(&raw.upper_threshold, 0),
         lower_threshold: number(&raw.lower_threshold, 0),
-    }
+    })
 }
 
 /// The key that an error of a real server is about.
 fn server_span(raw: &RawRealServer, error: &ServiceError) -> Range<usize> {
     let at = match error {
         ServiceError::WeightOutOfRange { .. } => raw.weight.as_ref().map(Spanned::span),
+        ServiceError::GuePortZero { .. } => {
+            let port = raw.tunnel_port.as_ref().map(Spanned::span);
+            port.or_else(|| raw.tunnel.as_ref().map(Spanned::span))
+        }
         ServiceError::ThresholdsReversed { .. } => raw.lower_threshold.as_ref().map(Spanned::span),
         ServiceError::ThresholdOutOfRange { .. } => raw.upper_threshold.as_ref().map(Spanned::span),
         _ => None,

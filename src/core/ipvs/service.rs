@@ -102,7 +102,7 @@ impl ServiceProtocol {
 }
 
 impl fmt::Display for ServiceKey {
-    /// `tcp:192.0.2.1:80`, `udp:[2001:db8::1]:53`, `fwmark:66`, `fwmark6:66`: the form that the API and
+    /// `tcp:192.0.2.1:80`, `udp:[2001:db8::1]:53`, `fwm:66`, `fwm6:66`: the form that the API and
     /// `lvsctl` use.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -111,8 +111,8 @@ impl fmt::Display for ServiceKey {
                 write!(formatter, "{}:{end}", protocol.name())
             }
             Self::Fwmark { mark, family } => match family {
-                AddressFamily::Ipv4 => write!(formatter, "fwmark:{mark}"),
-                AddressFamily::Ipv6 => write!(formatter, "fwmark6:{mark}"),
+                AddressFamily::Ipv4 => write!(formatter, "fwm:{mark}"),
+                AddressFamily::Ipv6 => write!(formatter, "fwm6:{mark}"),
             },
         }
     }

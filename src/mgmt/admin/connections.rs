@@ -12,6 +12,7 @@ use futures_util::stream;
 use hyper::body::Bytes;
 use lvs_api::{ApiError, ConnFilter, ErrorCode};
 use lvs_core::ipvs::protocol::state_name;
+use lvs_core::ipvs::service::ServiceId;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::time::timeout;
 
@@ -28,6 +29,8 @@ struct Reading {
     worker: usize,
     cursor: DumpCursor,
     filter: ConnFilter,
+    /// Slot of the fwmark service in the filter: its connections have all kinds of ends.
+    fwmark: Option<ServiceId>,
     left: u64,
     worker_timeout: Duration,
 }
@@ -37,11 +40,14 @@ pub fn body(admin: &Admin, filter: ConnFilter) -> Result<Body, ApiError> {
     if let Some(state) = &filter.state {
         refuse_unknown_state(state)?;
     }
+    let slot = |id| admin.director().slot(id);
+    let fwmark = filter.service.as_ref().and_then(slot);
     let reading = Reading {
         workers: admin.director().workers().to_vec(),
         worker: 0,
         cursor: DumpCursor::V4(0),
         left: filter.limit.unwrap_or(u64::MAX),
+        fwmark,
         filter,
         worker_timeout: admin.limits.worker_timeout,
     };
@@ -95,7 +101,7 @@ impl Reading {
             if self.left == 0 {
                 break;
             }
-            if !matches(&self.filter, record) {
+            if !matches(&self.filter, self.fwmark, record) {
                 continue;
             }
             let Some(line) = convert::conn_record(record, self.worker) else {
@@ -111,7 +117,7 @@ impl Reading {
     }
 }
 
-fn matches(filter: &ConnFilter, record: &ConnRecord) -> bool {
+fn matches(filter: &ConnFilter, fwmark: Option<ServiceId>, record: &ConnRecord) -> bool {
     let ConnFilter {
         service,
         client,
@@ -119,10 +125,13 @@ fn matches(filter: &ConnFilter, record: &ConnRecord) -> bool {
         state,
         limit: _,
     } = filter;
-    let of_service = |id: &lvs_api::ServiceId| {
-        convert::protocol_number(id.protocol) == record.protocol
-            && id.addr == record.virt.0
-            && (id.port == record.virt.1 || id.port == 0)
+    let of_service = |id: &lvs_api::ServiceId| match *id {
+        lvs_api::ServiceId::Address { protocol, addr, port } => {
+            convert::protocol_number(protocol) == record.protocol
+                && addr == record.virt.0
+                && (port == record.virt.1 || port == 0)
+        }
+        lvs_api::ServiceId::Fwmark { .. } => fwmark == Some(record.service),
     };
     service.as_ref().is_none_or(of_service)
         && client.is_none_or(|client| client == record.client.0)

@@ -1,44 +1,115 @@
 //! Between the API's words and the core's, by hand and exhaustively.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use lvs_api::{ApiError, ErrorCode, Mode, Protocol, Server, Service, ServiceId, Timeouts};
-use lvs_core::ipvs::desired::{ServerSpec, ServiceError, ServiceListing, ServiceSpec};
+use lvs_api::{
+    ApiError, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, Service, ServiceId, Timeouts, Tunnel,
+};
+use lvs_core::address::AddressFamily;
+use lvs_core::ipvs::desired::{ServerSpec, ServiceError, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::persistence::{self, ClientMask};
 use lvs_core::ipvs::protocol::sctp::SctpState;
 use lvs_core::ipvs::protocol::tcp::TcpState;
 use lvs_core::ipvs::protocol::{self, state_name, udp};
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::ipvs::stats;
-use lvs_core::ipvs::tunnel_kind::TunnelKind;
+use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use lvs_core::worker_state::ConnRecord;
 
 /// The core's key of a service.
 pub const fn key(id: &ServiceId) -> ServiceKey {
-    let protocol = match id.protocol {
-        Protocol::Tcp => ServiceProtocol::Tcp,
-        Protocol::Udp => ServiceProtocol::Udp,
-        Protocol::Sctp => ServiceProtocol::Sctp,
-    };
-    ServiceKey::Address {
-        protocol,
-        addr: id.addr,
-        port: id.port,
+    match *id {
+        ServiceId::Address { protocol, addr, port } => {
+            let protocol = match protocol {
+                Protocol::Tcp => ServiceProtocol::Tcp,
+                Protocol::Udp => ServiceProtocol::Udp,
+                Protocol::Sctp => ServiceProtocol::Sctp,
+            };
+            ServiceKey::Address { protocol, addr, port }
+        }
+        ServiceId::Fwmark { mark, is_ipv6 } => ServiceKey::Fwmark {
+            mark,
+            family: if is_ipv6 {
+                AddressFamily::Ipv6
+            } else {
+                AddressFamily::Ipv4
+            },
+        },
     }
 }
 
-/// The API's id of a service; `None` for a fwmark service, which the API cannot name.
-pub const fn id(key: &ServiceKey) -> Option<ServiceId> {
-    let ServiceKey::Address { protocol, addr, port } = *key else {
-        return None;
+/// The API's id of a service.
+pub const fn id(key: &ServiceKey) -> ServiceId {
+    match *key {
+        ServiceKey::Address { protocol, addr, port } => {
+            let protocol = match protocol {
+                ServiceProtocol::Tcp => Protocol::Tcp,
+                ServiceProtocol::Udp => Protocol::Udp,
+                ServiceProtocol::Sctp => Protocol::Sctp,
+            };
+            ServiceId::Address { protocol, addr, port }
+        }
+        ServiceKey::Fwmark { mark, family } => ServiceId::Fwmark {
+            mark,
+            is_ipv6: matches!(family, AddressFamily::Ipv6),
+        },
+    }
+}
+
+/// The core's persistence of a service of `family`.
+fn core_persistence(persistence: Persistence, family: AddressFamily) -> persistence::Persistence {
+    let Persistence { timeout_sec, netmask } = persistence;
+    let mask = match netmask {
+        None => ClientMask::whole(family),
+        Some(Netmask::Ipv4(mask)) => ClientMask::Ipv4(mask),
+        Some(Netmask::Ipv6(len)) => ClientMask::Ipv6(len),
     };
-    let protocol = match protocol {
-        ServiceProtocol::Tcp => Protocol::Tcp,
-        ServiceProtocol::Udp => Protocol::Udp,
-        ServiceProtocol::Sctp => Protocol::Sctp,
+    persistence::Persistence { timeout_sec, mask }
+}
+
+/// The API's persistence.
+pub fn persistence(persistence: persistence::Persistence) -> Persistence {
+    let persistence::Persistence { timeout_sec, mask } = persistence;
+    let netmask = match mask {
+        ClientMask::Ipv4(mask) => Netmask::Ipv4(mask),
+        ClientMask::Ipv6(len) => Netmask::Ipv6(len),
     };
-    Some(ServiceId { protocol, addr, port })
+    Persistence {
+        timeout_sec,
+        netmask: netmask.narrowed(),
+    }
+}
+
+const fn core_tunnel(tunnel: Tunnel) -> TunnelKind {
+    match tunnel {
+        Tunnel::Ipip => TunnelKind::IpIp,
+        Tunnel::Gre { checksum } => TunnelKind::Gre { checksum },
+        Tunnel::Gue { port, checksum } => TunnelKind::Gue {
+            port,
+            checksum: match checksum {
+                lvs_api::GueChecksum::No => GueChecksum::No,
+                lvs_api::GueChecksum::Full => GueChecksum::Full,
+                lvs_api::GueChecksum::Remote => GueChecksum::RemoteOffload,
+            },
+        },
+    }
+}
+
+const fn tunnel(kind: TunnelKind) -> Tunnel {
+    match kind {
+        TunnelKind::IpIp => Tunnel::Ipip,
+        TunnelKind::Gre { checksum } => Tunnel::Gre { checksum },
+        TunnelKind::Gue { port, checksum } => Tunnel::Gue {
+            port,
+            checksum: match checksum {
+                GueChecksum::No => lvs_api::GueChecksum::No,
+                GueChecksum::Full => lvs_api::GueChecksum::Full,
+                GueChecksum::RemoteOffload => lvs_api::GueChecksum::Remote,
+            },
+        },
+    }
 }
 
 /// The IP protocol number.
@@ -52,8 +123,17 @@ pub const fn protocol_number(protocol: Protocol) -> u8 {
 
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
-/// Scheduler and options by their ipvsadm names.
-pub fn service_spec(id: &ServiceId, scheduler: &str, flags: &[String]) -> Result<ServiceSpec, ApiError> {
+/// The core's service: scheduler and options by their ipvsadm names.
+pub fn service_spec(service: &Service) -> Result<ServiceSpec, ApiError> {
+    let Service {
+        service: id,
+        scheduler,
+        scheduler_flags,
+        persistence,
+        one_packet,
+        local_addresses: _,
+        servers: _,
+    } = service;
     let Some(kind) = SchedulerKind::parse(scheduler) else {
         let known: Vec<_> = SchedulerKind::ALL.iter().map(|kind| kind.name()).collect();
         let message = format!(
@@ -63,7 +143,9 @@ pub fn service_spec(id: &ServiceId, scheduler: &str, flags: &[String]) -> Result
         return Err(ApiError::new(ErrorCode::Refused, message).at("scheduler"));
     };
     let mut spec = ServiceSpec::new(key(id), kind);
-    for flag in flags {
+    spec.persistence = persistence.map(|wanted| core_persistence(wanted, spec.key.family()));
+    spec.one_packet = *one_packet;
+    for flag in scheduler_flags {
         let Some(bit) = kind.flag_names().iter().position(|name| name == flag) else {
             let known = match kind.flag_names() {
                 [] => "none".to_owned(),
@@ -92,6 +174,7 @@ pub const fn server_spec(server: &Server) -> ServerSpec {
     let Server {
         server,
         mode,
+        tunnel,
         weight,
         upper_threshold_conns,
         lower_threshold_conns,
@@ -106,7 +189,7 @@ pub const fn server_spec(server: &Server) -> ServerSpec {
         port: server.port(),
         weight: *weight,
         mode,
-        tunnel: TunnelKind::IpIp,
+        tunnel: core_tunnel(*tunnel),
         upper_threshold: *upper_threshold_conns,
         lower_threshold: *lower_threshold_conns,
     }
@@ -119,7 +202,7 @@ pub const fn server(spec: &ServerSpec) -> Server {
         port,
         weight,
         mode,
-        tunnel: _,
+        tunnel: kind,
         upper_threshold,
         lower_threshold,
     } = *spec;
@@ -131,22 +214,35 @@ pub const fn server(spec: &ServerSpec) -> Server {
     Server {
         server: SocketAddr::new(addr, port),
         mode,
+        tunnel: tunnel(kind),
         weight,
         upper_threshold_conns: upper_threshold,
         lower_threshold_conns: lower_threshold,
     }
 }
 
-/// The API's service; `None` for what the API cannot name.
-pub fn service(listing: &ServiceListing<'_>) -> Option<Service> {
-    let spec = listing.spec;
-    Some(Service {
-        service: id(&spec.key)?,
-        scheduler: spec.scheduler.name().to_owned(),
-        scheduler_flags: flag_names(spec.scheduler, spec.scheduler_flags),
-        local_addresses: listing.local_addresses.to_vec(),
-        servers: listing.servers().map(|listed| server(&listed.spec)).collect(),
-    })
+/// The API's service.
+pub fn service<'spec>(
+    spec: &ServiceSpec,
+    local_addresses: &[IpAddr],
+    servers: impl Iterator<Item = &'spec ServerSpec>,
+) -> Service {
+    let ServiceSpec {
+        key,
+        scheduler,
+        scheduler_flags,
+        persistence: of_core,
+        one_packet,
+    } = *spec;
+    Service {
+        service: id(&key),
+        scheduler: scheduler.name().to_owned(),
+        scheduler_flags: flag_names(scheduler, scheduler_flags),
+        persistence: of_core.map(persistence),
+        one_packet,
+        local_addresses: local_addresses.to_vec(),
+        servers: servers.map(server).collect(),
+    }
 }
 
 /// The three timeouts that the API knows.
@@ -238,8 +334,11 @@ pub fn refusal(error: ServiceError) -> ApiError {
         ThresholdsReversed { .. } => (ErrorCode::Refused, "lower_threshold_conns"),
         ThresholdOutOfRange { .. } => (ErrorCode::Refused, "upper_threshold_conns"),
         MixedFamilies { .. } => (ErrorCode::Refused, "server"),
-        ModeNotConfigurable { .. } | GuePortZero { .. } => (ErrorCode::Refused, "mode"),
-        MarkZero | PersistenceOutOfRange { .. } | PersistenceMask { .. } => (ErrorCode::Refused, "service"),
+        ModeNotConfigurable { .. } => (ErrorCode::Refused, "mode"),
+        GuePortZero { .. } => (ErrorCode::Refused, "tunnel.port"),
+        MarkZero => (ErrorCode::Refused, "service"),
+        PersistenceOutOfRange { .. } => (ErrorCode::Refused, "persistence.timeout_sec"),
+        PersistenceMask { .. } => (ErrorCode::Refused, "persistence.netmask"),
         ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),
         LocalAddressFamily { .. } | LocalAddressTwice { .. } | TooManyLocalAddresses { .. } => {
             (ErrorCode::Refused, "local_addresses")

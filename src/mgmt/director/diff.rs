@@ -94,15 +94,20 @@ impl Plan {
             service: id,
             scheduler,
             scheduler_flags,
+            persistence,
+            one_packet,
             local_addresses,
             servers,
         } = new;
         let id = *id;
-        if (&old.scheduler, &old.scheduler_flags) != (scheduler, scheduler_flags) {
+        let settings = (&old.scheduler, &old.scheduler_flags, &old.persistence, &old.one_packet);
+        if settings != (scheduler, scheduler_flags, persistence, one_packet) {
             self.diff.services_changed.push(id);
             let patch = ServicePatch {
                 scheduler: Some(scheduler.clone()),
                 scheduler_flags: Some(scheduler_flags.clone()),
+                persistence: Some(*persistence),
+                one_packet: Some(*one_packet),
             };
             self.step(place.to_owned(), Action::EditService { service: id, patch });
         }
@@ -168,12 +173,14 @@ const fn whole_patch(server: &Server) -> ServerPatch {
     let Server {
         server: _,
         mode,
+        tunnel,
         weight,
         upper_threshold_conns,
         lower_threshold_conns,
     } = server;
     ServerPatch {
         mode: Some(*mode),
+        tunnel: Some(*tunnel),
         weight: Some(*weight),
         upper_threshold_conns: Some(*upper_threshold_conns),
         lower_threshold_conns: Some(*lower_threshold_conns),

@@ -11,13 +11,17 @@ use lvs_api::netlink::{
     DaemonRequest, DaemonRow, Errno, Family, Granularity, Info, ServerOptions, ServerRow, ServiceKey, ServiceOptions,
     ServiceRow, Statistics, Timeouts, TimeoutsRequest, Tunnel,
 };
-use lvs_api::{Action, ApiError, ErrorCode, Mode, Protocol, Server, ServerPatch, Service, ServiceId, ServicePatch};
+use lvs_api::{
+    Action, ApiError, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, ServerPatch, Service, ServiceId,
+    ServiceSettings,
+};
 use lvs_core::address::AddressFamily;
-use lvs_core::ipvs::desired::{ServerListing, ServiceListing, ServiceSpec};
+use lvs_core::ipvs::desired::{ServerListing, ServerSpec, ServiceListing, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::ClientMask;
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service;
+use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 
 use super::counts::Count;
 use super::{Director, convert, counts};
@@ -83,23 +87,21 @@ impl IpvsTable for Director {
     }
 
     fn add_service(&mut self, key: &ServiceKey, options: &ServiceOptions) -> Result<(), Errno> {
-        let (scheduler, scheduler_flags) = supported(options)?;
+        let settings = settings(options)?;
         self.act(Action::AddService(Service {
             service: api_id(key).ok_or(Errno::NotSupported)?,
-            scheduler,
-            scheduler_flags,
+            scheduler: settings.scheduler,
+            scheduler_flags: settings.scheduler_flags,
+            persistence: settings.persistence,
+            one_packet: settings.one_packet,
             local_addresses: Vec::new(),
             servers: Vec::new(),
         }))
     }
 
     fn edit_service(&mut self, key: &ServiceKey, options: &ServiceOptions) -> Result<(), Errno> {
-        let (scheduler, scheduler_flags) = supported(options)?;
+        let patch = settings(options)?.into();
         let service = api_id(key).ok_or(Errno::NoService)?;
-        let patch = ServicePatch {
-            scheduler: Some(scheduler),
-            scheduler_flags: Some(scheduler_flags),
-        };
         self.act(Action::EditService { service, patch })
     }
 
@@ -130,12 +132,14 @@ impl IpvsTable for Director {
         let Server {
             server,
             mode,
+            tunnel,
             weight,
             upper_threshold_conns,
             lower_threshold_conns,
         } = api_server(addr, port, options)?;
         let patch = ServerPatch {
             mode: Some(mode),
+            tunnel: Some(tunnel),
             weight: Some(weight),
             upper_threshold_conns: Some(upper_threshold_conns),
             lower_threshold_conns: Some(lower_threshold_conns),
@@ -216,7 +220,7 @@ impl Director {
             weight: spec.weight,
             upper_threshold: spec.upper_threshold,
             lower_threshold: spec.lower_threshold,
-            tunnel: Tunnel::default(),
+            tunnel: tunnel_row(spec),
             active: load.active,
             inactive: load.inactive,
             persistent: load.persistent,
@@ -243,16 +247,21 @@ fn statistics(count: Count) -> Statistics {
 
 /// `None`: the director has no such services.
 fn api_id(key: &ServiceKey) -> Option<ServiceId> {
-    let ServiceKey::Address { protocol, addr, port } = *key else {
-        return None;
-    };
-    let protocol = match protocol {
-        6 => Protocol::Tcp,
-        17 => Protocol::Udp,
-        132 => Protocol::Sctp,
-        _ => return None,
-    };
-    Some(ServiceId { protocol, addr, port })
+    match *key {
+        ServiceKey::Address { protocol, addr, port } => {
+            let protocol = match protocol {
+                6 => Protocol::Tcp,
+                17 => Protocol::Udp,
+                132 => Protocol::Sctp,
+                _ => return None,
+            };
+            Some(ServiceId::Address { protocol, addr, port })
+        }
+        ServiceKey::Mark { family, mark } => Some(ServiceId::Fwmark {
+            mark,
+            is_ipv6: family == Family::V6,
+        }),
+    }
 }
 
 fn core_key(key: &ServiceKey) -> Option<service::ServiceKey> {
@@ -285,19 +294,66 @@ fn flags_of(spec: &ServiceSpec) -> u32 {
     scheduler | persistent | one_packet
 }
 
-/// The scheduler and its options by name, when the core can do all that is wanted.
-fn supported(options: &ServiceOptions) -> Result<(String, Vec<String>), Errno> {
-    const UNSUPPORTED: u32 = ServiceRow::PERSISTENT | ServiceRow::ONE_PACKET;
-    if options.flags & UNSUPPORTED != 0 || options.engine.is_some() {
+/// What is wanted of a service, when the core can do all of it.
+fn settings(options: &ServiceOptions) -> Result<ServiceSettings, Errno> {
+    if options.engine.is_some() {
         return Err(Errno::NotSupported);
     }
     let kind = SchedulerKind::parse(&options.scheduler).ok_or(Errno::NoEntry)?;
     let names = SCHEDULER_BITS.into_iter().zip(kind.flag_names());
     let set = names.filter(|(bit, _)| options.flags & bit != 0);
-    Ok((
-        options.scheduler.clone(),
-        set.map(|(_, name)| (*name).to_owned()).collect(),
-    ))
+    let netmask = match options.granularity {
+        Granularity::V4(mask) => Netmask::Ipv4(mask),
+        Granularity::V6(len) => Netmask::Ipv6(u8::try_from(len).map_err(|_| Errno::Invalid)?),
+    };
+    let persistence = Persistence {
+        timeout_sec: options.timeout_sec,
+        netmask: netmask.narrowed(),
+    };
+    Ok(ServiceSettings {
+        scheduler: options.scheduler.clone(),
+        scheduler_flags: set.map(|(_, name)| (*name).to_owned()).collect(),
+        persistence: (options.flags & ServiceRow::PERSISTENT != 0).then_some(persistence),
+        one_packet: options.flags & ServiceRow::ONE_PACKET != 0,
+    })
+}
+
+/// How a tunnelling server is reached; nothing for others, as in the kernel.
+fn tunnel_row(spec: &ServerSpec) -> Tunnel {
+    let of = |kind, port, flags| Tunnel { kind, port, flags };
+    match spec.tunnel {
+        _ if spec.mode != ForwardingMode::Tunnel => Tunnel::default(),
+        TunnelKind::IpIp => Tunnel::default(),
+        TunnelKind::Gre { checksum: false } => of(Tunnel::KIND_GRE, 0, 0),
+        TunnelKind::Gre { checksum: true } => of(Tunnel::KIND_GRE, 0, Tunnel::CHECKSUM),
+        TunnelKind::Gue { port, checksum } => match checksum {
+            GueChecksum::No => of(Tunnel::KIND_GUE, port, 0),
+            GueChecksum::Full => of(Tunnel::KIND_GUE, port, Tunnel::CHECKSUM),
+            GueChecksum::RemoteOffload => of(Tunnel::KIND_GUE, port, Tunnel::REMOTE_CHECKSUM),
+        },
+    }
+}
+
+/// The tunnel that is wanted of a tunnelling server.
+const fn api_tunnel(tunnel: Tunnel) -> Result<lvs_api::Tunnel, Errno> {
+    let Tunnel { kind, port, flags } = tunnel;
+    match kind {
+        0 => Ok(lvs_api::Tunnel::Ipip),
+        Tunnel::KIND_GRE => Ok(lvs_api::Tunnel::Gre {
+            checksum: flags & Tunnel::CHECKSUM != 0,
+        }),
+        Tunnel::KIND_GUE => {
+            let checksum = if flags & Tunnel::REMOTE_CHECKSUM != 0 {
+                lvs_api::GueChecksum::Remote
+            } else if flags & Tunnel::CHECKSUM != 0 {
+                lvs_api::GueChecksum::Full
+            } else {
+                lvs_api::GueChecksum::No
+            };
+            Ok(lvs_api::Tunnel::Gue { port, checksum })
+        }
+        _ => Err(Errno::Invalid),
+    }
 }
 
 fn api_server(addr: IpAddr, port: u16, options: &ServerOptions) -> Result<Server, Errno> {
@@ -308,12 +364,14 @@ fn api_server(addr: IpAddr, port: u16, options: &ServerOptions) -> Result<Server
         ServerRow::DIRECT_ROUTING | ServerRow::LOCAL => Mode::Dr,
         _ => return Err(Errno::Invalid),
     };
-    if mode == Mode::Tunnel && options.tunnel.kind != 0 {
-        return Err(Errno::NotSupported);
-    }
+    let tunnel = match mode {
+        Mode::Tunnel => api_tunnel(options.tunnel)?,
+        Mode::Nat | Mode::Dr => lvs_api::Tunnel::Ipip,
+    };
     Ok(Server {
         server: SocketAddr::new(addr, port),
         mode,
+        tunnel,
         weight: u32::try_from(options.weight).map_err(|_| Errno::Range)?,
         upper_threshold_conns: options.upper_threshold,
         lower_threshold_conns: options.lower_threshold,

@@ -1,9 +1,12 @@
 //! What the director tells about what runs: services, counters, workers, drops.
 
+use std::collections::BTreeMap;
+
 use lvs_api::{ApiError, DropCount, ServerStatus, ServiceId, ServiceStatus, Stats, Worker};
 use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::desired::ServiceListing;
 use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::path::verdict::DropReason;
 
 use super::{Director, convert, counts};
@@ -15,7 +18,7 @@ impl Director {
         self.wanted
             .services
             .services()
-            .filter_map(|listing| Some(self.status(&listing, convert::id(&listing.spec.key)?)))
+            .map(|listing| self.status(&listing, convert::id(&listing.spec.key)))
             .collect()
     }
 
@@ -28,6 +31,12 @@ impl Director {
             .listing(&convert::key(id))
             .map_err(convert::refusal)?;
         Ok(self.status(&listing, *id))
+    }
+
+    /// The slot by which connections name a service; `None` when it is not there.
+    pub fn slot(&self, id: &ServiceId) -> Option<lvs_core::ipvs::service::ServiceId> {
+        let listing = self.wanted.services.listing(&convert::key(id)).ok()?;
+        Some(listing.id)
     }
 
     fn status(&self, listing: &ServiceListing<'_>, service: ServiceId) -> ServiceStatus {
@@ -45,6 +54,7 @@ impl Director {
                 forward: forward.name().to_owned(),
                 active_conns: load.active,
                 inactive_conns: load.inactive,
+                persistent_conns: load.persistent,
                 totals: convert::totals(count.totals),
                 rates: convert::rates(count.rates()),
             }
@@ -53,6 +63,8 @@ impl Director {
             service,
             scheduler: listing.spec.scheduler.name().to_owned(),
             scheduler_flags: convert::flag_names(listing.spec.scheduler, listing.spec.scheduler_flags),
+            persistence: listing.spec.persistence.map(convert::persistence),
+            one_packet: listing.spec.one_packet,
             local_addresses: listing.local_addresses.to_vec(),
             servers: servers.collect(),
             totals: convert::totals(count.totals),
@@ -85,6 +97,12 @@ impl Director {
     /// The timeouts of connections.
     pub const fn timeouts(&self) -> lvs_api::Timeouts {
         convert::timeouts(&self.wanted.timeouts)
+    }
+
+    /// The kernel's settings by their names, as `sysctl` prints them.
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        let shown = |name: &&str| Some(((*name).to_owned(), self.sysctls.get(name)?));
+        Sysctls::NAMES.iter().filter_map(shown).collect()
     }
 
     /// Each worker's own counters.

@@ -410,10 +410,82 @@ fn a_director_killed_while_it_changes_keeps_every_answered_change() {
             .state()
             .services
             .iter()
-            .map(|service| service.service.port)
+            .map(|service| service.service.port())
             .collect();
         assert!(ports.len() >= answered, "{} of {answered}", ports.len());
         assert!(ports.iter().copied().eq(1..=ports.len() as u16), "a change is missing");
         assert_eq!(report.refused, Vec::<String>::new());
     }
+}
+
+const PERSISTENT: &str = r#"{"add_service": {"service": "fwm:66", "scheduler": "rr",
+    "persistence": {"timeout_sec": 360, "netmask": "255.255.255.0"}, "one_packet": true, "servers": [
+    {"server": "198.51.100.1:0", "mode": "tunnel", "tunnel": {"kind": "gue", "port": 6080, "checksum": "remote"}},
+    {"server": "198.51.100.2:0", "mode": "tunnel", "tunnel": {"kind": "gre", "checksum": true}}]}}"#;
+
+#[test]
+fn persistence_marks_one_packet_and_tunnels_survive_a_restart_and_differ_from_nothing() {
+    let mut bench = Bench::new();
+    bench.apply(PERSISTENT).unwrap();
+    bench
+        .apply(r#"{"add_service": {"service": "fwm6:66", "persistence": {"netmask": 64}}}"#)
+        .unwrap();
+    let state = bench.director.state();
+    let Action::AddService(wanted) = serde_json::from_str(PERSISTENT).unwrap() else {
+        panic!("not an addition");
+    };
+    assert_eq!(state.services[0], wanted);
+    assert_eq!(state.services[1].service.to_string(), "fwm6:66");
+    let again = serde_json::to_string(&state).unwrap();
+    assert!(bench.replace(&again, false).unwrap().is_empty());
+    let (director, report) = bench.restarted();
+    assert_eq!((director.state(), report.refused), (state, Vec::new()));
+}
+
+#[test]
+fn an_edit_keeps_persistence_unless_it_names_it_and_null_ends_it() {
+    let mut bench = Bench::new();
+    bench.apply(PERSISTENT).unwrap();
+    let service = |bench: &Bench| bench.director.state().services.remove(0);
+    bench
+        .apply(r#"{"edit_service": {"service": "fwm:66", "patch": {"scheduler": "wrr"}}}"#)
+        .unwrap();
+    assert_eq!(service(&bench).persistence.map(|kept| kept.timeout_sec), Some(360));
+    assert!(service(&bench).one_packet);
+    let server = r#"{"service": "fwm:66", "server": "198.51.100.1:0", "patch": {"weight": 7}}"#;
+    bench.apply(&format!(r#"{{"edit_server": {server}}}"#)).unwrap();
+    assert_eq!(
+        service(&bench).servers[0].tunnel,
+        lvs_api::Tunnel::Gue {
+            port: 6080,
+            checksum: lvs_api::GueChecksum::Remote
+        }
+    );
+    let ended = r#"{"service": "fwm:66", "patch": {"persistence": null, "one_packet": false}}"#;
+    bench.apply(&format!(r#"{{"edit_service": {ended}}}"#)).unwrap();
+    assert_eq!((service(&bench).persistence, service(&bench).one_packet), (None, false));
+}
+
+#[test]
+fn wrong_persistence_and_tunnels_are_refused_at_their_place() {
+    let mut bench = Bench::new();
+    for (action, place) in [
+        (
+            r#"{"add_service": {"service": "fwm:66", "persistence": {"timeout_sec": 0}}}"#,
+            "persistence.timeout_sec",
+        ),
+        (
+            r#"{"add_service": {"service": "fwm:66", "persistence": {"netmask": 64}}}"#,
+            "persistence.netmask",
+        ),
+        (
+            r#"{"add_service": {"service": "fwm:66", "servers": [
+                {"server": "198.51.100.1:0", "mode": "tunnel", "tunnel": {"kind": "gue", "port": 0}}]}}"#,
+            "servers[0].tunnel.port",
+        ),
+    ] {
+        let error = bench.apply(action).unwrap_err();
+        assert_eq!((error.code, error.place.as_deref()), (ErrorCode::Refused, Some(place)));
+    }
+    assert!(bench.director.state().services.is_empty());
 }

@@ -226,3 +226,19 @@ fn run_time_changes_and_the_base_survive_a_restart_with_an_edited_file() {
     assert!(report.applied.timeouts_changed && report.applied.servers_changed.is_empty());
     assert_eq!(director.state().services[0].servers[0].weight, 0);
 }
+
+#[test]
+fn persistence_marks_and_settings_of_an_edited_file_take_effect_without_a_restart() {
+    let mut bench = Bench::new();
+    let edited = format!(
+        "[[mark]]\nmark = 66\n[sysctl]\nsloppy_tcp = 1\n{TOML}\n[[service]]\nfwmark = 66\npersistence_timeout_sec = 10\n"
+    );
+    let report = bench.reload(&edited).unwrap();
+    assert_eq!(report.restart_needed, Vec::<String>::new());
+    let marked = |bench: &Bench| bench.director.state().services.pop().unwrap();
+    assert_eq!(marked(&bench).service.to_string(), "fwm:66");
+    let edited = edited.replace("timeout_sec = 10", "timeout_sec = 20");
+    let report = bench.reload(&edited).unwrap();
+    assert_eq!(report.applied.services_changed.len(), 1);
+    assert_eq!(marked(&bench).persistence.map(|now| now.timeout_sec), Some(20));
+}

@@ -45,6 +45,51 @@ TCP  192.0.2.10:80 wrr
 }
 
 #[test]
+fn persistence_marks_and_tunnels_are_typed_listed_and_edited() {
+    let stand = Stand::new(Limits::default());
+    for command in [
+        "service add fwm:66 --scheduler rr --persistent 360 --netmask 255.255.255.0",
+        "server add fwm:66 198.51.100.1 --tunnel-type gue --tunnel-port 6080 --tunnel-checksum",
+        "server add -f 66 -r 198.51.100.2 --tunnel-type gre",
+        "service add fwm6:66 --one-packet",
+    ] {
+        assert_eq!(stand.printed(command), "", "{command}");
+    }
+    let listing = stand.printed("list --tunnel-info");
+    for line in [
+        "FWM  66 rr persistent 360 mask 255.255.255.0\n",
+        "  -> 198.51.100.1:0               Tunnel  gue:6080:+c   1      0          0         \n",
+        "  -> 198.51.100.2:0               Tunnel  gre:-c        1      0          0         \n",
+        "FWM  66 IPv6 wlc ops\n",
+    ] {
+        assert!(listing.contains(line), "{listing}");
+    }
+    stand.printed("service edit fwm:66 --scheduler wrr");
+    assert!(stand.printed("list fwm:66").contains("FWM  66 wrr persistent 360 mask"));
+    stand.printed("service edit fwm:66 --not-persistent");
+    stand.printed("service edit fwm6:66 --not-one-packet");
+    let listing = stand.printed("list");
+    assert!(
+        listing.contains("FWM  66 wrr\n") && listing.contains("FWM  66 IPv6 wlc\n"),
+        "{listing}"
+    );
+    let wrong = "server add fwm:66 198.51.100.3 --tunnel-type gre --tunnel-port 1";
+    assert_eq!(stand.lvsctl(wrong).status.code(), Some(2));
+}
+
+#[test]
+fn settings_are_shown_all_or_one() {
+    let stand = Stand::new(Limits::default());
+    let all = stand.printed("sysctl");
+    assert!(
+        all.starts_with("net.ipv4.vs.am_droprate = 10\nnet.ipv4.vs.amemthresh = 1024\n"),
+        "{all}"
+    );
+    assert_eq!(stand.printed("sysctl drop_entry"), "net.ipv4.vs.drop_entry = 0\n");
+    assert_eq!(stand.lvsctl("sysctl nonsense").status.code(), Some(2));
+}
+
+#[test]
 fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
     let stand = Stand::new(Limits::default());
     let code = |arguments: &str| stand.lvsctl(arguments).status.code();
@@ -230,7 +275,7 @@ fn everything_can_be_done_with_plain_http() {
         assert_eq!(stand.ask(method, path, body).0, status, "{method} {path}");
     }
     let (_, state) = stand.ask("GET", "/v1/state", "");
-    let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5}}"#;
+    let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"one_packet":false,"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","tunnel":{"kind":"ipip"},"weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5}}"#;
     assert_eq!(state, expected);
     assert_eq!(stand.ask("DELETE", &server, "").0, 204);
     assert_eq!(
