@@ -41,7 +41,7 @@ fn wrong_requests_are_told_place_cause_and_cure() {
                 services,
                 r#"{"service": "tcp:192.0.2.100:81", "sheduler": "rr"}"#,
                 400,
-                "sheduler: unknown field `sheduler`, expected one of `service`, `scheduler`, `scheduler_flags`, \
+                "sheduler: unknown field `sheduler`, expected one of `service`, `scheduler`, `scheduler_flags`, `persistence`, `one_packet`, \
              `local_addresses`, `servers` at line 1 column 44",
             ),
             (
@@ -49,7 +49,7 @@ fn wrong_requests_are_told_place_cause_and_cure() {
                 services,
                 r#"{"service": "tcp:192.0.2.100:81", "scheduler": "best"}"#,
                 422,
-                "scheduler: there is no scheduler \"best\"; choose one of rr, wrr, lc, wlc, sh, dh, mh, sed, nq, \
+                "scheduler: there is no scheduler \"best\"; choose one of rr, wrr, lc, wlc, lblc, lblcr, sh, dh, mh, conhash, sed, nq, \
              fo, ovf, twos",
             ),
             (
@@ -112,7 +112,7 @@ fn wrong_requests_are_told_place_cause_and_cure() {
                 "",
                 400,
                 "service: \"nonsense\": \"nonsense\" names no virtual service: write PROTOCOL:ADDRESS:PORT, as \
-             in tcp:192.0.2.1:80 or udp:[2001:db8::1]:53",
+             in tcp:192.0.2.1:80 or udp:[2001:db8::1]:53, or fwm:MARK, as in fwm:66, or fwm6:66 for IPv6",
             ),
             (
                 "PUT",
