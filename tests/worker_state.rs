@@ -259,7 +259,9 @@ fn a_worker_with_its_real_state_allocates_nothing() {
             wan.rx_packets.get() > 100_000 && wan.punted_packets.get() > 0,
             "{wan:?}"
         );
-        assert!(counters.scheduler_picks.get() > 1_000 && counters.conns_expired.get() > 1_000);
+        // Far more than there are flows: ports are reused, so connections are removed and made all the time.
+        let picks = counters.scheduler_picks.get();
+        assert!(picks > 1_000, "{picks} connections were made");
         assert!(counters.drops.iter().filter(|drops| drops.get() > 0).count() >= 5);
         assert_eq!((counted.count_total, counted.bytes_total), (0, 0), "{counted:?}");
     });
