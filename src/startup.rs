@@ -235,7 +235,7 @@ fn worker_cpus(config: &Config) -> Vec<u16> {
 fn pool_settings(config: &Config) -> PoolSettings {
     let workers = u32::from(config.workers.count);
     let waiting = punt::PUNTED_SLOTS + punt::CONTROL_SLOTS + punt::INJECTED_SLOTS + HELD_MAX;
-    let rings = workers * ((workers - 1) * handover::SLOTS as u32 + waiting as u32);
+    let rings = workers * ((workers - 1) * handover::slots(usize::from(config.workers.count)) as u32 + waiting as u32);
     let needed = PoolSettings::mbufs_needed(descriptors(config), rings, workers + 1, MBUF_CACHE);
     PoolSettings {
         mbufs: needed.max(config.eal.mbufs),

@@ -120,31 +120,46 @@ impl<P: PacketPath> Worker<P> {
         busy
     }
 
-    /// Takes one burst from each other worker. They come in the order they were sent; a change of device ends
+    /// Takes bursts from each other worker. Frames come in the order they were sent; a change of device ends
     /// a burst early, because the path is told one device a burst.
     fn take_handed_over(&mut self, now: Tick) -> bool {
         let mut busy = false;
+        // As much of each peer as it may have received in one pass of its own: otherwise, when all are busy,
+        // every ring fills however large it is.
+        let bursts_per_peer = self.rx.len().max(1);
         for peer in 0..self.inbox.peers_count() {
-            let mut device = DeviceId(0);
-            for _ in 0..BURST_MAX {
-                let Some(handed) = self.inbox.take(peer) else { break };
-                busy = true;
-                self.counters.handed_over_in.add(1);
-                match handed {
-                    Handed::Transmit { mbuf, to } => self.exits.transmit_own(to, mbuf),
-                    Handed::Process { mbuf, from } => {
-                        if from != device {
-                            self.decide(device, now, P::process_handed_over);
-                            device = from;
-                        }
-                        // At most BURST_MAX are taken, so there is room.
-                        let _ = self.burst.push(mbuf);
-                    }
+            for _ in 0..bursts_per_peer {
+                if !self.take_burst_of(peer, now) {
+                    break;
                 }
+                busy = true;
             }
-            self.decide(device, now, P::process_handed_over);
         }
         busy
+    }
+
+    /// At most [`BURST_MAX`] frames of one peer; `false` when there were none.
+    fn take_burst_of(&mut self, peer: usize, now: Tick) -> bool {
+        let mut any = false;
+        let mut device = DeviceId(0);
+        for _ in 0..BURST_MAX {
+            let Some(handed) = self.inbox.take(peer) else { break };
+            any = true;
+            self.counters.handed_over_in.add(1);
+            match handed {
+                Handed::Transmit { mbuf, to } => self.exits.transmit_own(to, mbuf),
+                Handed::Process { mbuf, from } => {
+                    if from != device {
+                        self.decide(device, now, P::process_handed_over);
+                        device = from;
+                    }
+                    // At most BURST_MAX are taken, so there is room.
+                    let _ = self.burst.push(mbuf);
+                }
+            }
+        }
+        self.decide(device, now, P::process_handed_over);
+        any
     }
 
     /// Transmits what the kernel sends through its twins, as it is.
