@@ -10,7 +10,7 @@ use crate::address::{Addr4, Addr6, Address, FlowKey};
 use crate::arena::{Arena, ArenaError};
 use crate::counters::{SingleWriter, WorkerCounters};
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, FLAG_TEMPLATE};
+use crate::ipvs::conn::{Conn, FLAG_REPLIES_ONLY, FLAG_TEMPLATE};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::local_address::LocalPortCursor;
 use crate::ipvs::persistence;
@@ -18,6 +18,8 @@ use crate::ipvs::protocol;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::scheduler::{self, Localities, SchedulerState};
 use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::ipvs::sync::SyncConn;
+use crate::ipvs::sync::outbox::Outbox;
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
 use crate::path::Headers;
@@ -63,6 +65,7 @@ pub struct WorkerState {
     localities: Localities,
     made: MadeFrames,
     path_mtus: PathMtus,
+    outbox: Outbox,
 }
 
 /// The tables of both families, each with the scratch space of the burst under way.
@@ -149,6 +152,8 @@ pub(crate) struct Step<'a> {
     /// Frames besides those of the burst.
     pub(crate) made: &'a mut MadeFrames,
     pub(crate) path_mtus: &'a mut PathMtus,
+    /// What is to be told to another director.
+    pub(crate) outbox: &'a Outbox,
     /// While a datagram that was put together is processed: octets of the longest piece that it may leave in, its
     /// longest fragment at first. Else 0.
     pub(crate) reassembled: u16,
@@ -194,6 +199,7 @@ impl WorkerState {
             localities: Localities::new(),
             made: MadeFrames::new(),
             path_mtus: PathMtus::new(),
+            outbox: Outbox::new(),
             snapshot: Arc::new(Snapshot::default()),
             settings,
         };
@@ -283,6 +289,13 @@ impl WorkerState {
         Some(made)
     }
 
+    /// Takes the oldest connection that is to be told to another director. To be called after every call of the
+    /// path until it gives none.
+    #[inline]
+    pub fn next_synced(&mut self) -> Option<SyncConn> {
+        self.outbox.take()
+    }
+
     /// Connections held at this moment, IPv4 and IPv6.
     pub fn conns_count(&self) -> (usize, usize) {
         (self.lanes.v4.table.len(), self.lanes.v6.table.len())
@@ -309,6 +322,7 @@ impl WorkerState {
             localities: &mut self.localities,
             made: &mut self.made,
             path_mtus: &mut self.path_mtus,
+            outbox: &self.outbox,
             reassembled: 0,
         };
         (step, &mut self.lanes)
@@ -324,15 +338,21 @@ impl WorkerState {
                     .lanes
                     .v4
                     .table
-                    .scan(from, room, |_, conn| out.push(self.record(conn, now)));
+                    .scan(from, room, |_, conn| self.list(conn, now, out));
                 Some(next.map_or(DumpCursor::V6(0), DumpCursor::V4))
             }
             DumpCursor::V6(from) => self
                 .lanes
                 .v6
                 .table
-                .scan(from, room, |_, conn| out.push(self.record(conn, now)))
+                .scan(from, room, |_, conn| self.list(conn, now, out))
                 .map(DumpCursor::V6),
+        }
+    }
+
+    fn list<A: Address>(&self, conn: &Conn<A>, now: Tick, out: &mut Vec<ConnRecord>) {
+        if conn.flags & FLAG_REPLIES_ONLY == 0 {
+            out.push(self.record(conn, now));
         }
     }
 
@@ -367,10 +387,8 @@ impl ConnRecord {
     pub fn state_name(&self) -> &'static str {
         if self.flags & FLAG_TEMPLATE == 0 {
             protocol::state_name(self.protocol, self.state)
-        } else if self.state == persistence::STATE_ASSURED {
-            "ASSURED"
         } else {
-            "NONE"
+            persistence::state_name(self.state)
         }
     }
 }

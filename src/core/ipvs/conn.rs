@@ -92,6 +92,9 @@ pub const FLAG_ONE_PACKET: u16 = 0x2000;
 pub const FLAG_CONTROLLED: u16 = 0x0010;
 /// A template that no longer decides, but still has connections.
 pub const FLAG_RETIRED: u16 = 0x8000;
+/// A copy, on the worker of its local port, of a synced FULLNAT connection whose client is another worker's: it
+/// serves replies, is not bound to its real server and not listed.
+pub const FLAG_REPLIES_ONLY: u16 = 0x0040;
 /// Made by the sync daemon, not by a packet (`IP_VS_CONN_F_SYNC`).
 pub const FLAG_SYNCED: u16 = 0x0020;
 
@@ -132,8 +135,10 @@ pub struct Conn<A: Address> {
     pub state: u8,
     /// [`crate::ipvs::forwarding::ForwardingMode`].
     pub mode: u8,
+    /// State in which it was last told to another director.
+    pub synced_state: u8,
     /// Zero; room in the first line.
-    pub unused: [u8; 3],
+    pub unused: [u8; 2],
     /// [`crate::ipvs::service::ServiceId`].
     pub service: u32,
     /// Idle time in milliseconds after which it expires in its present state. Change it by
@@ -150,6 +155,8 @@ pub struct Conn<A: Address> {
     pub created: Tick,
     /// Firewall mark of its service; 0 for none.
     pub fwmark: u32,
+    /// Until when another director was told to keep it, in ticks; the low two bits count repetitions. 0: never told.
+    pub synced_until: u32,
     /// Shift of sequence numbers, by [`Direction`].
     pub shifts: [SequenceShift; 2],
 }
@@ -223,7 +230,8 @@ impl<A: Address> Default for Conn<A> {
             protocol: 0,
             state: 0,
             mode: 0,
-            unused: [0; 3],
+            synced_state: 0,
+            unused: [0; 2],
             service: 0,
             timeout_ms: 0,
             timer: TimerLink::default(),
@@ -231,6 +239,7 @@ impl<A: Address> Default for Conn<A> {
             controlled: 0,
             created: Tick::default(),
             fwmark: 0,
+            synced_until: 0,
             shifts: [SequenceShift::default(); 2],
         }
     }

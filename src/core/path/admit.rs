@@ -118,7 +118,7 @@ fn owner<A: Address>(step: &Step<'_>, service: Option<&VirtualService>, key: &Fl
 }
 
 /// Spreads clients over workers by a keyed hash, so that nobody can aim all their connections at one.
-fn owner_of_client<A: Address>(step: &Step<'_>, spread: Spread, client: Endpoint<A>) -> WorkerId {
+pub(crate) fn owner_of_client<A: Address>(step: &Step<'_>, spread: Spread, client: Endpoint<A>) -> WorkerId {
     let (low, high) = client.addr.words();
     let words = (low & spread.words.0, high & spread.words.1);
     let port = if spread.by_port { client.port } else { 0 };
