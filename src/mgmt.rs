@@ -9,6 +9,7 @@ pub mod mailbox_port;
 pub mod punt;
 pub mod reload;
 pub mod service;
+pub mod sync;
 pub mod twin;
 pub mod worker_port;
 

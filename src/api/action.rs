@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Server, ServerPatch, Service, ServiceId, ServicePatch, State, TimeoutsPatch};
+use crate::{Server, ServerPatch, Service, ServiceId, ServicePatch, State, SyncDaemon, SyncRole, TimeoutsPatch};
 
 /// A change to the desired state. Refused as a whole or carried out as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,10 @@ pub enum Action {
     },
     /// Legal when every value is in range.
     SetTimeouts(TimeoutsPatch),
+    /// Legal when no daemon of this role runs and its interface is there.
+    StartSyncDaemon(SyncDaemon),
+    /// Legal when a daemon of this role runs.
+    StopSyncDaemon(SyncRole),
     /// The desired state becomes exactly this one; what is equal is left alone.
     ReplaceState(State),
 }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::ServiceId;
+use crate::{ServiceId, SyncDaemon};
 
 /// How a real server is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -371,6 +371,9 @@ pub struct State {
     /// Connection timeouts; absent in a request: they stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+    /// Sync daemons; absent in a request: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_daemons: Option<Vec<SyncDaemon>>,
 }
 
 #[cfg(test)]

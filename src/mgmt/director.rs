@@ -16,11 +16,13 @@ use lvs_core::ipvs::mark::MarkRules;
 use lvs_core::ipvs::protocol::Timeouts;
 use lvs_core::ipvs::scheduler::Overhead;
 use lvs_core::ipvs::service_table::ServiceTable;
+use lvs_core::ipvs::sync::daemon::SyncDaemon;
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::L3;
 use lvs_core::snapshot::Snapshot;
 
 use crate::mgmt::journal::{Damage, Drained, Journal, JournalError, Whole};
+use crate::mgmt::sync::Sync;
 use crate::mgmt::worker_port::WorkerPort;
 
 pub mod convert;
@@ -28,6 +30,7 @@ pub mod counts;
 pub mod diff;
 mod ipvs_table;
 mod report;
+mod sync;
 pub mod tend;
 
 #[cfg(test)]
@@ -44,6 +47,8 @@ const PUBLISH_PAUSE_FACTOR: u32 = 4;
 struct Wanted {
     services: DesiredServices,
     timeouts: Timeouts,
+    /// The master first.
+    daemons: Vec<SyncDaemon>,
 }
 
 /// What the journal brought back.
@@ -74,6 +79,7 @@ pub struct Director {
     overhead: Overhead,
     marks: Arc<MarkRules>,
     sysctls: Sysctls,
+    sync: Sync,
     publication: Publication,
 }
 
@@ -102,6 +108,7 @@ impl Director {
         let mut wanted = Wanted {
             services: DesiredServices::default(),
             timeouts: Timeouts::default(),
+            daemons: Vec::new(),
         };
         for action in replayed(&restored.whole).iter().chain(&restored.actions) {
             if let Err(error) = wanted.carry_out(action) {
@@ -121,6 +128,7 @@ impl Director {
             overhead: Overhead::default(),
             marks: Arc::default(),
             sysctls: Sysctls::default(),
+            sync: Sync::new(),
             publication: Publication {
                 stale: true,
                 ..Publication::default()
@@ -154,6 +162,9 @@ impl Director {
     pub fn apply(&mut self, action: Action, now: Instant) -> Result<(), ApiError> {
         if let Action::ReplaceState(state) = action {
             return self.replace(state, false, now).map(|_| ());
+        }
+        if let Action::StartSyncDaemon(daemon) = &action {
+            self.open_sync(daemon)?;
         }
         self.journal.append(&action).map_err(|error| journal_failed(&error))?;
         if let Err(error) = self.wanted.carry_out(&action) {
@@ -279,6 +290,7 @@ impl Director {
     }
 
     fn changed(&mut self, now: Instant) {
+        self.sync.follow(&self.wanted.daemons, &self.sysctls, now);
         if self.journal.wants_compaction() {
             let drained = self.wanted.drained();
             let whole = Whole {
@@ -319,6 +331,7 @@ impl Director {
             timeouts: self.wanted.timeouts,
             marks: Arc::clone(&self.marks),
             sysctls: self.sysctls,
+            sync: self.sync_roles(),
             workers_count,
         })
     }
@@ -368,11 +381,13 @@ fn replayed(whole: &Whole) -> Vec<Action> {
         .state
         .timeouts
         .map(|timeouts| Action::SetTimeouts(timeouts.into()));
+    let daemons = whole.state.sync_daemons.iter().flatten().cloned();
     services
         .into_iter()
         .map(Action::AddService)
         .chain(drains)
         .chain(timeouts)
+        .chain(daemons.map(Action::StartSyncDaemon))
         .collect()
 }
 
@@ -406,6 +421,7 @@ impl Wanted {
         State {
             services: self.services.services().map(|listing| service_of(&listing)).collect(),
             timeouts: Some(convert::timeouts(&self.timeouts)),
+            sync_daemons: Some(self.daemons.iter().map(convert::sync_daemon).collect()),
         }
     }
 
@@ -451,6 +467,8 @@ impl Wanted {
                 };
                 self.timeouts.set(tcp_sec, tcp_fin_sec, udp_sec).map_err(refused)
             }
+            Action::StartSyncDaemon(daemon) => self.start_sync_daemon(daemon),
+            Action::StopSyncDaemon(role) => self.stop_sync_daemon(*role),
             Action::ReplaceState(state) => {
                 let (_, steps) = diff::difference(&self.state(), state)?;
                 let mut next = self.clone();
@@ -522,6 +540,7 @@ impl Wanted {
 
     fn add_server(&mut self, id: &ServiceId, server: &Server) -> Result<(), ApiError> {
         let spec = convert::server_spec(server);
+        self.refuse_mixed(&convert::key(id), spec.addr)?;
         self.services
             .add_server(&convert::key(id), spec)
             .map(|_| ())

@@ -9,7 +9,7 @@ use std::hash::Hash;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use lvs_api::{ApiError, ErrorCode, ReloadReport, Server, Service, State, Timeouts};
+use lvs_api::{ApiError, ErrorCode, ReloadReport, Server, Service, State, SyncDaemon, SyncRole, Timeouts};
 use lvs_core::config::Config;
 
 use crate::mgmt::director::{Director, convert};
@@ -18,7 +18,7 @@ use crate::mgmt::director::{Director, convert};
 mod tests;
 
 /// Tables of the file that take effect while the director runs; all others are read once, at start.
-const LIVE: &[&str] = &["ipvs", "mark", "service", "sysctl", "timeouts"];
+const LIVE: &[&str] = &["ipvs", "mark", "service", "sync_daemon", "sysctl", "timeouts"];
 
 /// The configuration file, to be read again.
 pub struct Reloader {
@@ -76,6 +76,7 @@ fn state_of(config: &Config) -> State {
     State {
         services: services.collect(),
         timeouts: Some(convert::timeouts(&config.timeouts)),
+        sync_daemons: Some(config.sync_daemons.iter().map(convert::sync_daemon).collect()),
     }
 }
 
@@ -119,7 +120,24 @@ pub fn merge(base: &State, file: &State, running: State) -> Merged {
         }
     }
     merged.state.timeouts = merge_timeouts(base.timeouts, file.timeouts, merged.state.timeouts);
+    let (old, new) = (base.sync_daemons.as_deref(), file.sync_daemons.as_deref());
+    merge_sync_daemons(old.unwrap_or_default(), new, &mut merged.state.sync_daemons);
     merged
+}
+
+/// A daemon that the file starts, stops or changes; others run on as they are.
+fn merge_sync_daemons(base: &[SyncDaemon], file: Option<&[SyncDaemon]>, running: &mut Option<Vec<SyncDaemon>>) {
+    let Some(file) = file else { return };
+    for role in SyncRole::ALL {
+        let of = |daemons: &[SyncDaemon]| daemons.iter().find(|daemon| daemon.role == role).cloned();
+        let new = of(file);
+        if of(base) != new {
+            let running = running.get_or_insert_default();
+            running.retain(|daemon| daemon.role != role);
+            running.extend(new);
+            running.sort_by_key(|daemon| daemon.role);
+        }
+    }
 }
 
 fn by<T, K: Hash + Eq>(items: &[T], key: impl Fn(&T) -> K) -> HashMap<K, &T> {

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use lvs_api::{
     Action, ApiError, Buffers, ConnFilter, ConnRecord, Device, DropCount, ErrorCode, LocalAddresses, ReloadReport,
     Server, ServerPatch, ServerSettings, ServerStatus, Service, ServiceId, ServicePatch, ServiceSettings,
-    ServiceStatus, State, StateDiff, Stats, Timeouts, TimeoutsPatch, Version, Worker,
+    ServiceStatus, State, StateDiff, Stats, SyncDaemon, SyncDaemonStatus, Timeouts, TimeoutsPatch, Version, Worker,
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi};
@@ -54,6 +54,8 @@ fn documented() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
         .routes(routes!(zero_stats))
         .routes(routes!(get_timeouts, set_timeouts))
         .routes(routes!(get_sysctls))
+        .routes(routes!(list_sync_daemons, start_sync_daemon))
+        .routes(routes!(stop_sync_daemon))
         .routes(routes!(reload))
         .routes(routes!(get_openapi))
         .split_for_parts()
@@ -419,6 +421,30 @@ async fn set_timeouts(Shared(admin): Lvsd, Wanted(patch): Wanted<TimeoutsPatch>)
 #[utoipa::path(get, path = "/v1/sysctls", responses((status = 200, body = BTreeMap<String, String>)))]
 async fn get_sysctls(Shared(admin): Lvsd) -> axum::Json<BTreeMap<String, String>> {
     axum::Json(admin.director().settings())
+}
+
+/// Sync daemons as they run, the master first.
+#[utoipa::path(get, path = "/v1/sync-daemons", responses((status = 200, body = Vec<SyncDaemonStatus>)))]
+async fn list_sync_daemons(Shared(admin): Lvsd) -> axum::Json<Vec<SyncDaemonStatus>> {
+    axum::Json(admin.director().sync_daemons())
+}
+
+/// Starts a sync daemon.
+#[utoipa::path(
+    post, path = "/v1/sync-daemons", request_body = SyncDaemon,
+    responses((status = 201), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
+)]
+async fn start_sync_daemon(Shared(admin): Lvsd, Wanted(daemon): Wanted<SyncDaemon>) -> Done {
+    carry_out(&admin, Action::StartSyncDaemon(daemon)).map(|_| StatusCode::CREATED)
+}
+
+/// Stops a sync daemon.
+#[utoipa::path(
+    delete, path = "/v1/sync-daemons/{role}", params(("role" = String, Path, description = "master or backup")),
+    responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
+)]
+async fn stop_sync_daemon(Shared(admin): Lvsd, Path(role): Path<String>) -> Done {
+    carry_out(&admin, Action::StopSyncDaemon(named(&role, "role")?))
 }
 
 /// Reads the configuration file again and applies what changed in it; a wrong file changes nothing.
