@@ -25,6 +25,8 @@ pub enum ErrorCode {
     NoSuchSyncDaemon,
     /// The machine has no such network interface (422).
     NoSuchInterface,
+    /// No mark rule of this number (404).
+    NoSuchMark,
     /// The method does not exist for this resource (405).
     MethodNotAllowed,
     /// The request was not complete in time (408).
@@ -53,7 +55,9 @@ impl ErrorCode {
         match self {
             Self::Malformed | Self::BadRequest => 400,
             Self::Forbidden => 403,
-            Self::NoSuchPath | Self::NoSuchService | Self::NoSuchServer | Self::NoSuchSyncDaemon => 404,
+            Self::NoSuchPath | Self::NoSuchService | Self::NoSuchServer | Self::NoSuchSyncDaemon | Self::NoSuchMark => {
+                404
+            }
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
             Self::ServiceExists | Self::ServerExists | Self::SyncDaemonExists => 409,

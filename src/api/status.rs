@@ -303,6 +303,12 @@ pub struct StateDiff {
     /// Sync daemons that start, stop or start anew.
     #[serde(default)]
     pub sync_daemons_changed: Vec<SyncRole>,
+    /// Kernel settings that differ.
+    #[serde(default)]
+    pub sysctls_changed: Vec<String>,
+    /// Whether the classifier's rules differ.
+    #[serde(default)]
+    pub marks_changed: bool,
 }
 
 impl StateDiff {

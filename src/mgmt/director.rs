@@ -30,6 +30,7 @@ pub mod counts;
 pub mod diff;
 mod ipvs_table;
 mod report;
+pub mod settings;
 mod sync;
 pub mod tend;
 
@@ -49,6 +50,10 @@ struct Wanted {
     timeouts: Timeouts,
     /// The master first.
     daemons: Vec<SyncDaemon>,
+    sysctls: Sysctls,
+    marks: Arc<MarkRules>,
+    /// Names of the devices that mark rules may name, by id.
+    devices: Arc<[String]>,
 }
 
 /// What the journal brought back.
@@ -77,8 +82,6 @@ pub struct Director {
     table_revision: u64,
     counts: Counts,
     overhead: Overhead,
-    marks: Arc<MarkRules>,
-    sysctls: Sysctls,
     sync: Sync,
     publication: Publication,
 }
@@ -97,8 +100,14 @@ struct Publication {
 }
 
 impl Director {
-    /// Brings back the desired state of the journal at `path`. No worker is told before [`Self::attach`].
+    /// Brings back the desired state of the journal at `path`, for a director without devices.
     pub fn restore(path: &Path) -> Result<(Self, RestoreReport), JournalError> {
+        Self::restore_with_devices(path, Arc::default())
+    }
+
+    /// Brings back the desired state of the journal at `path`; mark rules may name `devices`, by their ids.
+    /// No worker is told before [`Self::attach`].
+    pub fn restore_with_devices(path: &Path, devices: Arc<[String]>) -> Result<(Self, RestoreReport), JournalError> {
         let (journal, restored) = Journal::open(path)?;
         let mut report = RestoreReport {
             actions: restored.actions.len(),
@@ -109,6 +118,9 @@ impl Director {
             services: DesiredServices::default(),
             timeouts: Timeouts::default(),
             daemons: Vec::new(),
+            sysctls: Sysctls::default(),
+            marks: Arc::default(),
+            devices,
         };
         for action in replayed(&restored.whole).iter().chain(&restored.actions) {
             if let Err(error) = wanted.carry_out(action) {
@@ -126,8 +138,6 @@ impl Director {
             table_revision: 0,
             counts: Counts::default(),
             overhead: Overhead::default(),
-            marks: Arc::default(),
-            sysctls: Sysctls::default(),
             sync: Sync::new(),
             publication: Publication {
                 stale: true,
@@ -235,22 +245,6 @@ impl Director {
         }
     }
 
-    /// Which packets belong to which fwmark service. Not journaled: the configuration says it.
-    pub fn set_marks(&mut self, marks: &MarkRules, now: Instant) {
-        if *self.marks != *marks {
-            self.marks = Arc::new(marks.clone());
-            self.publish_soon(now);
-        }
-    }
-
-    /// The kernel's settings. Not journaled: the configuration says them.
-    pub fn set_sysctls(&mut self, sysctls: Sysctls, now: Instant) {
-        if self.sysctls != sysctls {
-            self.sysctls = sysctls;
-            self.publish_soon(now);
-        }
-    }
-
     /// Publishes what is due, and again where a mailbox was full. To be called every few milliseconds.
     pub fn tick(&mut self, now: Instant) {
         if self.publication.stale {
@@ -290,7 +284,7 @@ impl Director {
     }
 
     fn changed(&mut self, now: Instant) {
-        self.sync.follow(&self.wanted.daemons, &self.sysctls, now);
+        self.sync.follow(&self.wanted.daemons, &self.wanted.sysctls, now);
         if self.journal.wants_compaction() {
             let drained = self.wanted.drained();
             let whole = Whole {
@@ -329,8 +323,8 @@ impl Director {
             services: self.current_table(),
             l3: Arc::clone(&self.l3),
             timeouts: self.wanted.timeouts,
-            marks: Arc::clone(&self.marks),
-            sysctls: self.sysctls,
+            marks: Arc::clone(&self.wanted.marks),
+            sysctls: self.wanted.sysctls,
             sync: self.sync_roles(),
             workers_count,
         })
@@ -388,6 +382,7 @@ fn replayed(whole: &Whole) -> Vec<Action> {
         .chain(drains)
         .chain(timeouts)
         .chain(daemons.map(Action::StartSyncDaemon))
+        .chain(settings::replayed(&whole.state))
         .collect()
 }
 
@@ -422,6 +417,8 @@ impl Wanted {
             services: self.services.services().map(|listing| service_of(&listing)).collect(),
             timeouts: Some(convert::timeouts(&self.timeouts)),
             sync_daemons: Some(self.daemons.iter().map(convert::sync_daemon).collect()),
+            sysctls: Some(settings::sysctls(&self.sysctls)),
+            marks: Some(self.mark_rules()),
         }
     }
 
@@ -469,6 +466,10 @@ impl Wanted {
             }
             Action::StartSyncDaemon(daemon) => self.start_sync_daemon(daemon),
             Action::StopSyncDaemon(role) => self.stop_sync_daemon(*role),
+            Action::SetSysctls(named) => self.set_sysctls(named),
+            Action::SetMarks(rules) => self.set_marks(rules),
+            Action::AddMark { position, rule } => self.add_mark(*position, rule),
+            Action::DeleteMark { position } => self.delete_mark(*position),
             Action::ReplaceState(state) => {
                 let (_, steps) = diff::difference(&self.state(), state)?;
                 let mut next = self.clone();
@@ -484,6 +485,7 @@ impl Wanted {
         for step in steps {
             self.carry_out(&step.action).map_err(|error| {
                 let place = match &error.place {
+                    Some(inner) if inner.starts_with('[') => format!("{}{inner}", step.place),
                     Some(inner) if !step.place.is_empty() => format!("{}.{inner}", step.place),
                     _ => step.place.clone(),
                 };

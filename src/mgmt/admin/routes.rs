@@ -1,6 +1,5 @@
 //! Paths, methods and what each asks of the director: one list gives the router and its OpenAPI document.
 
-use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use lvs_api::{
     Action, ApiError, Buffers, ConnFilter, ConnRecord, Device, DropCount, ErrorCode, LocalAddresses, ReloadReport,
     Server, ServerPatch, ServerSettings, ServerStatus, Service, ServiceId, ServicePatch, ServiceSettings,
-    ServiceStatus, State, StateDiff, Stats, SyncDaemon, SyncDaemonStatus, Timeouts, TimeoutsPatch, Version, Worker,
+    ServiceStatus, State, StateDiff, Stats, Timeouts, TimeoutsPatch, Version, Worker,
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi};
@@ -21,6 +20,9 @@ use utoipa_axum::routes;
 
 use super::body::{Asked, Path, Refusal, Wanted, WantedState};
 use super::{Admin, connections};
+
+mod settings;
+mod sync_daemons;
 
 type Lvsd = Shared<Arc<Admin>>;
 type Answer<T> = Result<axum::Json<T>, Refusal>;
@@ -53,9 +55,14 @@ fn documented() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
         .routes(routes!(get_stats))
         .routes(routes!(zero_stats))
         .routes(routes!(get_timeouts, set_timeouts))
-        .routes(routes!(get_sysctls))
-        .routes(routes!(list_sync_daemons, start_sync_daemon))
-        .routes(routes!(stop_sync_daemon))
+        .routes(routes!(settings::get_sysctls, settings::set_sysctls))
+        .routes(routes!(settings::list_marks, settings::set_marks, settings::add_mark))
+        .routes(routes!(settings::delete_mark))
+        .routes(routes!(
+            sync_daemons::list_sync_daemons,
+            sync_daemons::start_sync_daemon
+        ))
+        .routes(routes!(sync_daemons::stop_sync_daemon))
         .routes(routes!(reload))
         .routes(routes!(get_openapi))
         .split_for_parts()
@@ -415,36 +422,6 @@ async fn get_timeouts(Shared(admin): Lvsd) -> axum::Json<Timeouts> {
 )]
 async fn set_timeouts(Shared(admin): Lvsd, Wanted(patch): Wanted<TimeoutsPatch>) -> Done {
     carry_out(&admin, Action::SetTimeouts(patch))
-}
-
-/// The kernel's IPVS settings (`net.ipv4.vs.*`) as the configuration sets them, by name.
-#[utoipa::path(get, path = "/v1/sysctls", responses((status = 200, body = BTreeMap<String, String>)))]
-async fn get_sysctls(Shared(admin): Lvsd) -> axum::Json<BTreeMap<String, String>> {
-    axum::Json(admin.director().settings())
-}
-
-/// Sync daemons as they run, the master first.
-#[utoipa::path(get, path = "/v1/sync-daemons", responses((status = 200, body = Vec<SyncDaemonStatus>)))]
-async fn list_sync_daemons(Shared(admin): Lvsd) -> axum::Json<Vec<SyncDaemonStatus>> {
-    axum::Json(admin.director().sync_daemons())
-}
-
-/// Starts a sync daemon.
-#[utoipa::path(
-    post, path = "/v1/sync-daemons", request_body = SyncDaemon,
-    responses((status = 201), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
-)]
-async fn start_sync_daemon(Shared(admin): Lvsd, Wanted(daemon): Wanted<SyncDaemon>) -> Done {
-    carry_out(&admin, Action::StartSyncDaemon(daemon)).map(|_| StatusCode::CREATED)
-}
-
-/// Stops a sync daemon.
-#[utoipa::path(
-    delete, path = "/v1/sync-daemons/{role}", params(("role" = String, Path, description = "master or backup")),
-    responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
-)]
-async fn stop_sync_daemon(Shared(admin): Lvsd, Path(role): Path<String>) -> Done {
-    carry_out(&admin, Action::StopSyncDaemon(named(&role, "role")?))
 }
 
 /// Reads the configuration file again and applies what changed in it; a wrong file changes nothing.

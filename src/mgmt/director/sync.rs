@@ -44,8 +44,8 @@ impl Director {
 
     /// Carries connections between workers and daemons. To be called every millisecond.
     pub fn tend_sync(&mut self, now: Instant) {
-        self.sync.follow(&self.wanted.daemons, &self.sysctls, now);
-        self.sync.tend(&self.workers, &self.sysctls);
+        self.sync.follow(&self.wanted.daemons, &self.wanted.sysctls, now);
+        self.sync.tend(&self.workers, &self.wanted.sysctls);
     }
 
     /// Opens the sockets of a daemon that is about to be wanted, so that its refusal is the machine's.
@@ -63,7 +63,9 @@ impl Director {
             };
             ApiError::new(code, error.to_string()).at("interface")
         };
-        self.sync.start(&daemon, &self.sysctls).map_err(|error| refused(&error))
+        self.sync
+            .start(&daemon, &self.wanted.sysctls)
+            .map_err(|error| refused(&error))
     }
 
     pub(super) fn sync_roles(&self) -> SyncRoles {

@@ -5,6 +5,7 @@ mod fragments;
 mod modes;
 mod persistence;
 mod refusals;
+mod sync;
 mod workers;
 
 use std::net::IpAddr;
