@@ -15,6 +15,8 @@ mod outages;
 mod recordings;
 #[path = "ipvs_clients/server.rs"]
 mod server;
+#[path = "ipvs_clients/supervised.rs"]
+mod supervised;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
