@@ -119,6 +119,7 @@ fn auto_supervises_what_cannot_be_preloaded_and_preload_is_left_the_rest() {
     let folder = tempfile::TempDir::new().unwrap();
     let set_gid = folder.path().join("ipvsadm");
     fs::copy("/usr/sbin/ipvsadm", &set_gid).unwrap();
+    std::os::unix::fs::chown(&set_gid, None, Some(65534)).unwrap();
     fs::set_permissions(&set_gid, fs::Permissions::from_mode(0o2755)).unwrap();
     let auto = |command: &[&str]| {
         let output = lvs_run(&server).args(command).output().unwrap();
