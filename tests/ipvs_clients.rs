@@ -269,7 +269,7 @@ fn the_files_of_proc_are_read_by_unmodified_programs() {
 
 #[test]
 fn fifty_clients_at_once_all_get_their_answer() {
-    let server = Server::start();
+    let server = Server::start_director();
     let clients: Vec<_> = (0..50)
         .map(|index| {
             let service = format!("192.0.2.1:{}", 1000 + index);
