@@ -21,7 +21,7 @@ use crate::command::{
     StatsCommand,
 };
 use crate::listing::{self, Columns, Style};
-use crate::table;
+use crate::{proc_files, table};
 
 /// Why a command was not carried out.
 #[derive(Debug)]
@@ -115,6 +115,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             session.change(Method::PUT, "/timeouts", Some(&patch)).await
         }
         Command::Sysctl { name } => session.sysctl(name.as_deref()).await,
+        Command::Proc(wanted) => proc_files::run(&session.client, &wanted).await,
         Command::State(command) => session.state(command).await,
         Command::Flush => session.change(Method::DELETE, "/services", None::<&()>).await,
         Command::Reload => {
@@ -143,7 +144,8 @@ fn service_path(id: &ServiceId) -> String {
     format!("/services/{}", escape(&id.to_string()))
 }
 
-fn put(text: &str) -> Result<(), Failure> {
+/// Prints.
+pub fn put(text: &str) -> Result<(), Failure> {
     io::stdout().write_all(text.as_bytes()).map_err(Failure::Output)
 }
 

@@ -20,7 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::body::{Asked, Path, Refusal, Wanted, WantedState};
-use super::{Admin, connections};
+use super::{Admin, connections, observe};
 
 type Lvsd = Shared<Arc<Admin>>;
 type Answer<T> = Result<axum::Json<T>, Refusal>;
@@ -55,6 +55,8 @@ fn documented() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
         .routes(routes!(get_timeouts, set_timeouts))
         .routes(routes!(get_sysctls))
         .routes(routes!(reload))
+        .routes(routes!(observe::get_metrics))
+        .routes(routes!(observe::get_proc_file))
         .routes(routes!(get_openapi))
         .split_for_parts()
 }
