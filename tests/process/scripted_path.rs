@@ -7,7 +7,7 @@ use lvs_core::frame::Frame;
 use lvs_core::ipvs::protocol::Timeouts;
 use lvs_core::ipvs::service_table::ServiceTable;
 use lvs_core::l3::{DeviceId, L3, NeighbourKey};
-use lvs_core::path::verdict::WorkerId;
+use lvs_core::path::verdict::{WaitId, WorkerId};
 use lvs_core::path::{DropReason, Verdict};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;

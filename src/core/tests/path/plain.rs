@@ -45,9 +45,10 @@ impl Twins {
     }
 
     fn inject(&mut self, device: lvs_core::l3::DeviceId, packet: &PacketBuilder) -> Outcome {
-        let packet = packet.clone().dst_mac(director_mac(device));
-        let one = self.plain.inject(device, &packet.build());
-        let other = self.tagged.inject(device, &packet.vlan(0).build());
+        let mut frame = packet.clone().dst_mac(director_mac(device)).build();
+        let one = self.plain.inject(device, &frame);
+        frame.splice(12..12, [0x81, 0, 0, 0]);
+        let other = self.tagged.inject(device, &frame);
         assert_eq!(one, untagged(other));
         assert_eq!(self.plain.take_made(), self.tagged.take_made());
         one
