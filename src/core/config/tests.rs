@@ -50,6 +50,7 @@ const TABLES: [&str; 13] = [
     "[connections]",
     "[timeouts]",
     "[api]",
+    "[metrics]",
     "[journal]",
     "[ipvs]",
     "[sysctl]",
