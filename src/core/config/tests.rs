@@ -44,7 +44,7 @@ fn keys_of(table: &str) -> Vec<String> {
     expected.split('`').skip(1).step_by(2).map(Into::into).collect()
 }
 
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "[eal]",
     "[workers]",
     "[connections]",
