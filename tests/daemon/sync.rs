@@ -217,7 +217,7 @@ fn a_daemon_comes_back_with_the_director_and_waits_for_its_interface() {
     let stand = Stand::new();
     stand.configure("");
     stand.inside("ip link set lo up");
-    stand.inside("ip link add sync0 type dummy");
+    stand.inside("ip link add sync0 type veth peer name sync1");
     stand.inside("ip link set sync0 up");
     stand.address("sync0", "198.51.100.2/24");
     let daemon = stand.start();
@@ -235,7 +235,7 @@ fn a_daemon_comes_back_with_the_director_and_waits_for_its_interface() {
             .log()
             .contains("backup sync daemon: there is no network interface")
     );
-    stand.inside("ip link add sync0 type dummy");
+    stand.inside("ip link add sync0 type veth peer name sync1");
     stand.inside("ip link set sync0 up");
     stand.address("sync0", "198.51.100.2/24");
     until(5, "its sockets are open", || {
