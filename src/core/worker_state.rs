@@ -28,6 +28,7 @@ use crate::path::reassemble::Reassembly;
 use crate::path::reply::IcmpBudget;
 use crate::path::verdict::{Verdict, WorkerId};
 use crate::random::Random;
+use crate::rss::RssHash;
 use crate::snapshot::Snapshot;
 use crate::tick::Tick;
 
@@ -63,6 +64,7 @@ pub struct WorkerState {
     localities: Localities,
     made: MadeFrames,
     path_mtus: PathMtus,
+    rss: Option<RssHash>,
 }
 
 /// The tables of both families, each with the scratch space of the burst under way.
@@ -136,6 +138,8 @@ pub(crate) struct Step<'a> {
     pub(crate) worker: WorkerId,
     pub(crate) workers_count: u8,
     pub(crate) secret: u64,
+    /// How the NICs spread flows over workers; `None` where they do not, or where there is one worker.
+    pub(crate) rss: Option<&'a RssHash>,
     pub(crate) schedulers: &'a mut [SchedulerState],
     pub(crate) port_cursors: &'a mut [LocalPortCursor],
     /// This worker's counters.
@@ -194,6 +198,7 @@ impl WorkerState {
             localities: Localities::new(),
             made: MadeFrames::new(),
             path_mtus: PathMtus::new(),
+            rss: None,
             snapshot: Arc::new(Snapshot::default()),
             settings,
         };
@@ -283,6 +288,12 @@ impl WorkerState {
         Some(made)
     }
 
+    /// All devices spread flows by this hash, one queue a worker: from now on flows belong to the worker to which
+    /// they bring them. For all workers alike, before the first burst.
+    pub fn follow_rss(&mut self, rss: RssHash) {
+        self.rss = (self.settings.workers_count > 1).then_some(rss);
+    }
+
     /// Connections held at this moment, IPv4 and IPv6.
     pub fn conns_count(&self) -> (usize, usize) {
         (self.lanes.v4.table.len(), self.lanes.v6.table.len())
@@ -299,6 +310,7 @@ impl WorkerState {
             worker: self.settings.id,
             workers_count: self.settings.workers_count,
             secret: self.settings.secret[0],
+            rss: self.rss.as_ref(),
             schedulers: &mut self.schedulers,
             port_cursors: &mut self.port_cursors,
             own: &self.own,

@@ -222,6 +222,7 @@ impl DesiredServices {
             persistence: spec.persistence,
             one_packet: spec.one_packet,
             spread: Spread::ENDS,
+            is_spread_by_flow: false,
             servers: Arc::new([]),
             revision: born,
             servers_revision: born,
