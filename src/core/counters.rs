@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::stats::Totals;
 use crate::l3::DeviceId;
+use crate::latency::LatencyHistogram;
 use crate::limits::DEVICES_MAX;
 use crate::path::verdict::DropReason;
 
@@ -169,6 +170,8 @@ pub struct WorkerCounters {
     pub made_frames: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
+    /// From the poll that took frames to their transmission, of sampled passes.
+    pub latency: LatencyHistogram,
     /// By [`DeviceId`].
     pub devices: [DeviceCounters; DEVICES_MAX],
     /// By [`DropReason`].
@@ -200,6 +203,7 @@ impl WorkerCounters {
             kept_frames: AtomicU64::default(),
             made_frames: AtomicU64::default(),
             held: AtomicU64::default(),
+            latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             answers: [const { AtomicU64::new(0) }; DropReason::COUNT],

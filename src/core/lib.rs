@@ -11,6 +11,7 @@ pub mod counters;
 pub mod frame;
 pub mod ipvs;
 pub mod l3;
+pub mod latency;
 pub mod limits;
 pub mod path;
 pub mod prefetch;
