@@ -17,8 +17,8 @@ pub use action::Action;
 pub use error::{ApiError, ErrorCode};
 pub use id::{IdError, Protocol, ServiceId};
 pub use state::{
-    GueChecksum, LocalAddresses, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings, Service,
-    ServicePatch, ServiceSettings, State, Timeouts, TimeoutsPatch, Tunnel,
+    ClientAddress, GueChecksum, LocalAddresses, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings,
+    Service, ServicePatch, ServiceSettings, State, Timeouts, TimeoutsPatch, Tunnel,
 };
 pub use status::{
     Buffers, ConnFilter, ConnRecord, Device, DropCount, Rates, ReloadReport, ServerOfService, ServerStatus,
