@@ -9,9 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lvs_api::{
-    Action, ApiError, ErrorCode, Server, ServerPatch, Service, ServiceId, ServicePatch, State, StateDiff,
-};
+use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, Service, ServiceId, ServicePatch, State, StateDiff};
 use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::client_address;
 use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError, ServiceListing, ServiceSpec};

@@ -674,10 +674,7 @@ fn the_clients_address_is_told_only_where_a_pool_hides_it() {
         .set_local_addresses(&service, vec![ip("198.51.100.200")])
         .unwrap();
     desired.edit_service(told).unwrap();
-    assert_eq!(
-        desired.build().services().next().unwrap().client_address,
-        ClientAddress::Toa
-    );
+    assert_eq!(desired.build().services()[0].client_address, ClientAddress::Toa);
     assert_eq!(
         desired.set_local_addresses(&service, Vec::new()),
         Err(ServiceError::PoolCarriesClientAddress { service, carrier })
