@@ -72,7 +72,7 @@ impl Pair {
     }
 
     /// What leaves towards the real server for a frame of the client, in order; all of it in good shape.
-    fn to_server(&mut self, packet: &PacketBuilder) -> Vec<Vec<u8>> {
+    fn inbound(&mut self, packet: &PacketBuilder) -> Vec<Vec<u8>> {
         let outcome = self.director.inject(WAN, &packet.build());
         let made = self.director.take_made();
         let frames: Vec<Vec<u8>> = made
@@ -94,7 +94,7 @@ impl Pair {
     }
 
     /// The same for a frame of the real server.
-    fn to_client(&mut self, packet: &PacketBuilder) -> Vec<u8> {
+    fn outbound(&mut self, packet: &PacketBuilder) -> Vec<u8> {
         let (device, frame) = self.director.inject(LAN, &packet.build()).transmitted();
         assert_eq!(device, WAN);
         assert_eq!(checksum_faults(&frame), Vec::<String>::new());

@@ -33,7 +33,7 @@ fn header(is_v6: bool, carrier: ClientAddress) -> Vec<u8> {
 /// A version 1 connection over IPv4 after SYN and SYN-ACK: the client's first octet is 1001, the server's 7001.
 fn opened() -> Pair {
     let mut pair = Pair::new(ServiceProtocol::Tcp, false, ClientAddress::ProxyV1, 0);
-    let syn = pair.to_server(&pair.client().syn().mss(1_460));
+    let syn = pair.inbound(&pair.client().syn().mss(1_460));
     assert_eq!(segment(&syn[0]).sequence, 1_000);
     let syn_ack = pair
         .server()
@@ -42,7 +42,7 @@ fn opened() -> Pair {
         .sequence(7_000)
         .acknowledgement(1_001)
         .mss(1_460);
-    let syn_ack = segment(&pair.to_client(&syn_ack));
+    let syn_ack = segment(&pair.outbound(&syn_ack));
     assert_eq!(
         (syn_ack.acknowledgement, &syn_ack.options[..]),
         (1_001, &[(2, vec![5, 0xb4])][..])
@@ -69,23 +69,23 @@ fn the_clients_first_ack_becomes_the_header_and_both_numberings_agree_from_then_
         let mut pair = Pair::new(ServiceProtocol::Tcp, is_v6, carrier, 0);
         let expected = header(is_v6, carrier);
         let len = expected.len() as u32;
-        pair.to_server(&pair.client().syn());
-        pair.to_client(&pair.server().syn().ack().sequence(7_000).acknowledgement(1_001));
-        let ack = segment(&pair.to_server(&client(&pair).padded_to(60))[0]);
+        pair.inbound(&pair.client().syn());
+        pair.outbound(&pair.server().syn().ack().sequence(7_000).acknowledgement(1_001));
+        let ack = segment(&pair.inbound(&client(&pair).padded_to(60))[0]);
         assert_eq!(
             (ack.sequence, ack.acknowledgement, &ack.payload),
             (1_001, 7_001, &expected)
         );
-        let data = segment(&pair.to_server(&client(&pair).payload(b"GET"))[0]);
+        let data = segment(&pair.inbound(&client(&pair).payload(b"GET"))[0]);
         assert_eq!((data.sequence, &data.payload[..]), (1_001 + len, &b"GET"[..]));
-        let answer = segment(&pair.to_client(&server(&pair, 1_004 + len).payload(b"200")));
+        let answer = segment(&pair.outbound(&server(&pair, 1_004 + len).payload(b"200")));
         assert_eq!(
             (answer.sequence, answer.acknowledgement, &answer.payload[..]),
             (7_001, 1_004, &b"200"[..])
         );
-        let fin = segment(&pair.to_server(&client(&pair).sequence(1_004).acknowledgement(7_004).fin())[0]);
+        let fin = segment(&pair.inbound(&client(&pair).sequence(1_004).acknowledgement(7_004).fin())[0]);
         assert_eq!((fin.sequence, fin.acknowledgement), (1_004 + len, 7_004));
-        let fin = segment(&pair.to_client(&server(&pair, 1_005 + len).sequence(7_004).fin()));
+        let fin = segment(&pair.outbound(&server(&pair, 1_005 + len).sequence(7_004).fin()));
         assert_eq!((fin.sequence, fin.acknowledgement), (7_004, 1_005));
         assert_eq!(pair.told(), 1);
     }
@@ -94,8 +94,8 @@ fn the_clients_first_ack_becomes_the_header_and_both_numberings_agree_from_then_
 #[test]
 fn the_window_of_the_syn_ack_leaves_room_for_the_header() {
     let mut pair = Pair::new(ServiceProtocol::Tcp, false, ClientAddress::ProxyV1, 0);
-    pair.to_server(&pair.client().syn());
-    let syn_ack = pair.to_client(&pair.server().syn().ack().acknowledgement(1_001).window(1_000));
+    pair.inbound(&pair.client().syn());
+    let syn_ack = pair.outbound(&pair.server().syn().ack().acknowledgement(1_001).window(1_000));
     assert_eq!(usize::from(segment(&syn_ack).window), 1_000 - LINE.len());
 }
 
@@ -104,7 +104,7 @@ fn the_window_of_the_syn_ack_leaves_room_for_the_header() {
 fn data_that_come_first_have_a_segment_with_the_header_before_them() {
     let mut pair = opened();
     let full = client(&pair).psh().fin().payload_len(1_460);
-    let out = pair.to_server(&full);
+    let out = pair.inbound(&full);
     let [before, data] = [segment(&out[0]), segment(&out[1])];
     assert_eq!(
         (before.sequence, &before.payload[..], before.flags),
@@ -121,23 +121,23 @@ fn data_that_come_first_have_a_segment_with_the_header_before_them() {
 fn until_the_server_has_the_header_the_first_octet_brings_it_again() {
     let mut pair = opened();
     let len = LINE.len() as u32;
-    assert_eq!(segment(&pair.to_server(&client(&pair))[0]).payload, LINE);
+    assert_eq!(segment(&pair.inbound(&client(&pair))[0]).payload, LINE);
     // A second SYN-ACK is answered by a second ACK.
-    assert_eq!(segment(&pair.to_server(&client(&pair))[0]).payload, LINE);
+    assert_eq!(segment(&pair.inbound(&client(&pair))[0]).payload, LINE);
     let first = client(&pair).payload(b"one ");
-    assert_eq!(pair.to_server(&first).len(), 1, "the header went before");
-    let second = pair.to_server(&client(&pair).sequence(1_005).payload(b"two"));
+    assert_eq!(pair.inbound(&first).len(), 1, "the header went before");
+    let second = pair.inbound(&client(&pair).sequence(1_005).payload(b"two"));
     assert_eq!((second.len(), segment(&second[0]).sequence), (1, 1_005 + len));
     // The server has nothing, or a part of the header only: the client is told of nothing.
     for acknowledged in [1_001, 1_001 + len - 1] {
-        let duplicate = segment(&pair.to_client(&server(&pair, acknowledged)));
+        let duplicate = segment(&pair.outbound(&server(&pair, acknowledged)));
         assert_eq!(duplicate.acknowledgement, 1_001);
-        let again = pair.to_server(&first);
+        let again = pair.inbound(&first);
         assert_eq!((again.len(), &segment(&again[0]).payload[..]), (2, LINE));
         assert_eq!(segment(&again[1]).payload, b"one ");
     }
-    pair.to_client(&server(&pair, 1_001 + len));
-    assert_eq!(pair.to_server(&first).len(), 1, "the header has arrived");
+    pair.outbound(&server(&pair, 1_001 + len));
+    assert_eq!(pair.inbound(&first).len(), 1, "the header has arrived");
 }
 
 #[test]
@@ -155,19 +155,19 @@ fn selective_acknowledgements_are_about_the_clients_octets_only() {
             .map(|edge| u32::from_be_bytes(edge.try_into().expect("four")))
             .collect()
     };
-    pair.to_server(&client(&pair).payload(b"0123456789"));
+    pair.inbound(&client(&pair).payload(b"0123456789"));
     let missing = sack(&[[1_001 + len + 4, 1_001 + len + 8]]);
-    let out = segment(&pair.to_client(&server(&pair, 1_001).tcp_option(&missing)));
+    let out = segment(&pair.outbound(&server(&pair, 1_001).tcp_option(&missing)));
     assert_eq!(
         (out.acknowledgement, blocks(&out.options[0].1)),
         (1_001, vec![1_005, 1_009])
     );
     // A block that reaches into the header, and one that is nothing but header.
     let both = sack(&[[1_001, 1_001 + len], [1_001 + len - 3, 1_001 + len + 2]]);
-    let out = segment(&pair.to_client(&server(&pair, 1_001).tcp_option(&both)));
+    let out = segment(&pair.outbound(&server(&pair, 1_001).tcp_option(&both)));
     assert_eq!(blocks(&out.options[0].1), [1_001, 1_003, 1_001, 1_003]);
     let header_twice = sack(&[[1_001, 1_001 + len]]);
-    let out = segment(&pair.to_client(&server(&pair, 1_001 + len).tcp_option(&header_twice)));
+    let out = segment(&pair.outbound(&server(&pair, 1_001 + len).tcp_option(&header_twice)));
     assert_eq!((out.acknowledgement, &out.options[..]), (1_001, &[][..]));
 }
 
@@ -175,8 +175,8 @@ fn selective_acknowledgements_are_about_the_clients_octets_only() {
 fn resets_are_believed_by_either_end() {
     let mut pair = opened();
     let refused = pair.server().rst().ack().sequence(0).acknowledgement(1_001);
-    assert_eq!(segment(&pair.to_client(&refused)).acknowledgement, 1_001);
-    let early = segment(&pair.to_server(&pair.client().sequence(1_001).rst())[0]);
+    assert_eq!(segment(&pair.outbound(&refused)).acknowledgement, 1_001);
+    let early = segment(&pair.inbound(&pair.client().sequence(1_001).rst())[0]);
     assert_eq!(
         (early.sequence, early.payload.len()),
         (1_001, 0),
@@ -184,8 +184,8 @@ fn resets_are_believed_by_either_end() {
     );
 
     let mut pair = opened();
-    pair.to_server(&client(&pair));
-    let late = segment(&pair.to_server(&pair.client().sequence(1_001).rst())[0]);
+    pair.inbound(&client(&pair));
+    let late = segment(&pair.inbound(&pair.client().sequence(1_001).rst())[0]);
     assert_eq!(
         (late.sequence, late.payload.len()),
         (1_001 + LINE.len() as u32, 0),
@@ -196,13 +196,13 @@ fn resets_are_believed_by_either_end() {
 #[test]
 fn keepalives_of_a_silent_client_stay_behind_what_the_server_has() {
     let mut pair = opened();
-    pair.to_server(&client(&pair));
+    pair.inbound(&client(&pair));
     let probe = client(&pair).sequence(1_000);
-    let unsure = segment(&pair.to_server(&probe)[0]);
+    let unsure = segment(&pair.inbound(&probe)[0]);
     assert_eq!((unsure.sequence, unsure.payload.len()), (1_000, 0));
     let len = LINE.len() as u32;
-    pair.to_client(&server(&pair, 1_001 + len));
-    assert_eq!(segment(&pair.to_server(&probe)[0]).sequence, 1_000 + len);
+    pair.outbound(&server(&pair, 1_001 + len));
+    assert_eq!(segment(&pair.inbound(&probe)[0]).sequence, 1_000 + len);
 }
 
 /// TCP fast open: the data come again behind the header.
@@ -211,7 +211,7 @@ fn data_in_a_syn_are_left_out() {
     let mut pair = Pair::new(ServiceProtocol::Tcp, false, ClientAddress::ProxyV1, 0);
     for payload in [&b"GET / HTTP/1.0\r\n\r\n"[..], b"odd"] {
         let syn = pair.client().syn().mss(1_460).payload(payload);
-        let syn = &pair.to_server(&syn)[0];
+        let syn = &pair.inbound(&syn)[0];
         assert_eq!((syn.len(), segment(syn).payload.len()), (14 + 20 + 24, 0));
     }
 }
@@ -233,8 +233,8 @@ fn urgent_data_keep_their_place_behind_the_header() {
 #[test]
 fn an_icmp_error_quotes_the_number_that_the_client_knows() {
     let mut pair = opened();
-    pair.to_server(&client(&pair));
-    let out = pair.to_server(&client(&pair).payload_len(1_400).dont_fragment());
+    pair.inbound(&client(&pair));
+    let out = pair.inbound(&client(&pair).payload_len(1_400).dont_fragment());
     let quoted = &out[0][14..14 + 28];
     let error = lvs_core::testing::icmp4("198.51.100.11 > 198.51.100.200")
         .icmp(3, 4, 1_300)

@@ -44,9 +44,9 @@ impl World {
             to_client: VecDeque::new(),
         };
         let syn = world.pair.client().syn().sequence(isn).mss(1_460);
-        world.pair.to_server(&syn);
+        world.pair.inbound(&syn);
         let syn_ack = world.pair.server().syn().ack().sequence(7_000);
-        world.pair.to_client(&syn_ack.acknowledgement(isn.wrapping_add(1)));
+        world.pair.outbound(&syn_ack.acknowledgement(isn.wrapping_add(1)));
         world
     }
 
@@ -64,7 +64,7 @@ impl World {
         let len = (self.random.below(longest + 1) as usize).min(STREAM_LEN - begin);
         let packet = self.pair.client().ack().acknowledgement(7_001);
         let packet = packet.sequence(self.isn.wrapping_add(1 + begin as u32));
-        let frames = self.pair.to_server(&packet.payload(&self.stream[begin..begin + len]));
+        let frames = self.pair.inbound(&packet.payload(&self.stream[begin..begin + len]));
         for frame in frames {
             let copies = [0, 1, 1, 2][self.random.below(4) as usize];
             for _ in 0..copies {
@@ -95,7 +95,7 @@ impl World {
             option.extend(number(end).to_be_bytes());
             packet = packet.tcp_option(&option);
         }
-        let frame = self.pair.to_client(&packet);
+        let frame = self.pair.outbound(&packet);
         if self.random.below(4) > 0 {
             self.to_client.push_back(frame);
         }

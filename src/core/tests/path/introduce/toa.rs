@@ -18,8 +18,8 @@ fn toa(frame: &[u8], is_v6: bool) -> Option<Vec<u8>> {
 }
 
 fn handshake(pair: &mut Pair) {
-    pair.to_server(&pair.client().syn().mss(1_460).tcp_option(&LINUX_SYN));
-    pair.to_client(
+    pair.inbound(&pair.client().syn().mss(1_460).tcp_option(&LINUX_SYN));
+    pair.outbound(
         &pair
             .server()
             .syn()
@@ -35,9 +35,9 @@ fn every_packet_carries_the_client_until_the_server_has_answered_it() {
     for is_v6 in [false, true] {
         let mut pair = Pair::new(ServiceProtocol::Tcp, is_v6, ClientAddress::Toa, 0);
         let expected = Some(client_as_option(is_v6));
-        let syn = pair.to_server(&pair.client().syn().mss(1_460).tcp_option(&LINUX_SYN));
+        let syn = pair.inbound(&pair.client().syn().mss(1_460).tcp_option(&LINUX_SYN));
         assert_eq!(toa(&syn[0], is_v6), expected, "the SYN");
-        pair.to_client(
+        pair.outbound(
             &pair
                 .server()
                 .syn()
@@ -47,19 +47,19 @@ fn every_packet_carries_the_client_until_the_server_has_answered_it() {
                 .mss(1_460),
         );
         let client = pair.client().sequence(1_001).acknowledgement(7_001).ack();
-        let ack = pair.to_server(&client.clone().tcp_option(&TIMESTAMPS));
+        let ack = pair.inbound(&client.clone().tcp_option(&TIMESTAMPS));
         assert_eq!(toa(&ack[0], is_v6), expected, "the ACK that completes the handshake");
         // A challenge ACK of a server that has no connection yet is no answer.
-        pair.to_client(&pair.server().ack().sequence(7_001).acknowledgement(1_001));
-        let data = pair.to_server(&client.clone().psh().payload(b"GET / HTTP/1.0\r\n\r\n"));
+        pair.outbound(&pair.server().ack().sequence(7_001).acknowledgement(1_001));
+        let data = pair.inbound(&client.clone().psh().payload(b"GET / HTTP/1.0\r\n\r\n"));
         assert_eq!(toa(&data[0], is_v6), expected, "the first data");
         assert_eq!(segment(&data[0]).payload, b"GET / HTTP/1.0\r\n\r\n");
         assert_eq!(
             (segment(&data[0]).sequence, segment(&data[0]).acknowledgement),
             (1_001, 7_001)
         );
-        pair.to_client(&pair.server().ack().sequence(7_001).acknowledgement(1_019));
-        let later = pair.to_server(&client.sequence(1_019).payload(b"more"));
+        pair.outbound(&pair.server().ack().sequence(7_001).acknowledgement(1_019));
+        let later = pair.inbound(&client.sequence(1_019).payload(b"more"));
         assert_eq!(toa(&later[0], is_v6), None, "the server has answered");
         assert_eq!((pair.told(), pair.no_room()), (3, 0));
     }
@@ -70,8 +70,8 @@ fn a_server_that_speaks_first_has_answered_too() {
     let mut pair = Pair::new(ServiceProtocol::Tcp, false, ClientAddress::Toa, 0);
     handshake(&mut pair);
     let client = pair.client().sequence(1_001).acknowledgement(7_001).ack();
-    pair.to_server(&client);
-    pair.to_client(
+    pair.inbound(&client);
+    pair.outbound(
         &pair
             .server()
             .ack()
@@ -79,7 +79,7 @@ fn a_server_that_speaks_first_has_answered_too() {
             .acknowledgement(1_001)
             .payload(b"220 ready\r\n"),
     );
-    let answer = pair.to_server(&client.acknowledgement(7_012));
+    let answer = pair.inbound(&client.acknowledgement(7_012));
     assert_eq!(toa(&answer[0], false), None);
 }
 
@@ -87,12 +87,12 @@ fn a_server_that_speaks_first_has_answered_too() {
 fn the_mss_of_the_syn_ack_leaves_room_for_the_option() {
     for (is_v6, len) in [(false, 8u16), (true, 20)] {
         let mut pair = Pair::new(ServiceProtocol::Tcp, is_v6, ClientAddress::Toa, 0);
-        pair.to_server(&pair.client().syn().mss(1_460));
-        let syn_ack = pair.to_client(&pair.server().syn().ack().acknowledgement(1_001).mss(1_440));
+        pair.inbound(&pair.client().syn().mss(1_460));
+        let syn_ack = pair.outbound(&pair.server().syn().ack().acknowledgement(1_001).mss(1_440));
         let mss = 1_440 - len;
         assert_eq!(segment(&syn_ack).options, [(2, mss.to_be_bytes().to_vec())]);
         let client = pair.client().sequence(1_001).acknowledgement(1_001).ack();
-        let full = pair.to_server(&client.payload_len(usize::from(mss)));
+        let full = pair.inbound(&client.payload_len(usize::from(mss)));
         assert_eq!(toa(&full[0], is_v6), Some(client_as_option(is_v6)));
     }
 }
@@ -103,10 +103,10 @@ fn without_room_a_packet_goes_as_it_is_and_is_counted() {
     handshake(&mut pair);
     let client = pair.client().sequence(1_001).acknowledgement(7_001).ack();
     let full = client.clone().payload_len(1_460);
-    assert_eq!(segment(&pair.to_server(&full)[0]).options, [], "no room on the link");
+    assert_eq!(segment(&pair.inbound(&full)[0]).options, [], "no room on the link");
     let crowded = client.tcp_option(&[5, 34]).tcp_option(&[7; 32]).tcp_option(&[1, 1]);
     assert_eq!(
-        segment(&pair.to_server(&crowded)[0]).options.len(),
+        segment(&pair.inbound(&crowded)[0]).options.len(),
         1,
         "no room in the header"
     );
@@ -116,8 +116,8 @@ fn without_room_a_packet_goes_as_it_is_and_is_counted() {
 #[test]
 fn resets_and_streams_joined_in_the_middle_carry_nothing() {
     let mut pair = Pair::new(ServiceProtocol::Tcp, false, ClientAddress::Toa, 0);
-    pair.to_server(&pair.client().syn());
-    let reset = pair.to_server(&pair.client().sequence(1_001).rst());
+    pair.inbound(&pair.client().syn());
+    let reset = pair.inbound(&pair.client().sequence(1_001).rst());
     assert_eq!(segment(&reset[0]).options, []);
 
     let mut pair = Pair::new(ServiceProtocol::Tcp, false, ClientAddress::Toa, 0);
@@ -126,7 +126,7 @@ fn resets_and_streams_joined_in_the_middle_carry_nothing() {
         ..Default::default()
     };
     pair.director.set_sysctls(sysctls);
-    let joined = pair.to_server(&pair.client().ack().payload(b"middle"));
+    let joined = pair.inbound(&pair.client().ack().payload(b"middle"));
     assert_eq!(segment(&joined[0]).options, []);
     assert_eq!((pair.told(), pair.no_room()), (0, 0));
 }
@@ -142,12 +142,12 @@ fn a_client_that_comes_again_from_its_port_is_introduced_again() {
     pair.director.set_sysctls(sysctls);
     handshake(&mut pair);
     let client = pair.client().sequence(1_001).acknowledgement(7_001).ack();
-    pair.to_server(&client);
-    pair.to_client(&pair.server().ack().fin().sequence(7_001).acknowledgement(1_001));
-    let fin = pair.to_server(&client.fin().acknowledgement(7_002));
+    pair.inbound(&client);
+    pair.outbound(&pair.server().ack().fin().sequence(7_001).acknowledgement(1_001));
+    let fin = pair.inbound(&client.fin().acknowledgement(7_002));
     assert_eq!(toa(&fin[0], false), None);
-    pair.to_client(&pair.server().ack().sequence(7_002).acknowledgement(1_002));
-    let syn = pair.to_server(&pair.client().syn().sequence(900_000));
+    pair.outbound(&pair.server().ack().sequence(7_002).acknowledgement(1_002));
+    let syn = pair.inbound(&pair.client().syn().sequence(900_000));
     assert_eq!(pair.director.conns().len(), 1);
     assert_eq!(toa(&syn[0], false), Some(client_as_option(false)));
 }
@@ -158,10 +158,10 @@ fn the_mss_is_lowered_to_the_limit_in_both_directions_and_never_raised() {
         let mut pair = Pair::new(ServiceProtocol::Tcp, false, ClientAddress::None, 1_300);
         // An odd number of no-operations before it: the MSS does not stand on a word.
         let syn = pair.client().syn().tcp_option(&[1]).mss(announced);
-        let syn = pair.to_server(&syn);
+        let syn = pair.inbound(&syn);
         assert_eq!(segment(&syn[0]).options, [(2, expected.to_be_bytes().to_vec())]);
         let syn_ack = pair.server().syn().ack().acknowledgement(1_001).mss(announced);
-        let syn_ack = pair.to_client(&syn_ack);
+        let syn_ack = pair.outbound(&syn_ack);
         assert_eq!(segment(&syn_ack).options, [(2, expected.to_be_bytes().to_vec())]);
         let ack = pair
             .client()
@@ -169,7 +169,7 @@ fn the_mss_is_lowered_to_the_limit_in_both_directions_and_never_raised() {
             .acknowledgement(1_001)
             .ack()
             .payload(b"as it was");
-        assert_eq!(segment(&pair.to_server(&ack)[0]).payload, b"as it was");
+        assert_eq!(segment(&pair.inbound(&ack)[0]).payload, b"as it was");
     }
 }
 
