@@ -22,6 +22,8 @@ pub enum Between {
     Gre,
     /// A GUE header.
     Gue,
+    /// A UDP header to this port, without the checksum that sockets of IPv6 insist on, and a GUE header.
+    GueUnsummed(u16),
 }
 
 const GRE_CHECKSUM: u8 = 0x80;
@@ -40,6 +42,10 @@ pub fn inner(outer: Outer, between: Between, received: &[u8]) -> Option<&[u8]> {
         Between::Nothing => payload,
         Between::Gre => behind_gre(payload)?,
         Between::Gue => behind_gue(payload)?,
+        Between::GueUnsummed(port) => {
+            let is_it = word(payload, 2)? == port && word(payload, 6)? == 0;
+            behind_gue(payload.get(8..).filter(|_| is_it)?)?
+        }
     };
     let len = match packet.first()? >> 4 {
         4 => usize::from(word(packet, 2)?),
@@ -105,8 +111,14 @@ mod tests {
     #[test]
     fn all_four_pairs_come_out_whole() {
         for inner_packet in [ipv4(b"hello"), ipv6(b"hello")] {
-            assert_eq!(inner(Outer::Ipv4, Between::Nothing, &ipv4(&inner_packet)), Some(&inner_packet[..]));
-            assert_eq!(inner(Outer::Taken, Between::Nothing, &inner_packet), Some(&inner_packet[..]));
+            assert_eq!(
+                inner(Outer::Ipv4, Between::Nothing, &ipv4(&inner_packet)),
+                Some(&inner_packet[..])
+            );
+            assert_eq!(
+                inner(Outer::Taken, Between::Nothing, &inner_packet),
+                Some(&inner_packet[..])
+            );
         }
     }
 
@@ -143,7 +155,10 @@ mod tests {
         let folded = !((sum & 0xffff) + (sum >> 16)) as u16;
         summed[4..6].copy_from_slice(&folded.to_be_bytes());
         assert_eq!(inner(Outer::Taken, Between::Gre, &summed), Some(&inner_packet[..]));
-        assert_eq!(inner(Outer::Ipv4, Between::Gre, &ipv4(&summed)), Some(&inner_packet[..]));
+        assert_eq!(
+            inner(Outer::Ipv4, Between::Gre, &ipv4(&summed)),
+            Some(&inner_packet[..])
+        );
     }
 
     #[test]
@@ -156,5 +171,14 @@ mod tests {
         assert_eq!(inner(Outer::Taken, Between::Gue, &with_option), Some(&inner_packet[..]));
         assert_eq!(inner(Outer::Taken, Between::Gue, &wrapped(&[0x20, 41, 0, 0])), None);
         assert_eq!(inner(Outer::Taken, Between::Gue, &wrapped(&[0, 17, 0, 0])), None);
+    }
+
+    #[test]
+    fn gue_without_a_checksum_is_taken_off_with_its_udp_header() {
+        let inner_packet = ipv6(b"hello");
+        let datagram =
+            |checksum: u8| [&[0, 1, 0x17, 0xc0, 0, 57, 0, checksum, 0, 41, 0, 0][..], &inner_packet].concat();
+        let found = |port, checksum| inner(Outer::Taken, Between::GueUnsummed(port), &datagram(checksum)).is_some();
+        assert_eq!((found(6080, 0), found(6080, 1), found(6081, 0)), (true, false, false));
     }
 }

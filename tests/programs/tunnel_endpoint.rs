@@ -47,6 +47,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             take(outer, between, socket);
         }
     }
+    let unsummed = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::UDP))?;
+    unsummed.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+    take(Outer::Taken, Between::GueUnsummed(arguments.gue_port), unsummed);
     for addr in [
         SocketAddr::from((Ipv4Addr::UNSPECIFIED, arguments.gue_port)),
         SocketAddr::from((Ipv6Addr::UNSPECIFIED, arguments.gue_port)),
