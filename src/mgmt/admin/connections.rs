@@ -135,7 +135,5 @@ fn matches(filter: &ConnFilter, fwmark: Option<ServiceId>, record: &ConnRecord) 
     service.as_ref().is_none_or(of_service)
         && client.is_none_or(|client| client == record.client.0)
         && server.is_none_or(|server| (server.ip(), server.port()) == record.real)
-        && state
-            .as_ref()
-            .is_none_or(|state| state == record.state_name())
+        && state.as_ref().is_none_or(|state| state == record.state_name())
 }
