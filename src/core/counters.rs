@@ -190,6 +190,10 @@ pub struct WorkerCounters {
     /// Connections of another director that had no room or no use here: the table is full, another connection
     /// has the same ends, or a FULLNAT service got one without a local address.
     pub synced_in_dropped: AtomicU64,
+    /// Packets to real servers that carried the client's address.
+    pub client_addresses: AtomicU64,
+    /// Packets that had no room for it.
+    pub client_address_no_room: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
     /// From the poll that took frames to their transmission, of sampled passes.
@@ -228,6 +232,8 @@ impl WorkerCounters {
             synced_out_dropped: AtomicU64::default(),
             synced_in: AtomicU64::default(),
             synced_in_dropped: AtomicU64::default(),
+            client_addresses: AtomicU64::default(),
+            client_address_no_room: AtomicU64::default(),
             held: AtomicU64::default(),
             latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),

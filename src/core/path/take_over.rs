@@ -9,17 +9,18 @@ use crate::address::{Address, Endpoint, FlowKey};
 use crate::counters::SingleWriter;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{
-    Conn, ConnIndex, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED, FLAG_REPLIES_ONLY, FLAG_SYNCED,
-    FLAG_TEMPLATE,
+    Conn, ConnIndex, FLAG_INACTIVE, FLAG_INBOUND_SHIFTED, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED, FLAG_REPLIES_ONLY,
+    FLAG_SYNCED, FLAG_TEMPLATE,
 };
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::{self, Spread};
+use crate::ipvs::protocol;
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::VirtualService;
 use crate::ipvs::sync::{End, FLAGS_TAKEN, FLAGS_UPDATED, SyncConn};
-use crate::ipvs::{local_address, protocol};
 use crate::l3::DeviceId;
 use crate::path::forward::rewrite;
+use crate::path::verdict::WorkerId;
 use crate::path::{admit, track};
 use crate::tick::Tick;
 use crate::wire::{sctp, tcp, udp};
@@ -53,13 +54,9 @@ struct Entry<'a, A: Address> {
 fn one<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, synced: &SyncConn) {
     // Ends of two families have no place in any table.
     let Some(entry) = read(step, synced) else { return };
-    let spread = entry.service.map_or(Spread::ENDS, |service| service.spread);
-    let is_alone = step.workers_count <= 1;
-    if !is_alone && admit::owner_of_client(step, spread, entry.key.src) != step.worker {
-        // Replies find their way by the local port: where that leads to another worker, it needs a copy.
-        if let Some(local) = entry.local
-            && local_address::owner_of(local.port, step.workers_count) == step.worker
-        {
+    if step.workers_count > 1 && owner(step, &entry) != Some(step.worker) {
+        // Replies find their way by the local end: where that leads to another worker, it needs a copy.
+        if replies_owner(step, &entry) == Some(step.worker) {
             copy_for_replies(step, table, &entry);
         }
         return;
@@ -84,6 +81,24 @@ fn one<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, synced: &SyncConn)
         &step.own.synced_in_dropped
     };
     counter.add(1);
+}
+
+/// The worker to which the client's packets lead.
+fn owner<A: Address>(step: &Step<'_>, entry: &Entry<'_, A>) -> Option<WorkerId> {
+    match entry.service {
+        Some(service) => admit::owner(step, Some(service), &entry.key),
+        None => Some(admit::owner_of_client(step, Spread::ENDS, entry.key.src)),
+    }
+}
+
+/// The worker to which replies of a FULLNAT connection lead.
+fn replies_owner<A: Address>(step: &Step<'_>, entry: &Entry<'_, A>) -> Option<WorkerId> {
+    let reply = FlowKey {
+        src: entry.real,
+        dst: entry.local?,
+        protocol: entry.key.protocol,
+    };
+    admit::owner(step, None, &reply)
 }
 
 fn read<'a, A: Address>(step: &Step<'a>, synced: &'a SyncConn) -> Option<Entry<'a, A>> {
@@ -153,6 +168,10 @@ fn settle<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnInde
     conn.in_packets = step.snapshot.sysctls.sync_threshold[0];
     if let Some(shifts) = entry.synced.shifts {
         conn.shifts = shifts;
+        // What a director that puts a preface in front of the client's stream has shifted by.
+        let [inbound, _] = shifts;
+        let is_preface = entry.local.is_some() && conn.flags & FLAG_INBOUND_SHIFTED != 0;
+        conn.preface_len = u8::try_from(inbound.delta).ok().filter(|_| is_preface).unwrap_or(0);
     }
     table.set_timeout(index, timeout_ms(step, entry.synced), step.now);
 }
