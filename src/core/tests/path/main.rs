@@ -5,6 +5,7 @@ mod fragments;
 mod introduce;
 mod modes;
 mod persistence;
+mod plain;
 mod refusals;
 mod workers;
 
