@@ -12,6 +12,7 @@ use crate::frame::Frame;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
 use crate::ipvs::conn::{Conn, ConnIndex, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_ONE_PACKET, FLAG_OUTBOUND_INDEXED};
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::local_address::ReplyHome;
 use crate::ipvs::persistence::PORT_FTP;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::{self, tcp::TcpState};
@@ -19,7 +20,7 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::scheduler::{self, FlowHint, Loads, Memory};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
-use crate::limits::{LOCAL_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
+use crate::limits::{LOCAL_PORT_TRIES_MAX, RSS_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
 use crate::path::established::{self, Known};
 use crate::path::forward::rewrite;
 use crate::path::headers::Headers;
@@ -208,8 +209,18 @@ fn local_end<A: Address>(
     let pool = service.local_addresses.as_ref()?;
     let cursor = step.port_cursors.get_mut(service.id.0 as usize)?;
     let real = Endpoint::new(A::from_ip(server.addr)?, chosen.port);
+    let home = step.rss.map(|rss| ReplyHome {
+        rss,
+        real,
+        worker: step.worker,
+        workers_count: step.workers_count,
+    });
+    let mut rss_tries = RSS_PORT_TRIES_MAX;
     for _ in 0..LOCAL_PORT_TRIES_MAX {
-        let candidate = pool.next::<A>(cursor, step.worker, step.workers_count)?;
+        let candidate = match &home {
+            Some(home) => pool.next_by_rss(cursor, home, &mut rss_tries),
+            None => pool.next(cursor, step.worker, step.workers_count),
+        }?;
         let reply = FlowKey {
             src: real,
             dst: candidate,

@@ -13,7 +13,7 @@ use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::{self, ClientMask};
 use lvs_core::ipvs::protocol::sctp::SctpState;
 use lvs_core::ipvs::protocol::tcp::TcpState;
-use lvs_core::ipvs::protocol::{self, state_name, udp};
+use lvs_core::ipvs::protocol::{self, udp};
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::ipvs::stats;
@@ -332,7 +332,7 @@ pub fn conn_record(record: &ConnRecord, worker: usize) -> Option<lvs_api::ConnRe
         .find(|protocol| protocol_number(*protocol) == record.protocol)?;
     Some(lvs_api::ConnRecord {
         protocol,
-        state: state_name(record.protocol, record.state).to_owned(),
+        state: record.state_name().to_owned(),
         client: record.client.into(),
         virt: record.virt.into(),
         local: record.local.into(),
@@ -348,8 +348,9 @@ pub fn conn_record(record: &ConnRecord, worker: usize) -> Option<lvs_api::ConnRe
 pub fn state_names() -> impl Iterator<Item = &'static str> {
     let tcp = TcpState::ALL.into_iter().map(TcpState::name);
     let sctp = SctpState::ALL.into_iter().map(SctpState::name);
+    let template = ["NONE", "ASSURED"];
     let mut seen = Vec::new();
-    tcp.chain([udp::NAME]).chain(sctp).filter(move |name| {
+    tcp.chain([udp::NAME]).chain(sctp).chain(template).filter(move |name| {
         let new = !seen.contains(name);
         seen.push(*name);
         new
