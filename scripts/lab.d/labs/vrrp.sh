@@ -4,7 +4,7 @@
 # Three advertisements and the skew of the backup's priority (RFC 5798 6.1), in milliseconds.
 MASTER_DOWN_MS=$((3000 + (256 - 100) * 1000 / 256))
 # A client that tries again meanwhile, and a machine shared with everything else here.
-PATIENCE_MS=1500
+PATIENCE_MS=2500
 
 run_lab() {
     local n
