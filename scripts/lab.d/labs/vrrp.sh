@@ -136,8 +136,7 @@ check_takeover() {
 tries_a_page() { [[ $(in_ns client curl -s --max-time 0.5 "$(url "$VIP")/" || true) == rs[12] ]]; }
 
 both_die() {
-    # Long enough to be under way when the backup takes over.
-    start_downloads 4 "$(url "$VIP")" 400k
+    start_downloads 4 "$(url "$VIP")"
     check "downloads run" until_true 10 at_least_active 4
     kill_keepalived
     end_lvsd KILL
@@ -147,7 +146,7 @@ both_die() {
     check "IPv6 works again too" until_true 5 answers "$(url "$VIP6")/" rs1 rs2
     check "the client was told by gratuitous ARP" reaches_mac director2
     check_ab 500 10 "$(url "$VIP")"
-    check_running "of the dead master"
+    tell_running "of the dead master"
     ipvsadm -Ln --stats
 }
 
