@@ -9,3 +9,4 @@ mod exhaustion;
 mod frames;
 mod refused_start;
 mod stand;
+mod systemd;
