@@ -7,6 +7,7 @@ mod changes;
 mod clients;
 mod exhaustion;
 mod frames;
+mod metrics;
 mod refused_start;
 mod stand;
 mod systemd;
