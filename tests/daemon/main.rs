@@ -11,3 +11,4 @@ mod metrics;
 mod refused_start;
 mod stand;
 mod sync;
+mod systemd;

@@ -113,7 +113,14 @@ impl Stand {
 
     /// The daemon, ready.
     pub fn start(&self) -> Daemon<'_> {
-        let mut daemon = self.spawn(self.command());
+        self.start_with(&[])
+    }
+
+    /// The daemon, ready, with more in its environment.
+    pub fn start_with(&self, environment: &[(&str, &Path)]) -> Daemon<'_> {
+        let mut command = self.command();
+        command.envs(environment.iter().copied());
+        let mut daemon = self.spawn(command);
         let end = Instant::now() + READY_WITHIN;
         loop {
             if let Some(status) = daemon.child.try_wait().unwrap() {

@@ -90,6 +90,7 @@ impl Plain for Addr4 {
         let is_plain = (headers.l3_offset, headers.l4_offset) == (L3_OFFSET, L4_OFFSET)
             && !matches!(mode, ForwardingMode::Tunnel | ForwardingMode::Local)
             && conn.flags & NOT_PLAIN == 0
+            && !conn.introduction.is_pending()
             && conn.timeout_ms == timeout_ms
             && conn.hop_generation == snapshot.l3.generation
             && slot.available
