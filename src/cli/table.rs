@@ -56,6 +56,7 @@ pub fn workers(workers: Vec<Worker>) -> String {
         "Conns4",
         "Conns6",
         "Busy%",
+        "MaxTurn",
     ];
     let rows = workers.into_iter().map(|worker| {
         let cycles = worker.busy_cycles + worker.idle_cycles;
@@ -72,6 +73,7 @@ pub fn workers(workers: Vec<Worker>) -> String {
             worker.conns4.to_string(),
             worker.conns6.to_string(),
             busy.to_string(),
+            format!("{}us", worker.longest_turn_us),
         ]
     });
     table(&title, rows)

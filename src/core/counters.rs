@@ -12,6 +12,7 @@ use crate::ipvs::stats::Totals;
 use crate::l3::DeviceId;
 use crate::limits::DEVICES_MAX;
 use crate::path::verdict::DropReason;
+use crate::steps::StepCycles;
 
 /// A counter or gauge with one writer.
 pub trait SingleWriter {
@@ -182,6 +183,10 @@ pub struct WorkerCounters {
     pub made_frames: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
+    /// Time-stamp cycles of the longest pass of the loop that had something to do.
+    pub longest_pass_cycles: AtomicU64,
+    /// Only written in builds with the feature `steps`.
+    pub steps: StepCycles,
     /// By [`DeviceId`].
     pub devices: [DeviceCounters; DEVICES_MAX],
     /// By [`DropReason`].
@@ -213,6 +218,8 @@ impl WorkerCounters {
             kept_frames: AtomicU64::default(),
             made_frames: AtomicU64::default(),
             held: AtomicU64::default(),
+            longest_pass_cycles: AtomicU64::default(),
+            steps: StepCycles::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             answers: [const { AtomicU64::new(0) }; DropReason::COUNT],

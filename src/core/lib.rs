@@ -17,6 +17,7 @@ pub mod path;
 pub mod prefetch;
 pub mod random;
 pub mod snapshot;
+pub mod steps;
 pub mod testing;
 pub mod tick;
 pub mod wire;

@@ -47,6 +47,17 @@ impl LocalAddressPool {
         worker: WorkerId,
         workers_count: u8,
     ) -> Option<Endpoint<A>> {
+        let (address, port) = self.advance(cursor, worker, workers_count)?;
+        self.end(address, port)
+    }
+
+    /// The same, as the index of the address and the port.
+    pub(crate) fn advance(
+        &self,
+        cursor: &mut LocalPortCursor,
+        worker: WorkerId,
+        workers_count: u8,
+    ) -> Option<(u16, u16)> {
         if worker.0 >= workers_count {
             return None;
         }
@@ -60,7 +71,7 @@ impl LocalAddressPool {
         if cursor.port >= ports_count {
             cursor.port %= ports_count;
         }
-        let addr = A::from_ip(*self.addresses.get(cursor.address as usize)?)?;
+        let address = cursor.address as u16;
         let port = first + cursor.port * step;
         cursor.address += 1;
         if cursor.address == addresses_count {
@@ -70,7 +81,81 @@ impl LocalAddressPool {
                 cursor.port = 0;
             }
         }
-        Some(Endpoint::new(addr, port as u16))
+        Some((address, port as u16))
+    }
+
+    fn end<A: Address>(&self, address: u16, port: u16) -> Option<Endpoint<A>> {
+        let addr = A::from_ip(*self.addresses.get(usize::from(address))?)?;
+        Some(Endpoint::new(addr, port))
+    }
+}
+
+/// How many candidates of a real server are fetched ahead.
+const AHEAD: usize = 4;
+/// Real servers for which candidates are fetched ahead at the same time.
+const AHEAD_SERVERS: usize = 1_024;
+
+/// Candidates that real servers' next connections try first. When a connection comes, the memory that tells whether its
+/// candidate is free has been fetched long ago, for it is at a random place of a large table.
+///
+/// A direct-mapped table of fixed size: servers that meet in a slot cost each other the benefit and a few candidates,
+/// which come around again.
+#[derive(Debug)]
+pub struct PortsAhead(Box<[Ahead]>);
+
+/// The candidates of one real server, in the order in which they were taken.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ahead {
+    /// Of the service at the time: a changed pool makes them void.
+    revision: u64,
+    server: u32,
+    /// Where the oldest is, and how many there are.
+    oldest: u8,
+    count: u8,
+    /// Index of the address in the pool, and port.
+    ends: [(u16, u16); AHEAD],
+}
+
+impl PortsAhead {
+    pub(crate) fn new() -> Self {
+        Self(vec![Ahead::default(); AHEAD_SERVERS].into_boxed_slice())
+    }
+
+    /// The next candidate for real server `server` of the service with this pool and revision; `next` gives one and
+    /// `fetch` asks for the memory that [`LocalAddressPool`]'s user will look at for it.
+    #[inline]
+    pub(crate) fn next<A: Address>(
+        &mut self,
+        server: u32,
+        revision: u64,
+        pool: &LocalAddressPool,
+        mut next: impl FnMut() -> Option<(u16, u16)>,
+        fetch: impl FnOnce(Endpoint<A>),
+    ) -> Option<Endpoint<A>> {
+        let end = |(address, port)| pool.end::<A>(address, port);
+        let Some(ahead) = self.0.get_mut(server as usize % AHEAD_SERVERS) else {
+            return end(next()?);
+        };
+        if (ahead.server, ahead.revision) != (server, revision) {
+            *ahead = Ahead {
+                revision,
+                server,
+                ..Ahead::default()
+            };
+        }
+        let place = usize::from(ahead.oldest) % AHEAD;
+        let oldest = ahead.ends[place];
+        let new = next()?;
+        fetch(end(new)?);
+        if usize::from(ahead.count) < AHEAD {
+            let free = (place + usize::from(ahead.count)) % AHEAD;
+            ahead.ends[free] = new;
+            ahead.count += 1;
+            return end(next()?);
+        }
+        ahead.ends[place] = new;
+        ahead.oldest = ((place + 1) % AHEAD) as u8;
+        end(oldest)
     }
 }
 

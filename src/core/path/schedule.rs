@@ -208,13 +208,21 @@ fn local_end<A: Address>(
     let pool = service.local_addresses.as_ref()?;
     let cursor = step.port_cursors.get_mut(service.id.0 as usize)?;
     let real = Endpoint::new(A::from_ip(server.addr)?, chosen.port);
+    let (worker, workers_count) = (step.worker, step.workers_count);
+    let reply_to = |local| FlowKey {
+        src: real,
+        dst: local,
+        protocol: key.protocol,
+    };
     for _ in 0..LOCAL_PORT_TRIES_MAX {
-        let candidate = pool.next::<A>(cursor, step.worker, step.workers_count)?;
-        let reply = FlowKey {
-            src: real,
-            dst: candidate,
-            protocol: key.protocol,
-        };
+        let candidate = step.ports_ahead.next::<A>(
+            server.id.0,
+            service.revision,
+            pool,
+            || pool.advance(cursor, worker, workers_count),
+            |ahead| table.prefetch_bucket(table.hash(&reply_to(ahead))),
+        )?;
+        let reply = reply_to(candidate);
         if table.find(table.hash(&reply), &reply).is_none() {
             return Some(candidate);
         }
