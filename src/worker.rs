@@ -14,6 +14,7 @@ pub mod idle;
 pub mod mailbox;
 pub mod packet_path;
 pub mod punt;
+mod sampling;
 pub mod tx;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use idle::Idle;
 use mailbox::Mailbox;
 use packet_path::PacketPath;
 use punt::InjectedFrames;
+use sampling::Sampling;
 
 /// Frames from the twins that a worker transmits in one pass: control traffic is little, a bulk transfer of
 /// the host must not hold up the director.
@@ -54,6 +56,7 @@ pub struct Worker<P: PacketPath> {
     counters: Arc<WorkerCounters>,
     pace: Pace,
     idle: Idle,
+    sampling: Sampling,
     burst: Burst,
     verdicts: [Verdict; BURST_MAX],
     stopped: bool,
@@ -75,6 +78,7 @@ impl<P: PacketPath> Worker<P> {
             counters,
             pace: Pace::new(),
             idle: Idle::new(parts.idle),
+            sampling: Sampling::new(),
             burst: Burst::new(),
             verdicts: [Verdict::Punt; BURST_MAX],
             stopped: false,
@@ -92,6 +96,9 @@ impl<P: PacketPath> Worker<P> {
             self.mark(StepName::Dispatch);
             self.exits.flush();
             self.mark(StepName::Transmit);
+            if busy && self.sampling.is_due() {
+                self.counters.latency.record(clock::cycles().wrapping_sub(before));
+            }
             let house = self.pace.is_due(now, busy);
             if house {
                 self.keep_house(now);

@@ -138,6 +138,27 @@ still_downloading() {
     echo "$running"
 }
 
+# check_running WHOSE: what happens to the downloads that ran: their files grow, or not.
+check_running() {
+    local n before=() growing=0
+    for n in "${!DOWNLOADS[@]}"; do
+        before[n]=$(stat -c %s "$LAB_STATE/part-$n")
+    done
+    # As long as TCP may take to try again after an outage of so many seconds.
+    until_true 8 has_grown_or_ended "${before[0]}" || true
+    for n in "${!DOWNLOADS[@]}"; do
+        (($(stat -c %s "$LAB_STATE/part-$n") > before[n])) && growing=$((growing + 1))
+        kill "${DOWNLOADS[n]}" 2>/dev/null || true
+        wait "${DOWNLOADS[n]}" || true
+    done
+    echo "note  connections $1 that go on: $growing of ${#DOWNLOADS[@]}"
+}
+
+has_grown_or_ended() { (($(stat -c %s "$LAB_STATE/part-0") > $1 || $(still_downloading) == 0)); }
+
+# at_least_active COUNT: on the VIP's web service.
+at_least_active() { (($(active_conns "$(vip 80)") >= $1)); }
+
 # check_traffic VIP DEVICE: what every mode must carry, after rr.
 check_traffic() {
     check_ab 5000 100 "$(url "$1")"

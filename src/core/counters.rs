@@ -10,6 +10,7 @@ use crate::ipvs::conn::Direction;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::stats::Totals;
 use crate::l3::DeviceId;
+use crate::latency::LatencyHistogram;
 use crate::limits::DEVICES_MAX;
 use crate::path::verdict::DropReason;
 use crate::steps::StepCycles;
@@ -181,12 +182,18 @@ pub struct WorkerCounters {
     pub kept_frames: AtomicU64,
     /// Frames that the path made besides those received.
     pub made_frames: AtomicU64,
+    /// Packets to real servers that carried the client's address.
+    pub client_addresses: AtomicU64,
+    /// Packets that had no room for it.
+    pub client_address_no_room: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
     /// Time-stamp cycles of the longest pass of the loop that had something to do.
     pub longest_pass_cycles: AtomicU64,
     /// Only written in builds with the feature `steps`.
     pub steps: StepCycles,
+    /// From the poll that took frames to their transmission, of sampled passes.
+    pub latency: LatencyHistogram,
     /// By [`DeviceId`].
     pub devices: [DeviceCounters; DEVICES_MAX],
     /// By [`DropReason`].
@@ -217,9 +224,12 @@ impl WorkerCounters {
             conns_expired: AtomicU64::default(),
             kept_frames: AtomicU64::default(),
             made_frames: AtomicU64::default(),
+            client_addresses: AtomicU64::default(),
+            client_address_no_room: AtomicU64::default(),
             held: AtomicU64::default(),
             longest_pass_cycles: AtomicU64::default(),
             steps: StepCycles::default(),
+            latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             answers: [const { AtomicU64::new(0) }; DropReason::COUNT],

@@ -12,6 +12,7 @@ pub mod frame;
 pub mod ipvs;
 pub mod l3;
 pub mod lanes;
+pub mod latency;
 pub mod limits;
 pub mod path;
 pub mod prefetch;

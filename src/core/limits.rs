@@ -108,6 +108,12 @@ pub const MADE_FRAMES_MAX: usize = BURST_MAX * FRAGMENTS_PER_DATAGRAM_MAX;
 /// Their octets: each is one of 64 KiB with the headers of its pieces.
 pub const MADE_OCTETS_MAX: usize = BURST_MAX * 72 * 1_024;
 
+/// Limits of the MSS that a service may impose: from the kernel's own least (`TCP_MIN_MSS`) to the longest packet.
+pub const MSS_MAX_RANGE: std::ops::RangeInclusive<u16> = 88..=65_495;
+
+/// Datagrams of a UDP connection that carry the client's address (DPVS `uoa_max_trail`).
+pub const UOA_DATAGRAMS_MAX: u8 = 3;
+
 /// Real servers whose path MTU a worker remembers, learned from ICMP errors about tunnels.
 pub const PATH_MTUS_MAX: usize = 256;
 /// Seconds that a learned path MTU is believed (kernel `ip_rt_mtu_expires`).

@@ -443,7 +443,7 @@ pub struct ConnRecord {
     pub real: (IpAddr, u16),
     /// How it is forwarded.
     pub mode: ForwardingMode,
-    /// Protocol state; named by [`crate::ipvs::protocol::state_name`].
+    /// Protocol state, or a template's; named by [`ConnRecord::state_name`].
     pub state: u8,
     /// Milliseconds until it expires if nothing more arrives.
     pub expires_in_ms: u32,

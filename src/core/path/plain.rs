@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::{Addr4, Addr6, Address, Endpoint};
 use crate::frame::Frame;
-use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED, FLAG_INBOUND_SHIFTED, FLAG_OUTBOUND_SHIFTED};
+use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::RealServerId;
@@ -37,9 +37,6 @@ pub(crate) trait Plain: Address {
         frame: &mut F,
     ) -> Option<Verdict>;
 }
-
-/// Connections with any of these go the full way.
-const NOT_PLAIN: u16 = FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED;
 
 /// Flags of a TCP segment that its state may depend on.
 const EVENTS: u8 = SYN | FIN | RST | ACK;
@@ -87,7 +84,7 @@ impl Plain for Addr4 {
         let packet_len = headers.packet_len();
         let is_plain = (headers.l3_offset, headers.l4_offset) == (L3_OFFSET, L4_OFFSET)
             && !matches!(mode, ForwardingMode::Tunnel | ForwardingMode::Local)
-            && conn.flags & NOT_PLAIN == 0
+            && !conn.introduction.is_pending()
             && conn.timeout_ms == timeout_ms
             && conn.hop_generation == snapshot.l3.generation
             && slot.available

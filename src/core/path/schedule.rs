@@ -25,7 +25,7 @@ use crate::path::forward::rewrite;
 use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{persist, reply, track};
+use crate::path::{introduce, persist, reply, track};
 use crate::wire;
 use crate::worker_state::Step;
 
@@ -64,7 +64,7 @@ pub(crate) fn first_packet<'s, A: Address, F: Frame>(
     let Some(local) = local_end(step, table, service, &chosen, key) else {
         return Verdict::Drop(DropReason::LocalPortsExhausted);
     };
-    let conn = new_conn(step, service, &chosen, key, local);
+    let conn = new_conn(step, service, &chosen, headers, key, local);
     let one_packet = conn.flags & FLAG_ONE_PACKET != 0;
     match table.insert(conn, step.now) {
         Ok(index) => {
@@ -234,6 +234,7 @@ fn new_conn<A: Address>(
     step: &Step<'_>,
     service: &VirtualService,
     chosen: &Chosen<'_>,
+    headers: &Headers,
     key: &FlowKey<A>,
     local: Endpoint<A>,
 ) -> Conn<A> {
@@ -268,6 +269,7 @@ fn new_conn<A: Address>(
         flags,
         l3_delta,
         l4_delta,
+        introduction: introduce::begin(service, server.mode, headers),
         created: step.now,
         fwmark: match service.key {
             ServiceKey::Fwmark { mark, .. } => mark,
