@@ -54,7 +54,10 @@ becomes() {
     fi
 }
 
-now_ms() { echo "${EPOCHREALTIME/[.,]/}" | sed 's/...$//'; }
+now_ms() {
+    local us=${EPOCHREALTIME/[.,]/}
+    echo "${us%???}"
+}
 
 # pid_of HOST NAME: of a program that 'start' started last.
 pid_of() { awk -v name="$1-$2" '$2 == name { pid = $1 } END { print pid }' "$LAB_STATE/pids"; }

@@ -81,6 +81,17 @@ check_upload() {
 
 sum_of() { awk -v name="$1" '$2 == name { print $1 }' "$LAB_STATE/files/sums"; }
 
+# udp_says PORT, tcp_says PORT TEXT: the first line that the VIP answers.
+udp_says() { says udp "$1" question; }
+tcp_says() { says tcp "$1" "$2"; }
+
+# says PROTOCOL PORT TEXT
+says() {
+    # The parameters are the inner shell's.
+    # shellcheck disable=SC2016
+    in_ns client timeout 3 bash -c 'exec 3<>"/dev/$0/$1/$2" && echo "$3" >&3 && head -n 1 <&3' "$1" "$VIP" "$2" "$3" || true
+}
+
 # check_udp VIP: ten thousand datagrams over ten flows, all answered.
 check_udp() {
     local said

@@ -4,6 +4,7 @@
 run_lab() {
     local family
     # Marks are lvsd's own, for netfilter sees nothing of a DPDK device: one of its file ...
+    # shellcheck disable=SC2034
     MORE_CONFIG='
 [[mark]]
 mark = 66
@@ -39,7 +40,7 @@ bare_rs() { if [[ $VIP == *:* ]]; then rs "$1" 0; else echo "${RS[$1]}"; fi; }
 # pages_from ADDRESS: a client's pages, http and https in turn.
 pages_from() {
     local n
-    for n in 1 2 3 4; do
+    for ((n = 0; n < 4; n++)); do
         in_ns client curl -sk --max-time 10 --interface "$1" "$(url "$VIP")/"
         in_ns client curl -sk --max-time 10 --interface "$1" "https://$(host_of "$VIP")/"
     done | sort | uniq -c | awk '{ print $2 "*" $1 }' | xargs

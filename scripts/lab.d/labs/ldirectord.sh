@@ -3,6 +3,7 @@
 
 run_lab() {
     local host
+    # shellcheck disable=SC2034
     MORE_CONFIG='
 [[mark]]
 mark = 66

@@ -86,7 +86,7 @@ until_the_timeout() {
     ipvsadm --set 0 0 300
 }
 
-ask() { in_ns client socat -t 0.3 - "UDP:$(vip 53)" <<<"question"; }
+ask() { udp_says 53; }
 asks() {
     local said
     said=$(ask)

@@ -232,6 +232,7 @@ impl DesiredServices {
             client_address: spec.client_address,
             mss_max: spec.mss_max,
             spread: Spread::ENDS,
+            is_spread_by_flow: false,
             servers: Arc::new([]),
             revision: born,
             servers_revision: born,

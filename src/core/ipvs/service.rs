@@ -142,6 +142,9 @@ pub struct VirtualService {
     pub mss_max: u16,
     /// Which clients' packets must meet on one worker. Set by the table that holds the service.
     pub spread: Spread,
+    /// Whether each flow may be the worker's to which the NICs bring it: no template and no reply of a masqueraded
+    /// server must find its connection by the client's end alone. Set by the service table.
+    pub is_spread_by_flow: bool,
     /// Real servers, newest first: the order that decides every tie (`ip_vs_add_dest`).
     pub servers: Arc<[RealServer]>,
     /// Grows with every change to the service or its servers, over all services of the director.

@@ -12,6 +12,7 @@ use crate::frame::Frame;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
 use crate::ipvs::conn::{Conn, ConnIndex, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_ONE_PACKET, FLAG_OUTBOUND_INDEXED};
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::local_address::{AheadOf, ReplyHome};
 use crate::ipvs::persistence::PORT_FTP;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::{self, tcp::TcpState};
@@ -19,7 +20,7 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::scheduler::{self, FlowHint, Loads, Memory};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
-use crate::limits::{LOCAL_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
+use crate::limits::{LOCAL_PORT_TRIES_MAX, RSS_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
 use crate::path::established::{self, Known};
 use crate::path::forward::rewrite;
 use crate::path::headers::Headers;
@@ -209,19 +210,30 @@ fn local_end<A: Address>(
     let cursor = step.port_cursors.get_mut(service.id.0 as usize)?;
     let real = Endpoint::new(A::from_ip(server.addr)?, chosen.port);
     let (worker, workers_count) = (step.worker, step.workers_count);
+    let home = step.rss.map(|rss| ReplyHome {
+        rss,
+        real,
+        worker,
+        workers_count,
+    });
+    let mut rss_tries = RSS_PORT_TRIES_MAX;
+    let mut advance = || match &home {
+        Some(home) => pool.advance_by_rss(cursor, home, &mut rss_tries),
+        None => pool.advance(cursor, worker, workers_count),
+    };
     let reply_to = |local| FlowKey {
         src: real,
         dst: local,
         protocol: key.protocol,
     };
+    let of = AheadOf {
+        server: server.id.0,
+        port: chosen.port,
+        revision: service.revision,
+    };
     for _ in 0..LOCAL_PORT_TRIES_MAX {
-        let candidate = step.ports_ahead.next::<A>(
-            server.id.0,
-            service.revision,
-            pool,
-            || pool.advance(cursor, worker, workers_count),
-            |ahead| table.prefetch_bucket(table.hash(&reply_to(ahead))),
-        )?;
+        let fetch = |ahead| table.prefetch_bucket(table.hash(&reply_to(ahead)));
+        let candidate = step.ports_ahead.next(of, pool, &mut advance, fetch)?;
         let reply = reply_to(candidate);
         if table.find(table.hash(&reply), &reply).is_none() {
             return Some(candidate);
