@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::{Addr4, Addr6, Address, Endpoint};
 use crate::frame::Frame;
-use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED};
+use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED, FLAG_INBOUND_SHIFTED, FLAG_OUTBOUND_SHIFTED};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::RealServerId;
@@ -37,6 +37,9 @@ pub(crate) trait Plain: Address {
         frame: &mut F,
     ) -> Option<Verdict>;
 }
+
+/// Connections with any of these go the full way.
+const NOT_PLAIN: u16 = FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED;
 
 /// Flags of a TCP segment that its state may depend on.
 const EVENTS: u8 = SYN | FIN | RST | ACK;
@@ -71,10 +74,12 @@ impl Plain for Addr4 {
         let snapshot = step.snapshot;
         let timeout_ms = match headers.protocol {
             tcp::PROTOCOL if conn.state == TcpState::Established as u8 && headers.tcp_flags & EVENTS == ACK => {
-                step.established_ms
+                step.established_ms[direction as usize]
             }
             // A reply assures the template.
-            udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => step.udp_ms,
+            udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => {
+                step.udp_ms[direction as usize]
+            }
             _ => return None,
         };
         let mode = ForwardingMode::from_u8(conn.mode);
@@ -84,6 +89,7 @@ impl Plain for Addr4 {
         let packet_len = headers.packet_len();
         let is_plain = (headers.l3_offset, headers.l4_offset) == (L3_OFFSET, L4_OFFSET)
             && !matches!(mode, ForwardingMode::Tunnel | ForwardingMode::Local)
+            && conn.flags & NOT_PLAIN == 0
             && !conn.introduction.is_pending()
             && conn.timeout_ms == timeout_ms
             && conn.hop_generation == snapshot.l3.generation
