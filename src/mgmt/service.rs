@@ -101,7 +101,7 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
             }
         }
         () = tend::tend(Arc::clone(&director)) => {}
-        () = take_replies(&ports, &mirror) => {}
+        () = take_replies(&ports, &mirror, &director) => {}
         () = follow_network(&director, l3) => {}
         () = reload_on_hangup(&director, &reloader) => {}
         () = keep_alive() => {}
@@ -136,7 +136,8 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn take_replies(ports: &[Arc<MailboxPort>], mirror: &KernelMirror) {
+/// Also carries what workers and other directors tell each other.
+async fn take_replies(ports: &[Arc<MailboxPort>], mirror: &KernelMirror, director: &Mutex<Director>) {
     let mut ticks = interval(REPLIES_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -144,6 +145,7 @@ async fn take_replies(ports: &[Arc<MailboxPort>], mirror: &KernelMirror) {
         for port in ports {
             port.take_replies(|neighbour| mirror.resolve(neighbour));
         }
+        lock(director).tend_sync(Instant::now());
     }
 }
 

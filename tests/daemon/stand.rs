@@ -49,8 +49,13 @@ impl Stand {
         run(self.command().args(command.split_whitespace()))
     }
 
+    /// Its name under `/run/netns`.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// A command of which the program is missing yet.
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace]);
         command
@@ -188,7 +193,7 @@ impl Drop for Stand {
 }
 
 /// Runs a command that must succeed; what it prints.
-fn run(command: &mut Command) -> String {
+pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(
         output.status.success(),
