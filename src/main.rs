@@ -15,6 +15,9 @@ struct Arguments {
     /// Read and check the configuration file, then exit.
     #[arg(long)]
     check: bool,
+    /// Run the path over a capture file instead of devices, in the capture's time, and write what would be sent.
+    #[arg(long, num_args = 2, value_names = ["IN", "OUT"], conflicts_with = "check")]
+    offline: Option<Vec<PathBuf>>,
 }
 
 fn main() -> ExitCode {
@@ -22,6 +25,8 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let outcome = if arguments.check {
         lvsd::startup::read_config(&arguments.config).map(|_| println!("{}: no errors", arguments.config.display()))
+    } else if let Some([input, output]) = arguments.offline.as_deref() {
+        lvsd::startup::offline(&arguments.config, input, output).map(|summary| print!("{summary}"))
     } else {
         lvsd::run(&arguments.config, env!("LVSD_REVISION"))
     };

@@ -139,7 +139,7 @@ impl Running {
                 match reply {
                     Reply::Retired(_) => managed.snapshots += 1,
                     Reply::ConnDump(dump) => managed.records += dump.records.len(),
-                    Reply::Resolve(_) => {}
+                    Reply::Resolve(_) | Reply::Explained(_) => {}
                 }
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::top::Top;
+use crate::why::WhyArguments;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use lvs_api::{GueChecksum, Mode, Netmask, Persistence, Protocol, SOCKET_DEFAULT, ServiceId, Tunnel};
@@ -84,6 +86,10 @@ pub enum Command {
         #[arg(value_name = "NAME[=VALUE]")]
         words: Vec<String>,
     },
+    /// Watch workers, services, servers, drops and devices live.
+    Top(Top),
+    /// Explain where a packet of a client would go and why, without sending it.
+    Why(WhyArguments),
     /// Print a file of `/proc/net/ip_vs*` as the kernel would show it, or write them all below a folder.
     Proc(Proc),
     /// List, add or delete the rules that give packets the marks of fwmark services.

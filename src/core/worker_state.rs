@@ -320,18 +320,18 @@ impl WorkerState {
         let room = out.capacity() - out.len();
         match cursor {
             DumpCursor::V4(from) => {
-                let next = self
-                    .lanes
-                    .v4
-                    .table
-                    .scan(from, room, |_, conn| out.push(ConnRecord::of(&self.snapshot, conn, now)));
+                let next = self.lanes.v4.table.scan(from, room, |_, conn| {
+                    out.push(ConnRecord::of(&self.snapshot, conn, now))
+                });
                 Some(next.map_or(DumpCursor::V6(0), DumpCursor::V4))
             }
             DumpCursor::V6(from) => self
                 .lanes
                 .v6
                 .table
-                .scan(from, room, |_, conn| out.push(ConnRecord::of(&self.snapshot, conn, now)))
+                .scan(from, room, |_, conn| {
+                    out.push(ConnRecord::of(&self.snapshot, conn, now))
+                })
                 .map(DumpCursor::V6),
         }
     }

@@ -30,6 +30,7 @@ mod ipvs_table;
 mod report;
 pub mod settings;
 pub mod tend;
+mod why;
 
 #[cfg(test)]
 mod tests;

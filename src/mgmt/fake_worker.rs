@@ -7,6 +7,7 @@ use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::service::ServiceId;
+use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
@@ -78,6 +79,11 @@ impl WorkerPort for FakeWorker {
             answer.send(ConnChunk { records: room, next }).unwrap();
         }
         receiver
+    }
+
+    /// Owns nothing, so nobody may ask it.
+    fn explain(&self, _: Question) -> oneshot::Receiver<Explanation> {
+        oneshot::channel().1
     }
 }
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use lvs_core::counters::WorkerCounters;
+use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
@@ -35,4 +36,7 @@ pub trait WorkerPort: Send + Sync {
     /// Asks for connections behind `cursor`, as many as `room` has capacity for. The answer fails when the
     /// mailbox is full or the worker is gone.
     fn dump_conns(&self, cursor: DumpCursor, room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk>;
+
+    /// Asks what the worker would do with a packet. The answer fails likewise.
+    fn explain(&self, question: Question) -> oneshot::Receiver<Explanation>;
 }

@@ -74,6 +74,10 @@ impl<P: PacketPath> Worker<P> {
                 self.dump(&mut dump, now);
                 self.mailbox.answer(Reply::ConnDump(dump));
             }
+            Command::Explain(mut ask) => {
+                ask.answer = self.path.explain(&ask.question, now);
+                self.mailbox.answer(Reply::Explained(ask));
+            }
             Command::Stop => self.stopped = true,
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use lvs_core::l3::NeighbourKey;
+use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 
 pub use lvs_core::worker_state::{ConnRecord, DumpCursor};
@@ -25,6 +26,8 @@ pub enum Command {
     Publish(Arc<Snapshot>),
     /// Copy connections. Answered by [`Reply::ConnDump`].
     DumpConns(Box<ConnDump>),
+    /// Say what would become of a packet. Answered by [`Reply::Explained`].
+    Explain(Box<Ask>),
     /// Leave the loop after this pass.
     Stop,
 }
@@ -36,6 +39,8 @@ pub enum Reply {
     Retired(Arc<Snapshot>),
     /// The request, its records filled in and its cursor moved on.
     ConnDump(Box<ConnDump>),
+    /// The request, its answer filled in.
+    Explained(Box<Ask>),
     /// Packets wait for this neighbour; repeated every second while they do.
     Resolve(NeighbourKey),
 }
@@ -47,6 +52,17 @@ pub struct ConnDump {
     pub cursor: Option<DumpCursor>,
     /// Filled up to its capacity, never grown.
     pub records: Vec<ConnRecord>,
+    /// Chosen by the asker, returned unchanged.
+    pub ticket: u64,
+}
+
+/// A packet that is asked about.
+#[derive(Debug)]
+pub struct Ask {
+    /// Which one.
+    pub question: Question,
+    /// What the worker says; `None` from one that has no path.
+    pub answer: Option<Explanation>,
     /// Chosen by the asker, returned unchanged.
     pub ticket: u64,
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use lvs_core::l3::{DeviceId, NeighbourKey};
+use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::path::{self, Verdict};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
@@ -34,6 +35,12 @@ pub trait PacketPath: Send {
 
     /// Takes up a new snapshot; returns the old one for its publisher to drop.
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot>;
+
+    /// What would become of a packet; leaves no trace.
+    fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {
+        let _ = (question, now);
+        None
+    }
 
     /// Fills `out` to its capacity with connections from `cursor` on.
     fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor>;
@@ -65,6 +72,10 @@ impl PacketPath for WorkerState {
 
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         Self::adopt(self, snapshot)
+    }
+
+    fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {
+        Some(path::explain::explain(self, now, question))
     }
 
     fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {

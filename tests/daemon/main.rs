@@ -10,3 +10,4 @@ mod frames;
 mod metrics;
 mod refused_start;
 mod stand;
+mod why;

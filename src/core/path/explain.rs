@@ -130,7 +130,11 @@ fn of_family<A: Address>(mut step: Step<'_>, lane: &mut Lane<A>, question: &Ques
     };
     let headers = headers(question);
     let mut told = Explanation {
-        mark: step.snapshot.marks.classify(step.device, &key).map(|marked| marked.mark),
+        mark: step
+            .snapshot
+            .marks
+            .classify(step.device, &key)
+            .map(|marked| marked.mark),
         ..Explanation::default()
     };
     let table = &mut lane.table;
@@ -333,6 +337,3 @@ fn leave(step: &Step<'_>, target: IpAddr, local: End) -> End {
         Err(Obstacle::Unreachable | Obstacle::Drop(_)) => End::Drop(DropReason::NoRoute),
     }
 }
-
-#[cfg(test)]
-mod tests;
