@@ -191,7 +191,8 @@ impl<P: PacketPath> Worker<P> {
         }
         process(&mut self.path, device, now, self.burst.as_mut_slice(), verdicts);
         for (mbuf, verdict) in self.burst.drain().zip(verdicts.iter()) {
-            self.exits.dispatch(device, mbuf, *verdict, now);
+            self.exits
+                .dispatch(device, mbuf, *verdict, now, |wait| self.path.neighbour(wait));
         }
         self.send_made(device, now);
     }
@@ -206,7 +207,8 @@ impl<P: PacketPath> Worker<P> {
             };
             if mbuf.append(octets.len()) {
                 mbuf.bytes_mut().copy_from_slice(octets);
-                self.exits.dispatch(device, mbuf, verdict, now);
+                self.exits
+                    .dispatch(device, mbuf, verdict, now, |wait| self.path.neighbour(wait));
             } else {
                 self.exits.drop_frame(mbuf, DropReason::NoMbuf);
             }

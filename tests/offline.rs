@@ -58,7 +58,11 @@ fn tshark(file: &Path, fields: &[&str]) -> Vec<String> {
     }
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 fn client(ends: &str) -> lvs_core::testing::PacketBuilder {
@@ -86,16 +90,34 @@ fn a_capture_goes_through_the_path_in_its_own_time() {
         ],
     );
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert_eq!(
         said.lines().next().unwrap(),
         "6 frames read, 4 sent, 2 left to the kernel, 0 held, 0 kept, 0 dropped, 1 connections"
     );
-    let fields = ["frame.time_epoch", "ip.src", "ip.dst", "tcp.dstport", "eth.dst", "frame.comment"];
+    let fields = [
+        "frame.time_epoch",
+        "ip.src",
+        "ip.dst",
+        "tcp.dstport",
+        "eth.dst",
+        "frame.comment",
+    ];
     let frames = tshark(&folder.path().join("out.pcapng"), &fields);
     let client_mac = "02:00:00:00:01:02";
     let server_mac = "02:00:00:00:01:0c";
-    let worker = frames[0].split("worker ").nth(1).unwrap().split(',').next().unwrap().to_owned();
+    let worker = frames[0]
+        .split("worker ")
+        .nth(1)
+        .unwrap()
+        .split(',')
+        .next()
+        .unwrap()
+        .to_owned();
     let line = |time: &str, from: &str, to: &str, port: u16, mac: &str, frame: u32| {
         format!("{time} {from} {to} {port} {mac} worker {worker}, for frame {frame}")
     };

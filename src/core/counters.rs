@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::ipvs::conn::Direction;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::stats::Totals;
 use crate::l3::DeviceId;
@@ -97,6 +98,18 @@ impl ServerCounters {
     #[inline]
     pub fn unbind(&self, active: bool) {
         self.gauge(active).sub(1);
+    }
+
+    /// A packet of `bytes` octets in one direction.
+    #[inline]
+    pub fn count(&self, direction: Direction, bytes: u64) {
+        // Chosen by address, not by branch: directions alternate unpredictably.
+        let (packets_of, bytes_of) = match direction {
+            Direction::Inbound => (&self.in_packets, &self.in_bytes),
+            Direction::Outbound => (&self.out_packets, &self.out_bytes),
+        };
+        packets_of.add(1);
+        bytes_of.add(bytes);
     }
 
     /// The cumulative counters, for the estimator and listings.

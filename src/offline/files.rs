@@ -35,9 +35,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<Captured>, OfflineError> {
         path: path.to_owned(),
         source,
     };
-    let mut file = BufReader::new(File::open(path).map_err(|error| failed(error.into()))?);
+    let mut file = BufReader::new(File::open(path).map_err(|error| failed(PcapError::IoError(error)))?);
     let mut magic = [0; 4];
-    file.read_exact(&mut magic).map_err(|error| failed(error.into()))?;
+    file.read_exact(&mut magic)
+        .map_err(|error| failed(PcapError::IoError(error)))?;
     let whole = magic.chain(file);
     if magic == PCAPNG {
         read_pcapng(path, whole).map_err(|error| error.unwrap_or_else(|source| failed(source)))
@@ -133,7 +134,7 @@ impl Output {
             path: path.to_owned(),
             source,
         };
-        let file = File::create(path).map_err(|error| failed(error.into()))?;
+        let file = File::create(path).map_err(|error| failed(PcapError::IoError(error)))?;
         let mut writer = PcapNgWriter::new(BufWriter::new(file)).map_err(failed)?;
         let fallback = ["device 0".to_owned()];
         let names = if devices.is_empty() { &fallback[..] } else { devices };
@@ -161,13 +162,16 @@ impl Output {
             data: Cow::Borrowed(octets),
             options: vec![EnhancedPacketOption::Comment(Cow::Borrowed(comment))],
         };
-        self.writer.write_pcapng_block(block).map(drop).map_err(|source| self.failed(source))
+        self.writer
+            .write_pcapng_block(block)
+            .map(drop)
+            .map_err(|source| self.failed(source))
     }
 
     /// Everything is in the file when this returns.
     pub(super) fn finish(&mut self) -> Result<(), OfflineError> {
         let flushed = self.writer.get_mut().flush();
-        flushed.map_err(|error| self.failed(error.into()))
+        flushed.map_err(|error| self.failed(PcapError::IoError(error)))
     }
 
     fn failed(&self, source: PcapError) -> OfflineError {

@@ -32,7 +32,9 @@ pub(super) fn learn(config: &Config, frames: &[Captured]) -> L3 {
             device,
             vlan: 0,
             name: known.map_or_else(|| "device 0".to_owned(), |known| known.name.clone()),
-            mac: known.and_then(|known| known.mac).unwrap_or_else(|| learn_mac(device, &own, frames)),
+            mac: known
+                .and_then(|known| known.mac)
+                .unwrap_or_else(|| learn_mac(device, &own, frames)),
             mtu: known.map_or(1_500, |known| known.mtu),
             addresses: Vec::new(),
         });
@@ -78,7 +80,11 @@ fn own_addresses(config: &Config) -> HashSet<IpAddr> {
         own.extend(service.local_addresses.iter().copied());
     }
     let marked = config.marks.rules().iter().filter_map(|rule| rule.destination);
-    own.extend(marked.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr()));
+    own.extend(
+        marked
+            .filter(|net| net.prefix_len() == net.max_prefix_len())
+            .map(|net| net.addr()),
+    );
     own
 }
 

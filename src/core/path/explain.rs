@@ -15,12 +15,12 @@ use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence;
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceId, VirtualService};
-use crate::l3::{DeviceId, Hop, NeighbourKey};
+use crate::l3::{DeviceId, Hop, NeighbourKey, Route};
 use crate::path::admit::{self, Admission};
 use crate::path::established;
 use crate::path::headers::Headers;
 use crate::path::persist;
-use crate::path::resolve::{self, Obstacle};
+use crate::path::resolve;
 use crate::path::schedule::{self, Chosen};
 use crate::path::verdict::{DropReason, Verdict, WorkerId};
 use crate::tick::Tick;
@@ -328,12 +328,11 @@ fn towards(step: &Step<'_>, server: &RealServer, mode: ForwardingMode, maps: boo
 }
 
 fn leave(step: &Step<'_>, target: IpAddr, local: End) -> End {
-    match resolve::route(step, target) {
-        Ok(way) => match way.waits_for {
-            None => End::Transmit(*way.hop),
-            Some(neighbour) => End::Hold(neighbour),
-        },
-        Err(Obstacle::Local) => local,
-        Err(Obstacle::Unreachable | Obstacle::Drop(_)) => End::Drop(DropReason::NoRoute),
+    let l3 = &step.snapshot.l3;
+    match resolve::route_to(l3, target) {
+        Route::Hop(id) => End::Transmit(*l3.hop(id)),
+        Route::Unresolved(neighbour) | Route::NeighbourFailed(neighbour) => End::Hold(neighbour),
+        Route::Local => local,
+        Route::Unreachable | Route::Blackhole => End::Drop(DropReason::NoRoute),
     }
 }

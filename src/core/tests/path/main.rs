@@ -5,6 +5,7 @@ mod explanations;
 mod fragments;
 mod modes;
 mod persistence;
+mod plain;
 mod refusals;
 mod workers;
 
