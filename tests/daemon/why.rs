@@ -8,9 +8,11 @@ const SERVICES: &str = "
 [[device]]
 name = \"wan\"
 dpdk = \"net_null0,no-rx=1\"
+mac = \"02:00:00:00:00:01\"
 [[device]]
 name = \"lan\"
 dpdk = \"net_null1,no-rx=1\"
+mac = \"02:00:00:00:00:02\"
 [[mark]]
 mark = 7
 destination = \"192.0.2.101/32\"

@@ -167,7 +167,7 @@ impl Screen {
             View::Workers => self.summary().join("\n") + "\n",
             _ => String::new(),
         };
-        text += &format!("\n{}\n", self.view.name());
+        text += &format!("\n{}{}\n", self.view.name(), self.order());
         for y in 0..height {
             let line: String = (0..width).map(|x| buffer[(x, y)].symbol()).collect();
             text.push_str(line.trim_end());
@@ -197,8 +197,14 @@ impl Screen {
         vec![
             Line::from(first),
             Line::from(second),
-            Line::styled(views.collect::<String>(), bold),
+            Line::styled(views.collect::<String>() + &self.order(), bold),
         ]
+    }
+
+    /// By which column the rows are sorted; empty for the daemon's order.
+    fn order(&self) -> String {
+        let column = self.sorted_column().and_then(|at| self.view.columns().get(at));
+        column.map_or_else(String::new, |(name, _)| format!(" by {name}"))
     }
 
     fn foot_line(&self) -> String {
@@ -220,15 +226,13 @@ impl Screen {
 
     fn table(&self, rows: &[Vec<Cell>], visible: usize) -> Table<'static> {
         let columns = self.view.columns();
-        let sorted = self.sorted_column();
         let header = columns.iter().enumerate().map(|(at, (name, _))| {
-            let mark = if sorted == Some(at) { "*" } else { "" };
             let alignment = if is_text(rows, at) {
                 Alignment::Left
             } else {
                 Alignment::Right
             };
-            Text::from(format!("{mark}{name}")).alignment(alignment)
+            Text::from(*name).alignment(alignment)
         });
         let scrolled = self.scrolled.min(rows.len().saturating_sub(visible));
         let lines = rows.iter().skip(scrolled).take(visible).map(|row| {

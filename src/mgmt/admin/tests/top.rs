@@ -108,7 +108,7 @@ fn the_screen_shows_workers_services_servers_and_drops_and_follows_the_keys() {
 
     // By active connections, the largest first.
     terminal.keys("sssss");
-    let screen = terminal.shows(&["*Active"]);
+    let screen = terminal.shows(&["5:Devices  by Active"]);
     let at = |server: &str| screen.find(server).unwrap();
     assert!(at("198.51.100.2:80") < at("198.51.100.1:80"), "{screen}");
 
