@@ -40,11 +40,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<Captured>, OfflineError> {
     file.read_exact(&mut magic)
         .map_err(|error| failed(PcapError::IoError(error)))?;
     let whole = magic.chain(file);
-    if magic == PCAPNG {
-        read_pcapng(path, whole).map_err(|error| error.unwrap_or_else(|source| failed(source)))
+    let frames = if magic == PCAPNG {
+        read_pcapng(path, whole)
     } else {
-        read_pcap(path, whole).map_err(|error| error.unwrap_or_else(|source| failed(source)))
-    }
+        read_pcap(path, whole)
+    };
+    frames.map_err(|error| error.unwrap_or_else(failed))
 }
 
 /// Either an error that is told already, or one of the reader.
