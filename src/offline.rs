@@ -146,6 +146,7 @@ impl Director {
             marks: Arc::new(config.marks.clone()),
             sysctls: config.sysctls,
             workers_count: count,
+            ..Snapshot::default()
         });
         let counters: Arc<[Arc<WorkerCounters>]> = (0..count)
             .map(|_| Arc::new(WorkerCounters::new(REAL_SERVERS_MAX)))

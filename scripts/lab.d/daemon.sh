@@ -162,6 +162,9 @@ twin_has() {
 # rows: of a listing, the lines of real servers.
 rows() { awk '$1 == "->" && $2 != "RemoteAddress:Port"'; }
 
+# rows_of VIP:PORT: its rows of -Lnc, single spaces between the columns.
+rows_of() { ipvsadm_quiet -Lnc | awk -v vip="$1" '$5 == vip { $1 = $1; print }'; }
+
 # sum_of_column SERVICE COLUMN: a number of 'ipvsadm -Ln --stats --exact' over all servers
 # (1 Conns, 2 InPkts, 3 OutPkts, 4 InBytes, 5 OutBytes).
 sum_of_column() {
@@ -173,7 +176,7 @@ active_conns() { ipvsadm_quiet -Ln -t "$1" | rows | awk '{ sum += $5 } END { pri
 
 show_daemon_logs() {
     local log
-    for log in "$LAB_STATE"/*-lvsd.log; do
+    for log in "$LAB_STATE"/*-lvsd.log "$LAB_STATE"/*-keepalived.log; do
         [[ -f $log ]] || continue
         echo "--- the end of $log"
         tail -n 30 "$log"

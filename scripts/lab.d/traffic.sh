@@ -81,6 +81,17 @@ check_upload() {
 
 sum_of() { awk -v name="$1" '$2 == name { print $1 }' "$LAB_STATE/files/sums"; }
 
+# udp_says PORT, tcp_says PORT TEXT: the first line that the VIP answers.
+udp_says() { says udp "$1" question; }
+tcp_says() { says tcp "$1" "$2"; }
+
+# says PROTOCOL PORT TEXT
+says() {
+    # The parameters are the inner shell's.
+    # shellcheck disable=SC2016
+    in_ns client timeout 3 bash -c 'exec 3<>"/dev/$0/$1/$2" && echo "$3" >&3 && head -n 1 <&3' "$1" "$VIP" "$2" "$3" || true
+}
+
 # check_udp VIP: ten thousand datagrams over ten flows, all answered.
 check_udp() {
     local said
@@ -106,27 +117,58 @@ check_ssh_to_director() {
     equal "ssh to the director over its data interface, $1" director "$(ssh_from_client "$1" || true)"
 }
 
-# start_downloads COUNT URL RATE: parallel downloads of 'part' in the background.
+# start_downloads COUNT URL: parallel downloads of 'part' in the background, at a trickle until they are released:
+# however long it takes to type meanwhile, they are under way.
 start_downloads() {
     local n
-    DOWNLOADS=()
+    DOWNLOADS=() TRICKLES=()
+    rm -f "$LAB_STATE/released"
     for ((n = 0; n < $1; n++)); do
-        ip netns exec "$(ns client)" curl -s --max-time 300 --limit-rate "$3" -o "$LAB_STATE/part-$n" "$2/files/part" &
+        mkfifo "$LAB_STATE/pipe-$n"
+        trickle "$LAB_STATE/pipe-$n" "$LAB_STATE/part-$n" &
+        TRICKLES+=($!)
+        remember $! "trickle-$n"
+        ip netns exec "$(ns client)" curl -s --max-time 300 -o "$LAB_STATE/pipe-$n" "$2/files/part" &
         DOWNLOADS+=($!)
         remember $! "download-$n"
     done
 }
 
+# trickle PIPE FILE
+trickle() {
+    exec <"$1" >"$2"
+    while [[ ! -e $LAB_STATE/released ]]; do
+        head -c 20000
+        sleep 1
+    done
+    cat
+}
+
+# end_downloads: waits for them, and for what they wrote.
+end_downloads() {
+    local pid
+    touch "$LAB_STATE/released"
+    for pid in "${DOWNLOADS[@]}" "${TRICKLES[@]}"; do
+        wait "$pid" || true
+    done
+    rm -f "$LAB_STATE"/pipe-*
+}
+
 # check_downloads: all of them came to their end unharmed.
 check_downloads() {
+    end_downloads
+    equal "${#DOWNLOADS[@]} parallel downloads are whole" "${#DOWNLOADS[@]}" "$(whole_downloads)"
+}
+
+# whole_downloads: how many of those that have ended are whole; their files are taken away.
+whole_downloads() {
     local n whole=0 expected
     expected=$(sum_of part)
     for n in "${!DOWNLOADS[@]}"; do
-        wait "${DOWNLOADS[n]}" || true
         [[ $(sha256sum "$LAB_STATE/part-$n" 2>/dev/null | cut -d' ' -f1) == "$expected" ]] && whole=$((whole + 1))
         rm -f "$LAB_STATE/part-$n"
     done
-    equal "${#DOWNLOADS[@]} parallel downloads are whole" "${#DOWNLOADS[@]}" "$whole"
+    echo "$whole"
 }
 
 # still_downloading: how many have not ended.
@@ -137,6 +179,23 @@ still_downloading() {
     done
     echo "$running"
 }
+
+# tell_running WHOSE: how many of the downloads that ran come to their end; those that never will are given up.
+tell_running() {
+    local pid
+    touch "$LAB_STATE/released"
+    until_true 10 all_downloads_ended || true
+    for pid in "${DOWNLOADS[@]}"; do
+        kill "$pid" 2>/dev/null || true
+    done
+    end_downloads
+    echo "note  connections $1 that go on: $(whole_downloads) of ${#DOWNLOADS[@]}"
+}
+
+all_downloads_ended() { (($(still_downloading) == 0)); }
+
+# at_least_active COUNT: on the VIP's web service.
+at_least_active() { (($(active_conns "$(vip 80)") >= $1)); }
 
 # check_traffic VIP DEVICE: what every mode must carry, after rr.
 check_traffic() {

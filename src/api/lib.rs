@@ -13,6 +13,7 @@ pub mod netlink;
 pub mod proc_text;
 mod state;
 mod status;
+mod sync;
 mod why;
 
 pub use action::Action;
@@ -20,13 +21,14 @@ pub use error::{ApiError, ErrorCode};
 pub use id::{IdError, Protocol, ServiceId};
 pub use mark::{MarkProtocol, MarkRule, PortRange, Prefix};
 pub use state::{
-    GueChecksum, LocalAddresses, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings, Service,
-    ServicePatch, ServiceSettings, SettingValue, Settings, State, Timeouts, TimeoutsPatch, Tunnel,
+    ClientAddress, GueChecksum, LocalAddresses, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings,
+    Service, ServicePatch, ServiceSettings, SettingValue, Settings, State, Timeouts, TimeoutsPatch, Tunnel,
 };
 pub use status::{
     Buffers, ConnFilter, ConnRecord, Device, DropCount, Latency, Rates, ReloadReport, ServerOfService, ServerStatus,
     ServiceStatus, StateDiff, Stats, Totals, Version, Worker,
 };
+pub use sync::{SyncDaemon, SyncDaemonStatus, SyncRole};
 pub use why::{Why, WhyAsked, WhyHop, WhyServer, WhyVerdict};
 
 /// First segment of every path. It changes when an old client could misread a new daemon.

@@ -4,15 +4,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::top::Top;
-use crate::why::WhyArguments;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use lvs_api::{GueChecksum, Mode, Netmask, Persistence, Protocol, SOCKET_DEFAULT, ServiceId, Tunnel};
+use lvs_api::{
+    ClientAddress, GueChecksum, Mode, Netmask, Persistence, Protocol, SOCKET_DEFAULT, ServiceId, SyncDaemon, SyncRole,
+    Tunnel,
+};
 
 pub mod mark;
+pub mod top;
+pub mod why;
 
 use mark::MarkCommand;
+use top::Top;
+use why::WhyArguments;
 
 const AFTER_HELP: &str = "\
 Virtual services are written PROTOCOL:ADDRESS:PORT, as in tcp:192.0.2.10:80 or udp:[2001:db8::10]:53;
@@ -90,6 +95,12 @@ pub enum Command {
     Top(Top),
     /// Explain where a packet of a client would go and why, without sending it.
     Why(WhyArguments),
+    /// Show, start or stop sync daemons: directors that tell each other of their connections.
+    Sync {
+        /// What to do; without it they are listed as `ipvsadm -L --daemon` does.
+        #[command(subcommand)]
+        command: Option<SyncCommand>,
+    },
     /// Print a file of `/proc/net/ip_vs*` as the kernel would show it, or write them all below a folder.
     Proc(Proc),
     /// List, add or delete the rules that give packets the marks of fwmark services.
@@ -269,6 +280,12 @@ pub struct ServiceOptions {
     /// UDP datagrams of one client belong together again.
     #[arg(long, conflicts_with = "one_packet")]
     not_one_packet: bool,
+    /// How FULLNAT servers learn the client's address; give the service its local addresses first.
+    #[arg(long, value_parser = parse_client_address, value_name = "none|toa|proxy-v1|proxy-v2|uoa")]
+    pub client_address: Option<ClientAddress>,
+    /// Limit of the MSS that SYN segments announce, in octets; 0 for none.
+    #[arg(long, value_name = "OCTETS")]
+    pub mss_max: Option<u16>,
 }
 
 impl ServiceOptions {
@@ -403,6 +420,17 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
     }
 }
 
+fn parse_client_address(text: &str) -> Result<ClientAddress, String> {
+    match text {
+        "none" => Ok(ClientAddress::None),
+        "toa" => Ok(ClientAddress::Toa),
+        "proxy-v1" => Ok(ClientAddress::ProxyV1),
+        "proxy-v2" => Ok(ClientAddress::ProxyV2),
+        "uoa" => Ok(ClientAddress::Uoa),
+        _ => Err("use none, toa, proxy-v1 or proxy-v2 (tcp), uoa (udp)".to_owned()),
+    }
+}
+
 /// `lvsctl service`.
 #[derive(Debug, Subcommand)]
 pub enum ServiceCommand {
@@ -504,6 +532,43 @@ pub struct Connections {
 pub enum StatsCommand {
     /// Set every counter and rate to 0 (`ipvsadm -Z`).
     Zero,
+}
+
+/// `lvsctl sync`.
+#[derive(Debug, Subcommand)]
+pub enum SyncCommand {
+    /// Show what the daemons have sent, received and refused.
+    Stats,
+    /// Start a daemon (`ipvsadm --start-daemon`).
+    Start {
+        /// master sends, backup receives.
+        role: SyncRole,
+        /// Kernel interface of its messages: a device's twin or any other.
+        #[arg(long, visible_alias = "mcast-interface", value_name = "NAME")]
+        interface: String,
+        /// Only messages of this number are taken; a backup with 0 takes all.
+        #[arg(long, visible_alias = "syncid", default_value_t = 0)]
+        sync_id: u8,
+        /// Octets of a message at most; 0 for what fits the link.
+        #[arg(long, visible_alias = "sync-maxlen", default_value_t = 0, value_name = "OCTETS")]
+        max_len: u16,
+        /// Multicast group.
+        #[arg(long, visible_alias = "mcast-group", default_value_t = SyncDaemon::GROUP_DEFAULT)]
+        group: IpAddr,
+        /// UDP port.
+        #[arg(long, visible_alias = "mcast-port", default_value_t = SyncDaemon::PORT_DEFAULT,
+              value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+        /// TTL or hop limit of messages.
+        #[arg(long, visible_alias = "mcast-ttl", default_value_t = SyncDaemon::TTL_DEFAULT,
+              value_parser = clap::value_parser!(u8).range(1..))]
+        ttl: u8,
+    },
+    /// Stop a daemon (`ipvsadm --stop-daemon`).
+    Stop {
+        /// Which.
+        role: SyncRole,
+    },
 }
 
 /// `lvsctl state`.

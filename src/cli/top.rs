@@ -4,12 +4,12 @@
 //! [`sample`] asks the daemon, [`tables`] computes what is shown, [`screen`] draws it.
 
 use std::io::{self, IsTerminal};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use crate::client::Client;
+use crate::command::top::Top;
 use crate::run::{Failure, put};
 
 mod sample;
@@ -24,32 +24,6 @@ use tables::View;
 
 /// Columns of the text that `--once` prints.
 const ONCE_WIDTH: u16 = 100;
-
-/// `lvsctl top`.
-#[derive(Debug, Args)]
-pub struct Top {
-    /// Seconds between two looks.
-    #[arg(long, short = 'd', value_name = "SEC", default_value = "2", value_parser = seconds)]
-    interval: Duration,
-    /// Print every table once, as text.
-    #[arg(long)]
-    once: bool,
-    /// Show only lines that contain this.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    filter: String,
-    /// Sort by this column, the largest first: Active.
-    #[arg(long, value_name = "COLUMN")]
-    sort: Option<String>,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "give a number of seconds")?;
-    if (0.1..=3_600.0).contains(&seconds) {
-        Ok(Duration::from_secs_f64(seconds))
-    } else {
-        Err("give 0.1 to 3600 seconds".to_owned())
-    }
-}
 
 /// Carries the command out.
 pub async fn run(client: &Client, wanted: &Top) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ use crate::l3::DeviceId;
 use crate::latency::LatencyHistogram;
 use crate::limits::DEVICES_MAX;
 use crate::path::verdict::DropReason;
+use crate::steps::StepCycles;
 
 /// A counter or gauge with one writer.
 pub trait SingleWriter {
@@ -181,8 +182,25 @@ pub struct WorkerCounters {
     pub kept_frames: AtomicU64,
     /// Frames that the path made besides those received.
     pub made_frames: AtomicU64,
+    /// Connections told to another director.
+    pub synced_out: AtomicU64,
+    /// Connections that were due to be told, but nobody carried them on in time.
+    pub synced_out_dropped: AtomicU64,
+    /// Connections of another director taken over or brought up to date.
+    pub synced_in: AtomicU64,
+    /// Connections of another director that had no room or no use here: the table is full, another connection
+    /// has the same ends, or a FULLNAT service got one without a local address.
+    pub synced_in_dropped: AtomicU64,
+    /// Packets to real servers that carried the client's address.
+    pub client_addresses: AtomicU64,
+    /// Packets that had no room for it.
+    pub client_address_no_room: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
+    /// Time-stamp cycles of the longest pass of the loop that had something to do.
+    pub longest_pass_cycles: AtomicU64,
+    /// Only written in builds with the feature `steps`.
+    pub steps: StepCycles,
     /// From the poll that took frames to their transmission, of sampled passes.
     pub latency: LatencyHistogram,
     /// By [`DeviceId`].
@@ -215,7 +233,15 @@ impl WorkerCounters {
             conns_expired: AtomicU64::default(),
             kept_frames: AtomicU64::default(),
             made_frames: AtomicU64::default(),
+            synced_out: AtomicU64::default(),
+            synced_out_dropped: AtomicU64::default(),
+            synced_in: AtomicU64::default(),
+            synced_in_dropped: AtomicU64::default(),
+            client_addresses: AtomicU64::default(),
+            client_address_no_room: AtomicU64::default(),
             held: AtomicU64::default(),
+            longest_pass_cycles: AtomicU64::default(),
+            steps: StepCycles::default(),
             latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],

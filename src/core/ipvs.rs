@@ -1,5 +1,6 @@
 //! NOUNS: what an LVS operator talks about.
 
+pub mod client_address;
 pub mod conn;
 pub mod desired;
 pub mod forwarding;
@@ -12,5 +13,6 @@ pub mod scheduler;
 pub mod service;
 pub mod service_table;
 pub mod stats;
+pub mod sync;
 pub mod sysctl;
 pub mod tunnel_kind;

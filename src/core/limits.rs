@@ -12,6 +12,8 @@ pub const DEVICES_MAX: usize = 32;
 /// Longest timeout accepted anywhere, in seconds: ipvsadm's own bound of 31 days exceeds what a 32-bit
 /// millisecond clock can compare (24 days), so 20 days is the bound of the path.
 pub const TIMEOUT_MAX_SEC: u32 = 20 * 86_400;
+/// The same in milliseconds.
+pub const TIMEOUT_MAX_MS: u32 = TIMEOUT_MAX_SEC * 1_000;
 
 /// Largest weight (ipvsadm(8): 0..65535).
 pub const WEIGHT_MAX: u32 = 65_535;
@@ -32,6 +34,10 @@ pub const LOCAL_PORT_LAST: u16 = 65_535;
 
 /// How many (local address, port) candidates a new FULLNAT connection tries before it is refused.
 pub const LOCAL_PORT_TRIES_MAX: u32 = 256;
+
+/// How many local ports a new FULLNAT connection asks for the way of their replies where NICs have RSS: with 64
+/// workers, the most there are, one in 64 comes home, and one connection in ten million finds none.
+pub const RSS_PORT_TRIES_MAX: u32 = 1_024;
 
 /// Packets that wait for one neighbour (kernel: `unres_qlen`, about 100 full frames).
 pub const HELD_PER_NEIGHBOUR_MAX: usize = 64;
@@ -108,9 +114,19 @@ pub const MADE_FRAMES_MAX: usize = BURST_MAX * FRAGMENTS_PER_DATAGRAM_MAX;
 /// Their octets: each is one of 64 KiB with the headers of its pieces.
 pub const MADE_OCTETS_MAX: usize = BURST_MAX * 72 * 1_024;
 
+/// Limits of the MSS that a service may impose: from the kernel's own least (`TCP_MIN_MSS`) to the longest packet.
+pub const MSS_MAX_RANGE: std::ops::RangeInclusive<u16> = 88..=65_495;
+
+/// Datagrams of a UDP connection that carry the client's address (DPVS `uoa_max_trail`).
+pub const UOA_DATAGRAMS_MAX: u8 = 3;
+
 /// Real servers whose path MTU a worker remembers, learned from ICMP errors about tunnels.
 pub const PATH_MTUS_MAX: usize = 256;
 /// Seconds that a learned path MTU is believed (kernel `ip_rt_mtu_expires`).
 pub const PATH_MTU_SEC: u32 = 600;
 /// Smallest path MTU that an ICMP error can teach (kernel `ip_rt_min_pmtu`).
 pub const PATH_MTU_MIN: u16 = 552;
+
+/// Connections that wait in a worker to be told to another director: a burst in which every packet is due with
+/// its template, and two housekeeping passes of expiring templates.
+pub const SYNC_OUTBOX_MAX: usize = 2 * BURST_MAX + 4 * TIMERS_PER_PASS_MAX;

@@ -10,6 +10,7 @@
 //! keep their order and see each other's effects.
 
 pub mod admit;
+pub mod announce;
 pub mod classify;
 pub mod defence;
 pub mod emit;
@@ -19,6 +20,7 @@ pub mod forward;
 pub mod fragment;
 pub mod headers;
 pub mod icmp;
+pub mod introduce;
 pub mod lookup;
 pub mod outer_error;
 pub mod parse;
@@ -26,10 +28,12 @@ pub mod path_mtu;
 pub mod persist;
 pub mod plain;
 pub mod reassemble;
+pub mod recall;
 pub mod related;
 pub mod reply;
 pub mod resolve;
 pub mod schedule;
+pub mod take_over;
 pub mod track;
 pub mod tunnelled;
 pub mod verdict;
@@ -44,6 +48,7 @@ use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{ConnIndex, Direction};
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
+use crate::steps::StepName;
 use crate::tick::Tick;
 use crate::worker_state::{Lane, LaneEntry, Lanes, Step, WorkerState};
 
@@ -116,6 +121,10 @@ fn run<F: Frame>(
     }
     lanes.v4.clear();
     lanes.v6.clear();
+    if step.snapshot.leaves_clients_alone() {
+        run_as_backup(&mut step, lanes, frames, verdicts);
+        return;
+    }
     let mac = step.snapshot.l3.mac(device);
     for (slot, (frame, verdict)) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX).enumerate() {
         // What is plain and sent to the device is looked up.
@@ -127,8 +136,40 @@ fn run<F: Frame>(
             *verdict = decided;
         }
     }
+    step.mark(StepName::Parse);
     run_lane(&mut step, &mut lanes.v4, frames, verdicts);
     run_lane(&mut step, &mut lanes.v6, frames, verdicts);
+}
+
+/// While another director serves the clients: only replies of connections that are known here are ours.
+#[cold]
+fn run_as_backup<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, frames: &mut [F], verdicts: &mut [Verdict]) {
+    for (frame, verdict) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX) {
+        *verdict = match parse::parse(frame.bytes()) {
+            Ok(Parsed::Ip(headers, Flow::V4(key))) => reply_only(step, &mut lanes.v4.table, &headers, &key, frame),
+            Ok(Parsed::Ip(headers, Flow::V6(key))) => reply_only(step, &mut lanes.v6.table, &headers, &key, frame),
+            Ok(Parsed::Other) => Verdict::Punt,
+            Err(reason) => Verdict::Drop(reason),
+        };
+    }
+}
+
+fn reply_only<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Verdict {
+    match classify::classify(step, frame.bytes(), headers) {
+        Class::Balanced => {}
+        Class::Decided(verdict) => return verdict,
+        Class::Fragment | Class::Icmp => return Verdict::Punt,
+    }
+    match table.find(table.hash(key), key) {
+        Some((index, Direction::Outbound)) => established::outbound(step, table, &Known { index, headers, key }, frame),
+        _ => Verdict::Punt,
+    }
 }
 
 /// A frame that is not plainly to be looked up: its verdict, or `None` when it went onto a lane after all.
@@ -157,6 +198,7 @@ fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, fram
 /// The stages behind parsing for the packets of one family.
 fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames: &mut [F], verdicts: &mut [Verdict]) {
     lookup::prefetch_conns(lane);
+    step.mark(StepName::Tags);
     let Lane {
         table, entries, count, ..
     } = lane;
@@ -170,6 +212,7 @@ fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames:
         };
         *verdict = one_entry(step, table, changes, entry, frame);
     }
+    step.mark(StepName::Forward);
 }
 
 /// Almost every packet is plainly of an established connection; the others go the full way.

@@ -11,16 +11,19 @@ use std::time::{Duration, Instant};
 
 use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, Service, ServiceId, ServicePatch, State, StateDiff};
 use lvs_core::counters::WorkerCounters;
-use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError, ServiceListing};
+use lvs_core::ipvs::client_address;
+use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError, ServiceListing, ServiceSpec};
 use lvs_core::ipvs::mark::MarkRules;
 use lvs_core::ipvs::protocol::Timeouts;
 use lvs_core::ipvs::scheduler::Overhead;
 use lvs_core::ipvs::service_table::ServiceTable;
+use lvs_core::ipvs::sync::daemon::SyncDaemon;
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::L3;
 use lvs_core::snapshot::Snapshot;
 
 use crate::mgmt::journal::{Damage, Drained, Journal, JournalError, Whole};
+use crate::mgmt::sync::Sync;
 use crate::mgmt::worker_port::WorkerPort;
 
 pub mod convert;
@@ -29,6 +32,7 @@ pub mod diff;
 mod ipvs_table;
 mod report;
 pub mod settings;
+mod sync;
 pub mod tend;
 mod why;
 
@@ -46,6 +50,8 @@ const PUBLISH_PAUSE_FACTOR: u32 = 4;
 struct Wanted {
     services: DesiredServices,
     timeouts: Timeouts,
+    /// The master first.
+    daemons: Vec<SyncDaemon>,
     sysctls: Sysctls,
     marks: Arc<MarkRules>,
     /// Names of the devices that mark rules may name, by id.
@@ -78,6 +84,7 @@ pub struct Director {
     table_revision: u64,
     counts: Counts,
     overhead: Overhead,
+    sync: Sync,
     publication: Publication,
 }
 
@@ -112,6 +119,7 @@ impl Director {
         let mut wanted = Wanted {
             services: DesiredServices::default(),
             timeouts: Timeouts::default(),
+            daemons: Vec::new(),
             sysctls: Sysctls::default(),
             marks: Arc::default(),
             devices,
@@ -132,6 +140,7 @@ impl Director {
             table_revision: 0,
             counts: Counts::default(),
             overhead: Overhead::default(),
+            sync: Sync::new(),
             publication: Publication {
                 stale: true,
                 ..Publication::default()
@@ -165,6 +174,9 @@ impl Director {
     pub fn apply(&mut self, action: Action, now: Instant) -> Result<(), ApiError> {
         if let Action::ReplaceState(state) = action {
             return self.replace(state, false, now).map(|_| ());
+        }
+        if let Action::StartSyncDaemon(daemon) = &action {
+            self.open_sync(daemon)?;
         }
         self.journal.append(&action).map_err(|error| journal_failed(&error))?;
         if let Err(error) = self.wanted.carry_out(&action) {
@@ -274,6 +286,7 @@ impl Director {
     }
 
     fn changed(&mut self, now: Instant) {
+        self.sync.follow(&self.wanted.daemons, &self.wanted.sysctls, now);
         if self.journal.wants_compaction() {
             let drained = self.wanted.drained();
             let whole = Whole {
@@ -314,6 +327,7 @@ impl Director {
             timeouts: self.wanted.timeouts,
             marks: Arc::clone(&self.wanted.marks),
             sysctls: self.wanted.sysctls,
+            sync: self.sync_roles(),
             workers_count,
         })
     }
@@ -363,11 +377,13 @@ fn replayed(whole: &Whole) -> Vec<Action> {
         .state
         .timeouts
         .map(|timeouts| Action::SetTimeouts(timeouts.into()));
+    let daemons = whole.state.sync_daemons.iter().flatten().cloned();
     services
         .into_iter()
         .map(Action::AddService)
         .chain(drains)
         .chain(timeouts)
+        .chain(daemons.map(Action::StartSyncDaemon))
         .chain(settings::replayed(&whole.state))
         .collect()
 }
@@ -402,6 +418,7 @@ impl Wanted {
         State {
             services: self.services.services().map(|listing| service_of(&listing)).collect(),
             timeouts: Some(convert::timeouts(&self.timeouts)),
+            sync_daemons: Some(self.daemons.iter().map(convert::sync_daemon).collect()),
             sysctls: Some(settings::sysctls(&self.sysctls)),
             marks: Some(self.mark_rules()),
         }
@@ -449,6 +466,8 @@ impl Wanted {
                 };
                 self.timeouts.set(tcp_sec, tcp_fin_sec, udp_sec).map_err(refused)
             }
+            Action::StartSyncDaemon(daemon) => self.start_sync_daemon(daemon),
+            Action::StopSyncDaemon(role) => self.stop_sync_daemon(*role),
             Action::SetSysctls(named) => self.set_sysctls(named),
             Action::SetMarks(rules) => self.set_marks(rules),
             Action::AddMark { position, rule } => self.add_mark(*position, rule),
@@ -482,12 +501,19 @@ impl Wanted {
         let id = &service.service;
         let spec = convert::service_spec(service)?;
         let key = convert::key(id);
-        self.services.add_service(spec).map_err(convert::refusal)?;
+        let without_pool = ServiceSpec {
+            client_address: client_address::ClientAddress::None,
+            ..spec
+        };
+        self.services.add_service(without_pool).map_err(convert::refusal)?;
         if !service.local_addresses.is_empty() {
             let addresses = service.local_addresses.clone();
             self.services
                 .set_local_addresses(&key, addresses)
                 .map_err(convert::refusal)?;
+        }
+        if spec != without_pool {
+            self.services.edit_service(spec).map_err(convert::refusal)?;
         }
         for (index, server) in service.servers.iter().enumerate() {
             self.add_server(id, server).map_err(|error| {
@@ -505,6 +531,8 @@ impl Wanted {
             scheduler_flags,
             persistence,
             one_packet,
+            client_address,
+            mss_max,
         } = patch;
         let mut new = service_of(&listing);
         if let Some(scheduler) = scheduler
@@ -519,12 +547,15 @@ impl Wanted {
         }
         new.persistence = persistence.unwrap_or(new.persistence);
         new.one_packet = one_packet.unwrap_or(new.one_packet);
+        new.client_address = client_address.unwrap_or(new.client_address);
+        new.mss_max = mss_max.unwrap_or(new.mss_max);
         let spec = convert::service_spec(&new)?;
         self.services.edit_service(spec).map_err(convert::refusal)
     }
 
     fn add_server(&mut self, id: &ServiceId, server: &Server) -> Result<(), ApiError> {
         let spec = convert::server_spec(server);
+        self.refuse_mixed(&convert::key(id), spec.addr)?;
         self.services
             .add_server(&convert::key(id), spec)
             .map(|_| ())

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lvs_core::counters::WorkerCounters;
+use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::NeighbourKey;
 use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
@@ -51,6 +52,7 @@ impl MailboxPort {
         while let Some(reply) = self.mailbox.replies.pop() {
             match reply {
                 Reply::Retired(snapshot) => drop(snapshot),
+                Reply::TakenOver(conns) => drop(conns),
                 Reply::Resolve(neighbour) => resolve(neighbour),
                 Reply::ConnDump(dump) => {
                     let ConnDump {
@@ -136,6 +138,16 @@ impl WorkerPort for MailboxPort {
             asks.explaining.insert(ticket, answer);
         }
         receiver
+    }
+
+    fn next_synced(&self) -> Option<SyncConn> {
+        self.mailbox.synced.pop()
+    }
+
+    fn take_over(&self, conns: Arc<[SyncConn]>) -> bool {
+        // Half of the room is left to snapshots.
+        let commands = &self.mailbox.commands;
+        commands.len() < commands.capacity() / 2 && commands.push(Command::TakeOver(conns)).is_ok()
     }
 }
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use lvs_core::counters::WorkerCounters;
+use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
@@ -39,4 +40,9 @@ pub trait WorkerPort: Send + Sync {
 
     /// Asks what the worker would do with a packet. The answer fails likewise.
     fn explain(&self, question: Question) -> oneshot::Receiver<Explanation>;
+    /// The oldest connection that the worker tells other directors.
+    fn next_synced(&self) -> Option<SyncConn>;
+
+    /// Sends connections of another director; `false` when the mailbox has no room for them now.
+    fn take_over(&self, conns: Arc<[SyncConn]>) -> bool;
 }

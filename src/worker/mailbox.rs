@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
+use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::NeighbourKey;
 use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
@@ -19,6 +20,9 @@ const COMMANDS_MAX: usize = 64;
 /// Replies that may wait for the management core.
 const REPLIES_MAX: usize = 1_024;
 
+/// Connections that may wait to be told: those of 2 ms at a million new connections a second and more, 1 MB.
+const SYNCED_MAX: usize = 8_192;
+
 /// From the management core to a worker.
 #[derive(Debug)]
 pub enum Command {
@@ -28,6 +32,8 @@ pub enum Command {
     DumpConns(Box<ConnDump>),
     /// Say what would become of a packet. Answered by [`Reply::Explained`].
     Explain(Box<Ask>),
+    /// Make connections of another director one's own. Answered by [`Reply::TakenOver`].
+    TakeOver(Arc<[SyncConn]>),
     /// Leave the loop after this pass.
     Stop,
 }
@@ -37,6 +43,8 @@ pub enum Command {
 pub enum Reply {
     /// The snapshot that was replaced: to be dropped here, not on the worker.
     Retired(Arc<Snapshot>),
+    /// Connections that were looked at: to be dropped here, not on the worker.
+    TakenOver(Arc<[SyncConn]>),
     /// The request, its records filled in and its cursor moved on.
     ConnDump(Box<ConnDump>),
     /// The request, its answer filled in.
@@ -75,6 +83,8 @@ pub struct Mailbox {
     pub commands: ArrayQueue<Command>,
     /// Worker to management core.
     pub replies: ArrayQueue<Reply>,
+    /// Worker to management core: connections to tell other directors.
+    pub synced: ArrayQueue<SyncConn>,
 }
 
 impl Mailbox {
@@ -83,6 +93,7 @@ impl Mailbox {
         Self {
             commands: ArrayQueue::new(COMMANDS_MAX),
             replies: ArrayQueue::new(REPLIES_MAX),
+            synced: ArrayQueue::new(SYNCED_MAX),
         }
     }
 

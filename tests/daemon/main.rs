@@ -10,4 +10,6 @@ mod frames;
 mod metrics;
 mod refused_start;
 mod stand;
+mod sync;
+mod systemd;
 mod why;

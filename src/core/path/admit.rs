@@ -13,6 +13,7 @@ use crate::ipvs::service::VirtualService;
 use crate::ipvs::service_table::PORT_FTP_DATA;
 use crate::path::headers::Headers;
 use crate::path::verdict::{Verdict, WorkerId};
+use crate::rss::RssHash;
 use crate::wire::{sctp, tcp as tcp_wire};
 use crate::worker_state::Step;
 
@@ -33,7 +34,7 @@ struct Found<'a> {
 }
 
 /// See the module.
-pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &FlowKey<A>) -> Admission<'a> {
+pub(crate) fn admit<'a, A: Address>(step: &mut Step<'a>, headers: &Headers, key: &FlowKey<A>) -> Admission<'a> {
     let snapshot = step.snapshot;
     let found = find(step, key);
     if let Some(owner) = owner(step, found.as_ref().map(|found| found.service), key)
@@ -42,16 +43,28 @@ pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &Fl
     {
         return Admission::Decided(Verdict::HandOver(owner));
     }
+    if let Some(Found { service, .. }) = found
+        && !may_start(step, headers, key)
+        && let Some(former) = former_owner(step, service, key)
+    {
+        return Admission::Decided(Verdict::HandOver(former));
+    }
     match found {
         // Like the kernel's LOCAL_IN hook: a service on an address the director does not have is not seen.
         Some(Found { service, divert })
-            if may_start(step, headers, key) && (divert || snapshot.l3.is_local(key.dst.addr)) =>
+            if may_start(step, headers, key) && (divert || is_local(step, key.dst.addr)) =>
         {
             Admission::Schedule(service)
         }
         None if snapshot.sysctls.nat_icmp_send && is_stray_reply(step, headers, key) => Admission::Refuse,
         _ => Admission::Decided(Verdict::Punt),
     }
+}
+
+/// Whether the address is the director's own.
+fn is_local<A: Address>(step: &mut Step<'_>, addr: A) -> bool {
+    let l3 = &step.snapshot.l3;
+    step.recalls.locals.about(l3, addr.to_ip(), || l3.is_local(addr))
 }
 
 /// The service of a packet: that of its mark before that of its destination.
@@ -106,15 +119,28 @@ pub(crate) fn other_owner<A: Address>(step: &Step<'_>, key: &FlowKey<A>) -> Opti
 /// The worker that has, or will have, the connection of this packet; `None` when it is nobody's.
 ///
 /// Every end of a connection leads to the same answer without knowing the connection: inbound packets
-/// and NAT replies by the client's end, FULLNAT replies by the local port, which was chosen for that.
-fn owner<A: Address>(step: &Step<'_>, service: Option<&VirtualService>, key: &FlowKey<A>) -> Option<WorkerId> {
+/// and NAT replies by the client's end, FULLNAT replies by the local port, which was chosen for that. Where NICs
+/// have RSS, FULLNAT replies belong to the worker to which they bring them, and so do inbound packets unless
+/// the service's persistence, or NAT replies that show the client's end only, demand the other way.
+pub(crate) fn owner<A: Address>(
+    step: &Step<'_>,
+    service: Option<&VirtualService>,
+    key: &FlowKey<A>,
+) -> Option<WorkerId> {
     if step.workers_count <= 1 {
         return None;
     }
     let services = &step.snapshot.services;
+    let by_rss = |rss: &RssHash| rss.worker(key.src, key.dst, step.workers_count);
     if let Some(service) = service {
+        if let Some(rss) = step.rss.filter(|_| service.is_spread_by_flow) {
+            return Some(by_rss(rss));
+        }
         Some(owner_of_client(step, service.spread, key.src))
     } else if services.is_local_address(key.dst.addr) {
+        if let Some(rss) = step.rss {
+            return Some(by_rss(rss));
+        }
         Some(local_address::owner_of(key.dst.port, step.workers_count))
     } else {
         let spread = services.nat_spread(key.protocol, key.src)?;
@@ -122,8 +148,17 @@ fn owner<A: Address>(step: &Step<'_>, service: Option<&VirtualService>, key: &Fl
     }
 }
 
+/// Who has this packet's connection if it began while the service was not spread by flows (a masquerading server or
+/// persistence that is gone since).
+fn former_owner<A: Address>(step: &Step<'_>, service: &VirtualService, key: &FlowKey<A>) -> Option<WorkerId> {
+    if step.rss.is_none() || step.handed_over || !service.is_spread_by_flow {
+        return None;
+    }
+    Some(owner_of_client(step, service.spread, key.src)).filter(|former| *former != step.worker)
+}
+
 /// Spreads clients over workers by a keyed hash, so that nobody can aim all their connections at one.
-fn owner_of_client<A: Address>(step: &Step<'_>, spread: Spread, client: Endpoint<A>) -> WorkerId {
+pub(crate) fn owner_of_client<A: Address>(step: &Step<'_>, spread: Spread, client: Endpoint<A>) -> WorkerId {
     let (low, high) = client.addr.words();
     let words = (low & spread.words.0, high & spread.words.1);
     let port = if spread.by_port { client.port } else { 0 };

@@ -13,13 +13,15 @@ use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::service::ServiceId;
 use crate::ipvs::service_table::ServerSlot;
+use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::path::forward::rewrite::{self, Rewrite};
 use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
 use crate::path::resolve::{self, Obstacle, Way};
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{fragment, reply, track, tunnelled};
+use crate::path::{announce, fragment, introduce, reply, track, tunnelled};
 use crate::wire::checksum::complement;
 use crate::wire::{sctp, tcp};
 use crate::worker_state::Step;
@@ -47,6 +49,8 @@ pub(crate) fn gives_way<A: Address>(
     let must = is_over(step, table.conn(index), headers);
     if must {
         track::forget(step, table, index);
+    } else if headers.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        introduce::again(step, table.conn_mut(index), headers);
     }
     must
 }
@@ -59,7 +63,8 @@ pub(crate) fn is_over<A: Address>(step: &Step<'_>, conn: &Conn<A>, headers: &Hea
     let begins = headers.tcp_flags & tcp::SYN != 0 || headers.sctp_chunk == sctp::CHUNK_INIT;
     let is_nodest = match slot {
         Some(slot) => !slot.available || begins && slot.server.weight == 0,
-        None => true,
+        // One that was never bound is not left behind by a server.
+        None => conn.real_server != RealServerId::UNBOUND.0,
     };
     if sysctls.expire_nodest_conn && is_nodest {
         return true;
@@ -86,18 +91,56 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     packet: &Known<'_, A>,
     frame: &mut F,
 ) -> Verdict {
-    let headers = packet.headers;
-    let conn = table.conn_mut(packet.index);
+    let conn = table.conn(packet.index);
     let id = RealServerId(conn.real_server);
-    let Some(slot) = step.snapshot.services.real_server(id).filter(|slot| slot.available) else {
-        return Verdict::Drop(DropReason::RealServerGone);
-    };
+    match step.snapshot.services.real_server(id) {
+        Some(slot) if slot.available => inbound_to(step, table, packet, frame, slot),
+        _ if id == RealServerId::UNBOUND => {
+            let slot = unbound(conn);
+            inbound_to(step, table, packet, frame, &slot)
+        }
+        _ => Verdict::Drop(DropReason::RealServerGone),
+    }
+}
+
+/// What a connection of another director says about its real server, which is not configured here: the kernel
+/// forwards its packets all the same.
+#[cold]
+fn unbound<A: Address>(conn: &Conn<A>) -> ServerSlot {
+    ServerSlot {
+        available: false,
+        service: ServiceId(conn.service),
+        server: RealServer {
+            id: RealServerId::UNBOUND,
+            addr: conn.real.addr.to_ip(),
+            port: conn.real.port,
+            weight: 0,
+            mode: ForwardingMode::from_u8(conn.mode),
+            tunnel: TunnelKind::IpIp,
+            upper_threshold: 0,
+            lower_threshold: 0,
+        },
+    }
+}
+
+#[inline]
+fn inbound_to<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    packet: &Known<'_, A>,
+    frame: &mut F,
+    slot: &ServerSlot,
+) -> Verdict {
+    let headers = packet.headers;
+    let id = slot.server.id;
+    let conn = table.conn_mut(packet.index);
     conn.last_seen = step.now;
     conn.in_packets = conn.in_packets.wrapping_add(1);
     let counters = step.own.server(id);
     counters.in_packets.add(1);
     counters.in_bytes.add(headers.packet_len() as u64);
     track::packet(step, table, packet.index, Direction::Inbound, headers);
+    announce::packet(step, table, packet.index);
 
     let conn = table.conn_mut(packet.index);
     let mode = ForwardingMode::from_u8(conn.mode);
@@ -131,18 +174,45 @@ pub(crate) fn inbound<A: Address, F: Frame>(
         _ => way.hop.mtu,
     };
     let is_oversize = headers.packet_len() > usize::from(mtu);
-    if is_oversize {
-        if let Some(error) = too_big_error(step, headers, mode, mtu) {
-            return refuse(step, packet, frame, &slot.server, error, DropReason::MtuExceeded);
-        }
-        let verdict = rewritten(step, conn, mode, headers, frame, slot, &way);
-        // The tunnel cuts its outer packet itself.
-        return match mode {
-            ForwardingMode::Tunnel => verdict,
-            _ => fragment::to_fit(step, frame.bytes(), mtu, verdict),
-        };
+    if is_oversize | conn.introduction.is_pending() {
+        return unusual(step, conn, packet, frame, slot, (&way, mtu));
     }
     rewritten(step, conn, mode, headers, frame, slot, &way)
+}
+
+/// A packet that is longer than `mtu`, or one that has something to tell the real server.
+#[inline(never)]
+fn unusual<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    conn: &mut Conn<A>,
+    packet: &Known<'_, A>,
+    frame: &mut F,
+    slot: &ServerSlot,
+    (way, mtu): (&Way<'_>, u16),
+) -> Verdict {
+    let mode = ForwardingMode::from_u8(conn.mode);
+    let is_oversize = packet.headers.packet_len() > usize::from(mtu);
+    if is_oversize && let Some(error) = too_big_error(step, packet.headers, mode, mtu) {
+        return refuse(step, packet, frame, &slot.server, error, DropReason::MtuExceeded);
+    }
+    let (headers, preface_first) = if conn.introduction.is_pending() {
+        introduce::inbound(step, conn, packet.headers, frame, mtu)
+    } else {
+        (*packet.headers, false)
+    };
+    let verdict = rewritten(step, conn, mode, &headers, frame, slot, way);
+    let verdict = if preface_first {
+        let will_be_cut = is_oversize || step.reassembled != 0;
+        introduce::send_before(step, conn, &headers, frame, will_be_cut, verdict)
+    } else {
+        verdict
+    };
+    match mode {
+        // The tunnel cuts its outer packet itself.
+        ForwardingMode::Tunnel => verdict,
+        _ if is_oversize => fragment::to_fit(step, frame.bytes(), mtu, verdict),
+        _ => verdict,
+    }
 }
 
 /// Changes the packet as its mode wants it and puts it on its way.
@@ -207,6 +277,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
         l3_delta: complement(conn.l3_delta),
         l4_delta: complement(conn.l4_delta),
     };
+    let is_introduced = conn.introduction.is_pending();
     conn.last_seen = step.now;
     if step
         .snapshot
@@ -219,6 +290,9 @@ pub(crate) fn outbound<A: Address, F: Frame>(
         counters.out_bytes.add(headers.packet_len() as u64);
     }
     track::packet(step, table, packet.index, Direction::Outbound, headers);
+    if is_introduced {
+        introduce::outbound(step, table.conn_mut(packet.index), headers, frame.bytes_mut());
+    }
     rewrite::apply(frame.bytes_mut(), headers, &rewrite);
     let verdict = resolve::depart(frame, headers, A::FAMILY, &way);
     if is_oversize {

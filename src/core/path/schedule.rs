@@ -12,6 +12,7 @@ use crate::frame::Frame;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
 use crate::ipvs::conn::{Conn, ConnIndex, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_ONE_PACKET, FLAG_OUTBOUND_INDEXED};
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::local_address::{AheadOf, ReplyHome};
 use crate::ipvs::persistence::PORT_FTP;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::{self, tcp::TcpState};
@@ -19,13 +20,13 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::scheduler::{self, FlowHint, Loads, Memory};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
-use crate::limits::{LOCAL_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
+use crate::limits::{LOCAL_PORT_TRIES_MAX, RSS_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
 use crate::path::established::{self, Known};
 use crate::path::forward::rewrite;
 use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{persist, reply, track};
+use crate::path::{introduce, persist, reply, track};
 use crate::wire;
 use crate::worker_state::Step;
 
@@ -64,7 +65,7 @@ pub(crate) fn first_packet<'s, A: Address, F: Frame>(
     let Some(local) = local_end(step, table, service, &chosen, key) else {
         return Verdict::Drop(DropReason::LocalPortsExhausted);
     };
-    let conn = new_conn(step, service, &chosen, key, local);
+    let conn = new_conn(step, service, &chosen, headers, key, local);
     let one_packet = conn.flags & FLAG_ONE_PACKET != 0;
     match table.insert(conn, step.now) {
         Ok(index) => {
@@ -73,7 +74,7 @@ pub(crate) fn first_packet<'s, A: Address, F: Frame>(
             }
             step.own.server(chosen.server.id).connections.add(1);
             // Inactive until its protocol says otherwise (`ip_vs_bind_dest`).
-            track::bind(step, chosen.server);
+            track::bind(step, chosen.server, false);
             let verdict = established::inbound(step, table, &Known { index, headers, key }, frame);
             if one_packet {
                 track::forget(step, table, index);
@@ -212,13 +213,32 @@ pub(crate) fn local_end<A: Address>(
     let pool = service.local_addresses.as_ref()?;
     let cursor = step.port_cursors.get_mut(service.id.0 as usize)?;
     let real = Endpoint::new(A::from_ip(server.addr)?, chosen.port);
+    let (worker, workers_count) = (step.worker, step.workers_count);
+    let home = step.rss.map(|rss| ReplyHome {
+        rss,
+        real,
+        worker,
+        workers_count,
+    });
+    let mut rss_tries = RSS_PORT_TRIES_MAX;
+    let mut advance = || match &home {
+        Some(home) => pool.advance_by_rss(cursor, home, &mut rss_tries),
+        None => pool.advance(cursor, worker, workers_count),
+    };
+    let reply_to = |local| FlowKey {
+        src: real,
+        dst: local,
+        protocol: key.protocol,
+    };
+    let of = AheadOf {
+        server: server.id.0,
+        port: chosen.port,
+        revision: service.revision,
+    };
     for _ in 0..LOCAL_PORT_TRIES_MAX {
-        let candidate = pool.next::<A>(cursor, step.worker, step.workers_count)?;
-        let reply = FlowKey {
-            src: real,
-            dst: candidate,
-            protocol: key.protocol,
-        };
+        let fetch = |ahead| table.prefetch_bucket(table.hash(&reply_to(ahead)));
+        let candidate = step.ports_ahead.next(of, pool, &mut advance, fetch)?;
+        let reply = reply_to(candidate);
         if table.find(table.hash(&reply), &reply).is_none() {
             return Some(candidate);
         }
@@ -230,6 +250,7 @@ fn new_conn<A: Address>(
     step: &Step<'_>,
     service: &VirtualService,
     chosen: &Chosen<'_>,
+    headers: &Headers,
     key: &FlowKey<A>,
     local: Endpoint<A>,
 ) -> Conn<A> {
@@ -264,6 +285,7 @@ fn new_conn<A: Address>(
         flags,
         l3_delta,
         l4_delta,
+        introduction: introduce::begin(service, server.mode, headers),
         created: step.now,
         fwmark: match service.key {
             ServiceKey::Fwmark { mark, .. } => mark,

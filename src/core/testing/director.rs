@@ -12,6 +12,7 @@ use crate::frame::Frame;
 use crate::ipvs::desired::DesiredServices;
 use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
+use crate::ipvs::sync::{SyncConn, SyncRoles};
 use crate::ipvs::sysctl::Sysctls;
 use crate::l3::{DeviceId, L3, NeighbourKey};
 use crate::limits::BURST_MAX;
@@ -62,8 +63,11 @@ pub struct TestDirector {
     timeouts: Timeouts,
     marks: Arc<MarkRules>,
     sysctls: Sysctls,
+    sync: SyncRoles,
     now: Tick,
     made: Vec<Outcome>,
+    /// Frames that one worker handed to another.
+    pub hand_overs: u64,
 }
 
 /// Servers that the counters of a test have room for.
@@ -113,9 +117,11 @@ impl TestDirector {
             timeouts: Timeouts::default(),
             marks: Arc::default(),
             sysctls: Sysctls::default(),
+            sync: SyncRoles::default(),
             now: Tick(1_000),
             counters,
             made: Vec::new(),
+            hand_overs: 0,
         }
     }
 
@@ -165,6 +171,25 @@ impl TestDirector {
         self.publish();
     }
 
+    /// Starts and stops sync daemons.
+    pub fn set_sync(&mut self, sync: SyncRoles) {
+        self.sync = sync;
+        self.publish();
+    }
+
+    /// What the workers tell other directors, worker by worker, oldest first.
+    pub fn take_synced(&mut self) -> Vec<SyncConn> {
+        let of = |worker: &mut WorkerState| std::iter::from_fn(|| worker.next_synced()).collect::<Vec<_>>();
+        self.workers.iter_mut().flat_map(of).collect()
+    }
+
+    /// What another director tells, to every worker.
+    pub fn take_over(&mut self, conns: &[SyncConn]) {
+        for worker in &mut self.workers {
+            path::take_over::take_over(worker, self.now, conns);
+        }
+    }
+
     fn publish(&mut self) {
         let snapshot = Arc::new(Snapshot {
             services: Arc::new(self.desired.build()),
@@ -172,6 +197,7 @@ impl TestDirector {
             timeouts: self.timeouts,
             marks: Arc::clone(&self.marks),
             sysctls: self.sysctls,
+            sync: self.sync,
             workers_count: self.workers.len() as u8,
         });
         for worker in &mut self.workers {
@@ -232,6 +258,7 @@ impl TestDirector {
 
     fn hand_over(&mut self, owner: WorkerId, device: DeviceId, frame: &mut VecFrame) -> Outcome {
         let mut verdicts = [Verdict::Punt];
+        self.hand_overs += 1;
         let worker = &mut self.workers[usize::from(owner.0)];
         path::process_handed_over(worker, device, self.now, std::slice::from_mut(frame), &mut verdicts);
         self.collect_made(usize::from(owner.0), device);

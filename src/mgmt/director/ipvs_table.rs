@@ -2,7 +2,7 @@
 //!
 //! In:  requests of [`crate::mgmt::ipvs_netlink`]. Out: the same [`Action`]s as the admin socket's.
 //! Counters shown are those of the last sample, 2 s old at most, as the kernel's are. What the core cannot
-//! do yet is refused with `EOPNOTSUPP`; a local-address pool is not shown: its service masquerades.
+//! do is refused with `EOPNOTSUPP`; a local-address pool is not shown: its service masquerades.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -12,8 +12,8 @@ use lvs_api::netlink::{
     ServiceRow, Statistics, Timeouts, TimeoutsRequest, Tunnel,
 };
 use lvs_api::{
-    Action, ApiError, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, ServerPatch, Service, ServiceId,
-    ServiceSettings,
+    Action, ApiError, ClientAddress, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, ServerPatch, Service,
+    ServiceId, ServicePatch, ServiceSettings,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::{ServerListing, ServerSpec, ServiceListing, ServiceSpec};
@@ -94,13 +94,20 @@ impl IpvsTable for Director {
             scheduler_flags: settings.scheduler_flags,
             persistence: settings.persistence,
             one_packet: settings.one_packet,
+            client_address: settings.client_address,
+            mss_max: settings.mss_max,
             local_addresses: Vec::new(),
             servers: Vec::new(),
         }))
     }
 
     fn edit_service(&mut self, key: &ServiceKey, options: &ServiceOptions) -> Result<(), Errno> {
-        let patch = settings(options)?.into();
+        // What the kernel has no word for stays as it is.
+        let patch = ServicePatch {
+            client_address: None,
+            mss_max: None,
+            ..settings(options)?.into()
+        };
         let service = api_id(key).ok_or(Errno::NoService)?;
         self.act(Action::EditService { service, patch })
     }
@@ -154,20 +161,15 @@ impl IpvsTable for Director {
     }
 
     fn daemons(&self) -> Vec<DaemonRow> {
-        Vec::new()
+        self.daemon_rows()
     }
 
-    fn start_daemon(&mut self, _wanted: &DaemonRequest) -> Result<(), Errno> {
-        Err(Errno::NotSupported)
+    fn start_daemon(&mut self, wanted: &DaemonRequest) -> Result<(), Errno> {
+        Self::start_daemon(self, wanted)
     }
 
     fn stop_daemon(&mut self, state: u32) -> Result<(), Errno> {
-        // None runs.
-        Err(if matches!(state, 1 | 2) {
-            Errno::NoService
-        } else {
-            Errno::Invalid
-        })
+        Self::stop_daemon(self, state)
     }
 
     fn zero(&mut self, key: Option<&ServiceKey>) -> Result<(), Errno> {
@@ -185,7 +187,7 @@ impl IpvsTable for Director {
 }
 
 impl Director {
-    fn act(&mut self, action: Action) -> Result<(), Errno> {
+    pub(super) fn act(&mut self, action: Action) -> Result<(), Errno> {
         self.apply(action, Instant::now()).map_err(|error| errno(&error))
     }
 
@@ -315,6 +317,8 @@ fn settings(options: &ServiceOptions) -> Result<ServiceSettings, Errno> {
         scheduler_flags: set.map(|(_, name)| (*name).to_owned()).collect(),
         persistence: (options.flags & ServiceRow::PERSISTENT != 0).then_some(persistence),
         one_packet: options.flags & ServiceRow::ONE_PACKET != 0,
+        client_address: ClientAddress::None,
+        mss_max: 0,
     })
 }
 
@@ -380,8 +384,9 @@ fn api_server(addr: IpAddr, port: u16, options: &ServerOptions) -> Result<Server
 
 fn errno(error: &ApiError) -> Errno {
     match error.code {
-        ErrorCode::ServiceExists | ErrorCode::ServerExists => Errno::Exists,
-        ErrorCode::NoSuchService => Errno::NoService,
+        ErrorCode::ServiceExists | ErrorCode::ServerExists | ErrorCode::SyncDaemonExists => Errno::Exists,
+        ErrorCode::NoSuchService | ErrorCode::NoSuchSyncDaemon => Errno::NoService,
+        ErrorCode::NoSuchInterface => Errno::NoDevice,
         ErrorCode::NoSuchServer => Errno::NoEntry,
         ErrorCode::JournalFailed => Errno::Io,
         ErrorCode::Busy => Errno::Busy,

@@ -66,6 +66,8 @@ impl Director {
             scheduler_flags: convert::flag_names(listing.spec.scheduler, listing.spec.scheduler_flags),
             persistence: listing.spec.persistence.map(convert::persistence),
             one_packet: listing.spec.one_packet,
+            client_address: convert::client_address(listing.spec.client_address),
+            mss_max: listing.spec.mss_max,
             local_addresses: listing.local_addresses.to_vec(),
             servers: servers.collect(),
             totals: convert::totals(count.totals),
@@ -117,6 +119,8 @@ impl Director {
                 drop_packets: counters.drops.iter().map(SingleWriter::get).sum(),
                 keep_packets: counters.kept_frames.get(),
                 make_packets: counters.made_frames.get(),
+                client_address_packets: counters.client_addresses.get(),
+                client_address_no_room_packets: counters.client_address_no_room.get(),
                 held_packets: counters.held.get(),
                 conns4: counters.conns_ipv4.get(),
                 conns6: counters.conns_ipv6.get(),
@@ -126,6 +130,7 @@ impl Director {
                 idle_cycles: counters.idle_cycles.get(),
                 cycles_per_sec: port.cycles_per_sec(),
                 scheduler_picks: counters.scheduler_picks.get(),
+                longest_turn_us: us(counters.longest_pass_cycles.get(), port.cycles_per_sec()),
                 take_over_packets: counters.handed_over_in.get(),
                 conns_expired: counters.conns_expired.get(),
                 icmp_errors: counters.icmp_errors.get(),
@@ -162,6 +167,12 @@ impl Director {
         let table = self.current_table();
         self.counts.collect(&table, &self.workers);
     }
+}
+
+/// Cycles as microseconds.
+fn us(cycles: u64, cycles_per_sec: u64) -> u64 {
+    let us = (u128::from(cycles) * 1_000_000).checked_div(u128::from(cycles_per_sec));
+    us.map_or(0, |us| us as u64)
 }
 
 fn latency(counts: &LatencyCounts, hz: u64) -> Latency {

@@ -3,10 +3,12 @@
 mod errors;
 mod explanations;
 mod fragments;
+mod introduce;
 mod modes;
 mod persistence;
 mod plain;
 mod refusals;
+mod sync;
 mod workers;
 
 use std::net::IpAddr;
