@@ -12,6 +12,7 @@ use crate::counters::{SingleWriter, WorkerCounters};
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, FLAG_TEMPLATE};
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::local_address::LocalPortCursor;
 use crate::ipvs::persistence;
 use crate::ipvs::protocol;
@@ -61,6 +62,7 @@ pub struct WorkerState {
     icmp_budget: IcmpBudget,
     defence: Defence,
     localities: Localities,
+    loads: LoadBoard,
     made: MadeFrames,
     path_mtus: PathMtus,
 }
@@ -146,6 +148,7 @@ pub(crate) struct Step<'a> {
     pub(crate) icmp_budget: &'a mut IcmpBudget,
     pub(crate) defence: &'a mut Defence,
     pub(crate) localities: &'a mut Localities,
+    pub(crate) loads: &'a mut LoadBoard,
     /// Frames besides those of the burst.
     pub(crate) made: &'a mut MadeFrames,
     pub(crate) path_mtus: &'a mut PathMtus,
@@ -174,6 +177,7 @@ impl WorkerState {
         let mut random = Random::new(settings.seed);
         let v4 = ConnTable::new(arena, settings.conns4_max, settings.secret)?;
         let v6 = ConnTable::new(arena, settings.conns6_max, settings.secret)?;
+        let loads = LoadBoard::new(own.servers.len(), SERVICES_MAX);
         let mut state = Self {
             lanes: Lanes {
                 v4: Lane::new(v4),
@@ -181,7 +185,7 @@ impl WorkerState {
                 reassembly: Reassembly::new(),
             },
             schedulers: (0..SERVICES_MAX)
-                .map(|_| SchedulerState::seeded(random.next_u64()))
+                .map(|_| SchedulerState::seeded(random.next_u64()).at_worker(settings.id.0, settings.workers_count))
                 .collect(),
             port_cursors: (0..SERVICES_MAX)
                 .map(|_| LocalPortCursor::seeded(random.next_u64()))
@@ -192,6 +196,7 @@ impl WorkerState {
             icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
             defence: Defence::default(),
             localities: Localities::new(),
+            loads,
             made: MadeFrames::new(),
             path_mtus: PathMtus::new(),
             snapshot: Arc::new(Snapshot::default()),
@@ -235,6 +240,7 @@ impl WorkerState {
                 .is_some_and(|old| server.upper_threshold == 0 || server.upper_threshold > old.server.upper_threshold);
             if raised {
                 self.own.server(server.id).overloaded.set(0);
+                self.own.publish_conns(server.id);
             }
         }
     }
@@ -256,6 +262,12 @@ impl WorkerState {
         }
         self.update_defence();
         self.defence.begins_sweep()
+    }
+
+    /// Tells the time more finely than the ticks do, in microseconds modulo 2³²: once for each pass of the worker.
+    #[inline]
+    pub const fn set_us(&mut self, us: u32) {
+        self.loads.set_us(us);
     }
 
     /// The snapshot in use.
@@ -307,6 +319,7 @@ impl WorkerState {
             icmp_budget: &mut self.icmp_budget,
             defence: &mut self.defence,
             localities: &mut self.localities,
+            loads: &mut self.loads,
             made: &mut self.made,
             path_mtus: &mut self.path_mtus,
             reassembled: 0,

@@ -92,6 +92,8 @@ pub const FLAG_ONE_PACKET: u16 = 0x2000;
 pub const FLAG_CONTROLLED: u16 = 0x0010;
 /// A template that no longer decides, but still has connections.
 pub const FLAG_RETIRED: u16 = 0x8000;
+/// The real server's answer is being waited for, to measure how long it takes.
+pub const FLAG_TIMED: u16 = 0x0008;
 /// Made by the sync daemon, not by a packet (`IP_VS_CONN_F_SYNC`).
 pub const FLAG_SYNCED: u16 = 0x0020;
 
@@ -150,6 +152,8 @@ pub struct Conn<A: Address> {
     pub created: Tick,
     /// Firewall mark of its service; 0 for none.
     pub fwmark: u32,
+    /// When the real server was asked, in microseconds; only while `FLAG_TIMED` is set.
+    pub asked_us: u32,
     /// Shift of sequence numbers, by [`Direction`].
     pub shifts: [SequenceShift; 2],
 }
@@ -231,6 +235,7 @@ impl<A: Address> Default for Conn<A> {
             controlled: 0,
             created: Tick::default(),
             fwmark: 0,
+            asked_us: 0,
             shifts: [SequenceShift::default(); 2],
         }
     }

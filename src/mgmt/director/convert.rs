@@ -334,7 +334,7 @@ pub fn refusal(error: ServiceError) -> ApiError {
         ThresholdsReversed { .. } => (ErrorCode::Refused, "lower_threshold_conns"),
         ThresholdOutOfRange { .. } => (ErrorCode::Refused, "upper_threshold_conns"),
         MixedFamilies { .. } => (ErrorCode::Refused, "server"),
-        ModeNotConfigurable { .. } => (ErrorCode::Refused, "mode"),
+        ModeNotConfigurable { .. } | MixedModes { .. } => (ErrorCode::Refused, "mode"),
         GuePortZero { .. } => (ErrorCode::Refused, "tunnel.port"),
         MarkZero => (ErrorCode::Refused, "service"),
         PersistenceOutOfRange { .. } => (ErrorCode::Refused, "persistence.timeout_sec"),

@@ -7,6 +7,7 @@ use super::{ServerSpec, ServiceError, ServiceSpec};
 use crate::address::AddressFamily;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::{ClientMask, Persistence};
+use crate::ipvs::scheduler::SchedulerKind;
 use crate::ipvs::service::ServiceKey;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::{LOCAL_ADDRESSES_MAX, TIMEOUT_MAX_SEC, WEIGHT_MAX};
@@ -74,6 +75,23 @@ pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceE
     if spec.lower_threshold > spec.upper_threshold {
         let (upper, lower) = (spec.upper_threshold, spec.lower_threshold);
         return Err(ServiceError::ThresholdsReversed { server, upper, lower });
+    }
+    Ok(())
+}
+
+/// lt and wlt compare the traffic of servers, which is that of both directions only where replies pass.
+pub(super) fn modes(
+    key: &ServiceKey,
+    scheduler: SchedulerKind,
+    mut modes: impl Iterator<Item = ForwardingMode>,
+) -> Result<(), ServiceError> {
+    let compares_traffic = matches!(scheduler, SchedulerKind::Lt | SchedulerKind::Wlt);
+    let first = modes.next();
+    if compares_traffic && modes.any(|mode| Some(mode) != first) {
+        return Err(ServiceError::MixedModes {
+            service: *key,
+            scheduler: scheduler.name(),
+        });
     }
     Ok(())
 }

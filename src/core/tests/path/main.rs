@@ -5,6 +5,7 @@ mod fragments;
 mod modes;
 mod persistence;
 mod refusals;
+mod response_times;
 mod workers;
 
 use std::net::IpAddr;
