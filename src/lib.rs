@@ -27,6 +27,7 @@ use worker::crew::{self, CrewSettings};
 pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let (config, text) = startup::read_config(config_path)?;
     socket::refuse_second_daemon(&config.api.socket)?;
+    let metrics = startup::metrics_listener(&config)?;
     let mut director = startup::restore(&config)?;
 
     let ground = startup::ground(&config)?;
@@ -64,6 +65,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         mirror,
         l3,
         version: startup::version(&config, revision),
+        metrics,
     };
     log::info!(
         "lvsd {revision}: {} devices, {} workers, ready",

@@ -3,6 +3,7 @@
 //! In:  the configuration. Out: DPDK's environment, devices, kernel twins, workers.
 //! Never: decides about services; a step that fails names its cause and cure and nothing has been promised yet.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,6 +30,7 @@ use crate::mgmt::director::Director;
 use crate::mgmt::journal::JournalError;
 use crate::mgmt::kernel::{KernelError, KernelMirror, MirroredTwin};
 use crate::mgmt::mailbox_port::MailboxPort;
+use crate::mgmt::metrics;
 use crate::mgmt::punt::TwinDescriptor;
 use crate::mgmt::reload;
 use crate::mgmt::twin::{self, Twin, TwinError};
@@ -91,6 +93,14 @@ pub enum StartError {
     /// A worker.
     #[error(transparent)]
     Lcore(#[from] LcoreError),
+    /// The listener of the metrics.
+    #[error("metrics.listen {address}: {source}; give an address of this machine and a free port, or leave it out")]
+    Metrics {
+        /// As configured.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Anything the operating system refused.
     #[error("cannot {step}: {source}")]
     Io {
@@ -207,6 +217,15 @@ pub fn ports(
 /// The group that may use the sockets, if one is configured.
 pub fn group(config: &Config) -> Option<&str> {
     Some(config.api.group.as_str()).filter(|group| !group.is_empty())
+}
+
+/// Where `/metrics` is served by TCP, if it is.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn metrics_listener(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let open = |address| metrics::listener::open(address).map_err(|source| StartError::Metrics { address, source });
+    config.metrics.listen.map(open).transpose()
 }
 
 /// What `GET /v1/version` answers.

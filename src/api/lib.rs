@@ -23,7 +23,7 @@ pub use state::{
     ServicePatch, ServiceSettings, SettingValue, Settings, State, Timeouts, TimeoutsPatch, Tunnel,
 };
 pub use status::{
-    Buffers, ConnFilter, ConnRecord, Device, DropCount, Rates, ReloadReport, ServerOfService, ServerStatus,
+    Buffers, ConnFilter, ConnRecord, Device, DropCount, Latency, Rates, ReloadReport, ServerOfService, ServerStatus,
     ServiceStatus, StateDiff, Stats, Totals, Version, Worker,
 };
 

@@ -199,6 +199,28 @@ pub struct Worker {
     pub cycles_per_sec: u64,
     /// New connections for which a scheduler was asked.
     pub scheduler_picks: u64,
+    /// Frames taken from other workers.
+    pub take_over_packets: u64,
+    /// Connections whose time ran out.
+    pub conns_expired: u64,
+    /// ICMP errors sent.
+    pub icmp_errors: u64,
+    /// How long frames stayed, since start.
+    pub latency: Latency,
+}
+
+/// From the poll that took frames to the end of their transmission, of one in 61 passes that moved frames;
+/// each number at most 12.5 % too large.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Latency {
+    /// Passes that were timed.
+    pub samples: u64,
+    /// Nanoseconds that half of them did not exceed; 0 without samples.
+    pub p50_ns: u64,
+    /// Nanoseconds that 99 % did not exceed.
+    pub p99_ns: u64,
+    /// Nanoseconds that 99.9 % did not exceed.
+    pub p999_ns: u64,
 }
 
 /// `GET /v1/drops`: one reason.

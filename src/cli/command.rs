@@ -84,6 +84,8 @@ pub enum Command {
         #[arg(value_name = "NAME[=VALUE]")]
         words: Vec<String>,
     },
+    /// Print a file of `/proc/net/ip_vs*` as the kernel would show it, or write them all below a folder.
+    Proc(Proc),
     /// List, add or delete the rules that give packets the marks of fwmark services.
     #[command(subcommand)]
     Mark(MarkCommand),
@@ -101,6 +103,17 @@ pub enum Command {
         /// For which shell.
         shell: Shell,
     },
+}
+
+/// `lvsctl proc`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Proc {
+    /// ip_vs, ip_vs_stats, ip_vs_stats_percpu, ip_vs_conn, ip_vs_conn_sync or ip_vs_app.
+    pub file: Option<String>,
+    /// Write FOLDER/net/ip_vs and the others: node_exporter reads them with --path.procfs=FOLDER.
+    #[arg(long, value_name = "FOLDER")]
+    pub to: Option<PathBuf>,
 }
 
 /// `lvsctl list`.

@@ -20,7 +20,7 @@ use crate::command::{
     StatsCommand,
 };
 use crate::listing::{self, Columns, Style};
-use crate::table;
+use crate::{proc_files, table};
 
 mod settings;
 
@@ -115,6 +115,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             };
             session.change(Method::PUT, "/timeouts", Some(&patch)).await
         }
+        Command::Proc(wanted) => proc_files::run(&session.client, &wanted).await,
         Command::Sysctl { words } => session.sysctl(&words).await,
         Command::Mark(command) => session.mark(command).await,
         Command::State(command) => session.state(command).await,
@@ -145,7 +146,8 @@ fn service_path(id: &ServiceId) -> String {
     format!("/services/{}", escape(&id.to_string()))
 }
 
-fn put(text: &str) -> Result<(), Failure> {
+/// Prints.
+pub fn put(text: &str) -> Result<(), Failure> {
     io::stdout().write_all(text.as_bytes()).map_err(Failure::Output)
 }
 

@@ -6,9 +6,11 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::ipvs::conn::Direction;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::stats::Totals;
 use crate::l3::DeviceId;
+use crate::latency::LatencyHistogram;
 use crate::limits::DEVICES_MAX;
 use crate::path::verdict::DropReason;
 
@@ -96,6 +98,18 @@ impl ServerCounters {
     #[inline]
     pub fn unbind(&self, active: bool) {
         self.gauge(active).sub(1);
+    }
+
+    /// A packet of `bytes` octets in one direction.
+    #[inline]
+    pub fn count(&self, direction: Direction, bytes: u64) {
+        // Chosen by address, not by branch: directions alternate unpredictably.
+        let (packets_of, bytes_of) = match direction {
+            Direction::Inbound => (&self.in_packets, &self.in_bytes),
+            Direction::Outbound => (&self.out_packets, &self.out_bytes),
+        };
+        packets_of.add(1);
+        bytes_of.add(bytes);
     }
 
     /// The cumulative counters, for the estimator and listings.
@@ -212,6 +226,8 @@ pub struct WorkerCounters {
     pub made_frames: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
+    /// From the poll that took frames to their transmission, of sampled passes.
+    pub latency: LatencyHistogram,
     /// By [`DeviceId`].
     pub devices: [DeviceCounters; DEVICES_MAX],
     /// By [`DropReason`].
@@ -248,6 +264,7 @@ impl WorkerCounters {
             kept_frames: AtomicU64::default(),
             made_frames: AtomicU64::default(),
             held: AtomicU64::default(),
+            latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             answers: [const { AtomicU64::new(0) }; DropReason::COUNT],

@@ -2,7 +2,7 @@
 
 use lvs_core::counters::SingleWriter;
 use lvs_core::l3::DeviceId;
-use lvs_core::path::{DropReason, Verdict};
+use lvs_core::path::DropReason;
 use lvs_core::tick::Tick;
 
 use crate::worker::Worker;
@@ -89,12 +89,16 @@ impl<P: PacketPath> Worker<P> {
         for _ in 0..self.exits.hold.len() {
             let Some(mut held) = self.exits.hold.pop() else { break };
             match self.path.finish(&mut held.mbuf, held.neighbour) {
-                Verdict::Hold(neighbour) if neighbour == held.neighbour => {
+                None => {
                     if let Err(mbuf) = self.exits.hold.give_back(held, now) {
                         self.exits.drop_frame(mbuf, DropReason::HeldQueueFull);
                     }
                 }
-                verdict => self.exits.dispatch(held.neighbour.device, held.mbuf, verdict, now),
+                Some(verdict) => self
+                    .exits
+                    .dispatch(held.neighbour.device, held.mbuf, verdict, now, |wait| {
+                        self.path.neighbour(wait)
+                    }),
             }
         }
     }

@@ -24,6 +24,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) api: RawApi,
     #[serde(default)]
+    pub(super) metrics: RawMetrics,
+    #[serde(default)]
     pub(super) journal: RawJournal,
     #[serde(default)]
     pub(super) ipvs: RawIpvs,
@@ -106,6 +108,12 @@ pub(super) struct RawTimeouts {
 pub(super) struct RawApi {
     pub(super) socket: Optional<String>,
     pub(super) group: Optional<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMetrics {
+    pub(super) listen: Optional<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

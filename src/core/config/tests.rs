@@ -44,12 +44,13 @@ fn keys_of(table: &str) -> Vec<String> {
     expected.split('`').skip(1).step_by(2).map(Into::into).collect()
 }
 
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "[eal]",
     "[workers]",
     "[connections]",
     "[timeouts]",
     "[api]",
+    "[metrics]",
     "[journal]",
     "[ipvs]",
     "[sysctl]",

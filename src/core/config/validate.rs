@@ -10,11 +10,12 @@ use toml::Spanned;
 
 use super::error::{ConfigProblem, Invalid};
 use super::raw::{
-    Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMode, RawOverhead, RawRealServer,
-    RawService, RawTimeouts, RawWorkers,
+    Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMetrics, RawMode, RawOverhead,
+    RawRealServer, RawService, RawTimeouts, RawWorkers,
 };
 use super::{
-    ApiConfig, Config, ConnectionsConfig, DeviceConfig, EalConfig, JournalConfig, ServiceConfig, WorkersConfig,
+    ApiConfig, Config, ConnectionsConfig, DeviceConfig, EalConfig, JournalConfig, MetricsConfig, ServiceConfig,
+    WorkersConfig,
 };
 use super::{balancing, service_key};
 use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpec};
@@ -52,6 +53,7 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
         connections: connections(&raw.connections)?,
         timeouts: timeouts(&raw.timeouts)?,
         api: api(raw.api)?,
+        metrics: metrics(&raw.metrics)?,
         journal: JournalConfig {
             path: absolute(raw.journal.path, JournalConfig::default().path)?,
         },
@@ -158,6 +160,23 @@ fn api(raw: RawApi) -> Result<ApiConfig, Invalid> {
         socket: absolute(raw.socket, default.socket)?,
         group: raw.group.map_or(default.group, Spanned::into_inner),
     })
+}
+
+fn metrics(raw: &RawMetrics) -> Result<MetricsConfig, Invalid> {
+    let Some(listen) = raw.listen.as_ref().filter(|listen| !listen.get_ref().is_empty()) else {
+        return Ok(MetricsConfig::default());
+    };
+    match listen.get_ref().parse() {
+        Ok(address) => Ok(MetricsConfig { listen: Some(address) }),
+        Err(_) => invalid(
+            listen,
+            ConfigProblem::NotA {
+                value: listen.get_ref().clone(),
+                wanted: "an address with a port",
+                cure: "write \"192.0.2.1:9190\" or \"[2001:db8::1]:9190\"".into(),
+            },
+        ),
+    }
 }
 
 fn devices(raw: &[RawDevice]) -> Result<Vec<DeviceConfig>, Invalid> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::arena::Arena;
 use crate::counters::WorkerCounters;
+use crate::frame::Frame;
 use crate::ipvs::desired::DesiredServices;
 use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
@@ -244,7 +245,7 @@ impl TestDirector {
         for (frame, verdict) in frames.iter_mut().zip(verdicts) {
             outcomes.push(match verdict {
                 Verdict::HandOver(owner) => self.hand_over(owner, device, frame),
-                decided => outcome(decided, frame),
+                decided => self.outcome(worker, decided, frame),
             });
         }
         outcomes
@@ -255,7 +256,7 @@ impl TestDirector {
         let worker = &mut self.workers[usize::from(owner.0)];
         path::process_handed_over(worker, device, self.now, std::slice::from_mut(frame), &mut verdicts);
         self.collect_made(usize::from(owner.0), device);
-        outcome(verdicts[0], frame)
+        self.outcome(usize::from(owner.0), verdicts[0], frame)
     }
 
     /// What became of the frames that the path made besides those that went in, oldest first.
@@ -271,7 +272,7 @@ impl TestDirector {
         for (verdict, mut frame) in made {
             let outcome = match verdict {
                 Verdict::HandOver(owner) => self.hand_over(owner, device, &mut frame),
-                decided => outcome(decided, &frame),
+                decided => self.outcome(worker, decided, &frame),
             };
             if outcome != Outcome::Kept {
                 self.made.push(outcome);
@@ -292,16 +293,15 @@ impl TestDirector {
         }
         all
     }
-}
 
-fn outcome(verdict: Verdict, frame: &VecFrame) -> Outcome {
-    use crate::frame::Frame;
-    match verdict {
-        Verdict::Transmit(device) => Outcome::Transmitted(device, frame.bytes().to_vec()),
-        Verdict::Punt => Outcome::Punted(frame.bytes().to_vec()),
-        Verdict::Hold(key) => Outcome::Held(key, frame.bytes().to_vec()),
-        Verdict::Kept => Outcome::Kept,
-        Verdict::Drop(reason) => Outcome::Dropped(reason),
-        Verdict::HandOver(to) => panic!("a frame that was handed over already is handed to {to:?} again"),
+    fn outcome(&self, worker: usize, verdict: Verdict, frame: &VecFrame) -> Outcome {
+        match verdict {
+            Verdict::Transmit(device) => Outcome::Transmitted(device, frame.bytes().to_vec()),
+            Verdict::Punt => Outcome::Punted(frame.bytes().to_vec()),
+            Verdict::Hold(wait) => Outcome::Held(self.workers[worker].neighbour(wait), frame.bytes().to_vec()),
+            Verdict::Kept => Outcome::Kept,
+            Verdict::Drop(reason) => Outcome::Dropped(reason),
+            Verdict::HandOver(to) => panic!("a frame that was handed over already is handed to {to:?} again"),
+        }
     }
 }

@@ -4,6 +4,7 @@ mod errors;
 mod fragments;
 mod modes;
 mod persistence;
+mod plain;
 mod refusals;
 mod response_times;
 mod workers;
