@@ -211,6 +211,8 @@ impl Session {
                     service: name.id(),
                     persistence: options.persistence().flatten(),
                     one_packet: options.one_packet().unwrap_or(false),
+                    client_address: options.client_address.unwrap_or_default(),
+                    mss_max: options.mss_max.unwrap_or(0),
                     scheduler: options.scheduler.unwrap_or_else(|| "wlc".to_owned()),
                     scheduler_flags: options.scheduler_flags.unwrap_or_default(),
                     local_addresses: Vec::new(),
@@ -222,6 +224,8 @@ impl Session {
                 let patch = ServicePatch {
                     persistence: options.persistence(),
                     one_packet: options.one_packet(),
+                    client_address: options.client_address,
+                    mss_max: options.mss_max,
                     scheduler: options.scheduler,
                     scheduler_flags: options.scheduler_flags,
                 };

@@ -224,6 +224,10 @@ pub struct WorkerCounters {
     pub kept_frames: AtomicU64,
     /// Frames that the path made besides those received.
     pub made_frames: AtomicU64,
+    /// Packets to real servers that carried the client's address.
+    pub client_addresses: AtomicU64,
+    /// Packets that had no room for it.
+    pub client_address_no_room: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
     /// From the poll that took frames to their transmission, of sampled passes.
@@ -263,6 +267,8 @@ impl WorkerCounters {
             conns_expired: AtomicU64::default(),
             kept_frames: AtomicU64::default(),
             made_frames: AtomicU64::default(),
+            client_addresses: AtomicU64::default(),
+            client_address_no_room: AtomicU64::default(),
             held: AtomicU64::default(),
             latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),

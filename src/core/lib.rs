@@ -17,6 +17,7 @@ pub mod limits;
 pub mod path;
 pub mod prefetch;
 pub mod random;
+pub mod rss;
 pub mod snapshot;
 pub mod testing;
 pub mod tick;

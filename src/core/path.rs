@@ -18,6 +18,7 @@ pub mod forward;
 pub mod fragment;
 pub mod headers;
 pub mod icmp;
+pub mod introduce;
 pub mod lookup;
 pub mod outer_error;
 pub mod parse;

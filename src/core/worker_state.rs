@@ -30,6 +30,7 @@ use crate::path::reply::IcmpBudget;
 use crate::path::resolve::Wanted;
 use crate::path::verdict::{Verdict, WaitId, WorkerId};
 use crate::random::Random;
+use crate::rss::RssHash;
 use crate::snapshot::Snapshot;
 use crate::tick::Tick;
 use crate::wire::{tcp, udp};
@@ -67,6 +68,7 @@ pub struct WorkerState {
     loads: LoadBoard,
     made: MadeFrames,
     path_mtus: PathMtus,
+    rss: Option<RssHash>,
     wanted: Wanted,
 }
 
@@ -147,6 +149,8 @@ pub(crate) struct Step<'a> {
     pub(crate) worker: WorkerId,
     pub(crate) workers_count: u8,
     pub(crate) secret: u64,
+    /// How the NICs spread flows over workers; `None` where they do not, or where there is one worker.
+    pub(crate) rss: Option<&'a RssHash>,
     /// Timeouts of almost all connections in milliseconds: TCP in ESTABLISHED, UDP.
     pub(crate) established_ms: u32,
     pub(crate) udp_ms: u32,
@@ -212,6 +216,7 @@ impl WorkerState {
             loads,
             made: MadeFrames::new(),
             path_mtus: PathMtus::new(),
+            rss: None,
             wanted: Wanted::new(),
             snapshot: Arc::new(Snapshot::default()),
             settings,
@@ -309,6 +314,12 @@ impl WorkerState {
         Some(made)
     }
 
+    /// All devices spread flows by this hash, one queue a worker: from now on flows belong to the worker to which
+    /// they bring them. For all workers alike, before the first burst.
+    pub fn follow_rss(&mut self, rss: RssHash) {
+        self.rss = (self.settings.workers_count > 1).then_some(rss);
+    }
+
     /// The neighbour that a frame with the verdict [`Verdict::Hold`] waits for.
     pub const fn neighbour(&self, name: WaitId) -> NeighbourKey {
         self.wanted.key(name)
@@ -331,6 +342,7 @@ impl WorkerState {
             worker: self.settings.id,
             workers_count: self.settings.workers_count,
             secret: self.settings.secret[0],
+            rss: self.rss.as_ref(),
             established_ms: protocol::timeout_ms(timeouts, tcp::PROTOCOL, TcpState::Established as u8),
             udp_ms: protocol::timeout_ms(timeouts, udp::PROTOCOL, protocol::udp::NORMAL),
             schedulers: &mut self.schedulers,
@@ -435,7 +447,7 @@ pub struct ConnRecord {
     pub real: (IpAddr, u16),
     /// How it is forwarded.
     pub mode: ForwardingMode,
-    /// Protocol state; named by [`crate::ipvs::protocol::state_name`].
+    /// Protocol state, or a template's; named by [`ConnRecord::state_name`].
     pub state: u8,
     /// Milliseconds until it expires if nothing more arrives.
     pub expires_in_ms: u32,

@@ -103,7 +103,10 @@ fn measure(kind: SchedulerKind, servers: u32) -> f64 {
                         lblc_lifetime_ms: 86_400_000,
                         lblcr_lifetime_ms: 86_400_000,
                     };
-                    let loads = Alone { own: &own, board: &board };
+                    let loads = Alone {
+                        own: &own,
+                        board: &board,
+                    };
                     let picked = black_box(pick(service, &mut state, &flow, &loads, &mut memory));
                     let id = picked.map(|index| service.servers[index].id);
                     if let Some(id) = id {
@@ -138,7 +141,10 @@ fn main() {
     for kind in SchedulerKind::ALL {
         let of = SERVERS.map(|servers| measure(*kind, servers));
         println!("{:<10} {:>8.1} {:>8.1} {:>8.1}", kind.name(), of[0], of[1], of[2]);
-        let each = SERVERS.iter().zip(of).map(|(servers, ns)| format!("\"{servers}\": {ns:.1}"));
+        let each = SERVERS
+            .iter()
+            .zip(of)
+            .map(|(servers, ns)| format!("\"{servers}\": {ns:.1}"));
         figures.push(format!(
             "  \"{}\": {{{}}}",
             kind.name(),

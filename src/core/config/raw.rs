@@ -181,6 +181,8 @@ pub(super) struct RawService {
     pub(super) persistence_timeout_sec: Optional<u32>,
     pub(super) persistence_netmask: Optional<String>,
     pub(super) one_packet: Optional<bool>,
+    pub(super) client_address: Optional<String>,
+    pub(super) mss_max: Optional<u16>,
     pub(super) local_addresses: Optional<Vec<Spanned<IpAddr>>>,
     #[serde(default)]
     pub(super) real_server: Vec<RawRealServer>,

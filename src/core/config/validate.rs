@@ -18,6 +18,7 @@ use super::{
     WorkersConfig,
 };
 use super::{balancing, service_key};
+use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpec};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::Timeouts;
@@ -332,9 +333,17 @@ fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Resu
         scheduler_flags: scheduler_flags(scheduler, raw)?,
         persistence: service_key::persistence(raw, &key)?,
         one_packet: raw.one_packet.as_ref().is_some_and(|yes| *yes.get_ref()),
+        client_address: client_address(&raw.client_address)?,
+        mss_max: raw.mss_max.as_ref().map_or(0, |mss| *mss.get_ref()),
     };
-    desired.add_service(spec).map_err(|error| {
+    let refused = |error: ServiceError| {
         let at = match error {
+            ServiceError::ClientAddressWithoutPool { .. } | ServiceError::ClientAddressProtocol { .. } => {
+                raw.client_address.as_ref().map(Spanned::span)
+            }
+            ServiceError::MssOutOfRange { .. } | ServiceError::MssWithoutTcp { .. } => {
+                raw.mss_max.as_ref().map(Spanned::span)
+            }
             ServiceError::ZeroPortNotPersistent { .. } => raw.port.as_ref().map(Spanned::span),
             ServiceError::PersistenceOutOfRange { .. } => raw.persistence_timeout_sec.as_ref().map(Spanned::span),
             ServiceError::PersistenceMask { .. } => raw.persistence_netmask.as_ref().map(Spanned::span),
@@ -344,7 +353,12 @@ fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Resu
             span: at.unwrap_or_else(|| named.clone()),
             problem: error.into(),
         }
-    })?;
+    };
+    let without_pool = ServiceSpec {
+        client_address: ClientAddress::None,
+        ..spec
+    };
+    desired.add_service(without_pool).map_err(refused)?;
     let pool = raw.local_addresses.as_ref().map_or(&[][..], |pool| pool.get_ref());
     let local_addresses: Vec<IpAddr> = pool.iter().map(|addr| *addr.get_ref()).collect();
     desired
@@ -353,6 +367,7 @@ fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Resu
             span: local_address_span(pool, &error).unwrap_or_else(|| named.clone()),
             problem: error.into(),
         })?;
+    desired.edit_service(spec).map_err(refused)?;
     let mut servers = Vec::new();
     for server in &raw.real_server {
         let spec = server_spec(server, key.port())?;
@@ -388,6 +403,24 @@ fn scheduler(name: &Optional<String>) -> Result<SchedulerKind, Invalid> {
             )
         }
     }
+}
+
+fn client_address(name: &Optional<String>) -> Result<ClientAddress, Invalid> {
+    let Some(name) = name else {
+        return Ok(ClientAddress::None);
+    };
+    ClientAddress::parse(name.get_ref()).map_or_else(
+        || {
+            let names = ClientAddress::ALL.map(ClientAddress::name);
+            let problem = ConfigProblem::NotA {
+                value: name.get_ref().clone(),
+                wanted: "a way to tell the client's address",
+                cure: format!("give one of {}", names.join(" ")),
+            };
+            invalid(name, problem)
+        },
+        Ok,
+    )
 }
 
 fn scheduler_flags(scheduler: SchedulerKind, raw: &RawService) -> Result<SchedulerFlags, Invalid> {

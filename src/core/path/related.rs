@@ -22,10 +22,11 @@ use crate::path::headers::{Flow, Headers};
 use crate::path::parse::{Embedded, embedded};
 use crate::path::resolve::{self, Obstacle, Way};
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{admit, fragment, outer_error, tunnelled};
+use crate::path::{admit, fragment, introduce, outer_error, tunnelled};
 use crate::wire::checksum;
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
+use crate::wire::tcp;
 use crate::worker_state::Step;
 
 /// See the module.
@@ -164,6 +165,12 @@ fn to_client<A: Address, F: Frame>(
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     count_out(step, conn, headers.packet_len());
+    if conn.preface_len != 0
+        && quoted.protocol == tcp::PROTOCOL
+        && let Some(segment) = frame.bytes_mut().get_mut(usize::from(quoted.l4_offset)..)
+    {
+        introduce::quoted_sequence(conn, segment);
+    }
     let ends = NewEnds {
         src: Some(conn.virt.addr),
         dst: conn.client.addr,

@@ -66,6 +66,8 @@ pub struct TestDirector {
     /// Microseconds behind `now`.
     now_us: u64,
     made: Vec<Outcome>,
+    /// Frames that one worker handed to another.
+    pub hand_overs: u64,
 }
 
 /// Servers that the counters of a test have room for.
@@ -121,6 +123,7 @@ impl TestDirector {
             now_us: 1_000_000,
             counters,
             made: Vec::new(),
+            hand_overs: 0,
         }
     }
 
@@ -253,6 +256,7 @@ impl TestDirector {
 
     fn hand_over(&mut self, owner: WorkerId, device: DeviceId, frame: &mut VecFrame) -> Outcome {
         let mut verdicts = [Verdict::Punt];
+        self.hand_overs += 1;
         let worker = &mut self.workers[usize::from(owner.0)];
         path::process_handed_over(worker, device, self.now, std::slice::from_mut(frame), &mut verdicts);
         self.collect_made(usize::from(owner.0), device);

@@ -2,6 +2,7 @@
 
 mod errors;
 mod fragments;
+mod introduce;
 mod modes;
 mod persistence;
 mod plain;
