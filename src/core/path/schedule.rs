@@ -75,7 +75,7 @@ pub(crate) fn first_packet<'s, A: Address, F: Frame>(
             }
             step.own.server(chosen.server.id).connections.add(1);
             // Inactive until its protocol says otherwise (`ip_vs_bind_dest`).
-            track::bind(step, chosen.server);
+            track::bind(step, chosen.server, false);
             let verdict = established::inbound(step, table, &Known { index, headers, key }, frame);
             if one_packet {
                 track::forget(step, table, index);

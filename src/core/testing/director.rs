@@ -12,6 +12,7 @@ use crate::frame::Frame;
 use crate::ipvs::desired::DesiredServices;
 use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
+use crate::ipvs::sync::{SyncConn, SyncRoles};
 use crate::ipvs::sysctl::Sysctls;
 use crate::l3::{DeviceId, L3, NeighbourKey};
 use crate::limits::BURST_MAX;
@@ -62,6 +63,7 @@ pub struct TestDirector {
     timeouts: Timeouts,
     marks: Arc<MarkRules>,
     sysctls: Sysctls,
+    sync: SyncRoles,
     now: Tick,
     /// Microseconds behind `now`.
     now_us: u64,
@@ -119,6 +121,7 @@ impl TestDirector {
             timeouts: Timeouts::default(),
             marks: Arc::default(),
             sysctls: Sysctls::default(),
+            sync: SyncRoles::default(),
             now: Tick(1_000),
             now_us: 1_000_000,
             counters,
@@ -173,6 +176,25 @@ impl TestDirector {
         self.publish();
     }
 
+    /// Starts and stops sync daemons.
+    pub fn set_sync(&mut self, sync: SyncRoles) {
+        self.sync = sync;
+        self.publish();
+    }
+
+    /// What the workers tell other directors, worker by worker, oldest first.
+    pub fn take_synced(&mut self) -> Vec<SyncConn> {
+        let of = |worker: &mut WorkerState| std::iter::from_fn(|| worker.next_synced()).collect::<Vec<_>>();
+        self.workers.iter_mut().flat_map(of).collect()
+    }
+
+    /// What another director tells, to every worker.
+    pub fn take_over(&mut self, conns: &[SyncConn]) {
+        for worker in &mut self.workers {
+            path::take_over::take_over(worker, self.now, conns);
+        }
+    }
+
     fn publish(&mut self) {
         let snapshot = Arc::new(Snapshot {
             services: Arc::new(self.desired.build()),
@@ -180,6 +202,7 @@ impl TestDirector {
             timeouts: self.timeouts,
             marks: Arc::clone(&self.marks),
             sysctls: self.sysctls,
+            sync: self.sync,
             workers_count: self.workers.len() as u8,
         });
         for worker in &mut self.workers {

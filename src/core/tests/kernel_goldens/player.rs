@@ -8,6 +8,7 @@ use lvs_core::testing::describe;
 use lvs_core::testing::director::{Outcome, TestDirector};
 
 use crate::commands;
+use crate::daemons::{self, Daemons};
 use crate::listing::{GRID_MS, Listings};
 use crate::scenario::{Command, Scenario, Side, Step, octets};
 use crate::setup::Setup;
@@ -55,6 +56,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
     let mut clock = Clock {
         ms: 0,
         listings: Listings::new(),
+        daemons: Daemons::default(),
     };
     let mut steps = scenario.steps.iter().peekable();
     while let Some(step) = steps.next() {
@@ -70,13 +72,18 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 let bytes = octets(frame);
                 let mut outcomes = vec![director.inject(iface.device(), &bytes)];
                 outcomes.append(&mut director.take_made());
+                clock.daemons.gather(&mut director, clock.ms);
+                if matches!(outcomes[0], Outcome::Punted(_)) {
+                    clock.daemons.receive(&mut director, *iface, &bytes);
+                }
+                let expected = clock.left_out(expected)?;
                 compare(&bytes, outcomes, &expected).map_err(|why| format!("inject {summary}\n{why}"))?;
             }
             Step::Exec(command) => {
                 if let Some(t) = command.t {
                     clock.reach(&mut director, t);
                 }
-                execute(&mut director, &mut setup, &mut clock.listings, command)
+                execute(&mut director, &mut setup, &mut clock, command)
                     .map_err(|why| format!("exec {}: {why}", command.command))?;
             }
             Step::Listing(command) => {
@@ -84,14 +91,19 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                     clock.reach(&mut director, t);
                 }
                 clock
-                    .listings
-                    .compare(&director, command)
+                    .listing(&director, command)
                     .map_err(|why| format!("listing {}\n{why}", command.command))?;
             }
             Step::Sleep { seconds } => {
                 clock.pass(&mut director, *seconds);
                 let (expected, made) = (expectations(&mut steps), director.take_made());
+                let expected = clock.left_out(expected)?;
                 compare(&[], made, &expected).map_err(|why| format!("sleep {seconds}\n{why}"))?;
+            }
+            Step::Expect { frame, .. } if daemons::is_membership(&octets(frame)) => {}
+            Step::Expect { frame, summary, .. } if daemons::is_message(&octets(frame)) => {
+                let told = clock.daemons.expect(&octets(frame));
+                told.map_err(|why| format!("{summary}\n{why}"))?;
             }
             Step::Expect { summary, .. } => return Err(format!("came out without a packet going in: {summary}")),
             Step::Note {
@@ -101,7 +113,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
             Step::Note { .. } => {}
         }
     }
-    Ok(())
+    clock.daemons.finish(clock.ms)
 }
 
 /// The expectations that come next.
@@ -152,12 +164,14 @@ fn inject_unlisted(director: &mut TestDirector, text: &str, frame: &str) -> Resu
 }
 
 /// Runs a command that changes something; it must succeed or be refused as it was then.
-fn execute(
-    director: &mut TestDirector,
-    setup: &mut Setup,
-    listings: &mut Listings,
-    command: &Command,
-) -> Result<(), String> {
+fn execute(director: &mut TestDirector, setup: &mut Setup, clock: &mut Clock, command: &Command) -> Result<(), String> {
+    if let Some(done) = clock.daemons.run(director, &command.command) {
+        return done;
+    }
+    // What the kernel wrote into its log.
+    if command.command.starts_with("dmesg ") {
+        return Ok(());
+    }
     let zero = command.command.strip_prefix("ipvsadm -Z");
     if let Some(service) = zero.map(str::trim) {
         let key = if service.is_empty() {
@@ -165,7 +179,7 @@ fn execute(
         } else {
             Some(commands::service_of(service)?)
         };
-        listings.zero(director, key.as_ref());
+        clock.listings.zero(director, key.as_ref());
         return Ok(());
     }
     if setup.run(&command.command).is_ok() {
@@ -184,6 +198,7 @@ fn execute(
 struct Clock {
     ms: u64,
     listings: Listings,
+    daemons: Daemons,
 }
 
 impl Clock {
@@ -194,9 +209,33 @@ impl Clock {
             let next = grid.min(until);
             director.advance_ms((next - self.ms) as u32);
             self.ms = next;
+            self.daemons.gather(director, next);
             if next == grid {
                 self.listings.tick(director, grid / GRID_MS);
             }
+        }
+    }
+
+    /// What else came out, once the sync messages among it are compared; reports of membership are the stack's.
+    fn left_out(&mut self, expected: Vec<Expected>) -> Result<Vec<Expected>, String> {
+        let mut others = Vec::new();
+        for one in expected {
+            if daemons::is_message(&one.bytes) {
+                self.daemons
+                    .expect(&one.bytes)
+                    .map_err(|why| format!("{}\n{why}", one.summary))?;
+            } else if !daemons::is_membership(&one.bytes) {
+                others.push(one);
+            }
+        }
+        Ok(others)
+    }
+
+    fn listing(&mut self, director: &TestDirector, command: &Command) -> Result<(), String> {
+        match self.daemons.listing(director, &command.command) {
+            Some(ours) if daemons::same_lines(&ours, &command.output) => Ok(()),
+            Some(ours) => Err(format!("  kernel:\n{}  lvsd:\n{ours}", command.output)),
+            None => self.listings.compare(director, command),
         }
     }
 
