@@ -16,6 +16,9 @@ use crate::dpdk::Mbuf;
 
 /// See the module. Nothing here may allocate, block, log or panic.
 pub trait PacketPath: Send {
+    /// The time in microseconds, modulo 2³², once for each pass of the loop.
+    fn set_us(&mut self, _us: u32) {}
+
     /// Decides about up to [`lvs_core::limits::BURST_MAX`] frames that `device` received.
     fn process(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]);
 
@@ -53,6 +56,11 @@ pub trait PacketPath: Send {
 }
 
 impl PacketPath for WorkerState {
+    #[inline]
+    fn set_us(&mut self, us: u32) {
+        Self::set_us(self, us);
+    }
+
     #[inline]
     fn process(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
         path::process(self, device, now, frames, verdicts);
