@@ -92,6 +92,8 @@ pub const FLAG_ONE_PACKET: u16 = 0x2000;
 pub const FLAG_CONTROLLED: u16 = 0x0010;
 /// A template that no longer decides, but still has connections.
 pub const FLAG_RETIRED: u16 = 0x8000;
+/// Packets from the real server go to a newer connection with the same outbound key ([`Conn::shadowed`]).
+pub const FLAG_SHADOWED: u16 = 0x0008;
 /// Made by the sync daemon, not by a packet (`IP_VS_CONN_F_SYNC`).
 pub const FLAG_SYNCED: u16 = 0x0020;
 
@@ -152,6 +154,9 @@ pub struct Conn<A: Address> {
     pub fwmark: u32,
     /// Shift of sequence numbers, by [`Direction`].
     pub shifts: [SequenceShift; 2],
+    /// [`ConnIndex`] of the next older connection with the same outbound key, which has it again when this one
+    /// ends, or [`Conn::NO_CONTROL`]. The table's own business.
+    pub shadowed: u32,
 }
 
 const _: () = assert!(size_of::<Conn<Addr4>>() == 128 && offset_of!(Conn<Addr4>, timer) == 64);
@@ -232,6 +237,7 @@ impl<A: Address> Default for Conn<A> {
             created: Tick::default(),
             fwmark: 0,
             shifts: [SequenceShift::default(); 2],
+            shadowed: Self::NO_CONTROL,
         }
     }
 }
