@@ -144,7 +144,7 @@ fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, fram
         Class::Fragment => return Some(reassemble::fragment(step, lanes, &headers, &flow, frame)),
         Class::Icmp => {
             let (v4, v6) = (&mut lanes.v4.table, &mut lanes.v6.table);
-            return Some(related::icmp(step, v4, v6, &headers, frame));
+            return Some(related::icmp(step, v4, v6, &headers, &flow, frame));
         }
         Class::Decided(decided) => return Some(decided),
     }

@@ -7,6 +7,7 @@
 
 use crate::address::{Address, Endpoint, FlowKey};
 use crate::ipvs::local_address;
+use crate::ipvs::mark::Marked;
 use crate::ipvs::persistence::Spread;
 use crate::ipvs::protocol::tcp;
 use crate::ipvs::service::VirtualService;
@@ -35,7 +36,7 @@ struct Found<'a> {
 /// See the module.
 pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &FlowKey<A>) -> Admission<'a> {
     let snapshot = step.snapshot;
-    let found = find(step, key);
+    let found = find(step, step.snapshot.marks.classify(step.device, key), key);
     if let Some(owner) = owner(step, found.as_ref().map(|found| found.service), key)
         && owner != step.worker
         && !step.handed_over
@@ -54,10 +55,29 @@ pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &Fl
     }
 }
 
+/// What `schedule_icmp` asks: who takes a connection that an ICMP error quotes a reply of? `outer` is the flow of
+/// the error itself, which is what marks are given to; `key` that of the connection's client.
+pub(crate) fn admit_error<'a, A: Address>(
+    step: &Step<'a>,
+    outer: &FlowKey<A>,
+    key: &FlowKey<A>,
+) -> Option<Admission<'a>> {
+    let marked = step.snapshot.marks.classify(step.device, outer);
+    let Found { service, divert } = find(step, marked, key)?;
+    let is_heard = divert || step.snapshot.l3.is_local(outer.dst.addr);
+    if !is_heard || key.src.port == PORT_FTP_DATA {
+        return None;
+    }
+    let elsewhere = owner(step, Some(service), key).filter(|owner| *owner != step.worker && !step.handed_over);
+    Some(match elsewhere {
+        Some(owner) => Admission::Decided(Verdict::HandOver(owner)),
+        None => Admission::Schedule(service),
+    })
+}
+
 /// The service of a packet: that of its mark before that of its destination.
-fn find<'a, A: Address>(step: &Step<'a>, key: &FlowKey<A>) -> Option<Found<'a>> {
+fn find<'a, A: Address>(step: &Step<'a>, marked: Option<Marked>, key: &FlowKey<A>) -> Option<Found<'a>> {
     let snapshot = step.snapshot;
-    let marked = snapshot.marks.classify(step.device, key);
     let by_mark = marked.and_then(|marked| {
         let service = snapshot.services.find_marked::<A>(marked.mark)?;
         let divert = marked.divert;
@@ -94,7 +114,8 @@ fn is_stray_reply<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<
 
 /// The worker to hand a packet of this flow to, when it is not this one.
 pub(crate) fn other_owner<A: Address>(step: &Step<'_>, key: &FlowKey<A>) -> Option<WorkerId> {
-    let service = find(step, key).map(|found| found.service);
+    let marked = step.snapshot.marks.classify(step.device, key);
+    let service = find(step, marked, key).map(|found| found.service);
     owner(step, service, key).filter(|owner| *owner != step.worker && !step.handed_over)
 }
 

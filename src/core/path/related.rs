@@ -4,6 +4,7 @@
 //!      a router on the way; or one that quotes a packet which we wrapped for a tunnel.
 //! Out: NAT, FULLNAT: the error with outer and quoted addresses and ports rewritten; DR, TUN: forwarded like
 //!      the connection's packets; about a tunnel: the error to the client. Others are the kernel's.
+//!      With `schedule_icmp` one about no connection may begin it.
 //! Never: changes a connection's state or keeps it alive.
 //! Ref:  RFC 792, RFC 4443; Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_in_icmp`, `ip_vs_out_icmp`, `ip_vs_nat_icmp`.
 
@@ -17,12 +18,15 @@ use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServerId;
+use crate::limits::TIMEOUT_STATELESS_MS;
+use crate::path::admit::Admission;
 use crate::path::forward::rewrite;
 use crate::path::headers::{Flow, Headers};
 use crate::path::parse::{Embedded, embedded};
 use crate::path::resolve::{self, Obstacle, Way};
+use crate::path::schedule::Refusal;
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{admit, fragment, outer_error, tunnelled};
+use crate::path::{admit, fragment, outer_error, schedule, tunnelled};
 use crate::wire::checksum;
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
@@ -35,18 +39,90 @@ pub(crate) fn icmp<F: Frame>(
     v4: &mut ConnTable<Addr4>,
     v6: &mut ConnTable<Addr6>,
     headers: &Headers,
+    outer: &Flow,
     frame: &mut F,
 ) -> Verdict {
     let Some(quoted) = embedded(frame.bytes(), headers).filter(|_| is_passed_on(frame.bytes(), headers)) else {
         return Verdict::Punt;
     };
-    match quoted.reply {
-        Flow::V4(key) => match about(step, v4, headers, &quoted, &key, frame) {
-            Some(verdict) => verdict,
-            None => outer_error::about_tunnel(step, v4, headers, &quoted, frame),
-        },
-        Flow::V6(key) => about(step, v6, headers, &quoted, &key, frame).unwrap_or(Verdict::Punt),
+    let known = match &quoted.reply {
+        Flow::V4(key) => about(step, v4, headers, &quoted, key, frame)
+            .or_else(|| outer_error::about_tunnel(step, v4, headers, &quoted, frame)),
+        Flow::V6(key) => about(step, v6, headers, &quoted, key, frame),
+    };
+    let decided = known.or_else(|| match (outer, &quoted.reply) {
+        _ if !step.snapshot.sysctls.schedule_icmp => None,
+        (Flow::V4(outer), Flow::V4(key)) => begin(
+            step,
+            v4,
+            &Related {
+                headers,
+                quoted,
+                outer,
+                key,
+            },
+            frame,
+        ),
+        (Flow::V6(outer), Flow::V6(key)) => begin(
+            step,
+            v6,
+            &Related {
+                headers,
+                quoted,
+                outer,
+                key,
+            },
+            frame,
+        ),
+        _ => None,
+    });
+    decided.unwrap_or(Verdict::Punt)
+}
+
+/// An error about a connection that nobody knows.
+struct Related<'a, A: Address> {
+    headers: &'a Headers,
+    quoted: Embedded,
+    /// The flow of the error itself.
+    outer: &'a FlowKey<A>,
+    /// The flow of the client that it is about.
+    key: &'a FlowKey<A>,
+}
+
+/// With `schedule_icmp` an error may begin the connection that it is about. The protocol's machine does not
+/// see it: the connection has no state yet, and the timeout of one.
+fn begin<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    error: &Related<'_, A>,
+    frame: &mut F,
+) -> Option<Verdict> {
+    let Related {
+        headers,
+        quoted,
+        outer,
+        key,
+    } = error;
+    if !Embedded::has_ports(quoted.protocol) {
+        return None;
     }
+    let service = match admit::admit_error(step, outer, key)? {
+        Admission::Schedule(service) => service,
+        Admission::Decided(verdict) => return Some(verdict),
+        Admission::Refuse => return None,
+    };
+    let index = match schedule::begin(step, table, service, key) {
+        Ok(index) => index,
+        // Nobody is told about an error (`ip_vs_leave`).
+        Err(Refusal::NoServer) => return Some(Verdict::Drop(DropReason::NoRealServer)),
+        Err(Refusal::Drop(reason)) => return Some(Verdict::Drop(reason)),
+    };
+    let conn = table.conn_mut(index);
+    conn.state = 0;
+    table.set_timeout(index, TIMEOUT_STATELESS_MS, step.now);
+    let verdict = to_server(step, table, index, headers, quoted, frame);
+    schedule::end_one_packet(step, table, index);
+    Some(verdict)
 }
 
 /// Of ICMPv4 the kernel passes on three types; parameter problems and redirects are its own stack's.
