@@ -16,6 +16,7 @@ pub mod emit;
 pub mod established;
 pub mod forward;
 pub mod fragment;
+pub mod from_host;
 pub mod headers;
 pub mod icmp;
 pub mod lookup;
@@ -30,6 +31,7 @@ pub mod resolve;
 pub mod schedule;
 pub mod track;
 pub mod tunnelled;
+pub mod undelivered;
 pub mod verdict;
 
 pub use headers::{Flow, Fragment, Headers};

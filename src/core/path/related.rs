@@ -126,7 +126,7 @@ fn begin<A: Address, F: Frame>(
 }
 
 /// Of ICMPv4 the kernel passes on three types; parameter problems and redirects are its own stack's.
-fn is_passed_on(frame: &[u8], headers: &Headers) -> bool {
+pub(crate) fn is_passed_on(frame: &[u8], headers: &Headers) -> bool {
     let kind = frame.get(usize::from(headers.l4_offset)).copied();
     match headers.family {
         AddressFamily::Ipv4 => matches!(
@@ -190,7 +190,7 @@ fn to_server<A: Address, F: Frame>(
     counters.in_bytes.add(headers.packet_len() as u64);
     let way = match resolve::way(step, conn, Direction::Inbound, slot.server.addr) {
         Ok(way) => way,
-        Err(Obstacle::Local) => return Verdict::Punt,
+        Err(Obstacle::Local) => return to_local_server(conn, headers, quoted, frame.bytes_mut()),
         Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
         Err(Obstacle::Unreachable) => return Verdict::Drop(DropReason::NoRoute),
     };
@@ -199,15 +199,8 @@ fn to_server<A: Address, F: Frame>(
     }
     match ForwardingMode::from_u8(conn.mode) {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
-            // The sender may be a router: in NAT its address stays; a FULLNAT server hears from us only.
-            let src = (conn.local != conn.client).then_some(conn.local.addr);
-            let ends = NewEnds {
-                src,
-                dst: conn.real.addr,
-                quoted_src: conn.real,
-                quoted_dst: conn.local,
-            };
-            translate(frame.bytes_mut(), headers, quoted, &ends);
+            rewrite::decrement_ttl(frame.bytes_mut(), headers);
+            translate(frame.bytes_mut(), headers, quoted, &ends_at_server(conn));
             depart(step, headers, frame, A::FAMILY, &way)
         }
         ForwardingMode::Tunnel => tunnelled::send(step, headers, frame, conn, &slot.server, &way),
@@ -216,6 +209,24 @@ fn to_server<A: Address, F: Frame>(
             depart(step, headers, frame, A::FAMILY, &way)
         }
     }
+}
+
+/// The sender may be a router: in NAT its address stays; a FULLNAT server hears from us only.
+fn ends_at_server<A: Address>(conn: &Conn<A>) -> NewEnds<A> {
+    NewEnds {
+        src: (conn.local != conn.client).then_some(conn.local.addr),
+        dst: conn.real.addr,
+        quoted_src: conn.real,
+        quoted_dst: conn.local,
+    }
+}
+
+/// To a server that is the director itself, whose stack knows the connection by its rewritten ends.
+fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, quoted: &Embedded, frame: &mut [u8]) -> Verdict {
+    if ForwardingMode::from_u8(conn.mode) == ForwardingMode::Nat {
+        translate(frame, headers, quoted, &ends_at_server(conn));
+    }
+    Verdict::Punt
 }
 
 /// An error about what we sent to the real server: on to the client, in the name of the VIP whoever sent it.
@@ -240,14 +251,20 @@ fn to_client<A: Address, F: Frame>(
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     count_out(step, conn, headers.packet_len());
+    rewrite::decrement_ttl(frame.bytes_mut(), headers);
+    translate_to_client(frame.bytes_mut(), headers, quoted, conn);
+    depart(step, headers, frame, A::FAMILY, &way)
+}
+
+/// An error about what was sent to the real server of `conn`, as the client is to see it.
+pub(crate) fn translate_to_client<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded, conn: &Conn<A>) {
     let ends = NewEnds {
         src: Some(conn.virt.addr),
         dst: conn.client.addr,
         quoted_src: conn.client,
         quoted_dst: conn.virt,
     };
-    translate(frame.bytes_mut(), headers, quoted, &ends);
-    depart(step, headers, frame, A::FAMILY, &way)
+    translate(frame, headers, quoted, &ends);
 }
 
 /// Counts a packet that goes to the client in the connection's name.
@@ -285,10 +302,9 @@ struct NewEnds<A: Address> {
     quoted_dst: Endpoint<A>,
 }
 
-/// Rewrites outer and quoted packet and decrements the outer TTL. The upper checksum of the quoted packet stays
+/// Rewrites outer and quoted packet. The upper checksum of the quoted packet stays
 /// as it is, like in the kernel: whoever reads it looks at the ports only.
 fn translate<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded, ends: &NewEnds<A>) {
-    rewrite::decrement_ttl(frame, headers);
     rewrite::set_addresses(frame, headers.l3_offset, ends.src, ends.dst);
     rewrite::set_addresses(
         frame,
@@ -296,19 +312,25 @@ fn translate<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded,
         Some(ends.quoted_src.addr),
         ends.quoted_dst.addr,
     );
-    if Embedded::has_ports(quoted.protocol)
-        && let Some(ports) = frame.get_mut(usize::from(quoted.l4_offset)..usize::from(headers.packet_end))
-        && let Some((ports, _)) = ports.split_first_chunk_mut::<4>()
-    {
-        let [src_high, src_low] = ends.quoted_src.port.to_be_bytes();
-        let [dst_high, dst_low] = ends.quoted_dst.port.to_be_bytes();
-        ports.copy_from_slice(&[src_high, src_low, dst_high, dst_low]);
+    if Embedded::has_ports(quoted.protocol) {
+        let (src, dst) = (ends.quoted_src.port, ends.quoted_dst.port);
+        set_ports(frame, quoted.l4_offset, headers.packet_end, src, dst);
     }
     if A::FAMILY == AddressFamily::Ipv4 {
         Ipv4Header::fill_checksum_at(frame, headers.l3_offset);
         Ipv4Header::fill_checksum_at(frame, quoted.l3_offset);
     }
     fill_checksum(frame, headers);
+}
+
+/// Writes the two ports at `l4_offset` of a packet that ends at `end`, if it has that many octets.
+pub(crate) fn set_ports(frame: &mut [u8], l4_offset: u16, end: u16, src: u16, dst: u16) {
+    if let Some(segment) = frame.get_mut(usize::from(l4_offset)..usize::from(end))
+        && let Some((ports, _)) = segment.split_first_chunk_mut::<4>()
+    {
+        let ([src_high, src_low], [dst_high, dst_low]) = (src.to_be_bytes(), dst.to_be_bytes());
+        ports.copy_from_slice(&[src_high, src_low, dst_high, dst_low]);
+    }
 }
 
 fn fill_checksum(frame: &mut [u8], headers: &Headers) {

@@ -237,6 +237,34 @@ impl TestDirector {
         outcome(verdicts[0], frame)
     }
 
+    /// A frame that the kernel sends through the twin of `device`, given to worker 0.
+    pub fn from_host(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
+        let mut frame = VecFrame::new(bytes);
+        let verdict = path::from_host::process(&mut self.workers[0], device, self.now, false, &mut frame);
+        let decided = match verdict {
+            Verdict::HandOver(owner) => {
+                let worker = &mut self.workers[usize::from(owner.0)];
+                path::from_host::process(worker, device, self.now, true, &mut frame)
+            }
+            decided => decided,
+        };
+        outcome(decided, &frame)
+    }
+
+    /// A frame that worker 0 held, now that its neighbour is known.
+    pub fn finish(&mut self, neighbour: NeighbourKey, bytes: &[u8]) -> Outcome {
+        let mut frame = VecFrame::new(bytes);
+        let verdict = path::resolve::finish(&self.workers[0], &mut frame, neighbour);
+        outcome(verdict, &frame)
+    }
+
+    /// A frame that worker 0 held in vain for a neighbour on `device`.
+    pub fn give_up(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
+        let mut frame = VecFrame::new(bytes);
+        let verdict = path::undelivered::give_up(&mut self.workers[0], device, self.now, &mut frame);
+        outcome(verdict, &frame)
+    }
+
     /// What became of the frames that the path made besides those that went in, oldest first.
     pub fn take_made(&mut self) -> Vec<Outcome> {
         std::mem::take(&mut self.made)

@@ -2,11 +2,13 @@
 //! frame. `LVS_GOLDENS=DIR` plays another folder; `LVS_GOLDENS_ONLY=name` one recording, loudly.
 
 mod commands;
+mod frames;
+mod host;
 mod listing;
+mod machine;
 mod player;
 mod scenario;
 mod setup;
-mod stack;
 
 use std::collections::BTreeSet;
 use std::fs;

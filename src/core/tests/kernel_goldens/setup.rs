@@ -18,6 +18,9 @@ pub struct Setup {
     routes: Vec<(IpNet, RouteKind)>,
     forgotten: Vec<IpAddr>,
     removed: Vec<IpNet>,
+    /// Neighbours that answered.
+    learned: Vec<(NeighbourKey, [u8; 6])>,
+    accepts_local: bool,
     generation: u32,
     /// In the order of iptables, where the last that matches decides.
     marks: Vec<MarkRule>,
@@ -57,13 +60,23 @@ impl Setup {
                 self.marks.push(mark_of(rule)?)
             }
             ["ip", "addr", "del", addr, "dev", _] => self.removed.push(prefix_of(addr)?),
-            // What a martian source is, is the stack's business.
-            ["echo", "1", ">", "/proc/sys/net/ipv4/conf/eth1/accept_local"] => {}
+            ["echo", "1", ">", "/proc/sys/net/ipv4/conf/eth1/accept_local"] => self.accepts_local = true,
             ["modprobe", "crc32c_generic"] => {}
             ["modprobe", module] if is_scheduler(module) => {}
             _ => return None,
         }
         Some(())
+    }
+
+    /// Whether the kernel takes packets from its own addresses on the real servers' side.
+    pub const fn accepts_local(&self) -> bool {
+        self.accepts_local
+    }
+
+    /// A neighbour has told its MAC address.
+    pub fn learn(&mut self, key: NeighbourKey, mac: [u8; 6]) {
+        self.learned.push((key, mac));
+        self.generation += 1;
     }
 
     /// The classifier.
@@ -134,6 +147,9 @@ impl Setup {
         for n in 11..20_u8 {
             neighbour(rs, format!("10.1.0.{n}"), [2, 0, 0, 0, 2, n]);
             neighbour(rs, format!("fd00:b::{n}"), [2, 0, 0, 0, 2, n]);
+        }
+        for (key, mac) in &self.learned {
+            builder.neighbour(*key, NeighbourState::Resolved(*mac));
         }
         for (prefix, kind) in &self.routes {
             match kind {
