@@ -126,7 +126,8 @@ pub fn read_config(path: &Path) -> Result<(Config, String), StartError> {
 /// # Errors
 /// A journal that cannot be read or written, or that does not go together with the configuration.
 pub fn restore(config: &Config) -> Result<Director, StartError> {
-    let (mut director, report) = Director::restore(&config.journal.path)?;
+    let devices = config.devices.iter().map(|device| device.name.clone()).collect();
+    let (mut director, report) = Director::restore_with_devices(&config.journal.path, devices)?;
     if let Some(damage) = &report.damage {
         log::warn!(
             "journal: its last {} octets are no whole record (kept in {}); everything before is restored",

@@ -15,6 +15,8 @@ mod outages;
 mod recordings;
 #[path = "ipvs_clients/server.rs"]
 mod server;
+#[path = "ipvs_clients/supervised.rs"]
+mod supervised;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -267,7 +269,7 @@ fn the_files_of_proc_are_read_by_unmodified_programs() {
 
 #[test]
 fn fifty_clients_at_once_all_get_their_answer() {
-    let server = Server::start();
+    let server = Server::start_director();
     let clients: Vec<_> = (0..50)
         .map(|index| {
             let service = format!("192.0.2.1:{}", 1000 + index);

@@ -4,18 +4,18 @@
 need_tools() {
     local tool missing=()
     ((EUID == 0)) || { echo "scripts/lab needs root: it makes network namespaces" >&2 && exit 1; }
-    for tool in ip nft ethtool nginx curl ab socat ssh sshd ssh-keygen openssl tcpdump sha256sum; do
+    for tool in ip nft ethtool nginx curl ab socat ssh sshd ssh-keygen openssl tcpdump sha256sum ipvsadm; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     if ((${#missing[@]})); then
         echo "missing: ${missing[*]}" >&2
         echo "install: apt-get install iproute2 nftables ethtool nginx-light curl apache2-utils socat" \
-            "openssh-server openssh-client openssl tcpdump" >&2
+            "openssh-server openssh-client openssl tcpdump ipvsadm" >&2
         exit 1
     fi
     [[ -c /dev/net/tun ]] || { echo "/dev/net/tun is missing: modprobe tun" >&2 && exit 1; }
     local file
-    for file in "$(lvsd_bin)" "$(lvsctl_bin)" "$(program tcp-hold)"; do
+    for file in "$(lvsd_bin)" "$(lvsctl_bin)" "$(lvs_run_bin)" "$(program tcp-hold)"; do
         [[ -x $file ]] || { echo "missing $file: cargo build --workspace" >&2 && exit 1; }
     done
 }
@@ -65,15 +65,16 @@ finish() {
     local status=$?
     trap - EXIT
     if ((status != 0)); then
-        show_daemon_log
+        show_daemon_logs
     fi
     if [[ $1 == true ]]; then
         cat <<KEPT
 
 The lab is still there. Namespaces: $(ip netns list | awk -v p="$LAB_PREFIX-" 'index($1, p) == 1 { print $1 }' | xargs)
-  enter one:      ip netns exec $(ns client) bash
-  type lvsctl:    $(lvsctl_bin) --socket $LAB_STATE/api.sock list
-  the daemon:     $LAB_STATE/lvsd.toml, $LAB_STATE/lvsd.log
+  a client:       ip netns exec $(ns client) bash
+  a director:     PATH=$(director_file bin):\$PATH ip netns exec $(ns "$AT") bash
+                  ipvsadm, keepalived, ldirectord and lvsctl drive its lvsd there
+  its files:      $(director_file lvsd.toml), $LAB_STATE/$AT-lvsd.log
   take it away:   scripts/lab --clean
 KEPT
     else

@@ -1,14 +1,27 @@
 # shellcheck shell=bash
-# lvsd in the namespace 'director', and lvsctl as its operator types it.
+# Directors: the real lvsd in a namespace of its own, and the tools as its operator types them there.
 
-DEVICES=()
+# The director that is typed on; labs with two of them change it with 'at'.
+AT=director
+# What each director's NICs are called, by its host name.
+declare -A DEVICES_OF=()
+# The pid of each director's lvsd.
+declare -A LVSD_PIDS=()
 
 lvsd_bin() { echo "${LVSD_BIN:-$LAB_HOME/target/debug/lvsd}"; }
 lvsctl_bin() { echo "${LVSCTL_BIN:-$LAB_HOME/target/debug/lvsctl}"; }
+# Finds the library beside itself.
+lvs_run_bin() { echo "${LVS_RUN_BIN:-$(dirname "$(lvsctl_bin)")/lvs-run}"; }
+
+# at HOST: commands are typed on this director from now on.
+at() { AT=$1; }
+
+# director_file NAME: a file of the director that is typed on.
+director_file() { echo "$LAB_STATE/$AT/$1"; }
 
 # The devices as DPDK's EAL is told of them.
 vdev() {
-    # A setting of scripts/lab, not one of DEVICES.
+    # A setting of scripts/lab, not one of DEVICES_OF.
     # shellcheck disable=SC2153
     case $DEVICE in
     # Rings that outlast a moment in which the worker's core belongs to nginx or ab.
@@ -26,9 +39,12 @@ worker_cores() {
     done | paste -sd,
 }
 
+# Tables of lvsd.toml beside those of every lab ([[mark]], [sysctl]), if a lab wants some.
+MORE_CONFIG=""
+
 write_config() {
-    local index
-    cat >"$LAB_STATE/lvsd.toml" <<TOML
+    local index=0 device
+    cat >"$(director_file lvsd.toml)" <<TOML
 # Software devices on ordinary memory; workers sleep when idle, for they share the machine with both ends.
 [eal]
 hugepages = "never"
@@ -39,27 +55,53 @@ count = $WORKERS
 idle = "sleep"
 
 [api]
-socket = "$LAB_STATE/api.sock"
+socket = "$(director_file api.sock)"
 
 [journal]
-path = "$LAB_STATE/journal"
+path = "$(director_file journal)"
+$MORE_CONFIG
 TOML
-    for index in "${!DEVICES[@]}"; do
-        cat >>"$LAB_STATE/lvsd.toml" <<TOML
+    for device in ${DEVICES_OF[$AT]}; do
+        cat >>"$(director_file lvsd.toml)" <<TOML
 
 [[device]]
-name = "${DEVICES[index]}"
-dpdk = "$(vdev "$index" "${DEVICES[index]}0")"
+name = "$device"
+dpdk = "$(vdev "$index" "${device}0")"
 TOML
+        index=$((index + 1))
     done
 }
 
+# The tools by their own names, led to this director's lvsd: what an installed lvs-run does for them.
+write_tools() {
+    local tool
+    mkdir -p "$(director_file bin)"
+    for tool in ipvsadm ipvsadm-save ipvsadm-restore keepalived ldirectord; do
+        write_tool "$tool" "'$(lvs_run_bin)' --socket '$(director_file ipvs.sock)' '$(PATH=$PATH:/usr/sbin type -P "$tool")'"
+    done
+    write_tool lvs-run "'$(lvs_run_bin)' --socket '$(director_file ipvs.sock)'"
+    write_tool lvsctl "'$(lvsctl_bin)' --socket '$(director_file api.sock)'"
+}
+
+write_tool() {
+    printf '#!/bin/sh\nexec %s "$@"\n' "$2" >"$(director_file "bin/$1")"
+    chmod 755 "$(director_file "bin/$1")"
+}
+
+# start_lvsd: on the director that is typed on; ready when it returns.
 start_lvsd() {
+    mkdir -p "$(director_file bin)"
     write_config
+    write_tools
     (($(ulimit -l) == -1)) 2>/dev/null || ulimit -l unlimited 2>/dev/null || true
-    typed director "lvsd --config $LAB_STATE/lvsd.toml"
-    start director lvsd "$(lvsd_bin)" --config "$LAB_STATE/lvsd.toml"
-    LVSD_PID=$(awk '$2 == "director-lvsd" { print $1 }' "$LAB_STATE/pids")
+    run_lvsd
+}
+
+# run_lvsd: with the configuration that is there.
+run_lvsd() {
+    typed "$AT" "lvsd --config $(director_file lvsd.toml)"
+    start "$AT" lvsd "$(lvsd_bin)" --config "$(director_file lvsd.toml)"
+    LVSD_PIDS[$AT]=$!
     until_true 30 lvsd_answers || {
         echo "lvsd does not answer" >&2
         exit 1
@@ -67,25 +109,39 @@ start_lvsd() {
 }
 
 lvsd_answers() {
-    kill -0 "$LVSD_PID" 2>/dev/null || {
+    kill -0 "${LVSD_PIDS[$AT]}" 2>/dev/null || {
         echo "lvsd has ended" >&2
         exit 1
     }
     lvsctl_quiet version >/dev/null 2>&1
 }
 
-lvsctl_quiet() { "$(lvsctl_bin)" --socket "$LAB_STATE/api.sock" "$@"; }
+# end_lvsd SIGNAL: and waits until it is gone.
+end_lvsd() {
+    typed "$AT" "kill -$1 $(basename "$(lvsd_bin)")"
+    kill -s "$1" "${LVSD_PIDS[$AT]}"
+    # The shell would tell of a process that was killed.
+    wait "${LVSD_PIDS[$AT]}" 2>/dev/null || true
+}
 
-# lvsctl ARGUMENTS...: shown as typed, and done.
+lvsctl_quiet() { "$(director_file bin/lvsctl)" "$@"; }
+ipvsadm_quiet() { in_ns "$AT" "$(director_file bin/ipvsadm)" "$@"; }
+
+# lvsctl ARGUMENTS..., ipvsadm ARGUMENTS...: shown as typed, and done.
 lvsctl() {
-    echo "\$ lvsctl $*"
+    typed "$AT" "lvsctl $*"
     lvsctl_quiet "$@"
 }
 
-# director_types COMMAND...: shown as typed on the director, and done.
+ipvsadm() {
+    typed "$AT" "ipvsadm $*"
+    ipvsadm_quiet "$@"
+}
+
+# director_types COMMAND...: shown as typed on the director, and done; the tools are in its PATH.
 director_types() {
-    typed director "$*"
-    in_ns director "$@"
+    typed "$AT" "$*"
+    PATH=$(director_file bin):$PATH in_ns "$AT" "$@"
 }
 
 typed() { echo "$1\$ $2"; }
@@ -103,20 +159,23 @@ twin_has() {
     done
 }
 
-# sum_of_column SERVICE COLUMN: a number of 'lvsctl list --stats --exact' over all servers
+# rows: of a listing, the lines of real servers.
+rows() { awk '$1 == "->" && $2 != "RemoteAddress:Port"'; }
+
+# sum_of_column SERVICE COLUMN: a number of 'ipvsadm -Ln --stats --exact' over all servers
 # (1 Conns, 2 InPkts, 3 OutPkts, 4 InBytes, 5 OutBytes).
 sum_of_column() {
-    lvsctl_quiet list "$1" --stats --exact |
-        awk -v column="$2" '$1 == "->" && $2 != "RemoteAddress:Port" { sum += $(column + 2) } END { print sum + 0 }'
+    ipvsadm_quiet -Ln -t "$1" --stats --exact | rows | awk -v column="$2" '{ sum += $(column + 2) } END { print sum + 0 }'
 }
 
 # active_conns SERVICE: ActiveConn of all its servers together.
-active_conns() {
-    lvsctl_quiet list "$1" | awk '$1 == "->" && $2 != "RemoteAddress:Port" { sum += $5 } END { print sum + 0 }'
-}
+active_conns() { ipvsadm_quiet -Ln -t "$1" | rows | awk '{ sum += $5 } END { print sum + 0 }'; }
 
-show_daemon_log() {
-    [[ -f $LAB_STATE/director-lvsd.log ]] || return 0
-    echo "--- the end of lvsd's log"
-    tail -n 30 "$LAB_STATE/director-lvsd.log"
+show_daemon_logs() {
+    local log
+    for log in "$LAB_STATE"/*-lvsd.log; do
+        [[ -f $log ]] || continue
+        echo "--- the end of $log"
+        tail -n 30 "$log"
+    done
 }

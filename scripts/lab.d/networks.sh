@@ -12,11 +12,14 @@ use_family() {
     title "IPv$1"
 }
 
-# tcp PORT, udp PORT: the service on the VIP as lvsctl names it.
-tcp() { echo "tcp:$(host_of "$VIP"):$1"; }
-udp() { echo "udp:$(host_of "$VIP"):$1"; }
+# vip PORT: a service on the VIP as ipvsadm names it.
+vip() { echo "$(host_of "$VIP"):$1"; }
 
-# rs N PORT: a real server as lvsctl names it.
+# tcp PORT, udp PORT: the same as lvsctl names it.
+tcp() { echo "tcp:$(vip "$1")"; }
+udp() { echo "udp:$(vip "$1")"; }
+
+# rs N PORT: a real server as ipvsadm names it.
 rs() { echo "$(host_of "${RS[$1]}"):$2"; }
 
 LOCAL4=() LOCAL6=()

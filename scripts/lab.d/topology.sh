@@ -45,21 +45,22 @@ plug() {
     in_ns "$host" ip link set "$interface" up
 }
 
-# plug_device DEVICE LAN: the director's end, which belongs to lvsd alone. The kernel must be deaf on it, or
+# plug_device DEVICE LAN: an end of the director that is typed on, which belongs to lvsd alone. The kernel must be deaf on it, or
 # it would answer too; packet sockets see frames before the ingress hook.
 plug_device() {
     local cable=${1}0
-    plug director "$cable" "$2"
-    in_ns director sysctl -qw "net.ipv6.conf.$cable.disable_ipv6=1"
-    in_ns director ip link set "$cable" arp off promisc on
-    in_ns director nft -f - <<NFT
+    plug "$AT" "$cable" "$2"
+    in_ns "$AT" sysctl -qw "net.ipv6.conf.$cable.disable_ipv6=1"
+    in_ns "$AT" ip link set "$cable" arp off promisc on
+    in_ns "$AT" nft -f - <<NFT
 table netdev deaf_$cable {
     chain ingress {
         type filter hook ingress device "$cable" priority 0; policy drop;
     }
 }
 NFT
-    DEVICES+=("$1")
+    # shellcheck disable=SC2004
+    DEVICES_OF[$AT]="${DEVICES_OF[$AT]:-} $1"
 }
 
 # address HOST INTERFACE ADDRESS/LEN...

@@ -25,6 +25,9 @@ pages() {
     done | xargs
 }
 
+# only URL SERVER: ten connections reach this server alone.
+only() { [[ $(pages 10 "$1" | tr ' ' '\n' | sort -u) == "$2" ]]; }
+
 # check_alternates URL: with rr two servers take turns.
 check_alternates() {
     local got

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Server, ServerPatch, Service, ServiceId, ServicePatch, State, TimeoutsPatch};
+use crate::{MarkRule, Server, ServerPatch, Service, ServiceId, ServicePatch, Settings, State, TimeoutsPatch};
 
 /// A change to the desired state. Refused as a whole or carried out as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,23 @@ pub enum Action {
     },
     /// Legal when every value is in range.
     SetTimeouts(TimeoutsPatch),
+    /// Legal when every name exists and takes its value; settings that are not named stay.
+    SetSysctls(Settings),
+    /// Legal when every rule is: these are the classifier's rules then.
+    SetMarks(Vec<MarkRule>),
+    /// Legal when no other rule has the same conditions.
+    AddMark {
+        /// How many rules come before it; absent: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        position: Option<usize>,
+        /// The new rule.
+        rule: MarkRule,
+    },
+    /// Legal when there are more rules than that.
+    DeleteMark {
+        /// How many rules come before it.
+        position: usize,
+    },
     /// The desired state becomes exactly this one; what is equal is left alone.
     ReplaceState(State),
 }

@@ -21,6 +21,8 @@ pub enum ErrorCode {
     NoSuchService,
     /// No such real server in this service (404).
     NoSuchServer,
+    /// No mark rule of this number (404).
+    NoSuchMark,
     /// The method does not exist for this resource (405).
     MethodNotAllowed,
     /// The request was not complete in time (408).
@@ -47,7 +49,7 @@ impl ErrorCode {
         match self {
             Self::Malformed | Self::BadRequest => 400,
             Self::Forbidden => 403,
-            Self::NoSuchPath | Self::NoSuchService | Self::NoSuchServer => 404,
+            Self::NoSuchPath | Self::NoSuchService | Self::NoSuchServer | Self::NoSuchMark => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
             Self::ServiceExists | Self::ServerExists => 409,

@@ -8,6 +8,7 @@ mod action;
 mod error;
 mod id;
 pub mod ipvsadm_text;
+mod mark;
 pub mod netlink;
 pub mod proc_text;
 mod state;
@@ -16,9 +17,10 @@ mod status;
 pub use action::Action;
 pub use error::{ApiError, ErrorCode};
 pub use id::{IdError, Protocol, ServiceId};
+pub use mark::{MarkProtocol, MarkRule, PortRange, Prefix};
 pub use state::{
     GueChecksum, LocalAddresses, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings, Service,
-    ServicePatch, ServiceSettings, State, Timeouts, TimeoutsPatch, Tunnel,
+    ServicePatch, ServiceSettings, SettingValue, Settings, State, Timeouts, TimeoutsPatch, Tunnel,
 };
 pub use status::{
     Buffers, ConnFilter, ConnRecord, Device, DropCount, Rates, ReloadReport, ServerOfService, ServerStatus,

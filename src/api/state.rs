@@ -3,6 +3,7 @@
 //! Order matters: services and servers stand in the order in which they were added, oldest first; the
 //! director schedules newest first, as the kernel does.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
@@ -10,7 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::ServiceId;
+use crate::{MarkRule, ServiceId};
 
 /// How a real server is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -371,7 +372,40 @@ pub struct State {
     /// Connection timeouts; absent in a request: they stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+    /// The kernel's settings that differ from its defaults, by name. Absent in a request: they stay; present: those
+    /// that it does not name get their defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sysctls: Option<Settings>,
+    /// The rules of the classifier of fwmark services, in order. Absent in a request: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marks: Option<Vec<MarkRule>>,
 }
+
+/// The value of a kernel setting as `sysctl` prints it; a number or a boolean is understood too.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = String, example = "1")]
+pub struct SettingValue(pub String);
+
+impl<'de> Deserialize<'de> for SettingValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Text(String),
+            Number(i64),
+            Switch(bool),
+        }
+        Ok(Self(match Written::deserialize(deserializer)? {
+            Written::Text(text) => text,
+            Written::Number(number) => number.to_string(),
+            Written::Switch(on) => u8::from(on).to_string(),
+        }))
+    }
+}
+
+/// Kernel settings by name, without `net.ipv4.vs.` in front.
+pub type Settings = BTreeMap<String, SettingValue>;
 
 #[cfg(test)]
 mod tests {

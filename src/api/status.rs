@@ -300,6 +300,12 @@ pub struct StateDiff {
     pub local_addresses_changed: Vec<ServiceId>,
     /// Whether connection timeouts differ.
     pub timeouts_changed: bool,
+    /// Kernel settings that differ.
+    #[serde(default)]
+    pub sysctls_changed: Vec<String>,
+    /// Whether the classifier's rules differ.
+    #[serde(default)]
+    pub marks_changed: bool,
 }
 
 impl StateDiff {

@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use lvs_api::{GueChecksum, Mode, Netmask, Persistence, Protocol, SOCKET_DEFAULT, ServiceId, Tunnel};
 
+pub mod mark;
+
+use mark::MarkCommand;
+
 const AFTER_HELP: &str = "\
 Virtual services are written PROTOCOL:ADDRESS:PORT, as in tcp:192.0.2.10:80 or udp:[2001:db8::10]:53;
 those of packets with a mark fwm:MARK, as in fwm:66, or fwm6:66 for IPv6.
@@ -74,11 +78,15 @@ pub enum Command {
         #[arg(long, num_args = 3, value_names = ["TCP", "TCPFIN", "UDP"])]
         set: Option<Vec<u32>>,
     },
-    /// Show the kernel's IPVS settings (net.ipv4.vs.*) as the configuration sets them.
+    /// Show or set the kernel's IPVS settings (net.ipv4.vs.*).
     Sysctl {
-        /// Only this one: drop_entry.
-        name: Option<String>,
+        /// Only these: drop_entry. Or set them, all or none: drop_entry=3 sloppy_tcp=1.
+        #[arg(value_name = "NAME[=VALUE]")]
+        words: Vec<String>,
     },
+    /// List, add or delete the rules that give packets the marks of fwmark services.
+    #[command(subcommand)]
+    Mark(MarkCommand),
     /// Save or replace the whole desired state.
     #[command(subcommand)]
     State(StateCommand),

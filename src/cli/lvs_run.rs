@@ -1,6 +1,7 @@
 //! `lvs-run`: starts an unmodified IPVS tool so that it drives lvsd instead of the kernel.
 //!
-//! In:  a command line. Out: the tool in this process' place, with `liblvs_ipvs.so` in front of its C library.
+//! In:  a command line. Out: the tool in this process' place, with `liblvs_ipvs.so` in front of its C library, or
+//! with a supervisor beside it that answers its system calls where no library can be loaded.
 //! Never: starts a tool while nobody listens: it would say that the kernel has no IPVS.
 
 use std::env;
@@ -14,15 +15,24 @@ use clap::{Parser, ValueEnum};
 use lvs_api::netlink::SOCKET_DEFAULT;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
+#[path = "lvs_run/filter.rs"]
+mod filter;
+#[path = "lvs_run/notify.rs"]
+mod notify;
 #[path = "lvs_run/program.rs"]
 mod program;
+#[path = "lvs_run/raw_calls.rs"]
+mod raw_calls;
+#[path = "lvs_run/supervisor.rs"]
+mod supervisor;
 
-use program::{Obstacle, Program};
+use notify::{Director, Stage};
+use program::Program;
 
 /// lvsd does not answer.
 const EXIT_NO_DIRECTOR: u8 = 3;
-/// The tool cannot be driven this way.
-const EXIT_NOT_PRELOADABLE: u8 = 4;
+/// The library is not there.
+const EXIT_NO_LIBRARY: u8 = 4;
 /// As shells say it: found, but not to be executed.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// As shells say it.
@@ -31,10 +41,12 @@ const EXIT_NOT_FOUND: u8 = 127;
 /// How the tool is led to lvsd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// By what the program is.
+    /// By what the program is: supervised if it is static, set-uid, set-gid or has file capabilities.
     Auto,
     /// By the library, without looking.
     Preload,
+    /// By a supervisor that answers its system calls, and those of all programs it starts.
+    Notify,
 }
 
 /// Runs an unmodified IPVS tool (ipvsadm, keepalived, ldirectord) on lvsd.
@@ -57,8 +69,18 @@ struct Arguments {
     /// Seconds to wait for lvsd to answer.
     #[arg(long, env = "LVS_IPVS_WAIT", default_value_t = 0.0, value_parser = seconds)]
     wait: f64,
+    /// Seconds that lvsd may take for an answer.
+    #[arg(long, env = "LVS_IPVS_TIMEOUT", default_value_t = 5.0, value_parser = seconds)]
+    timeout: f64,
+    /// Not for people: this process is to supervise a tool.
+    #[arg(long, hide = true, value_enum)]
+    supervise: Option<Stage>,
     /// The tool and its arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        required_unless_present = "supervise",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     command: Vec<OsString>,
 }
 
@@ -71,6 +93,9 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(stage) = arguments.supervise {
+        return supervise(stage, &arguments);
+    }
     match run(&arguments) {
         Ok(never) => match never {},
         Err((code, message)) => {
@@ -91,13 +116,21 @@ fn run(arguments: &Arguments) -> Result<std::convert::Infallible, (u8, String)> 
             format!("{name}: there is no such program in PATH; install it or give its path"),
         )
     })?;
-    if arguments.mode == Mode::Auto
-        && let Some(obstacle) = program.obstacle()
-    {
-        return Err((EXIT_NOT_PRELOADABLE, refusal(&program, obstacle)));
+    await_director(&arguments.socket, Duration::from_secs_f64(arguments.wait))?;
+    let supervised = match arguments.mode {
+        Mode::Auto => program.obstacle().is_some(),
+        Mode::Preload => false,
+        Mode::Notify => true,
+    };
+    if supervised {
+        let socket = std::path::absolute(&arguments.socket).unwrap_or_else(|_| arguments.socket.clone());
+        let director = director(&socket, arguments);
+        return Err((
+            EXIT_NOT_EXECUTABLE,
+            notify::become_supervised(&program.path, rest, director),
+        ));
     }
     let library = find_library(arguments.library.as_deref())?;
-    await_director(&arguments.socket, Duration::from_secs_f64(arguments.wait))?;
     let mut preload = library.into_os_string();
     if let Some(others) = env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
         preload.push(":");
@@ -107,24 +140,28 @@ fn run(arguments: &Arguments) -> Result<std::convert::Infallible, (u8, String)> 
         .args(rest)
         .env("LD_PRELOAD", preload)
         .env("LVS_IPVS_SOCK", &arguments.socket)
+        .env("LVS_IPVS_TIMEOUT", arguments.timeout.to_string())
         .exec();
     Err((EXIT_NOT_EXECUTABLE, format!("{}: {error}", program.path.display())))
 }
 
-fn refusal(program: &Program, obstacle: Obstacle) -> String {
-    let path = program.path.display();
-    match obstacle {
-        Obstacle::Static => format!(
-            "{path} is linked statically, so no library can be put in front of it; use a dynamically linked build of it"
-        ),
-        Obstacle::SetId => format!(
-            "{path} is set-uid or set-gid, and the system loads no library into such programs; \
-             remove the bit (chmod u-s,g-s) and start it as root"
-        ),
-        Obstacle::Capabilities => format!(
-            "{path} has file capabilities, and the system loads no library into such programs; \
-             remove them (setcap -r {path}) and start it with ambient capabilities instead"
-        ),
+fn director<'a>(socket: &'a Path, arguments: &Arguments) -> Director<'a> {
+    Director {
+        socket,
+        timeout_sec: arguments.timeout,
+    }
+}
+
+fn supervise(stage: Stage, arguments: &Arguments) -> ExitCode {
+    let director = director(&arguments.socket, arguments);
+    let outcome = match stage {
+        Stage::Leave => notify::leave(director),
+        Stage::Stay => supervisor::run(director),
+    };
+    if outcome.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 
@@ -149,7 +186,7 @@ fn find_library(given: Option<&Path>) -> Result<PathBuf, (u8, String)> {
             "no {NAME} in {}; install lvsd's library or name it with --library",
             places.join(", ")
         );
-        (EXIT_NOT_PRELOADABLE, message)
+        (EXIT_NO_LIBRARY, message)
     })
 }
 

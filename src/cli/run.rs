@@ -1,6 +1,5 @@
 //! From a command to requests, and from answers to what is printed.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -22,6 +21,8 @@ use crate::command::{
 };
 use crate::listing::{self, Columns, Style};
 use crate::table;
+
+mod settings;
 
 /// Why a command was not carried out.
 #[derive(Debug)]
@@ -114,7 +115,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             };
             session.change(Method::PUT, "/timeouts", Some(&patch)).await
         }
-        Command::Sysctl { name } => session.sysctl(name.as_deref()).await,
+        Command::Sysctl { words } => session.sysctl(&words).await,
+        Command::Mark(command) => session.mark(command).await,
         Command::State(command) => session.state(command).await,
         Command::Flush => session.change(Method::DELETE, "/services", None::<&()>).await,
         Command::Reload => {
@@ -355,25 +357,6 @@ impl Session {
                 self.print(&read(answer).await?, table::diff)
             }
         }
-    }
-
-    async fn sysctl(&self, name: Option<&str>) -> Result<(), Failure> {
-        let mut settings: BTreeMap<String, String> = self.client.get("/sysctls").await?;
-        if let Some(name) = name {
-            let short = name.strip_prefix("net.ipv4.vs.").unwrap_or(name);
-            settings.retain(|name, _| name == short);
-            if settings.is_empty() {
-                return Err(Failure::Usage(format!(
-                    "there is no setting {name:?}; lvsctl sysctl lists all"
-                )));
-            }
-        }
-        self.print(&settings, |settings| {
-            let lines = settings
-                .iter()
-                .map(|(name, value)| format!("net.ipv4.vs.{name} = {value}\n"));
-            lines.collect()
-        })
     }
 
     async fn version(&self) -> Result<(), Failure> {

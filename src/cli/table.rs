@@ -2,7 +2,10 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use lvs_api::{Buffers, ConnRecord, Device, DropCount, Protocol, ReloadReport, StateDiff, Stats, Worker, ipvsadm_text};
+use lvs_api::{
+    Buffers, ConnRecord, Device, DropCount, MarkRule, PortRange, Protocol, ReloadReport, StateDiff, Stats, Worker,
+    ipvsadm_text,
+};
 
 pub use lvs_api::ipvsadm_text::CONNECTIONS_TITLE;
 
@@ -115,6 +118,43 @@ pub fn buffers(buffers: Buffers) -> String {
     table(&["Buffers", "InUse", "Available"], [row.to_vec()].into_iter())
 }
 
+/// `lvsctl mark list`.
+pub fn marks(rules: Vec<MarkRule>) -> String {
+    if rules.is_empty() {
+        return "there are no mark rules\n".to_owned();
+    }
+    let any = || "any".to_owned();
+    let ports = |ranges: &[PortRange]| match ranges {
+        [] => any(),
+        ranges => ranges.iter().map(PortRange::to_string).collect::<Vec<_>>().join(","),
+    };
+    let rows = rules.into_iter().enumerate().map(|(index, rule)| {
+        vec![
+            (index + 1).to_string(),
+            rule.mark.to_string(),
+            rule.protocol.map_or_else(any, |protocol| protocol.name().to_owned()),
+            rule.source.map_or_else(any, |prefix| prefix.to_string()),
+            ports(&rule.source_ports),
+            rule.destination.map_or_else(any, |prefix| prefix.to_string()),
+            ports(&rule.destination_ports),
+            rule.device.unwrap_or_else(any),
+            if rule.divert { "yes" } else { "no" }.to_owned(),
+        ]
+    });
+    let title = [
+        "No",
+        "Mark",
+        "Protocol",
+        "Source",
+        "Ports",
+        "Destination",
+        "Ports",
+        "Device",
+        "Divert",
+    ];
+    table(&title, rows)
+}
+
 /// `lvsctl drops`: reasons that occurred, most frequent first.
 pub fn drops(mut drops: Vec<DropCount>) -> String {
     drops.retain(|drop| drop.packets > 0);
@@ -173,6 +213,12 @@ pub fn diff(diff: &StateDiff) -> String {
     }
     if diff.timeouts_changed {
         text += "~ timeouts\n";
+    }
+    for name in &diff.sysctls_changed {
+        text += &format!("~ sysctl {name}\n");
+    }
+    if diff.marks_changed {
+        text += "~ marks\n";
     }
     if diff.dry_run {
         text += "dry run: nothing was changed\n";

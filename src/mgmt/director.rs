@@ -28,6 +28,7 @@ pub mod counts;
 pub mod diff;
 mod ipvs_table;
 mod report;
+pub mod settings;
 pub mod tend;
 
 #[cfg(test)]
@@ -44,6 +45,10 @@ const PUBLISH_PAUSE_FACTOR: u32 = 4;
 struct Wanted {
     services: DesiredServices,
     timeouts: Timeouts,
+    sysctls: Sysctls,
+    marks: Arc<MarkRules>,
+    /// Names of the devices that mark rules may name, by id.
+    devices: Arc<[String]>,
 }
 
 /// What the journal brought back.
@@ -72,8 +77,6 @@ pub struct Director {
     table_revision: u64,
     counts: Counts,
     overhead: Overhead,
-    marks: Arc<MarkRules>,
-    sysctls: Sysctls,
     publication: Publication,
 }
 
@@ -91,8 +94,14 @@ struct Publication {
 }
 
 impl Director {
-    /// Brings back the desired state of the journal at `path`. No worker is told before [`Self::attach`].
+    /// Brings back the desired state of the journal at `path`, for a director without devices.
     pub fn restore(path: &Path) -> Result<(Self, RestoreReport), JournalError> {
+        Self::restore_with_devices(path, Arc::default())
+    }
+
+    /// Brings back the desired state of the journal at `path`; mark rules may name `devices`, by their ids.
+    /// No worker is told before [`Self::attach`].
+    pub fn restore_with_devices(path: &Path, devices: Arc<[String]>) -> Result<(Self, RestoreReport), JournalError> {
         let (journal, restored) = Journal::open(path)?;
         let mut report = RestoreReport {
             actions: restored.actions.len(),
@@ -102,6 +111,9 @@ impl Director {
         let mut wanted = Wanted {
             services: DesiredServices::default(),
             timeouts: Timeouts::default(),
+            sysctls: Sysctls::default(),
+            marks: Arc::default(),
+            devices,
         };
         for action in replayed(&restored.whole).iter().chain(&restored.actions) {
             if let Err(error) = wanted.carry_out(action) {
@@ -119,8 +131,6 @@ impl Director {
             table_revision: 0,
             counts: Counts::default(),
             overhead: Overhead::default(),
-            marks: Arc::default(),
-            sysctls: Sysctls::default(),
             publication: Publication {
                 stale: true,
                 ..Publication::default()
@@ -224,22 +234,6 @@ impl Director {
         }
     }
 
-    /// Which packets belong to which fwmark service. Not journaled: the configuration says it.
-    pub fn set_marks(&mut self, marks: &MarkRules, now: Instant) {
-        if *self.marks != *marks {
-            self.marks = Arc::new(marks.clone());
-            self.publish_soon(now);
-        }
-    }
-
-    /// The kernel's settings. Not journaled: the configuration says them.
-    pub fn set_sysctls(&mut self, sysctls: Sysctls, now: Instant) {
-        if self.sysctls != sysctls {
-            self.sysctls = sysctls;
-            self.publish_soon(now);
-        }
-    }
-
     /// Publishes what is due, and again where a mailbox was full. To be called every few milliseconds.
     pub fn tick(&mut self, now: Instant) {
         if self.publication.stale {
@@ -317,8 +311,8 @@ impl Director {
             services: self.current_table(),
             l3: Arc::clone(&self.l3),
             timeouts: self.wanted.timeouts,
-            marks: Arc::clone(&self.marks),
-            sysctls: self.sysctls,
+            marks: Arc::clone(&self.wanted.marks),
+            sysctls: self.wanted.sysctls,
             workers_count,
         })
     }
@@ -373,6 +367,7 @@ fn replayed(whole: &Whole) -> Vec<Action> {
         .map(Action::AddService)
         .chain(drains)
         .chain(timeouts)
+        .chain(settings::replayed(&whole.state))
         .collect()
 }
 
@@ -406,6 +401,8 @@ impl Wanted {
         State {
             services: self.services.services().map(|listing| service_of(&listing)).collect(),
             timeouts: Some(convert::timeouts(&self.timeouts)),
+            sysctls: Some(settings::sysctls(&self.sysctls)),
+            marks: Some(self.mark_rules()),
         }
     }
 
@@ -451,6 +448,10 @@ impl Wanted {
                 };
                 self.timeouts.set(tcp_sec, tcp_fin_sec, udp_sec).map_err(refused)
             }
+            Action::SetSysctls(named) => self.set_sysctls(named),
+            Action::SetMarks(rules) => self.set_marks(rules),
+            Action::AddMark { position, rule } => self.add_mark(*position, rule),
+            Action::DeleteMark { position } => self.delete_mark(*position),
             Action::ReplaceState(state) => {
                 let (_, steps) = diff::difference(&self.state(), state)?;
                 let mut next = self.clone();
@@ -466,6 +467,7 @@ impl Wanted {
         for step in steps {
             self.carry_out(&step.action).map_err(|error| {
                 let place = match &error.place {
+                    Some(inner) if inner.starts_with('[') => format!("{}{inner}", step.place),
                     Some(inner) if !step.place.is_empty() => format!("{}.{inner}", step.place),
                     _ => step.place.clone(),
                 };

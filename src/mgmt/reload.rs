@@ -9,10 +9,10 @@ use std::hash::Hash;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use lvs_api::{ApiError, ErrorCode, ReloadReport, Server, Service, State, Timeouts};
+use lvs_api::{ApiError, ErrorCode, MarkRule, ReloadReport, Server, Service, Settings, State, Timeouts};
 use lvs_core::config::Config;
 
-use crate::mgmt::director::{Director, convert};
+use crate::mgmt::director::{Director, convert, settings};
 
 #[cfg(test)]
 mod tests;
@@ -55,12 +55,11 @@ impl Reloader {
 
 /// Brings what changed in the file since it was last loaded into the director: at start and on reload.
 pub fn load(director: &mut Director, config: &Config, now: Instant) -> Result<ReloadReport, ApiError> {
-    let file = state_of(config);
+    let devices: Vec<String> = config.devices.iter().map(|device| device.name.clone()).collect();
+    let file = state_of(config, &devices);
     let merged = merge(director.base(), &file, director.state());
     let applied = director.rebase(merged.state, file, now)?;
     director.set_overhead(config.overhead, now);
-    director.set_marks(&config.marks, now);
-    director.set_sysctls(config.sysctls, now);
     Ok(ReloadReport {
         applied,
         left_out: merged.left_out,
@@ -68,7 +67,7 @@ pub fn load(director: &mut Director, config: &Config, now: Instant) -> Result<Re
     })
 }
 
-fn state_of(config: &Config) -> State {
+fn state_of(config: &Config, devices: &[String]) -> State {
     let services = config
         .services
         .iter()
@@ -76,6 +75,8 @@ fn state_of(config: &Config) -> State {
     State {
         services: services.collect(),
         timeouts: Some(convert::timeouts(&config.timeouts)),
+        sysctls: Some(settings::sysctls(&config.sysctls)),
+        marks: Some(settings::marks(&config.marks, devices)),
     }
 }
 
@@ -119,6 +120,11 @@ pub fn merge(base: &State, file: &State, running: State) -> Merged {
         }
     }
     merged.state.timeouts = merge_timeouts(base.timeouts, file.timeouts, merged.state.timeouts);
+    merged.state.sysctls = merge_sysctls(base, file, merged.state.sysctls);
+    if let (Some(file), Some(running)) = (&file.marks, merged.state.marks.take()) {
+        let base = base.marks.as_deref().unwrap_or_default();
+        merged.state.marks = Some(merge_marks(base, file, running, &mut merged.left_out));
+    }
     merged
 }
 
@@ -226,6 +232,60 @@ fn merge_timeouts(base: Option<Timeouts>, file: Option<Timeouts>, running: Optio
     );
     edit(base.as_ref().map(|base| &base.udp_sec), &udp_sec, &mut merged.udp_sec);
     Some(merged)
+}
+
+fn merge_sysctls(base: &State, file: &State, running: Option<Settings>) -> Option<Settings> {
+    let (Some(file), Some(mut merged)) = (&file.sysctls, running) else {
+        return None;
+    };
+    let base = base.sysctls.as_ref();
+    for name in base.into_iter().flatten().chain(file).map(|(name, _)| name) {
+        // A setting that the file no longer names has its default there.
+        if base.and_then(|base| base.get(name)) != file.get(name) {
+            match file.get(name) {
+                Some(value) => merged.insert(name.clone(), value.clone()),
+                None => merged.remove(name),
+            };
+        }
+    }
+    Some(merged)
+}
+
+/// The file's rules in its order, and those of run time each behind the rule that it stood behind.
+fn merge_marks(
+    base: &[MarkRule],
+    file: &[MarkRule],
+    running: Vec<MarkRule>,
+    left_out: &mut Vec<String>,
+) -> Vec<MarkRule> {
+    if base == file {
+        return running;
+    }
+    let same = |rules: &[MarkRule], rule: &MarkRule| rules.iter().position(|other| other.has_conditions_of(rule));
+    let mut merged = Vec::new();
+    for rule in file {
+        let old = same(base, rule).and_then(|index| base.get(index));
+        let now = same(&running, rule).and_then(|index| running.get(index));
+        match (old, now) {
+            (Some(old), Some(now)) => merged.push(if old == rule { now.clone() } else { rule.clone() }),
+            (None, _) => merged.push(rule.clone()),
+            (Some(old), None) if old != rule => left_out.push(format!(
+                "a rule for mark {} was deleted at run time; add it again to use its new settings",
+                rule.mark
+            )),
+            (Some(_), None) => {}
+        }
+    }
+    let mut place = 0;
+    for rule in running {
+        if let Some(index) = same(&merged, &rule) {
+            place = index + 1;
+        } else if same(base, &rule).is_none() {
+            merged.insert(place, rule);
+            place += 1;
+        }
+    }
+    merged
 }
 
 /// Keys that differ between two configuration files, the tables in `live` aside: `workers.count`.

@@ -85,6 +85,46 @@ fn a_restart_restores_run_time_changes_and_takes_in_what_was_edited_meanwhile() 
 }
 
 #[test]
+fn settings_and_mark_rules_survive_a_kill_and_take_in_only_edits_of_the_file() {
+    let stand = Stand::new();
+    let file = "[sysctl]\nsloppy_tcp = 1\n[[mark]]\nmark = 66\nprotocol = \"tcp\"\n";
+    stand.configure(file);
+    let daemon = stand.start();
+    assert_eq!(daemon.printed("sysctl sloppy_tcp"), "net.ipv4.vs.sloppy_tcp = 1\n");
+    daemon.printed("sysctl drop_entry=3 sloppy_tcp=0");
+    daemon.printed("mark add 67 --protocol udp --destination-ports 53 --number 1");
+    let wrong = daemon.lvsctl("mark add 68 --device dp9");
+    let message = String::from_utf8(wrong.stderr).unwrap();
+    assert!(
+        wrong.status.code() == Some(1) && message.contains("no device \"dp9\""),
+        "{message}"
+    );
+    let (settings, rules) = (daemon.printed("sysctl"), daemon.printed("mark list"));
+    assert_eq!(rules.lines().count(), 3);
+    daemon.signal(Signal::SIGKILL);
+    drop(daemon);
+
+    let daemon = stand.start();
+    assert_eq!(daemon.printed("sysctl"), settings);
+    assert_eq!(daemon.printed("mark list"), rules);
+    stand.configure(
+        &file
+            .replace("mark = 66", "mark = 69")
+            .replace("sloppy_tcp = 1", "sloppy_sctp = 1"),
+    );
+    let answer = daemon.printed("reload");
+    assert_eq!(answer, "~ sysctl sloppy_sctp\n~ marks\n");
+    let rules = daemon.printed("mark list");
+    let marks: Vec<_> = rules
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect();
+    assert_eq!(marks, ["67", "69"]);
+    daemon.stop();
+}
+
+#[test]
 fn a_daemon_killed_in_a_stream_of_changes_keeps_every_answered_one() {
     let stand = Stand::new();
     stand.configure("");

@@ -28,6 +28,10 @@ fn configuration(port: u16, weight: u32) -> String {
 
 impl Keepalived {
     fn start(server: &Server, port: u16) -> Self {
+        Self::start_with(server, port, &[])
+    }
+
+    fn start_with(server: &Server, port: u16, environment: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("keepalived.conf"), configuration(port, 3)).unwrap();
@@ -40,6 +44,7 @@ impl Keepalived {
             .arg(path("pid"))
             .arg("--checkers_pid")
             .arg(path("checkers.pid"))
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -62,6 +67,21 @@ impl Keepalived {
             is_ours.then(|| fields[11].parse::<u64>().unwrap_or(0) + fields[12].parse::<u64>().unwrap_or(0))
         };
         processes.filter_map(|entry| of(&entry.path())).sum()
+    }
+
+    /// Waits until the checker waits for an answer.
+    fn await_request(&self) {
+        let checker = fs::read_to_string(self.folder.path().join("checkers.pid")).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            // What a receiver sleeps in, as the kernel names it.
+            let waits_in = fs::read_to_string(format!("/proc/{}/wchan", checker.trim())).unwrap();
+            if waits_in.contains("wait_for_more_packets") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "it asks nothing: {waits_in}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn end(&mut self) -> Duration {
@@ -117,8 +137,11 @@ fn keepalived_checks_reloads_outlives_outages_and_ends() {
     await_table(&server, &with(7));
 
     server.signal(Signal::SIGSTOP);
+    let before = keepalived.ticks();
     drop(listener);
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(10));
+    let spent = keepalived.ticks() - before;
+    assert!(spent < 20, "{spent} of 1000 ticks while the director was stopped");
     server.signal(Signal::SIGCONT);
     await_table(&server, service);
 
@@ -132,4 +155,51 @@ fn keepalived_checks_reloads_outlives_outages_and_ends() {
     assert!(spent < 10, "{spent} of 300 ticks");
     let ended = keepalived.end();
     println!("{spent} ticks in an outage of 3 s, ended after {ended:?}");
+}
+
+#[test]
+fn keepalived_converges_after_a_crash_between_request_and_reply() {
+    let mut server = Server::start_director();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let service = "-A -t 192.0.2.10:80 -s wrr\n";
+    let with = format!("{service}-a -t 192.0.2.10:80 -r 127.0.0.1:{port} -m -w 3\n");
+    let mut keepalived = Keepalived::start_with(&server, port, &[("LVS_IPVS_TIMEOUT", "30")]);
+    await_table(&server, &with);
+
+    server.signal(Signal::SIGSTOP);
+    drop(listener);
+    keepalived.await_request();
+    server.kill();
+    let before = keepalived.ticks();
+    std::thread::sleep(Duration::from_secs(3));
+    let spent = keepalived.ticks() - before;
+    assert!(spent < 10, "{spent} of 300 ticks after a lost answer");
+    // The journal brings back a server that failed meanwhile; keepalived takes it out.
+    server.restart();
+    await_table(&server, service);
+    let _listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    await_table(&server, &with);
+    server.kill();
+    keepalived.end();
+}
+
+#[test]
+fn keepalived_may_be_started_before_the_director() {
+    let mut server = Server::start_director();
+    server.kill();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut keepalived = Keepalived::start_with(&server, port, &[("LVS_IPVS_WAIT", "30")]);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(
+        keepalived.child.try_wait().unwrap().is_none(),
+        "it waits for the director"
+    );
+    server.restart();
+    await_table(
+        &server,
+        &format!("-A -t 192.0.2.10:80 -s wrr\n-a -t 192.0.2.10:80 -r 127.0.0.1:{port} -m -w 3\n"),
+    );
+    keepalived.end();
 }

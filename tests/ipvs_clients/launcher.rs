@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 
 use crate::server::{Server, built, library};
 
-fn lvs_run(server: &Server, arguments: &[&str]) -> Output {
+/// `lvs-run` with the library and the socket of the tests.
+pub fn lvs_run(server: &Server) -> Command {
     let program: PathBuf = built(&["-p", "lvs-cli", "--bin", "lvs-run"], "debug/lvs-run");
     let mut command = Command::new(program);
     command
@@ -13,24 +14,28 @@ fn lvs_run(server: &Server, arguments: &[&str]) -> Output {
         .arg(library())
         .arg("--socket")
         .arg(server.socket());
-    command.args(arguments).output().unwrap()
+    command
+}
+
+fn run(server: &Server, arguments: &[&str]) -> Output {
+    lvs_run(server).args(arguments).output().unwrap()
 }
 
 #[test]
 fn lvs_run_starts_tools_on_lvsd_and_says_when_it_is_not_there() {
     let mut server = Server::start();
-    let output = lvs_run(&server, &["ipvsadm", "-A", "-t", "192.0.2.1:80", "-s", "rr"]);
+    let output = run(&server, &["ipvsadm", "-A", "-t", "192.0.2.1:80", "-s", "rr"]);
     assert!(output.status.success(), "{output:?}");
-    let output = lvs_run(&server, &["--", "ipvsadm", "-Sn"]);
+    let output = run(&server, &["--", "ipvsadm", "-Sn"]);
     assert_eq!(output.stdout, b"-A -t 192.0.2.1:80 -s rr\n");
     assert_eq!(
-        lvs_run(&server, &["ipvsadm", "-D", "-t", "192.0.2.2:80"]).status.code(),
+        run(&server, &["ipvsadm", "-D", "-t", "192.0.2.2:80"]).status.code(),
         Some(255),
         "the tool's own"
     );
-    assert_eq!(lvs_run(&server, &["no-such-tool"]).status.code(), Some(127));
+    assert_eq!(run(&server, &["no-such-tool"]).status.code(), Some(127));
     server.kill();
-    let output = lvs_run(&server, &["ipvsadm", "-Ln"]);
+    let output = run(&server, &["ipvsadm", "-Ln"]);
     assert_eq!(output.status.code(), Some(3));
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(

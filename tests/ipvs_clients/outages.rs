@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 
 use lvs_api::netlink::Hello;
 use nix::sys::signal::Signal;
@@ -190,4 +191,79 @@ fn a_user_without_rights_does_not_come_in() {
         .output()
         .unwrap();
     assert!(!output.status.success());
+    assert_eq!(ask_as_nobody(&server), ["EACCES"], "the file's mode is the first door");
+}
+
+/// Set in the process that is to be somebody without rights.
+const SOCKET_OF_NOBODY: &str = "LVSD_TEST_NOBODY";
+
+/// What each request of a process without rights brought.
+fn ask_as_nobody(server: &Server) -> Vec<String> {
+    let folder = server.socket().parent().unwrap();
+    let program = folder.join("nobody");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let output = std::process::Command::new(program)
+        .args(["--exact", "outages::somebody_without_rights", "--nocapture"])
+        .env(SOCKET_OF_NOBODY, server.socket())
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words = text.lines().filter_map(|line| line.strip_prefix("> "));
+    words.map(str::to_owned).collect()
+}
+
+/// Not a test of its own: what the next one starts as another user.
+#[test]
+fn somebody_without_rights() {
+    let Some(path) = std::env::var_os(SOCKET_OF_NOBODY) else {
+        return;
+    };
+    let connect = || {
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        let address = UnixAddr::new(std::path::Path::new(&path))?;
+        nix::sys::socket::connect(fd.as_raw_fd(), &address).map(|()| fd)
+    };
+    let fd = match connect() {
+        Ok(fd) => fd,
+        // The harness has printed the test's name on this line.
+        Err(errno) => return println!("\n> {errno:?}"),
+    };
+    let mut room = [0; 1024];
+    println!();
+    say(&fd, &hello()).unwrap();
+    for command in 0..=u8::MAX {
+        let mut request = dump_request();
+        request[16] = command;
+        for flags in [1, 5] {
+            // Asked for one or for all.
+            request[6] = 5;
+            request[7] = if flags == 1 { 0 } else { 3 };
+            say(&fd, &request).unwrap();
+            let len = recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()).unwrap();
+            println!(
+                "> {len} {}",
+                i32::from_ne_bytes([room[16], room[17], room[18], room[19]])
+            );
+        }
+    }
+    let fd = connect().unwrap();
+    say(&fd, b"LVSDPF1\0/proc/net/ip_vs").unwrap();
+    println!("> {:?}", recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()));
+}
+
+#[test]
+fn a_hostile_user_gets_eperm_and_nothing_else_even_where_the_file_lets_everybody_in() {
+    let server = Server::start_director();
+    assert_eq!(server.shell("ipvsadm -A -t 192.0.2.1:80 -s rr").2, 0);
+    let folder = server.socket().parent().unwrap();
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(server.socket(), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let mut heard = ask_as_nobody(&server);
+    assert_eq!(heard.pop().as_deref(), Some("Ok(0)"), "no text of /proc");
+    assert_eq!(heard.len(), 512);
+    // An error message with the request, which is all it says: EPERM.
+    assert!(heard.iter().all(|words| words == "40 -1"), "{heard:?}");
+    assert_eq!(server.shell("ipvsadm -Sn").0, "-A -t 192.0.2.1:80 -s rr\n");
 }

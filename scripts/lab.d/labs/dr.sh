@@ -12,20 +12,20 @@ run_lab() {
     one_armed_addresses
     for family in $FAMILIES; do
         use_family "$family"
-        lvsctl service add "$(tcp 80)" -s rr
-        lvsctl server add "$(tcp 80)" "$(rs 1 80)" -g
-        lvsctl server add "$(tcp 80)" "$(rs 2 80)" -g
-        lvsctl service add "$(udp 7)" -s rr
-        lvsctl server add "$(udp 7)" "$(rs 1 7)" -g
-        lvsctl server add "$(udp 7)" "$(rs 2 7)" -g
+        ipvsadm -A -t "$(vip 80)" -s rr
+        ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -g
+        ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -g
+        ipvsadm -A -u "$(vip 7)" -s rr
+        ipvsadm -a -u "$(vip 7)" -r "$(rs 1 7)" -g
+        ipvsadm -a -u "$(vip 7)" -r "$(rs 2 7)" -g
         check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
         check_alternates "$(url "$VIP")"
         check_way
         check_traffic "$VIP" lan
         check_silence
         check_ssh_to_director "$DIRECTOR"
-        lvsctl list "$(tcp 80)"
-        lvsctl list "$(tcp 80)" --stats
+        ipvsadm -Ln -t "$(vip 80)"
+        ipvsadm -Ln -t "$(vip 80)" --stats
     done
 }
 

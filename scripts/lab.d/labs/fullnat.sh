@@ -12,22 +12,22 @@ run_lab() {
     fullnat_addresses
     for family in $FAMILIES; do
         use_family "$family"
-        lvsctl service add "$(tcp 80)" -s rr
+        ipvsadm -A -t "$(vip 80)" -s rr
         lvsctl local-address set "$(tcp 80)" "${LOCALS[@]}"
-        lvsctl server add "$(tcp 80)" "$(rs 1 80)" -m
-        lvsctl server add "$(tcp 80)" "$(rs 2 80)" -m
-        lvsctl service add "$(udp 7)" -s rr
+        ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -m
+        ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -m
+        ipvsadm -A -u "$(vip 7)" -s rr
         lvsctl local-address set "$(udp 7)" "${LOCALS[@]}"
-        lvsctl server add "$(udp 7)" "$(rs 1 7)" -m
-        lvsctl server add "$(udp 7)" "$(rs 2 7)" -m
+        ipvsadm -a -u "$(vip 7)" -r "$(rs 1 7)" -m
+        ipvsadm -a -u "$(vip 7)" -r "$(rs 2 7)" -m
         check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
         check_alternates "$(url "$VIP")"
         check_traffic "$VIP" wan
         check_sources
         port_mapping
         check_vip_is_alive "$VIP" wan "$DIRECTOR"
-        lvsctl list "$(tcp 80)"
-        lvsctl list "$(tcp 80)" --stats
+        ipvsadm -Ln -t "$(vip 80)"
+        ipvsadm -Ln -t "$(vip 80)" --stats
         crowd
     done
 }
@@ -41,9 +41,9 @@ check_sources() {
 }
 
 port_mapping() {
-    lvsctl service add "$(tcp 81)" -s rr
+    ipvsadm -A -t "$(vip 81)" -s rr
     lvsctl local-address set "$(tcp 81)" "${LOCALS[0]}"
-    lvsctl server add "$(tcp 81)" "$(rs 1 8080)" -m
+    ipvsadm -a -t "$(vip 81)" -r "$(rs 1 8080)" -m
     equal "port mapping 81 to 8080" rs1:8080 "$(page "$(url "$VIP" 81)/")"
     forget_requests rs1 rs2
 }
@@ -56,10 +56,10 @@ crowd() {
     local count=60000 n
     [[ $QUICK == true ]] && count=6000
     title "$count connections at once through ${LOCALS[0]}"
-    lvsctl service add "$(tcp 9000)" -s rr
+    ipvsadm -A -t "$(vip 9000)" -s rr
     lvsctl local-address set "$(tcp 9000)" "${LOCALS[0]}"
-    lvsctl server add "$(tcp 9000)" "$(rs 1 9000)" -m
-    lvsctl server add "$(tcp 9000)" "$(rs 2 9000)" -m
+    ipvsadm -a -t "$(vip 9000)" -r "$(rs 1 9000)" -m
+    ipvsadm -a -t "$(vip 9000)" -r "$(rs 2 9000)" -m
     start_holders
     open_crowd "$count"
     cat "$LAB_STATE"/crowd-?.log
@@ -71,11 +71,11 @@ crowd() {
         equal "rs$n sees one local address only" "${LOCALS[0]}" \
             "$(hold_status "$n" | awk '$1 == "from" { print $2 }' | sort -u | xargs)"
     done
-    lvsctl list "$(tcp 9000)"
+    ipvsadm -Ln -t "$(vip 9000)"
     close_crowd
     equal "every one was alive to the end" "$count" "$(crowd_sum alive)"
     stop_holders
-    lvsctl service delete "$(tcp 9000)"
+    ipvsadm -D -t "$(vip 9000)"
 }
 
 # crowd_sum WORD: what the openers tell, added up.

@@ -20,20 +20,20 @@ run_lab() {
         add_services
         check "the first page comes" until_true 10 answers "https://$(host_of "$VIP")/" rs1 rs2
         check_services
-        lvsctl list
+        ipvsadm -Ln
     done
 }
 
 add_services() {
     local port
     for port in 22 23 443 3306; do
-        lvsctl service add "$(tcp "$port")" -s rr
-        lvsctl server add "$(tcp "$port")" "$(rs 1 "$port")" -m
-        lvsctl server add "$(tcp "$port")" "$(rs 2 "$port")" -m
+        ipvsadm -A -t "$(vip "$port")" -s rr
+        ipvsadm -a -t "$(vip "$port")" -r "$(rs 1 "$port")" -m
+        ipvsadm -a -t "$(vip "$port")" -r "$(rs 2 "$port")" -m
     done
-    lvsctl service add "$(udp 53)" -s rr
-    lvsctl server add "$(udp 53)" "$(rs 1 53)" -m
-    lvsctl server add "$(udp 53)" "$(rs 2 53)" -m
+    ipvsadm -A -u "$(vip 53)" -s rr
+    ipvsadm -a -u "$(vip 53)" -r "$(rs 1 53)" -m
+    ipvsadm -a -u "$(vip 53)" -r "$(rs 2 53)" -m
 }
 
 # both WORDS: what came, sorted and counted, must be both servers twice.

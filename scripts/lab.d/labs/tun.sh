@@ -21,8 +21,8 @@ run_lab() {
         check_wrapping
         check_traffic "$VIP" lan
         check_ssh_to_director "$DIRECTOR"
-        lvsctl list "$(tcp 80)"
-        lvsctl list "$(tcp 80)" --stats
+        ipvsadm -Ln -t "$(vip 80)"
+        ipvsadm -Ln -t "$(vip 80)" --stats
     done
     if [[ $FAMILIES == "4 6" ]]; then
         mixed_families
@@ -30,12 +30,12 @@ run_lab() {
 }
 
 tunnel_services() {
-    lvsctl service add "$(tcp 80)" -s rr
-    lvsctl server add "$(tcp 80)" "$(rs 1 80)" -i
-    lvsctl server add "$(tcp 80)" "$(rs 2 80)" -i
-    lvsctl service add "$(udp 7)" -s rr
-    lvsctl server add "$(udp 7)" "$(rs 1 7)" -i
-    lvsctl server add "$(udp 7)" "$(rs 2 7)" -i
+    ipvsadm -A -t "$(vip 80)" -s rr
+    ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -i
+    ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -i
+    ipvsadm -A -u "$(vip 7)" -s rr
+    ipvsadm -a -u "$(vip 7)" -r "$(rs 1 7)" -i
+    ipvsadm -a -u "$(vip 7)" -r "$(rs 2 7)" -i
     check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
 }
 
@@ -55,12 +55,12 @@ check_wrapping() {
 mixed_families() {
     title "mixed families"
     VIP=$VIP4
-    lvsctl service add "$(tcp 8080)" -s rr
-    lvsctl server add "$(tcp 8080)" "$(host_of "${RS6[0]}"):8080" -i
+    ipvsadm -A -t "$(vip 8080)" -s rr
+    ipvsadm -a -t "$(vip 8080)" -r "$(host_of "${RS6[0]}"):8080" -i
     check "IPv4 in IPv6" until_true 10 answers "$(url "$VIP" 8080)/" rs1:8080
     VIP=$VIP6
-    lvsctl service add "$(tcp 8080)" -s rr
-    lvsctl server add "$(tcp 8080)" "${RS4[0]}:8080" -i
+    ipvsadm -A -t "$(vip 8080)" -s rr
+    ipvsadm -a -t "$(vip 8080)" -r "${RS4[0]}:8080" -i
     check "IPv6 in IPv4" until_true 10 answers "$(url "$VIP" 8080)/" rs1:8080
-    lvsctl list
+    ipvsadm -Ln
 }

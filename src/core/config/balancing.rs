@@ -32,19 +32,13 @@ pub(super) fn sysctls(raw: &BTreeMap<Spanned<String>, Spanned<toml::Value>>) -> 
 
 pub(super) fn marks(raw: &[RawMark], devices: &[RawDevice]) -> Result<MarkRules, Invalid> {
     let rules: Vec<MarkRule> = raw.iter().map(|one| rule(one, devices)).collect::<Result<_, _>>()?;
-    // One by one first, so that the message names the line.
-    for (one, rule) in raw.iter().zip(&rules) {
-        MarkRules::new(vec![rule.clone()]).map_err(|error| refused(one.mark.span(), error))?;
-    }
-    let span = raw.last().map_or(0..0, |last| last.mark.span());
-    MarkRules::new(rules).map_err(|error| refused(span, error))
-}
-
-const fn refused(span: std::ops::Range<usize>, error: crate::ipvs::mark::MarkError) -> Invalid {
-    Invalid {
-        span,
-        problem: ConfigProblem::Mark(error),
-    }
+    MarkRules::new(rules).map_err(|error| {
+        let culprit = error.rule().map_or(raw.last(), |rule| raw.get(rule));
+        Invalid {
+            span: culprit.map_or(0..0, |one| one.mark.span()),
+            problem: ConfigProblem::Mark(error),
+        }
+    })
 }
 
 fn rule(raw: &RawMark, devices: &[RawDevice]) -> Result<MarkRule, Invalid> {
@@ -84,6 +78,7 @@ fn prefix(raw: &Optional<String>) -> Result<Option<IpNet>, Invalid> {
         text.parse()
             .ok()
             .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+            .map(|net: IpNet| net.trunc())
     })
 }
 

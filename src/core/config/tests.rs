@@ -531,7 +531,7 @@ fn marks_and_settings_are_read_and_refused_with_their_line() {
     assert_eq!(rule.destination_ports, [80..=80, 443..=444]);
     for (text, place) in [
         ("[sysctl]\ndrop_entry = 4\n", "lvsd.toml:2:14: sysctl.drop_entry"),
-        ("[sysctl]\nconn_max = 4\n", "lvsd.toml:2:12: sysctl.conn_max"),
+        ("[sysctl]\nconn_min = 4\n", "lvsd.toml:2:12: sysctl.conn_min"),
         ("[[mark]]\nmark = 0\n", "lvsd.toml:2:8: mark.mark"),
         ("[[mark]]\nmark = 1\ndevice = \"dp9\"\n", "lvsd.toml:3:10: mark.device"),
         (

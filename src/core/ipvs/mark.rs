@@ -39,34 +39,42 @@ pub struct MarkRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum MarkError {
     /// 0 means no mark.
-    #[error("mark rule {rule} sets mark 0, which means no mark: give 1 or more")]
+    #[error("mark rule {} sets mark 0, which means no mark: give 1 or more", .rule + 1)]
     Zero {
         /// Which rule, from 0.
         rule: usize,
     },
     /// Nothing could match.
-    #[error("mark rule {rule} has a source and a destination of different address families: give prefixes of one")]
+    #[error("mark rule {} has a source and a destination of different address families: give prefixes of one", .rule + 1)]
     MixedFamilies {
         /// Which rule, from 0.
         rule: usize,
     },
     /// A range that ends before it begins.
-    #[error("mark rule {rule} has a port range that ends before it begins: give FIRST-LAST with FIRST at most LAST")]
+    #[error("mark rule {} has a port range that ends before it begins: give FIRST-LAST with FIRST at most LAST", .rule + 1)]
     EmptyRange {
         /// Which rule, from 0.
         rule: usize,
     },
     /// Ports of a protocol that has none.
-    #[error("mark rule {rule} has ports but its protocol has none: give protocol tcp, udp or sctp")]
+    #[error("mark rule {} has ports but its protocol has none: give protocol tcp, udp or sctp", .rule + 1)]
     PortsWithoutProtocol {
         /// Which rule, from 0.
         rule: usize,
     },
     /// [`MARK_PORT_RANGES_MAX`].
-    #[error("mark rule {rule} has more than {MARK_PORT_RANGES_MAX} port ranges: split it")]
+    #[error("mark rule {} has more than {MARK_PORT_RANGES_MAX} port ranges: split it", .rule + 1)]
     TooManyRanges {
         /// Which rule, from 0.
         rule: usize,
+    },
+    /// The one before it matches all that it would.
+    #[error("mark rule {} has the conditions of rule {}, so it can never match: change or remove it", .rule + 1, .earlier + 1)]
+    Twice {
+        /// Which rule, from 0.
+        rule: usize,
+        /// The rule that it repeats.
+        earlier: usize,
     },
     /// [`MARK_RULES_MAX`].
     #[error("{count} mark rules are too many: give at most {MARK_RULES_MAX}")]
@@ -100,6 +108,10 @@ impl MarkRules {
         }
         for (index, rule) in rules.iter().enumerate() {
             rule.check(index)?;
+            let earlier = rules.iter().take(index).position(|other| rule.has_conditions_of(other));
+            if let Some(earlier) = earlier {
+                return Err(MarkError::Twice { rule: index, earlier });
+            }
         }
         Ok(Self(rules.into_boxed_slice()))
     }
@@ -128,7 +140,32 @@ impl MarkRules {
     }
 }
 
+impl MarkError {
+    /// Which rule is wrong, from 0; `None` when it is their number.
+    pub const fn rule(&self) -> Option<usize> {
+        match *self {
+            Self::Zero { rule }
+            | Self::MixedFamilies { rule }
+            | Self::EmptyRange { rule }
+            | Self::PortsWithoutProtocol { rule }
+            | Self::TooManyRanges { rule }
+            | Self::Twice { rule, .. } => Some(rule),
+            Self::TooMany { .. } => None,
+        }
+    }
+}
+
 impl MarkRule {
+    /// Whether both rules match the same packets: then they are the same rule, whatever they do with them.
+    pub fn has_conditions_of(&self, other: &Self) -> bool {
+        let conditions = |rule: &Self| Self {
+            mark: 0,
+            divert: false,
+            ..rule.clone()
+        };
+        conditions(self) == conditions(other)
+    }
+
     fn check(&self, rule: usize) -> Result<(), MarkError> {
         let family = |net: &IpNet| AddressFamily::of(&net.addr());
         let ranges = || self.source_ports.iter().chain(&self.destination_ports);
@@ -222,7 +259,11 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_decides() {
-        let rules = MarkRules::new(vec![web(1), web(2)]).unwrap();
+        let wider = MarkRule {
+            destination: None,
+            ..web(2)
+        };
+        let rules = MarkRules::new(vec![web(1), wider]).unwrap();
         let marked = rules.classify(DeviceId(0), &key("198.51.100.1", 9, "192.0.2.9", 80, 6));
         assert_eq!(marked, Some(Marked { mark: 1, divert: false }));
     }
@@ -261,6 +302,15 @@ mod tests {
             ..web(1)
         };
         assert_eq!(refused(icmp), MarkError::PortsWithoutProtocol { rule: 1 });
+        let again = MarkRule { divert: true, ..web(2) };
+        let twice = refused(again);
+        assert_eq!(twice, MarkError::Twice { rule: 1, earlier: 0 });
+        assert!(
+            twice
+                .to_string()
+                .starts_with("mark rule 2 has the conditions of rule 1"),
+            "{twice}"
+        );
         assert_eq!(
             MarkRules::new(vec![web(1); MARK_RULES_MAX + 1]).unwrap_err(),
             MarkError::TooMany {

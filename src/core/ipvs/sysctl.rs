@@ -53,6 +53,19 @@ impl Value for u32 {
     }
 }
 
+impl Value for i32 {
+    fn read(text: &str, allowed: &Allowed) -> Option<Self> {
+        let value: Self = text.trim().parse().ok()?;
+        (allowed.least..=allowed.most)
+            .contains(&i64::from(value))
+            .then_some(value)
+    }
+
+    fn show(self) -> String {
+        self.to_string()
+    }
+}
+
 impl Value for bool {
     /// As the kernel's `proc_dointvec`: every number but 0 means yes.
     fn read(text: &str, _allowed: &Allowed) -> Option<Self> {
@@ -75,6 +88,39 @@ impl Value for [u32; 2] {
 
     fn show(self) -> String {
         format!("{}\t{}", self[0], self[1])
+    }
+}
+
+/// CPUs 0 to 127 as a list: `0-3,8`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuList(u128);
+
+impl Value for CpuList {
+    fn read(text: &str, _allowed: &Allowed) -> Option<Self> {
+        let mut cpus = 0;
+        for range in text.split(',').map(str::trim).filter(|range| !range.is_empty()) {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+            if first > last || last >= u128::BITS {
+                return None;
+            }
+            cpus |= u128::MAX >> (u128::BITS - 1 - (last - first)) << first;
+        }
+        Some(Self(cpus))
+    }
+
+    fn show(self) -> String {
+        let has = |cpu: u32| cpu < u128::BITS && self.0 >> cpu & 1 == 1;
+        let firsts = (0..u128::BITS).filter(|&cpu| has(cpu) && (cpu == 0 || !has(cpu - 1)));
+        let ranges = firsts.map(|first| {
+            let last = (first..).take_while(|&cpu| has(cpu)).last().unwrap_or(first);
+            if first == last {
+                first.to_string()
+            } else {
+                format!("{first}-{last}")
+            }
+        });
+        ranges.collect::<Vec<_>>().join(",")
     }
 }
 
@@ -107,6 +153,26 @@ const RETRIES: Allowed = Allowed {
     least: 0,
     most: 8,
     words: "a number from 0 to 8",
+};
+const LOAD_FACTOR: Allowed = Allowed {
+    least: -8,
+    most: 8,
+    words: "a number from -8 to 8",
+};
+const CONNS: Allowed = Allowed {
+    least: 0,
+    most: 1 << 30,
+    words: "a number from 0 to 1073741824",
+};
+const NICE: Allowed = Allowed {
+    least: -20,
+    most: 19,
+    words: "a number from -20 to 19",
+};
+const CPUS: Allowed = Allowed {
+    least: 0,
+    most: 127,
+    words: "CPUs from 0 to 127 like \"0-3,8\", or \"\"",
 };
 const PAIR: Allowed = Allowed {
     least: 0,
@@ -174,6 +240,10 @@ sysctls! {
     backup_only: bool = false, SWITCH;
     /// A fwmark service without servers lets its packets go to where they are addressed.
     cache_bypass: bool = false, SWITCH;
+    /// Connections for a bucket of the kernel's table, as a power of two. Kept and shown only.
+    conn_lfactor: i32 = -4, LOAD_FACTOR;
+    /// Connections that the kernel would keep. Kept and shown only: `[connections]` sizes the tables.
+    conn_max: u32 = 1 << 30, CONNS;
     /// When a SYN meets a finished connection: 0 keeps its server, 1 picks anew, bit 2 also in FIN_WAIT of DR and TUN.
     conn_reuse_mode: u32 = 1, NUMBER;
     /// Netfilter connection tracking. Kept and shown only.
@@ -182,6 +252,10 @@ sysctls! {
     drop_entry: u32 = 0, DEFENCE;
     /// Drops some packets that would begin connections when the table fills.
     drop_packet: u32 = 0, DEFENCE;
+    /// Where the kernel's estimators would run. Kept and shown only.
+    est_cpulist: CpuList = CpuList::default(), CPUS;
+    /// How nice the kernel's estimators would be. Kept and shown only.
+    est_nice: i32 = 0, NICE;
     /// Connections of deleted servers end at once.
     expire_nodest_conn: bool = false, SWITCH;
     /// Templates do not lead to servers of weight 0.
@@ -208,6 +282,8 @@ sysctls! {
     sloppy_tcp: bool = false, SWITCH;
     /// Routes replies again by the address they leave with. Kept and shown only.
     snat_reroute: bool = true, SWITCH;
+    /// Services for a bucket of the kernel's table, as a power of two. Kept and shown only.
+    svc_lfactor: i32 = -3, LOAD_FACTOR;
     /// Sync sends templates of persistent services only.
     sync_persist_mode: bool = false, SWITCH;
     /// Ports that sync spreads its messages over.
@@ -249,18 +325,30 @@ mod tests {
             ("sync_threshold", "5 5"),
             ("secure_tcp", "-1"),
             ("sync_ports", "x"),
+            ("est_nice", "-21"),
+            ("est_cpulist", "3-1"),
+            ("est_cpulist", "128"),
         ] {
             let error = sysctls.set(name, value).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("give"), "{error}");
         }
         assert!(
             sysctls
-                .set("conn_max", "1")
+                .set("conn_min", "1")
                 .unwrap_err()
                 .to_string()
                 .contains("sloppy_tcp")
         );
         assert_eq!(sysctls, Sysctls::default());
+    }
+
+    #[test]
+    fn lists_of_cpus_are_shown_in_ranges() {
+        let mut sysctls = Sysctls::default();
+        for (given, shown) in [("", ""), ("0", "0"), ("7,0-1,2", "0-2,7"), ("0-127", "0-127")] {
+            sysctls.set("est_cpulist", given).unwrap();
+            assert_eq!(sysctls.get("est_cpulist").unwrap(), shown);
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Paths, methods and what each asks of the director: one list gives the router and its OpenAPI document.
 
-use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +20,8 @@ use utoipa_axum::routes;
 
 use super::body::{Asked, Path, Refusal, Wanted, WantedState};
 use super::{Admin, connections};
+
+mod settings;
 
 type Lvsd = Shared<Arc<Admin>>;
 type Answer<T> = Result<axum::Json<T>, Refusal>;
@@ -53,7 +54,9 @@ fn documented() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
         .routes(routes!(get_stats))
         .routes(routes!(zero_stats))
         .routes(routes!(get_timeouts, set_timeouts))
-        .routes(routes!(get_sysctls))
+        .routes(routes!(settings::get_sysctls, settings::set_sysctls))
+        .routes(routes!(settings::list_marks, settings::set_marks, settings::add_mark))
+        .routes(routes!(settings::delete_mark))
         .routes(routes!(reload))
         .routes(routes!(get_openapi))
         .split_for_parts()
@@ -413,12 +416,6 @@ async fn get_timeouts(Shared(admin): Lvsd) -> axum::Json<Timeouts> {
 )]
 async fn set_timeouts(Shared(admin): Lvsd, Wanted(patch): Wanted<TimeoutsPatch>) -> Done {
     carry_out(&admin, Action::SetTimeouts(patch))
-}
-
-/// The kernel's IPVS settings (`net.ipv4.vs.*`) as the configuration sets them, by name.
-#[utoipa::path(get, path = "/v1/sysctls", responses((status = 200, body = BTreeMap<String, String>)))]
-async fn get_sysctls(Shared(admin): Lvsd) -> axum::Json<BTreeMap<String, String>> {
-    axum::Json(admin.director().settings())
 }
 
 /// Reads the configuration file again and applies what changed in it; a wrong file changes nothing.

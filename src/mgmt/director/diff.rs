@@ -2,11 +2,14 @@
 //!
 //! Pure. What is equal is left alone, so connections and scheduler cursors of unchanged services stay.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use lvs_api::{
-    Action, ApiError, ErrorCode, Server, ServerOfService, ServerPatch, Service, ServicePatch, State, StateDiff,
+    Action, ApiError, ErrorCode, Server, ServerOfService, ServerPatch, Service, ServicePatch, Settings, State,
+    StateDiff,
 };
+
+use super::settings;
 
 /// An action and the place in the wanted state that asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,13 @@ pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Step>), Ap
         plan.diff.timeouts_changed = true;
         plan.step("timeouts".to_owned(), Action::SetTimeouts(timeouts.into()));
     }
+    plan.change_sysctls(from, to);
+    if let Some(marks) = &to.marks
+        && from.marks.as_ref() != Some(marks)
+    {
+        plan.diff.marks_changed = true;
+        plan.step("marks".to_owned(), Action::SetMarks(marks.clone()));
+    }
     Ok((plan.diff, plan.steps))
 }
 
@@ -77,6 +87,23 @@ struct Plan {
 impl Plan {
     fn step(&mut self, place: String, action: Action) {
         self.steps.push(Step { place, action });
+    }
+
+    /// Settings that `to` does not name get their defaults, unless it says nothing about settings at all.
+    fn change_sysctls(&mut self, from: &State, to: &State) {
+        let Some(wanted) = &to.sysctls else { return };
+        let running = from.sysctls.clone().unwrap_or_default();
+        let value = |of: &Settings, name: &str| of.get(name).cloned().or_else(|| settings::sysctl_default(name));
+        let names: BTreeSet<&String> = running.keys().chain(wanted.keys()).collect();
+        let changed = names.into_iter().filter_map(|name| {
+            let new = value(wanted, name)?;
+            (value(&running, name).as_ref() != Some(&new)).then(|| (name.clone(), new))
+        });
+        let changed: Settings = changed.collect();
+        if !changed.is_empty() {
+            self.diff.sysctls_changed = changed.keys().cloned().collect();
+            self.step("sysctls".to_owned(), Action::SetSysctls(changed));
+        }
     }
 
     fn add_service(&mut self, place: String, service: &Service) {

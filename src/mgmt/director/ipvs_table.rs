@@ -392,6 +392,7 @@ fn errno(error: &ApiError) -> Errno {
         | ErrorCode::Malformed
         | ErrorCode::BadRequest
         | ErrorCode::NoSuchPath
+        | ErrorCode::NoSuchMark
         | ErrorCode::MethodNotAllowed
         | ErrorCode::RequestTimeout
         | ErrorCode::BodyTooLarge => Errno::Invalid,

@@ -101,7 +101,7 @@ impl Director {
 
     /// The kernel's settings by their names, as `sysctl` prints them.
     pub fn settings(&self) -> BTreeMap<String, String> {
-        let shown = |name: &&str| Some(((*name).to_owned(), self.sysctls.get(name)?));
+        let shown = |name: &&str| Some(((*name).to_owned(), self.wanted.sysctls.get(name)?));
         Sysctls::NAMES.iter().filter_map(shown).collect()
     }
 

@@ -19,7 +19,7 @@ fn whole(count: u16) -> Whole {
     Whole {
         state: State {
             services,
-            timeouts: None,
+            ..State::default()
         },
         base: State::default(),
         drained: Vec::new(),

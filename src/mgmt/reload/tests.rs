@@ -242,3 +242,116 @@ fn persistence_marks_and_settings_of_an_edited_file_take_effect_without_a_restar
     assert_eq!(report.applied.services_changed.len(), 1);
     assert_eq!(marked(&bench).persistence.map(|now| now.timeout_sec), Some(20));
 }
+
+const BALANCING: &str = r#"
+[sysctl]
+drop_entry = 1
+sloppy_tcp = 1
+[[mark]]
+mark = 1
+protocol = "tcp"
+[[mark]]
+mark = 2
+protocol = "udp"
+"#;
+
+fn marks(bench: &Bench) -> Vec<u32> {
+    bench.director.mark_rules().iter().map(|rule| rule.mark).collect()
+}
+
+#[test]
+fn settings_changed_at_run_time_stay_until_the_file_says_something_else() {
+    let mut bench = Bench::new();
+    let file = format!("{BALANCING}{TOML}");
+    bench.reload(&file).unwrap();
+    let set = r#"{"set_sysctls": {"drop_entry": "3", "drop_packet": "2"}}"#;
+    let now = Instant::now();
+    bench.director.apply(serde_json::from_str(set).unwrap(), now).unwrap();
+    assert!(bench.reload(&file).unwrap().applied.is_empty());
+    let shown = |bench: &Bench, name: &str| bench.director.settings()[name].clone();
+    assert_eq!(shown(&bench, "drop_entry"), "3");
+    // One is edited, one is taken out, one was never in the file.
+    let edited = file
+        .replace("drop_entry = 1", "drop_entry = 0")
+        .replace("sloppy_tcp = 1\n", "");
+    let report = bench.reload(&edited).unwrap();
+    assert_eq!(report.applied.sysctls_changed, ["drop_entry", "sloppy_tcp"]);
+    let values = ["drop_entry", "sloppy_tcp", "drop_packet"].map(|name| shown(&bench, name));
+    assert_eq!(values, ["0", "0", "2"]);
+}
+
+#[test]
+fn mark_rules_of_run_time_keep_their_place_when_the_file_is_edited() {
+    let mut bench = Bench::new();
+    let file = format!("{BALANCING}{TOML}");
+    bench.reload(&file).unwrap();
+    let now = Instant::now();
+    for add in [
+        r#"{"add_mark": {"position": 1, "rule": {"mark": 11, "protocol": "tcp", "source": "198.51.100.1"}}}"#,
+        r#"{"add_mark": {"position": 0, "rule": {"mark": 10, "protocol": "sctp"}}}"#,
+        r#"{"add_mark": {"rule": {"mark": 12, "protocol": "icmp"}}}"#,
+    ] {
+        bench.director.apply(serde_json::from_str(add).unwrap(), now).unwrap();
+    }
+    assert_eq!(marks(&bench), [10, 1, 11, 2, 12]);
+    assert!(!bench.reload(&file).unwrap().applied.marks_changed);
+    assert_eq!(marks(&bench), [10, 1, 11, 2, 12]);
+
+    let third = "[[mark]]\nmark = 3\nsource = \"203.0.113.0/24\"\n";
+    let edited = file
+        .replace("mark = 2\n", "mark = 22\n")
+        .replace("[sysctl]", &format!("{third}[sysctl]"));
+    assert!(bench.reload(&edited).unwrap().applied.marks_changed);
+    assert_eq!(marks(&bench), [10, 3, 1, 11, 22, 12]);
+
+    // What was deleted at run time stays away, and an edit of it is said.
+    let delete = r#"{"delete_mark": {"position": 4}}"#;
+    bench
+        .director
+        .apply(serde_json::from_str(delete).unwrap(), now)
+        .unwrap();
+    let report = bench.reload(&edited.replace("mark = 22\n", "mark = 23\n")).unwrap();
+    assert_eq!(marks(&bench), [10, 3, 1, 11, 12]);
+    assert!(report.left_out[0].contains("mark 23"), "{:?}", report.left_out);
+    // What the file drops goes.
+    bench.reload(TOML).unwrap();
+    assert_eq!(marks(&bench), [10, 11, 12]);
+}
+
+#[test]
+fn settings_and_mark_rules_of_run_time_survive_a_restart_but_a_rule_for_a_device_that_is_gone_does_not() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("journal");
+    let now = Instant::now();
+    let restored = |devices: &[&str]| {
+        let devices = devices.iter().map(|name| (*name).to_owned()).collect();
+        Director::restore_with_devices(&path, devices).unwrap()
+    };
+    let (mut director, _) = restored(&["wan", "lan"]);
+    load(&mut director, &Config::parse(TOML, "lvsd.toml").unwrap(), now).unwrap();
+    for action in [
+        r#"{"set_sysctls": {"conn_reuse_mode": "0"}}"#,
+        r#"{"set_marks": [{"mark": 1, "device": "lan"}, {"mark": 2, "device": "wan", "divert": true}]}"#,
+    ] {
+        director.apply(serde_json::from_str(action).unwrap(), now).unwrap();
+    }
+    let before = director.state();
+    // Once from single records, once from one whole.
+    for _ in 0..2 {
+        drop(director);
+        let report;
+        (director, report) = restored(&["wan", "lan"]);
+        assert_eq!(report.refused, Vec::<String>::new());
+        load(&mut director, &Config::parse(TOML, "lvsd.toml").unwrap(), now).unwrap();
+        assert_eq!(director.state(), before);
+    }
+    drop(director);
+    let (director, report) = restored(&["wan"]);
+    let marks: Vec<_> = director.mark_rules().iter().map(|rule| rule.mark).collect();
+    assert_eq!(marks, [2]);
+    assert!(
+        report.refused[0].contains("there is no device \"lan\""),
+        "{:?}",
+        report.refused
+    );
+}

@@ -81,7 +81,13 @@ impl Setup {
 
     /// The classifier.
     pub fn marks(&self) -> Result<MarkRules, String> {
-        let rules = self.marks.iter().rev().cloned().collect();
+        let mut rules: Vec<_> = Vec::new();
+        for rule in self.marks.iter().rev() {
+            // iptables may repeat a rule: the last one decides.
+            if !rules.iter().any(|later| rule.has_conditions_of(later)) {
+                rules.push(rule.clone());
+            }
+        }
         MarkRules::new(rules).map_err(|error| error.to_string())
     }
 

@@ -90,6 +90,167 @@ fn settings_are_shown_all_or_one() {
 }
 
 #[test]
+fn settings_are_set_by_name_all_of_them_or_none_and_reach_the_workers() {
+    let stand = Stand::new(Limits::default());
+    for name in lvs_core::ipvs::sysctl::Sysctls::NAMES {
+        let shown = stand.printed(&format!("sysctl {name}"));
+        let value = shown.trim().split_once(" = ").map_or("", |(_, value)| value);
+        let body = format!(r#"{{"{name}": {}}}"#, serde_json::to_string(value).unwrap());
+        assert_eq!(stand.ask("PATCH", "/v1/sysctls", &body).0, 204, "{body}");
+    }
+    assert_eq!(stand.printed("sysctl drop_entry=3 net.ipv4.vs.sloppy_tcp=1"), "");
+    assert_eq!(
+        stand
+            .ask("PATCH", "/v1/sysctls", r#"{"drop_packet": 2, "sloppy_sctp": true}"#)
+            .0,
+        204
+    );
+    let sysctls = stand.workers[1].snapshot().sysctls;
+    assert_eq!((sysctls.drop_entry, sysctls.drop_packet), (3, 2));
+    assert!(sysctls.sloppy_tcp && sysctls.sloppy_sctp);
+    assert_eq!(stand.printed("sysctl drop_entry sloppy_tcp").lines().count(), 2);
+
+    for (body, status, place) in [
+        (r#"{"drop_packet": 0, "drop_entry": 4}"#, 422, "drop_entry"),
+        (r#"{"drop_entri": 1}"#, 422, "drop_entri"),
+        (r#"{"drop_entry": [1]}"#, 400, "drop_entry"),
+    ] {
+        let (answered, error) = stand.refused("PATCH", "/v1/sysctls", body);
+        assert_eq!((answered, error.place.as_deref()), (status, Some(place)), "{error}");
+    }
+    assert_eq!(stand.workers[0].snapshot().sysctls, sysctls);
+    let refused = stand.lvsctl("sysctl drop_entry=4");
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        refused.status.code() == Some(1) && message.contains("3 (always)"),
+        "{message}"
+    );
+}
+
+#[test]
+fn mark_rules_are_added_in_order_listed_deleted_and_refused_with_their_place() {
+    let stand = Stand::new(Limits::default());
+    assert_eq!(stand.printed("mark list"), "there are no mark rules\n");
+    for command in [
+        "mark add 66 --protocol tcp --destination 192.0.2.100 --destination-ports 80,443-444",
+        "mark add 67 --source 198.51.100.0/24 --divert",
+        "mark add 68 --protocol udp --source-ports 53 --number 1",
+    ] {
+        assert_eq!(stand.printed(command), "", "{command}");
+    }
+    let listing = stand.printed("mark list");
+    let words: Vec<Vec<&str>> = listing.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[1], ["1", "68", "udp", "any", "53", "any", "any", "any", "no"]);
+    assert_eq!(
+        words[2],
+        [
+            "2",
+            "66",
+            "tcp",
+            "any",
+            "any",
+            "192.0.2.100/32",
+            "80,443-444",
+            "any",
+            "no"
+        ]
+    );
+    assert_eq!(
+        words[3],
+        ["3", "67", "any", "198.51.100.0/24", "any", "any", "any", "any", "yes"]
+    );
+    let marks = || {
+        let snapshot = stand.workers[1].snapshot();
+        snapshot.marks.rules().iter().map(|rule| rule.mark).collect::<Vec<_>>()
+    };
+    assert_eq!(marks(), [68, 66, 67]);
+    for (method, path, body, status, place) in [
+        ("POST", "/v1/marks", r#"{"mark": 0}"#, 422, Some("mark")),
+        (
+            "POST",
+            "/v1/marks",
+            r#"{"mark": 9, "device": "dp9"}"#,
+            422,
+            Some("device"),
+        ),
+        (
+            "POST",
+            "/v1/marks",
+            r#"{"mark": 9, "protocol": "udp", "source_ports": ["53"]}"#,
+            422,
+            None,
+        ),
+        (
+            "POST",
+            "/v1/marks",
+            r#"{"mark": 9, "protocol": "icmp", "source_ports": ["53"]}"#,
+            422,
+            Some("protocol"),
+        ),
+        (
+            "POST",
+            "/v1/marks",
+            r#"{"mark": 9, "source": "2001:db8::/32", "destination": "192.0.2.1"}"#,
+            422,
+            Some("source"),
+        ),
+        (
+            "POST",
+            "/v1/marks",
+            r#"{"mark": 9, "source_ports": ["2-1"]}"#,
+            422,
+            None,
+        ),
+        (
+            "POST",
+            "/v1/marks",
+            r#"{"mark": 9, "source": "192.0.2.0/33"}"#,
+            400,
+            Some("source"),
+        ),
+        ("POST", "/v1/marks?number=9", r#"{"mark": 9}"#, 422, Some("number")),
+        ("POST", "/v1/marks?number=0", r#"{"mark": 9}"#, 400, Some("number")),
+        (
+            "PUT",
+            "/v1/marks",
+            r#"[{"mark": 9}, {"mark": 9, "device": "dp9"}]"#,
+            422,
+            Some("[1].device"),
+        ),
+        ("PUT", "/v1/marks", r#"[{"mark": 9}, {"mark": 8}]"#, 422, Some("[1]")),
+        (
+            "PUT",
+            "/v1/state",
+            r#"{"marks": [{"mark": 9}, {"mark": 0, "source": "192.0.2.1"}]}"#,
+            422,
+            Some("marks[1].mark"),
+        ),
+        (
+            "PUT",
+            "/v1/state",
+            r#"{"sysctls": {"drop_entry": 4}}"#,
+            422,
+            Some("sysctls.drop_entry"),
+        ),
+        ("DELETE", "/v1/marks/4", "", 404, Some("number")),
+    ] {
+        let (answered, error) = stand.refused(method, path, body);
+        assert_eq!(
+            (answered, error.place.as_deref()),
+            (status, place),
+            "{method} {path} {body}: {error}"
+        );
+        assert_eq!(marks(), [68, 66, 67]);
+    }
+    stand.printed("mark del 2");
+    assert_eq!(marks(), [68, 67]);
+    stand.printed("mark clear");
+    assert_eq!(marks(), [0u32; 0]);
+    assert_eq!(stand.lvsctl("mark delete 1").status.code(), Some(1));
+    assert_eq!(stand.lvsctl("mark add 0").status.code(), Some(2));
+}
+
+#[test]
 fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
     let stand = Stand::new(Limits::default());
     let code = |arguments: &str| stand.lvsctl(arguments).status.code();
@@ -120,14 +281,19 @@ fn a_saved_state_is_applied_again_after_a_dry_run_that_changes_nothing() {
     stand.printed("service add tcp:192.0.2.10:80 -s rr");
     stand.printed("server add tcp:192.0.2.10:80 198.51.100.1:80 -m -x 100 -y 50");
     stand.printed("timeouts --set 100 0 10");
+    stand.printed("sysctl drop_entry=3");
+    stand.printed("mark add 66 --protocol tcp");
     let saved = stand.printed("state get");
     let file = stand._directory.path().join("state.json");
     std::fs::write(&file, &saved).unwrap();
     stand.printed("flush");
     stand.printed("timeouts --set 900 120 300");
+    stand.printed("sysctl drop_entry=0 sloppy_tcp=1");
+    stand.printed("mark clear");
 
     let dry = stand.printed(&format!("state apply {} --dry-run", file.display()));
-    let changes = "+ service tcp:192.0.2.10:80\n+ server 198.51.100.1:80 of tcp:192.0.2.10:80\n~ timeouts\n";
+    let changes = "+ service tcp:192.0.2.10:80\n+ server 198.51.100.1:80 of tcp:192.0.2.10:80\n~ timeouts\n\
+        ~ sysctl drop_entry\n~ sysctl sloppy_tcp\n~ marks\n";
     assert_eq!(dry, format!("{changes}dry run: nothing was changed\n"));
     assert_eq!(stand.printed("list").lines().count(), 3);
     assert_eq!(stand.printed(&format!("state apply {}", file.display())), changes);
@@ -275,7 +441,7 @@ fn everything_can_be_done_with_plain_http() {
         assert_eq!(stand.ask(method, path, body).0, status, "{method} {path}");
     }
     let (_, state) = stand.ask("GET", "/v1/state", "");
-    let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"one_packet":false,"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","tunnel":{"kind":"ipip"},"weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5}}"#;
+    let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"one_packet":false,"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","tunnel":{"kind":"ipip"},"weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5},"sysctls":{},"marks":[]}"#;
     assert_eq!(state, expected);
     assert_eq!(stand.ask("DELETE", &server, "").0, 204);
     assert_eq!(

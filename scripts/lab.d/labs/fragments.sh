@@ -1,0 +1,50 @@
+# shellcheck shell=bash
+# Datagrams of 20,000 octets travel in fourteen fragments, both ways, and come out whole.
+
+run_lab() {
+    local family
+    # net_af_packet asks the kernel to put IPv4 fragments together before DPDK sees them; a NIC does not.
+    # shellcheck disable=SC2034
+    DEVICE=af_xdp WORKERS=1
+    nat_network 2
+    # shellcheck disable=SC2034
+    LOCAL4=(192.0.2.100) LOCAL6=(2001:db8:2::100)
+    start_udp_echo rs1 192.0.2.11:7 "[2001:db8:2::11]:7"
+    start_udp_echo rs2 192.0.2.12:7 "[2001:db8:2::12]:7"
+    start_lvsd
+    nat_addresses
+    twin_has lan 192.0.2.100/32 2001:db8:2::100/128
+    for family in $FAMILIES; do
+        use_family "$family"
+        balanced_echo 7
+        check_datagrams NAT 7
+        # The same servers with a local address: FULLNAT.
+        balanced_echo 77
+        # shellcheck disable=SC2153
+        lvsctl local-address set "$(udp 77)" "${LOCALS[0]}"
+        check_datagrams FULLNAT 77
+        ipvsadm -Ln -u "$(vip 7)"
+        ipvsadm -Ln -u "$(vip 77)"
+    done
+    lvsctl drops
+}
+
+# balanced_echo PORT
+balanced_echo() {
+    ipvsadm -A -u "$(vip "$1")" -s rr
+    ipvsadm -a -u "$(vip "$1")" -r "$(rs 1 7)" -m
+    ipvsadm -a -u "$(vip "$1")" -r "$(rs 2 7)" -m
+}
+
+# check_datagrams MODE PORT: the first ones, small, have the neighbours resolved.
+check_datagrams() {
+    local said
+    check "$1: both servers answer" until_true 10 echoes "$2" 2 100
+    typed client "udp-load $(vip "$2") --count 100 --size-bytes 20000"
+    said=$(in_ns client "$(program udp-load)" "$(vip "$2")" --count 100 --size-bytes 20000 --rate-pps 200 || true)
+    equal "$1, 20,000 octets each: $said" "sent 100 answered 100 lost 0" "$said"
+    check "$1, 60,000 octets" until_true 10 echoes "$2" 2 60000
+}
+
+# echoes PORT COUNT SIZE
+echoes() { in_ns client "$(program udp-load)" "$(vip "$1")" --count "$2" --flows "$2" --size-bytes "$3" >/dev/null; }

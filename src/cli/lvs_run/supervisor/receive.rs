@@ -1,0 +1,192 @@
+//! recvmsg and recvfrom on a diverted socket: the datagram, from the kernel's name.
+//!
+//! In:  a call. Out: its datagram in the caller's memory. The datagram leaves the socket only after the caller has
+//! it: a signal may take the call back at any time. Never: holds up other calls while it waits for one.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, socket_timeout};
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout};
+
+use super::notification::Notification;
+use super::socket::{NAME_BYTES, name_bytes, theirs, write_sized};
+use super::target::Memory;
+use crate::filter::Wish;
+use crate::raw_calls;
+
+/// Pieces of a message, at most: `UIO_MAXIOV`.
+const PIECES_MAX: u64 = 1_024;
+/// How often it is asked whether a waiting caller still lives.
+const PULSE: Duration = Duration::from_millis(500);
+/// `struct msghdr`, 64 bit: where its parts are.
+const NAME_LEN: u64 = 8;
+const PIECES: u64 = 16;
+const PIECES_COUNT: u64 = 24;
+const CONTROL_LEN: u64 = 40;
+const FLAGS: u64 = 48;
+/// `struct iovec`, 64 bit.
+const PIECE_BYTES: u64 = 16;
+
+/// Where a datagram goes.
+struct Places {
+    /// Address and length.
+    pieces: Vec<(u64, usize)>,
+    flags: i32,
+    /// Of the struct, for recvmsg.
+    message: Option<u64>,
+}
+
+impl Places {
+    fn of(wish: Wish, call: &Notification) -> Result<Self, Errno> {
+        let [_, first, second, third, ..] = call.arguments;
+        if wish == Wish::ReceiveFrom {
+            let len = usize::try_from(second).unwrap_or(usize::MAX);
+            return Ok(Self {
+                pieces: vec![(first, len)],
+                flags: third as i32,
+                message: None,
+            });
+        }
+        let memory = call.memory()?;
+        let number = |address: u64| memory.number(address).ok_or(Errno::FAULT);
+        let (start, count) = (number(first + PIECES)?, number(first + PIECES_COUNT)?);
+        if count > PIECES_MAX {
+            return Err(Errno::MSGSIZE);
+        }
+        let piece = |index: u64| {
+            let at = start.wrapping_add(index * PIECE_BYTES);
+            Ok((number(at)?, usize::try_from(number(at + 8)?).unwrap_or(usize::MAX)))
+        };
+        Ok(Self {
+            pieces: (0..count).map(piece).collect::<Result<_, Errno>>()?,
+            flags: second as i32,
+            message: Some(first),
+        })
+    }
+
+    fn has(&self, flag: i32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Writes the datagram; the octets that found room.
+    fn fill(&self, memory: &Memory, datagram: &[u8]) -> Result<usize, Errno> {
+        let mut rest = datagram;
+        for (address, room) in &self.pieces {
+            let (part, behind) = rest.split_at(rest.len().min(*room));
+            memory.write(*address, part)?;
+            rest = behind;
+        }
+        Ok(datagram.len() - rest.len())
+    }
+
+    /// Writes who sent it: the kernel.
+    fn sign(&self, call: &Notification, memory: &Memory, truncated: bool) -> Result<(), Errno> {
+        let name = name_bytes(0, 0);
+        let Some(message) = self.message else {
+            return write_sized(call, &name, call.arguments[4], call.arguments[5]);
+        };
+        let mut len = 0;
+        let address = memory.number(message).ok_or(Errno::FAULT)?;
+        if address != 0 {
+            let room = memory.number(message + NAME_LEN).ok_or(Errno::FAULT)? as u32;
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
+            memory.write(address, name.get(..room).unwrap_or(&name))?;
+            len = NAME_BYTES as u32;
+        }
+        let flags = if truncated { libc::MSG_TRUNC } else { 0 };
+        memory.write(message + NAME_LEN, &len.to_ne_bytes())?;
+        memory.write(message + CONTROL_LEN, &0_u64.to_ne_bytes())?;
+        memory.write(message + FLAGS, &flags.to_ne_bytes())
+    }
+}
+
+/// Answers the call as soon as there is a datagram.
+pub(super) fn start(wish: Wish, call: Notification) {
+    let prepared = Places::of(wish, &call).and_then(|places| {
+        let socket = theirs(&call).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::BADF))?;
+        Ok((places, socket))
+    });
+    match prepared {
+        Ok((places, socket)) => {
+            spawn_local(async move { receive(call, places, socket).await });
+        }
+        Err(error) => call.fail(error),
+    }
+}
+
+async fn receive(call: Notification, places: Places, socket: OwnedFd) {
+    match await_datagram(&call, &places, &socket).await {
+        Ok(Some(datagram)) => hand_over(call, &places, &socket, &datagram),
+        // Nobody waits for it any more.
+        Ok(None) => {}
+        Err(error) => call.fail(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+    }
+}
+
+/// A copy of the first datagram; `None` when the caller has gone.
+async fn await_datagram(call: &Notification, places: &Places, socket: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
+    if let Some(datagram) = peek(socket)? {
+        return Ok(Some(datagram));
+    }
+    if places.has(libc::MSG_DONTWAIT) || fcntl_getfl(socket)?.contains(OFlags::NONBLOCK) {
+        return Err(Errno::AGAIN.into());
+    }
+    let limit = socket_timeout(socket, Timeout::Recv)?.map(|limit| Instant::now() + limit);
+    let socket = raw_calls::watch(socket.try_clone()?, Interest::READABLE)?;
+    loop {
+        if let Ok(ready) = timeout(PULSE, socket.readable()).await {
+            match peek(socket.get_ref())? {
+                Some(datagram) => return Ok(Some(datagram)),
+                None => ready?.clear_ready(),
+            }
+        }
+        if !call.is_awaited() {
+            return Ok(None);
+        }
+        if limit.is_some_and(|limit| limit <= Instant::now()) {
+            return Err(Errno::AGAIN.into());
+        }
+    }
+}
+
+fn peek(socket: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let len = match recv(socket, &mut [0; 0], flags | RecvFlags::TRUNC) {
+        Ok((_, len)) => len,
+        Err(Errno::AGAIN) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if len == 0 {
+        // The relay never ends first.
+        return Err(Errno::NODEV.into());
+    }
+    let mut datagram = vec![0; len];
+    recv(socket, datagram.as_mut_slice(), flags)?;
+    Ok(Some(datagram))
+}
+
+fn hand_over(call: Notification, places: &Places, socket: &OwnedFd, datagram: &[u8]) {
+    let written = call.memory().and_then(|memory| {
+        let count = places.fill(&memory, datagram)?;
+        places.sign(&call, &memory, count < datagram.len())?;
+        Ok(count)
+    });
+    match written {
+        Ok(count) => {
+            let whole = places.has(libc::MSG_TRUNC);
+            let taken = call.finish(if whole { datagram.len() } else { count });
+            if taken && !places.has(libc::MSG_PEEK) {
+                // It was there a moment ago, and nobody else takes it.
+                let _ = recv(socket, &mut [0; 0], RecvFlags::DONTWAIT);
+            }
+        }
+        Err(error) => call.fail(error),
+    }
+}
