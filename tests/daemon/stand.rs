@@ -44,6 +44,16 @@ impl Stand {
         stand
     }
 
+    /// The namespace.
+    pub fn name(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Runs a shell line in the namespace.
+    pub fn shell(&self, line: &str) -> Output {
+        self.command().args(["sh", "-c", line]).output().unwrap()
+    }
+
     /// Runs a command in the namespace; what it prints.
     pub fn inside(&self, command: &str) -> String {
         run(self.command().args(command.split_whitespace()))

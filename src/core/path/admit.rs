@@ -5,6 +5,8 @@
 //!      or leave it to the kernel (which answers a stray TCP segment with RST and forwards the rest).
 //! Ref: Linux net/netfilter/ipvs/ip_vs_proto_tcp.c `tcp_conn_schedule`, ip_vs_core.c `ip_vs_schedule`, `ip_vs_out`.
 
+use std::net::IpAddr;
+
 use crate::address::{Address, Endpoint, FlowKey};
 use crate::ipvs::local_address;
 use crate::ipvs::mark::Marked;
@@ -46,7 +48,9 @@ pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &Fl
     match found {
         // Like the kernel's LOCAL_IN hook: a service on an address the director does not have is not seen.
         Some(Found { service, divert })
-            if may_start(step, headers, key) && (divert || snapshot.l3.is_local(key.dst.addr)) =>
+            if may_start(step, headers, key)
+                && (divert || snapshot.l3.is_local(key.dst.addr))
+                && !is_martian(step, key.src.addr) =>
         {
             Admission::Schedule(service)
         }
@@ -100,6 +104,21 @@ fn may_start<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<A>) -
         _ => true,
     };
     kind && key.src.port != PORT_FTP_DATA
+}
+
+/// Whether no packet may come from this address (`ip_route_input_slow`, `fib_validate_source`, `ip6_rcv_core`); the
+/// kernel's stack drops it.
+fn is_martian<A: Address>(step: &Step<'_>, src: A) -> bool {
+    match src.to_ip() {
+        IpAddr::V4(v4) => {
+            v4.is_loopback()
+                || v4.octets()[0] == 0
+                || v4.is_multicast()
+                || v4.is_broadcast()
+                || step.snapshot.l3.is_local(src)
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_multicast(),
+    }
 }
 
 /// Whether it comes from a real server's port and asks for an answer: a reset or abort does not.

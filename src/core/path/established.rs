@@ -273,6 +273,10 @@ fn refuse<A: Address, F: Frame>(
     error: IcmpError,
     reason: DropReason,
 ) -> Verdict {
+    if matches!(error, IcmpError::FragmentationNeeded { .. }) {
+        // Towards servers the kernel looks at the length behind the TTL (`__ip_vs_get_out_rt`); as a router before.
+        rewrite::decrement_ttl(frame.bytes_mut(), packet.headers);
+    }
     let vip = packet.key.dst.addr;
     let verdict = reply::answer(step, packet.headers, packet.key, frame, error, vip, reason);
     if !server.mode.sees_replies() && !matches!(verdict, Verdict::Drop(_)) {
@@ -291,13 +295,18 @@ pub(crate) fn refuse_stray<A: Address, F: Frame>(
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
-    // The stack was about to forward it: what is quoted has been through that.
-    rewrite::decrement_ttl(frame.bytes_mut(), headers);
     let packet = Known {
         index: ConnIndex(0),
         headers,
         key,
     };
+    if !step.snapshot.l3.is_local(key.dst.addr) {
+        if headers.ttl <= 1 {
+            return refuse_as_router(step, &packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
+        }
+        // The stack was about to forward it: what is quoted has been through that.
+        rewrite::decrement_ttl(frame.bytes_mut(), headers);
+    }
     refuse_as_router(
         step,
         &packet,

@@ -90,6 +90,26 @@ pub(crate) fn about_tunnel<F: Frame>(
     Some(verdict)
 }
 
+/// A packet that we wrapped never left: the kernel's error about it reaches the director itself, which counts the
+/// packet inside as one to the client and tells nobody, for too little of it is quoted.
+pub(crate) fn count_undelivered(step: &Step<'_>, table: &ConnTable<Addr4>, headers: &Headers, frame: &[u8]) {
+    let outer = Embedded {
+        reply: Flow::V4(FlowKey::default()),
+        l3_offset: headers.l3_offset,
+        l4_offset: headers.l4_offset,
+        protocol: headers.protocol,
+    };
+    let inner = inner_offset(frame, headers, &outer).and_then(|(at, _)| quoted_v4(frame, at, headers.packet_end));
+    if let Some(inner) = inner
+        && let Flow::V4(answer) = inner.reply
+        && let key = answer.reversed()
+        && let Some((index, Direction::Inbound)) = table.find(table.hash(&key), &key)
+    {
+        let len = headers.packet_end.saturating_sub(inner.l3_offset);
+        related::count_out(step, table.conn(index), usize::from(len));
+    }
+}
+
 /// What an error about a tunnel says.
 struct TunnelError {
     message: IcmpHeader,

@@ -20,7 +20,7 @@ use crate::path::headers::{Flow, Fragment, Headers};
 use crate::path::icmp::IcmpError;
 use crate::path::parse::{Parsed, parse};
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{related, reply};
+use crate::path::{outer_error, related, reply};
 use crate::tick::Tick;
 use crate::wire::ipv4::Ipv4Header;
 use crate::worker_state::{Step, WorkerState};
@@ -29,16 +29,20 @@ use crate::worker_state::{Step, WorkerState};
 #[cold]
 pub fn give_up<F: Frame>(worker: &mut WorkerState, device: DeviceId, now: Tick, frame: &mut F) -> Verdict {
     let (mut step, lanes) = worker.step(device, now, true);
-    let told = match parse(frame.bytes()) {
-        Ok(Parsed::Ip(headers, flow)) if is_balanced(headers.protocol) && headers.fragment != Fragment::Later => {
-            match &flow {
-                Flow::V4(key) => tell(&mut step, &mut lanes.v4.table, &headers, key, frame),
-                Flow::V6(key) => tell(&mut step, &mut lanes.v6.table, &headers, key, frame),
-            }
-        }
-        _ => None,
+    let Ok(Parsed::Ip(headers, flow)) = parse(frame.bytes()) else {
+        return Verdict::Drop(DropReason::NeighbourFailed);
     };
-    told.unwrap_or(Verdict::Drop(DropReason::NeighbourFailed))
+    let told = match &flow {
+        _ if !is_balanced(headers.protocol) || headers.fragment == Fragment::Later => None,
+        Flow::V4(key) => tell(&mut step, &mut lanes.v4.table, &headers, key, frame),
+        Flow::V6(key) => tell(&mut step, &mut lanes.v6.table, &headers, key, frame),
+    };
+    told.unwrap_or_else(|| {
+        if headers.family == AddressFamily::Ipv4 {
+            outer_error::count_undelivered(&step, &lanes.v4.table, &headers, frame.bytes());
+        }
+        Verdict::Drop(DropReason::NeighbourFailed)
+    })
 }
 
 /// `None` when the packet is of no connection.

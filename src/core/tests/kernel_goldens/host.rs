@@ -14,6 +14,8 @@ use lvs_core::path::parse::{Parsed, embedded, parse};
 use lvs_core::path::{Flow, Fragment, Headers};
 use lvs_core::testing::{PacketBuilder, VecFrame, checksum_faults, icmp4, icmp6, tcp4, tcp6};
 
+use crate::frames::{ethertype, parts};
+
 const RST: u8 = 4;
 const ACK: u8 = 16;
 const BROADCAST: [u8; 6] = [0xFF; 6];
@@ -271,13 +273,13 @@ pub fn solicitation(l3: &L3, key: &NeighbourKey) -> Vec<u8> {
             let octets = target.octets();
             let [.., high, middle, low] = octets;
             let group = std::net::Ipv6Addr::from([0xFF, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xFF, high, middle, low]);
-            let source = l3
-                .source_address::<lvs_core::address::Addr6>(key.device)
-                .unwrap_or_default();
+            // What waits is not from the host itself: it asks from its link-local address (RFC 4291 appendix A).
+            let [a, b, c, d, e, f] = mac;
+            let source = std::net::Ipv6Addr::from([0xFE, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xFF, 0xFE, d, e, f]);
             let mut body = octets.to_vec();
             body.extend_from_slice(&[1, 1]);
             body.extend_from_slice(&mac);
-            icmp6(&format!("{} > {group}", source.to_ip()))
+            icmp6(&format!("{source} > {group}"))
                 .icmp(135, 0, 0)
                 .payload(&body)
                 .ttl(255)
@@ -303,4 +305,23 @@ pub fn announced(frame: &[u8]) -> Option<(IpAddr, [u8; 6])> {
     let target: [u8; 16] = message.get(8..24)?.try_into().ok()?;
     let mac = message.get(26..32).filter(|_| message.get(24..26) == Some(&[2, 1]))?;
     Some((IpAddr::from(target), mac.try_into().ok()?))
+}
+
+/// Whether a stack could have sent `out` because of `injected`: forwarded it, or answered it.
+pub fn plausible(injected: &[u8], out: &[u8]) -> bool {
+    if ethertype(injected) == 0x0806 {
+        return ethertype(out) == 0x0806;
+    }
+    if ethertype(out) == 0x0806 {
+        // To forward it, it asks for the next hop.
+        return true;
+    }
+    let (Some(before), Some(after)) = (parts(injected), parts(out)) else {
+        return false;
+    };
+    let forwarded = before == after;
+    let answered = after.1 == before.0;
+    let is_reset = after.2 == 6 && after.0 == before.1 && after.3.get(13).is_some_and(|flags| flags & 4 != 0);
+    let is_icmp = matches!(after.2, 1 | 58);
+    forwarded || (answered && (is_reset || is_icmp))
 }

@@ -1,7 +1,9 @@
 //! The whole machine of a recording without its devices: the director, the kernel behind its twins, and frames
 //! that wait for neighbours. Frames go in at one end, and all that leave come out at the other.
 
-use lvs_core::l3::{DeviceId, NeighbourKey};
+use std::collections::HashMap;
+
+use lvs_core::l3::{DeviceId, L3, NeighbourKey};
 use lvs_core::path::DropReason;
 use lvs_core::testing::director::{Outcome, TestDirector};
 
@@ -43,6 +45,8 @@ pub struct Machine {
     out: Vec<(Side, Vec<u8>)>,
     dropped: Vec<DropReason>,
     is_unsure: bool,
+    /// By host, milliseconds saved up for ICMP errors to it, and when.
+    saved: HashMap<Vec<u8>, (u64, u64)>,
 }
 
 /// What came of a step.
@@ -79,6 +83,7 @@ impl Machine {
             out: Vec::new(),
             dropped: Vec::new(),
             is_unsure: false,
+            saved: HashMap::new(),
         }
     }
 
@@ -145,11 +150,29 @@ impl Machine {
                 match self.host.receive(&l3, device, &frame) {
                     None => {}
                     Some(Action::Unknown) => self.is_unsure = true,
+                    Some(Action::Send(_, frame) | Action::Wait(_, frame)) if !self.may_send(&l3, &frame) => {}
                     Some(Action::Send(device, frame)) => self.leave_host(device, &frame),
                     Some(Action::Wait(key, frame)) => self.wait(key, frame, Sender::Host),
                 }
             }
         }
+    }
+
+    /// The stack sends six ICMPv4 errors to a host at once, then one in each pause (`inet_peer_xrlim_allow`).
+    fn may_send(&mut self, l3: &L3, frame: &[u8]) -> bool {
+        const BURST: u64 = 6;
+        let pause_ms = u64::from(l3.icmp_pauses.v4_ms);
+        let is_error = frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&1) && frame.get(34) != Some(&0);
+        let Some(target) = frame.get(30..34).filter(|_| is_error && pause_ms > 0) else {
+            return true;
+        };
+        let full = BURST * pause_ms;
+        let (saved, seen) = self.saved.entry(target.to_vec()).or_insert((full, self.now_ms));
+        *saved = (*saved + self.now_ms - *seen).min(full);
+        *seen = self.now_ms;
+        let may = *saved >= pause_ms;
+        *saved -= if may { pause_ms } else { 0 };
+        may
     }
 
     /// What the kernel sends goes through the director.

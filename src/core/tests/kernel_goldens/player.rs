@@ -6,6 +6,7 @@ use lvs_core::testing::director::TestDirector;
 
 use crate::commands;
 use crate::frames::{self, Identities};
+use crate::host;
 use crate::listing::{GRID_MS, Listings};
 use crate::machine::{Machine, Outcomes};
 use crate::scenario::{Command, Expected, Scenario, Side, Step, expectations, octets};
@@ -34,7 +35,10 @@ impl Side {
 /// # Errors
 /// The first difference, readable.
 pub fn play(scenario: &Scenario) -> Result<(), String> {
-    let setup = Setup::read(&scenario.setup)?;
+    let mut setup = Setup::read(&scenario.setup)?;
+    for (name, value) in &scenario.sysctls {
+        setup.set_sysctl(name, value.as_str().unwrap_or_default());
+    }
     let mut director = TestDirector::new(1, CONNS_MAX, setup.network());
     director.set_marks(setup.marks()?);
     director.desired.set_overhead(Overhead::Current);
@@ -46,6 +50,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
         // What the kernel refused, as the recording's later listings show, the director refuses too.
         match commands::run(&mut director, line) {
             Err(commands::Failure::NotUnderstood(why)) => return Err(format!("config: {line}: {why}")),
+            Err(commands::Failure::Unreadable(_)) => break,
             Ok(()) | Err(commands::Failure::Refused(_)) => {}
         }
     }
@@ -72,6 +77,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                     .map_err(|why| format!("inject {summary}\n{why}"))?;
             }
             Step::Exec(command) => {
+                clock.listings.collect(&machine.director);
                 execute(&mut machine, &mut clock.listings, command)
                     .map_err(|why| format!("exec {}: {why}", command.command))?;
             }
@@ -131,9 +137,9 @@ fn execute(machine: &mut Machine, listings: &mut Listings, command: &Command) ->
     }
     match (commands::run_shell(&mut machine.director, &command.command), command.rc) {
         (Ok(()), 0) => Ok(()),
-        (Err(commands::Failure::Refused(_)), rc) if rc != 0 => Ok(()),
+        (Err(commands::Failure::Refused(_) | commands::Failure::Unreadable(_)), rc) if rc != 0 => Ok(()),
         (Ok(()), rc) => Err(format!("the kernel refused it ({rc}), lvsd takes it")),
-        (Err(commands::Failure::Refused(why) | commands::Failure::NotUnderstood(why)), _) => Err(why),
+        (Err(failure), _) => Err(failure.into_text()),
     }
 }
 
@@ -180,7 +186,7 @@ fn compare(
         format!("{why}{drops}")
     };
     if !outcomes.is_unsure {
-        return frames::compare(injected, &outcomes.frames, expected, identities).map_err(with_drops);
+        return same_frames(injected, &outcomes.frames, expected, identities).map_err(with_drops);
     }
     // What the kernel's stack would add is not known to the last octet.
     let mut ours = outcomes.frames.iter().peekable();
@@ -190,7 +196,7 @@ fn compare(
             .is_some_and(|(side, bytes)| frames::same_frame(injected, *side, bytes, one, identities).is_ok());
         if is_ours {
             ours.next();
-        } else if !frames::plausible(injected, &one.bytes) {
+        } else if !host::plausible(injected, &one.bytes) {
             return Err(with_drops(frames::both_lists(&outcomes.frames, expected)));
         }
     }
@@ -198,4 +204,23 @@ fn compare(
         Some(_) => Err(with_drops(frames::both_lists(&outcomes.frames, expected))),
         None => Ok(()),
     }
+}
+
+/// Frames that came out of an interface and those that were to come, in order.
+///
+/// # Errors
+/// Both lists, or the first frame that differs.
+fn same_frames(
+    injected: &[u8],
+    ours: &[(Side, Vec<u8>)],
+    expected: &[Expected],
+    identities: &mut Identities,
+) -> Result<(), String> {
+    if ours.len() != expected.len() {
+        return Err(frames::both_lists(ours, expected));
+    }
+    for ((side, bytes), one) in ours.iter().zip(expected) {
+        frames::same_frame(injected, *side, bytes, one, identities)?;
+    }
+    Ok(())
 }

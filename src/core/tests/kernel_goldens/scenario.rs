@@ -13,6 +13,9 @@ pub struct Scenario {
     pub name: String,
     /// What was fed to `ipvsadm -R`.
     pub config_in: String,
+    /// Whether the machine had IPv6.
+    #[serde(default)]
+    pub ipv6: bool,
     /// sysctls set before.
     #[serde(default)]
     pub sysctls: serde_json::Map<String, serde_json::Value>,
@@ -142,6 +145,9 @@ pub struct Command {
     pub command: String,
     /// What it printed.
     pub output: String,
+    /// What it said besides.
+    #[serde(default)]
+    pub stderr: String,
     /// Exit code.
     pub rc: i32,
     /// Seconds since the start.
