@@ -18,6 +18,7 @@ pub mod mbuf;
 pub mod memory;
 pub mod mempool;
 pub mod queue;
+mod rss;
 pub mod xstats;
 
 pub use burst::Burst;

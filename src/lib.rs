@@ -27,10 +27,16 @@ use worker::crew::{self, CrewSettings};
 pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let (config, text) = startup::read_config(config_path)?;
     socket::refuse_second_daemon(&config.api.socket)?;
+    let metrics = startup::metrics_listener(&config)?;
     let mut director = startup::restore(&config)?;
 
     let ground = startup::ground(&config)?;
-    let Opened { devices, queues, twins } = startup::devices(&config, &ground)?;
+    let Opened {
+        devices,
+        queues,
+        twins,
+        rss,
+    } = startup::devices(&config, &ground)?;
     let runtime = startup::runtime()?;
     let (mirror, l3) = runtime.block_on(startup::mirror(&twins))?;
     director.set_l3(Arc::clone(&l3.borrow()), Instant::now());
@@ -47,7 +53,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), ground.pool)
         .map_err(StartError::io("start the twin thread"))?;
     let snapshot = director.first_snapshot(config.workers.count);
-    let workers = startup::launch_workers(&config, &ground, crew.workers, &counters, &snapshot)?;
+    let workers = startup::launch_workers(&config, &ground, crew.workers, &counters, &snapshot, rss.as_ref())?;
     let ports: Vec<Arc<MailboxPort>> = startup::ports(&ground, crew.mailboxes, &counters);
     director.attach(ports.iter().map(|port| Arc::clone(port) as _).collect(), Instant::now());
     director.attach_twins(Arc::clone(punt_thread.counters()));
@@ -64,11 +70,17 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         mirror,
         l3,
         version: startup::version(&config, revision),
+        metrics,
     };
     log::info!(
-        "lvsd {revision}: {} devices, {} workers, ready",
+        "lvsd {revision}: {} devices, {} workers, {}, ready",
         config.devices.len(),
-        config.workers.count
+        config.workers.count,
+        if rss.is_some() {
+            "flows spread by RSS"
+        } else {
+            "flows spread by workers"
+        }
     );
     runtime.block_on(service::serve(socket, ipvs_socket, parts));
 

@@ -6,6 +6,7 @@ pub mod ipvs_netlink;
 pub mod journal;
 pub mod kernel;
 pub mod mailbox_port;
+pub mod metrics;
 pub mod punt;
 pub mod reload;
 pub mod service;

@@ -3,6 +3,7 @@
 //! In:  the configuration. Out: DPDK's environment, devices, kernel twins, workers.
 //! Never: decides about services; a step that fails names its cause and cure and nothing has been promised yet.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,6 +14,7 @@ use lvs_core::counters::WorkerCounters;
 use lvs_core::l3::{DeviceId, L3};
 use lvs_core::limits::{DEVICES_MAX, HELD_MAX, REAL_SERVERS_MAX};
 use lvs_core::path::verdict::WorkerId;
+use lvs_core::rss::RssHash;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
 use thiserror::Error;
@@ -29,6 +31,7 @@ use crate::mgmt::director::Director;
 use crate::mgmt::journal::JournalError;
 use crate::mgmt::kernel::{KernelError, KernelMirror, MirroredTwin};
 use crate::mgmt::mailbox_port::MailboxPort;
+use crate::mgmt::metrics;
 use crate::mgmt::punt::TwinDescriptor;
 use crate::mgmt::reload;
 use crate::mgmt::twin::{self, Twin, TwinError};
@@ -91,6 +94,14 @@ pub enum StartError {
     /// A worker.
     #[error(transparent)]
     Lcore(#[from] LcoreError),
+    /// The listener of the metrics.
+    #[error("metrics.listen {address}: {source}; give an address of this machine and a free port, or leave it out")]
+    Metrics {
+        /// As configured.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Anything the operating system refused.
     #[error("cannot {step}: {source}")]
     Io {
@@ -207,6 +218,15 @@ pub fn ports(
 /// The group that may use the sockets, if one is configured.
 pub fn group(config: &Config) -> Option<&str> {
     Some(config.api.group.as_str()).filter(|group| !group.is_empty())
+}
+
+/// Where `/metrics` is served by TCP, if it is.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn metrics_listener(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let open = |address| metrics::listener::open(address).map_err(|source| StartError::Metrics { address, source });
+    config.metrics.listen.map(open).transpose()
 }
 
 /// What `GET /v1/version` answers.
@@ -327,6 +347,8 @@ pub struct Opened {
     pub queues: Vec<Queues>,
     /// For the twin thread and the mirror.
     pub twins: Vec<Twin>,
+    /// How all of them spread flows over the workers; `None` when there is one worker, or a device does not.
+    pub rss: Option<RssHash>,
 }
 
 /// Opens every device, then its twin.
@@ -335,6 +357,8 @@ pub struct Opened {
 /// A device that is missing, busy or refuses a setting; a twin that cannot be made.
 pub fn devices(config: &Config, ground: &Ground) -> Result<Opened, StartError> {
     let queues_count = u16::from(config.workers.count);
+    // Nobody outside can know which flows meet on one worker.
+    let rss_key = random_octets().map_err(StartError::io("read randomness"))?;
     let mut opened = Opened::default();
     for (number, wanted) in config.devices.iter().enumerate().take(DEVICES_MAX) {
         let settings = DeviceSettings {
@@ -346,6 +370,7 @@ pub fn devices(config: &Config, ground: &Ground) -> Result<Opened, StartError> {
             promiscuous: wanted.promiscuous,
             rx_queues: queues_count,
             tx_queues: queues_count,
+            rss_key: Some(rss_key),
             rx_descriptors: wanted.rx_queue_size,
             tx_descriptors: wanted.tx_queue_size,
         };
@@ -356,6 +381,8 @@ pub fn devices(config: &Config, ground: &Ground) -> Result<Opened, StartError> {
         opened.devices.push(device);
         opened.queues.push(queues);
     }
+    let all_follow = opened.devices.iter().all(Device::follows_rss_key);
+    opened.rss = (all_follow && queues_count > 1).then(|| RssHash::new(rss_key));
     Ok(opened)
 }
 
@@ -398,6 +425,7 @@ pub fn launch_workers(
     parts: Vec<WorkerParts>,
     counters: &Arc<[Arc<WorkerCounters>]>,
     snapshot: &Arc<Snapshot>,
+    rss: Option<&RssHash>,
 ) -> Result<Vec<LcoreHandle>, StartError> {
     let secret = secret().map_err(StartError::io("read randomness"))?;
     let count = config.workers.count;
@@ -413,7 +441,10 @@ pub fn launch_workers(
         };
         let mut arena = memory::arena(&ground.eal, WorkerState::arena_bytes(&settings))?;
         let (snapshot, all) = (Arc::clone(snapshot), Arc::clone(counters));
-        let state = WorkerState::new(settings, &mut arena, snapshot, all, Arc::clone(own))?;
+        let mut state = WorkerState::new(settings, &mut arena, snapshot, all, Arc::clone(own))?;
+        if let Some(rss) = rss {
+            state.follow_rss(rss.clone());
+        }
         let mut worker = Worker::new(parts, state);
         handles.push(lcore::launch(&ground.eal, number, move || worker.run())?);
     }
@@ -428,14 +459,19 @@ fn share(capacity: u32, workers: u8) -> usize {
 
 /// The key of the connection hash: nobody outside can know it.
 fn secret() -> std::io::Result<[u64; 4]> {
-    use std::io::Read;
-    let mut octets = [0; 32];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut octets)?;
+    let octets: [u8; 32] = random_octets()?;
     let mut secret = [0; 4];
     for (word, chunk) in secret.iter_mut().zip(octets.chunks_exact(8)) {
         *word = chunk.iter().fold(0, |word, octet| word << 8 | u64::from(*octet));
     }
     Ok(secret)
+}
+
+fn random_octets<const COUNT: usize>() -> std::io::Result<[u8; COUNT]> {
+    use std::io::Read;
+    let mut octets = [0; COUNT];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut octets)?;
+    Ok(octets)
 }
 
 #[cfg(test)]

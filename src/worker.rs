@@ -14,6 +14,7 @@ pub mod idle;
 pub mod mailbox;
 pub mod packet_path;
 pub mod punt;
+mod sampling;
 pub mod tx;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use idle::Idle;
 use mailbox::Mailbox;
 use packet_path::PacketPath;
 use punt::{InjectedFrames, TwinFrame};
+use sampling::Sampling;
 
 /// Frames from the twins that a worker transmits in one pass: control traffic is little, a bulk transfer of
 /// the host must not hold up the director.
@@ -53,6 +55,7 @@ pub struct Worker<P: PacketPath> {
     counters: Arc<WorkerCounters>,
     pace: Pace,
     idle: Idle,
+    sampling: Sampling,
     burst: Burst,
     verdicts: [Verdict; BURST_MAX],
     stopped: bool,
@@ -74,6 +77,7 @@ impl<P: PacketPath> Worker<P> {
             counters,
             pace: Pace::new(),
             idle: Idle::new(parts.idle),
+            sampling: Sampling::new(),
             burst: Burst::new(),
             verdicts: [Verdict::Punt; BURST_MAX],
             stopped: false,
@@ -89,6 +93,9 @@ impl<P: PacketPath> Worker<P> {
             busy |= self.take_handed_over(now);
             busy |= self.take_injected(now);
             self.exits.flush();
+            if busy && self.sampling.is_due() {
+                self.counters.latency.record(clock::cycles().wrapping_sub(before));
+            }
             if self.pace.is_due(now, busy) {
                 self.keep_house(now);
             }
@@ -191,7 +198,8 @@ impl<P: PacketPath> Worker<P> {
         }
         process(&mut self.path, device, now, self.burst.as_mut_slice(), verdicts);
         for (mbuf, verdict) in self.burst.drain().zip(verdicts.iter()) {
-            self.exits.dispatch(device, mbuf, *verdict, now);
+            self.exits
+                .dispatch(device, mbuf, *verdict, now, |wait| self.path.neighbour(wait));
         }
         self.send_made(device, now);
     }
@@ -206,7 +214,8 @@ impl<P: PacketPath> Worker<P> {
             };
             if mbuf.append(octets.len()) {
                 mbuf.bytes_mut().copy_from_slice(octets);
-                self.exits.dispatch(device, mbuf, verdict, now);
+                self.exits
+                    .dispatch(device, mbuf, verdict, now, |wait| self.path.neighbour(wait));
             } else {
                 self.exits.drop_frame(mbuf, DropReason::NoMbuf);
             }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use lvs_core::counters::{SingleWriter, WorkerCounters};
 use lvs_core::l3::{DeviceId, NeighbourKey};
+use lvs_core::path::verdict::{WaitId, WorkerId};
 use lvs_core::path::{DropReason, Verdict};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
@@ -21,7 +22,7 @@ use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, ConnRecord, DumpCursor};
 use lvsd::worker::packet_path::PacketPath;
 use own_process::{in_own_process, start_eal};
-use scripted_path::{ScriptedPath, neighbour, snapshot};
+use scripted_path::{ScriptedPath, snapshot};
 
 /// All verdicts in turn.
 struct EveryVerdict(ScriptedPath, u32);
@@ -32,8 +33,8 @@ impl PacketPath for EveryVerdict {
             self.1 = self.1.wrapping_add(1);
             *verdict = match self.1 % 8 {
                 0 => Verdict::Punt,
-                1 => Verdict::Hold(neighbour((self.1 >> 3) as u8)),
-                2 => Verdict::HandOver(lvs_core::path::verdict::WorkerId(1)),
+                1 => Verdict::Hold(WaitId((self.1 >> 3) as u8)),
+                2 => Verdict::HandOver(WorkerId(1)),
                 3 => Verdict::Drop(DropReason::NoRoute),
                 _ => Verdict::Transmit(DeviceId(0)),
             };
@@ -45,7 +46,10 @@ impl PacketPath for EveryVerdict {
     fn housekeeping(&mut self, now: Tick) {
         self.0.housekeeping(now);
     }
-    fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Verdict {
+    fn neighbour(&self, wait: WaitId) -> NeighbourKey {
+        self.0.neighbour(wait)
+    }
+    fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Option<Verdict> {
         self.0.finish(frame, neighbour)
     }
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {

@@ -162,6 +162,9 @@ twin_has() {
 # rows: of a listing, the lines of real servers.
 rows() { awk '$1 == "->" && $2 != "RemoteAddress:Port"'; }
 
+# rows_of VIP:PORT: its rows of -Lnc, single spaces between the columns.
+rows_of() { ipvsadm_quiet -Lnc | awk -v vip="$1" '$5 == vip { $1 = $1; print }'; }
+
 # sum_of_column SERVICE COLUMN: a number of 'ipvsadm -Ln --stats --exact' over all servers
 # (1 Conns, 2 InPkts, 3 OutPkts, 4 InBytes, 5 OutBytes).
 sum_of_column() {

@@ -39,8 +39,8 @@ make_certificate() {
         -keyout "$LAB_STATE/tls.key" -out "$LAB_STATE/tls.crt" 2>/dev/null
 }
 
-# start_nginx HOST: pages that say which server it is (80, and 443 with TLS), 'HOST:8080' on 8080,
-# /files to download, PUT to /upload.
+# start_nginx HOST: pages that say which server it is (80, and 443 with TLS), or "broken" while the file HOST-page
+# is there; 'HOST:8080' on 8080, /files to download, PUT to /upload.
 start_nginx() {
     local host=$1 root=$LAB_STATE/nginx-$1
     [[ -f $LAB_STATE/files/sums ]] || make_files
@@ -64,7 +64,7 @@ http {
         listen 80 backlog=4096; listen [::]:80 backlog=4096;
         listen 443 ssl; listen [::]:443 ssl;
         ssl_certificate $LAB_STATE/tls.crt; ssl_certificate_key $LAB_STATE/tls.key;
-        location = / { return 200 "$host\n"; }
+        location = / { if (-e $LAB_STATE/$host-page) { return 200 "broken\n"; } return 200 "$host\n"; }
         location /files/ { alias $LAB_STATE/files/; }
         location /upload/ { alias $root/upload/; dav_methods PUT; }
     }

@@ -52,6 +52,33 @@ nat_addresses() {
     twin_has lan 192.0.2.1/24 2001:db8:2::1/64
 }
 
+# client — [wan director1 lan] — rs1, rs2, and director2 beside director1; the addresses between them are VRRP's.
+pair_network() {
+    local n
+    VIP4=198.51.100.80 VIP6=2001:db8:1::80 DIRECTOR4=192.0.2.1 DIRECTOR6=2001:db8:2::1
+    RS4=(192.0.2.11 192.0.2.12) RS6=(2001:db8:2::11 2001:db8:2::12)
+    cat <<'PICTURE'
+  client 198.51.100.2 ── outside ──┬── wan [director1] lan ──┬── inside ── rs1 192.0.2.11, rs2 192.0.2.12
+                                   └── wan [director2] lan ──┘             gateway 192.0.2.1
+        VIP 198.51.100.80                                  192.0.2.1: both are where the master is
+PICTURE
+    new_lan outside
+    new_lan inside
+    new_client
+    for n in 1 2; do
+        new_host "director$n"
+        at "director$n"
+        plug_device wan outside
+        plug_device lan inside
+    done
+    for n in 1 2; do
+        new_host "rs$n"
+        plug "rs$n" eth0 inside
+        address "rs$n" eth0 "192.0.2.1$n/24" "2001:db8:2::1$n/64"
+        gateway "rs$n" 192.0.2.1 2001:db8:2::1
+    done
+}
+
 # client — router — one LAN with the director and the real servers; their gateway is the router.
 dr_network() {
     local n

@@ -81,6 +81,17 @@ check_upload() {
 
 sum_of() { awk -v name="$1" '$2 == name { print $1 }' "$LAB_STATE/files/sums"; }
 
+# udp_says PORT, tcp_says PORT TEXT: the first line that the VIP answers.
+udp_says() { says udp "$1" question; }
+tcp_says() { says tcp "$1" "$2"; }
+
+# says PROTOCOL PORT TEXT
+says() {
+    # The parameters are the inner shell's.
+    # shellcheck disable=SC2016
+    in_ns client timeout 3 bash -c 'exec 3<>"/dev/$0/$1/$2" && echo "$3" >&3 && head -n 1 <&3' "$1" "$VIP" "$2" "$3" || true
+}
+
 # check_udp VIP: ten thousand datagrams over ten flows, all answered.
 check_udp() {
     local said
@@ -137,6 +148,27 @@ still_downloading() {
     done
     echo "$running"
 }
+
+# check_running WHOSE: what happens to the downloads that ran: their files grow, or not.
+check_running() {
+    local n before=() growing=0
+    for n in "${!DOWNLOADS[@]}"; do
+        before[n]=$(stat -c %s "$LAB_STATE/part-$n")
+    done
+    # As long as TCP may take to try again after an outage of so many seconds.
+    until_true 8 has_grown_or_ended "${before[0]}" || true
+    for n in "${!DOWNLOADS[@]}"; do
+        (($(stat -c %s "$LAB_STATE/part-$n") > before[n])) && growing=$((growing + 1))
+        kill "${DOWNLOADS[n]}" 2>/dev/null || true
+        wait "${DOWNLOADS[n]}" || true
+    done
+    echo "note  connections $1 that go on: $growing of ${#DOWNLOADS[@]}"
+}
+
+has_grown_or_ended() { (($(stat -c %s "$LAB_STATE/part-0") > $1 || $(still_downloading) == 0)); }
+
+# at_least_active COUNT: on the VIP's web service.
+at_least_active() { (($(active_conns "$(vip 80)") >= $1)); }
 
 # check_traffic VIP DEVICE: what every mode must carry, after rr.
 check_traffic() {

@@ -19,11 +19,11 @@ pub use error::{ApiError, ErrorCode};
 pub use id::{IdError, Protocol, ServiceId};
 pub use mark::{MarkProtocol, MarkRule, PortRange, Prefix};
 pub use state::{
-    GueChecksum, LocalAddresses, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings, Service,
-    ServicePatch, ServiceSettings, SettingValue, Settings, State, Timeouts, TimeoutsPatch, Tunnel,
+    ClientAddress, GueChecksum, LocalAddresses, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings,
+    Service, ServicePatch, ServiceSettings, SettingValue, Settings, State, Timeouts, TimeoutsPatch, Tunnel,
 };
 pub use status::{
-    Buffers, ConnFilter, ConnRecord, Device, DropCount, Rates, ReloadReport, ServerOfService, ServerStatus,
+    Buffers, ConnFilter, ConnRecord, Device, DropCount, Latency, Rates, ReloadReport, ServerOfService, ServerStatus,
     ServiceStatus, StateDiff, Stats, Totals, Version, Worker,
 };
 

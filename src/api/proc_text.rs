@@ -41,6 +41,16 @@ impl ProcFile {
     }
 }
 
+/// Their names below `/proc/net/`.
+pub const NAMES: [&str; 6] = [
+    "ip_vs",
+    "ip_vs_app",
+    "ip_vs_conn",
+    "ip_vs_conn_sync",
+    "ip_vs_stats",
+    "ip_vs_stats_percpu",
+];
+
 /// What `ip_vs_app` says when no helper is loaded.
 pub const APPLICATIONS: &str = "prot port    usecnt name\n";
 

@@ -139,6 +139,23 @@ pub enum Tunnel {
     },
 }
 
+/// What carries the client's address to a FULLNAT server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientAddress {
+    /// Nothing: the server sees a local address only.
+    #[default]
+    None,
+    /// TCP option 254 (IPv4) or 253 (IPv6), until the server has answered.
+    Toa,
+    /// The PROXY protocol's line of text in front of the TCP stream.
+    ProxyV1,
+    /// The PROXY protocol's binary header in front of the TCP stream.
+    ProxyV2,
+    /// An IP option (IPv4) or the option protocol 248 (IPv6) of the first UDP datagrams.
+    Uoa,
+}
+
 /// A virtual service with everything that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -159,6 +176,12 @@ pub struct Service {
     /// Every UDP datagram is scheduled on its own. Default: no.
     #[serde(default)]
     pub one_packet: bool,
+    /// How FULLNAT servers learn the client's address. Default: `none`.
+    #[serde(default)]
+    pub client_address: ClientAddress,
+    /// Limit of the MSS that SYN segments announce, in octets: 0 for none, or 88 to 65495. Default: 0.
+    #[serde(default)]
+    pub mss_max: u16,
     /// Addresses from which masquerading servers are reached (FULLNAT); empty for plain NAT.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
@@ -185,6 +208,12 @@ pub struct ServiceSettings {
     /// Every UDP datagram is scheduled on its own. Default: no.
     #[serde(default)]
     pub one_packet: bool,
+    /// How FULLNAT servers learn the client's address. Default: `none`.
+    #[serde(default)]
+    pub client_address: ClientAddress,
+    /// Limit of the MSS that SYN segments announce, in octets: 0 for none, or 88 to 65495. Default: 0.
+    #[serde(default)]
+    pub mss_max: u16,
 }
 
 /// What `PATCH /v1/services/{service}` changes; what is absent stays.
@@ -204,6 +233,12 @@ pub struct ServicePatch {
     /// Every UDP datagram is scheduled on its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub one_packet: Option<bool>,
+    /// How FULLNAT servers learn the client's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_address: Option<ClientAddress>,
+    /// Limit of the MSS that SYN segments announce, in octets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mss_max: Option<u16>,
 }
 
 impl From<ServiceSettings> for ServicePatch {
@@ -213,12 +248,16 @@ impl From<ServiceSettings> for ServicePatch {
             scheduler_flags,
             persistence,
             one_packet,
+            client_address,
+            mss_max,
         } = settings;
         Self {
             scheduler: Some(scheduler),
             scheduler_flags: Some(scheduler_flags),
             persistence: Some(persistence),
             one_packet: Some(one_packet),
+            client_address: Some(client_address),
+            mss_max: Some(mss_max),
         }
     }
 }

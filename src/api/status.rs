@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Persistence, Protocol, Server, ServiceId};
+use crate::{ClientAddress, Persistence, Protocol, Server, ServiceId};
 
 /// `GET /v1/version`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -78,6 +78,12 @@ pub struct ServiceStatus {
     pub persistence: Option<Persistence>,
     /// Whether every UDP datagram is scheduled on its own.
     pub one_packet: bool,
+    /// How FULLNAT servers learn the client's address.
+    #[serde(default)]
+    pub client_address: ClientAddress,
+    /// Limit of the MSS that SYN segments announce, in octets; 0 for none.
+    #[serde(default)]
+    pub mss_max: u16,
     /// Its local-address pool.
     #[schema(value_type = Vec<String>)]
     pub local_addresses: Vec<IpAddr>,
@@ -181,6 +187,12 @@ pub struct Worker {
     pub keep_packets: u64,
     /// Frames made besides those received: whole datagrams and pieces.
     pub make_packets: u64,
+    /// Packets to real servers that carried the client's address.
+    #[serde(default)]
+    pub client_address_packets: u64,
+    /// Packets that should have, but had no room for it.
+    #[serde(default)]
+    pub client_address_no_room_packets: u64,
     /// Frames that wait now until the kernel has found a neighbour.
     pub held_packets: u64,
     /// IPv4 connections now.
@@ -199,6 +211,28 @@ pub struct Worker {
     pub cycles_per_sec: u64,
     /// New connections for which a scheduler was asked.
     pub scheduler_picks: u64,
+    /// Frames taken from other workers.
+    pub take_over_packets: u64,
+    /// Connections whose time ran out.
+    pub conns_expired: u64,
+    /// ICMP errors sent.
+    pub icmp_errors: u64,
+    /// How long frames stayed, since start.
+    pub latency: Latency,
+}
+
+/// From the poll that took frames to the end of their transmission, of one in 61 passes that moved frames;
+/// each number at most 12.5 % too large.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Latency {
+    /// Passes that were timed.
+    pub samples: u64,
+    /// Nanoseconds that half of them did not exceed; 0 without samples.
+    pub p50_ns: u64,
+    /// Nanoseconds that 99 % did not exceed.
+    pub p99_ns: u64,
+    /// Nanoseconds that 99.9 % did not exceed.
+    pub p999_ns: u64,
 }
 
 /// `GET /v1/drops`: one reason.

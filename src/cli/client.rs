@@ -82,7 +82,8 @@ pub async fn read<T: DeserializeOwned>(answer: Answer) -> Result<T, Failure> {
     serde_json::from_slice(&collect(answer).await?).map_err(|error| Failure::Misunderstood(error.to_string()))
 }
 
-async fn collect(answer: Answer) -> Result<Bytes, Failure> {
+/// The whole body of an answer.
+pub async fn collect(answer: Answer) -> Result<Bytes, Failure> {
     let collected = answer.into_body().collect().await;
     Ok(collected
         .map_err(|error| Failure::Misunderstood(error.to_string()))?

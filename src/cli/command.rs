@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use lvs_api::{GueChecksum, Mode, Netmask, Persistence, Protocol, SOCKET_DEFAULT, ServiceId, Tunnel};
+use lvs_api::{ClientAddress, GueChecksum, Mode, Netmask, Persistence, Protocol, SOCKET_DEFAULT, ServiceId, Tunnel};
 
 pub mod mark;
 
@@ -84,6 +84,8 @@ pub enum Command {
         #[arg(value_name = "NAME[=VALUE]")]
         words: Vec<String>,
     },
+    /// Print a file of `/proc/net/ip_vs*` as the kernel would show it, or write them all below a folder.
+    Proc(Proc),
     /// List, add or delete the rules that give packets the marks of fwmark services.
     #[command(subcommand)]
     Mark(MarkCommand),
@@ -101,6 +103,17 @@ pub enum Command {
         /// For which shell.
         shell: Shell,
     },
+}
+
+/// `lvsctl proc`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Proc {
+    /// ip_vs, ip_vs_stats, ip_vs_stats_percpu, ip_vs_conn, ip_vs_conn_sync or ip_vs_app.
+    pub file: Option<String>,
+    /// Write FOLDER/net/ip_vs and the others: node_exporter reads them with --path.procfs=FOLDER.
+    #[arg(long, value_name = "FOLDER")]
+    pub to: Option<PathBuf>,
 }
 
 /// `lvsctl list`.
@@ -250,6 +263,12 @@ pub struct ServiceOptions {
     /// UDP datagrams of one client belong together again.
     #[arg(long, conflicts_with = "one_packet")]
     not_one_packet: bool,
+    /// How FULLNAT servers learn the client's address; give the service its local addresses first.
+    #[arg(long, value_parser = parse_client_address, value_name = "none|toa|proxy-v1|proxy-v2|uoa")]
+    pub client_address: Option<ClientAddress>,
+    /// Limit of the MSS that SYN segments announce, in octets; 0 for none.
+    #[arg(long, value_name = "OCTETS")]
+    pub mss_max: Option<u16>,
 }
 
 impl ServiceOptions {
@@ -381,6 +400,17 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
         "tunnel" | "tun" => Ok(Mode::Tunnel),
         "dr" | "route" => Ok(Mode::Dr),
         _ => Err("use nat (FULLNAT when the service has local addresses), tunnel or dr".to_owned()),
+    }
+}
+
+fn parse_client_address(text: &str) -> Result<ClientAddress, String> {
+    match text {
+        "none" => Ok(ClientAddress::None),
+        "toa" => Ok(ClientAddress::Toa),
+        "proxy-v1" => Ok(ClientAddress::ProxyV1),
+        "proxy-v2" => Ok(ClientAddress::ProxyV2),
+        "uoa" => Ok(ClientAddress::Uoa),
+        _ => Err("use none, toa, proxy-v1 or proxy-v2 (tcp), uoa (udp)".to_owned()),
     }
 }
 

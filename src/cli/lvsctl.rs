@@ -5,6 +5,7 @@
 mod client;
 mod command;
 mod listing;
+mod proc_files;
 mod run;
 mod table;
 

@@ -20,7 +20,7 @@ use crate::command::{
     StatsCommand,
 };
 use crate::listing::{self, Columns, Style};
-use crate::table;
+use crate::{proc_files, table};
 
 mod settings;
 
@@ -115,6 +115,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             };
             session.change(Method::PUT, "/timeouts", Some(&patch)).await
         }
+        Command::Proc(wanted) => proc_files::run(&session.client, &wanted).await,
         Command::Sysctl { words } => session.sysctl(&words).await,
         Command::Mark(command) => session.mark(command).await,
         Command::State(command) => session.state(command).await,
@@ -145,7 +146,8 @@ fn service_path(id: &ServiceId) -> String {
     format!("/services/{}", escape(&id.to_string()))
 }
 
-fn put(text: &str) -> Result<(), Failure> {
+/// Prints.
+pub fn put(text: &str) -> Result<(), Failure> {
     io::stdout().write_all(text.as_bytes()).map_err(Failure::Output)
 }
 
@@ -209,6 +211,8 @@ impl Session {
                     service: name.id(),
                     persistence: options.persistence().flatten(),
                     one_packet: options.one_packet().unwrap_or(false),
+                    client_address: options.client_address.unwrap_or_default(),
+                    mss_max: options.mss_max.unwrap_or(0),
                     scheduler: options.scheduler.unwrap_or_else(|| "wlc".to_owned()),
                     scheduler_flags: options.scheduler_flags.unwrap_or_default(),
                     local_addresses: Vec::new(),
@@ -220,6 +224,8 @@ impl Session {
                 let patch = ServicePatch {
                     persistence: options.persistence(),
                     one_packet: options.one_packet(),
+                    client_address: options.client_address,
+                    mss_max: options.mss_max,
                     scheduler: options.scheduler,
                     scheduler_flags: options.scheduler_flags,
                 };

@@ -56,6 +56,9 @@ pub fn workers(workers: Vec<Worker>) -> String {
         "Conns4",
         "Conns6",
         "Busy%",
+        "P50us",
+        "P99us",
+        "P99.9us",
     ];
     let rows = workers.into_iter().map(|worker| {
         let cycles = worker.busy_cycles + worker.idle_cycles;
@@ -72,9 +75,20 @@ pub fn workers(workers: Vec<Worker>) -> String {
             worker.conns4.to_string(),
             worker.conns6.to_string(),
             busy.to_string(),
+            microseconds(worker.latency.p50_ns),
+            microseconds(worker.latency.p99_ns),
+            microseconds(worker.latency.p999_ns),
         ]
     });
     table(&title, rows)
+}
+
+/// `12.3`; nothing was timed: `-`.
+fn microseconds(ns: u64) -> String {
+    match ns {
+        0 => "-".to_owned(),
+        ns => format!("{}.{}", ns / 1_000, ns % 1_000 / 100),
+    }
 }
 
 /// `lvsctl devices`.

@@ -4,7 +4,7 @@
 //! machine, or a [`ConfigError`] that names file, line, key, cause and cure. No I/O.
 //! `conf/lvsd.reference.toml` explains every key; a test keeps the two in step.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpec};
@@ -35,6 +35,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The management interface.
     pub api: ApiConfig,
+    /// Monitoring.
+    pub metrics: MetricsConfig,
     /// Where the desired state is kept.
     pub journal: JournalConfig,
     /// How schedulers weigh connections.
@@ -134,6 +136,13 @@ impl Default for ApiConfig {
             group: String::new(),
         }
     }
+}
+
+/// `[metrics]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Where `/metrics` is served by TCP; `None` for nowhere but the admin socket.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[journal]`.

@@ -6,9 +6,11 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::ipvs::conn::Direction;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::stats::Totals;
 use crate::l3::DeviceId;
+use crate::latency::LatencyHistogram;
 use crate::limits::DEVICES_MAX;
 use crate::path::verdict::DropReason;
 
@@ -98,6 +100,18 @@ impl ServerCounters {
         self.gauge(active).sub(1);
     }
 
+    /// A packet of `bytes` octets in one direction.
+    #[inline]
+    pub fn count(&self, direction: Direction, bytes: u64) {
+        // Chosen by address, not by branch: directions alternate unpredictably.
+        let (packets_of, bytes_of) = match direction {
+            Direction::Inbound => (&self.in_packets, &self.in_bytes),
+            Direction::Outbound => (&self.out_packets, &self.out_bytes),
+        };
+        packets_of.add(1);
+        bytes_of.add(bytes);
+    }
+
     /// The cumulative counters, for the estimator and listings.
     pub fn totals(&self) -> Totals {
         Totals {
@@ -167,8 +181,14 @@ pub struct WorkerCounters {
     pub kept_frames: AtomicU64,
     /// Frames that the path made besides those received.
     pub made_frames: AtomicU64,
+    /// Packets to real servers that carried the client's address.
+    pub client_addresses: AtomicU64,
+    /// Packets that had no room for it.
+    pub client_address_no_room: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
+    /// From the poll that took frames to their transmission, of sampled passes.
+    pub latency: LatencyHistogram,
     /// By [`DeviceId`].
     pub devices: [DeviceCounters; DEVICES_MAX],
     /// By [`DropReason`].
@@ -199,7 +219,10 @@ impl WorkerCounters {
             conns_expired: AtomicU64::default(),
             kept_frames: AtomicU64::default(),
             made_frames: AtomicU64::default(),
+            client_addresses: AtomicU64::default(),
+            client_address_no_room: AtomicU64::default(),
             held: AtomicU64::default(),
+            latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             answers: [const { AtomicU64::new(0) }; DropReason::COUNT],

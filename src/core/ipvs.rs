@@ -1,5 +1,6 @@
 //! NOUNS: what an LVS operator talks about.
 
+pub mod client_address;
 pub mod conn;
 pub mod desired;
 pub mod forwarding;

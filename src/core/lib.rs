@@ -2,7 +2,7 @@
 //!
 //! No DPDK, no async, no I/O, no clock, no threads: time, randomness and buffers are parameters.
 //! Nouns live in [`ipvs`], verbs in [`path`], headers in [`wire`], the kernel's mirrored tables in [`l3`].
-//! Unsafe code is confined to the rooms `arena.rs` and `prefetch.rs`.
+//! Unsafe code is confined to the rooms `arena.rs`, `lanes.rs` and `prefetch.rs`.
 
 pub mod address;
 pub mod arena;
@@ -11,10 +11,13 @@ pub mod counters;
 pub mod frame;
 pub mod ipvs;
 pub mod l3;
+pub mod lanes;
+pub mod latency;
 pub mod limits;
 pub mod path;
 pub mod prefetch;
 pub mod random;
+pub mod rss;
 pub mod snapshot;
 pub mod testing;
 pub mod tick;

@@ -33,6 +33,10 @@ pub const LOCAL_PORT_LAST: u16 = 65_535;
 /// How many (local address, port) candidates a new FULLNAT connection tries before it is refused.
 pub const LOCAL_PORT_TRIES_MAX: u32 = 256;
 
+/// How many local ports a new FULLNAT connection asks for the way of their replies where NICs have RSS: with 64
+/// workers, the most there are, one in 64 comes home, and one connection in ten million finds none.
+pub const RSS_PORT_TRIES_MAX: u32 = 1_024;
+
 /// Packets that wait for one neighbour (kernel: `unres_qlen`, about 100 full frames).
 pub const HELD_PER_NEIGHBOUR_MAX: usize = 64;
 
@@ -111,6 +115,12 @@ pub const REASSEMBLY6_SEC: u32 = 60;
 pub const MADE_FRAMES_MAX: usize = BURST_MAX * FRAGMENTS_PER_DATAGRAM_MAX;
 /// Their octets: each is one of 64 KiB with the headers of its pieces.
 pub const MADE_OCTETS_MAX: usize = BURST_MAX * 72 * 1_024;
+
+/// Limits of the MSS that a service may impose: from the kernel's own least (`TCP_MIN_MSS`) to the longest packet.
+pub const MSS_MAX_RANGE: std::ops::RangeInclusive<u16> = 88..=65_495;
+
+/// Datagrams of a UDP connection that carry the client's address (DPVS `uoa_max_trail`).
+pub const UOA_DATAGRAMS_MAX: u8 = 3;
 
 /// Real servers whose path MTU a worker remembers, learned from ICMP errors about tunnels.
 pub const PATH_MTUS_MAX: usize = 256;

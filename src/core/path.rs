@@ -19,11 +19,13 @@ pub mod fragment;
 pub mod from_host;
 pub mod headers;
 pub mod icmp;
+pub mod introduce;
 pub mod lookup;
 pub mod outer_error;
 pub mod parse;
 pub mod path_mtu;
 pub mod persist;
+pub mod plain;
 pub mod reassemble;
 pub mod related;
 pub mod reply;
@@ -40,17 +42,18 @@ pub use verdict::{DropReason, Verdict};
 use crate::address::{Address, FlowKey};
 use crate::counters::SingleWriter;
 use crate::frame::Frame;
-use crate::ipvs::conn::Direction;
 use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::{ConnIndex, Direction};
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
 use crate::tick::Tick;
-use crate::worker_state::{Lane, Lanes, Step, WorkerState};
+use crate::worker_state::{Lane, LaneEntry, Lanes, Step, WorkerState};
 
 use admit::Admission;
 use classify::{Class, is_balanced};
 use established::Known;
 use parse::Parsed;
+use plain::Plain;
 
 /// Decides about frames that `device` received. Frames beyond [`BURST_MAX`] are left as they are with
 /// their verdicts untouched; callers never pass more.
@@ -115,10 +118,10 @@ fn run<F: Frame>(
     }
     lanes.v4.clear();
     lanes.v6.clear();
+    let mac = step.snapshot.l3.mac(device);
     for (slot, (frame, verdict)) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX).enumerate() {
-        if let Some((headers, key)) = parse::plain(frame.bytes())
-            && let Class::Balanced = classify::classify(&step, frame.bytes(), &headers)
-        {
+        // What is plain and sent to the device is looked up.
+        if let Some((headers, key)) = parse::plain(frame.bytes(), mac) {
             lanes.v4.push(slot, headers, key);
             continue;
         }
@@ -154,12 +157,12 @@ fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, fram
 }
 
 /// The stages behind parsing for the packets of one family.
-fn run_lane<A: Address, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames: &mut [F], verdicts: &mut [Verdict]) {
-    lookup::hash_and_prefetch_buckets(lane);
+fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames: &mut [F], verdicts: &mut [Verdict]) {
     lookup::prefetch_conns(lane);
     let Lane {
         table, entries, count, ..
     } = lane;
+    let changes = table.changes();
     for entry in entries.iter().take(*count) {
         let (Some(frame), Some(verdict)) = (
             frames.get_mut(usize::from(entry.slot)),
@@ -167,12 +170,29 @@ fn run_lane<A: Address, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frame
         ) else {
             continue;
         };
-        *verdict = one_packet(step, table, entry.hash, &entry.headers, &entry.key, frame);
+        *verdict = one_entry(step, table, changes, entry, frame);
     }
 }
 
+/// Almost every packet is plainly of an established connection; the others go the full way.
+#[inline(always)]
+fn one_entry<A: Plain, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    changes: u32,
+    entry: &LaneEntry<A>,
+    frame: &mut F,
+) -> Verdict {
+    let found = lookup::find(table, changes, entry);
+    if let Some((index, direction)) = found
+        && let Some(verdict) = A::forward(step, table.conn_mut(index), direction, &entry.headers, frame)
+    {
+        return verdict;
+    }
+    decide(step, table, found, &entry.headers, &entry.key, frame)
+}
+
 /// From lookup to verdict for one TCP, UDP or SCTP packet.
-#[inline]
 fn one_packet<A: Address, F: Frame>(
     step: &mut Step<'_>,
     table: &mut ConnTable<A>,
@@ -181,7 +201,21 @@ fn one_packet<A: Address, F: Frame>(
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
-    match table.find(hash, key) {
+    let found = table.find(hash, key);
+    decide(step, table, found, headers, key, frame)
+}
+
+/// The full way from lookup to verdict.
+#[inline(never)]
+fn decide<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    found: Option<(ConnIndex, Direction)>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Verdict {
+    match found {
         Some((index, Direction::Inbound)) if !established::gives_way(step, table, index, headers) => {
             established::inbound(step, table, &Known { index, headers, key }, frame)
         }

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use crate::address::{Addr4, Addr6, Address, FlowKey};
 use crate::arena::{Arena, ArenaError};
 use crate::counters::{SingleWriter, WorkerCounters};
-use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::table::{Candidate, ConnTable};
 use crate::ipvs::conn::{Conn, FLAG_TEMPLATE};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::local_address::LocalPortCursor;
 use crate::ipvs::persistence;
-use crate::ipvs::protocol;
+use crate::ipvs::protocol::{self, tcp::TcpState};
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::scheduler::{self, Localities, SchedulerState};
 use crate::ipvs::service::{ServiceId, VirtualService};
-use crate::l3::DeviceId;
+use crate::l3::{DeviceId, NeighbourKey};
 use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
 use crate::path::Headers;
 use crate::path::defence::{Defence, Sweep};
@@ -26,10 +26,13 @@ use crate::path::emit::MadeFrames;
 use crate::path::path_mtu::PathMtus;
 use crate::path::reassemble::Reassembly;
 use crate::path::reply::IcmpBudget;
-use crate::path::verdict::{Verdict, WorkerId};
+use crate::path::resolve::Wanted;
+use crate::path::verdict::{Verdict, WaitId, WorkerId};
 use crate::random::Random;
+use crate::rss::RssHash;
 use crate::snapshot::Snapshot;
 use crate::tick::Tick;
+use crate::wire::{tcp, udp};
 
 /// What a worker is made with.
 #[derive(Clone, Debug)]
@@ -63,6 +66,8 @@ pub struct WorkerState {
     localities: Localities,
     made: MadeFrames,
     path_mtus: PathMtus,
+    rss: Option<RssHash>,
+    wanted: Wanted,
 }
 
 /// The tables of both families, each with the scratch space of the burst under way.
@@ -89,6 +94,7 @@ pub(crate) struct LaneEntry<A: Address> {
     pub(crate) hash: u64,
     pub(crate) key: FlowKey<A>,
     pub(crate) headers: Headers,
+    pub(crate) candidate: Candidate,
     /// Its place in the burst.
     pub(crate) slot: u8,
 }
@@ -99,6 +105,7 @@ impl<A: Address> Lane<A> {
             hash: 0,
             key: FlowKey::default(),
             headers: Headers::default(),
+            candidate: Candidate::NONE,
             slot: 0,
         };
         Self {
@@ -115,9 +122,13 @@ impl<A: Address> Lane<A> {
         self.count = 0;
     }
 
-    #[inline]
+    /// Takes a packet up, and fetches the bucket that its connection is found by.
+    #[inline(always)]
     pub(crate) fn push(&mut self, slot: usize, headers: Headers, key: FlowKey<A>) {
+        let hash = self.table.hash(&key);
+        self.table.prefetch_bucket(hash);
         if let Some(entry) = self.entries.get_mut(self.count) {
+            entry.hash = hash;
             entry.key = key;
             entry.headers = headers;
             entry.slot = slot as u8;
@@ -136,6 +147,11 @@ pub(crate) struct Step<'a> {
     pub(crate) worker: WorkerId,
     pub(crate) workers_count: u8,
     pub(crate) secret: u64,
+    /// How the NICs spread flows over workers; `None` where they do not, or where there is one worker.
+    pub(crate) rss: Option<&'a RssHash>,
+    /// Timeouts of almost all connections in milliseconds: TCP in ESTABLISHED, UDP.
+    pub(crate) established_ms: u32,
+    pub(crate) udp_ms: u32,
     pub(crate) schedulers: &'a mut [SchedulerState],
     pub(crate) port_cursors: &'a mut [LocalPortCursor],
     /// This worker's counters.
@@ -149,6 +165,7 @@ pub(crate) struct Step<'a> {
     /// Frames besides those of the burst.
     pub(crate) made: &'a mut MadeFrames,
     pub(crate) path_mtus: &'a mut PathMtus,
+    pub(crate) wanted: &'a mut Wanted,
     /// While a datagram that was put together is processed: octets of the longest piece that it may leave in, its
     /// longest fragment at first. Else 0.
     pub(crate) reassembled: u16,
@@ -194,6 +211,8 @@ impl WorkerState {
             localities: Localities::new(),
             made: MadeFrames::new(),
             path_mtus: PathMtus::new(),
+            rss: None,
+            wanted: Wanted::new(),
             snapshot: Arc::new(Snapshot::default()),
             settings,
         };
@@ -283,6 +302,17 @@ impl WorkerState {
         Some(made)
     }
 
+    /// All devices spread flows by this hash, one queue a worker: from now on flows belong to the worker to which
+    /// they bring them. For all workers alike, before the first burst.
+    pub fn follow_rss(&mut self, rss: RssHash) {
+        self.rss = (self.settings.workers_count > 1).then_some(rss);
+    }
+
+    /// The neighbour that a frame with the verdict [`Verdict::Hold`] waits for.
+    pub const fn neighbour(&self, name: WaitId) -> NeighbourKey {
+        self.wanted.key(name)
+    }
+
     /// Connections held at this moment, IPv4 and IPv6.
     pub fn conns_count(&self) -> (usize, usize) {
         (self.lanes.v4.table.len(), self.lanes.v6.table.len())
@@ -291,6 +321,7 @@ impl WorkerState {
     /// Splits the state for one burst: what the steps use, and the tables.
     #[inline]
     pub(crate) fn step(&mut self, device: DeviceId, now: Tick, handed_over: bool) -> (Step<'_>, &mut Lanes) {
+        let timeouts = &self.snapshot.timeouts;
         let step = Step {
             snapshot: &self.snapshot,
             now,
@@ -299,6 +330,9 @@ impl WorkerState {
             worker: self.settings.id,
             workers_count: self.settings.workers_count,
             secret: self.settings.secret[0],
+            rss: self.rss.as_ref(),
+            established_ms: protocol::timeout_ms(timeouts, tcp::PROTOCOL, TcpState::Established as u8),
+            udp_ms: protocol::timeout_ms(timeouts, udp::PROTOCOL, protocol::udp::NORMAL),
             schedulers: &mut self.schedulers,
             port_cursors: &mut self.port_cursors,
             own: &self.own,
@@ -309,6 +343,7 @@ impl WorkerState {
             localities: &mut self.localities,
             made: &mut self.made,
             path_mtus: &mut self.path_mtus,
+            wanted: &mut self.wanted,
             reassembled: 0,
         };
         (step, &mut self.lanes)
@@ -399,7 +434,7 @@ pub struct ConnRecord {
     pub real: (IpAddr, u16),
     /// How it is forwarded.
     pub mode: ForwardingMode,
-    /// Protocol state; named by [`crate::ipvs::protocol::state_name`].
+    /// Protocol state, or a template's; named by [`ConnRecord::state_name`].
     pub state: u8,
     /// Milliseconds until it expires if nothing more arrives.
     pub expires_in_ms: u32,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use lvs_core::l3::DeviceId;
 use nix::errno::Errno;
 
+use crate::dpdk::rss::Rss;
 use crate::dpdk::{Eal, Mempool, RxQueue, TxQueue, error_text};
 
 /// What a device is to be.
@@ -32,6 +33,8 @@ pub struct DeviceSettings {
     pub rx_queues: u16,
     /// Transmit queues wanted: one a worker. The device may have fewer.
     pub tx_queues: u16,
+    /// The key by which it is to spread flows over its receive queues, if it can ([`lvs_core::rss`]).
+    pub rss_key: Option<[u8; lvs_core::rss::KEY_LEN]>,
     /// Descriptors of each receive queue; adjusted to what the device can do.
     pub rx_descriptors: u16,
     /// Descriptors of each transmit queue; adjusted to what the device can do.
@@ -49,6 +52,7 @@ impl Default for DeviceSettings {
             promiscuous: true,
             rx_queues: 1,
             tx_queues: 1,
+            rss_key: None,
             rx_descriptors: 1_024,
             tx_descriptors: 1_024,
         }
@@ -169,6 +173,7 @@ pub struct Device {
     mac: [u8; 6],
     mtu: u16,
     rss: bool,
+    follows_rss_key: bool,
     rx_queues: u16,
     tx_queues: u16,
 }
@@ -181,12 +186,13 @@ impl Device {
             number,
             device: settings.id,
         });
-        let plan = Plan::of(settings, &facts(settings, number)?)?;
+        let mut plan = Plan::of(settings, &facts(settings, number)?)?;
         plan.configure(settings, number)?;
         plan.set_up_queues(settings, number, pool)?;
         set_mtu(settings, number)?;
         let mac = set_mac(settings, number)?;
         start(settings, number)?;
+        let follows_rss_key = plan.rss.redirect(number) && plan.rx_queues == settings.rx_queues;
         let rx = (0..plan.rx_queues)
             .map(|queue| RxQueue::new(Arc::clone(&port), queue))
             .collect();
@@ -199,7 +205,8 @@ impl Device {
             driver: plan.driver,
             mac,
             mtu: settings.mtu,
-            rss: plan.rss_functions != 0,
+            rss: plan.rss.is_on(),
+            follows_rss_key,
             rx_queues: plan.rx_queues,
             tx_queues: plan.tx_queues,
         };
@@ -234,6 +241,12 @@ impl Device {
     /// Whether the device itself spreads flows over its receive queues by RSS.
     pub fn rss(&self) -> bool {
         self.rss
+    }
+
+    /// Whether it spreads TCP and UDP flows as [`lvs_core::rss`] computes it with the key it was given, over as many
+    /// queues as were wanted. A driver may claim this and not do it: then workers hand over more.
+    pub fn follows_rss_key(&self) -> bool {
+        self.follows_rss_key
     }
 
     /// Receive queues it has.
@@ -288,7 +301,7 @@ struct Facts {
     tx_queues_max: u16,
     mtu_min: u16,
     mtu_max: u16,
-    rss_functions: u64,
+    info: dpdk_sys::rte_eth_dev_info,
     fast_free: bool,
     socket: u32,
     txconf: dpdk_sys::rte_eth_txconf,
@@ -299,8 +312,7 @@ struct Plan {
     driver: String,
     rx_queues: u16,
     tx_queues: u16,
-    /// RSS hash functions; 0 for none.
-    rss_functions: u64,
+    rss: Rss,
     tx_offloads: u64,
     socket: u32,
     txconf: dpdk_sys::rte_eth_txconf,
@@ -326,23 +338,19 @@ impl Plan {
             driver: facts.driver.clone(),
             rx_queues,
             tx_queues: settings.tx_queues.clamp(1, facts.tx_queues_max.max(1)),
-            // One queue needs no spreading; software devices spread by themselves (packet fanout, memif rings).
-            rss_functions: if rx_queues > 1 { facts.rss_functions } else { 0 },
+            rss: Rss::of(&facts.info, rx_queues, settings.rss_key.as_ref()),
             tx_offloads,
             socket: facts.socket,
             txconf: facts.txconf,
         })
     }
 
-    fn configure(&self, settings: &DeviceSettings, number: u16) -> Result<(), DeviceError> {
+    fn configure(&mut self, settings: &DeviceSettings, number: u16) -> Result<(), DeviceError> {
         // SAFETY: rte_eth_conf is plain C data for which all zeros is DPDK's own default.
         let mut conf: dpdk_sys::rte_eth_conf = unsafe { std::mem::zeroed() };
         conf.rxmode.mtu = u32::from(settings.mtu);
         conf.txmode.offloads = self.tx_offloads;
-        if self.rss_functions != 0 {
-            conf.rxmode.mq_mode = dpdk_sys::SHIM_MQ_RX_RSS;
-            conf.rx_adv_conf.rss_conf.rss_hf = self.rss_functions;
-        }
+        self.rss.write(&mut conf);
         // SAFETY: the port is open and stopped; the struct is read during the call only.
         let code = unsafe { dpdk_sys::rte_eth_dev_configure(number, self.rx_queues, self.tx_queues, &conf) };
         accept(settings, "its configuration", code)
@@ -466,7 +474,6 @@ fn facts(settings: &DeviceSettings, number: u16) -> Result<Facts, DeviceError> {
     accept(settings, "its description", code)?;
     // SAFETY: the port exists; a negative result means any socket, which is what the cast makes of it.
     let socket = unsafe { dpdk_sys::rte_eth_dev_socket_id(number) } as u32;
-    let wanted = dpdk_sys::SHIM_RSS_IP | dpdk_sys::SHIM_RSS_TCP | dpdk_sys::SHIM_RSS_UDP | dpdk_sys::SHIM_RSS_SCTP;
     Ok(Facts {
         // SAFETY: the driver's name is a static C string.
         driver: unsafe { CStr::from_ptr(info.driver_name) }
@@ -476,10 +483,10 @@ fn facts(settings: &DeviceSettings, number: u16) -> Result<Facts, DeviceError> {
         tx_queues_max: info.max_tx_queues,
         mtu_min: info.min_mtu,
         mtu_max: info.max_mtu,
-        rss_functions: info.flow_type_rss_offloads & wanted,
         fast_free: info.tx_offload_capa & dpdk_sys::SHIM_TX_OFFLOAD_MBUF_FAST_FREE != 0,
         socket,
         txconf: info.default_txconf,
+        info,
     })
 }
 

@@ -13,6 +13,7 @@ use crate::mgmt::director::Director;
 
 pub mod body;
 pub mod connections;
+pub mod observe;
 pub mod routes;
 pub mod serve;
 pub mod socket;

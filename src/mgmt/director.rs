@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, Service, ServiceId, ServicePatch, State, StateDiff};
 use lvs_core::counters::WorkerCounters;
-use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError, ServiceListing};
+use lvs_core::ipvs::client_address;
+use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError, ServiceListing, ServiceSpec};
 use lvs_core::ipvs::mark::MarkRules;
 use lvs_core::ipvs::protocol::Timeouts;
 use lvs_core::ipvs::scheduler::Overhead;
@@ -481,12 +482,19 @@ impl Wanted {
         let id = &service.service;
         let spec = convert::service_spec(service)?;
         let key = convert::key(id);
-        self.services.add_service(spec).map_err(convert::refusal)?;
+        let without_pool = ServiceSpec {
+            client_address: client_address::ClientAddress::None,
+            ..spec
+        };
+        self.services.add_service(without_pool).map_err(convert::refusal)?;
         if !service.local_addresses.is_empty() {
             let addresses = service.local_addresses.clone();
             self.services
                 .set_local_addresses(&key, addresses)
                 .map_err(convert::refusal)?;
+        }
+        if spec != without_pool {
+            self.services.edit_service(spec).map_err(convert::refusal)?;
         }
         for (index, server) in service.servers.iter().enumerate() {
             self.add_server(id, server).map_err(|error| {
@@ -504,6 +512,8 @@ impl Wanted {
             scheduler_flags,
             persistence,
             one_packet,
+            client_address,
+            mss_max,
         } = patch;
         let mut new = service_of(&listing);
         if let Some(scheduler) = scheduler
@@ -518,6 +528,8 @@ impl Wanted {
         }
         new.persistence = persistence.unwrap_or(new.persistence);
         new.one_packet = one_packet.unwrap_or(new.one_packet);
+        new.client_address = client_address.unwrap_or(new.client_address);
+        new.mss_max = mss_max.unwrap_or(new.mss_max);
         let spec = convert::service_spec(&new)?;
         self.services.edit_service(spec).map_err(convert::refusal)
     }

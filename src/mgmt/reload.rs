@@ -146,6 +146,8 @@ fn merge_service(base: Option<&Service>, file: &Service, running: &mut Service, 
         scheduler_flags,
         persistence,
         one_packet,
+        client_address,
+        mss_max,
         local_addresses,
         servers,
     } = file;
@@ -159,6 +161,12 @@ fn merge_service(base: Option<&Service>, file: &Service, running: &mut Service, 
         &mut running.persistence,
     );
     edit(base.map(|base| &base.one_packet), one_packet, &mut running.one_packet);
+    edit(
+        base.map(|base| &base.client_address),
+        client_address,
+        &mut running.client_address,
+    );
+    edit(base.map(|base| &base.mss_max), mss_max, &mut running.mss_max);
     edit(
         base.map(|base| &base.local_addresses),
         local_addresses,

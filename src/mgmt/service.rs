@@ -3,6 +3,7 @@
 //! One task each: the admin socket, the IPVS socket, the director's periodic work, the workers' replies, the kernel's
 //! network, signals. All on one thread; what blocks goes elsewhere.
 
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use crate::mgmt::ipvs_netlink::serve::{self as serve_ipvs, Served};
 use crate::mgmt::ipvs_netlink::socket::IpvsSocket;
 use crate::mgmt::kernel::KernelMirror;
 use crate::mgmt::mailbox_port::MailboxPort;
+use crate::mgmt::metrics;
 use crate::mgmt::reload::Reloader;
 
 /// How often workers' replies are taken: what a neighbour waits for before the kernel is asked.
@@ -48,6 +50,8 @@ pub struct Parts {
     pub l3: watch::Receiver<Arc<L3>>,
     /// What the API says of the daemon.
     pub version: Version,
+    /// Where `/metrics` is served besides the admin socket.
+    pub metrics: Option<TcpListener>,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -62,6 +66,7 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         mirror,
         l3,
         version,
+        metrics,
     } = parts;
     let (reloader_of_admin, director_of_admin) = (Arc::clone(&reloader), Arc::clone(&director));
     let admin = Arc::new(Admin {
@@ -84,7 +89,12 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
                 log::error!("IPVS socket: {error}");
             }
         }
-        result = serve_admin::serve(socket, admin) => {
+        result = metrics::listener::serve(metrics, Arc::clone(&admin)) => {
+            if let Err(error) = result {
+                log::error!("metrics: {error}");
+            }
+        }
+        result = serve_admin::serve(socket, Arc::clone(&admin)) => {
             if let Err(error) = result {
                 log::error!("admin socket: {error}");
             }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use lvs_core::counters::{SingleWriter, WorkerCounters};
 use lvs_core::frame::Frame;
-use lvs_core::l3::DeviceId;
+use lvs_core::l3::{DeviceId, NeighbourKey};
+use lvs_core::path::verdict::WaitId;
 use lvs_core::path::{DropReason, Verdict};
 use lvs_core::tick::Tick;
 
@@ -56,17 +57,24 @@ impl Exits {
         Arc::clone(&self.counters)
     }
 
-    /// Sends a frame that came from `device` where `verdict` says.
+    /// Sends a frame that came from `device` where `verdict` says; to be held, it waits for what `neighbour` names.
     #[inline]
-    pub fn dispatch(&mut self, device: DeviceId, mbuf: Mbuf, verdict: Verdict, now: Tick) {
+    pub fn dispatch(
+        &mut self,
+        device: DeviceId,
+        mbuf: Mbuf,
+        verdict: Verdict,
+        now: Tick,
+        neighbour: impl FnOnce(WaitId) -> NeighbourKey,
+    ) {
         match verdict {
             Verdict::Transmit(to) => self.transmit(to, mbuf),
             Verdict::Punt => self.punt(device, mbuf),
             Verdict::HandOver(worker) => {
                 self.hand_over(usize::from(worker.0), Handed::Process { mbuf, from: device });
             }
-            Verdict::Hold(neighbour) => {
-                if let Err(mbuf) = self.hold.push(mbuf, neighbour, now) {
+            Verdict::Hold(wait) => {
+                if let Err(mbuf) = self.hold.push(mbuf, neighbour(wait), now) {
                     self.drop_frame(mbuf, DropReason::HeldQueueFull);
                 }
             }

@@ -90,13 +90,17 @@ impl<P: PacketPath> Worker<P> {
         for _ in 0..self.exits.hold.len() {
             let Some(mut held) = self.exits.hold.pop() else { break };
             match self.path.finish(&mut held.mbuf, held.neighbour) {
-                Verdict::Hold(neighbour) if neighbour == held.neighbour => {
+                None => {
                     if let Err(mbuf) = self.exits.hold.give_back(held, now) {
                         self.exits.drop_frame(mbuf, DropReason::HeldQueueFull);
                     }
                 }
-                Verdict::Drop(DropReason::NeighbourFailed) => self.give_up(held, now),
-                verdict => self.exits.dispatch(held.neighbour.device, held.mbuf, verdict, now),
+                Some(Verdict::Drop(DropReason::NeighbourFailed)) => self.give_up(held, now),
+                Some(verdict) => self
+                    .exits
+                    .dispatch(held.neighbour.device, held.mbuf, verdict, now, |wait| {
+                        self.path.neighbour(wait)
+                    }),
             }
         }
     }
@@ -111,6 +115,7 @@ impl<P: PacketPath> Worker<P> {
     fn give_up(&mut self, mut held: Held, now: Tick) {
         let device = held.neighbour.device;
         let verdict = self.path.give_up(device, now, &mut held.mbuf);
-        self.exits.dispatch(device, held.mbuf, verdict, now);
+        self.exits
+            .dispatch(device, held.mbuf, verdict, now, |wait| self.path.neighbour(wait));
     }
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use lvs_core::l3::{DeviceId, NeighbourKey};
+use lvs_core::path::verdict::WaitId;
 use lvs_core::path::{self, DropReason, Verdict};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
@@ -29,8 +30,11 @@ pub trait PacketPath: Send {
     /// Expires what is due, a bounded number.
     fn housekeeping(&mut self, now: Tick);
 
-    /// Looks again at a held frame.
-    fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Verdict;
+    /// The neighbour that a frame which has just got the verdict `Hold` waits for.
+    fn neighbour(&self, wait: WaitId) -> NeighbourKey;
+
+    /// Looks again at a held frame; `None` while its neighbour is still not resolved.
+    fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Option<Verdict>;
 
     /// A held frame waited in vain for its neighbour on `device`: its sender may be told in its place.
     fn give_up(&mut self, _device: DeviceId, _now: Tick, _frame: &mut Mbuf) -> Verdict {
@@ -70,7 +74,11 @@ impl PacketPath for WorkerState {
         path::housekeeping(self, now);
     }
 
-    fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Verdict {
+    fn neighbour(&self, wait: WaitId) -> NeighbourKey {
+        Self::neighbour(self, wait)
+    }
+
+    fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Option<Verdict> {
         path::resolve::finish(self, frame, neighbour)
     }
 

@@ -4,6 +4,7 @@
 //! `infinite_rx`) are transmitted to a device that takes everything (net_null). The yardstick is
 //! `dpdk-testpmd --forward-mode=io` on the same devices.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use lvs_core::counters::{SingleWriter, WorkerCounters};
 use lvs_core::l3::{DeviceId, NeighbourKey};
 use lvs_core::path::Verdict;
+use lvs_core::path::verdict::WaitId;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::testing::{CapturedFrame, udp4, write_pcap};
 use lvs_core::tick::Tick;
@@ -35,8 +37,15 @@ impl PacketPath for Straight {
         self.process(device, now, frames, verdicts);
     }
     fn housekeeping(&mut self, _now: Tick) {}
-    fn finish(&mut self, _frame: &mut Mbuf, neighbour: NeighbourKey) -> Verdict {
-        Verdict::Hold(neighbour)
+    fn neighbour(&self, _wait: WaitId) -> NeighbourKey {
+        NeighbourKey {
+            device: DeviceId(0),
+            vlan: 0,
+            addr: Ipv4Addr::UNSPECIFIED.into(),
+        }
+    }
+    fn finish(&mut self, _frame: &mut Mbuf, _neighbour: NeighbourKey) -> Option<Verdict> {
+        None
     }
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         snapshot

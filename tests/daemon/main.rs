@@ -7,5 +7,6 @@ mod changes;
 mod clients;
 mod exhaustion;
 mod frames;
+mod metrics;
 mod refused_start;
 mod stand;

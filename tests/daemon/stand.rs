@@ -44,12 +44,14 @@ impl Stand {
         stand
     }
 
-    /// The namespace.
+    /// The namespace; asked by the recordings' player.
+    #[allow(dead_code)]
     pub fn name(&self) -> &str {
         &self.namespace
     }
 
-    /// Runs a shell line in the namespace.
+    /// Runs a shell line in the namespace; for the recordings' player.
+    #[allow(dead_code)]
     pub fn shell(&self, line: &str) -> Output {
         self.command().args(["sh", "-c", line]).output().unwrap()
     }

@@ -9,8 +9,8 @@ use crate::scenario::{Command, Expected, Scenario, Side, Step, expectations, oct
 use crate::stand::Stand;
 use crate::text::{self, EXPIRY_TOLERANCE_SEC};
 
-/// Commands about the kernel's modules, not about IPVS.
-const NOT_ASKED: [&str; 4] = ["dmesg", "modprobe", "ls ", "cat /proc/net/ip_vs_app"];
+/// Commands about the kernel's own modules and routes, not about IPVS.
+const NOT_ASKED: [&str; 5] = ["dmesg", "modprobe", "ls ", "cat /proc/net/ip_vs_app", "ip route get"];
 
 /// The clocks of both machines.
 struct Clock {

@@ -7,7 +7,7 @@ use lvs_core::frame::Frame;
 use lvs_core::ipvs::protocol::Timeouts;
 use lvs_core::ipvs::service_table::ServiceTable;
 use lvs_core::l3::{DeviceId, L3, NeighbourKey};
-use lvs_core::path::verdict::WorkerId;
+use lvs_core::path::verdict::{WaitId, WorkerId};
 use lvs_core::path::{DropReason, Verdict};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
@@ -62,7 +62,7 @@ fn verdict(frame: &Mbuf, handed_over: bool) -> Verdict {
         [PUNT, ..] => Verdict::Punt,
         [HAND_OVER, ..] if handed_over => Verdict::Transmit(DeviceId(0)),
         [HAND_OVER, worker, ..] => Verdict::HandOver(WorkerId(worker)),
-        [HOLD, number, ..] => Verdict::Hold(neighbour(number)),
+        [HOLD, number, ..] => Verdict::Hold(WaitId(number)),
         _ => Verdict::Drop(DropReason::NoRealServer),
     }
 }
@@ -83,12 +83,16 @@ impl PacketPath for ScriptedPath {
 
     fn housekeeping(&mut self, _now: Tick) {}
 
-    fn finish(&mut self, _frame: &mut Mbuf, neighbour: NeighbourKey) -> Verdict {
+    fn neighbour(&self, wait: WaitId) -> NeighbourKey {
+        neighbour(wait.0)
+    }
+
+    fn finish(&mut self, _frame: &mut Mbuf, neighbour: NeighbourKey) -> Option<Verdict> {
         match neighbour.addr {
             IpAddr::V4(addr) if u32::from(addr.octets()[3]) < self.snapshot.l3.generation => {
-                Verdict::Transmit(neighbour.device)
+                Some(Verdict::Transmit(neighbour.device))
             }
-            _ => Verdict::Hold(neighbour),
+            _ => None,
         }
     }
 

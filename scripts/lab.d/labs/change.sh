@@ -53,8 +53,6 @@ deleted_and_added_again() {
     check "a server added again has its connections ($before in all)" until_true 5 at_least_active "$((before * 9 / 10))"
 }
 
-at_least_active() { (($(active_conns "$(vip 80)") >= $1)); }
-
 fifty_active() { (($(active_conns "$(vip 80)") >= 50)); }
 
 both_answer() { until_true 10 answers "$(url "$VIP")/" rs1 && until_true 10 answers "$(url "$VIP")/" rs2; }

@@ -50,7 +50,6 @@ four() {
 }
 
 talk() { in_ns client socat -T 3 - "$1" </dev/null; }
-ask_udp() { in_ns client socat -t 2 - "$1" <<<"question"; }
 
 check_services() {
     local host
@@ -58,6 +57,6 @@ check_services() {
     check_both "ssh login" "$(four ssh_from_client "$VIP")"
     check_both "telnet" "$(four talk "TCP:$host:23")"
     check_both "TLS page" "$(four page "https://$host/")"
-    check_both "UDP question" "$(four ask_udp "UDP:$host:53")"
-    equal "an echo on the database's port" "select 1" "$(in_ns client socat -t 2 - "TCP:$host:3306" <<<"select 1")"
+    check_both "UDP question" "$(four udp_says 53)"
+    equal "an echo on the database's port" "select 1" "$(tcp_says 3306 "select 1")"
 }

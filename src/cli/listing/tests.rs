@@ -24,6 +24,8 @@ fn service(id: &str, scheduler: &str, servers: Vec<ServerStatus>) -> ServiceStat
         scheduler_flags: Vec::new(),
         persistence: None,
         one_packet: false,
+        client_address: lvs_api::ClientAddress::None,
+        mss_max: 0,
         local_addresses: Vec::new(),
         servers,
         totals: Totals::default(),

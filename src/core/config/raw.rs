@@ -24,6 +24,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) api: RawApi,
     #[serde(default)]
+    pub(super) metrics: RawMetrics,
+    #[serde(default)]
     pub(super) journal: RawJournal,
     #[serde(default)]
     pub(super) ipvs: RawIpvs,
@@ -110,6 +112,12 @@ pub(super) struct RawApi {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawMetrics {
+    pub(super) listen: Optional<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawJournal {
     pub(super) path: Optional<String>,
 }
@@ -173,6 +181,8 @@ pub(super) struct RawService {
     pub(super) persistence_timeout_sec: Optional<u32>,
     pub(super) persistence_netmask: Optional<String>,
     pub(super) one_packet: Optional<bool>,
+    pub(super) client_address: Optional<String>,
+    pub(super) mss_max: Optional<u16>,
     pub(super) local_addresses: Optional<Vec<Spanned<IpAddr>>>,
     #[serde(default)]
     pub(super) real_server: Vec<RawRealServer>,

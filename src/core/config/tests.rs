@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::address::AddressFamily;
+use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::mark::MarkRules;
 use crate::ipvs::persistence::{ClientMask, Persistence};
 use crate::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
@@ -44,12 +45,13 @@ fn keys_of(table: &str) -> Vec<String> {
     expected.split('`').skip(1).step_by(2).map(Into::into).collect()
 }
 
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "[eal]",
     "[workers]",
     "[connections]",
     "[timeouts]",
     "[api]",
+    "[metrics]",
     "[journal]",
     "[ipvs]",
     "[sysctl]",
@@ -432,6 +434,35 @@ fn services_are_refused_as_the_api_refuses_them() {
         &with_server("[[service.real_server]]\naddress = \"198.51.100.1\""),
         "lvsd.toml:8:11: service.real_server.address: real server 198.51.100.1:80 of service tcp:192.0.2.1:80 \
          exists already: edit it instead of adding it",
+    );
+    let service =
+        |more: &str| with_server("").replace("[[service.real_server]]", &format!("{more}\n[[service.real_server]]"));
+    let pool = "local_addresses = [\"198.51.100.200\"]";
+    assert_eq!(
+        parse(&service(&format!("client_address = \"proxy-v2\"\n{pool}"))).services[0]
+            .spec
+            .client_address,
+        ClientAddress::ProxyV2
+    );
+    assert_refused(
+        &service("client_address = \"toa\""),
+        "lvsd.toml:5:18: service.client_address: client address by toa for service tcp:192.0.2.1:80 needs FULLNAT: \
+         give the service a local-address pool first, or client address none",
+    );
+    assert_refused(
+        &service(&format!("client_address = \"uoa\"\n{pool}")),
+        "lvsd.toml:5:18: service.client_address: client address by uoa does not go with service tcp:192.0.2.1:80: \
+         give toa, proxy-v1 or proxy-v2 for tcp, uoa for udp, none for others",
+    );
+    assert_refused(
+        &service("client_address = \"proxy\""),
+        "lvsd.toml:5:18: service.client_address: \"proxy\" is not a way to tell the client's address: \
+         give one of none toa proxy-v1 proxy-v2 uoa",
+    );
+    assert_refused(
+        &service("mss_max = 87"),
+        "lvsd.toml:5:11: service.mss_max: MSS limit 87 for service tcp:192.0.2.1:80 is out of range: \
+         give 0 (none), or 88 to 65495 octets",
     );
     let same_port = parse(&with_server("port = 0"));
     assert_eq!(

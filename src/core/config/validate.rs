@@ -10,13 +10,15 @@ use toml::Spanned;
 
 use super::error::{ConfigProblem, Invalid};
 use super::raw::{
-    Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMode, RawOverhead, RawRealServer,
-    RawService, RawTimeouts, RawWorkers,
+    Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMetrics, RawMode, RawOverhead,
+    RawRealServer, RawService, RawTimeouts, RawWorkers,
 };
 use super::{
-    ApiConfig, Config, ConnectionsConfig, DeviceConfig, EalConfig, JournalConfig, ServiceConfig, WorkersConfig,
+    ApiConfig, Config, ConnectionsConfig, DeviceConfig, EalConfig, JournalConfig, MetricsConfig, ServiceConfig,
+    WorkersConfig,
 };
 use super::{balancing, service_key};
+use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpec};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::Timeouts;
@@ -52,6 +54,7 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
         connections: connections(&raw.connections)?,
         timeouts: timeouts(&raw.timeouts)?,
         api: api(raw.api)?,
+        metrics: metrics(&raw.metrics)?,
         journal: JournalConfig {
             path: absolute(raw.journal.path, JournalConfig::default().path)?,
         },
@@ -158,6 +161,23 @@ fn api(raw: RawApi) -> Result<ApiConfig, Invalid> {
         socket: absolute(raw.socket, default.socket)?,
         group: raw.group.map_or(default.group, Spanned::into_inner),
     })
+}
+
+fn metrics(raw: &RawMetrics) -> Result<MetricsConfig, Invalid> {
+    let Some(listen) = raw.listen.as_ref().filter(|listen| !listen.get_ref().is_empty()) else {
+        return Ok(MetricsConfig::default());
+    };
+    match listen.get_ref().parse() {
+        Ok(address) => Ok(MetricsConfig { listen: Some(address) }),
+        Err(_) => invalid(
+            listen,
+            ConfigProblem::NotA {
+                value: listen.get_ref().clone(),
+                wanted: "an address with a port",
+                cure: "write \"192.0.2.1:9190\" or \"[2001:db8::1]:9190\"".into(),
+            },
+        ),
+    }
 }
 
 fn devices(raw: &[RawDevice]) -> Result<Vec<DeviceConfig>, Invalid> {
@@ -313,9 +333,17 @@ fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Resu
         scheduler_flags: scheduler_flags(scheduler, raw)?,
         persistence: service_key::persistence(raw, &key)?,
         one_packet: raw.one_packet.as_ref().is_some_and(|yes| *yes.get_ref()),
+        client_address: client_address(&raw.client_address)?,
+        mss_max: raw.mss_max.as_ref().map_or(0, |mss| *mss.get_ref()),
     };
-    desired.add_service(spec).map_err(|error| {
+    let refused = |error: ServiceError| {
         let at = match error {
+            ServiceError::ClientAddressWithoutPool { .. } | ServiceError::ClientAddressProtocol { .. } => {
+                raw.client_address.as_ref().map(Spanned::span)
+            }
+            ServiceError::MssOutOfRange { .. } | ServiceError::MssWithoutTcp { .. } => {
+                raw.mss_max.as_ref().map(Spanned::span)
+            }
             ServiceError::ZeroPortNotPersistent { .. } => raw.port.as_ref().map(Spanned::span),
             ServiceError::PersistenceOutOfRange { .. } => raw.persistence_timeout_sec.as_ref().map(Spanned::span),
             ServiceError::PersistenceMask { .. } => raw.persistence_netmask.as_ref().map(Spanned::span),
@@ -325,7 +353,12 @@ fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Resu
             span: at.unwrap_or_else(|| named.clone()),
             problem: error.into(),
         }
-    })?;
+    };
+    let without_pool = ServiceSpec {
+        client_address: ClientAddress::None,
+        ..spec
+    };
+    desired.add_service(without_pool).map_err(refused)?;
     let pool = raw.local_addresses.as_ref().map_or(&[][..], |pool| pool.get_ref());
     let local_addresses: Vec<IpAddr> = pool.iter().map(|addr| *addr.get_ref()).collect();
     desired
@@ -334,6 +367,7 @@ fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Resu
             span: local_address_span(pool, &error).unwrap_or_else(|| named.clone()),
             problem: error.into(),
         })?;
+    desired.edit_service(spec).map_err(refused)?;
     let mut servers = Vec::new();
     for server in &raw.real_server {
         let spec = server_spec(server, key.port())?;
@@ -369,6 +403,24 @@ fn scheduler(name: &Optional<String>) -> Result<SchedulerKind, Invalid> {
             )
         }
     }
+}
+
+fn client_address(name: &Optional<String>) -> Result<ClientAddress, Invalid> {
+    let Some(name) = name else {
+        return Ok(ClientAddress::None);
+    };
+    ClientAddress::parse(name.get_ref()).map_or_else(
+        || {
+            let names = ClientAddress::ALL.map(ClientAddress::name);
+            let problem = ConfigProblem::NotA {
+                value: name.get_ref().clone(),
+                wanted: "a way to tell the client's address",
+                cure: format!("give one of {}", names.join(" ")),
+            };
+            invalid(name, problem)
+        },
+        Ok,
+    )
 }
 
 fn scheduler_flags(scheduler: SchedulerKind, raw: &RawService) -> Result<SchedulerFlags, Invalid> {

@@ -14,6 +14,7 @@ use std::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::address::{Addr4, Addr6, Address, Endpoint, FlowKey};
+use crate::ipvs::client_address::Introduction;
 use crate::ipvs::persistence;
 use crate::tick::Tick;
 
@@ -134,8 +135,12 @@ pub struct Conn<A: Address> {
     pub state: u8,
     /// [`crate::ipvs::forwarding::ForwardingMode`].
     pub mode: u8,
+    /// What is left to be told the real server about the client, or changed in SYN segments.
+    pub introduction: Introduction,
+    /// Octets put in front of the client's TCP stream (PROXY protocol): `shifts[0].delta`, in the first line.
+    pub preface_len: u8,
     /// Zero; room in the first line.
-    pub unused: [u8; 3],
+    pub unused: u8,
     /// [`crate::ipvs::service::ServiceId`].
     pub service: u32,
     /// Idle time in milliseconds after which it expires in its present state. Change it by
@@ -228,7 +233,9 @@ impl<A: Address> Default for Conn<A> {
             protocol: 0,
             state: 0,
             mode: 0,
-            unused: [0; 3],
+            introduction: Introduction::OVER,
+            preface_len: 0,
+            unused: 0,
             service: 0,
             timeout_ms: 0,
             timer: TimerLink::default(),

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::local_address::LocalAddressPool;
 use crate::ipvs::persistence::{Persistence, Spread};
@@ -37,10 +38,14 @@ pub struct ServiceSpec {
     pub persistence: Option<Persistence>,
     /// `-o`: every UDP datagram is scheduled on its own.
     pub one_packet: bool,
+    /// How FULLNAT real servers learn the client's address; other than `None` only with a local-address pool.
+    pub client_address: ClientAddress,
+    /// Limit of the MSS that SYN segments announce, in octets: 0 for none, or [`crate::limits::MSS_MAX_RANGE`].
+    pub mss_max: u16,
 }
 
 impl ServiceSpec {
-    /// A service without scheduler options, persistence and one-packet scheduling.
+    /// A service of which nothing else is said.
     pub const fn new(key: ServiceKey, scheduler: SchedulerKind) -> Self {
         Self {
             key,
@@ -48,6 +53,8 @@ impl ServiceSpec {
             scheduler_flags: SchedulerFlags(0),
             persistence: None,
             one_packet: false,
+            client_address: ClientAddress::None,
+            mss_max: 0,
         }
     }
 }
@@ -198,9 +205,10 @@ impl DesiredServices {
         }
     }
 
-    /// `ipvsadm -A`.
+    /// `ipvsadm -A`. It has no pool yet, so what needs one is set by [`Self::edit_service`] afterwards.
     pub fn add_service(&mut self, spec: ServiceSpec) -> Result<ServiceId, ServiceError> {
         check::service(&spec)?;
+        check::has_pool(&spec, &[])?;
         if self.by_key.contains_key(&spec.key) {
             return Err(ServiceError::ServiceExists { service: spec.key });
         }
@@ -221,7 +229,10 @@ impl DesiredServices {
             overhead: self.overhead,
             persistence: spec.persistence,
             one_packet: spec.one_packet,
+            client_address: spec.client_address,
+            mss_max: spec.mss_max,
             spread: Spread::ENDS,
+            is_spread_by_flow: false,
             servers: Arc::new([]),
             revision: born,
             servers_revision: born,
@@ -252,6 +263,7 @@ impl DesiredServices {
         check::service(&spec)?;
         let revision = self.revision + 1;
         let service = self.service_mut(&spec.key)?;
+        check::has_pool(&spec, &service.local_addresses)?;
         service.spec = spec;
         service.rebuild(revision, false);
         self.revision = revision;
@@ -339,6 +351,7 @@ impl DesiredServices {
         check::local_addresses(key, &addresses)?;
         let revision = self.revision + 1;
         let service = self.service_mut(key)?;
+        check::pool_is_free(&service.spec, &addresses)?;
         service.local_addresses = addresses.into();
         service.rebuild(revision, false);
         self.revision = revision;
@@ -538,6 +551,8 @@ impl DesiredService {
         self.built.scheduler_flags = self.spec.scheduler_flags;
         self.built.persistence = self.spec.persistence;
         self.built.one_packet = self.spec.one_packet;
+        self.built.client_address = self.spec.client_address;
+        self.built.mss_max = self.spec.mss_max;
         self.built.revision = revision;
         if servers_changed {
             self.built.servers_revision = revision;

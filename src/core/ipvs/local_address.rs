@@ -1,7 +1,7 @@
 //! Addresses from which FULLNAT reaches real servers, and the walk over their ports.
 //!
-//! Step 5 asks for candidates until the connection table has a free one. A worker only takes ports that
-//! [`owner_of`] gives to it, so that replies, which carry the port as their destination, find their way home.
+//! Step 5 asks for candidates until the connection table has a free one. A worker only takes ports whose replies
+//! come home: by the NICs' own spreading where they have RSS, else by [`owner_of`], which needs nothing but the port.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::address::{Address, Endpoint};
 use crate::limits::{LOCAL_PORT_FIRST, LOCAL_PORT_LAST};
 use crate::path::verdict::WorkerId;
+use crate::rss::RssHash;
 
 /// The local addresses of one service, in the order the operator gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +75,41 @@ impl LocalAddressPool {
     }
 }
 
-/// The worker to which a local port belongs.
+/// Where replies of a real server to a local end must come.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplyHome<'a, A: Address> {
+    /// What the NICs spread flows by.
+    pub rss: &'a RssHash,
+    /// The real server.
+    pub real: Endpoint<A>,
+    /// The worker that wants them.
+    pub worker: WorkerId,
+    /// Of so many.
+    pub workers_count: u8,
+}
+
+impl LocalAddressPool {
+    /// The next candidate whose replies the NICs bring `home`: ports of all workers are walked, and
+    /// one in `workers_count` suits. `None` also when none of `tries` more did; each takes one off.
+    #[inline]
+    pub fn next_by_rss<A: Address>(
+        &self,
+        cursor: &mut LocalPortCursor,
+        home: &ReplyHome<'_, A>,
+        tries: &mut u32,
+    ) -> Option<Endpoint<A>> {
+        while *tries > 0 {
+            *tries -= 1;
+            let candidate = self.next(cursor, WorkerId(0), 1)?;
+            if home.rss.worker(home.real, candidate, home.workers_count) == home.worker {
+                return Some(candidate);
+            }
+        }
+        None
+    }
+}
+
+/// The worker to which a local port belongs where NICs do not decide.
 #[inline]
 pub fn owner_of(port: u16, workers_count: u8) -> WorkerId {
     WorkerId(port.checked_rem(u16::from(workers_count)).unwrap_or(0) as u8)
@@ -93,6 +128,7 @@ mod tests {
 
     use super::*;
     use crate::address::{Addr4, Addr6};
+    use crate::limits::RSS_PORT_TRIES_MAX;
 
     fn pool(addresses: &[&str]) -> LocalAddressPool {
         LocalAddressPool {
@@ -134,6 +170,43 @@ mod tests {
     }
 
     #[test]
+    fn by_rss_the_workers_share_all_ports_evenly_and_replies_come_home() {
+        let pool = pool(&["198.51.100.1", "198.51.100.2"]);
+        let rss = RssHash::new(std::array::from_fn(|index| (index as u8).wrapping_mul(77) ^ 0xA5));
+        let real = Endpoint::new(Addr4([203, 0, 113, 9]), 80);
+        let ports_count = usize::from(LOCAL_PORT_LAST - LOCAL_PORT_FIRST) + 1;
+        for workers_count in [2u8, 3, 4, 64] {
+            let mut all = HashSet::new();
+            for worker in (0..workers_count).map(WorkerId) {
+                let mut cursor = LocalPortCursor::default();
+                let mut own = HashSet::new();
+                let home = ReplyHome {
+                    rss: &rss,
+                    real,
+                    worker,
+                    workers_count,
+                };
+                loop {
+                    let end = pool
+                        .next_by_rss(&mut cursor, &home, &mut RSS_PORT_TRIES_MAX.clone())
+                        .unwrap();
+                    assert_eq!(rss.worker(real, end, workers_count), worker);
+                    if !own.insert(end) {
+                        break;
+                    }
+                }
+                let share = own.len() as f64 * f64::from(workers_count) / (2 * ports_count) as f64;
+                assert!(
+                    (0.5..2.0).contains(&share),
+                    "{worker:?} of {workers_count} has {share} of its share"
+                );
+                all.extend(own);
+            }
+            assert_eq!(all.len(), 2 * ports_count, "{workers_count} workers");
+        }
+    }
+
+    #[test]
     fn addresses_rotate_before_ports() {
         let pool = pool(&["198.51.100.1", "198.51.100.2"]);
         let mut cursor = LocalPortCursor::default();
@@ -151,6 +224,23 @@ mod tests {
             "198.51.100.1:1033",
         ];
         assert_eq!(ends, expected);
+    }
+
+    #[test]
+    fn the_search_by_rss_ends_when_its_tries_do() {
+        let home = ReplyHome {
+            rss: &RssHash::new([0; crate::rss::KEY_LEN]),
+            real: Endpoint::new(Addr4([203, 0, 113, 9]), 80),
+            worker: WorkerId(1),
+            workers_count: 2,
+        };
+        let mut tries = 100;
+        let pool = pool(&["198.51.100.1"]);
+        assert_eq!(
+            pool.next_by_rss(&mut LocalPortCursor::default(), &home, &mut tries),
+            None
+        );
+        assert_eq!(tries, 0);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::address::AddressFamily;
+use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::local_address::LocalAddressPool;
 use crate::ipvs::persistence::{Persistence, Spread};
 use crate::ipvs::real_server::RealServer;
@@ -135,8 +136,15 @@ pub struct VirtualService {
     pub persistence: Option<Persistence>,
     /// `-o`: every UDP datagram is scheduled on its own.
     pub one_packet: bool,
+    /// How FULLNAT real servers learn the client's address.
+    pub client_address: ClientAddress,
+    /// Limit of the MSS that SYN segments announce, in octets; 0 for none.
+    pub mss_max: u16,
     /// Which clients' packets must meet on one worker. Set by the table that holds the service.
     pub spread: Spread,
+    /// Whether each flow may be the worker's to which the NICs bring it: no template and no reply of a masqueraded
+    /// server must find its connection by the client's end alone. Set by the service table.
+    pub is_spread_by_flow: bool,
     /// Real servers, newest first: the order that decides every tie (`ip_vs_add_dest`).
     pub servers: Arc<[RealServer]>,
     /// Grows with every change to the service or its servers, over all services of the director.

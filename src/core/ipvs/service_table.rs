@@ -146,6 +146,10 @@ impl ServiceTable {
                 }
             }
         }
+        for service in services.iter_mut() {
+            let masquerades = service.servers.iter().any(|server| server.mode == ForwardingMode::Nat);
+            service.is_spread_by_flow = service.spread == Spread::ENDS && !masquerades;
+        }
     }
 
     /// The service of packets with this mark.

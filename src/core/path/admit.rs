@@ -16,6 +16,7 @@ use crate::ipvs::service::VirtualService;
 use crate::ipvs::service_table::PORT_FTP_DATA;
 use crate::path::headers::Headers;
 use crate::path::verdict::{Verdict, WorkerId};
+use crate::rss::RssHash;
 use crate::wire::{sctp, tcp as tcp_wire};
 use crate::worker_state::Step;
 
@@ -44,6 +45,12 @@ pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &Fl
         && !step.handed_over
     {
         return Admission::Decided(Verdict::HandOver(owner));
+    }
+    if let Some(Found { service, .. }) = found
+        && !may_start(step, headers, key)
+        && let Some(former) = former_owner(step, service, key)
+    {
+        return Admission::Decided(Verdict::HandOver(former));
     }
     match found {
         // Like the kernel's LOCAL_IN hook: a service on an address the director does not have is not seen.
@@ -141,20 +148,38 @@ pub(crate) fn other_owner<A: Address>(step: &Step<'_>, key: &FlowKey<A>) -> Opti
 /// The worker that has, or will have, the connection of this packet; `None` when it is nobody's.
 ///
 /// Every end of a connection leads to the same answer without knowing the connection: inbound packets
-/// and NAT replies by the client's end, FULLNAT replies by the local port, which was chosen for that.
+/// and NAT replies by the client's end, FULLNAT replies by the local port, which was chosen for that. Where NICs
+/// have RSS, FULLNAT replies belong to the worker to which they bring them, and so do inbound packets unless
+/// the service's persistence, or NAT replies that show the client's end only, demand the other way.
 fn owner<A: Address>(step: &Step<'_>, service: Option<&VirtualService>, key: &FlowKey<A>) -> Option<WorkerId> {
     if step.workers_count <= 1 {
         return None;
     }
     let services = &step.snapshot.services;
+    let by_rss = |rss: &RssHash| rss.worker(key.src, key.dst, step.workers_count);
     if let Some(service) = service {
+        if let Some(rss) = step.rss.filter(|_| service.is_spread_by_flow) {
+            return Some(by_rss(rss));
+        }
         Some(owner_of_client(step, service.spread, key.src))
     } else if services.is_local_address(key.dst.addr) {
+        if let Some(rss) = step.rss {
+            return Some(by_rss(rss));
+        }
         Some(local_address::owner_of(key.dst.port, step.workers_count))
     } else {
         let spread = services.nat_spread(key.protocol, key.src)?;
         Some(owner_of_client(step, spread, key.dst))
     }
+}
+
+/// Who has this packet's connection if it began while the service was not spread by flows (a masquerading server or
+/// persistence that is gone since).
+fn former_owner<A: Address>(step: &Step<'_>, service: &VirtualService, key: &FlowKey<A>) -> Option<WorkerId> {
+    if step.rss.is_none() || step.handed_over || !service.is_spread_by_flow {
+        return None;
+    }
+    Some(owner_of_client(step, service.spread, key.src)).filter(|former| *former != step.worker)
 }
 
 /// Spreads clients over workers by a keyed hash, so that nobody can aim all their connections at one.

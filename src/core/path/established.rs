@@ -19,7 +19,7 @@ use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
 use crate::path::resolve::{self, Obstacle, Way};
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{fragment, reply, track, tunnelled};
+use crate::path::{fragment, introduce, reply, track, tunnelled};
 use crate::wire::checksum::complement;
 use crate::wire::{sctp, tcp};
 use crate::worker_state::Step;
@@ -47,6 +47,8 @@ pub(crate) fn gives_way<A: Address>(
     let must = is_over(step, table.conn(index), headers);
     if must {
         track::forget(step, table, index);
+    } else if headers.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        introduce::again(step, table.conn_mut(index), headers);
     }
     must
 }
@@ -130,18 +132,45 @@ pub(crate) fn inbound<A: Address, F: Frame>(
         _ => way.hop.mtu,
     };
     let is_oversize = headers.packet_len() > usize::from(mtu);
-    if is_oversize {
-        if let Some(error) = too_big_error(step, headers, mode, mtu) {
-            return refuse(step, packet, frame, &slot.server, error, DropReason::MtuExceeded);
-        }
-        let verdict = rewritten(step, conn, mode, headers, frame, slot, &way);
-        // The tunnel cuts its outer packet itself.
-        return match mode {
-            ForwardingMode::Tunnel => verdict,
-            _ => fragment::to_fit(step, frame.bytes(), mtu, verdict),
-        };
+    if is_oversize | conn.introduction.is_pending() {
+        return unusual(step, conn, packet, frame, slot, (&way, mtu));
     }
     rewritten(step, conn, mode, headers, frame, slot, &way)
+}
+
+/// A packet that is longer than `mtu`, or one that has something to tell the real server.
+#[inline(never)]
+fn unusual<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    conn: &mut Conn<A>,
+    packet: &Known<'_, A>,
+    frame: &mut F,
+    slot: &ServerSlot,
+    (way, mtu): (&Way<'_>, u16),
+) -> Verdict {
+    let mode = ForwardingMode::from_u8(conn.mode);
+    let is_oversize = packet.headers.packet_len() > usize::from(mtu);
+    if is_oversize && let Some(error) = too_big_error(step, packet.headers, mode, mtu) {
+        return refuse(step, packet, frame, &slot.server, error, DropReason::MtuExceeded);
+    }
+    let (headers, preface_first) = if conn.introduction.is_pending() {
+        introduce::inbound(step, conn, packet.headers, frame, mtu)
+    } else {
+        (*packet.headers, false)
+    };
+    let verdict = rewritten(step, conn, mode, &headers, frame, slot, way);
+    let verdict = if preface_first {
+        let will_be_cut = is_oversize || step.reassembled != 0;
+        introduce::send_before(step, conn, &headers, frame, will_be_cut, verdict)
+    } else {
+        verdict
+    };
+    match mode {
+        // The tunnel cuts its outer packet itself.
+        ForwardingMode::Tunnel => verdict,
+        _ if is_oversize => fragment::to_fit(step, frame.bytes(), mtu, verdict),
+        _ => verdict,
+    }
 }
 
 /// Changes the packet as its mode wants it and puts it on its way.
@@ -206,6 +235,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
         l3_delta: complement(conn.l3_delta),
         l4_delta: complement(conn.l4_delta),
     };
+    let is_introduced = conn.introduction.is_pending();
     conn.last_seen = step.now;
     if step
         .snapshot
@@ -218,6 +248,9 @@ pub(crate) fn outbound<A: Address, F: Frame>(
         counters.out_bytes.add(headers.packet_len() as u64);
     }
     track::packet(step, table, packet.index, Direction::Outbound, headers);
+    if is_introduced {
+        introduce::outbound(step, table.conn_mut(packet.index), headers, frame.bytes_mut());
+    }
     rewrite::apply(frame.bytes_mut(), headers, &rewrite);
     let verdict = resolve::depart(frame, headers, A::FAMILY, &way);
     if is_oversize {

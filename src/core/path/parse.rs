@@ -44,23 +44,26 @@ struct PlainFrame {
 /// See the module.
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
-    match plain(frame) {
+    let dst = frame.first_chunk().copied().unwrap_or_default();
+    match plain(frame, dst) {
         Some((headers, key)) => Ok(Parsed::Ip(headers, Flow::V4(key))),
         None => parse_any(frame),
     }
 }
 
-/// A whole TCP or UDP packet over IPv4 without VLAN tag and IP options, if it is one and nothing is wrong with it.
+/// A whole TCP or UDP packet over IPv4 without VLAN tag and IP options that was sent to `mac`, if it is one and nothing
+/// is wrong with it.
 ///
 /// Inlined into the spine: what it finds stays in registers on its way to the lane.
 #[inline(always)]
-pub(crate) fn plain(frame: &[u8]) -> Option<(Headers, FlowKey<Addr4>)> {
+pub(crate) fn plain(frame: &[u8], mac: [u8; 6]) -> Option<(Headers, FlowKey<Addr4>)> {
     let (plain, _) = PlainFrame::ref_from_prefix(frame).ok()?;
     let ip = &plain.ip;
     let total_len = usize::from(ip.total_len.get());
     let packet_end = u16::try_from(EthernetHeader::LEN + total_len).ok()?;
     let segment_len = total_len.checked_sub(Ipv4Header::LEN)?;
-    let is_plain = plain.ethernet.ethertype.get() == ETHERTYPE_IPV4
+    let is_plain = plain.ethernet.dst == mac
+        && plain.ethernet.ethertype.get() == ETHERTYPE_IPV4
         && ip.version_ihl == VERSION_IHL_PLAIN
         && ip.flags_offset.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET_MASK) == 0
         && usize::from(packet_end) <= frame.len()

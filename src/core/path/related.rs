@@ -26,10 +26,11 @@ use crate::path::parse::{Embedded, embedded};
 use crate::path::resolve::{self, Obstacle, Way};
 use crate::path::schedule::Refusal;
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{admit, fragment, outer_error, schedule, tunnelled};
+use crate::path::{admit, fragment, introduce, outer_error, schedule, tunnelled};
 use crate::wire::checksum;
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
+use crate::wire::tcp;
 use crate::worker_state::Step;
 
 /// See the module.
@@ -111,7 +112,7 @@ fn begin<A: Address, F: Frame>(
         Admission::Decided(verdict) => return Some(verdict),
         Admission::Refuse => return None,
     };
-    let index = match schedule::begin(step, table, service, key) {
+    let index = match schedule::begin(step, table, service, headers, key) {
         Ok(index) => index,
         // Nobody is told about an error (`ip_vs_leave`).
         Err(Refusal::NoServer) => return Some(Verdict::Drop(DropReason::NoRealServer)),
@@ -258,6 +259,12 @@ fn to_client<A: Address, F: Frame>(
 
 /// An error about what was sent to the real server of `conn`, as the client is to see it.
 pub(crate) fn translate_to_client<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded, conn: &Conn<A>) {
+    if conn.preface_len != 0
+        && quoted.protocol == tcp::PROTOCOL
+        && let Some(segment) = frame.get_mut(usize::from(quoted.l4_offset)..)
+    {
+        introduce::quoted_sequence(conn, segment);
+    }
     let ends = NewEnds {
         src: Some(conn.virt.addr),
         dst: conn.client.addr,

@@ -6,15 +6,15 @@
 //! A connection remembers its hops together with the generation of the tables they come from, so an
 //! established packet looks nothing up; after any change of the tables each connection looks up once.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
 use crate::ipvs::conn::{Conn, Direction};
-use crate::l3::{Hop, HopId, L3, NeighbourKey, Route};
+use crate::l3::{DeviceId, Hop, HopId, L3, NeighbourKey, Route};
 use crate::path::forward::ethernet;
 use crate::path::headers::Headers;
-use crate::path::verdict::{DropReason, Verdict};
+use crate::path::verdict::{DropReason, Verdict, WaitId};
 use crate::snapshot::Snapshot;
 use crate::worker_state::{Step, WorkerState};
 
@@ -27,7 +27,44 @@ pub(crate) struct Way<'a> {
     /// Device, MACs and MTU; the destination MAC is void while `waits_for` is set.
     pub(crate) hop: &'a Hop,
     /// The neighbour that must be resolved first.
-    pub(crate) waits_for: Option<NeighbourKey>,
+    pub(crate) waits_for: Option<WaitId>,
+}
+
+/// The neighbours that frames were last held for. One call of the path cannot name as many as there are places.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    keys: [NeighbourKey; 256],
+    next: u8,
+}
+
+impl Wanted {
+    pub(crate) const fn new() -> Self {
+        let nobody = NeighbourKey {
+            device: DeviceId(0),
+            vlan: 0,
+            addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        };
+        Self {
+            keys: [nobody; 256],
+            next: 0,
+        }
+    }
+
+    /// A name for `key`; the same as last time when it is the same neighbour again.
+    pub(crate) fn name(&mut self, key: NeighbourKey) -> WaitId {
+        let last = self.next.wrapping_sub(1);
+        if self.key(WaitId(last)) == key {
+            return WaitId(last);
+        }
+        let name = self.next;
+        self.keys[usize::from(name)] = key;
+        self.next = name.wrapping_add(1);
+        WaitId(name)
+    }
+
+    pub(crate) const fn key(&self, name: WaitId) -> NeighbourKey {
+        self.keys[name.0 as usize]
+    }
 }
 
 /// Why there is no way.
@@ -43,7 +80,7 @@ pub(crate) enum Obstacle {
 /// The way to `target`, by the hop that `conn` remembers for `direction` where that still holds.
 #[inline]
 pub(crate) fn way<'a, A: Address>(
-    step: &Step<'a>,
+    step: &mut Step<'a>,
     conn: &mut Conn<A>,
     direction: Direction,
     target: IpAddr,
@@ -59,16 +96,18 @@ pub(crate) fn way<'a, A: Address>(
             waits_for: None,
         });
     }
-    look_up(l3, conn, direction, target)
+    look_up(step, conn, direction, target)
 }
 
 #[cold]
 fn look_up<'a, A: Address>(
-    l3: &'a L3,
+    step: &mut Step<'a>,
     conn: &mut Conn<A>,
     direction: Direction,
     target: IpAddr,
 ) -> Result<Way<'a>, Obstacle> {
+    let snapshot: &'a Snapshot = step.snapshot;
+    let l3 = &*snapshot.l3;
     if conn.hop_generation != l3.generation {
         conn.hop_generation = l3.generation;
         conn.hops = [Conn::<A>::NO_HOP; 2];
@@ -77,14 +116,13 @@ fn look_up<'a, A: Address>(
     if let Route::Hop(HopId(id)) = found {
         conn.hops[direction as usize] = id;
     }
-    way_by(l3, found)
+    way_by(step, found)
 }
 
 /// The way to `target` for a packet without a connection.
-pub(crate) fn route<'a>(step: &Step<'a>, target: IpAddr) -> Result<Way<'a>, Obstacle> {
-    let snapshot: &'a Snapshot = step.snapshot;
-    let l3 = &*snapshot.l3;
-    way_by(l3, route_to(l3, target))
+pub(crate) fn route<'a>(step: &mut Step<'a>, target: IpAddr) -> Result<Way<'a>, Obstacle> {
+    let found = route_to(&step.snapshot.l3, target);
+    way_by(step, found)
 }
 
 fn route_to(l3: &L3, target: IpAddr) -> Route {
@@ -94,7 +132,9 @@ fn route_to(l3: &L3, target: IpAddr) -> Route {
     }
 }
 
-fn way_by(l3: &L3, route: Route) -> Result<Way<'_>, Obstacle> {
+fn way_by<'a>(step: &mut Step<'a>, route: Route) -> Result<Way<'a>, Obstacle> {
+    let snapshot: &'a Snapshot = step.snapshot;
+    let l3 = &*snapshot.l3;
     match route {
         Route::Hop(id) => Ok(Way {
             hop: l3.hop(id),
@@ -104,7 +144,7 @@ fn way_by(l3: &L3, route: Route) -> Result<Way<'_>, Obstacle> {
         // and are dropped by name if it stays silent.
         Route::Unresolved(key) | Route::NeighbourFailed(key) => Ok(Way {
             hop: l3.unresolved_hop(&key),
-            waits_for: Some(key),
+            waits_for: Some(step.wanted.name(key)),
         }),
         Route::Local => Err(Obstacle::Local),
         Route::Unreachable => Err(Obstacle::Unreachable),
@@ -135,24 +175,23 @@ pub(crate) fn depart_from<F: Frame>(frame: &mut F, l3_offset: u16, family: Addre
     }
 }
 
-/// Looks again at a held packet after the tables changed: complete now, still waiting, or to be dropped.
-pub fn finish<F: Frame>(worker: &WorkerState, frame: &mut F, key: NeighbourKey) -> Verdict {
+/// Looks again at a held packet after the tables changed: complete now, or to be dropped; `None` while its neighbour
+/// is still not resolved.
+pub fn finish<F: Frame>(worker: &WorkerState, frame: &mut F, key: NeighbourKey) -> Option<Verdict> {
     let l3 = &worker.snapshot().l3;
     let family = match frame.bytes().get(usize::from(L3_OFFSET)) {
         Some(first) if first >> 4 == 6 => AddressFamily::Ipv6,
         _ => AddressFamily::Ipv4,
     };
     match l3.neighbour(&key) {
-        Route::Hop(id) => depart_from(
-            frame,
-            L3_OFFSET,
-            family,
-            &Way {
+        Route::Hop(id) => {
+            let way = Way {
                 hop: l3.hop(id),
                 waits_for: None,
-            },
-        ),
-        Route::Unresolved(key) => Verdict::Hold(key),
-        _ => Verdict::Drop(DropReason::NeighbourFailed),
+            };
+            Some(depart_from(frame, L3_OFFSET, family, &way))
+        }
+        Route::Unresolved(_) => None,
+        _ => Some(Verdict::Drop(DropReason::NeighbourFailed)),
     }
 }

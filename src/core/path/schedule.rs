@@ -12,6 +12,7 @@ use crate::frame::Frame;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
 use crate::ipvs::conn::{Conn, ConnIndex, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_ONE_PACKET, FLAG_OUTBOUND_INDEXED};
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::local_address::ReplyHome;
 use crate::ipvs::persistence::PORT_FTP;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::{self, tcp::TcpState};
@@ -19,13 +20,13 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::scheduler::{self, FlowHint, Loads, Memory};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
-use crate::limits::{LOCAL_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
+use crate::limits::{LOCAL_PORT_TRIES_MAX, RSS_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
 use crate::path::established::{self, Known};
 use crate::path::forward::rewrite;
 use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{persist, reply, track};
+use crate::path::{introduce, persist, reply, track};
 use crate::wire;
 use crate::worker_state::Step;
 
@@ -47,7 +48,7 @@ pub(crate) fn first_packet<'s, A: Address, F: Frame>(
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
-    match begin(step, table, service, key) {
+    match begin(step, table, service, headers, key) {
         Ok(index) => {
             let verdict = established::inbound(step, table, &Known { index, headers, key }, frame);
             end_one_packet(step, table, index);
@@ -71,6 +72,7 @@ pub(crate) fn begin<'s, A: Address>(
     step: &mut Step<'s>,
     table: &mut ConnTable<A>,
     service: &'s VirtualService,
+    headers: &Headers,
     key: &FlowKey<A>,
 ) -> Result<ConnIndex, Refusal> {
     if step.defence.takes_packet() {
@@ -83,7 +85,7 @@ pub(crate) fn begin<'s, A: Address>(
     };
     let chosen = chosen.ok_or(Refusal::NoServer)?;
     let local = local_end(step, table, service, &chosen, key).ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?;
-    let conn = new_conn(step, service, &chosen, key, local);
+    let conn = new_conn(step, service, &chosen, headers, key, local);
     let index = table
         .insert(conn, step.now)
         .map_err(|_: InsertError| Refusal::Drop(DropReason::ConnTableFull))?;
@@ -227,8 +229,18 @@ fn local_end<A: Address>(
     let pool = service.local_addresses.as_ref()?;
     let cursor = step.port_cursors.get_mut(service.id.0 as usize)?;
     let real = Endpoint::new(A::from_ip(server.addr)?, chosen.port);
+    let home = step.rss.map(|rss| ReplyHome {
+        rss,
+        real,
+        worker: step.worker,
+        workers_count: step.workers_count,
+    });
+    let mut rss_tries = RSS_PORT_TRIES_MAX;
     for _ in 0..LOCAL_PORT_TRIES_MAX {
-        let candidate = pool.next::<A>(cursor, step.worker, step.workers_count)?;
+        let candidate = match &home {
+            Some(home) => pool.next_by_rss(cursor, home, &mut rss_tries),
+            None => pool.next(cursor, step.worker, step.workers_count),
+        }?;
         let reply = FlowKey {
             src: real,
             dst: candidate,
@@ -245,6 +257,7 @@ fn new_conn<A: Address>(
     step: &Step<'_>,
     service: &VirtualService,
     chosen: &Chosen<'_>,
+    headers: &Headers,
     key: &FlowKey<A>,
     local: Endpoint<A>,
 ) -> Conn<A> {
@@ -279,6 +292,7 @@ fn new_conn<A: Address>(
         flags,
         l3_delta,
         l4_delta,
+        introduction: introduce::begin(service, server.mode, headers),
         created: step.now,
         fwmark: match service.key {
             ServiceKey::Fwmark { mark, .. } => mark,

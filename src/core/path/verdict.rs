@@ -1,11 +1,16 @@
 //! What became of a packet. Every way to die is one [`DropReason`]; its name is what counters, metrics,
 //! `lvsctl drops` and tests show.
 
-use crate::l3::{DeviceId, NeighbourKey};
+use crate::l3::DeviceId;
 
 /// Index of a worker: 0 up to the configured count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(pub u8);
+
+/// Names one of the neighbours that frames were last held for, so that a verdict stays small enough for a register:
+/// [`crate::worker_state::WorkerState::neighbour`] tells which, until after the worker's next call of the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitId(pub u8);
 
 /// What the worker must do with a frame after the path has seen it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +22,7 @@ pub enum Verdict {
     /// Another worker owns its connection.
     HandOver(WorkerId),
     /// Complete but for the MAC addresses: hold it until the kernel has resolved this neighbour.
-    Hold(NeighbourKey),
+    Hold(WaitId),
     /// The path has taken what was in it (a fragment of a datagram that is being put together, a packet that
     /// leaves in pieces): free the buffer. Nothing is lost and nothing is dropped.
     Kept,
@@ -118,6 +123,11 @@ drop_reasons! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_verdict_fits_a_register() {
+        assert!(size_of::<Verdict>() <= 2);
+    }
 
     #[test]
     fn names_are_unique_and_fit_a_metric() {

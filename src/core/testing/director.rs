@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::arena::Arena;
 use crate::counters::WorkerCounters;
+use crate::frame::Frame;
 use crate::ipvs::desired::DesiredServices;
 use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
@@ -63,6 +64,8 @@ pub struct TestDirector {
     sysctls: Sysctls,
     now: Tick,
     made: Vec<Outcome>,
+    /// Frames that one worker handed to another.
+    pub hand_overs: u64,
 }
 
 /// Servers that the counters of a test have room for.
@@ -115,6 +118,7 @@ impl TestDirector {
             now: Tick(1_000),
             counters,
             made: Vec::new(),
+            hand_overs: 0,
         }
     }
 
@@ -223,7 +227,7 @@ impl TestDirector {
         for (frame, verdict) in frames.iter_mut().zip(verdicts) {
             outcomes.push(match verdict {
                 Verdict::HandOver(owner) => self.hand_over(owner, device, frame),
-                decided => outcome(decided, frame),
+                decided => self.outcome(worker, decided, frame),
             });
         }
         outcomes
@@ -231,38 +235,39 @@ impl TestDirector {
 
     fn hand_over(&mut self, owner: WorkerId, device: DeviceId, frame: &mut VecFrame) -> Outcome {
         let mut verdicts = [Verdict::Punt];
+        self.hand_overs += 1;
         let worker = &mut self.workers[usize::from(owner.0)];
         path::process_handed_over(worker, device, self.now, std::slice::from_mut(frame), &mut verdicts);
         self.collect_made(usize::from(owner.0), device);
-        outcome(verdicts[0], frame)
+        self.outcome(usize::from(owner.0), verdicts[0], frame)
     }
 
     /// A frame that the kernel sends through the twin of `device`, given to worker 0.
     pub fn from_host(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
         let mut frame = VecFrame::new(bytes);
         let verdict = path::from_host::process(&mut self.workers[0], device, self.now, false, &mut frame);
-        let decided = match verdict {
-            Verdict::HandOver(owner) => {
-                let worker = &mut self.workers[usize::from(owner.0)];
-                path::from_host::process(worker, device, self.now, true, &mut frame)
-            }
-            decided => decided,
+        let Verdict::HandOver(owner) = verdict else {
+            return self.outcome(0, verdict, &frame);
         };
-        outcome(decided, &frame)
+        let owner = usize::from(owner.0);
+        let verdict = path::from_host::process(&mut self.workers[owner], device, self.now, true, &mut frame);
+        self.outcome(owner, verdict, &frame)
     }
 
     /// A frame that worker 0 held, now that its neighbour is known.
     pub fn finish(&mut self, neighbour: NeighbourKey, bytes: &[u8]) -> Outcome {
         let mut frame = VecFrame::new(bytes);
-        let verdict = path::resolve::finish(&self.workers[0], &mut frame, neighbour);
-        outcome(verdict, &frame)
+        match path::resolve::finish(&self.workers[0], &mut frame, neighbour) {
+            Some(verdict) => self.outcome(0, verdict, &frame),
+            None => Outcome::Held(neighbour, bytes.to_vec()),
+        }
     }
 
     /// A frame that worker 0 held in vain for a neighbour on `device`.
     pub fn give_up(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
         let mut frame = VecFrame::new(bytes);
         let verdict = path::undelivered::give_up(&mut self.workers[0], device, self.now, &mut frame);
-        outcome(verdict, &frame)
+        self.outcome(0, verdict, &frame)
     }
 
     /// What became of the frames that the path made besides those that went in, oldest first.
@@ -278,7 +283,7 @@ impl TestDirector {
         for (verdict, mut frame) in made {
             let outcome = match verdict {
                 Verdict::HandOver(owner) => self.hand_over(owner, device, &mut frame),
-                decided => outcome(decided, &frame),
+                decided => self.outcome(worker, decided, &frame),
             };
             if outcome != Outcome::Kept {
                 self.made.push(outcome);
@@ -299,16 +304,15 @@ impl TestDirector {
         }
         all
     }
-}
 
-fn outcome(verdict: Verdict, frame: &VecFrame) -> Outcome {
-    use crate::frame::Frame;
-    match verdict {
-        Verdict::Transmit(device) => Outcome::Transmitted(device, frame.bytes().to_vec()),
-        Verdict::Punt => Outcome::Punted(frame.bytes().to_vec()),
-        Verdict::Hold(key) => Outcome::Held(key, frame.bytes().to_vec()),
-        Verdict::Kept => Outcome::Kept,
-        Verdict::Drop(reason) => Outcome::Dropped(reason),
-        Verdict::HandOver(to) => panic!("a frame that was handed over already is handed to {to:?} again"),
+    fn outcome(&self, worker: usize, verdict: Verdict, frame: &VecFrame) -> Outcome {
+        match verdict {
+            Verdict::Transmit(device) => Outcome::Transmitted(device, frame.bytes().to_vec()),
+            Verdict::Punt => Outcome::Punted(frame.bytes().to_vec()),
+            Verdict::Hold(wait) => Outcome::Held(self.workers[worker].neighbour(wait), frame.bytes().to_vec()),
+            Verdict::Kept => Outcome::Kept,
+            Verdict::Drop(reason) => Outcome::Dropped(reason),
+            Verdict::HandOver(to) => panic!("a frame that was handed over already is handed to {to:?} again"),
+        }
     }
 }

@@ -11,7 +11,6 @@ use axum::body::Body;
 use futures_util::stream;
 use hyper::body::Bytes;
 use lvs_api::{ApiError, ConnFilter, ErrorCode};
-use lvs_core::ipvs::protocol::state_name;
 use lvs_core::ipvs::service::ServiceId;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::time::timeout;
@@ -136,7 +135,5 @@ fn matches(filter: &ConnFilter, fwmark: Option<ServiceId>, record: &ConnRecord) 
     service.as_ref().is_none_or(of_service)
         && client.is_none_or(|client| client == record.client.0)
         && server.is_none_or(|server| (server.ip(), server.port()) == record.real)
-        && state
-            .as_ref()
-            .is_none_or(|state| state == state_name(record.protocol, record.state))
+        && state.as_ref().is_none_or(|state| state == record.state_name())
 }

@@ -19,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::body::{Asked, Path, Refusal, Wanted, WantedState};
-use super::{Admin, connections};
+use super::{Admin, connections, observe};
 
 mod settings;
 
@@ -58,6 +58,8 @@ fn documented() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
         .routes(routes!(settings::list_marks, settings::set_marks, settings::add_mark))
         .routes(routes!(settings::delete_mark))
         .routes(routes!(reload))
+        .routes(routes!(observe::get_metrics))
+        .routes(routes!(observe::get_proc_file))
         .routes(routes!(get_openapi))
         .split_for_parts()
 }

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use lvs_api::{ApiError, ErrorCode};
 use nix::unistd::{Gid, Uid};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Duration, sleep};
@@ -90,7 +91,8 @@ fn refuse(stream: &UnixStream, error: &ApiError) {
     let _ = stream.try_write(answer.as_bytes());
 }
 
-async fn converse(stream: UnixStream, router: Router, limits: Limits) {
+/// Serves one client until it goes, or is slower than the limits allow.
+pub(crate) async fn converse(stream: impl AsyncRead + AsyncWrite + Send + 'static, router: Router, limits: Limits) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write_timeout));
     let conversation = http1::Builder::new()
@@ -100,6 +102,6 @@ async fn converse(stream: UnixStream, router: Router, limits: Limits) {
         .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router))
         .await;
     if let Err(error) = conversation {
-        log::debug!("admin socket: {error}");
+        log::debug!("a client: {error}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod clients;
 mod commands;
+mod metrics;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

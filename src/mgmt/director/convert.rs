@@ -3,15 +3,17 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lvs_api::{
-    ApiError, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, Service, ServiceId, Timeouts, Tunnel,
+    ApiError, ClientAddress, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, Service, ServiceId, Timeouts,
+    Tunnel,
 };
 use lvs_core::address::AddressFamily;
+use lvs_core::ipvs::client_address;
 use lvs_core::ipvs::desired::{ServerSpec, ServiceError, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::{self, ClientMask};
 use lvs_core::ipvs::protocol::sctp::SctpState;
 use lvs_core::ipvs::protocol::tcp::TcpState;
-use lvs_core::ipvs::protocol::{self, state_name, udp};
+use lvs_core::ipvs::protocol::{self, udp};
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::ipvs::stats;
@@ -59,6 +61,30 @@ pub const fn id(key: &ServiceKey) -> ServiceId {
 }
 
 /// The core's persistence of a service of `family`.
+/// The core's way of telling servers the client's address.
+const fn core_client_address(carrier: ClientAddress) -> client_address::ClientAddress {
+    use client_address::ClientAddress as Core;
+    match carrier {
+        ClientAddress::None => Core::None,
+        ClientAddress::Toa => Core::Toa,
+        ClientAddress::ProxyV1 => Core::ProxyV1,
+        ClientAddress::ProxyV2 => Core::ProxyV2,
+        ClientAddress::Uoa => Core::Uoa,
+    }
+}
+
+/// The API's.
+pub const fn client_address(carrier: client_address::ClientAddress) -> ClientAddress {
+    use client_address::ClientAddress as Core;
+    match carrier {
+        Core::None => ClientAddress::None,
+        Core::Toa => ClientAddress::Toa,
+        Core::ProxyV1 => ClientAddress::ProxyV1,
+        Core::ProxyV2 => ClientAddress::ProxyV2,
+        Core::Uoa => ClientAddress::Uoa,
+    }
+}
+
 fn core_persistence(persistence: Persistence, family: AddressFamily) -> persistence::Persistence {
     let Persistence { timeout_sec, netmask } = persistence;
     let mask = match netmask {
@@ -131,6 +157,8 @@ pub fn service_spec(service: &Service) -> Result<ServiceSpec, ApiError> {
         scheduler_flags,
         persistence,
         one_packet,
+        client_address,
+        mss_max,
         local_addresses: _,
         servers: _,
     } = service;
@@ -145,6 +173,8 @@ pub fn service_spec(service: &Service) -> Result<ServiceSpec, ApiError> {
     let mut spec = ServiceSpec::new(key(id), kind);
     spec.persistence = persistence.map(|wanted| core_persistence(wanted, spec.key.family()));
     spec.one_packet = *one_packet;
+    spec.client_address = core_client_address(*client_address);
+    spec.mss_max = *mss_max;
     for flag in scheduler_flags {
         let Some(bit) = kind.flag_names().iter().position(|name| name == flag) else {
             let known = match kind.flag_names() {
@@ -233,6 +263,8 @@ pub fn service<'spec>(
         scheduler_flags,
         persistence: of_core,
         one_packet,
+        client_address: carrier,
+        mss_max,
     } = *spec;
     Service {
         service: id(&key),
@@ -240,6 +272,8 @@ pub fn service<'spec>(
         scheduler_flags: flag_names(scheduler, scheduler_flags),
         persistence: of_core.map(persistence),
         one_packet,
+        client_address: client_address(carrier),
+        mss_max,
         local_addresses: local_addresses.to_vec(),
         servers: servers.map(server).collect(),
     }
@@ -298,7 +332,7 @@ pub fn conn_record(record: &ConnRecord, worker: usize) -> Option<lvs_api::ConnRe
         .find(|protocol| protocol_number(*protocol) == record.protocol)?;
     Some(lvs_api::ConnRecord {
         protocol,
-        state: state_name(record.protocol, record.state).to_owned(),
+        state: record.state_name().to_owned(),
         client: record.client.into(),
         virt: record.virt.into(),
         local: record.local.into(),
@@ -314,8 +348,9 @@ pub fn conn_record(record: &ConnRecord, worker: usize) -> Option<lvs_api::ConnRe
 pub fn state_names() -> impl Iterator<Item = &'static str> {
     let tcp = TcpState::ALL.into_iter().map(TcpState::name);
     let sctp = SctpState::ALL.into_iter().map(SctpState::name);
+    let template = ["NONE", "ASSURED"];
     let mut seen = Vec::new();
-    tcp.chain([udp::NAME]).chain(sctp).filter(move |name| {
+    tcp.chain([udp::NAME]).chain(sctp).chain(template).filter(move |name| {
         let new = !seen.contains(name);
         seen.push(*name);
         new
@@ -337,12 +372,15 @@ pub fn refusal(error: ServiceError) -> ApiError {
         ModeNotConfigurable { .. } => (ErrorCode::Refused, "mode"),
         GuePortZero { .. } => (ErrorCode::Refused, "tunnel.port"),
         MarkZero => (ErrorCode::Refused, "service"),
+        ClientAddressWithoutPool { .. } | ClientAddressProtocol { .. } => (ErrorCode::Refused, "client_address"),
+        MssOutOfRange { .. } | MssWithoutTcp { .. } => (ErrorCode::Refused, "mss_max"),
         PersistenceOutOfRange { .. } => (ErrorCode::Refused, "persistence.timeout_sec"),
         PersistenceMask { .. } => (ErrorCode::Refused, "persistence.netmask"),
         ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),
-        LocalAddressFamily { .. } | LocalAddressTwice { .. } | TooManyLocalAddresses { .. } => {
-            (ErrorCode::Refused, "local_addresses")
-        }
+        LocalAddressFamily { .. }
+        | LocalAddressTwice { .. }
+        | TooManyLocalAddresses { .. }
+        | PoolCarriesClientAddress { .. } => (ErrorCode::Refused, "local_addresses"),
         NotUnicast { .. } | TooManyServices | TooManyServers => (ErrorCode::Refused, ""),
     };
     ApiError::new(code, error.to_string()).at(place)

@@ -116,6 +116,17 @@ impl Plan {
         self.step(place, Action::AddService(service.clone()));
     }
 
+    fn change_pool(&mut self, place: &str, old: &Service, new: &Service) {
+        if old.local_addresses != new.local_addresses {
+            self.diff.local_addresses_changed.push(new.service);
+            let action = Action::SetLocalAddresses {
+                service: new.service,
+                addresses: new.local_addresses.clone(),
+            };
+            self.step(format!("{place}.local_addresses"), action);
+        }
+    }
+
     fn change_service(&mut self, place: &str, old: &Service, new: &Service) {
         let Service {
             service: id,
@@ -123,18 +134,28 @@ impl Plan {
             scheduler_flags,
             persistence,
             one_packet,
+            client_address,
+            mss_max,
             local_addresses,
             servers,
         } = new;
         let id = *id;
+        // What tells servers the client's address needs a pool: the pool comes first and goes last.
+        let has_pool = !local_addresses.is_empty();
+        if has_pool {
+            self.change_pool(place, old, new);
+        }
         let settings = (&old.scheduler, &old.scheduler_flags, &old.persistence, &old.one_packet);
-        if settings != (scheduler, scheduler_flags, persistence, one_packet) {
+        let carried = (old.client_address, old.mss_max);
+        if settings != (scheduler, scheduler_flags, persistence, one_packet) || carried != (*client_address, *mss_max) {
             self.diff.services_changed.push(id);
             let patch = ServicePatch {
                 scheduler: Some(scheduler.clone()),
                 scheduler_flags: Some(scheduler_flags.clone()),
                 persistence: Some(*persistence),
                 one_packet: Some(*one_packet),
+                client_address: Some(*client_address),
+                mss_max: Some(*mss_max),
             };
             self.step(place.to_owned(), Action::EditService { service: id, patch });
         }
@@ -152,13 +173,8 @@ impl Plan {
                 },
             );
         }
-        if old.local_addresses != *local_addresses {
-            self.diff.local_addresses_changed.push(id);
-            let action = Action::SetLocalAddresses {
-                service: id,
-                addresses: local_addresses.clone(),
-            };
-            self.step(format!("{place}.local_addresses"), action);
+        if !has_pool {
+            self.change_pool(place, old, new);
         }
         let present: HashMap<_, _> = old.servers.iter().map(|server| (server.server, server)).collect();
         for (index, server) in servers.iter().enumerate() {
@@ -261,9 +277,9 @@ mod tests {
         let places: Vec<_> = steps.iter().map(|step| step.place.as_str()).collect();
         let expected = [
             "",
+            "services[0].local_addresses",
             "services[0]",
             "",
-            "services[0].local_addresses",
             "services[0].servers[0]",
             "services[0].servers[1]",
             "services[1]",

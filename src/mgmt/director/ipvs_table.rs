@@ -12,8 +12,8 @@ use lvs_api::netlink::{
     ServiceRow, Statistics, Timeouts, TimeoutsRequest, Tunnel,
 };
 use lvs_api::{
-    Action, ApiError, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, ServerPatch, Service, ServiceId,
-    ServiceSettings,
+    Action, ApiError, ClientAddress, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, ServerPatch, Service,
+    ServiceId, ServicePatch, ServiceSettings,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::{ServerListing, ServerSpec, ServiceListing, ServiceSpec};
@@ -94,13 +94,20 @@ impl IpvsTable for Director {
             scheduler_flags: settings.scheduler_flags,
             persistence: settings.persistence,
             one_packet: settings.one_packet,
+            client_address: settings.client_address,
+            mss_max: settings.mss_max,
             local_addresses: Vec::new(),
             servers: Vec::new(),
         }))
     }
 
     fn edit_service(&mut self, key: &ServiceKey, options: &ServiceOptions) -> Result<(), Errno> {
-        let patch = settings(options)?.into();
+        // What the kernel has no word for stays as it is.
+        let patch = ServicePatch {
+            client_address: None,
+            mss_max: None,
+            ..settings(options)?.into()
+        };
         let service = api_id(key).ok_or(Errno::NoService)?;
         self.act(Action::EditService { service, patch })
     }
@@ -315,6 +322,8 @@ fn settings(options: &ServiceOptions) -> Result<ServiceSettings, Errno> {
         scheduler_flags: set.map(|(_, name)| (*name).to_owned()).collect(),
         persistence: (options.flags & ServiceRow::PERSISTENT != 0).then_some(persistence),
         one_packet: options.flags & ServiceRow::ONE_PACKET != 0,
+        client_address: ClientAddress::None,
+        mss_max: 0,
     })
 }
 

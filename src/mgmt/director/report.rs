@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use lvs_api::{ApiError, DropCount, ServerStatus, ServiceId, ServiceStatus, Stats, Worker};
+use lvs_api::{ApiError, DropCount, Latency, ServerStatus, ServiceId, ServiceStatus, Stats, Worker};
 use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::desired::ServiceListing;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::sysctl::Sysctls;
+use lvs_core::latency::LatencyCounts;
 use lvs_core::path::verdict::DropReason;
 
 use super::{Director, convert, counts};
@@ -65,6 +66,8 @@ impl Director {
             scheduler_flags: convert::flag_names(listing.spec.scheduler, listing.spec.scheduler_flags),
             persistence: listing.spec.persistence.map(convert::persistence),
             one_packet: listing.spec.one_packet,
+            client_address: convert::client_address(listing.spec.client_address),
+            mss_max: listing.spec.mss_max,
             local_addresses: listing.local_addresses.to_vec(),
             servers: servers.collect(),
             totals: convert::totals(count.totals),
@@ -116,6 +119,8 @@ impl Director {
                 drop_packets: counters.drops.iter().map(SingleWriter::get).sum(),
                 keep_packets: counters.kept_frames.get(),
                 make_packets: counters.made_frames.get(),
+                client_address_packets: counters.client_addresses.get(),
+                client_address_no_room_packets: counters.client_address_no_room.get(),
                 held_packets: counters.held.get(),
                 conns4: counters.conns_ipv4.get(),
                 conns6: counters.conns_ipv6.get(),
@@ -125,6 +130,10 @@ impl Director {
                 idle_cycles: counters.idle_cycles.get(),
                 cycles_per_sec: port.cycles_per_sec(),
                 scheduler_picks: counters.scheduler_picks.get(),
+                take_over_packets: counters.handed_over_in.get(),
+                conns_expired: counters.conns_expired.get(),
+                icmp_errors: counters.icmp_errors.get(),
+                latency: latency(&counters.latency.read(), port.cycles_per_sec()),
                 ..Worker::default()
             };
             for device in &counters.devices {
@@ -156,5 +165,15 @@ impl Director {
     pub(super) fn count(&mut self) {
         let table = self.current_table();
         self.counts.collect(&table, &self.workers);
+    }
+}
+
+fn latency(counts: &LatencyCounts, hz: u64) -> Latency {
+    let ns = |per_mille| (u128::from(counts.percentile(per_mille)) * 1_000_000_000 / u128::from(hz.max(1))) as u64;
+    Latency {
+        samples: counts.samples(),
+        p50_ns: ns(500),
+        p99_ns: ns(990),
+        p999_ns: ns(999),
     }
 }

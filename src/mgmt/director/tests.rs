@@ -489,3 +489,37 @@ fn wrong_persistence_and_tunnels_are_refused_at_their_place() {
     }
     assert!(bench.director.state().services.is_empty());
 }
+
+#[test]
+fn the_clients_address_is_told_through_a_pool_journaled_and_kept_by_what_the_kernel_can_say() {
+    let mut bench = Bench::new();
+    let told = r#"{"services": [{"service": "tcp:192.0.2.1:80", "scheduler": "rr", "client_address": "proxy-v2",
+        "mss_max": 1400, "local_addresses": ["198.51.100.250"]}]}"#;
+    let plain = r#"{"services": [{"service": "tcp:192.0.2.1:80", "scheduler": "rr"}]}"#;
+    let without_pool = told.replace("\"198.51.100.250\"", "");
+    let refused = bench.replace(&without_pool, false).unwrap_err();
+    assert_eq!(
+        (refused.code, refused.place.as_deref()),
+        (ErrorCode::Refused, Some("services[0].client_address"))
+    );
+    // From nothing, from a service without and back: whatever the order that takes.
+    for state in [told, plain, told] {
+        bench.replace(state, false).unwrap();
+        assert_eq!(
+            bench.director.state().services,
+            serde_json::from_str::<State>(state).unwrap().services
+        );
+    }
+    let refused = bench
+        .apply(r#"{"set_local_addresses": {"service": "tcp:192.0.2.1:80", "addresses": []}}"#)
+        .unwrap_err();
+    assert_eq!(refused.place.as_deref(), Some("local_addresses"));
+    bench
+        .apply(r#"{"edit_service": {"service": "tcp:192.0.2.1:80", "patch": {"scheduler": "wrr"}}}"#)
+        .unwrap();
+    let service = bench.workers[0].snapshot().services.services()[0].clone();
+    assert_eq!((service.client_address.name(), service.mss_max), ("proxy-v2", 1_400));
+    let before = bench.director.state();
+    let (restored, _) = bench.restarted();
+    assert_eq!(restored.state(), before);
+}

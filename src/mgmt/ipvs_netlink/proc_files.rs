@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use lvs_api::netlink::{ServerRow, ServiceRow, Statistics};
 use lvs_api::proc_text::{self, ConnectionRow, ProcFile};
-use lvs_core::ipvs::protocol::state_name;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::time::timeout;
 
@@ -112,8 +111,26 @@ fn row(record: &ConnRecord) -> ConnectionRow {
         client: record.client,
         virt: record.virt,
         real: record.real,
-        state: state_name(record.protocol, record.state),
+        state: record.state_name(),
         expires_sec: record.expires_in_ms / 1000,
         is_synced: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mgmt::fake_worker;
+    use lvs_core::ipvs::conn::FLAG_TEMPLATE;
+    use lvs_core::ipvs::persistence::STATE_ASSURED;
+
+    #[test]
+    fn templates_are_listed_with_states_of_their_own() {
+        let mut record = fake_worker::conn(0);
+        record.protocol = 6;
+        record.state = STATE_ASSURED;
+        assert_eq!(row(&record).state, "ESTABLISHED");
+        record.flags |= FLAG_TEMPLATE;
+        assert_eq!(row(&record).state, "ASSURED");
     }
 }

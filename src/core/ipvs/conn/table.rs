@@ -48,6 +48,16 @@ pub enum Expiry {
 /// Connections that may have the same outbound key: services that lead one client's port to one server's.
 const SAME_OUTBOUND_MAX: usize = 16;
 
+/// The connection that a bucket's tags most likely mean. Good for [`ConnTable::confirm`] until
+/// [`ConnTable::changes`] changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate(u32);
+
+impl Candidate {
+    /// No connection.
+    pub const NONE: Self = Self(u32::MAX);
+}
+
 /// How many insertions ahead a free slot is fetched.
 const SLOTS_AHEAD: u32 = 8;
 
@@ -78,6 +88,7 @@ pub struct ConnTable<A: Address> {
     free: ArenaSlice<u32>,
     wheel: TimerWheel,
     state: ArenaSlice<State>,
+    changes: u32,
 }
 
 impl<A: Address> ConnTable<A> {
@@ -152,6 +163,7 @@ impl<A: Address> ConnTable<A> {
             free,
             wheel,
             state,
+            changes: 0,
         })
     }
 
@@ -187,14 +199,31 @@ impl<A: Address> ConnTable<A> {
 
     /// Reads the bucket of `hash` and fetches the connection it most likely means.
     #[inline(always)]
-    pub fn prefetch_candidate(&self, hash: u64) {
-        if let Some(value) = self.index.candidate(hash) {
-            let conn = self.conns.at((value >> 1) as usize);
-            prefetch_write(conn);
-            if size_of::<Conn<A>>() > 128 {
-                prefetch_write(&conn.last_seen);
-            }
+    pub fn prefetch_candidate(&self, hash: u64) -> Candidate {
+        let Some(value) = self.index.candidate(hash) else {
+            return Candidate::NONE;
+        };
+        let conn = self.conns.at((value >> 1) as usize);
+        prefetch_write(conn);
+        if size_of::<Conn<A>>() > 128 {
+            prefetch_write(&conn.last_seen);
         }
+        Candidate(value)
+    }
+
+    /// How often connections have come, gone or been taken out of the index.
+    #[inline(always)]
+    pub const fn changes(&self) -> u32 {
+        self.changes
+    }
+
+    /// The connection and direction of `key` if they are those of `candidate`, which must have been read since the
+    /// last change. Otherwise [`Self::find`] may still find another.
+    #[inline(always)]
+    pub fn confirm(&self, candidate: Candidate, key: &FlowKey<A>) -> Option<(ConnIndex, Direction)> {
+        let (slot, direction) = (candidate.0 >> 1, direction_of(candidate.0));
+        let is_it = candidate != Candidate::NONE && self.conns.at(slot as usize).is(key, direction);
+        is_it.then_some((ConnIndex(slot), direction))
     }
 
     /// The connection of `key`, whose hash is `hash`, and which way its packets go.
@@ -248,6 +277,7 @@ impl<A: Address> ConnTable<A> {
             self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
             return Err(InsertError::Full);
         }
+        self.changes = self.changes.wrapping_add(1);
         self.take_slot(now);
         *self.conns.at_mut(slot as usize) = Conn {
             last_seen: now,
@@ -282,6 +312,7 @@ impl<A: Address> ConnTable<A> {
             return;
         }
         let old = self.hash(&conn.inbound_key());
+        self.changes = self.changes.wrapping_add(1);
         self.index.remove(old, value_of(slot, Direction::Inbound));
         let conn = self.conn_mut(template);
         conn.flags |= FLAG_RETIRED;
@@ -468,6 +499,7 @@ impl<A: Address> ConnTable<A> {
 
     /// Takes the connection in `slot`, whose timer is not armed, out of the index and frees the slot.
     fn release(&mut self, slot: u32) {
+        self.changes = self.changes.wrapping_add(1);
         let conn = self.conns.at(slot as usize);
         let inbound_hash = self.hash(&conn.inbound_key());
         if conn.flags & FLAG_OUTBOUND_INDEXED != 0 {

@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{ServerSpec, ServiceError, ServiceSpec};
 use crate::address::AddressFamily;
+use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::{ClientMask, Persistence};
-use crate::ipvs::service::ServiceKey;
+use crate::ipvs::service::{ServiceKey, ServiceProtocol};
 use crate::ipvs::tunnel_kind::TunnelKind;
-use crate::limits::{LOCAL_ADDRESSES_MAX, TIMEOUT_MAX_SEC, WEIGHT_MAX};
+use crate::limits::{LOCAL_ADDRESSES_MAX, MSS_MAX_RANGE, TIMEOUT_MAX_SEC, WEIGHT_MAX};
 
 pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
     match spec.key {
@@ -23,7 +24,50 @@ pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
         ServiceKey::Fwmark { .. } => {}
     }
     spec.persistence
-        .map_or(Ok(()), |persistence| self::persistence(&spec.key, &persistence))
+        .map_or(Ok(()), |persistence| self::persistence(&spec.key, &persistence))?;
+    protocols(spec)
+}
+
+/// What a service of one protocol cannot have. A fwmark service may have any: it works on packets it fits.
+fn protocols(spec: &ServiceSpec) -> Result<(), ServiceError> {
+    if spec.mss_max != 0 && !MSS_MAX_RANGE.contains(&spec.mss_max) {
+        return Err(ServiceError::MssOutOfRange {
+            service: spec.key,
+            mss: spec.mss_max,
+        });
+    }
+    let ServiceKey::Address { protocol, .. } = spec.key else {
+        return Ok(());
+    };
+    if spec.mss_max != 0 && protocol != ServiceProtocol::Tcp {
+        return Err(ServiceError::MssWithoutTcp { service: spec.key });
+    }
+    match spec.client_address.protocol() {
+        Some(wanted) if wanted != protocol.number() => Err(ServiceError::ClientAddressProtocol {
+            service: spec.key,
+            carrier: spec.client_address.name(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Only FULLNAT hides the client.
+pub(super) fn has_pool(spec: &ServiceSpec, pool: &[IpAddr]) -> Result<(), ServiceError> {
+    if spec.client_address == ClientAddress::None || !pool.is_empty() {
+        return Ok(());
+    }
+    Err(ServiceError::ClientAddressWithoutPool {
+        service: spec.key,
+        carrier: spec.client_address.name(),
+    })
+}
+
+/// Whether the pool may become `addresses`.
+pub(super) fn pool_is_free(spec: &ServiceSpec, addresses: &[IpAddr]) -> Result<(), ServiceError> {
+    has_pool(spec, addresses).map_err(|_| ServiceError::PoolCarriesClientAddress {
+        service: spec.key,
+        carrier: spec.client_address.name(),
+    })
 }
 
 fn persistence(key: &ServiceKey, persistence: &Persistence) -> Result<(), ServiceError> {

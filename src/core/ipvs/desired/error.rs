@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use thiserror::Error;
 
 use crate::ipvs::service::ServiceKey;
-use crate::limits::{LOCAL_ADDRESSES_MAX, REAL_SERVERS_MAX, SERVICES_MAX, TIMEOUT_MAX_SEC, WEIGHT_MAX};
+use crate::limits::{LOCAL_ADDRESSES_MAX, MSS_MAX_RANGE, REAL_SERVERS_MAX, SERVICES_MAX, TIMEOUT_MAX_SEC, WEIGHT_MAX};
 
 /// Why a change was refused; nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -99,6 +99,33 @@ pub enum ServiceError {
     /// A pool is a set.
     #[error("local address {addr} is in the pool of service {service} twice: name it once")]
     LocalAddressTwice { service: ServiceKey, addr: IpAddr },
+    /// Only FULLNAT hides the client.
+    #[error(
+        "client address by {carrier} for service {service} needs FULLNAT: \
+         give the service a local-address pool first, or client address none"
+    )]
+    ClientAddressWithoutPool { service: ServiceKey, carrier: &'static str },
+    /// It would be without one.
+    #[error(
+        "the local-address pool of service {service} carries its client address by {carrier}: \
+         set client address none before the pool is emptied"
+    )]
+    PoolCarriesClientAddress { service: ServiceKey, carrier: &'static str },
+    /// TCP options and streams, or UDP datagrams.
+    #[error(
+        "client address by {carrier} does not go with service {service}: \
+         give toa, proxy-v1 or proxy-v2 for tcp, uoa for udp, none for others"
+    )]
+    ClientAddressProtocol { service: ServiceKey, carrier: &'static str },
+    /// [`MSS_MAX_RANGE`].
+    #[error(
+        "MSS limit {mss} for service {service} is out of range: give 0 (none), or {} to {} octets",
+        MSS_MAX_RANGE.start(), MSS_MAX_RANGE.end()
+    )]
+    MssOutOfRange { service: ServiceKey, mss: u16 },
+    /// Only TCP has an MSS.
+    #[error("service {service} has no MSS to limit: give 0, or limit that of a tcp service")]
+    MssWithoutTcp { service: ServiceKey },
     /// [`LOCAL_ADDRESSES_MAX`].
     #[error("{count} local addresses for service {service} are too many: give at most {LOCAL_ADDRESSES_MAX}")]
     TooManyLocalAddresses { service: ServiceKey, count: usize },

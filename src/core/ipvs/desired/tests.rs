@@ -585,6 +585,8 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         scheduler_flags: SchedulerFlags(flags),
         persistence: None,
         one_packet: false,
+        client_address: ClientAddress::None,
+        mss_max: 0,
     })
 }
 
@@ -642,5 +644,69 @@ proptest! {
             }
         }
         prop_assert_eq!(essence(&rebuilt(&desired)), essence(&desired));
+    }
+}
+
+fn spec_of(protocol: ServiceProtocol, carrier: ClientAddress, mss_max: u16) -> ServiceSpec {
+    let key = ServiceKey::Address {
+        protocol,
+        addr: ip("192.0.2.9"),
+        port: 80,
+    };
+    ServiceSpec {
+        client_address: carrier,
+        mss_max,
+        ..ServiceSpec::new(key, SchedulerKind::Rr)
+    }
+}
+
+#[test]
+fn the_clients_address_is_told_only_where_a_pool_hides_it() {
+    let mut desired = DesiredServices::default();
+    let told = spec_of(ServiceProtocol::Tcp, ClientAddress::Toa, 0);
+    let silent = spec_of(ServiceProtocol::Tcp, ClientAddress::None, 0);
+    let (service, carrier) = (told.key, "toa");
+    let without_pool = Err(ServiceError::ClientAddressWithoutPool { service, carrier });
+    assert_eq!(desired.add_service(told).map(|_| ()), without_pool);
+    desired.add_service(silent).unwrap();
+    assert_eq!(desired.edit_service(told), without_pool);
+    desired
+        .set_local_addresses(&service, vec![ip("198.51.100.200")])
+        .unwrap();
+    desired.edit_service(told).unwrap();
+    assert_eq!(desired.build().services()[0].client_address, ClientAddress::Toa);
+    assert_eq!(
+        desired.set_local_addresses(&service, Vec::new()),
+        Err(ServiceError::PoolCarriesClientAddress { service, carrier })
+    );
+    desired.edit_service(silent).unwrap();
+    desired.set_local_addresses(&service, Vec::new()).unwrap();
+}
+
+#[test]
+fn carriers_and_mss_limits_fit_the_protocol_of_their_service() {
+    use ServiceProtocol::{Sctp, Tcp, Udp};
+    let mut desired = DesiredServices::default();
+    for (protocol, carrier) in [
+        (Udp, ClientAddress::Toa),
+        (Sctp, ClientAddress::ProxyV1),
+        (Udp, ClientAddress::ProxyV2),
+        (Tcp, ClientAddress::Uoa),
+    ] {
+        let spec = spec_of(protocol, carrier, 0);
+        let (service, carrier) = (spec.key, carrier.name());
+        assert_eq!(
+            desired.add_service(spec),
+            Err(ServiceError::ClientAddressProtocol { service, carrier })
+        );
+    }
+    for (protocol, mss_max, refused) in [
+        (Tcp, 87, true),
+        (Tcp, 88, false),
+        (Udp, 1_400, true),
+        (Tcp, 65_496, true),
+    ] {
+        let added = desired.add_service(spec_of(protocol, ClientAddress::None, mss_max));
+        assert_eq!(added.is_err(), refused, "{protocol:?} {mss_max}: {added:?}");
     }
 }

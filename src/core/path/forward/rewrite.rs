@@ -18,7 +18,7 @@ use crate::wire::tcp::{self, TcpHeader};
 use crate::wire::udp::{self, UdpHeader};
 
 /// What TTL − 1 adds to the sum of an IPv4 header: the TTL is the high octet of its word.
-const TTL_DELTA: u16 = !0x0100;
+pub(crate) const TTL_DELTA: u16 = !0x0100;
 
 /// The new ends of a packet, and what they change in its checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,10 @@
 
 mod errors;
 mod fragments;
+mod introduce;
 mod modes;
 mod persistence;
+mod plain;
 mod refusals;
 mod workers;
 

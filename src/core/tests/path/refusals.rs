@@ -173,17 +173,14 @@ fn a_packet_waits_for_its_neighbour_and_is_complete_afterwards() {
         }
     );
     let mut frame = VecFrame::new(&bytes);
-    assert_eq!(
-        resolve::finish(&director.workers[0], &mut frame, neighbour),
-        Verdict::Hold(neighbour)
-    );
+    assert_eq!(resolve::finish(&director.workers[0], &mut frame, neighbour), None);
 
     let mut l3 = network();
     l3.neighbour(neighbour, NeighbourState::Resolved([2, 0, 0, 0, 9, 9]));
     director.set_l3(l3.build(2));
     assert_eq!(
         resolve::finish(&director.workers[0], &mut frame, neighbour),
-        Verdict::Transmit(LAN)
+        Some(Verdict::Transmit(LAN))
     );
     let out = lvs_core::frame::Frame::bytes(&frame);
     assert_eq!(

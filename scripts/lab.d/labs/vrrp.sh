@@ -1,0 +1,157 @@
+# shellcheck shell=bash
+# Two directors: keepalived's VRRP over their twin interfaces moves the VIP when the master dies.
+
+# Three advertisements and the skew of the backup's priority (RFC 5798 6.1), in milliseconds.
+MASTER_DOWN_MS=$((3000 + (256 - 100) * 1000 / 256))
+# A client that tries again meanwhile, and a machine shared with everything else here.
+PATIENCE_MS=1500
+
+run_lab() {
+    local n
+    pair_network
+    start_nginx rs1 && start_nginx rs2
+    use_family 4
+    for n in 1 2; do
+        at "director$n"
+        start_lvsd
+        director_types ip addr add "198.51.100.1$n/24" dev wan
+        director_types ip addr add "192.0.2.${n}0/24" dev lan
+        write_keepalived $((n == 1 ? 150 : 100))
+        start_keepalived
+    done
+    both_come_up
+    both_die
+    comes_back
+    only_lvsd_dies
+}
+
+# write_keepalived PRIORITY
+write_keepalived() {
+    cat >"$(director_file keepalived.conf)" <<CONF
+global_defs {
+    router_id $AT
+}
+
+vrrp_sync_group LAB {
+    group {
+        OUTSIDE
+        INSIDE
+    }
+}
+
+vrrp_instance OUTSIDE {
+    state BACKUP
+    interface wan
+    virtual_router_id 51
+    priority $1
+    advert_int 1
+    virtual_ipaddress {
+        $VIP4/32
+    }
+}
+
+vrrp_instance INSIDE {
+    state BACKUP
+    interface lan
+    virtual_router_id 52
+    priority $1
+    advert_int 1
+    virtual_ipaddress {
+        192.0.2.1/24
+    }
+}
+
+virtual_server $VIP4 80 {
+    delay_loop 1
+    lvs_sched rr
+    lvs_method NAT
+    protocol TCP
+$(tcp_server 1)
+$(tcp_server 2)
+}
+CONF
+}
+
+tcp_server() {
+    cat <<CONF
+    real_server ${RS[$1]} 80 {
+        weight 1
+        TCP_CHECK {
+            connect_timeout 1
+        }
+    }
+CONF
+}
+
+# is_master: whether the director that is typed on has the VIP.
+is_master() { [[ -n $(in_ns "$AT" ip -o addr show dev wan to "$VIP4" 2>/dev/null) ]]; }
+is_no_master() { ! is_master; }
+has_both_servers() { servers_are "$(rs 1 80)=1 $(rs 2 80)=1" -t "$(vip 80)"; }
+
+both_come_up() {
+    local n
+    for n in 1 2; do
+        at "director$n"
+        check "director$n has both servers, checked through its twin" until_true 20 has_both_servers
+    done
+    at director2
+    check "director2 is backup" until_true 10 is_no_master
+    at director1
+    check "director1 is master" until_true 15 is_master
+    director_types ip -br addr
+    ipvsadm -Ln
+    check "pages come" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+    check "the client reaches the master's MAC" reaches_mac director1
+}
+
+# reaches_mac HOST: whether the client's neighbour entry of the VIP is that director's.
+reaches_mac() { in_ns client ip neigh show "$VIP4" | grep -q "$(in_ns "$1" cat /sys/class/net/wan/address)"; }
+
+# check_takeover SENTENCE: new connections within the time that VRRP takes to notice.
+check_takeover() {
+    local begun taken
+    begun=$(now_ms)
+    until_true 15 tries_a_page || true
+    taken=$(($(now_ms) - begun))
+    within "$1: new connections work again, milliseconds" 0 $((MASTER_DOWN_MS + PATIENCE_MS)) "$taken"
+}
+
+tries_a_page() { [[ $(in_ns client curl -s --max-time 0.5 "$(url "$VIP")/" || true) == rs[12] ]]; }
+
+both_die() {
+    start_downloads 4 "$(url "$VIP")" 100k
+    check "downloads run" until_true 10 at_least_active 4
+    kill_keepalived
+    end_lvsd KILL
+    check_takeover "lvsd and keepalived of the master killed"
+    at director2
+    check "director2 is master" is_master
+    check "the client was told by gratuitous ARP" reaches_mac director2
+    check_ab 500 10 "$(url "$VIP")"
+    check_running "of the dead master"
+    ipvsadm -Ln --stats
+}
+
+# The old master returns; the higher priority takes the VIP back without a gap.
+comes_back() {
+    at director1
+    run_lvsd
+    director_types ip addr add 198.51.100.11/24 dev wan
+    director_types ip addr add 192.0.2.10/24 dev lan
+    start_keepalived
+    check "director1 is master again" until_true 15 is_master
+    check "pages come" until_true 5 answers "$(url "$VIP")/" rs1 rs2
+    check "by director1" until_true 5 reaches_mac director1
+    at director2
+    check "director2 has given the VIP up" until_true 5 is_no_master
+}
+
+# Without lvsd the twin is gone, and keepalived with it from the network.
+only_lvsd_dies() {
+    at director1
+    end_lvsd KILL
+    check_takeover "lvsd alone of the master killed"
+    at director2
+    check "director2 is master" is_master
+    check_ab 500 10 "$(url "$VIP")"
+}

@@ -1,0 +1,116 @@
+# shellcheck shell=bash
+# The emulated machine, running: qemu with an IOMMU, a management NIC with ssh, and one PCI NIC for each of DEVICES.
+
+MACHINE_SSH_PORT=22
+MACHINE_MANAGEMENT=192.0.2.250 MACHINE_HOST=192.0.2.249
+
+machine_folder() { echo "$LAB_STATE/machine"; }
+
+# machine_nic KIND: qemu's device for a kind of NIC. Only the first two really spread frames over queues.
+machine_nic() {
+    case $1 in
+    virtio-rss) echo "virtio-net-pci,iommu_platform=on,ats=on,disable-legacy=on,mq=on,vectors=$((2 * MACHINE_QUEUES + 2)),rss=on,hash=on" ;;
+    igb) echo igb ;;
+    e1000e) echo e1000e ;;
+    vmxnet3) echo vmxnet3 ;;
+    *) echo "unknown kind of NIC: $1" >&2 && exit 2 ;;
+    esac
+}
+
+# plug_nic DEVICE LAN: the host's end of one of the machine's NICs, in the namespace 'switch' where qemu runs.
+plug_nic() {
+    local queues=()
+    ((MACHINE_QUEUES == 1)) || queues=(multi_queue)
+    in_ns switch ip tuntap add "nic-$1" mode tap "${queues[@]}" vnet_hdr
+    in_ns switch ip link set "nic-$1" master "$2" up
+    DEVICES+=("$1")
+}
+
+# What the guest's init runs in its file tree before systemd starts.
+write_prepare() {
+    local folder
+    folder=$(machine_folder)
+    mkdir -p "$folder"
+    ssh-keygen -q -t ed25519 -N '' -f "$folder/key" <<<y >/dev/null
+    ssh-keygen -q -t ed25519 -N '' -f "$folder/host_key" <<<y >/dev/null
+    cat >"$folder/prepare" <<'PREPARE'
+tree=$1
+units=$tree/etc/systemd/system
+rm -rf "$units"/*
+mkdir -p "$units" "$tree/run/sshd"
+echo director >"$tree/etc/hostname"
+cp "$tree/run/machine/host_key" "$tree/etc/machine_host_key"
+chmod 600 "$tree/etc/machine_host_key"
+mkdir -p "$tree/root/.ssh"
+cp "$tree/run/machine/key.pub" "$tree/root/.ssh/authorized_keys"
+chmod 600 "$tree/root/.ssh/authorized_keys"
+# What a director has no use for, and what takes its time in an emulation.
+for unit in systemd-udevd.service systemd-udev-trigger.service systemd-udevd-kernel.socket systemd-udevd-control.socket \
+    systemd-hwdb-update.service systemd-firstboot.service systemd-sysusers.service systemd-random-seed.service \
+    systemd-journal-flush.service systemd-journal-catalog-update.service systemd-update-done.service systemd-pcrphase.service \
+    systemd-networkd.service systemd-networkd.socket systemd-network-generator.service systemd-tmpfiles-setup-dev.service \
+    systemd-binfmt.service systemd-boot-update.service systemd-update-utmp.service systemd-machine-id-commit.service \
+    nftables.service ldconfig.service kmod-static-nodes.service dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount \
+    sys-kernel-config.mount sys-fs-fuse-connections.mount proc-sys-fs-binfmt_misc.automount modprobe@configfs.service \
+    modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service modprobe@loop.service; do
+    ln -s /dev/null "$units/$unit"
+done
+cat >"$units/machine.target" <<UNIT
+[Unit]
+Requires=basic.target machine-ssh.service
+After=basic.target
+UNIT
+cat >"$units/machine-ssh.service" <<UNIT
+[Service]
+RuntimeDirectory=sshd
+ExecStartPre=/bin/sh -c 'for path in /sys/class/net/*; do [ "\$\$(cat \$\$path/address)" != 02:00:00:00:00:fe ] || ip link set "\$\${path##*/}" name mgmt; done; ip link set mgmt up; ip address add ADDRESS/30 dev mgmt'
+ExecStart=/usr/sbin/sshd -D -e -f /dev/null -o HostKey=/etc/machine_host_key -o UsePAM=no -o StrictModes=no -o UseDNS=no
+UNIT
+PREPARE
+    sed -i "s/ADDRESS/$MACHINE_MANAGEMENT/" "$folder/prepare"
+}
+
+# boot_machine KIND: boots the guest and waits for its ssh.
+boot_machine() {
+    local folder device index=1 nic words=()
+    folder=$(machine_folder)
+    build_machine
+    write_prepare
+    in_ns switch ip tuntap add management mode tap vnet_hdr
+    in_ns switch ip address add "$MACHINE_HOST/30" dev management
+    in_ns switch ip link set management up
+    nic=$(machine_nic "$1")
+    for device in "${DEVICES[@]}"; do
+        words+=(-device "pcie-root-port,id=port$index,chassis=$index,slot=$index"
+            -netdev "tap,id=net$index,ifname=nic-$device,queues=$MACHINE_QUEUES,script=no,downscript=no,vhost=off"
+            -device "${nic%%,*},netdev=net$index,mac=02:00:00:00:00:0$index,bus=port$index${nic#"${nic%%,*}"}")
+        index=$((index + 1))
+    done
+    start switch machine qemu-system-x86_64 -machine q35,usb=off -accel tcg,thread=multi -cpu max \
+        -smp "$((WORKERS + 1))" -m "${MACHINE_MB:-1536}" -nodefaults -no-user-config -display none -no-reboot \
+        -kernel "$MACHINE_CACHE/vmlinuz" -initrd "$MACHINE_CACHE/initrd" -serial "file:$folder/console" \
+        -device intel-iommu,intremap=on,device-iotlb=on,caching-mode=on \
+        -device virtio-rng-pci \
+        -fsdev local,id=host,path=/,security_model=none,readonly=on -device virtio-9p-pci,fsdev=host,mount_tag=host \
+        -fsdev "local,id=run,path=$folder,security_model=none" -device virtio-9p-pci,fsdev=run,mount_tag=run \
+        -netdev tap,id=management,ifname=management,script=no,downscript=no,vhost=off \
+        -device virtio-net-pci,netdev=management,mac=02:00:00:00:00:fe,romfile= \
+        "${words[@]}" \
+        -append "console=ttyS0 quiet mitigations=off random.trust_cpu=on tsc=reliable no_timer_check panic=-1 intel_iommu=on iommu=pt net.ifnames=0 systemd.unit=machine.target systemd.show_status=0 nokaslr"
+    until_true "${MACHINE_BOOT_SECONDS:-120}" machine_answers || {
+        echo "the emulated machine does not answer; the end of its console:" >&2
+        tail -n 30 "$folder/console" >&2
+        exit 1
+    }
+}
+
+machine_answers() { in_machine true 2>/dev/null; }
+
+# in_machine COMMAND...: a command on the emulated machine, over one ssh connection that stays open.
+in_machine() {
+    local folder
+    folder=$(machine_folder)
+    in_ns switch ssh -q -F /dev/null -i "$folder/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=5 \
+        -o ControlMaster=auto -o "ControlPath=$folder/ssh" -o ControlPersist=600 -p "$MACHINE_SSH_PORT" \
+        "root@$MACHINE_MANAGEMENT" -- "$(printf '%q ' "$@")"
+}

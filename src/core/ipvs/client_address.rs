@@ -1,0 +1,169 @@
+//! How a real server behind FULLNAT learns who its client is, and how far a connection has come with telling it.
+//!
+//! A service says which [`ClientAddress`] its real servers read; each connection keeps an [`Introduction`] of one
+//! octet in its first cache line, 0 when nothing is left to be done, which is all that an established packet looks at.
+//!
+//! Ref: Alibaba's and DPVS's toa and uoa kernel modules; the PROXY protocol specification (HAProxy).
+
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+/// What carries the client's address to a FULLNAT real server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ClientAddress {
+    /// Nothing: the server sees the local address only.
+    #[default]
+    None = 0,
+    /// TCP option 254 (IPv4) or 253 (IPv6), until the server has answered.
+    Toa = 1,
+    /// The PROXY protocol's line of text as the first octets of the TCP stream.
+    ProxyV1 = 2,
+    /// The PROXY protocol's binary header as the first octets of the TCP stream.
+    ProxyV2 = 3,
+    /// The first UDP datagrams carry IPv4 option 31, or behind IPv6 the option protocol 248.
+    Uoa = 4,
+}
+
+impl ClientAddress {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::None, Self::Toa, Self::ProxyV1, Self::ProxyV2, Self::Uoa];
+
+    /// `none`, `toa`, `proxy-v1`, `proxy-v2`, `uoa`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Toa => "toa",
+            Self::ProxyV1 => "proxy-v1",
+            Self::ProxyV2 => "proxy-v2",
+            Self::Uoa => "uoa",
+        }
+    }
+
+    /// The one of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|carrier| carrier.name() == name)
+    }
+
+    /// The IP protocol whose packets it goes with; `None` for nothing.
+    pub const fn protocol(self) -> Option<u8> {
+        match self {
+            Self::None => None,
+            Self::Toa | Self::ProxyV1 | Self::ProxyV2 => Some(crate::wire::tcp::PROTOCOL),
+            Self::Uoa => Some(crate::wire::udp::PROTOCOL),
+        }
+    }
+}
+
+/// What is left to be told or changed in the packets of one connection; [`Self::OVER`] for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct Introduction(u8);
+
+impl Introduction {
+    /// Nothing is left.
+    pub const OVER: Self = Self(0);
+    /// PROXY: the header went out.
+    pub const SENT: u8 = 0x08;
+    /// PROXY: data went out behind the header, which had gone before them.
+    pub const FOLLOWED: u8 = 0x10;
+    /// PROXY: the real server has the whole header.
+    pub const RECEIVED: u8 = 0x20;
+    /// The MSS that SYN segments announce is limited.
+    pub const LIMITS_MSS: u8 = 0x40;
+
+    const CARRIER: u8 = 0x07;
+    /// UOA counts in the bits that PROXY has flags in.
+    const COUNT_ONE: u8 = 0x08;
+    const COUNT: u8 = 0x38;
+
+    /// At the first packet of a connection.
+    pub const fn begin(carrier: ClientAddress, limits_mss: bool) -> Self {
+        let limits = if limits_mss { Self::LIMITS_MSS } else { 0 };
+        Self(carrier as u8 | limits)
+    }
+
+    /// Whether packets still need a look.
+    #[inline(always)]
+    pub const fn is_pending(self) -> bool {
+        self.0 != 0
+    }
+
+    /// What carries the address; [`ClientAddress::None`] when it is told or is not to be told.
+    pub const fn carrier(self) -> ClientAddress {
+        match self.0 & Self::CARRIER {
+            1 => ClientAddress::Toa,
+            2 => ClientAddress::ProxyV1,
+            3 => ClientAddress::ProxyV2,
+            4 => ClientAddress::Uoa,
+            _ => ClientAddress::None,
+        }
+    }
+
+    /// Whether all of these bits are set.
+    pub const fn has(self, bits: u8) -> bool {
+        self.0 & bits == bits
+    }
+
+    /// Sets these bits.
+    pub const fn note(&mut self, bits: u8) {
+        self.0 |= bits;
+    }
+
+    /// The connection begins anew with the same carrier.
+    pub const fn restart(&mut self) {
+        self.0 &= Self::CARRIER | Self::LIMITS_MSS;
+    }
+
+    /// The address is told.
+    pub const fn told(&mut self) {
+        self.0 &= Self::LIMITS_MSS;
+    }
+
+    /// No more SYN segments.
+    pub const fn mss_known(&mut self) {
+        self.0 &= !Self::LIMITS_MSS;
+    }
+
+    /// One datagram more has carried the address; how many that makes.
+    pub const fn count(&mut self) -> u8 {
+        self.0 += Self::COUNT_ONE;
+        (self.0 & Self::COUNT) / Self::COUNT_ONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_their_carriers() {
+        for carrier in ClientAddress::ALL {
+            assert_eq!(ClientAddress::parse(carrier.name()), Some(carrier));
+            assert_eq!(Introduction::begin(carrier, true).carrier(), carrier);
+        }
+        assert_eq!(ClientAddress::parse("proxy"), None);
+    }
+
+    #[test]
+    fn an_introduction_is_over_when_the_address_is_told_and_the_mss_known() {
+        let mut introduction = Introduction::begin(ClientAddress::ProxyV2, true);
+        introduction.note(Introduction::SENT | Introduction::FOLLOWED);
+        assert!(introduction.has(Introduction::SENT) && !introduction.has(Introduction::RECEIVED));
+        introduction.restart();
+        assert_eq!(introduction, Introduction::begin(ClientAddress::ProxyV2, true));
+        introduction.told();
+        assert!(introduction.is_pending());
+        introduction.mss_known();
+        assert_eq!(introduction, Introduction::OVER);
+    }
+
+    #[test]
+    fn datagrams_are_counted_beside_the_carrier() {
+        let mut introduction = Introduction::begin(ClientAddress::Uoa, false);
+        assert_eq!(
+            [introduction.count(), introduction.count(), introduction.count()],
+            [1, 2, 3]
+        );
+        assert_eq!(introduction.carrier(), ClientAddress::Uoa);
+    }
+}

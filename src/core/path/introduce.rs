@@ -1,0 +1,185 @@
+//! Step 7, FULLNAT: the client is introduced to the real server, and SYN segments get their MSS limited.
+//!
+//! In:  a packet of a connection whose [`Introduction`] is pending, before it is rewritten (inbound), or while it is
+//!      (outbound).
+//! Out: the packet with an option or sequence numbers changed, checksums right; for PROXY the header, as the first
+//!      segment of the stream. What finds no room goes without and is counted as `client_address_no_room`.
+//! Never: makes a packet longer than its link takes; looks at packets of other connections.
+//! Ref:  DPVS ip_vs_proto_tcp.c `tcp_in_add_toa`, ip_vs_proto_udp.c; HAProxy's proxy-protocol.txt.
+
+use crate::address::{Address, Endpoint};
+use crate::counters::SingleWriter;
+use crate::frame::Frame;
+use crate::ipvs::client_address::{ClientAddress, Introduction};
+use crate::ipvs::conn::{Conn, Direction, FLAG_INBOUND_SHIFTED, SequenceShift};
+use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::protocol::tcp::TcpState;
+use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::path::headers::Headers;
+use crate::wire::tcp::{ACK, FIN, PROTOCOL, RST, SYN};
+use crate::worker_state::Step;
+
+mod proxy;
+mod segment;
+mod toa;
+mod uoa;
+
+use proxy::Told;
+pub(crate) use proxy::send_before;
+use segment::Segment;
+
+/// What a new connection of `service`, whose first packet has `headers`, is to begin with.
+pub(crate) fn begin(service: &VirtualService, mode: ForwardingMode, headers: &Headers) -> Introduction {
+    let starts_stream = headers.tcp_flags & (SYN | ACK) == SYN;
+    let carrier = match service.client_address.protocol() {
+        // A stream that is joined in the middle has no first octet any more.
+        Some(PROTOCOL) if !starts_stream => ClientAddress::None,
+        Some(protocol) if protocol == headers.protocol && mode == ForwardingMode::FullNat => service.client_address,
+        _ => ClientAddress::None,
+    };
+    Introduction::begin(carrier, service.mss_max != 0 && starts_stream)
+}
+
+/// A SYN of a connection that is there: if it begins anew, so does what there is to be told.
+#[cold]
+pub(crate) fn again<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, headers: &Headers) {
+    let goes_on = matches!(
+        TcpState::from_u8(conn.state),
+        Some(TcpState::Established | TcpState::SynRecv | TcpState::SynSent)
+    );
+    if !goes_on && let Some(service) = step.snapshot.services.service(ServiceId(conn.service)) {
+        conn.introduction = begin(service, ForwardingMode::from_u8(conn.mode), headers);
+    }
+}
+
+/// Client → real server. The packet's headers as they are now, and whether the PROXY header has to go before it
+/// (by [`send_before`], when the packet is finished).
+#[inline(never)]
+pub(crate) fn inbound<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    conn: &mut Conn<A>,
+    headers: &Headers,
+    frame: &mut F,
+    mtu: u16,
+) -> (Headers, bool) {
+    let mut now = *headers;
+    if headers.protocol == PROTOCOL {
+        if headers.tcp_flags & SYN != 0 {
+            inbound_syn(step, conn, &mut now, frame);
+        } else {
+            conn.introduction.mss_known();
+        }
+    }
+    let is_room = match conn.introduction.carrier() {
+        ClientAddress::None => return (now, false),
+        ClientAddress::ProxyV1 | ClientAddress::ProxyV2 => {
+            let told = proxy::inbound(conn, &mut now, frame);
+            step.own.client_addresses.add(u64::from(told != Told::Earlier));
+            return (now, told == Told::Before);
+        }
+        ClientAddress::Toa if headers.tcp_flags & RST != 0 => return (now, false),
+        ClientAddress::Toa => toa::insert(frame, &mut now, conn.client, mtu),
+        ClientAddress::Uoa => uoa::insert(frame, &mut now, conn.client, mtu),
+    };
+    if !is_room {
+        step.own.client_address_no_room.add(1);
+        return (now, false);
+    }
+    step.own.client_addresses.add(1);
+    if conn.introduction.carrier() == ClientAddress::Uoa
+        && conn.introduction.count() >= crate::limits::UOA_DATAGRAMS_MAX
+    {
+        conn.introduction.told();
+    }
+    (now, false)
+}
+
+/// The client's first sequence number decides what is shifted; what it announces may be limited.
+fn inbound_syn<A: Address, F: Frame>(step: &Step<'_>, conn: &mut Conn<A>, headers: &mut Headers, frame: &mut F) {
+    let Some(mut segment) = Segment::of(frame.bytes_mut(), headers) else {
+        return;
+    };
+    if conn.introduction.has(Introduction::LIMITS_MSS) {
+        segment.limit_mss(0, mss_max(step, conn));
+    }
+    if conn.introduction.carrier() == ClientAddress::None
+        || headers.tcp_flags & ACK != 0
+        || TcpState::from_u8(conn.state) != Some(TcpState::SynRecv)
+    {
+        return;
+    }
+    let preface_len = proxy::len(conn);
+    conn.introduction.restart();
+    conn.preface_len = preface_len;
+    conn.shifts[Direction::Inbound as usize] = SequenceShift {
+        from: segment.header.sequence.get(),
+        delta: i32::from(preface_len),
+        previous_delta: 0,
+    };
+    if preface_len != 0 {
+        conn.flags |= FLAG_INBOUND_SHIFTED;
+        proxy::without_data(headers, frame);
+    }
+}
+
+/// Real server → client.
+#[inline(never)]
+pub(crate) fn outbound<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, headers: &Headers, frame: &mut [u8]) {
+    if headers.protocol != PROTOCOL {
+        return;
+    }
+    let Some(mut segment) = Segment::of(frame, headers) else {
+        return;
+    };
+    let carrier = conn.introduction.carrier();
+    let is_syn = headers.tcp_flags & SYN != 0;
+    if is_syn {
+        let room = match carrier {
+            ClientAddress::Toa => toa::len::<A>(),
+            _ => 0,
+        };
+        segment.limit_mss(room, mss_max(step, conn));
+    }
+    match carrier {
+        ClientAddress::ProxyV1 | ClientAddress::ProxyV2 => proxy::outbound(conn, &mut segment),
+        ClientAddress::Toa if headers.tcp_flags & (SYN | RST) == 0 => {
+            // Only a server with a whole connection answers anything else than the SYN.
+            let expected = conn.shifts[Direction::Inbound as usize].from.wrapping_add(1);
+            let speaks = segment.payload_len > 0 || headers.tcp_flags & FIN != 0;
+            if speaks || segment.header.acknowledgement.get() != expected {
+                conn.introduction.told();
+            }
+        }
+        _ => {}
+    }
+}
+
+fn mss_max<A: Address>(step: &Step<'_>, conn: &Conn<A>) -> u16 {
+    match step.snapshot.services.service(ServiceId(conn.service)) {
+        Some(service) if service.mss_max != 0 => service.mss_max,
+        _ => u16::MAX,
+    }
+}
+
+/// An error quotes a client's packet as it was sent to the real server: the client knows it by its own number.
+#[cold]
+pub(crate) fn quoted_sequence<A: Address>(conn: &Conn<A>, quoted: &mut [u8]) {
+    if let Some((_, sequence)) = quoted.split_first_chunk_mut::<4>()
+        && let Some((sequence, _)) = sequence.split_first_chunk_mut::<4>()
+    {
+        let shifted = u32::from_be_bytes(*sequence);
+        *sequence = proxy::unshifted(conn, shifted).to_be_bytes();
+    }
+}
+
+/// An address and port as TOA and UOA write them: port, address.
+fn option_of<A: Address>(kind: u8, client: Endpoint<A>, room: &mut [u8]) {
+    let (head, addr) = room.split_at_mut(4.min(room.len()));
+    let [high, low] = client.port.to_be_bytes();
+    for (to, from) in head.iter_mut().zip([kind, 4 + size_of::<A>() as u8, high, low]) {
+        *to = from;
+    }
+    for (to, from) in addr.iter_mut().zip(client.addr.as_bytes()) {
+        *to = *from;
+    }
+}

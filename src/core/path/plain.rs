@@ -1,0 +1,166 @@
+//! Steps 6 and 7 in one for what almost every packet is: data of an established connection, in NAT, FULLNAT or DR,
+//! that changes no state and leaves untagged by a hop that the connection remembers.
+//!
+//! In:  the connection of a packet, its direction. Out: its verdict, the frame ready to go; or `None`, nothing having
+//!      been changed, for a packet that must go the full way ([`crate::path::established`]).
+//! Never: does anything that the full way would not have done to the same packet; a test compares them.
+//! A feature that needs more of a packet makes it go the full way by a condition here, on a word already loaded.
+
+use zerocopy::network_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::address::{Addr4, Addr6, Address, Endpoint};
+use crate::frame::Frame;
+use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED, FLAG_INBOUND_SHIFTED, FLAG_OUTBOUND_SHIFTED};
+use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::protocol::tcp::TcpState;
+use crate::ipvs::real_server::RealServerId;
+use crate::l3::HopId;
+use crate::path::forward::rewrite::TTL_DELTA;
+use crate::path::headers::Headers;
+use crate::path::verdict::Verdict;
+use crate::wire::checksum;
+use crate::wire::ethernet::EthernetHeader;
+use crate::wire::ipv4::Ipv4Header;
+use crate::wire::tcp::{ACK, FIN, RST, SYN};
+use crate::wire::{tcp, udp};
+use crate::worker_state::Step;
+
+/// A family with a short way for plain packets.
+pub(crate) trait Plain: Address {
+    /// See the module.
+    fn forward<F: Frame>(
+        step: &Step<'_>,
+        conn: &mut Conn<Self>,
+        direction: Direction,
+        headers: &Headers,
+        frame: &mut F,
+    ) -> Option<Verdict>;
+}
+
+/// Connections with any of these go the full way.
+const NOT_PLAIN: u16 = FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED;
+
+/// Flags of a TCP segment that its state may depend on.
+const EVENTS: u8 = SYN | FIN | RST | ACK;
+
+/// An untagged frame with an IPv4 packet without options. Behind the ports, TCP and UDP differ.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct PlainFrame {
+    ethernet: EthernetHeader,
+    ip: Ipv4Header,
+    src_port: U16,
+    dst_port: U16,
+    udp_len: U16,
+    udp_checksum: U16,
+    tcp_middle: [u8; 8],
+    tcp_checksum: U16,
+    tcp_urgent: U16,
+}
+
+const L3_OFFSET: u16 = EthernetHeader::LEN as u16;
+const L4_OFFSET: u16 = L3_OFFSET + Ipv4Header::LEN as u16;
+
+impl Plain for Addr4 {
+    #[inline(always)]
+    fn forward<F: Frame>(
+        step: &Step<'_>,
+        conn: &mut Conn<Self>,
+        direction: Direction,
+        headers: &Headers,
+        frame: &mut F,
+    ) -> Option<Verdict> {
+        let snapshot = step.snapshot;
+        let timeout_ms = match headers.protocol {
+            tcp::PROTOCOL if conn.state == TcpState::Established as u8 && headers.tcp_flags & EVENTS == ACK => {
+                step.established_ms
+            }
+            // A reply assures the template.
+            udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => step.udp_ms,
+            _ => return None,
+        };
+        let mode = ForwardingMode::from_u8(conn.mode);
+        let id = RealServerId(conn.real_server);
+        let slot = snapshot.services.real_server(id)?;
+        let hop = snapshot.l3.hop(HopId(conn.hops[direction as usize]));
+        let packet_len = headers.packet_len();
+        let is_plain = (headers.l3_offset, headers.l4_offset) == (L3_OFFSET, L4_OFFSET)
+            && !matches!(mode, ForwardingMode::Tunnel | ForwardingMode::Local)
+            && conn.flags & NOT_PLAIN == 0
+            && conn.timeout_ms == timeout_ms
+            && conn.hop_generation == snapshot.l3.generation
+            && slot.available
+            && hop.vlan == 0
+            && headers.ttl > 1
+            && packet_len <= usize::from(hop.mtu);
+        if !is_plain {
+            return None;
+        }
+        let (plain, _) = PlainFrame::mut_from_prefix(frame.bytes_mut()).ok()?;
+        if mode.sees_replies() {
+            let (src, dst) = match direction {
+                Direction::Inbound => (&conn.local, &conn.real),
+                Direction::Outbound => (&conn.virt, &conn.client),
+            };
+            let turn = |delta: u16| match direction {
+                Direction::Inbound => delta,
+                Direction::Outbound => checksum::complement(delta),
+            };
+            plain.rewrite(headers.protocol, src, dst, turn(conn.l4_delta))?;
+            plain.step(turn(conn.l3_delta));
+        } else {
+            plain.step(0);
+        }
+        plain.ethernet.dst = hop.dst_mac;
+        plain.ethernet.src = hop.src_mac;
+        conn.last_seen = step.now;
+        conn.in_packets = conn.in_packets.wrapping_add(1 - direction as u32);
+        step.own.server(id).count(direction, packet_len as u64);
+        // Padding of a short frame was the incoming link's, not the packet's.
+        frame.truncate(usize::from(headers.packet_end));
+        Some(Verdict::Transmit(hop.device))
+    }
+}
+
+impl Plain for Addr6 {
+    #[inline(always)]
+    fn forward<F: Frame>(
+        _step: &Step<'_>,
+        _conn: &mut Conn<Self>,
+        _direction: Direction,
+        _headers: &Headers,
+        _frame: &mut F,
+    ) -> Option<Verdict> {
+        None
+    }
+}
+
+impl PlainFrame {
+    /// Addresses, ports and the checksum of the upper layer; `None`, and nothing changed, for a datagram that has none.
+    #[inline(always)]
+    fn rewrite(&mut self, protocol: u8, src: &Endpoint<Addr4>, dst: &Endpoint<Addr4>, l4_delta: u16) -> Option<()> {
+        if protocol == tcp::PROTOCOL {
+            self.tcp_checksum = U16::new(checksum::update(self.tcp_checksum.get(), l4_delta));
+        } else {
+            let old = self.udp_checksum.get();
+            if old == 0 {
+                return None;
+            }
+            let new = checksum::update(old, l4_delta);
+            // RFC 768: 0 would say that there is none.
+            self.udp_checksum = U16::new(if new == 0 { 0xffff } else { new });
+        }
+        (self.ip.src, self.ip.dst) = (src.addr, dst.addr);
+        (self.src_port, self.dst_port) = (U16::new(src.port), U16::new(dst.port));
+        Some(())
+    }
+
+    /// TTL − 1, which must not be 0, and `delta` besides.
+    #[inline(always)]
+    fn step(&mut self, delta: u16) {
+        self.ip.ttl = self.ip.ttl.wrapping_sub(1);
+        let delta = checksum::add(delta, TTL_DELTA);
+        self.ip.checksum = U16::new(checksum::update(self.ip.checksum.get(), delta));
+    }
+}

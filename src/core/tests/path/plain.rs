@@ -1,0 +1,165 @@
+//! The short way of plain packets does what the full way does: the same packets go through two directors, priority-tagged
+//! (IEEE 802.1Q, VLAN 0) in one of them, which changes nothing but that they are not plain.
+
+use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::service::ServiceProtocol;
+use lvs_core::random::Random;
+use lvs_core::testing::director::{Outcome, TestDirector};
+use lvs_core::testing::network::{LAN, WAN, director_mac};
+use lvs_core::testing::{PacketBuilder, checksum_faults, tcp4, udp4};
+
+use super::{counts, director, packet, service};
+
+const VIP: &str = "192.0.2.100";
+
+/// A director that sees plain packets and one that sees them tagged.
+struct Twins {
+    plain: TestDirector,
+    tagged: TestDirector,
+}
+
+impl Twins {
+    fn new(protocol: ServiceProtocol, mode: ForwardingMode) -> Self {
+        let make = || {
+            let key = service(protocol, VIP, 80);
+            let mut director = director(1, key, mode, &["198.51.100.11", "198.51.100.12"], 8_080);
+            // One hop of the way is narrow, so that some packets are too long for it.
+            let mut network = lvs_core::testing::network::network();
+            network.route(
+                "192.0.2.3/32".parse().expect("a prefix"),
+                lvs_core::l3::RouteKind::Via {
+                    device: WAN,
+                    vlan: 0,
+                    gateway: None,
+                    mtu: Some(600),
+                    source: None,
+                },
+            );
+            director.set_l3(network.build(2));
+            director
+        };
+        Self {
+            plain: make(),
+            tagged: make(),
+        }
+    }
+
+    fn inject(&mut self, device: lvs_core::l3::DeviceId, packet: &PacketBuilder) -> Outcome {
+        let mut frame = packet.clone().dst_mac(director_mac(device)).build();
+        let one = self.plain.inject(device, &frame);
+        frame.splice(12..12, [0x81, 0, 0, 0]);
+        let other = self.tagged.inject(device, &frame);
+        assert_eq!(one, untagged(other));
+        assert_eq!(self.plain.take_made(), self.tagged.take_made());
+        one
+    }
+
+    fn assert_same_state(&self) {
+        let conns = |director: &TestDirector| director.conns();
+        assert_eq!(conns(&self.plain), conns(&self.tagged));
+        for id in 0..2 {
+            assert_eq!(counts(&self.plain, id), counts(&self.tagged, id), "server {id}");
+        }
+    }
+}
+
+/// What is punted still has its tag.
+fn untagged(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Punted(mut bytes) => {
+            bytes.drain(12..16);
+            Outcome::Punted(bytes)
+        }
+        other => other,
+    }
+}
+
+/// Any packet that such a flow may see: data, control, short, long, about to expire, without checksum.
+fn any_packet(random: &mut Random, protocol: ServiceProtocol, ends: &str) -> PacketBuilder {
+    const FLAGS: [u8; 10] = [0x10, 0x10, 0x18, 0x18, 0x30, 0x02, 0x11, 0x14, 0x00, 0x12];
+    let packet = match protocol {
+        ServiceProtocol::Udp if random.below(4) == 0 => udp4(ends).without_checksum(),
+        ServiceProtocol::Udp => udp4(ends),
+        _ => tcp4(ends).tcp_flags(FLAGS[random.below(10) as usize]),
+    };
+    let packet = packet
+        .payload_len([0, 1, 6, 100, 1_300, 1_461][random.below(6) as usize])
+        .ttl([64, 64, 64, 255, 2, 1][random.below(6) as usize])
+        .identification(random.next_u32() as u16)
+        .padded_to(60);
+    match random.below(8) {
+        0 => packet.dont_fragment(),
+        1 => packet.wrong_checksum(),
+        2 => packet.ip_options(&[1, 1, 1, 0]),
+        _ => packet,
+    }
+}
+
+fn compare(protocol: ServiceProtocol, mode: ForwardingMode) {
+    let mut random = Random::new(mode as u64 + 1);
+    let mut twins = Twins::new(protocol, mode);
+    let mut sent_both_ways = [0; 2];
+    for round in 0..4_000 {
+        let client = format!("192.0.2.{}:{}", 2 + random.below(3), 40_000 + random.below(4));
+        let inbound = any_packet(&mut random, protocol, &format!("{client} > {VIP}:80"));
+        if matches!(twins.inject(WAN, &inbound), Outcome::Transmitted(..)) {
+            sent_both_ways[0] += 1;
+        }
+        let conns = twins.plain.conns();
+        if mode.sees_replies() && !conns.is_empty() {
+            let conn = conns[random.below(conns.len() as u32) as usize];
+            let ends = format!("{}:{} > {}:{}", conn.real.0, conn.real.1, conn.local.0, conn.local.1);
+            let outbound = any_packet(&mut random, protocol, &ends);
+            if let Outcome::Transmitted(WAN, bytes) = twins.inject(LAN, &outbound) {
+                assert!(packet(&bytes).contains(VIP), "{}", packet(&bytes));
+                sent_both_ways[1] += 1;
+            }
+        }
+        twins.assert_same_state();
+        if round % 50 == 0 {
+            let ms = random.below(30_000);
+            twins.plain.advance_ms(ms);
+            twins.tagged.advance_ms(ms);
+        }
+    }
+    assert!(sent_both_ways[0] > 1_000, "{sent_both_ways:?}");
+    assert!(sent_both_ways[1] > 1_000 || !mode.sees_replies(), "{sent_both_ways:?}");
+}
+
+#[test]
+fn the_short_way_and_the_full_way_lead_to_the_same_frames_connections_and_counts() {
+    for mode in [
+        ForwardingMode::Nat,
+        ForwardingMode::FullNat,
+        ForwardingMode::DirectRouting,
+        ForwardingMode::Tunnel,
+    ] {
+        compare(ServiceProtocol::Tcp, mode);
+        compare(ServiceProtocol::Udp, mode);
+    }
+}
+
+#[test]
+fn packets_of_one_burst_see_each_others_connections_come_and_go() {
+    let key = service(ServiceProtocol::Udp, VIP, 80);
+    let mut director = director(1, key, ForwardingMode::Nat, &["198.51.100.11"], 80);
+    director.change(|desired| {
+        let mut spec = lvs_core::ipvs::desired::ServiceSpec::new(key, lvs_core::ipvs::scheduler::SchedulerKind::Rr);
+        spec.one_packet = true;
+        desired.edit_service(spec).expect("it is there");
+    });
+    // One-packet connections take the slot that the one before has just left.
+    let datagram = |port: u16| udp4(&format!("192.0.2.2:{port} > {VIP}:80")).payload(b"once").frame();
+    let mut frames: Vec<_> = (0..32).map(|n| datagram(40_000 + n % 3)).collect();
+    for (n, outcome) in director.burst(0, WAN, &mut frames).into_iter().enumerate() {
+        let (_, bytes) = outcome.transmitted();
+        let port = 40_000 + n % 3;
+        assert_eq!(
+            packet(&bytes),
+            format!("UDP 192.0.2.2:{port} > 198.51.100.11:80 ttl 63 len 32")
+        );
+        assert_eq!(checksum_faults(&bytes), Vec::<String>::new());
+    }
+    assert_eq!(counts(&director, 0)[..2], [32, 32]);
+    assert!(director.conns().is_empty());
+}
