@@ -1,24 +1,21 @@
 //! `lvsd`: start-up and shutdown in order, one line a step.
 
-use std::path::PathBuf;
+mod arguments;
+
 use std::process::ExitCode;
 
-use clap::Parser;
+use arguments::Arguments;
+use clap::{CommandFactory, FromArgMatches};
 
-/// Linux Virtual Server director on DPDK.
-#[derive(Parser)]
-#[command(name = "lvsd", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("LVSD_REVISION"), ")"))]
-struct Arguments {
-    /// Configuration file.
-    #[arg(long, short, default_value = "/etc/lvsd/lvsd.toml", env = "LVSD_CONFIG")]
-    config: PathBuf,
-    /// Read and check the configuration file, then exit.
-    #[arg(long)]
-    check: bool,
-}
+/// What `lvsd --version` says.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("LVSD_REVISION"), ")");
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let matches = Arguments::command().version(VERSION).get_matches();
+    let arguments = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let outcome = if arguments.check {
         lvsd::startup::read_config(&arguments.config).map(|_| println!("{}: no errors", arguments.config.display()))

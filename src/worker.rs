@@ -202,6 +202,17 @@ impl<P: PacketPath> Worker<P> {
                 .dispatch(device, mbuf, *verdict, now, |wait| self.path.neighbour(wait));
         }
         self.send_made(device, now);
+        self.tell();
+    }
+
+    /// Leaves what other directors are to be told with the management core; what it has no room for is counted.
+    #[inline]
+    fn tell(&mut self) {
+        while let Some(conn) = self.path.next_synced() {
+            if self.mailbox.synced.push(conn).is_err() {
+                self.counters.synced_out_dropped.add(1);
+            }
+        }
     }
 
     /// Gives each frame that the path made a buffer, and sends it where its verdict says.

@@ -11,6 +11,8 @@ use lvs_core::arena::Arena;
 use lvs_core::counters::{SingleWriter, WorkerCounters};
 use lvs_core::ipvs::desired::DesiredServices;
 use lvs_core::ipvs::protocol::Timeouts;
+use lvs_core::ipvs::sync::{SyncConn, SyncRoles};
+use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::{DeviceId, L3};
 use lvs_core::path::verdict::WorkerId;
 use lvs_core::random::Random;
@@ -48,10 +50,17 @@ struct Running {
 fn snapshot(desired: &DesiredServices, l3: &Arc<L3>) -> Arc<Snapshot> {
     let mut timeouts = Timeouts::default();
     timeouts.set(1, 1, 1).unwrap();
+    let mut sysctls = Sysctls::default();
+    sysctls.set("sync_threshold", "0 1").unwrap();
     Arc::new(Snapshot {
         services: Arc::new(desired.build()),
         l3: Arc::clone(l3),
         timeouts,
+        sysctls,
+        sync: SyncRoles {
+            master: true,
+            backup: true,
+        },
         workers_count: 1,
         ..Snapshot::default()
     })
@@ -139,8 +148,19 @@ impl Running {
                 match reply {
                     Reply::Retired(_) => managed.snapshots += 1,
                     Reply::ConnDump(dump) => managed.records += dump.records.len(),
+                    Reply::TakenOver(conns) => managed.taken_over += conns.len(),
                     Reply::Resolve(_) => {}
                 }
+            }
+            // What it tells comes back as if another director had told it, of other clients.
+            let told = std::iter::from_fn(|| self.mailbox.synced.pop());
+            let other = |conn: SyncConn| SyncConn {
+                client: (conn.client.0, conn.client.1 ^ 0x8000),
+                ..conn
+            };
+            let conns: Arc<[SyncConn]> = told.take(128).map(other).collect();
+            if !conns.is_empty() {
+                self.ask(Command::TakeOver(conns));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -163,6 +183,7 @@ impl Running {
 struct Managed {
     snapshots: usize,
     records: usize,
+    taken_over: usize,
 }
 
 /// Two captures: from clients and from real servers.
@@ -249,12 +270,14 @@ fn a_worker_with_its_real_state_allocates_nothing() {
             let of_round = running.manage(Duration::from_millis(50));
             managed.snapshots += of_round.snapshots;
             managed.records += of_round.records;
+            managed.taken_over += of_round.taken_over;
         }
         let counters = Arc::clone(&running.counters);
         let counted = running.stop();
         let wan = &counters.devices[0];
         println!("{managed:?}, {} frames, {counted:?}", wan.rx_packets.get());
         assert!(managed.snapshots >= 50 && managed.records > 5_000, "{managed:?}");
+        assert!(managed.taken_over > 1_000, "{managed:?}");
         assert!(
             wan.rx_packets.get() > 100_000 && wan.punted_packets.get() > 0,
             "{wan:?}"

@@ -176,7 +176,7 @@ active_conns() { ipvsadm_quiet -Ln -t "$1" | rows | awk '{ sum += $5 } END { pri
 
 show_daemon_logs() {
     local log
-    for log in "$LAB_STATE"/*-lvsd.log; do
+    for log in "$LAB_STATE"/*-lvsd.log "$LAB_STATE"/*-keepalived.log; do
         [[ -f $log ]] || continue
         echo "--- the end of $log"
         tail -n 30 "$log"

@@ -40,7 +40,8 @@ make_certificate() {
 }
 
 # start_nginx HOST: pages that say which server it is (80, and 443 with TLS), or "broken" while the file HOST-page
-# is there; 'HOST:8080' on 8080, /files to download, PUT to /upload.
+# is there; 'HOST:8080' on 8080, /files to download, PUT to /upload; the same behind the PROXY protocol on 8081,
+# where / and /port say who the client is.
 start_nginx() {
     local host=$1 root=$LAB_STATE/nginx-$1
     [[ -f $LAB_STATE/files/sums ]] || make_files
@@ -65,6 +66,15 @@ http {
         listen 443 ssl; listen [::]:443 ssl;
         ssl_certificate $LAB_STATE/tls.crt; ssl_certificate_key $LAB_STATE/tls.key;
         location = / { if (-e $LAB_STATE/$host-page) { return 200 "broken\n"; } return 200 "$host\n"; }
+        location /files/ { alias $LAB_STATE/files/; }
+        location /upload/ { alias $root/upload/; dav_methods PUT; }
+    }
+    log_format proxied '\$proxy_protocol_addr \$proxy_protocol_port \$request';
+    server {
+        listen 8081 proxy_protocol; listen [::]:8081 proxy_protocol;
+        access_log $root/proxied.log proxied;
+        location = / { return 200 "\$proxy_protocol_addr\n"; }
+        location = /port { return 200 "\$proxy_protocol_addr \$proxy_protocol_port\n"; }
         location /files/ { alias $LAB_STATE/files/; }
         location /upload/ { alias $root/upload/; dav_methods PUT; }
     }

@@ -4,7 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{MarkRule, Server, ServerPatch, Service, ServiceId, ServicePatch, Settings, State, TimeoutsPatch};
+use crate::{
+    MarkRule, Server, ServerPatch, Service, ServiceId, ServicePatch, Settings, State, SyncDaemon, SyncRole,
+    TimeoutsPatch,
+};
 
 /// A change to the desired state. Refused as a whole or carried out as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +58,10 @@ pub enum Action {
     },
     /// Legal when every value is in range.
     SetTimeouts(TimeoutsPatch),
+    /// Legal when no daemon of this role runs and its interface is there.
+    StartSyncDaemon(SyncDaemon),
+    /// Legal when a daemon of this role runs.
+    StopSyncDaemon(SyncRole),
     /// Legal when every name exists and takes its value; settings that are not named stay.
     SetSysctls(Settings),
     /// Legal when every rule is: these are the classifier's rules then.

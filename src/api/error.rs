@@ -21,6 +21,10 @@ pub enum ErrorCode {
     NoSuchService,
     /// No such real server in this service (404).
     NoSuchServer,
+    /// No sync daemon of this role runs (404).
+    NoSuchSyncDaemon,
+    /// The machine has no such network interface (422).
+    NoSuchInterface,
     /// No mark rule of this number (404).
     NoSuchMark,
     /// The method does not exist for this resource (405).
@@ -31,6 +35,8 @@ pub enum ErrorCode {
     ServiceExists,
     /// The real server exists already in this service (409).
     ServerExists,
+    /// A sync daemon of this role runs already (409).
+    SyncDaemonExists,
     /// The body is larger than allowed (413).
     BodyTooLarge,
     /// A value or combination the director cannot carry out (422).
@@ -49,12 +55,14 @@ impl ErrorCode {
         match self {
             Self::Malformed | Self::BadRequest => 400,
             Self::Forbidden => 403,
-            Self::NoSuchPath | Self::NoSuchService | Self::NoSuchServer | Self::NoSuchMark => 404,
+            Self::NoSuchPath | Self::NoSuchService | Self::NoSuchServer | Self::NoSuchSyncDaemon | Self::NoSuchMark => {
+                404
+            }
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
-            Self::ServiceExists | Self::ServerExists => 409,
+            Self::ServiceExists | Self::ServerExists | Self::SyncDaemonExists => 409,
             Self::BodyTooLarge => 413,
-            Self::Refused | Self::ConfigRefused => 422,
+            Self::Refused | Self::ConfigRefused | Self::NoSuchInterface => 422,
             Self::JournalFailed => 500,
             Self::Busy => 503,
         }

@@ -387,6 +387,45 @@ fn large_number(value: u64, exact: bool) -> String {
     }
 }
 
+/// A sync daemon as `-L --daemon` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// `master` or `backup`.
+    pub role: &'static str,
+    /// Interface of its messages.
+    pub interface: String,
+    /// 0 to 255.
+    pub sync_id: u32,
+    /// Octets of a message at most.
+    pub max_len: u16,
+    /// Where messages go.
+    pub group: IpAddr,
+    /// UDP port.
+    pub port: u16,
+    /// Of messages.
+    pub ttl: u8,
+}
+
+/// What `-L --daemon` prints: a line a daemon, the master first.
+pub fn daemons(daemons: &[Daemon]) -> String {
+    let line = |daemon: &Daemon| {
+        let Daemon {
+            role,
+            interface,
+            sync_id,
+            max_len,
+            group,
+            port,
+            ttl,
+        } = daemon;
+        format!(
+            "{role} sync daemon (mcast={interface}, syncid={sync_id}, maxlen={max_len}, group={group}, port={port}, \
+             ttl={ttl})\n"
+        )
+    };
+    daemons.iter().map(line).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ pub mod netlink;
 pub mod proc_text;
 mod state;
 mod status;
+mod sync;
 
 pub use action::Action;
 pub use error::{ApiError, ErrorCode};
@@ -26,6 +27,7 @@ pub use status::{
     Buffers, ConnFilter, ConnRecord, Device, DropCount, Latency, Rates, ReloadReport, ServerOfService, ServerStatus,
     ServiceStatus, StateDiff, Stats, Totals, Version, Worker,
 };
+pub use sync::{SyncDaemon, SyncDaemonStatus, SyncRole};
 
 /// First segment of every path. It changes when an old client could misread a new daemon.
 pub const API_VERSION: &str = "v1";

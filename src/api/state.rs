@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::{MarkRule, ServiceId};
+use crate::{MarkRule, ServiceId, SyncDaemon};
 
 /// How a real server is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -418,6 +418,9 @@ pub struct State {
     /// The rules of the classifier of fwmark services, in order. Absent in a request: they stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub marks: Option<Vec<MarkRule>>,
+    /// Sync daemons; absent in a request: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_daemons: Option<Vec<SyncDaemon>>,
 }
 
 /// The value of a kernel setting as `sysctl` prints it; a number or a boolean is understood too.

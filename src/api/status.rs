@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{ClientAddress, Persistence, Protocol, Server, ServiceId};
+use crate::{ClientAddress, Persistence, Protocol, Server, ServiceId, SyncRole};
 
 /// `GET /v1/version`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -334,6 +334,9 @@ pub struct StateDiff {
     pub local_addresses_changed: Vec<ServiceId>,
     /// Whether connection timeouts differ.
     pub timeouts_changed: bool,
+    /// Sync daemons that start, stop or start anew.
+    #[serde(default)]
+    pub sync_daemons_changed: Vec<SyncRole>,
     /// Kernel settings that differ.
     #[serde(default)]
     pub sysctls_changed: Vec<String>,

@@ -6,7 +6,10 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use lvs_api::{ClientAddress, GueChecksum, Mode, Netmask, Persistence, Protocol, SOCKET_DEFAULT, ServiceId, Tunnel};
+use lvs_api::{
+    ClientAddress, GueChecksum, Mode, Netmask, Persistence, Protocol, SOCKET_DEFAULT, ServiceId, SyncDaemon, SyncRole,
+    Tunnel,
+};
 
 pub mod mark;
 
@@ -83,6 +86,12 @@ pub enum Command {
         /// Only these: drop_entry. Or set them, all or none: drop_entry=3 sloppy_tcp=1.
         #[arg(value_name = "NAME[=VALUE]")]
         words: Vec<String>,
+    },
+    /// Show, start or stop sync daemons: directors that tell each other of their connections.
+    Sync {
+        /// What to do; without it they are listed as `ipvsadm -L --daemon` does.
+        #[command(subcommand)]
+        command: Option<SyncCommand>,
     },
     /// Print a file of `/proc/net/ip_vs*` as the kernel would show it, or write them all below a folder.
     Proc(Proc),
@@ -515,6 +524,43 @@ pub struct Connections {
 pub enum StatsCommand {
     /// Set every counter and rate to 0 (`ipvsadm -Z`).
     Zero,
+}
+
+/// `lvsctl sync`.
+#[derive(Debug, Subcommand)]
+pub enum SyncCommand {
+    /// Show what the daemons have sent, received and refused.
+    Stats,
+    /// Start a daemon (`ipvsadm --start-daemon`).
+    Start {
+        /// master sends, backup receives.
+        role: SyncRole,
+        /// Kernel interface of its messages: a device's twin or any other.
+        #[arg(long, visible_alias = "mcast-interface", value_name = "NAME")]
+        interface: String,
+        /// Only messages of this number are taken; a backup with 0 takes all.
+        #[arg(long, visible_alias = "syncid", default_value_t = 0)]
+        sync_id: u8,
+        /// Octets of a message at most; 0 for what fits the link.
+        #[arg(long, visible_alias = "sync-maxlen", default_value_t = 0, value_name = "OCTETS")]
+        max_len: u16,
+        /// Multicast group.
+        #[arg(long, visible_alias = "mcast-group", default_value_t = SyncDaemon::GROUP_DEFAULT)]
+        group: IpAddr,
+        /// UDP port.
+        #[arg(long, visible_alias = "mcast-port", default_value_t = SyncDaemon::PORT_DEFAULT,
+              value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+        /// TTL or hop limit of messages.
+        #[arg(long, visible_alias = "mcast-ttl", default_value_t = SyncDaemon::TTL_DEFAULT,
+              value_parser = clap::value_parser!(u8).range(1..))]
+        ttl: u8,
+    },
+    /// Stop a daemon (`ipvsadm --stop-daemon`).
+    Stop {
+        /// Which.
+        role: SyncRole,
+    },
 }
 
 /// `lvsctl state`.

@@ -5,16 +5,16 @@
 //! Never: starts a tool while nobody listens: it would say that the kernel has no IPVS.
 
 use std::env;
-use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
-use lvs_api::netlink::SOCKET_DEFAULT;
+use clap::Parser;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
+#[path = "lvs_run/arguments.rs"]
+mod arguments;
 #[path = "lvs_run/filter.rs"]
 mod filter;
 #[path = "lvs_run/notify.rs"]
@@ -26,7 +26,8 @@ mod raw_calls;
 #[path = "lvs_run/supervisor.rs"]
 mod supervisor;
 
-use notify::{Director, Stage};
+use arguments::{Arguments, Mode, Stage};
+use notify::{Director, Tool};
 use program::Program;
 
 /// lvsd does not answer.
@@ -37,59 +38,6 @@ const EXIT_NO_LIBRARY: u8 = 4;
 const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// As shells say it.
 const EXIT_NOT_FOUND: u8 = 127;
-
-/// How the tool is led to lvsd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// By what the program is: supervised if it is static, set-uid, set-gid or has file capabilities.
-    Auto,
-    /// By the library, without looking.
-    Preload,
-    /// By a supervisor that answers its system calls, and those of all programs it starts.
-    Notify,
-}
-
-/// Runs an unmodified IPVS tool (ipvsadm, keepalived, ldirectord) on lvsd.
-#[derive(Debug, Parser)]
-#[command(
-    name = "lvs-run",
-    version,
-    override_usage = "lvs-run [OPTIONS] [--] COMMAND [ARGUMENT]..."
-)]
-struct Arguments {
-    /// How the tool is led to lvsd.
-    #[arg(long, value_enum, default_value = "auto")]
-    mode: Mode,
-    /// lvsd's IPVS socket.
-    #[arg(long, env = "LVS_IPVS_SOCK", default_value = SOCKET_DEFAULT)]
-    socket: PathBuf,
-    /// The library, when it is not where it was installed.
-    #[arg(long, env = "LVS_IPVS_LIBRARY")]
-    library: Option<PathBuf>,
-    /// Seconds to wait for lvsd to answer.
-    #[arg(long, env = "LVS_IPVS_WAIT", default_value_t = 0.0, value_parser = seconds)]
-    wait: f64,
-    /// Seconds that lvsd may take for an answer.
-    #[arg(long, env = "LVS_IPVS_TIMEOUT", default_value_t = 5.0, value_parser = seconds)]
-    timeout: f64,
-    /// Not for people: this process is to supervise a tool.
-    #[arg(long, hide = true, value_enum)]
-    supervise: Option<Stage>,
-    /// The tool and its arguments.
-    #[arg(
-        required_unless_present = "supervise",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
-    command: Vec<OsString>,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
-        _ => Err("give seconds from 0 to 86400".into()),
-    }
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -125,10 +73,12 @@ fn run(arguments: &Arguments) -> Result<std::convert::Infallible, (u8, String)> 
     if supervised {
         let socket = std::path::absolute(&arguments.socket).unwrap_or_else(|_| arguments.socket.clone());
         let director = director(&socket, arguments);
-        return Err((
-            EXIT_NOT_EXECUTABLE,
-            notify::become_supervised(&program.path, rest, director),
-        ));
+        let tool = Tool {
+            path: &program.path,
+            name: arguments.name.as_deref(),
+            arguments: rest,
+        };
+        return Err((EXIT_NOT_EXECUTABLE, notify::become_supervised(tool, director)));
     }
     let library = find_library(arguments.library.as_deref())?;
     let mut preload = library.into_os_string();
@@ -137,6 +87,7 @@ fn run(arguments: &Arguments) -> Result<std::convert::Infallible, (u8, String)> 
         preload.push(others);
     }
     let error = Command::new(&program.path)
+        .arg0(arguments.name.as_deref().unwrap_or(name))
         .args(rest)
         .env("LD_PRELOAD", preload)
         .env("LVS_IPVS_SOCK", &arguments.socket)

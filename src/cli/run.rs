@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::Method;
 use lvs_api::{
     API_VERSION, ApiError, ConnRecord, LocalAddresses, Server, ServerPatch, Service, ServiceId, ServicePatch,
-    ServiceStatus, State, Stats, Timeouts, TimeoutsPatch, Version,
+    ServiceStatus, State, Stats, SyncDaemon, Timeouts, TimeoutsPatch, Version,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::client::{Client, escape, read};
 use crate::command::{
     Arguments, Command, Connections, List, LocalAddressCommand, ServerCommand, ServiceCommand, StateCommand,
-    StatsCommand,
+    StatsCommand, SyncCommand,
 };
 use crate::listing::{self, Columns, Style};
 use crate::{proc_files, table};
@@ -118,6 +118,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Proc(wanted) => proc_files::run(&session.client, &wanted).await,
         Command::Sysctl { words } => session.sysctl(&words).await,
         Command::Mark(command) => session.mark(command).await,
+        Command::Sync { command } => session.sync(command).await,
         Command::State(command) => session.state(command).await,
         Command::Flush => session.change(Method::DELETE, "/services", None::<&()>).await,
         Command::Reload => {
@@ -363,6 +364,35 @@ impl Session {
                 self.print(&read(answer).await?, table::diff)
             }
         }
+    }
+
+    async fn sync(&self, command: Option<SyncCommand>) -> Result<(), Failure> {
+        let daemon = match command {
+            None => return self.show("/sync-daemons", table::sync_daemons).await,
+            Some(SyncCommand::Stats) => return self.show("/sync-daemons", table::sync_stats).await,
+            Some(SyncCommand::Stop { role }) => {
+                let path = format!("/sync-daemons/{role}");
+                return self.change(Method::DELETE, &path, None::<&()>).await;
+            }
+            Some(SyncCommand::Start {
+                role,
+                interface,
+                sync_id,
+                max_len,
+                group,
+                port,
+                ttl,
+            }) => SyncDaemon {
+                role,
+                interface,
+                sync_id,
+                max_len_bytes: max_len,
+                group,
+                port,
+                ttl,
+            },
+        };
+        self.change(Method::POST, "/sync-daemons", Some(&daemon)).await
     }
 
     async fn version(&self) -> Result<(), Failure> {

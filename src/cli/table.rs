@@ -3,8 +3,8 @@
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use lvs_api::{
-    Buffers, ConnRecord, Device, DropCount, MarkRule, PortRange, Protocol, ReloadReport, StateDiff, Stats, Worker,
-    ipvsadm_text,
+    Buffers, ConnRecord, Device, DropCount, MarkRule, PortRange, Protocol, ReloadReport, StateDiff, Stats,
+    SyncDaemonStatus, Worker, ipvsadm_text,
 };
 
 pub use lvs_api::ipvsadm_text::CONNECTIONS_TITLE;
@@ -198,6 +198,38 @@ pub fn stats(stats: &Stats) -> String {
     table(&["", "Total", "PerSecond"], rows.into_iter())
 }
 
+/// `lvsctl sync`: as `ipvsadm -L --daemon` prints it.
+pub fn sync_daemons(daemons: Vec<SyncDaemonStatus>) -> String {
+    let shown = |status: &SyncDaemonStatus| ipvsadm_text::Daemon {
+        role: status.daemon.role.name(),
+        interface: status.daemon.interface.clone(),
+        sync_id: u32::from(status.daemon.sync_id),
+        max_len: status.max_len_bytes,
+        group: status.daemon.group,
+        port: status.daemon.port,
+        ttl: status.daemon.ttl,
+    };
+    ipvsadm_text::daemons(&daemons.iter().map(shown).collect::<Vec<_>>())
+}
+
+/// `lvsctl sync stats`.
+pub fn sync_stats(daemons: Vec<SyncDaemonStatus>) -> String {
+    let rows = daemons.into_iter().map(|status| {
+        let refused = status.refused.iter().map(|(reason, count)| format!("{reason}={count}"));
+        let refused: Vec<String> = refused.collect();
+        vec![
+            status.daemon.role.to_string(),
+            status.daemon.interface,
+            if status.running { "yes" } else { "no" }.to_owned(),
+            status.messages.to_string(),
+            status.connections.to_string(),
+            refused.join(" "),
+        ]
+    });
+    let titles = ["Daemon", "Interface", "Running", "Messages", "Connections", "Refused"];
+    table(&titles, rows)
+}
+
 /// What `lvsctl state apply` changed.
 pub fn diff(diff: &StateDiff) -> String {
     if diff.is_empty() {
@@ -227,6 +259,9 @@ pub fn diff(diff: &StateDiff) -> String {
     }
     if diff.timeouts_changed {
         text += "~ timeouts\n";
+    }
+    for role in &diff.sync_daemons_changed {
+        text += &format!("~ {role} sync daemon\n");
     }
     for name in &diff.sysctls_changed {
         text += &format!("~ sysctl {name}\n");

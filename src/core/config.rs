@@ -11,6 +11,7 @@ use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpe
 use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::scheduler::Overhead;
+use crate::ipvs::sync::daemon::SyncDaemon;
 use crate::ipvs::sysctl::Sysctls;
 
 mod balancing;
@@ -45,6 +46,8 @@ pub struct Config {
     pub marks: MarkRules,
     /// The kernel's settings.
     pub sysctls: Sysctls,
+    /// Sync daemons that run from the start, at most one of each role.
+    pub sync_daemons: Vec<SyncDaemon>,
     /// NICs in the order of the file: [`crate::l3::DeviceId`] is the index.
     pub devices: Vec<DeviceConfig>,
     /// Services that are there from the start.

@@ -181,6 +181,15 @@ pub struct WorkerCounters {
     pub kept_frames: AtomicU64,
     /// Frames that the path made besides those received.
     pub made_frames: AtomicU64,
+    /// Connections told to another director.
+    pub synced_out: AtomicU64,
+    /// Connections that were due to be told, but nobody carried them on in time.
+    pub synced_out_dropped: AtomicU64,
+    /// Connections of another director taken over or brought up to date.
+    pub synced_in: AtomicU64,
+    /// Connections of another director that had no room or no use here: the table is full, another connection
+    /// has the same ends, or a FULLNAT service got one without a local address.
+    pub synced_in_dropped: AtomicU64,
     /// Packets to real servers that carried the client's address.
     pub client_addresses: AtomicU64,
     /// Packets that had no room for it.
@@ -219,6 +228,10 @@ impl WorkerCounters {
             conns_expired: AtomicU64::default(),
             kept_frames: AtomicU64::default(),
             made_frames: AtomicU64::default(),
+            synced_out: AtomicU64::default(),
+            synced_out_dropped: AtomicU64::default(),
+            synced_in: AtomicU64::default(),
+            synced_in_dropped: AtomicU64::default(),
             client_addresses: AtomicU64::default(),
             client_address_no_room: AtomicU64::default(),
             held: AtomicU64::default(),

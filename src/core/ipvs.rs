@@ -13,5 +13,6 @@ pub mod scheduler;
 pub mod service;
 pub mod service_table;
 pub mod stats;
+pub mod sync;
 pub mod sysctl;
 pub mod tunnel_kind;

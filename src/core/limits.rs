@@ -12,6 +12,8 @@ pub const DEVICES_MAX: usize = 32;
 /// Longest timeout accepted anywhere, in seconds: ipvsadm's own bound of 31 days exceeds what a 32-bit
 /// millisecond clock can compare (24 days), so 20 days is the bound of the path.
 pub const TIMEOUT_MAX_SEC: u32 = 20 * 86_400;
+/// The same in milliseconds.
+pub const TIMEOUT_MAX_MS: u32 = TIMEOUT_MAX_SEC * 1_000;
 
 /// Largest weight (ipvsadm(8): 0..65535).
 pub const WEIGHT_MAX: u32 = 65_535;
@@ -128,3 +130,7 @@ pub const PATH_MTUS_MAX: usize = 256;
 pub const PATH_MTU_SEC: u32 = 600;
 /// Smallest path MTU that an ICMP error can teach (kernel `ip_rt_min_pmtu`).
 pub const PATH_MTU_MIN: u16 = 552;
+
+/// Connections that wait in a worker to be told to another director: a burst in which every packet is due with
+/// its template, and two housekeeping passes of expiring templates.
+pub const SYNC_OUTBOX_MAX: usize = 2 * BURST_MAX + 4 * TIMERS_PER_PASS_MAX;

@@ -10,6 +10,7 @@
 //! keep their order and see each other's effects.
 
 pub mod admit;
+pub mod announce;
 pub mod classify;
 pub mod defence;
 pub mod emit;
@@ -31,6 +32,7 @@ pub mod related;
 pub mod reply;
 pub mod resolve;
 pub mod schedule;
+pub mod take_over;
 pub mod track;
 pub mod tunnelled;
 pub mod undelivered;
@@ -118,6 +120,10 @@ fn run<F: Frame>(
     }
     lanes.v4.clear();
     lanes.v6.clear();
+    if step.snapshot.leaves_clients_alone() {
+        run_as_backup(&mut step, lanes, frames, verdicts);
+        return;
+    }
     let mac = step.snapshot.l3.mac(device);
     for (slot, (frame, verdict)) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX).enumerate() {
         // What is plain and sent to the device is looked up.
@@ -131,6 +137,37 @@ fn run<F: Frame>(
     }
     run_lane(&mut step, &mut lanes.v4, frames, verdicts);
     run_lane(&mut step, &mut lanes.v6, frames, verdicts);
+}
+
+/// While another director serves the clients: only replies of connections that are known here are ours.
+#[cold]
+fn run_as_backup<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, frames: &mut [F], verdicts: &mut [Verdict]) {
+    for (frame, verdict) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX) {
+        *verdict = match parse::parse(frame.bytes()) {
+            Ok(Parsed::Ip(headers, Flow::V4(key))) => reply_only(step, &mut lanes.v4.table, &headers, &key, frame),
+            Ok(Parsed::Ip(headers, Flow::V6(key))) => reply_only(step, &mut lanes.v6.table, &headers, &key, frame),
+            Ok(Parsed::Other) => Verdict::Punt,
+            Err(reason) => Verdict::Drop(reason),
+        };
+    }
+}
+
+fn reply_only<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Verdict {
+    match classify::classify(step, frame.bytes(), headers) {
+        Class::Balanced => {}
+        Class::Decided(verdict) => return verdict,
+        Class::Fragment | Class::Icmp => return Verdict::Punt,
+    }
+    match table.find(table.hash(key), key) {
+        Some((index, Direction::Outbound)) => established::outbound(step, table, &Known { index, headers, key }, frame),
+        _ => Verdict::Punt,
+    }
 }
 
 /// A frame that is not plainly to be looked up: its verdict, or `None` when it went onto a lane after all.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::service_table::ServiceTable;
+use crate::ipvs::sync::SyncRoles;
 use crate::ipvs::sysctl::Sysctls;
 use crate::l3::L3;
 
@@ -24,6 +25,16 @@ pub struct Snapshot {
     pub marks: Arc<MarkRules>,
     /// The kernel's settings.
     pub sysctls: Sysctls,
+    /// Which sync daemons run.
+    pub sync: SyncRoles,
     /// How many workers share the traffic: 1 up to [`crate::limits::WORKERS_MAX`].
     pub workers_count: u8,
+}
+
+impl Snapshot {
+    /// Whether clients' packets are the kernel's, even those of known connections (`backup_only`).
+    #[inline]
+    pub const fn leaves_clients_alone(&self) -> bool {
+        self.sync.backup && self.sysctls.backup_only
+    }
 }

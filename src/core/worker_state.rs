@@ -10,7 +10,7 @@ use crate::address::{Addr4, Addr6, Address, FlowKey};
 use crate::arena::{Arena, ArenaError};
 use crate::counters::{SingleWriter, WorkerCounters};
 use crate::ipvs::conn::table::{Candidate, ConnTable};
-use crate::ipvs::conn::{Conn, FLAG_TEMPLATE};
+use crate::ipvs::conn::{Conn, FLAG_REPLIES_ONLY, FLAG_TEMPLATE};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::local_address::LocalPortCursor;
 use crate::ipvs::persistence;
@@ -18,6 +18,8 @@ use crate::ipvs::protocol::{self, tcp::TcpState};
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::scheduler::{self, Localities, SchedulerState};
 use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::ipvs::sync::SyncConn;
+use crate::ipvs::sync::outbox::Outbox;
 use crate::l3::{DeviceId, NeighbourKey};
 use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
 use crate::path::Headers;
@@ -66,6 +68,7 @@ pub struct WorkerState {
     localities: Localities,
     made: MadeFrames,
     path_mtus: PathMtus,
+    outbox: Outbox,
     rss: Option<RssHash>,
     wanted: Wanted,
 }
@@ -149,9 +152,10 @@ pub(crate) struct Step<'a> {
     pub(crate) secret: u64,
     /// How the NICs spread flows over workers; `None` where they do not, or where there is one worker.
     pub(crate) rss: Option<&'a RssHash>,
-    /// Timeouts of almost all connections in milliseconds: TCP in ESTABLISHED, UDP.
-    pub(crate) established_ms: u32,
-    pub(crate) udp_ms: u32,
+    /// Timeouts of almost all connections in milliseconds, by [`crate::ipvs::conn::Direction`]: TCP in ESTABLISHED, UDP.
+    /// 0 where packets of that direction must go the full way.
+    pub(crate) established_ms: [u32; 2],
+    pub(crate) udp_ms: [u32; 2],
     pub(crate) schedulers: &'a mut [SchedulerState],
     pub(crate) port_cursors: &'a mut [LocalPortCursor],
     /// This worker's counters.
@@ -165,6 +169,8 @@ pub(crate) struct Step<'a> {
     /// Frames besides those of the burst.
     pub(crate) made: &'a mut MadeFrames,
     pub(crate) path_mtus: &'a mut PathMtus,
+    /// What is to be told to another director.
+    pub(crate) outbox: &'a Outbox,
     pub(crate) wanted: &'a mut Wanted,
     /// While a datagram that was put together is processed: octets of the longest piece that it may leave in, its
     /// longest fragment at first. Else 0.
@@ -211,6 +217,7 @@ impl WorkerState {
             localities: Localities::new(),
             made: MadeFrames::new(),
             path_mtus: PathMtus::new(),
+            outbox: Outbox::new(),
             rss: None,
             wanted: Wanted::new(),
             snapshot: Arc::new(Snapshot::default()),
@@ -302,6 +309,13 @@ impl WorkerState {
         Some(made)
     }
 
+    /// Takes the oldest connection that is to be told to another director. To be called after every call of the
+    /// path until it gives none.
+    #[inline]
+    pub fn next_synced(&mut self) -> Option<SyncConn> {
+        self.outbox.take()
+    }
+
     /// All devices spread flows by this hash, one queue a worker: from now on flows belong to the worker to which
     /// they bring them. For all workers alike, before the first burst.
     pub fn follow_rss(&mut self, rss: RssHash) {
@@ -322,6 +336,12 @@ impl WorkerState {
     #[inline]
     pub(crate) fn step(&mut self, device: DeviceId, now: Tick, handed_over: bool) -> (Step<'_>, &mut Lanes) {
         let timeouts = &self.snapshot.timeouts;
+        // While clients' packets are counted for another director none of them is plain: no timeout is 0.
+        let inbound = |timeout_ms| if self.snapshot.sync.master { 0 } else { timeout_ms };
+        let plain_ms = |protocol, state| {
+            let timeout_ms = protocol::timeout_ms(timeouts, protocol, state);
+            [inbound(timeout_ms), timeout_ms]
+        };
         let step = Step {
             snapshot: &self.snapshot,
             now,
@@ -331,8 +351,8 @@ impl WorkerState {
             workers_count: self.settings.workers_count,
             secret: self.settings.secret[0],
             rss: self.rss.as_ref(),
-            established_ms: protocol::timeout_ms(timeouts, tcp::PROTOCOL, TcpState::Established as u8),
-            udp_ms: protocol::timeout_ms(timeouts, udp::PROTOCOL, protocol::udp::NORMAL),
+            established_ms: plain_ms(tcp::PROTOCOL, TcpState::Established as u8),
+            udp_ms: plain_ms(udp::PROTOCOL, protocol::udp::NORMAL),
             schedulers: &mut self.schedulers,
             port_cursors: &mut self.port_cursors,
             own: &self.own,
@@ -343,6 +363,7 @@ impl WorkerState {
             localities: &mut self.localities,
             made: &mut self.made,
             path_mtus: &mut self.path_mtus,
+            outbox: &self.outbox,
             wanted: &mut self.wanted,
             reassembled: 0,
         };
@@ -359,15 +380,21 @@ impl WorkerState {
                     .lanes
                     .v4
                     .table
-                    .scan(from, room, |_, conn| out.push(self.record(conn, now)));
+                    .scan(from, room, |_, conn| self.list(conn, now, out));
                 Some(next.map_or(DumpCursor::V6(0), DumpCursor::V4))
             }
             DumpCursor::V6(from) => self
                 .lanes
                 .v6
                 .table
-                .scan(from, room, |_, conn| out.push(self.record(conn, now)))
+                .scan(from, room, |_, conn| self.list(conn, now, out))
                 .map(DumpCursor::V6),
+        }
+    }
+
+    fn list<A: Address>(&self, conn: &Conn<A>, now: Tick, out: &mut Vec<ConnRecord>) {
+        if conn.flags & FLAG_REPLIES_ONLY == 0 {
+            out.push(self.record(conn, now));
         }
     }
 
@@ -402,10 +429,8 @@ impl ConnRecord {
     pub fn state_name(&self) -> &'static str {
         if self.flags & FLAG_TEMPLATE == 0 {
             protocol::state_name(self.protocol, self.state)
-        } else if self.state == persistence::STATE_ASSURED {
-            "ASSURED"
         } else {
-            "NONE"
+            persistence::state_name(self.state)
         }
     }
 }

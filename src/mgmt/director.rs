@@ -17,11 +17,13 @@ use lvs_core::ipvs::mark::MarkRules;
 use lvs_core::ipvs::protocol::Timeouts;
 use lvs_core::ipvs::scheduler::Overhead;
 use lvs_core::ipvs::service_table::ServiceTable;
+use lvs_core::ipvs::sync::daemon::SyncDaemon;
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::L3;
 use lvs_core::snapshot::Snapshot;
 
 use crate::mgmt::journal::{Damage, Drained, Journal, JournalError, Whole};
+use crate::mgmt::sync::Sync;
 use crate::mgmt::worker_port::WorkerPort;
 
 pub mod convert;
@@ -30,6 +32,7 @@ pub mod diff;
 mod ipvs_table;
 mod report;
 pub mod settings;
+mod sync;
 pub mod tend;
 
 #[cfg(test)]
@@ -46,6 +49,8 @@ const PUBLISH_PAUSE_FACTOR: u32 = 4;
 struct Wanted {
     services: DesiredServices,
     timeouts: Timeouts,
+    /// The master first.
+    daemons: Vec<SyncDaemon>,
     sysctls: Sysctls,
     marks: Arc<MarkRules>,
     /// Names of the devices that mark rules may name, by id.
@@ -78,6 +83,7 @@ pub struct Director {
     table_revision: u64,
     counts: Counts,
     overhead: Overhead,
+    sync: Sync,
     publication: Publication,
 }
 
@@ -112,6 +118,7 @@ impl Director {
         let mut wanted = Wanted {
             services: DesiredServices::default(),
             timeouts: Timeouts::default(),
+            daemons: Vec::new(),
             sysctls: Sysctls::default(),
             marks: Arc::default(),
             devices,
@@ -132,6 +139,7 @@ impl Director {
             table_revision: 0,
             counts: Counts::default(),
             overhead: Overhead::default(),
+            sync: Sync::new(),
             publication: Publication {
                 stale: true,
                 ..Publication::default()
@@ -165,6 +173,9 @@ impl Director {
     pub fn apply(&mut self, action: Action, now: Instant) -> Result<(), ApiError> {
         if let Action::ReplaceState(state) = action {
             return self.replace(state, false, now).map(|_| ());
+        }
+        if let Action::StartSyncDaemon(daemon) = &action {
+            self.open_sync(daemon)?;
         }
         self.journal.append(&action).map_err(|error| journal_failed(&error))?;
         if let Err(error) = self.wanted.carry_out(&action) {
@@ -274,6 +285,7 @@ impl Director {
     }
 
     fn changed(&mut self, now: Instant) {
+        self.sync.follow(&self.wanted.daemons, &self.wanted.sysctls, now);
         if self.journal.wants_compaction() {
             let drained = self.wanted.drained();
             let whole = Whole {
@@ -314,6 +326,7 @@ impl Director {
             timeouts: self.wanted.timeouts,
             marks: Arc::clone(&self.wanted.marks),
             sysctls: self.wanted.sysctls,
+            sync: self.sync_roles(),
             workers_count,
         })
     }
@@ -363,11 +376,13 @@ fn replayed(whole: &Whole) -> Vec<Action> {
         .state
         .timeouts
         .map(|timeouts| Action::SetTimeouts(timeouts.into()));
+    let daemons = whole.state.sync_daemons.iter().flatten().cloned();
     services
         .into_iter()
         .map(Action::AddService)
         .chain(drains)
         .chain(timeouts)
+        .chain(daemons.map(Action::StartSyncDaemon))
         .chain(settings::replayed(&whole.state))
         .collect()
 }
@@ -402,6 +417,7 @@ impl Wanted {
         State {
             services: self.services.services().map(|listing| service_of(&listing)).collect(),
             timeouts: Some(convert::timeouts(&self.timeouts)),
+            sync_daemons: Some(self.daemons.iter().map(convert::sync_daemon).collect()),
             sysctls: Some(settings::sysctls(&self.sysctls)),
             marks: Some(self.mark_rules()),
         }
@@ -449,6 +465,8 @@ impl Wanted {
                 };
                 self.timeouts.set(tcp_sec, tcp_fin_sec, udp_sec).map_err(refused)
             }
+            Action::StartSyncDaemon(daemon) => self.start_sync_daemon(daemon),
+            Action::StopSyncDaemon(role) => self.stop_sync_daemon(*role),
             Action::SetSysctls(named) => self.set_sysctls(named),
             Action::SetMarks(rules) => self.set_marks(rules),
             Action::AddMark { position, rule } => self.add_mark(*position, rule),
@@ -536,6 +554,7 @@ impl Wanted {
 
     fn add_server(&mut self, id: &ServiceId, server: &Server) -> Result<(), ApiError> {
         let spec = convert::server_spec(server);
+        self.refuse_mixed(&convert::key(id), spec.addr)?;
         self.services
             .add_server(&convert::key(id), spec)
             .map(|_| ())

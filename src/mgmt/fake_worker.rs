@@ -7,6 +7,7 @@ use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::service::ServiceId;
+use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
@@ -22,6 +23,10 @@ pub(super) struct FakeWorker {
     pub conns: Mutex<Vec<ConnRecord>>,
     /// How many parts of its table were asked for.
     pub dumps: AtomicUsize,
+    /// What it tells other directors.
+    pub synced: Mutex<Vec<SyncConn>>,
+    /// What other directors told it.
+    pub taken_over: Mutex<Vec<SyncConn>>,
 }
 
 impl FakeWorker {
@@ -33,6 +38,8 @@ impl FakeWorker {
             silent: AtomicBool::new(false),
             conns: Mutex::default(),
             dumps: AtomicUsize::new(0),
+            synced: Mutex::default(),
+            taken_over: Mutex::default(),
         })
     }
 
@@ -78,6 +85,15 @@ impl WorkerPort for FakeWorker {
             answer.send(ConnChunk { records: room, next }).unwrap();
         }
         receiver
+    }
+
+    fn next_synced(&self) -> Option<SyncConn> {
+        self.synced.lock().unwrap().pop()
+    }
+
+    fn take_over(&self, conns: Arc<[SyncConn]>) -> bool {
+        self.taken_over.lock().unwrap().extend_from_slice(&conns);
+        true
     }
 }
 

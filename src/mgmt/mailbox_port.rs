@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lvs_core::counters::WorkerCounters;
+use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::NeighbourKey;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
@@ -49,6 +50,7 @@ impl MailboxPort {
         while let Some(reply) = self.mailbox.replies.pop() {
             match reply {
                 Reply::Retired(snapshot) => drop(snapshot),
+                Reply::TakenOver(conns) => drop(conns),
                 Reply::Resolve(neighbour) => resolve(neighbour),
                 Reply::ConnDump(dump) => {
                     let ConnDump {
@@ -111,6 +113,16 @@ impl WorkerPort for MailboxPort {
             asks.waiting.insert(ticket, answer);
         }
         receiver
+    }
+
+    fn next_synced(&self) -> Option<SyncConn> {
+        self.mailbox.synced.pop()
+    }
+
+    fn take_over(&self, conns: Arc<[SyncConn]>) -> bool {
+        // Half of the room is left to snapshots.
+        let commands = &self.mailbox.commands;
+        commands.len() < commands.capacity() / 2 && commands.push(Command::TakeOver(conns)).is_ok()
     }
 }
 

@@ -9,7 +9,9 @@ use std::hash::Hash;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use lvs_api::{ApiError, ErrorCode, MarkRule, ReloadReport, Server, Service, Settings, State, Timeouts};
+use lvs_api::{
+    ApiError, ErrorCode, MarkRule, ReloadReport, Server, Service, Settings, State, SyncDaemon, SyncRole, Timeouts,
+};
 use lvs_core::config::Config;
 
 use crate::mgmt::director::{Director, convert, settings};
@@ -18,7 +20,7 @@ use crate::mgmt::director::{Director, convert, settings};
 mod tests;
 
 /// Tables of the file that take effect while the director runs; all others are read once, at start.
-const LIVE: &[&str] = &["ipvs", "mark", "service", "sysctl", "timeouts"];
+const LIVE: &[&str] = &["ipvs", "mark", "service", "sync_daemon", "sysctl", "timeouts"];
 
 /// The configuration file, to be read again.
 pub struct Reloader {
@@ -75,6 +77,7 @@ fn state_of(config: &Config, devices: &[String]) -> State {
     State {
         services: services.collect(),
         timeouts: Some(convert::timeouts(&config.timeouts)),
+        sync_daemons: Some(config.sync_daemons.iter().map(convert::sync_daemon).collect()),
         sysctls: Some(settings::sysctls(&config.sysctls)),
         marks: Some(settings::marks(&config.marks, devices)),
     }
@@ -120,12 +123,29 @@ pub fn merge(base: &State, file: &State, running: State) -> Merged {
         }
     }
     merged.state.timeouts = merge_timeouts(base.timeouts, file.timeouts, merged.state.timeouts);
+    let (old, new) = (base.sync_daemons.as_deref(), file.sync_daemons.as_deref());
+    merge_sync_daemons(old.unwrap_or_default(), new, &mut merged.state.sync_daemons);
     merged.state.sysctls = merge_sysctls(base, file, merged.state.sysctls);
     if let (Some(file), Some(running)) = (&file.marks, merged.state.marks.take()) {
         let base = base.marks.as_deref().unwrap_or_default();
         merged.state.marks = Some(merge_marks(base, file, running, &mut merged.left_out));
     }
     merged
+}
+
+/// A daemon that the file starts, stops or changes; others run on as they are.
+fn merge_sync_daemons(base: &[SyncDaemon], file: Option<&[SyncDaemon]>, running: &mut Option<Vec<SyncDaemon>>) {
+    let Some(file) = file else { return };
+    for role in SyncRole::ALL {
+        let of = |daemons: &[SyncDaemon]| daemons.iter().find(|daemon| daemon.role == role).cloned();
+        let new = of(file);
+        if of(base) != new {
+            let running = running.get_or_insert_default();
+            running.retain(|daemon| daemon.role != role);
+            running.extend(new);
+            running.sort_by_key(|daemon| daemon.role);
+        }
+    }
 }
 
 fn by<T, K: Hash + Eq>(items: &[T], key: impl Fn(&T) -> K) -> HashMap<K, &T> {

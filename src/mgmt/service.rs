@@ -1,7 +1,7 @@
 //! What the management core does while the director runs, until a signal ends it.
 //!
 //! One task each: the admin socket, the IPVS socket, the director's periodic work, the workers' replies, the kernel's
-//! network, signals. All on one thread; what blocks goes elsewhere.
+//! network, systemd's watchdog, signals. All on one thread; what blocks goes elsewhere.
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use lvs_api::{Buffers, ReloadReport, Version};
 use lvs_core::counters::{SingleWriter, WorkerCounters};
 use lvs_core::l3::L3;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -100,10 +101,33 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
             }
         }
         () = tend::tend(Arc::clone(&director)) => {}
-        () = take_replies(&ports, &mirror) => {}
+        () = take_replies(&ports, &mirror, &director) => {}
         () = follow_network(&director, l3) => {}
         () = reload_on_hangup(&director, &reloader) => {}
+        () = keep_alive() => {}
         () = ended() => {}
+    }
+    tell_systemd(&[NotifyState::Stopping]);
+}
+
+/// Says what systemd is to know; nothing where it did not start the daemon.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::warn!("systemd cannot be told: {error}");
+    }
+}
+
+/// Says that the sockets are open, and from then on that this core still gets to its work, where that is watched.
+async fn keep_alive() {
+    tell_systemd(&[NotifyState::Ready]);
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return std::future::pending().await;
+    };
+    let mut ticks = interval((limit / 3).max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        tell_systemd(&[NotifyState::Watchdog]);
     }
 }
 
@@ -112,7 +136,8 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn take_replies(ports: &[Arc<MailboxPort>], mirror: &KernelMirror) {
+/// Also carries what workers and other directors tell each other.
+async fn take_replies(ports: &[Arc<MailboxPort>], mirror: &KernelMirror, director: &Mutex<Director>) {
     let mut ticks = interval(REPLIES_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -120,6 +145,7 @@ async fn take_replies(ports: &[Arc<MailboxPort>], mirror: &KernelMirror) {
         for port in ports {
             port.take_replies(|neighbour| mirror.resolve(neighbour));
         }
+        lock(director).tend_sync(Instant::now());
     }
 }
 

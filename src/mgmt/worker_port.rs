@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use lvs_core::counters::WorkerCounters;
+use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
@@ -35,4 +36,10 @@ pub trait WorkerPort: Send + Sync {
     /// Asks for connections behind `cursor`, as many as `room` has capacity for. The answer fails when the
     /// mailbox is full or the worker is gone.
     fn dump_conns(&self, cursor: DumpCursor, room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk>;
+
+    /// The oldest connection that the worker tells other directors.
+    fn next_synced(&self) -> Option<SyncConn>;
+
+    /// Sends connections of another director; `false` when the mailbox has no room for them now.
+    fn take_over(&self, conns: Arc<[SyncConn]>) -> bool;
 }

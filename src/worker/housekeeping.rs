@@ -50,6 +50,7 @@ impl<P: PacketPath> Worker<P> {
         self.path.housekeeping(now);
         // They are on their way out: no device of arrival matters.
         self.send_made(DeviceId(0), now);
+        self.tell();
         for _ in 0..COMMANDS_PER_PASS_MAX {
             let Some(command) = self.mailbox.next_command() else {
                 break;
@@ -74,6 +75,10 @@ impl<P: PacketPath> Worker<P> {
             Command::DumpConns(mut dump) => {
                 self.dump(&mut dump, now);
                 self.mailbox.answer(Reply::ConnDump(dump));
+            }
+            Command::TakeOver(conns) => {
+                self.path.take_over(now, &conns);
+                self.mailbox.answer(Reply::TakenOver(conns));
             }
             Command::Stop => self.stopped = true,
         }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
+use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::NeighbourKey;
 use lvs_core::snapshot::Snapshot;
 
@@ -18,6 +19,9 @@ const COMMANDS_MAX: usize = 64;
 /// Replies that may wait for the management core.
 const REPLIES_MAX: usize = 1_024;
 
+/// Connections that may wait to be told: those of 2 ms at a million new connections a second and more, 1 MB.
+const SYNCED_MAX: usize = 8_192;
+
 /// From the management core to a worker.
 #[derive(Debug)]
 pub enum Command {
@@ -25,6 +29,8 @@ pub enum Command {
     Publish(Arc<Snapshot>),
     /// Copy connections. Answered by [`Reply::ConnDump`].
     DumpConns(Box<ConnDump>),
+    /// Make connections of another director one's own. Answered by [`Reply::TakenOver`].
+    TakeOver(Arc<[SyncConn]>),
     /// Leave the loop after this pass.
     Stop,
 }
@@ -34,6 +40,8 @@ pub enum Command {
 pub enum Reply {
     /// The snapshot that was replaced: to be dropped here, not on the worker.
     Retired(Arc<Snapshot>),
+    /// Connections that were looked at: to be dropped here, not on the worker.
+    TakenOver(Arc<[SyncConn]>),
     /// The request, its records filled in and its cursor moved on.
     ConnDump(Box<ConnDump>),
     /// Packets wait for this neighbour; repeated every second while they do.
@@ -59,6 +67,8 @@ pub struct Mailbox {
     pub commands: ArrayQueue<Command>,
     /// Worker to management core.
     pub replies: ArrayQueue<Reply>,
+    /// Worker to management core: connections to tell other directors.
+    pub synced: ArrayQueue<SyncConn>,
 }
 
 impl Mailbox {
@@ -67,6 +77,7 @@ impl Mailbox {
         Self {
             commands: ArrayQueue::new(COMMANDS_MAX),
             replies: ArrayQueue::new(REPLIES_MAX),
+            synced: ArrayQueue::new(SYNCED_MAX),
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::{DeviceId, NeighbourKey};
 use lvs_core::path::verdict::WaitId;
 use lvs_core::path::{self, DropReason, Verdict};
@@ -26,6 +27,14 @@ pub trait PacketPath: Send {
     fn next_made(&mut self) -> Option<(Verdict, &[u8])> {
         None
     }
+
+    /// The next connection to tell other directors, until there is none.
+    fn next_synced(&mut self) -> Option<SyncConn> {
+        None
+    }
+
+    /// Takes over those of another director's connections that are this worker's.
+    fn take_over(&mut self, _now: Tick, _conns: &[SyncConn]) {}
 
     /// Expires what is due, a bounded number.
     fn housekeeping(&mut self, now: Tick);
@@ -68,6 +77,15 @@ impl PacketPath for WorkerState {
     #[inline]
     fn next_made(&mut self) -> Option<(Verdict, &[u8])> {
         Self::next_made(self)
+    }
+
+    #[inline]
+    fn next_synced(&mut self) -> Option<SyncConn> {
+        Self::next_synced(self)
+    }
+
+    fn take_over(&mut self, now: Tick, conns: &[SyncConn]) {
+        path::take_over::take_over(self, now, conns);
     }
 
     fn housekeeping(&mut self, now: Tick) {

@@ -10,3 +10,5 @@ mod frames;
 mod metrics;
 mod refused_start;
 mod stand;
+mod sync;
+mod systemd;

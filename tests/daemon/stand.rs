@@ -61,8 +61,13 @@ impl Stand {
         run(self.command().args(command.split_whitespace()))
     }
 
+    /// Its name under `/run/netns`.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// A command of which the program is missing yet.
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace]);
         command
@@ -120,7 +125,14 @@ impl Stand {
 
     /// The daemon, ready.
     pub fn start(&self) -> Daemon<'_> {
-        let mut daemon = self.spawn(self.command());
+        self.start_with(&[])
+    }
+
+    /// The daemon, ready, with more in its environment.
+    pub fn start_with(&self, environment: &[(&str, &Path)]) -> Daemon<'_> {
+        let mut command = self.command();
+        command.envs(environment.iter().copied());
+        let mut daemon = self.spawn(command);
         let end = Instant::now() + READY_WITHIN;
         loop {
             if let Some(status) = daemon.child.try_wait().unwrap() {
@@ -193,7 +205,7 @@ impl Drop for Stand {
 }
 
 /// Runs a command that must succeed; what it prints.
-fn run(command: &mut Command) -> String {
+pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(
         output.status.success(),

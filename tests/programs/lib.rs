@@ -4,6 +4,7 @@
 //! kernel's ipip where the kernel has none.
 
 pub mod decapsulate;
+pub mod introduction;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 

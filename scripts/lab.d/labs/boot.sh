@@ -34,7 +34,7 @@ restart() {
     local before knocker seen
     title "lvsd ends by $1 and starts again"
     before=$(everything)
-    start_downloads 4 "$(url "$VIP")" 200k
+    start_downloads 4 "$(url "$VIP")"
     check "downloads run" until_true 10 at_least_active 4
     knock "$LAB_STATE/knocks" &
     knocker=$!
@@ -50,7 +50,7 @@ restart() {
     # 7: refused, which is what a director without its rules would say.
     equal "no client was refused, none got an error ($seen)" 0 "$(grep -cvE '^(rs[12]|28)$' "$LAB_STATE/knocks" || true)"
     rm "$LAB_STATE/knocks"
-    check_running "of the director before"
+    tell_running "of the director before"
 }
 
 # knock FILE: a connection after the other; which server answered, or curl's exit code.

@@ -180,7 +180,7 @@ check_tcp_and_misc() {
 
 # A reload changes what was edited and nothing else; what runs goes on.
 check_reload() {
-    start_downloads 4 "$(url "$VIP")" 2M
+    start_downloads 4 "$(url "$VIP")"
     check "downloads run" until_true 5 at_least_active 4
     write_keepalived 7
     reload_keepalived

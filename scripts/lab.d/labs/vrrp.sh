@@ -4,7 +4,7 @@
 # Three advertisements and the skew of the backup's priority (RFC 5798 6.1), in milliseconds.
 MASTER_DOWN_MS=$((3000 + (256 - 100) * 1000 / 256))
 # A client that tries again meanwhile, and a machine shared with everything else here.
-PATIENCE_MS=1500
+PATIENCE_MS=2500
 
 run_lab() {
     local n
@@ -14,8 +14,7 @@ run_lab() {
     for n in 1 2; do
         at "director$n"
         start_lvsd
-        director_types ip addr add "198.51.100.1$n/24" dev wan
-        director_types ip addr add "192.0.2.${n}0/24" dev lan
+        own_addresses "$n"
         write_keepalived $((n == 1 ? 150 : 100))
         start_keepalived
     done
@@ -23,6 +22,12 @@ run_lab() {
     both_die
     comes_back
     only_lvsd_dies
+}
+
+# own_addresses N: what director N has beside VRRP's.
+own_addresses() {
+    twin_has wan "198.51.100.1$1/24" "2001:db8:1::1$1/64"
+    twin_has lan "192.0.2.${1}0/24" "2001:db8:2::${1}0/64"
 }
 
 # write_keepalived PRIORITY
@@ -34,47 +39,58 @@ global_defs {
 
 vrrp_sync_group LAB {
     group {
-        OUTSIDE
-        INSIDE
+        OUTSIDE4
+        INSIDE4
+        OUTSIDE6
+        INSIDE6
     }
 }
 
-vrrp_instance OUTSIDE {
-    state BACKUP
-    interface wan
-    virtual_router_id 51
-    priority $1
-    advert_int 1
-    virtual_ipaddress {
-        $VIP4/32
-    }
-}
-
-vrrp_instance INSIDE {
-    state BACKUP
-    interface lan
-    virtual_router_id 52
-    priority $1
-    advert_int 1
-    virtual_ipaddress {
-        192.0.2.1/24
-    }
-}
+$(vrrp_instance OUTSIDE4 wan 51 "$1" "$VIP4/32")
+$(vrrp_instance INSIDE4 lan 52 "$1" 192.0.2.1/24)
+$(vrrp_instance OUTSIDE6 wan 51 "$1" fe80::5:1/64 "$VIP6/128")
+$(vrrp_instance INSIDE6 lan 52 "$1" fe80::5:2/64 2001:db8:2::1/64)
 
 virtual_server $VIP4 80 {
     delay_loop 1
     lvs_sched rr
     lvs_method NAT
     protocol TCP
-$(tcp_server 1)
-$(tcp_server 2)
+$(tcp_server "${RS4[0]}")
+$(tcp_server "${RS4[1]}")
+}
+
+virtual_server $VIP6 80 {
+    delay_loop 1
+    lvs_sched rr
+    lvs_method NAT
+    protocol TCP
+$(tcp_server "${RS6[0]}")
+$(tcp_server "${RS6[1]}")
 }
 CONF
 }
 
+# vrrp_instance NAME DEVICE ID PRIORITY ADDRESS...
+vrrp_instance() {
+    cat <<CONF
+vrrp_instance $1 {
+    state BACKUP
+    interface $2
+    virtual_router_id $3
+    priority $4
+    advert_int 1
+    virtual_ipaddress {
+$(printf '        %s\n' "${@:5}")
+    }
+}
+CONF
+}
+
+# tcp_server ADDRESS
 tcp_server() {
     cat <<CONF
-    real_server ${RS[$1]} 80 {
+    real_server $1 80 {
         weight 1
         TCP_CHECK {
             connect_timeout 1
@@ -101,6 +117,7 @@ both_come_up() {
     director_types ip -br addr
     ipvsadm -Ln
     check "pages come" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+    check "over IPv6 too" until_true 10 answers "$(url "$VIP6")/" rs1 rs2
     check "the client reaches the master's MAC" reaches_mac director1
 }
 
@@ -119,16 +136,17 @@ check_takeover() {
 tries_a_page() { [[ $(in_ns client curl -s --max-time 0.5 "$(url "$VIP")/" || true) == rs[12] ]]; }
 
 both_die() {
-    start_downloads 4 "$(url "$VIP")" 100k
+    start_downloads 4 "$(url "$VIP")"
     check "downloads run" until_true 10 at_least_active 4
     kill_keepalived
     end_lvsd KILL
     check_takeover "lvsd and keepalived of the master killed"
     at director2
     check "director2 is master" is_master
+    check "IPv6 works again too" until_true 5 answers "$(url "$VIP6")/" rs1 rs2
     check "the client was told by gratuitous ARP" reaches_mac director2
     check_ab 500 10 "$(url "$VIP")"
-    check_running "of the dead master"
+    tell_running "of the dead master"
     ipvsadm -Ln --stats
 }
 
@@ -136,8 +154,7 @@ both_die() {
 comes_back() {
     at director1
     run_lvsd
-    director_types ip addr add 198.51.100.11/24 dev wan
-    director_types ip addr add 192.0.2.10/24 dev lan
+    own_addresses 1
     start_keepalived
     check "director1 is master again" until_true 15 is_master
     check "pages come" until_true 5 answers "$(url "$VIP")/" rs1 rs2

@@ -4,7 +4,7 @@
 //! exit code and its terminal are as without `lvs-run`; the supervisor is nobody's child and ends with the last
 //! process of the program. Never: starts the program when the supervisor is not ready.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{IoSlice, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 use clap::ValueEnum;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
+use crate::arguments::Stage;
 use crate::{filter, raw_calls};
 
 /// This program, even when its file was replaced meanwhile.
@@ -22,21 +23,21 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 /// What the supervisor says when it is ready.
 pub(crate) const READY: &[u8] = b"+";
 
-/// Which of the two processes it takes to be nobody's child.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Stage {
-    /// Starts the other and ends.
-    Leave,
-    /// Supervises.
-    Stay,
-}
-
 /// How the supervisor reaches lvsd.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Director<'a> {
     pub(crate) socket: &'a Path,
     /// For an answer.
     pub(crate) timeout_sec: f64,
+}
+
+/// The program to become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tool<'a> {
+    pub(crate) path: &'a Path,
+    /// What it is told that it is called.
+    pub(crate) name: Option<&'a OsStr>,
+    pub(crate) arguments: &'a [OsString],
 }
 
 fn supervisor(stage: Stage, director: Director<'_>) -> Command {
@@ -52,14 +53,15 @@ fn supervisor(stage: Stage, director: Director<'_>) -> Command {
     command
 }
 
-/// Becomes `program`, supervised. Returns only when that failed, with what was in the way.
-pub(crate) fn become_supervised(program: &Path, arguments: &[OsString], director: Director<'_>) -> String {
+/// Becomes `tool`, supervised. Returns only when that failed, with what was in the way.
+pub(crate) fn become_supervised(tool: Tool<'_>, director: Director<'_>) -> String {
     match prepare(director) {
         Ok(()) => {
-            let error = Command::new(program).args(arguments).exec();
-            format!("{}: {error}", program.display())
+            let name = tool.name.unwrap_or(tool.path.as_os_str());
+            let error = Command::new(tool.path).arg0(name).args(tool.arguments).exec();
+            format!("{}: {error}", tool.path.display())
         }
-        Err(message) => format!("{} cannot be supervised: {message}", program.display()),
+        Err(message) => format!("{} cannot be supervised: {message}", tool.path.display()),
     }
 }
 

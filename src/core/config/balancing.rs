@@ -1,4 +1,5 @@
-//! `[sysctl]` and `[[mark]]`: the kernel's settings and the classifier of fwmark services.
+//! `[sysctl]`, `[[mark]]` and `[[sync_daemon]]`: the kernel's settings, the classifier of fwmark services, and who
+//! tells whom of connections.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,9 +9,11 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::error::{ConfigProblem, Invalid};
-use super::raw::{Optional, RawDevice, RawMark};
+use super::raw::{Optional, RawDevice, RawMark, RawRole, RawSyncDaemon};
+use super::validate::in_range;
 use crate::ipvs::mark::{MarkRule, MarkRules};
 use crate::ipvs::service::ServiceProtocol;
+use crate::ipvs::sync::daemon::{SyncDaemon, SyncDaemonError, SyncRole};
 use crate::ipvs::sysctl::Sysctls;
 use crate::l3::DeviceId;
 
@@ -39,6 +42,53 @@ pub(super) fn marks(raw: &[RawMark], devices: &[RawDevice]) -> Result<MarkRules,
             problem: ConfigProblem::Mark(error),
         }
     })
+}
+
+pub(super) fn sync_daemons(raw: &[RawSyncDaemon]) -> Result<Vec<SyncDaemon>, Invalid> {
+    let mut daemons: Vec<SyncDaemon> = Vec::new();
+    for one in raw {
+        let daemon = sync_daemon(one)?;
+        if daemons.iter().any(|other| other.role == daemon.role) {
+            let problem = ConfigProblem::Duplicate {
+                what: "sync daemon",
+                value: daemon.role.name().to_owned(),
+                cure: "at most one of each role runs",
+            };
+            let span = one.role.span();
+            return Err(Invalid { span, problem });
+        }
+        daemons.push(daemon);
+    }
+    daemons.sort_by_key(|daemon| daemon.role);
+    Ok(daemons)
+}
+
+fn sync_daemon(raw: &RawSyncDaemon) -> Result<SyncDaemon, Invalid> {
+    let role = match raw.role.get_ref() {
+        RawRole::Master => SyncRole::Master,
+        RawRole::Backup => SyncRole::Backup,
+    };
+    let default = SyncDaemon::new(role, raw.interface.get_ref());
+    let daemon = SyncDaemon {
+        sync_id: in_range(&raw.sync_id, 0..=255, u16::from(default.sync_id))? as u8,
+        max_len: in_range(&raw.max_len_bytes, 0..=65_507, u32::from(default.max_len))? as u16,
+        group: raw.group.as_ref().map_or(default.group, |group| *group.get_ref()),
+        port: in_range(&raw.port, 1..=65_535, default.port)?,
+        ttl: in_range(&raw.ttl, 1..=255, u16::from(default.ttl))? as u8,
+        ..default
+    };
+    daemon.check().map_err(|error| {
+        let group = raw.group.as_ref().map(Spanned::span);
+        let at = match error {
+            SyncDaemonError::Group { .. } => group,
+            _ => None,
+        };
+        Invalid {
+            span: at.unwrap_or_else(|| raw.interface.span()),
+            problem: ConfigProblem::SyncDaemon(error),
+        }
+    })?;
+    Ok(daemon)
 }
 
 fn rule(raw: &RawMark, devices: &[RawDevice]) -> Result<MarkRule, Invalid> {

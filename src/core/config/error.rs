@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::ipvs::desired::ServiceError;
 use crate::ipvs::mark::MarkError;
+use crate::ipvs::sync::daemon::SyncDaemonError;
 use crate::ipvs::sysctl::SysctlError;
 
 /// A fault of the file: `lvsd.toml:12:10: workers.count: 0 is out of range: give 1 to 64`.
@@ -60,6 +61,9 @@ pub enum ConfigProblem {
     /// As the API would refuse it.
     #[error(transparent)]
     Mark(#[from] MarkError),
+    /// As the API would refuse it.
+    #[error(transparent)]
+    SyncDaemon(#[from] SyncDaemonError),
     /// As the API would refuse it.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),

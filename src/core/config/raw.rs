@@ -34,6 +34,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) mark: Vec<RawMark>,
     #[serde(default)]
+    pub(super) sync_daemon: Vec<RawSyncDaemon>,
+    #[serde(default)]
     pub(super) device: Vec<RawDevice>,
     #[serde(default)]
     pub(super) service: Vec<Spanned<RawService>>,
@@ -166,6 +168,25 @@ pub(super) struct RawMark {
     pub(super) destination_ports: Optional<Vec<Spanned<String>>>,
     pub(super) device: Optional<String>,
     pub(super) divert: Optional<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawRole {
+    Master,
+    Backup,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSyncDaemon {
+    pub(super) role: Spanned<RawRole>,
+    pub(super) interface: Spanned<String>,
+    pub(super) sync_id: Optional<u16>,
+    pub(super) max_len_bytes: Optional<u32>,
+    pub(super) group: Optional<IpAddr>,
+    pub(super) port: Optional<u16>,
+    pub(super) ttl: Optional<u16>,
 }
 
 #[derive(Debug, Deserialize)]

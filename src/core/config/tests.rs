@@ -45,7 +45,7 @@ fn keys_of(table: &str) -> Vec<String> {
     expected.split('`').skip(1).step_by(2).map(Into::into).collect()
 }
 
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "[eal]",
     "[workers]",
     "[connections]",
@@ -56,6 +56,7 @@ const TABLES: [&str; 13] = [
     "[ipvs]",
     "[sysctl]",
     "[[mark]]",
+    "[[sync_daemon]]",
     "[[device]]",
     "[[service]]",
     "[[service.real_server]]",
@@ -101,7 +102,7 @@ fn the_reference_lists_every_key_that_the_code_knows_and_no_other() {
 fn the_defaults_that_the_reference_states_are_the_real_ones() {
     let stated = parse(&uncommented());
     let real = parse(
-        "[[mark]]\nmark = 66\n[[device]]\nname = 'dp0'\ndpdk = '0000:03:00.0'\n\
+        "[[mark]]\nmark = 66\n[[sync_daemon]]\nrole = 'master'\ninterface = 'dp0'\n[[device]]\nname = 'dp0'\ndpdk = '0000:03:00.0'\n\
          [[service]]\nprotocol = 'tcp'\naddress = '192.0.2.100'\nport = 80\n\
          [[service.real_server]]\naddress = '198.51.100.11'\n",
     );
@@ -110,6 +111,7 @@ fn the_defaults_that_the_reference_states_are_the_real_ones() {
     assert_eq!(
         Config {
             marks: MarkRules::default(),
+            sync_daemons: vec![],
             devices: vec![],
             services: vec![],
             ..real

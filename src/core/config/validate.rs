@@ -61,6 +61,7 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
         overhead,
         marks: balancing::marks(&raw.mark, &raw.device)?,
         sysctls: balancing::sysctls(&raw.sysctl)?,
+        sync_daemons: balancing::sync_daemons(&raw.sync_daemon)?,
         devices: devices(&raw.device)?,
         services: services(&raw.service, overhead)?,
     })
@@ -508,7 +509,11 @@ fn absolute(path: Optional<String>, default: PathBuf) -> Result<PathBuf, Invalid
 }
 
 /// The value if there is one and it is in range, else the default.
-fn in_range<T: Copy + Into<u64>>(value: &Optional<T>, range: RangeInclusive<u64>, default: T) -> Result<T, Invalid> {
+pub(super) fn in_range<T: Copy + Into<u64>>(
+    value: &Optional<T>,
+    range: RangeInclusive<u64>,
+    default: T,
+) -> Result<T, Invalid> {
     value.as_ref().map_or(Ok(default), |value| ranged(value, range))
 }
 

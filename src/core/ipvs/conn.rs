@@ -95,6 +95,9 @@ pub const FLAG_CONTROLLED: u16 = 0x0010;
 pub const FLAG_RETIRED: u16 = 0x8000;
 /// Packets from the real server go to a newer connection with the same outbound key ([`Conn::shadowed`]).
 pub const FLAG_SHADOWED: u16 = 0x0008;
+/// A copy, on the worker of its local port, of a synced FULLNAT connection whose client is another worker's: it
+/// serves replies, is not bound to its real server and not listed.
+pub const FLAG_REPLIES_ONLY: u16 = 0x0040;
 /// Made by the sync daemon, not by a packet (`IP_VS_CONN_F_SYNC`).
 pub const FLAG_SYNCED: u16 = 0x0020;
 
@@ -139,8 +142,8 @@ pub struct Conn<A: Address> {
     pub introduction: Introduction,
     /// Octets put in front of the client's TCP stream (PROXY protocol): `shifts[0].delta`, in the first line.
     pub preface_len: u8,
-    /// Zero; room in the first line.
-    pub unused: u8,
+    /// State in which it was last told to another director.
+    pub synced_state: u8,
     /// [`crate::ipvs::service::ServiceId`].
     pub service: u32,
     /// Idle time in milliseconds after which it expires in its present state. Change it by
@@ -157,6 +160,8 @@ pub struct Conn<A: Address> {
     pub created: Tick,
     /// Firewall mark of its service; 0 for none.
     pub fwmark: u32,
+    /// Until when another director was told to keep it, in ticks; the low two bits count repetitions. 0: never told.
+    pub synced_until: u32,
     /// Shift of sequence numbers, by [`Direction`].
     pub shifts: [SequenceShift; 2],
     /// [`ConnIndex`] of the next older connection with the same outbound key, which has it again when this one
@@ -235,7 +240,7 @@ impl<A: Address> Default for Conn<A> {
             mode: 0,
             introduction: Introduction::OVER,
             preface_len: 0,
-            unused: 0,
+            synced_state: 0,
             service: 0,
             timeout_ms: 0,
             timer: TimerLink::default(),
@@ -243,6 +248,7 @@ impl<A: Address> Default for Conn<A> {
             controlled: 0,
             created: Tick::default(),
             fwmark: 0,
+            synced_until: 0,
             shifts: [SequenceShift::default(); 2],
             shadowed: Self::NO_CONTROL,
         }

@@ -24,6 +24,15 @@ pub const STATE_NONE: u8 = 0;
 /// State of a template that had an established connection (`IP_VS_CTPL_S_ASSURED`).
 pub const STATE_ASSURED: u8 = 1;
 
+/// A template's state as `ipvsadm -Lnc` prints it; another director may have sent one that does not exist.
+pub const fn state_name(state: u8) -> &'static str {
+    match state {
+        STATE_NONE => "NONE",
+        STATE_ASSURED => "ASSURED",
+        _ => "ERR!",
+    }
+}
+
 /// Which part of a client's address counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientMask {
@@ -109,7 +118,7 @@ pub fn template_key<A: Address>(
     FlowKey {
         src: client,
         dst: virt,
-        protocol: protocol ^ TEMPLATE_SPACE,
+        protocol: template_protocol(protocol),
     }
 }
 
@@ -125,6 +134,11 @@ fn mark_as_address<A: Address>(mark: u32) -> A {
 /// The IP protocol of the connections that a template controls, from the number in its key; 0 for any.
 pub const fn controlled_protocol(template_protocol: u8) -> u8 {
     template_protocol ^ TEMPLATE_SPACE
+}
+
+/// The number in the key of a template for connections of `protocol`, 0 for any.
+pub const fn template_protocol(protocol: u8) -> u8 {
+    protocol ^ TEMPLATE_SPACE
 }
 
 /// What an address and port have to have in common for their packets to meet on one worker.

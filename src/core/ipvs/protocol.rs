@@ -15,6 +15,8 @@ use tcp::TcpState;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SCTP: u8 = 132;
+const ESP: u8 = 50;
+const AH: u8 = 51;
 
 /// Timeout of a connection whose protocol has no states here, in seconds.
 const OTHER_SEC: u32 = 300;
@@ -98,6 +100,17 @@ pub fn timeout_sec(timeouts: &Timeouts, protocol: u8, state: u8) -> u32 {
 #[inline]
 pub fn timeout_ms(timeouts: &Timeouts, protocol: u8, state: u8) -> u32 {
     timeout_sec(timeouts, protocol, state).min(TIMEOUT_MAX_SEC) * 1_000
+}
+
+/// How many states a protocol has, 0 for one without connections. AH and ESP have one: other directors may
+/// tell of them.
+pub const fn states_count(protocol: u8) -> u16 {
+    match protocol {
+        TCP => TcpState::ALL.len() as u16,
+        SCTP => SctpState::ALL.len() as u16,
+        UDP | AH | ESP => 1,
+        _ => 0,
+    }
 }
 
 /// The state's name as `ipvsadm -Lnc` prints it; `ERR!` for a state that the protocol does not have,

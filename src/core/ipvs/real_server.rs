@@ -12,6 +12,11 @@ use crate::ipvs::tunnel_kind::TunnelKind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RealServerId(pub u32);
 
+impl RealServerId {
+    /// Of a connection that another director told of and whose real server is not configured here.
+    pub const UNBOUND: Self = Self(u32::MAX);
+}
+
 /// A real server as one service lists it; workers see it read-only through the snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RealServer {

@@ -151,7 +151,11 @@ pub(crate) fn other_owner<A: Address>(step: &Step<'_>, key: &FlowKey<A>) -> Opti
 /// and NAT replies by the client's end, FULLNAT replies by the local port, which was chosen for that. Where NICs
 /// have RSS, FULLNAT replies belong to the worker to which they bring them, and so do inbound packets unless
 /// the service's persistence, or NAT replies that show the client's end only, demand the other way.
-fn owner<A: Address>(step: &Step<'_>, service: Option<&VirtualService>, key: &FlowKey<A>) -> Option<WorkerId> {
+pub(crate) fn owner<A: Address>(
+    step: &Step<'_>,
+    service: Option<&VirtualService>,
+    key: &FlowKey<A>,
+) -> Option<WorkerId> {
     if step.workers_count <= 1 {
         return None;
     }
@@ -183,7 +187,7 @@ fn former_owner<A: Address>(step: &Step<'_>, service: &VirtualService, key: &Flo
 }
 
 /// Spreads clients over workers by a keyed hash, so that nobody can aim all their connections at one.
-fn owner_of_client<A: Address>(step: &Step<'_>, spread: Spread, client: Endpoint<A>) -> WorkerId {
+pub(crate) fn owner_of_client<A: Address>(step: &Step<'_>, spread: Spread, client: Endpoint<A>) -> WorkerId {
     let (low, high) = client.addr.words();
     let words = (low & spread.words.0, high & spread.words.1);
     let port = if spread.by_port { client.port } else { 0 };

@@ -164,8 +164,9 @@ pub(crate) fn drop_idle<A: Address>(step: &mut Step<'_>, table: &mut ConnTable<A
 /// The walk of `expire_nodest_conn`, as far as one pass goes.
 pub(crate) fn drop_orphans<A: Address>(step: &mut Step<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
     walk(step, table, sweep, |step, conn| {
-        let slot = step.snapshot.services.real_server(RealServerId(conn.real_server));
-        conn.controlled == 0 && slot.is_none_or(|slot| !slot.available)
+        let id = RealServerId(conn.real_server);
+        let slot = step.snapshot.services.real_server(id);
+        conn.controlled == 0 && id != RealServerId::UNBOUND && slot.is_none_or(|slot| !slot.available)
     });
 }
 

@@ -13,13 +13,15 @@ use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::service::ServiceId;
 use crate::ipvs::service_table::ServerSlot;
+use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::path::forward::rewrite::{self, Rewrite};
 use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
 use crate::path::resolve::{self, Obstacle, Way};
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{fragment, introduce, reply, track, tunnelled};
+use crate::path::{announce, fragment, introduce, reply, track, tunnelled};
 use crate::wire::checksum::complement;
 use crate::wire::{sctp, tcp};
 use crate::worker_state::Step;
@@ -60,7 +62,8 @@ fn is_over<A: Address>(step: &Step<'_>, conn: &Conn<A>, headers: &Headers) -> bo
     let begins = headers.tcp_flags & tcp::SYN != 0 || headers.sctp_chunk == sctp::CHUNK_INIT;
     let is_nodest = match slot {
         Some(slot) => !slot.available || begins && slot.server.weight == 0,
-        None => true,
+        // One that was never bound is not left behind by a server.
+        None => conn.real_server != RealServerId::UNBOUND.0,
     };
     if sysctls.expire_nodest_conn && is_nodest {
         return true;
@@ -87,18 +90,56 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     packet: &Known<'_, A>,
     frame: &mut F,
 ) -> Verdict {
-    let headers = packet.headers;
-    let conn = table.conn_mut(packet.index);
+    let conn = table.conn(packet.index);
     let id = RealServerId(conn.real_server);
-    let Some(slot) = step.snapshot.services.real_server(id).filter(|slot| slot.available) else {
-        return Verdict::Drop(DropReason::RealServerGone);
-    };
+    match step.snapshot.services.real_server(id) {
+        Some(slot) if slot.available => inbound_to(step, table, packet, frame, slot),
+        _ if id == RealServerId::UNBOUND => {
+            let slot = unbound(conn);
+            inbound_to(step, table, packet, frame, &slot)
+        }
+        _ => Verdict::Drop(DropReason::RealServerGone),
+    }
+}
+
+/// What a connection of another director says about its real server, which is not configured here: the kernel
+/// forwards its packets all the same.
+#[cold]
+fn unbound<A: Address>(conn: &Conn<A>) -> ServerSlot {
+    ServerSlot {
+        available: false,
+        service: ServiceId(conn.service),
+        server: RealServer {
+            id: RealServerId::UNBOUND,
+            addr: conn.real.addr.to_ip(),
+            port: conn.real.port,
+            weight: 0,
+            mode: ForwardingMode::from_u8(conn.mode),
+            tunnel: TunnelKind::IpIp,
+            upper_threshold: 0,
+            lower_threshold: 0,
+        },
+    }
+}
+
+#[inline]
+fn inbound_to<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    packet: &Known<'_, A>,
+    frame: &mut F,
+    slot: &ServerSlot,
+) -> Verdict {
+    let headers = packet.headers;
+    let id = slot.server.id;
+    let conn = table.conn_mut(packet.index);
     conn.last_seen = step.now;
     conn.in_packets = conn.in_packets.wrapping_add(1);
     let counters = step.own.server(id);
     counters.in_packets.add(1);
     counters.in_bytes.add(headers.packet_len() as u64);
     track::packet(step, table, packet.index, Direction::Inbound, headers);
+    announce::packet(step, table, packet.index);
 
     let conn = table.conn_mut(packet.index);
     let mode = ForwardingMode::from_u8(conn.mode);

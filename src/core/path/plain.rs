@@ -74,10 +74,12 @@ impl Plain for Addr4 {
         let snapshot = step.snapshot;
         let timeout_ms = match headers.protocol {
             tcp::PROTOCOL if conn.state == TcpState::Established as u8 && headers.tcp_flags & EVENTS == ACK => {
-                step.established_ms
+                step.established_ms[direction as usize]
             }
             // A reply assures the template.
-            udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => step.udp_ms,
+            udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => {
+                step.udp_ms[direction as usize]
+            }
             _ => return None,
         };
         let mode = ForwardingMode::from_u8(conn.mode);
@@ -88,6 +90,7 @@ impl Plain for Addr4 {
         let is_plain = (headers.l3_offset, headers.l4_offset) == (L3_OFFSET, L4_OFFSET)
             && !matches!(mode, ForwardingMode::Tunnel | ForwardingMode::Local)
             && conn.flags & NOT_PLAIN == 0
+            && !conn.introduction.is_pending()
             && conn.timeout_ms == timeout_ms
             && conn.hop_generation == snapshot.l3.generation
             && slot.available

@@ -94,7 +94,7 @@ pub(crate) fn begin<'s, A: Address>(
     }
     step.own.server(chosen.server.id).connections.add(1);
     // Inactive until its protocol says otherwise (`ip_vs_bind_dest`).
-    track::bind(step, chosen.server);
+    track::bind(step, chosen.server, false);
     Ok(index)
 }
 

@@ -13,7 +13,8 @@ use crate::ipvs::protocol;
 use crate::ipvs::protocol::sctp::{self, SctpEvent, SctpState};
 use crate::ipvs::protocol::tcp::{self, TcpState};
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::limits::TEMPLATE_EXTENSION_MS;
+use crate::limits::{TEMPLATE_EXTENSION_MS, TIMEOUT_MAX_MS};
+use crate::path::announce;
 use crate::path::headers::Headers;
 use crate::path::schedule::WorkersLoads;
 use crate::wire;
@@ -81,7 +82,7 @@ fn assure_template<A: Address>(table: &mut ConnTable<A>, index: ConnIndex, state
 }
 
 /// Moves the connection between its server's ActiveConn and InActConn.
-fn count_as<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, active: bool) {
+pub(crate) fn count_as<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, active: bool) {
     let was_active = conn.flags & FLAG_INACTIVE == 0;
     if active == was_active {
         return;
@@ -92,10 +93,10 @@ fn count_as<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, active: bool) {
     server.bind(active);
 }
 
-/// One inactive connection more with `server`, which may be one too many (`ip_vs_bind_dest`).
-pub(crate) fn bind(step: &Step<'_>, server: &RealServer) {
+/// One connection more with `server`, which may be one too many (`ip_vs_bind_dest`).
+pub(crate) fn bind(step: &Step<'_>, server: &RealServer, active: bool) {
     let counters = step.own.server(server.id);
-    counters.bind(false);
+    counters.bind(active);
     if server.overloaded(false, loads(step).conns(server.id)) {
         counters.overloaded.set(1);
     }
@@ -136,8 +137,17 @@ pub(crate) fn expire<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, budg
         if conn.controlled > 0 {
             conn.last_seen = step.now;
             conn.timeout_ms = TEMPLATE_EXTENSION_MS;
+            announce::extension(step, conn);
             return Expiry::Rearm {
                 ms: TEMPLATE_EXTENSION_MS,
+            };
+        }
+        if conn.timeout_ms > TIMEOUT_MAX_MS {
+            // Another director asked for more than the clock can tell: what is left of it.
+            conn.timeout_ms -= TIMEOUT_MAX_MS;
+            conn.last_seen = step.now;
+            return Expiry::Rearm {
+                ms: conn.timeout_ms.min(TIMEOUT_MAX_MS),
             };
         }
         unbind(step, conn);

@@ -12,6 +12,7 @@ use crate::frame::Frame;
 use crate::ipvs::desired::DesiredServices;
 use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
+use crate::ipvs::sync::{SyncConn, SyncRoles};
 use crate::ipvs::sysctl::Sysctls;
 use crate::l3::{DeviceId, L3, NeighbourKey};
 use crate::limits::BURST_MAX;
@@ -62,6 +63,7 @@ pub struct TestDirector {
     timeouts: Timeouts,
     marks: Arc<MarkRules>,
     sysctls: Sysctls,
+    sync: SyncRoles,
     now: Tick,
     made: Vec<Outcome>,
     /// Frames that one worker handed to another.
@@ -115,6 +117,7 @@ impl TestDirector {
             timeouts: Timeouts::default(),
             marks: Arc::default(),
             sysctls: Sysctls::default(),
+            sync: SyncRoles::default(),
             now: Tick(1_000),
             counters,
             made: Vec::new(),
@@ -168,6 +171,25 @@ impl TestDirector {
         self.publish();
     }
 
+    /// Starts and stops sync daemons.
+    pub fn set_sync(&mut self, sync: SyncRoles) {
+        self.sync = sync;
+        self.publish();
+    }
+
+    /// What the workers tell other directors, worker by worker, oldest first.
+    pub fn take_synced(&mut self) -> Vec<SyncConn> {
+        let of = |worker: &mut WorkerState| std::iter::from_fn(|| worker.next_synced()).collect::<Vec<_>>();
+        self.workers.iter_mut().flat_map(of).collect()
+    }
+
+    /// What another director tells, to every worker.
+    pub fn take_over(&mut self, conns: &[SyncConn]) {
+        for worker in &mut self.workers {
+            path::take_over::take_over(worker, self.now, conns);
+        }
+    }
+
     fn publish(&mut self) {
         let snapshot = Arc::new(Snapshot {
             services: Arc::new(self.desired.build()),
@@ -175,6 +197,7 @@ impl TestDirector {
             timeouts: self.timeouts,
             marks: Arc::clone(&self.marks),
             sysctls: self.sysctls,
+            sync: self.sync,
             workers_count: self.workers.len() as u8,
         });
         for worker in &mut self.workers {

@@ -22,6 +22,7 @@ use super::body::{Asked, Path, Refusal, Wanted, WantedState};
 use super::{Admin, connections, observe};
 
 mod settings;
+mod sync_daemons;
 
 type Lvsd = Shared<Arc<Admin>>;
 type Answer<T> = Result<axum::Json<T>, Refusal>;
@@ -57,6 +58,11 @@ fn documented() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
         .routes(routes!(settings::get_sysctls, settings::set_sysctls))
         .routes(routes!(settings::list_marks, settings::set_marks, settings::add_mark))
         .routes(routes!(settings::delete_mark))
+        .routes(routes!(
+            sync_daemons::list_sync_daemons,
+            sync_daemons::start_sync_daemon
+        ))
+        .routes(routes!(sync_daemons::stop_sync_daemon))
         .routes(routes!(reload))
         .routes(routes!(observe::get_metrics))
         .routes(routes!(observe::get_proc_file))

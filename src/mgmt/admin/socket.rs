@@ -118,14 +118,15 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Opens the socket with mode 0660, owned by `group` when there is one of that name (else a warning).
+    /// Opens the socket with mode 0660, owned by `group` when there is one of that name (else a warning);
+    /// without a name, by the daemon's own group.
     pub fn open(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
         refuse_second_daemon(path)?;
         let failed = |source| SocketError::Io {
             path: path.to_owned(),
             source,
         };
-        let group = group.and_then(find_group);
+        let group = group.map_or_else(|| Some(Gid::effective()), find_group);
         // Complete before it is visible: nobody connects under the umask's mode, and a stale socket is
         // replaced in one step.
         let mut fresh = path.as_os_str().to_owned();

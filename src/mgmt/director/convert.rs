@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lvs_api::{
-    ApiError, ClientAddress, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, Service, ServiceId, Timeouts,
-    Tunnel,
+    ApiError, ClientAddress, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, Service, ServiceId, SyncDaemon,
+    SyncRole, Timeouts, Tunnel,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::client_address;
@@ -17,6 +17,7 @@ use lvs_core::ipvs::protocol::{self, udp};
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::ipvs::stats;
+use lvs_core::ipvs::sync::daemon;
 use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use lvs_core::worker_state::ConnRecord;
 
@@ -105,6 +106,61 @@ pub fn persistence(persistence: persistence::Persistence) -> Persistence {
     Persistence {
         timeout_sec,
         netmask: netmask.narrowed(),
+    }
+}
+
+/// The core's role of a sync daemon.
+pub const fn core_sync_role(role: SyncRole) -> daemon::SyncRole {
+    match role {
+        SyncRole::Master => daemon::SyncRole::Master,
+        SyncRole::Backup => daemon::SyncRole::Backup,
+    }
+}
+
+/// The core's sync daemon.
+pub fn core_sync_daemon(daemon: &SyncDaemon) -> daemon::SyncDaemon {
+    let SyncDaemon {
+        role,
+        interface,
+        sync_id,
+        max_len_bytes,
+        group,
+        port,
+        ttl,
+    } = daemon;
+    daemon::SyncDaemon {
+        role: core_sync_role(*role),
+        interface: interface.clone(),
+        sync_id: *sync_id,
+        max_len: *max_len_bytes,
+        group: *group,
+        port: *port,
+        ttl: *ttl,
+    }
+}
+
+/// The API's sync daemon.
+pub fn sync_daemon(daemon: &daemon::SyncDaemon) -> SyncDaemon {
+    let daemon::SyncDaemon {
+        role,
+        interface,
+        sync_id,
+        max_len,
+        group,
+        port,
+        ttl,
+    } = daemon;
+    SyncDaemon {
+        role: match role {
+            daemon::SyncRole::Master => SyncRole::Master,
+            daemon::SyncRole::Backup => SyncRole::Backup,
+        },
+        interface: interface.clone(),
+        sync_id: *sync_id,
+        max_len_bytes: *max_len,
+        group: *group,
+        port: *port,
+        ttl: *ttl,
     }
 }
 

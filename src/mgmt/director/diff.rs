@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use lvs_api::{
     Action, ApiError, ErrorCode, Server, ServerOfService, ServerPatch, Service, ServicePatch, Settings, State,
-    StateDiff,
+    StateDiff, SyncRole,
 };
 
 use super::settings;
@@ -47,6 +47,7 @@ pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Step>), Ap
         plan.diff.timeouts_changed = true;
         plan.step("timeouts".to_owned(), Action::SetTimeouts(timeouts.into()));
     }
+    plan.change_sync_daemons(from, to);
     plan.change_sysctls(from, to);
     if let Some(marks) = &to.marks
         && from.marks.as_ref() != Some(marks)
@@ -75,6 +76,16 @@ fn refuse_duplicates(state: &State) -> Result<(), ApiError> {
             }
         }
     }
+    let daemons = state.sync_daemons.as_deref().unwrap_or_default();
+    for (index, daemon) in daemons.iter().enumerate() {
+        if daemons[..index].iter().any(|other| other.role == daemon.role) {
+            let message = format!(
+                "the {} sync daemon is listed twice; at most one of each role runs",
+                daemon.role
+            );
+            return Err(ApiError::new(ErrorCode::SyncDaemonExists, message).at(format!("sync_daemons[{index}]")));
+        }
+    }
     Ok(())
 }
 
@@ -87,6 +98,28 @@ struct Plan {
 impl Plan {
     fn step(&mut self, place: String, action: Action) {
         self.steps.push(Step { place, action });
+    }
+
+    fn change_sync_daemons(&mut self, from: &State, to: &State) {
+        let Some(wanted) = &to.sync_daemons else { return };
+        let running = from.sync_daemons.as_deref().unwrap_or_default();
+        for role in SyncRole::ALL {
+            let old = running.iter().find(|daemon| daemon.role == role);
+            let new = wanted.iter().enumerate().find(|(_, daemon)| daemon.role == role);
+            if old == new.map(|(_, daemon)| daemon) {
+                continue;
+            }
+            self.diff.sync_daemons_changed.push(role);
+            if old.is_some() {
+                self.step(String::new(), Action::StopSyncDaemon(role));
+            }
+            if let Some((index, daemon)) = new {
+                self.step(
+                    format!("sync_daemons[{index}]"),
+                    Action::StartSyncDaemon(daemon.clone()),
+                );
+            }
+        }
     }
 
     /// Settings that `to` does not name get their defaults, unless it says nothing about settings at all.
@@ -297,6 +330,29 @@ mod tests {
             udp_sec: 3,
         });
         assert!(difference(&before, &state(BEFORE)).unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn a_sync_daemon_that_differs_stops_and_starts_and_one_that_is_not_mentioned_stays() {
+        let with = |daemons: &str| state(&format!(r#"{{"services": [], "sync_daemons": {daemons}}}"#));
+        let master = r#"{"role": "master", "interface": "lan", "sync_id": 7}"#;
+        let before = with(&format!("[{master}]"));
+        assert!(difference(&before, &state(r#"{"services": []}"#)).unwrap().0.is_empty());
+        let after = with(&format!(
+            r#"[{{"role": "backup", "interface": "lan"}}, {}]"#,
+            master.replace('7', "8")
+        ));
+        let (diff, steps) = difference(&before, &after).unwrap();
+        assert_eq!(diff.sync_daemons_changed, SyncRole::ALL);
+        let places: Vec<_> = steps.iter().map(|step| step.place.as_str()).collect();
+        assert_eq!(places, ["", "sync_daemons[1]", "sync_daemons[0]"]);
+        let (_, steps) = difference(&before, &with("[]")).unwrap();
+        assert_eq!(steps[0].action, Action::StopSyncDaemon(SyncRole::Master));
+        let twice = with(&format!("[{master}, {master}]"));
+        assert_eq!(
+            difference(&before, &twice).unwrap_err().place.as_deref(),
+            Some("sync_daemons[1]")
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! In:  requests of [`crate::mgmt::ipvs_netlink`]. Out: the same [`Action`]s as the admin socket's.
 //! Counters shown are those of the last sample, 2 s old at most, as the kernel's are. What the core cannot
-//! do yet is refused with `EOPNOTSUPP`; a local-address pool is not shown: its service masquerades.
+//! do is refused with `EOPNOTSUPP`; a local-address pool is not shown: its service masquerades.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -161,20 +161,15 @@ impl IpvsTable for Director {
     }
 
     fn daemons(&self) -> Vec<DaemonRow> {
-        Vec::new()
+        self.daemon_rows()
     }
 
-    fn start_daemon(&mut self, _wanted: &DaemonRequest) -> Result<(), Errno> {
-        Err(Errno::NotSupported)
+    fn start_daemon(&mut self, wanted: &DaemonRequest) -> Result<(), Errno> {
+        Self::start_daemon(self, wanted)
     }
 
     fn stop_daemon(&mut self, state: u32) -> Result<(), Errno> {
-        // None runs.
-        Err(if matches!(state, 1 | 2) {
-            Errno::NoService
-        } else {
-            Errno::Invalid
-        })
+        Self::stop_daemon(self, state)
     }
 
     fn zero(&mut self, key: Option<&ServiceKey>) -> Result<(), Errno> {
@@ -192,7 +187,7 @@ impl IpvsTable for Director {
 }
 
 impl Director {
-    fn act(&mut self, action: Action) -> Result<(), Errno> {
+    pub(super) fn act(&mut self, action: Action) -> Result<(), Errno> {
         self.apply(action, Instant::now()).map_err(|error| errno(&error))
     }
 
@@ -389,8 +384,9 @@ fn api_server(addr: IpAddr, port: u16, options: &ServerOptions) -> Result<Server
 
 fn errno(error: &ApiError) -> Errno {
     match error.code {
-        ErrorCode::ServiceExists | ErrorCode::ServerExists => Errno::Exists,
-        ErrorCode::NoSuchService => Errno::NoService,
+        ErrorCode::ServiceExists | ErrorCode::ServerExists | ErrorCode::SyncDaemonExists => Errno::Exists,
+        ErrorCode::NoSuchService | ErrorCode::NoSuchSyncDaemon => Errno::NoService,
+        ErrorCode::NoSuchInterface => Errno::NoDevice,
         ErrorCode::NoSuchServer => Errno::NoEntry,
         ErrorCode::JournalFailed => Errno::Io,
         ErrorCode::Busy => Errno::Busy,

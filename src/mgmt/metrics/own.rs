@@ -84,7 +84,7 @@ fn one(label: &'static str, name: &str, value: u64) -> Sample<1> {
 
 fn workers(page: &mut Page, workers: &[Worker]) {
     type Read = fn(&Worker) -> u64;
-    let counters: [(Named, Read); 17] = [
+    let counters: [(Named, Read); 19] = [
         (("lvsd_worker_rx_packets_total", "Frames taken from devices."), |of| {
             of.rx_packets
         }),
@@ -126,6 +126,20 @@ fn workers(page: &mut Page, workers: &[Worker]) {
         (
             ("lvsd_worker_make_packets_total", "Frames made besides those received."),
             |of| of.make_packets,
+        ),
+        (
+            (
+                "lvsd_worker_client_address_packets_total",
+                "Packets to real servers that carried the client's address.",
+            ),
+            |of| of.client_address_packets,
+        ),
+        (
+            (
+                "lvsd_worker_client_address_no_room_packets_total",
+                "Packets that had no room for the client's address.",
+            ),
+            |of| of.client_address_no_room_packets,
         ),
         (("lvsd_worker_bursts_total", "Polls that brought frames."), |of| {
             of.bursts

@@ -96,8 +96,8 @@ impl Machine {
         }
     }
 
-    /// A frame that `side` receives.
-    pub fn receive(&mut self, side: Side, frame: &[u8]) {
+    /// A frame that `side` receives; whether the director left it to the kernel.
+    pub fn receive(&mut self, side: Side, frame: &[u8]) -> bool {
         let device = side.device();
         let outcome = self.director.inject(device, frame);
         let was_punted = matches!(outcome, Outcome::Punted(_));
@@ -106,6 +106,7 @@ impl Machine {
         if was_punted && let Some((addr, mac)) = host::announced(frame) {
             self.learn(NeighbourKey { device, vlan: 0, addr }, mac);
         }
+        was_punted
     }
 
     /// Lets the time come that the recording's clock shows.

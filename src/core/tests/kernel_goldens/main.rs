@@ -2,6 +2,7 @@
 //! frame. `LVS_GOLDENS=DIR` plays another folder; `LVS_GOLDENS_ONLY=name` one recording, loudly.
 
 mod commands;
+mod daemons;
 mod frames;
 mod host;
 mod listing;

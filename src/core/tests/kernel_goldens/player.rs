@@ -5,6 +5,7 @@ use lvs_core::l3::DeviceId;
 use lvs_core::testing::director::TestDirector;
 
 use crate::commands;
+use crate::daemons::{self, Daemons};
 use crate::frames::{self, Identities};
 use crate::host;
 use crate::listing::{GRID_MS, Listings};
@@ -58,6 +59,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
     let mut clock = Clock {
         ms: 0,
         listings: Listings::new(),
+        daemons: Daemons::default(),
     };
     let mut identities = Identities::default();
     let mut steps = scenario.steps.iter().peekable();
@@ -70,28 +72,37 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 iface, frame, summary, ..
             } => {
                 let (bytes, early) = (octets(frame), machine.take());
-                machine.receive(*iface, &bytes);
+                let was_punted = machine.receive(*iface, &bytes);
                 let expected = expectations(&mut steps);
                 let outcomes = early.followed_by(machine.take());
+                clock.daemons.gather(&mut machine.director, clock.ms);
+                if was_punted {
+                    clock.daemons.receive(&mut machine.director, *iface, &bytes);
+                }
+                let expected = clock.left_out(expected)?;
                 compare(&bytes, outcomes, &expected, &mut identities)
                     .map_err(|why| format!("inject {summary}\n{why}"))?;
             }
             Step::Exec(command) => {
                 clock.listings.collect(&machine.director);
-                execute(&mut machine, &mut clock.listings, command)
-                    .map_err(|why| format!("exec {}: {why}", command.command))?;
+                execute(&mut machine, &mut clock, command).map_err(|why| format!("exec {}: {why}", command.command))?;
             }
             Step::Listing(command) => {
                 clock
-                    .listings
-                    .compare(&machine.director, command)
+                    .listing(&machine.director, command)
                     .map_err(|why| format!("listing {}\n{why}", command.command))?;
             }
             Step::Sleep { seconds } => {
                 clock.pass(&mut machine, *seconds);
                 let expected = expectations(&mut steps);
+                let expected = clock.left_out(expected)?;
                 compare(&[], machine.take(), &expected, &mut identities)
                     .map_err(|why| format!("sleep {seconds}\n{why}"))?;
+            }
+            Step::Expect { frame, .. } if daemons::is_membership(&octets(frame)) => {}
+            Step::Expect { frame, summary, .. } if daemons::is_message(&octets(frame)) => {
+                let told = clock.daemons.expect(&octets(frame));
+                told.map_err(|why| format!("{summary}\n{why}"))?;
             }
             Step::Expect { summary, .. } => return Err(format!("came out without a packet going in: {summary}")),
             Step::Note {
@@ -101,7 +112,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
             Step::Note { .. } => {}
         }
     }
-    Ok(())
+    clock.daemons.finish(clock.ms)
 }
 
 /// "12500 times this frame injected on client": whose outcomes are not recorded.
@@ -120,7 +131,14 @@ fn inject_unlisted(director: &mut TestDirector, text: &str, frame: &str) -> Resu
 }
 
 /// Runs a command that changes something; it must succeed or be refused as it was then.
-fn execute(machine: &mut Machine, listings: &mut Listings, command: &Command) -> Result<(), String> {
+fn execute(machine: &mut Machine, clock: &mut Clock, command: &Command) -> Result<(), String> {
+    if let Some(done) = clock.daemons.run(&mut machine.director, &command.command) {
+        return done;
+    }
+    // What the kernel wrote into its log.
+    if command.command.starts_with("dmesg ") {
+        return Ok(());
+    }
     let zero = command.command.strip_prefix("ipvsadm -Z");
     if let Some(service) = zero.map(str::trim) {
         let key = if service.is_empty() {
@@ -128,7 +146,7 @@ fn execute(machine: &mut Machine, listings: &mut Listings, command: &Command) ->
         } else {
             Some(commands::service_of(service)?)
         };
-        listings.zero(&machine.director, key.as_ref());
+        clock.listings.zero(&machine.director, key.as_ref());
         return Ok(());
     }
     if machine.setup.run(&command.command).is_ok() {
@@ -147,6 +165,7 @@ fn execute(machine: &mut Machine, listings: &mut Listings, command: &Command) ->
 struct Clock {
     ms: u64,
     listings: Listings,
+    daemons: Daemons,
 }
 
 impl Clock {
@@ -157,9 +176,33 @@ impl Clock {
             let next = grid.min(until);
             machine.advance((next - self.ms) as u32);
             self.ms = next;
+            self.daemons.gather(&mut machine.director, next);
             if next == grid {
                 self.listings.tick(&machine.director, grid / GRID_MS);
             }
+        }
+    }
+
+    /// What else came out, once the sync messages among it are compared; reports of membership are the stack's.
+    fn left_out(&mut self, expected: Vec<Expected>) -> Result<Vec<Expected>, String> {
+        let mut others = Vec::new();
+        for one in expected {
+            if daemons::is_message(&one.bytes) {
+                self.daemons
+                    .expect(&one.bytes)
+                    .map_err(|why| format!("{}\n{why}", one.summary))?;
+            } else if !daemons::is_membership(&one.bytes) {
+                others.push(one);
+            }
+        }
+        Ok(others)
+    }
+
+    fn listing(&mut self, director: &TestDirector, command: &Command) -> Result<(), String> {
+        match self.daemons.listing(director, &command.command) {
+            Some(ours) if daemons::same_lines(&ours, &command.output) => Ok(()),
+            Some(ours) => Err(format!("  kernel:\n{}  lvsd:\n{ours}", command.output)),
+            None => self.listings.compare(director, command),
         }
     }
 

@@ -7,6 +7,7 @@ mod modes;
 mod persistence;
 mod plain;
 mod refusals;
+mod sync;
 mod workers;
 
 use std::net::IpAddr;

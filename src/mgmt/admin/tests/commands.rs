@@ -441,7 +441,7 @@ fn everything_can_be_done_with_plain_http() {
         assert_eq!(stand.ask(method, path, body).0, status, "{method} {path}");
     }
     let (_, state) = stand.ask("GET", "/v1/state", "");
-    let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"one_packet":false,"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","tunnel":{"kind":"ipip"},"weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5},"sysctls":{},"marks":[]}"#;
+    let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"one_packet":false,"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","tunnel":{"kind":"ipip"},"weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5},"sysctls":{},"marks":[],"sync_daemons":[]}"#;
     assert_eq!(state, expected);
     assert_eq!(stand.ask("DELETE", &server, "").0, 204);
     assert_eq!(
@@ -474,4 +474,44 @@ fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() 
     assert!(taken < Duration::from_secs(2), "{taken:?}");
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(stand.workers[0].snapshot().services.services().len(), 4_000);
+}
+
+#[test]
+fn a_sync_daemon_that_cannot_be_started_or_stopped_is_refused_by_name() {
+    let stand = Stand::new(Limits::default());
+    assert_eq!(stand.printed("sync"), "");
+    for (method, path, body, status, place) in [
+        (
+            "POST",
+            "/v1/sync-daemons",
+            r#"{"role": "master", "interface": "nowhere0"}"#,
+            422,
+            Some("interface"),
+        ),
+        (
+            "POST",
+            "/v1/sync-daemons",
+            r#"{"role": "master", "interface": "lo", "group": "192.0.2.1"}"#,
+            422,
+            Some("group"),
+        ),
+        (
+            "POST",
+            "/v1/sync-daemons",
+            r#"{"role": "both", "interface": "lo"}"#,
+            400,
+            Some("role"),
+        ),
+        ("DELETE", "/v1/sync-daemons/backup", "", 404, None),
+        ("DELETE", "/v1/sync-daemons/both", "", 400, Some("role")),
+    ] {
+        let (found, answer) = stand.ask(method, path, body);
+        let error: ApiError = serde_json::from_str(&answer).unwrap();
+        assert_eq!(
+            (found, error.place.as_deref()),
+            (status, place),
+            "{method} {path} {body}: {answer}"
+        );
+    }
+    assert_eq!(stand.ask("GET", "/v1/sync-daemons", ""), (200, "[]".to_owned()));
 }

@@ -1,0 +1,19 @@
+//! `lvsd`'s command line.
+//!
+//! In:  words. Out: what is wanted. Manual pages and completions are made from it.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Linux Virtual Server director on DPDK.
+#[derive(Parser)]
+#[command(name = "lvsd")]
+pub(crate) struct Arguments {
+    /// Configuration file.
+    #[arg(long, short, default_value = "/etc/lvsd/lvsd.toml", env = "LVSD_CONFIG")]
+    pub(crate) config: PathBuf,
+    /// Read and check the configuration file, then exit.
+    #[arg(long)]
+    pub(crate) check: bool,
+}

@@ -1,0 +1,131 @@
+//! Connection synchronisation: what one director tells another about its connections.
+//!
+//! [`daemon`] what an operator starts; [`message`] the kernel's datagrams, read and written; [`assembly`] entries
+//! gathered into messages. The path offers connections ([`crate::path::announce`]) and takes those of another
+//! director over ([`crate::path::take_over`]); sockets are the management core's.
+//! Ref: Linux net/netfilter/ipvs/ip_vs_sync.c.
+
+use std::net::IpAddr;
+
+use crate::address::{Address, Endpoint};
+use crate::ipvs::conn::{
+    Conn, FLAG_INACTIVE, FLAG_INBOUND_SHIFTED, FLAG_NO_CLIENT_PORT, FLAG_NO_OUTPUT, FLAG_ONE_PACKET,
+    FLAG_OUTBOUND_SHIFTED, FLAG_SYNCED, FLAG_TEMPLATE, SequenceShift,
+};
+use crate::ipvs::forwarding::ForwardingMode;
+
+pub mod assembly;
+pub mod daemon;
+pub mod message;
+mod message_v0;
+pub mod outbox;
+
+/// Which daemons run; workers read it through the snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SyncRoles {
+    /// Connections are told to others.
+    pub master: bool,
+    /// Connections of others are taken over.
+    pub backup: bool,
+}
+
+/// The forwarding method in an entry's flags (`IP_VS_CONN_F_FWD_MASK`).
+pub const FLAGS_METHOD: u32 = 0x0007;
+const METHOD_MASQUERADING: u32 = 0;
+const METHOD_LOCAL: u32 = 1;
+const METHOD_TUNNEL: u32 = 2;
+const METHOD_DIRECT_ROUTING: u32 = 3;
+const METHOD_BYPASS: u32 = 4;
+
+/// The flags of a connection that travel as they are.
+const FLAGS_SENT: u16 = FLAG_SYNCED
+    | FLAG_NO_OUTPUT
+    | FLAG_INACTIVE
+    | FLAG_OUTBOUND_SHIFTED
+    | FLAG_INBOUND_SHIFTED
+    | FLAG_NO_CLIENT_PORT
+    | FLAG_TEMPLATE
+    | FLAG_ONE_PACKET;
+/// Those of them that a backup takes over (`IP_VS_CONN_F_BACKUP_MASK`).
+pub const FLAGS_TAKEN: u16 =
+    FLAG_NO_OUTPUT | FLAG_INACTIVE | FLAG_OUTBOUND_SHIFTED | FLAG_INBOUND_SHIFTED | FLAG_NO_CLIENT_PORT | FLAG_TEMPLATE;
+/// Those of them that change a connection that is known (`IP_VS_CONN_F_BACKUP_UPD_MASK`).
+pub const FLAGS_UPDATED: u16 = FLAG_INACTIVE | FLAG_OUTBOUND_SHIFTED | FLAG_INBOUND_SHIFTED;
+
+/// An address and a port.
+pub type End = (IpAddr, u16);
+
+/// A connection or template as one director tells it to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyncConn {
+    /// IP protocol number; 0 for the template of a fwmark service.
+    pub protocol: u8,
+    /// The kernel's `IP_VS_CONN_F_*`: method, direction, activity, template.
+    pub flags: u32,
+    /// Protocol state, or of a template [`crate::ipvs::persistence::STATE_ASSURED`].
+    pub state: u16,
+    /// CIP and client port.
+    pub client: End,
+    /// VIP and service port; of a fwmark template the mark and 0.
+    pub virt: End,
+    /// RIP and real port. All ends are of one family.
+    pub real: End,
+    /// FULLNAT's local address and port, which the kernel does not know.
+    pub local: Option<End>,
+    /// Mark of its service; 0 for none, and always with version 0.
+    pub fwmark: u32,
+    /// Idle timeout in seconds; 0 for that of its state, as always with version 0.
+    pub timeout_sec: u32,
+    /// Shift of sequence numbers, inbound and outbound.
+    pub shifts: Option<[SequenceShift; 2]>,
+}
+
+impl SyncConn {
+    /// What is told about `conn`; `None` when the protocol has no words for it: a real server of another family.
+    pub fn of<A: Address>(conn: &Conn<A>) -> Option<Self> {
+        let mode = ForwardingMode::from_u8(conn.mode);
+        if mode == ForwardingMode::Tunnel && conn.real.addr == A::default() {
+            return None;
+        }
+        let end = |endpoint: Endpoint<A>| (endpoint.addr.to_ip(), endpoint.port);
+        let method = match mode {
+            ForwardingMode::Nat | ForwardingMode::FullNat => METHOD_MASQUERADING,
+            ForwardingMode::Local => METHOD_LOCAL,
+            ForwardingMode::Tunnel => METHOD_TUNNEL,
+            ForwardingMode::DirectRouting => METHOD_DIRECT_ROUTING,
+        };
+        let is_template = conn.flags & FLAG_TEMPLATE != 0;
+        // A template counts as inactive on the wire.
+        let inactive = if is_template { FLAG_INACTIVE } else { 0 };
+        let is_shifted = conn.flags & (FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED) != 0;
+        Some(Self {
+            protocol: conn.ip_protocol(),
+            flags: method | u32::from(conn.flags & FLAGS_SENT | inactive),
+            state: u16::from(conn.state),
+            client: end(conn.client),
+            virt: end(conn.virt),
+            real: end(conn.real),
+            local: (mode == ForwardingMode::FullNat && !is_template).then(|| end(conn.local)),
+            fwmark: conn.fwmark,
+            timeout_sec: conn.timeout_ms / 1_000,
+            shifts: is_shifted.then_some(conn.shifts),
+        })
+    }
+
+    /// Whether it is a persistence template.
+    pub const fn is_template(&self) -> bool {
+        self.flags & FLAG_TEMPLATE as u32 != 0
+    }
+
+    /// How it is forwarded when this director has no such real server.
+    pub const fn mode(&self) -> ForwardingMode {
+        match self.flags & FLAGS_METHOD {
+            METHOD_MASQUERADING if self.local.is_some() => ForwardingMode::FullNat,
+            METHOD_MASQUERADING => ForwardingMode::Nat,
+            METHOD_TUNNEL => ForwardingMode::Tunnel,
+            // Past the servers, to where the client meant it: unchanged but for the MAC.
+            METHOD_DIRECT_ROUTING | METHOD_BYPASS => ForwardingMode::DirectRouting,
+            _ => ForwardingMode::Local,
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! A master's messages: entries gathered until a message is full or its first entry is two seconds old.
+//!
+//! In:  connections that are due, from every worker. Out: datagrams of at most the daemon's length.
+//! Time is a parameter, in milliseconds of any origin.
+//! Ref: Linux ip_vs_sync.c `ip_vs_sync_conn()`, `get_curr_sync_buff()`.
+
+use super::{SyncConn, message, message_v0};
+
+/// How long an entry may wait for others, in milliseconds (`IPVS_SYNC_FLUSH_TIME`).
+pub const FLUSH_MS: u64 = 2_000;
+/// What the count of a message can say.
+const ENTRIES_MAX: u8 = u8::MAX;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Assembly {
+    sync_id: u8,
+    max_len: usize,
+    message: Vec<u8>,
+    version: u32,
+    entries: u8,
+    begun_ms: u64,
+}
+
+impl Assembly {
+    /// Nothing yet, for messages of `sync_id` and at most `max_len` octets; a single entry may need more.
+    pub const fn new(sync_id: u8, max_len: u16) -> Self {
+        Self {
+            sync_id,
+            max_len: max_len as usize,
+            message: Vec::new(),
+            version: 1,
+            entries: 0,
+            begun_ms: 0,
+        }
+    }
+
+    /// Adds an entry in `version` (`sync_version`: 0, else 1). What that cannot say is left out. Returns the
+    /// message before, when the entry did not fit into it.
+    pub fn add(&mut self, conn: &SyncConn, version: u32, now_ms: u64) -> Option<Vec<u8>> {
+        let (len, pad) = if version == 0 {
+            if !message_v0::can_say(conn) {
+                return None;
+            }
+            (message_v0::entry_len(conn), 0)
+        } else {
+            let end = self.message.len();
+            (message::entry_len(conn), end.next_multiple_of(4) - end)
+        };
+        let fits = self.message.len() + pad + len <= self.max_len && self.entries < ENTRIES_MAX;
+        let finished = if self.entries > 0 && (!fits || self.version != version) {
+            self.finish()
+        } else {
+            None
+        };
+        if self.entries == 0 {
+            self.version = version;
+            self.begun_ms = now_ms;
+            match version {
+                0 => message_v0::begin(&mut self.message, self.sync_id),
+                _ => message::begin(&mut self.message, self.sync_id),
+            }
+        }
+        match version {
+            0 => message_v0::write_entry(&mut self.message, conn),
+            _ => {
+                self.message.resize(self.message.len().next_multiple_of(4), 0);
+                message::write_entry(&mut self.message, conn);
+            }
+        }
+        self.entries += 1;
+        finished
+    }
+
+    /// The message, once its first entry has waited long enough.
+    pub fn due(&mut self, now_ms: u64) -> Option<Vec<u8>> {
+        let is_due = self.entries > 0 && now_ms.saturating_sub(self.begun_ms) >= FLUSH_MS;
+        is_due.then(|| self.finish())?
+    }
+
+    fn finish(&mut self) -> Option<Vec<u8>> {
+        let mut message = std::mem::take(&mut self.message);
+        let size = (message.len() as u16).to_be_bytes();
+        message.get_mut(2..4)?.copy_from_slice(&size);
+        *message.get_mut(if self.version == 0 { 0 } else { 4 })? = self.entries;
+        self.entries = 0;
+        Some(message)
+    }
+}

@@ -1,0 +1,355 @@
+//! The kernel's sync messages: entries read from a datagram, and written into one.
+//!
+//! In:  a datagram of either version. Out: its entries one by one; what is malformed ends the message or skips
+//!      the entry exactly as the kernel does, so that entries before a fault count.
+//! Version 1 carries both families, marks, timeouts and options; [`super::message_v0`] the older form.
+//! FULLNAT's local end is an option of lvsd's own that must be understood: a kernel passes over such an entry,
+//! as it could not forward the connection.
+//! Ref: Linux ip_vs_sync.c `ip_vs_process_message()`, `ip_vs_proc_sync_conn()`, `ip_vs_sync_conn()`.
+
+use std::net::IpAddr;
+
+use super::{End, FLAGS_METHOD, FLAGS_TAKEN, SyncConn, message_v0};
+use crate::ipvs::conn::{FLAG_ONE_PACKET, SequenceShift};
+use crate::ipvs::protocol;
+use crate::wire::{sctp, tcp, udp};
+
+/// Octets before the first entry.
+pub(super) const HEADER_LEN: usize = 8;
+const HEADER_V0_LEN: usize = 4;
+const VERSION: u8 = 1;
+
+const ENTRY4_LEN: usize = 36;
+const ENTRY6_LEN: usize = 72;
+/// Bit of an entry's type: its addresses are IPv6.
+const TYPE_IPV6: u8 = 1;
+
+/// Set in an option's kind when who does not know it may ignore it.
+const OPTION_MAY_IGNORE: u8 = 0x40;
+const OPTION_SHIFTS: u8 = 1;
+const OPTION_ENGINE_DATA: u8 = 2;
+const OPTION_ENGINE_NAME: u8 = 3;
+/// lvsd's own: FULLNAT's local address and port.
+const OPTION_LOCAL: u8 = 0x20;
+/// `IP_VS_PEDATA_MAXLEN`.
+const ENGINE_DATA_MAX: usize = 255;
+/// `IP_VS_PENAME_MAXLEN`.
+const ENGINE_NAME_MAX: usize = 16;
+/// In- and outbound: where from, shift, shift before.
+const SHIFTS_LEN: usize = 24;
+
+/// Why the rest of a message was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// Shorter than a header.
+    Short,
+    /// Its size field differs from its length.
+    Size,
+    /// Of another sync id.
+    OtherSyncId,
+    /// An entry ends behind the message.
+    EntryLength,
+    /// An entry of another version.
+    EntryVersion,
+    /// An entry that is neither IPv4 nor IPv6.
+    EntryType,
+    /// An option ends behind its entry, is there twice or has a wrong length.
+    Option,
+}
+
+impl Fault {
+    /// The name of its counter.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Short => "message_short",
+            Self::Size => "message_size",
+            Self::OtherSyncId => "other_sync_id",
+            Self::EntryLength => "entry_length",
+            Self::EntryVersion => "entry_version",
+            Self::EntryType => "entry_type",
+            Self::Option => "entry_option",
+        }
+    }
+}
+
+/// Why one entry was passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Skip {
+    /// A protocol without connections.
+    Protocol,
+    /// A state that the protocol does not have.
+    State,
+    /// An option that must be understood and is not.
+    Option,
+    /// Data of a persistence engine that is not here.
+    Engine,
+    /// One-packet scheduling: over with its packet.
+    OnePacket,
+}
+
+impl Skip {
+    /// The name of its counter.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Protocol => "entry_protocol",
+            Self::State => "entry_state",
+            Self::Option => "entry_unknown_option",
+            Self::Engine => "entry_unknown_engine",
+            Self::OnePacket => "entry_one_packet",
+        }
+    }
+}
+
+/// Reads `message` and gives `take` its entries, as a backup of `sync_id` (0: of all).
+///
+/// # Errors
+/// What ended it early; the entries before were given.
+pub fn read(message: &[u8], sync_id: u8, mut take: impl FnMut(Result<SyncConn, Skip>)) -> Result<(), Fault> {
+    let [_, sender_id, size @ ..] = *message.first_chunk::<HEADER_V0_LEN>().ok_or(Fault::Short)?;
+    if message.len() != usize::from(u16::from_be_bytes(size)) {
+        return Err(Fault::Size);
+    }
+    if sync_id != 0 && sender_id != sync_id {
+        return Err(Fault::OtherSyncId);
+    }
+    let Some([0, _, _, _, count, VERSION, 0, 0]) = message.first_chunk::<HEADER_LEN>() else {
+        return message_v0::read(message, take);
+    };
+    let mut rest = message.get(HEADER_LEN..).unwrap_or_default();
+    for _ in 0..*count {
+        let [_, _, high, low, ..] = *rest.first_chunk::<ENTRY4_LEN>().ok_or(Fault::EntryLength)?;
+        let len = usize::from(u16::from_be_bytes([high & 0x0F, low]));
+        let entry = rest.get(..len).ok_or(Fault::EntryLength)?;
+        if high >> 4 != 0 {
+            return Err(Fault::EntryVersion);
+        }
+        take(read_entry(entry)?);
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Takes octets off a slice.
+pub(super) struct Octets<'a>(pub(super) &'a [u8]);
+
+impl<'a> Octets<'a> {
+    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    pub(super) fn array<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[octet]| octet)
+    }
+
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    pub(super) fn addr(&mut self, is_ipv6: bool) -> Option<IpAddr> {
+        if is_ipv6 {
+            self.array::<16>().map(IpAddr::from)
+        } else {
+            self.array::<4>().map(IpAddr::from)
+        }
+    }
+}
+
+fn read_entry(entry: &[u8]) -> Result<Result<SyncConn, Skip>, Fault> {
+    let kind = entry.first().copied().ok_or(Fault::EntryLength)?;
+    let is_ipv6 = kind & TYPE_IPV6 != 0;
+    if !is_ipv6 && kind != 0 {
+        return Err(Fault::EntryType);
+    }
+    let mut octets = Octets(entry);
+    let (conn, flags) = read_fixed(&mut octets, is_ipv6).ok_or(Fault::EntryLength)?;
+    let mut options = Options::default();
+    // Nobody looks further once an unknown option has disqualified the entry.
+    while !octets.0.is_empty() && !options.is_unknown {
+        options.read(&mut octets, is_ipv6).ok_or(Fault::Option)?;
+    }
+    if options.is_unknown {
+        return Ok(Err(Skip::Option));
+    }
+    if let Err(skip) = check(&conn, flags) {
+        return Ok(Err(skip));
+    }
+    if options.has_engine_data {
+        // lvsd has no persistence engines, like a kernel that has not loaded the one it is asked for.
+        return Ok(Err(Skip::Engine));
+    }
+    Ok(Ok(SyncConn {
+        shifts: options.shifts,
+        local: options.local,
+        ..conn
+    }))
+}
+
+/// The entry before its options, and its flags as they were sent.
+fn read_fixed(octets: &mut Octets<'_>, is_ipv6: bool) -> Option<(SyncConn, u32)> {
+    octets.u8()?;
+    let protocol = octets.u8()?;
+    octets.u16()?;
+    let flags = octets.u32()?;
+    let state = octets.u16()?;
+    let (client_port, virt_port, real_port) = (octets.u16()?, octets.u16()?, octets.u16()?);
+    let (fwmark, timeout_sec) = (octets.u32()?, octets.u32()?);
+    let conn = SyncConn {
+        protocol,
+        flags: flags & (FLAGS_METHOD | u32::from(FLAGS_TAKEN)),
+        state,
+        client: (octets.addr(is_ipv6)?, client_port),
+        virt: (octets.addr(is_ipv6)?, virt_port),
+        real: (octets.addr(is_ipv6)?, real_port),
+        local: None,
+        fwmark,
+        timeout_sec,
+        shifts: None,
+    };
+    Some((conn, flags))
+}
+
+/// Whether there can be such a connection, and it is one to keep.
+pub(super) fn check(conn: &SyncConn, flags_sent: u32) -> Result<(), Skip> {
+    if flags_sent & u32::from(FLAG_ONE_PACKET) != 0 {
+        return Err(Skip::OnePacket);
+    }
+    if conn.is_template() {
+        let can_persist = conn.protocol == 0 || matches!(conn.protocol, tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL);
+        return if can_persist { Ok(()) } else { Err(Skip::Protocol) };
+    }
+    match protocol::states_count(conn.protocol) {
+        0 => Err(Skip::Protocol),
+        count if conn.state >= count => Err(Skip::State),
+        _ => Ok(()),
+    }
+}
+
+#[derive(Default)]
+struct Options {
+    shifts: Option<[SequenceShift; 2]>,
+    local: Option<End>,
+    has_engine_data: bool,
+    has_engine_name: bool,
+    is_unknown: bool,
+}
+
+impl Options {
+    /// One option; `None` when it is malformed.
+    fn read(&mut self, octets: &mut Octets<'_>, is_ipv6: bool) -> Option<()> {
+        let (kind, len) = (octets.u8()?, usize::from(octets.u8()?));
+        let data = octets.take(len).filter(|data| !data.is_empty())?;
+        match kind & !OPTION_MAY_IGNORE {
+            OPTION_SHIFTS => {
+                let is_first = self.shifts.is_none();
+                self.shifts = Some(read_shifts(data, u32::from_be_bytes).filter(|_| is_first)?);
+            }
+            OPTION_ENGINE_DATA => {
+                (!self.has_engine_data && len <= ENGINE_DATA_MAX).then_some(())?;
+                self.has_engine_data = true;
+            }
+            OPTION_ENGINE_NAME => {
+                (!self.has_engine_name && len <= ENGINE_NAME_MAX).then_some(())?;
+                self.has_engine_name = true;
+            }
+            OPTION_LOCAL => {
+                let mut local = Octets(data);
+                let (addr, port) = (local.addr(is_ipv6)?, local.u16()?);
+                (local.0.is_empty() && self.local.is_none()).then_some(())?;
+                self.local = Some((addr, port));
+            }
+            _ => self.is_unknown |= kind & OPTION_MAY_IGNORE == 0,
+        }
+        Some(())
+    }
+}
+
+/// Shifts in octets of either order.
+pub(super) fn read_shifts(data: &[u8], word: fn([u8; 4]) -> u32) -> Option<[SequenceShift; 2]> {
+    let mut octets = Octets(data.get(..SHIFTS_LEN).filter(|_| data.len() == SHIFTS_LEN)?);
+    let mut shift = || {
+        Some(SequenceShift {
+            from: word(octets.array()?),
+            delta: word(octets.array()?).cast_signed(),
+            previous_delta: word(octets.array()?).cast_signed(),
+        })
+    };
+    Some([shift()?, shift()?])
+}
+
+/// Octets of `shifts`, each word by `word`.
+pub(super) fn write_shifts(out: &mut Vec<u8>, shifts: &[SequenceShift; 2], word: fn(u32) -> [u8; 4]) {
+    for shift in shifts {
+        for value in [
+            shift.from,
+            shift.delta.cast_unsigned(),
+            shift.previous_delta.cast_unsigned(),
+        ] {
+            out.extend_from_slice(&word(value));
+        }
+    }
+}
+
+/// Begins a message of version 1.
+pub(super) fn begin(out: &mut Vec<u8>, sync_id: u8) {
+    out.extend_from_slice(&[0, sync_id, 0, HEADER_LEN as u8, 0, VERSION, 0, 0]);
+}
+
+/// Appends `conn` as an entry; the caller sees to the message's header and to room.
+pub(super) fn write_entry(out: &mut Vec<u8>, conn: &SyncConn) {
+    let begun = out.len();
+    let is_ipv6 = conn.client.0.is_ipv6();
+    out.extend_from_slice(&[u8::from(is_ipv6), conn.protocol, 0, 0]);
+    out.extend_from_slice(&conn.flags.to_be_bytes());
+    for word in [conn.state, conn.client.1, conn.virt.1, conn.real.1] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+    out.extend_from_slice(&conn.fwmark.to_be_bytes());
+    out.extend_from_slice(&conn.timeout_sec.to_be_bytes());
+    for end in [conn.client, conn.virt, conn.real] {
+        write_addr(out, end.0);
+    }
+    if let Some(shifts) = &conn.shifts {
+        out.extend_from_slice(&[OPTION_SHIFTS, SHIFTS_LEN as u8]);
+        write_shifts(out, shifts, u32::to_be_bytes);
+    }
+    if let Some((addr, port)) = conn.local {
+        out.extend_from_slice(&[OPTION_LOCAL, if addr.is_ipv6() { 18 } else { 6 }]);
+        write_addr(out, addr);
+        out.extend_from_slice(&port.to_be_bytes());
+    }
+    let len = (out.len() - begun) as u16;
+    if let Some(field) = out.get_mut(begun + 2..begun + 4) {
+        field.copy_from_slice(&len.to_be_bytes());
+    }
+}
+
+pub(super) fn write_addr(out: &mut Vec<u8>, addr: IpAddr) {
+    match addr {
+        IpAddr::V4(v4) => out.extend_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => out.extend_from_slice(&v6.octets()),
+    }
+}
+
+/// Octets that `conn` takes in a message of version 1, padding aside.
+pub(super) fn entry_len(conn: &SyncConn) -> usize {
+    let is_ipv6 = conn.client.0.is_ipv6();
+    let fixed = if is_ipv6 { ENTRY6_LEN } else { ENTRY4_LEN };
+    let shifts = conn.shifts.map_or(0, |_| 2 + SHIFTS_LEN);
+    let local = conn.local.map_or(0, |(addr, _)| if addr.is_ipv6() { 20 } else { 8 });
+    fixed + shifts + local
+}
+
+#[cfg(test)]
+mod tests;

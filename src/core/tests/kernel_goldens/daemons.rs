@@ -1,0 +1,254 @@
+//! Sync daemons of recordings: the master's messages are compared as they leave, the backup gets those that were
+//! injected. Joining groups is the stack's business, and when exactly a message leaves the kernel's timers'.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use lvs_api::ipvsadm_text::{self, Daemon};
+use lvs_api::proc_text::{self, ConnectionRow};
+use lvs_core::ipvs::conn::FLAG_SYNCED;
+use lvs_core::ipvs::sync::assembly::Assembly;
+use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncRole};
+use lvs_core::ipvs::sync::{SyncRoles, message};
+use lvs_core::testing::director::TestDirector;
+
+use crate::scenario::Side;
+
+const LINK_MTU: u16 = 1_500;
+/// How much later than due a kernel may look for messages that are due (`IPVS_SYNC_CHECK_PERIOD`), and some.
+const LATENESS_MS: u64 = 1_200;
+
+/// A message that left.
+struct Sent {
+    at_ms: u64,
+    payload: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Daemons {
+    master: Option<(SyncDaemon, Assembly)>,
+    backup: Option<SyncDaemon>,
+    sent: VecDeque<Sent>,
+}
+
+/// A UDP datagram in a frame.
+struct Datagram<'a> {
+    dst: IpAddr,
+    ttl: u8,
+    port: u16,
+    payload: &'a [u8],
+}
+
+impl<'a> Datagram<'a> {
+    fn of(frame: &'a [u8]) -> Option<Self> {
+        let (dst, ttl, protocol, udp) = match frame.get(12..14)? {
+            [8, 0] => {
+                let addr = |at: usize| Some(IpAddr::from(*frame.get(at..)?.first_chunk::<4>()?));
+                (addr(30)?, *frame.get(22)?, *frame.get(23)?, frame.get(34..)?)
+            }
+            [0x86, 0xDD] => {
+                let addr = |at: usize| Some(IpAddr::from(*frame.get(at..)?.first_chunk::<16>()?));
+                (addr(38)?, *frame.get(21)?, *frame.get(20)?, frame.get(54..)?)
+            }
+            _ => return None,
+        };
+        let len = usize::from(u16::from_be_bytes([*udp.get(4)?, *udp.get(5)?]));
+        (protocol == 17).then_some(Self {
+            dst,
+            ttl,
+            port: u16::from_be_bytes([udp[2], udp[3]]),
+            payload: udp.get(8..len)?,
+        })
+    }
+}
+
+/// Whether a frame reports membership in groups (IGMP, MLD), which the stack does by itself.
+pub fn is_membership(frame: &[u8]) -> bool {
+    match frame.get(12..14) {
+        Some([8, 0]) => frame.get(23) == Some(&2),
+        // Behind a hop-by-hop header.
+        Some([0x86, 0xDD]) => frame.get(20) == Some(&0) && frame.get(62) == Some(&143),
+        _ => false,
+    }
+}
+
+/// Whether a frame is a sync message of the director.
+pub fn is_message(frame: &[u8]) -> bool {
+    Datagram::of(frame).is_some_and(|datagram| datagram.dst.is_multicast())
+}
+
+impl Daemons {
+    /// Runs `ipvsadm --start-daemon …` or `--stop-daemon …`; `None` for other commands.
+    pub fn run(&mut self, director: &mut TestDirector, line: &str) -> Option<Result<(), String>> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let done = match words[..] {
+            ["ipvsadm", "--start-daemon", role, ref options @ ..] => self.start(role, options),
+            ["ipvsadm", "--stop-daemon", role] => role_of(role).map(|role| match role {
+                SyncRole::Master => {
+                    self.master = None;
+                    self.sent.clear();
+                }
+                SyncRole::Backup => self.backup = None,
+            }),
+            _ => return None,
+        };
+        director.set_sync(SyncRoles {
+            master: self.master.is_some(),
+            backup: self.backup.is_some(),
+        });
+        Some(done)
+    }
+
+    fn start(&mut self, role: &str, options: &[&str]) -> Result<(), String> {
+        let role = role_of(role)?;
+        let mut daemon = SyncDaemon::new(role, "");
+        for option in options.chunks(2) {
+            let number = || option[1].parse::<u16>().map_err(|error| error.to_string());
+            match option[0] {
+                "--mcast-interface" => daemon.interface = option[1].to_owned(),
+                "--syncid" => daemon.sync_id = number()? as u8,
+                "--sync-maxlen" => daemon.max_len = number()?,
+                "--mcast-group" => daemon.group = option[1].parse().map_err(|_| "no group")?,
+                "--mcast-port" => daemon.port = number()?,
+                "--mcast-ttl" => daemon.ttl = number()? as u8,
+                other => return Err(format!("option {other} is not understood")),
+            }
+        }
+        daemon.check().map_err(|error| error.to_string())?;
+        match role {
+            SyncRole::Master => {
+                let assembly = Assembly::new(daemon.sync_id, daemon.effective_max_len(LINK_MTU));
+                self.master = Some((daemon, assembly));
+            }
+            SyncRole::Backup => self.backup = Some(daemon),
+        }
+        Ok(())
+    }
+
+    /// Takes what the director's workers have to tell; messages that are due leave.
+    pub fn gather(&mut self, director: &mut TestDirector, at_ms: u64) {
+        let conns = director.take_synced();
+        let Some((_, assembly)) = &mut self.master else { return };
+        let version = director.sysctls().sync_version;
+        let sent = &mut self.sent;
+        let mut leave = |payload| sent.push_back(Sent { at_ms, payload });
+        for conn in &conns {
+            assembly.add(conn, version, at_ms).into_iter().for_each(&mut leave);
+        }
+        assembly.due(at_ms).into_iter().for_each(leave);
+    }
+
+    /// A message that the kernel sent must be the next of ours.
+    pub fn expect(&mut self, frame: &[u8]) -> Result<(), String> {
+        let theirs = Datagram::of(frame).ok_or("no message")?;
+        let shown = |payload: &[u8]| payload.iter().map(|octet| format!("{octet:02x}")).collect::<String>();
+        let (Some((daemon, _)), Some(ours)) = (&self.master, self.sent.pop_front()) else {
+            return Err(format!("  the kernel told, lvsd did not: {}", shown(theirs.payload)));
+        };
+        if (theirs.dst, theirs.port, theirs.ttl) != (daemon.group, daemon.port, daemon.ttl) {
+            return Err(format!("  the kernel told {} port {}", theirs.dst, theirs.port));
+        }
+        if theirs.payload != ours.payload {
+            let (theirs, ours) = (shown(theirs.payload), shown(&ours.payload));
+            return Err(format!("  kernel: {theirs}\n  lvsd:   {ours}"));
+        }
+        Ok(())
+    }
+
+    /// At the end: nothing may have been told that the kernel had not told by then.
+    pub fn finish(&self, at_ms: u64) -> Result<(), String> {
+        match self.sent.front() {
+            Some(sent) if at_ms > sent.at_ms + LATENESS_MS => {
+                Err(format!("  lvsd told at {} ms what the kernel did not", sent.at_ms))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A frame that the director leaves to its kernel, whose socket may be the backup's.
+    pub fn receive(&self, director: &mut TestDirector, side: Side, frame: &[u8]) {
+        let (Some(daemon), Some(datagram)) = (&self.backup, Datagram::of(frame)) else {
+            return;
+        };
+        let interface = match side {
+            Side::Client => "eth0",
+            Side::Rs => "eth1",
+        };
+        let is_for_it = (interface, datagram.dst, datagram.port) == (&*daemon.interface, daemon.group, daemon.port);
+        if !is_for_it || datagram.payload.len() > usize::from(daemon.effective_max_len(LINK_MTU)) {
+            return;
+        }
+        let mut conns = Vec::new();
+        // What is malformed is dropped in silence, as by the kernel.
+        let _ = message::read(datagram.payload, daemon.sync_id, |entry| conns.extend(entry.ok()));
+        director.take_over(&conns);
+    }
+
+    /// What commands about daemons and what came from others print; `None` for other commands.
+    pub fn listing(&self, director: &TestDirector, command: &str) -> Option<String> {
+        if command.starts_with("ipvsadm -L") && command.ends_with("--daemon") {
+            let master = self.master.as_ref().map(|(daemon, _)| daemon);
+            let running: Vec<Daemon> = master.into_iter().chain(&self.backup).map(shown).collect();
+            return Some(ipvsadm_text::daemons(&running));
+        }
+        (command == "cat /proc/net/ip_vs_conn_sync").then(|| {
+            let rows: Vec<ConnectionRow> = director.conns().iter().map(row).collect();
+            proc_text::connection_origins(rows.iter())
+        })
+    }
+}
+
+/// Compares a listing of daemons or connections, whose order and seconds are no two runs' the same.
+pub fn same_lines(ours: &str, theirs: &str) -> bool {
+    let sorted = |text: &str| {
+        let mut lines: Vec<(String, Option<u32>)> = text
+            .lines()
+            .map(|line| match line.rsplit_once(' ') {
+                Some((line, seconds)) if seconds.parse::<u32>().is_ok() => {
+                    (line.trim_end().to_owned(), seconds.parse().ok())
+                }
+                _ => (line.to_owned(), None),
+            })
+            .collect();
+        lines.sort();
+        lines
+    };
+    let (ours, theirs) = (sorted(ours), sorted(theirs));
+    ours.len() == theirs.len()
+        && ours
+            .iter()
+            .zip(&theirs)
+            .all(|(ours, theirs)| ours.0 == theirs.0 && ours.1.unwrap_or(0).abs_diff(theirs.1.unwrap_or(0)) <= 1)
+}
+
+fn role_of(name: &str) -> Result<SyncRole, String> {
+    [SyncRole::Master, SyncRole::Backup]
+        .into_iter()
+        .find(|role| role.name() == name)
+        .ok_or_else(|| format!("{name} is no role"))
+}
+
+fn shown(daemon: &SyncDaemon) -> Daemon {
+    Daemon {
+        role: daemon.role.name(),
+        interface: daemon.interface.clone(),
+        sync_id: u32::from(daemon.sync_id),
+        max_len: daemon.effective_max_len(LINK_MTU),
+        group: daemon.group,
+        port: daemon.port,
+        ttl: daemon.ttl,
+    }
+}
+
+fn row(record: &lvs_core::worker_state::ConnRecord) -> ConnectionRow {
+    ConnectionRow {
+        protocol: record.protocol,
+        client: record.client,
+        virt: record.virt,
+        real: record.real,
+        state: record.state_name(),
+        expires_sec: record.expires_in_ms / 1_000,
+        is_synced: record.flags & FLAG_SYNCED != 0,
+    }
+}

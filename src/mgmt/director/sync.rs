@@ -1,0 +1,192 @@
+//! Sync daemons as the director wants them: desired state like services, with sockets that follow it.
+
+use std::time::Instant;
+
+use lvs_api::netlink::{DaemonRequest, DaemonRow, Errno};
+use lvs_api::{Action, ApiError, ErrorCode, SyncDaemon, SyncDaemonStatus, SyncRole};
+use lvs_core::address::AddressFamily;
+use lvs_core::ipvs::service::ServiceKey;
+use lvs_core::ipvs::sync::daemon::{self, SyncDaemonError};
+use lvs_core::ipvs::sync::{SyncRoles, daemon::SyncRole as CoreRole};
+
+use super::{Director, Wanted, convert};
+use crate::mgmt::sync::sockets::OpenError;
+
+/// `IP_VS_STATE_MASTER`.
+const STATE_MASTER: u32 = 1;
+/// `IP_VS_STATE_BACKUP`.
+const STATE_BACKUP: u32 = 2;
+/// What a message is fitted to while its interface is not there.
+const LINK_MTU: u16 = 1_500;
+
+impl Director {
+    /// Sync daemons as they run, the master first.
+    pub fn sync_daemons(&self) -> Vec<SyncDaemonStatus> {
+        let status = |wanted: &daemon::SyncDaemon| {
+            let running = self.sync.status(wanted.role);
+            let (max_len_bytes, tally) = running.unzip();
+            let tally = tally.cloned().unwrap_or_default();
+            SyncDaemonStatus {
+                daemon: convert::sync_daemon(wanted),
+                max_len_bytes: max_len_bytes.unwrap_or_else(|| wanted.effective_max_len(LINK_MTU)),
+                running: max_len_bytes.is_some(),
+                messages: tally.messages,
+                connections: tally.connections,
+                refused: tally
+                    .refused
+                    .iter()
+                    .map(|(name, count)| ((*name).to_owned(), *count))
+                    .collect(),
+            }
+        };
+        self.wanted.daemons.iter().map(status).collect()
+    }
+
+    /// Carries connections between workers and daemons. To be called every millisecond.
+    pub fn tend_sync(&mut self, now: Instant) {
+        self.sync.follow(&self.wanted.daemons, &self.wanted.sysctls, now);
+        self.sync.tend(&self.workers, &self.wanted.sysctls);
+    }
+
+    /// Opens the sockets of a daemon that is about to be wanted, so that its refusal is the machine's.
+    pub(super) fn open_sync(&mut self, wanted: &SyncDaemon) -> Result<(), ApiError> {
+        let daemon = convert::core_sync_daemon(wanted);
+        let is_sound = daemon.check().is_ok() && !self.wanted.has_mixed_families();
+        if !is_sound || self.sync.status(daemon.role).is_some() {
+            // Refused for that below.
+            return Ok(());
+        }
+        let refused = |error: &OpenError| {
+            let code = match error {
+                OpenError::NoInterface { .. } => ErrorCode::NoSuchInterface,
+                OpenError::Refused { .. } => ErrorCode::Refused,
+            };
+            ApiError::new(code, error.to_string()).at("interface")
+        };
+        self.sync
+            .start(&daemon, &self.wanted.sysctls)
+            .map_err(|error| refused(&error))
+    }
+
+    pub(super) fn sync_roles(&self) -> SyncRoles {
+        let has = |role| self.wanted.daemons.iter().any(|daemon| daemon.role == role);
+        SyncRoles {
+            master: has(CoreRole::Master),
+            backup: has(CoreRole::Backup),
+        }
+    }
+
+    /// Running daemons as `GET_DAEMON` shows them.
+    pub(super) fn daemon_rows(&self) -> Vec<DaemonRow> {
+        let row = |status: SyncDaemonStatus| DaemonRow {
+            state: match status.daemon.role {
+                SyncRole::Master => STATE_MASTER,
+                SyncRole::Backup => STATE_BACKUP,
+            },
+            interface: status.daemon.interface,
+            sync_id: u32::from(status.daemon.sync_id),
+            max_len: status.max_len_bytes,
+            group: status.daemon.group,
+            port: status.daemon.port,
+            ttl: status.daemon.ttl,
+        };
+        self.sync_daemons().into_iter().map(row).collect()
+    }
+
+    /// `NEW_DAEMON`, in the kernel's order: families, interface, whether it runs, role.
+    pub(super) fn start_daemon(&mut self, wanted: &DaemonRequest) -> Result<(), Errno> {
+        let given = |value: u16, default| if value == 0 { default } else { value };
+        let role = role_of(wanted.state);
+        let daemon = SyncDaemon {
+            // A role that there is not is refused last.
+            role: role.unwrap_or(SyncRole::Master),
+            interface: wanted.interface.clone(),
+            sync_id: u8::try_from(wanted.sync_id).map_err(|_| Errno::Invalid)?,
+            max_len_bytes: wanted.max_len,
+            group: wanted.group.unwrap_or(SyncDaemon::GROUP_DEFAULT),
+            port: given(wanted.port, SyncDaemon::PORT_DEFAULT),
+            ttl: given(u16::from(wanted.ttl), u16::from(SyncDaemon::TTL_DEFAULT)) as u8,
+        };
+        if self.wanted.has_mixed_families() {
+            return Err(Errno::Invalid);
+        }
+        if nix::net::if_::if_nametoindex(daemon.interface.as_str()).is_err() {
+            return Err(Errno::NoDevice);
+        }
+        if role.is_none() {
+            return Err(Errno::Invalid);
+        }
+        self.act(Action::StartSyncDaemon(daemon))
+    }
+
+    /// `DEL_DAEMON`.
+    pub(super) fn stop_daemon(&mut self, state: u32) -> Result<(), Errno> {
+        self.act(Action::StopSyncDaemon(role_of(state).ok_or(Errno::Invalid)?))
+    }
+}
+
+const fn role_of(state: u32) -> Option<SyncRole> {
+    match state {
+        STATE_MASTER => Some(SyncRole::Master),
+        STATE_BACKUP => Some(SyncRole::Backup),
+        _ => None,
+    }
+}
+
+impl Wanted {
+    /// Whether a real server has another family than its service, which messages cannot say.
+    pub(super) fn has_mixed_families(&self) -> bool {
+        self.services.services().any(|listing| {
+            let family = listing.spec.key.family();
+            listing
+                .servers()
+                .any(|server| AddressFamily::of(&server.spec.addr) != family)
+        })
+    }
+
+    /// Refuses a server that messages cannot say while a daemon runs.
+    pub(super) fn refuse_mixed(&self, key: &ServiceKey, addr: std::net::IpAddr) -> Result<(), ApiError> {
+        if self.daemons.is_empty() || AddressFamily::of(&addr) == key.family() {
+            return Ok(());
+        }
+        let message = "sync daemons run, and their messages cannot name a real server of another address family \
+                       than its service: stop them first";
+        Err(ApiError::new(ErrorCode::Refused, message).at("server"))
+    }
+
+    pub(super) fn start_sync_daemon(&mut self, wanted: &SyncDaemon) -> Result<(), ApiError> {
+        let daemon = convert::core_sync_daemon(wanted);
+        daemon.check().map_err(|error| refusal(&error))?;
+        if self.has_mixed_families() {
+            return Err(refusal(&SyncDaemonError::MixedFamilies));
+        }
+        let role = daemon.role;
+        if self.daemons.iter().any(|other| other.role == role) {
+            return Err(refusal(&SyncDaemonError::Exists { role }));
+        }
+        self.daemons.push(daemon);
+        self.daemons.sort_by_key(|daemon| daemon.role);
+        Ok(())
+    }
+
+    pub(super) fn stop_sync_daemon(&mut self, role: SyncRole) -> Result<(), ApiError> {
+        let role = convert::core_sync_role(role);
+        let count = self.daemons.len();
+        self.daemons.retain(|daemon| daemon.role != role);
+        if self.daemons.len() == count {
+            return Err(refusal(&SyncDaemonError::Missing { role }));
+        }
+        Ok(())
+    }
+}
+
+fn refusal(error: &SyncDaemonError) -> ApiError {
+    let (code, place) = match error {
+        SyncDaemonError::InterfaceName { .. } => (ErrorCode::Refused, "interface"),
+        SyncDaemonError::Group { .. } => (ErrorCode::Refused, "group"),
+        SyncDaemonError::Exists { .. } => (ErrorCode::SyncDaemonExists, "role"),
+        SyncDaemonError::Missing { .. } => (ErrorCode::NoSuchSyncDaemon, ""),
+        SyncDaemonError::MixedFamilies => (ErrorCode::Refused, ""),
+    };
+    ApiError::new(code, error.to_string()).at(place)
+}

@@ -1,0 +1,126 @@
+//! The sockets of a sync daemon, as the kernel sets up its own.
+//!
+//! In:  a daemon and what the settings say about sockets. Out: one socket a port, ready to send or receive without
+//! ever blocking.
+//! Ref: Linux ip_vs_sync.c `make_send_sock()`, `make_receive_sock()`.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
+
+use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncRole};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+use thiserror::Error;
+
+/// Why a daemon has no sockets.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// No such interface.
+    #[error("there is no network interface {interface:?}; `ip link` lists those there are")]
+    NoInterface {
+        /// As asked for.
+        interface: String,
+    },
+    /// The system refused.
+    #[error("sync messages on {interface}: {source}; give the interface an address and bring it up")]
+    Refused {
+        /// Where.
+        interface: String,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// The sockets of one daemon.
+#[derive(Debug)]
+pub struct Sockets {
+    /// By port, from the daemon's on.
+    pub sockets: Vec<UdpSocket>,
+    /// Octets of a message at most.
+    pub max_len: u16,
+}
+
+/// Opens the sockets of `daemon` on `ports` ports; `buffer_bytes` 0 leaves their buffers as they are.
+///
+/// # Errors
+/// A missing interface, or what the system says.
+pub fn open(daemon: &SyncDaemon, ports: u16, buffer_bytes: u32) -> Result<Sockets, OpenError> {
+    let interface = daemon.interface.clone();
+    let index = match if_nametoindex(interface.as_str()) {
+        Ok(index) => index,
+        Err(Errno::ENODEV) => return Err(OpenError::NoInterface { interface }),
+        Err(errno) => {
+            let source = errno.into();
+            return Err(OpenError::Refused { interface, source });
+        }
+    };
+    let one = |number| match daemon.role {
+        SyncRole::Master => sender(daemon, number, index, buffer_bytes),
+        SyncRole::Backup => receiver(daemon, number, index, buffer_bytes),
+    };
+    match (0..ports).map(one).collect() {
+        Ok(sockets) => Ok(Sockets {
+            sockets,
+            max_len: daemon.effective_max_len(mtu(&interface)),
+        }),
+        Err(source) => Err(OpenError::Refused { interface, source }),
+    }
+}
+
+/// Where messages of the `number`th port go.
+const fn address(daemon: &SyncDaemon, number: u16) -> SocketAddr {
+    SocketAddr::new(daemon.group, daemon.port.wrapping_add(number))
+}
+
+fn on_interface(daemon: &SyncDaemon) -> io::Result<Socket> {
+    let domain = Domain::for_address(address(daemon, 0));
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    socket.bind_device(Some(daemon.interface.as_bytes()))?;
+    Ok(socket)
+}
+
+fn sender(daemon: &SyncDaemon, number: u16, index: u32, buffer_bytes: u32) -> io::Result<UdpSocket> {
+    let socket = on_interface(daemon)?;
+    match daemon.group {
+        IpAddr::V4(_) => {
+            socket.set_multicast_loop_v4(false)?;
+            socket.set_multicast_ttl_v4(u32::from(daemon.ttl))?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_multicast_if_v6(index)?;
+            socket.set_multicast_loop_v6(false)?;
+            socket.set_multicast_hops_v6(u32::from(daemon.ttl))?;
+        }
+    }
+    if buffer_bytes > 0 {
+        socket.set_send_buffer_size(buffer_bytes as usize)?;
+    }
+    socket.connect(&address(daemon, number).into())?;
+    Ok(socket.into())
+}
+
+fn receiver(daemon: &SyncDaemon, number: u16, index: u32, buffer_bytes: u32) -> io::Result<UdpSocket> {
+    let socket = on_interface(daemon)?;
+    socket.set_reuse_address(true)?;
+    if buffer_bytes > 0 {
+        socket.set_recv_buffer_size(buffer_bytes as usize)?;
+    }
+    socket.bind(&address(daemon, number).into())?;
+    match daemon.group {
+        IpAddr::V4(group) => socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(index))?,
+        IpAddr::V6(group) => socket.join_multicast_v6(&group, index)?,
+    }
+    Ok(socket.into())
+}
+
+/// The interface's MTU, which makes room for longer messages than usual.
+fn mtu(interface: &str) -> u16 {
+    let path = Path::new("/sys/class/net").join(interface).join("mtu");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    // Beyond 16 bits: the loopback interface.
+    text.trim()
+        .parse::<u32>()
+        .map_or(0, |mtu| mtu.min(u32::from(u16::MAX)) as u16)
+}
