@@ -97,6 +97,10 @@ pub const MARK_PORT_RANGES_MAX: usize = 32;
 /// (ip_vs_conn.c `ip_vs_conn_expire`: 60 s).
 pub const TEMPLATE_EXTENSION_MS: u32 = 60_000;
 
+/// How long a connection lives that an ICMP error began and of which nothing else has come, in milliseconds
+/// (ip_vs_conn.c `ip_vs_conn_new`: 3 s until the first state is set).
+pub const TIMEOUT_STATELESS_MS: u32 = 3_000;
+
 /// The defences in automatic mode begin when less than one part in so many of a connection table is free.
 pub const DEFENCE_RESERVE_PARTS: usize = 8;
 /// Time between two looks at the defences, in milliseconds (ip_vs_ctl.c `DEFENSE_TIMER_PERIOD`: 1 s).

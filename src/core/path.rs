@@ -17,6 +17,7 @@ pub mod emit;
 pub mod established;
 pub mod forward;
 pub mod fragment;
+pub mod from_host;
 pub mod headers;
 pub mod icmp;
 pub mod introduce;
@@ -35,6 +36,7 @@ pub mod schedule;
 pub mod take_over;
 pub mod track;
 pub mod tunnelled;
+pub mod undelivered;
 pub mod verdict;
 
 pub use headers::{Flow, Fragment, Headers};
@@ -188,7 +190,7 @@ fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, fram
         Class::Fragment => return Some(reassemble::fragment(step, lanes, &headers, &flow, frame)),
         Class::Icmp => {
             let (v4, v6) = (&mut lanes.v4.table, &mut lanes.v6.table);
-            return Some(related::icmp(step, v4, v6, &headers, frame));
+            return Some(related::icmp(step, v4, v6, &headers, &flow, frame));
         }
         Class::Decided(decided) => return Some(decided),
     }

@@ -95,6 +95,8 @@ pub const FLAG_CONTROLLED: u16 = 0x0010;
 pub const FLAG_RETIRED: u16 = 0x8000;
 /// The real server's answer is being waited for, to measure how long it takes.
 pub const FLAG_TIMED: u16 = 0x0008;
+/// Packets from the real server go to a newer connection with the same outbound key ([`Conn::shadowed`]).
+pub const FLAG_SHADOWED: u16 = 0x0004;
 /// A copy, on the worker of its local port, of a synced FULLNAT connection whose client is another worker's: it
 /// serves replies, is not bound to its real server and not listed.
 pub const FLAG_REPLIES_ONLY: u16 = 0x0040;
@@ -166,6 +168,9 @@ pub struct Conn<A: Address> {
     pub synced_until: u32,
     /// Shift of sequence numbers, by [`Direction`].
     pub shifts: [SequenceShift; 2],
+    /// [`ConnIndex`] of the next older connection with the same outbound key, which has it again when this one
+    /// ends, or [`Conn::NO_CONTROL`]. The table's own business.
+    pub shadowed: u32,
 }
 
 const _: () = assert!(size_of::<Conn<Addr4>>() == 128 && offset_of!(Conn<Addr4>, timer) == 64);
@@ -250,6 +255,7 @@ impl<A: Address> Default for Conn<A> {
             asked_us: 0,
             synced_until: 0,
             shifts: [SequenceShift::default(); 2],
+            shadowed: Self::NO_CONTROL,
         }
     }
 }

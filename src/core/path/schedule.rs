@@ -49,43 +49,65 @@ pub(crate) fn first_packet<'s, A: Address, F: Frame>(
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
-    if step.defence.takes_packet() {
-        return Verdict::Drop(DropReason::DropPacketDefence);
-    }
-    let chosen = match &service.persistence {
-        Some(persistence) => match persist::choose(step, table, service, persistence, key) {
-            Ok(chosen) => chosen,
-            Err(reason) => return Verdict::Drop(reason),
-        },
-        None if is_for(service, key.dst.port) => choose(step, service, key),
-        None => None,
-    };
-    let Some(chosen) = chosen else {
-        return leave(step, service, headers, key, frame);
-    };
-    let Some(local) = local_end(step, table, service, &chosen, key) else {
-        return Verdict::Drop(DropReason::LocalPortsExhausted);
-    };
-    let conn = new_conn(step, service, &chosen, headers, key, local);
-    let one_packet = conn.flags & FLAG_ONE_PACKET != 0;
-    match table.insert(conn, step.now) {
+    match begin(step, table, service, headers, key) {
         Ok(index) => {
-            if let Some(template) = chosen.template {
-                table.control(index, template);
-            }
-            step.own.server(chosen.server.id).connections.add(1);
-            // Inactive until its protocol says otherwise (`ip_vs_bind_dest`).
-            track::bind(step, chosen.server, false);
             let verdict = established::inbound(step, table, &Known { index, headers, key }, frame);
-            if one_packet {
-                track::forget(step, table, index);
-            } else if service.scheduler.is_measured() {
+            if !end_one_packet(step, table, index) && service.scheduler.is_measured() {
                 track::time_response(step, table.conn_mut(index));
             }
             verdict
         }
-        Err(InsertError::Full | InsertError::Exists) => Verdict::Drop(DropReason::ConnTableFull),
+        Err(Refusal::NoServer) => leave(step, service, headers, key, frame),
+        Err(Refusal::Drop(reason)) => Verdict::Drop(reason),
     }
+}
+
+/// Why a service does not take a connection.
+pub(crate) enum Refusal {
+    /// No real server may have it.
+    NoServer,
+    /// See the reason.
+    Drop(DropReason),
+}
+
+/// A new connection in `table` for a client's packet of `key`, which is still to be sent through it.
+pub(crate) fn begin<'s, A: Address>(
+    step: &mut Step<'s>,
+    table: &mut ConnTable<A>,
+    service: &'s VirtualService,
+    headers: &Headers,
+    key: &FlowKey<A>,
+) -> Result<ConnIndex, Refusal> {
+    if step.defence.takes_packet() {
+        return Err(Refusal::Drop(DropReason::DropPacketDefence));
+    }
+    let chosen = match &service.persistence {
+        Some(persistence) => persist::choose(step, table, service, persistence, key).map_err(Refusal::Drop)?,
+        None if is_for(service, key.dst.port) => choose(step, service, key),
+        None => None,
+    };
+    let chosen = chosen.ok_or(Refusal::NoServer)?;
+    let local = local_end(step, table, service, &chosen, key).ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?;
+    let conn = new_conn(step, service, &chosen, headers, key, local);
+    let index = table
+        .insert(conn, step.now)
+        .map_err(|_: InsertError| Refusal::Drop(DropReason::ConnTableFull))?;
+    if let Some(template) = chosen.template {
+        table.control(index, template);
+    }
+    step.own.server(chosen.server.id).connections.add(1);
+    // Inactive until its protocol says otherwise (`ip_vs_bind_dest`).
+    track::bind(step, chosen.server, false);
+    Ok(index)
+}
+
+/// A connection of one-packet scheduling ends with its packet. Whether it was one.
+pub(crate) fn end_one_packet<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnIndex) -> bool {
+    let one_packet = table.conn(index).flags & FLAG_ONE_PACKET != 0;
+    if one_packet {
+        track::forget(step, table, index);
+    }
+    one_packet
 }
 
 /// Without persistence a service takes packets to exactly its port.

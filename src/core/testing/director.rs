@@ -286,6 +286,34 @@ impl TestDirector {
         self.outcome(usize::from(owner.0), verdicts[0], frame)
     }
 
+    /// A frame that the kernel sends through the twin of `device`, given to worker 0.
+    pub fn from_host(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
+        let mut frame = VecFrame::new(bytes);
+        let verdict = path::from_host::process(&mut self.workers[0], device, self.now, false, &mut frame);
+        let Verdict::HandOver(owner) = verdict else {
+            return self.outcome(0, verdict, &frame);
+        };
+        let owner = usize::from(owner.0);
+        let verdict = path::from_host::process(&mut self.workers[owner], device, self.now, true, &mut frame);
+        self.outcome(owner, verdict, &frame)
+    }
+
+    /// A frame that worker 0 held, now that its neighbour is known.
+    pub fn finish(&mut self, neighbour: NeighbourKey, bytes: &[u8]) -> Outcome {
+        let mut frame = VecFrame::new(bytes);
+        match path::resolve::finish(&self.workers[0], &mut frame, neighbour) {
+            Some(verdict) => self.outcome(0, verdict, &frame),
+            None => Outcome::Held(neighbour, bytes.to_vec()),
+        }
+    }
+
+    /// A frame that worker 0 held in vain for a neighbour on `device`.
+    pub fn give_up(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
+        let mut frame = VecFrame::new(bytes);
+        let verdict = path::undelivered::give_up(&mut self.workers[0], device, self.now, &mut frame);
+        self.outcome(0, verdict, &frame)
+    }
+
     /// What became of the frames that the path made besides those that went in, oldest first.
     pub fn take_made(&mut self) -> Vec<Outcome> {
         std::mem::take(&mut self.made)
