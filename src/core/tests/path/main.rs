@@ -8,6 +8,7 @@ mod modes;
 mod persistence;
 mod plain;
 mod refusals;
+mod response_times;
 mod sync;
 mod workers;
 
