@@ -24,6 +24,7 @@ use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
 use lvs_core::path::{DropReason, Verdict};
+use lvs_core::steps::StepName;
 use lvs_core::tick::Tick;
 
 use crate::dpdk::{Burst, Clock, Mempool, RxQueue, clock};
@@ -34,7 +35,7 @@ use housekeeping::Pace;
 use idle::Idle;
 use mailbox::Mailbox;
 use packet_path::PacketPath;
-use punt::InjectedFrames;
+use punt::{InjectedFrames, TwinFrame};
 use sampling::Sampling;
 
 /// Frames from the twins that a worker transmits in one pass: control traffic is little, a bulk transfer of
@@ -89,18 +90,25 @@ impl<P: PacketPath> Worker<P> {
         let mut before = clock::cycles();
         while !self.stopped {
             let now = self.clock.tick_of(before);
+            self.path.set_us(self.clock.us_of(before));
             let mut busy = self.receive(now);
             busy |= self.take_handed_over(now);
             busy |= self.take_injected(now);
+            self.mark(StepName::Dispatch);
             self.exits.flush();
+            self.mark(StepName::Transmit);
             if busy && self.sampling.is_due() {
                 self.counters.latency.record(clock::cycles().wrapping_sub(before));
             }
-            if self.pace.is_due(now, busy) {
+            let house = self.pace.is_due(now, busy);
+            if house {
                 self.keep_house(now);
             }
-            self.idle.after_pass(busy);
-            before = self.count_cycles(before, busy);
+            if busy || !house {
+                self.idle.after_pass(busy);
+            }
+            before = self.count_cycles(before, busy, house);
+            self.mark(StepName::House);
         }
         self.exits.flush();
     }
@@ -110,18 +118,20 @@ impl<P: PacketPath> Worker<P> {
         let mut busy = false;
         for queue in 0..self.rx.len() {
             let Some(rx) = self.rx.get_mut(queue) else { break };
+            let device = rx.device();
             rx.receive(&mut self.burst);
+            self.mark(StepName::Receive);
             if self.burst.is_empty() {
                 continue;
             }
             busy = true;
-            let device = rx.device();
             self.burst.prefetch();
             let counters = self.counters.device(device);
             counters.rx_packets.add(self.burst.len() as u64);
             counters.rx_bytes.add(self.burst.bytes());
             self.counters.bursts.add(1);
             self.drop_segmented();
+            self.mark(StepName::Admit);
             self.decide(device, now, P::process);
         }
         busy
@@ -155,6 +165,10 @@ impl<P: PacketPath> Worker<P> {
             self.counters.handed_over_in.add(1);
             match handed {
                 Handed::Transmit { mbuf, to } => self.exits.transmit_own(to, mbuf),
+                Handed::FromHost { mut mbuf, device } => {
+                    let verdict = self.path.from_host(device, now, true, &mut mbuf);
+                    self.exits.dispatch_from_host(device, mbuf, verdict);
+                }
                 Handed::Process { mbuf, from } => {
                     if from != device {
                         self.decide(device, now, P::process_handed_over);
@@ -169,13 +183,16 @@ impl<P: PacketPath> Worker<P> {
         any
     }
 
-    /// Transmits what the kernel sends through its twins, as it is.
-    fn take_injected(&mut self, _now: Tick) -> bool {
+    /// Takes what the kernel sends through its twins.
+    fn take_injected(&mut self, now: Tick) -> bool {
         let mut busy = false;
         for _ in 0..INJECTED_PER_PASS_MAX {
-            let Some(frame) = self.injected.take() else { break };
+            let Some(TwinFrame { mut mbuf, device }) = self.injected.take() else {
+                break;
+            };
             busy = true;
-            self.exits.transmit(frame.device, frame.mbuf);
+            let verdict = self.path.from_host(device, now, false, &mut mbuf);
+            self.exits.dispatch_from_host(device, mbuf, verdict);
         }
         busy
     }
@@ -196,6 +213,7 @@ impl<P: PacketPath> Worker<P> {
         }
         self.send_made(device, now);
         self.tell();
+        self.mark(StepName::Dispatch);
     }
 
     /// Leaves what other directors are to be told with the management core; what it has no room for is counted.
@@ -244,7 +262,7 @@ impl<P: PacketPath> Worker<P> {
     }
 
     #[inline]
-    fn count_cycles(&self, before: u64, busy: bool) -> u64 {
+    fn count_cycles(&self, before: u64, busy: bool, house: bool) -> u64 {
         let after = clock::cycles();
         let spent = after.wrapping_sub(before);
         if busy {
@@ -253,7 +271,19 @@ impl<P: PacketPath> Worker<P> {
             self.counters.idle_polls.add(1);
             self.counters.idle_cycles.add(spent);
         }
+        if (busy || house) && spent > self.counters.longest_pass_cycles.get() {
+            self.counters.longest_pass_cycles.set(spent);
+        }
         after
+    }
+
+    /// The end of a step, in builds with the feature `steps`.
+    #[inline(always)]
+    fn mark(&self, step: StepName) {
+        #[cfg(feature = "steps")]
+        self.counters.steps.mark(step, clock::cycles());
+        #[cfg(not(feature = "steps"))]
+        let _ = step;
     }
 }
 

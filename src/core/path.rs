@@ -17,6 +17,7 @@ pub mod emit;
 pub mod established;
 pub mod forward;
 pub mod fragment;
+pub mod from_host;
 pub mod headers;
 pub mod icmp;
 pub mod introduce;
@@ -27,6 +28,7 @@ pub mod path_mtu;
 pub mod persist;
 pub mod plain;
 pub mod reassemble;
+pub mod recall;
 pub mod related;
 pub mod reply;
 pub mod resolve;
@@ -34,6 +36,7 @@ pub mod schedule;
 pub mod take_over;
 pub mod track;
 pub mod tunnelled;
+pub mod undelivered;
 pub mod verdict;
 
 pub use headers::{Flow, Fragment, Headers};
@@ -46,6 +49,7 @@ use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{ConnIndex, Direction};
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
+use crate::steps::StepName;
 use crate::tick::Tick;
 use crate::worker_state::{Lane, LaneEntry, Lanes, Step, WorkerState};
 
@@ -92,6 +96,7 @@ pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
     track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
     track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
     reassemble::expire(&mut step, &mut lanes.reassembly);
+    step.loads.sample(&step.snapshot.services, step.own, now);
     step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
     step.own.conns_ipv6.set(lanes.v6.table.len() as u64);
 }
@@ -133,6 +138,7 @@ fn run<F: Frame>(
             *verdict = decided;
         }
     }
+    step.mark(StepName::Parse);
     run_lane(&mut step, &mut lanes.v4, frames, verdicts);
     run_lane(&mut step, &mut lanes.v6, frames, verdicts);
 }
@@ -184,7 +190,7 @@ fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, fram
         Class::Fragment => return Some(reassemble::fragment(step, lanes, &headers, &flow, frame)),
         Class::Icmp => {
             let (v4, v6) = (&mut lanes.v4.table, &mut lanes.v6.table);
-            return Some(related::icmp(step, v4, v6, &headers, frame));
+            return Some(related::icmp(step, v4, v6, &headers, &flow, frame));
         }
         Class::Decided(decided) => return Some(decided),
     }
@@ -194,6 +200,7 @@ fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, fram
 /// The stages behind parsing for the packets of one family.
 fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames: &mut [F], verdicts: &mut [Verdict]) {
     lookup::prefetch_conns(lane);
+    step.mark(StepName::Tags);
     let Lane {
         table, entries, count, ..
     } = lane;
@@ -207,6 +214,7 @@ fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames:
         };
         *verdict = one_entry(step, table, changes, entry, frame);
     }
+    step.mark(StepName::Forward);
 }
 
 /// Almost every packet is plainly of an established connection; the others go the full way.

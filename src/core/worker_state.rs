@@ -12,7 +12,8 @@ use crate::counters::{SingleWriter, WorkerCounters};
 use crate::ipvs::conn::table::{Candidate, ConnTable};
 use crate::ipvs::conn::{Conn, FLAG_REPLIES_ONLY, FLAG_TEMPLATE};
 use crate::ipvs::forwarding::ForwardingMode;
-use crate::ipvs::local_address::LocalPortCursor;
+use crate::ipvs::load_board::LoadBoard;
+use crate::ipvs::local_address::{LocalPortCursor, PortsAhead};
 use crate::ipvs::persistence;
 use crate::ipvs::protocol::{self, tcp::TcpState};
 use crate::ipvs::real_server::RealServerId;
@@ -27,12 +28,14 @@ use crate::path::defence::{Defence, Sweep};
 use crate::path::emit::MadeFrames;
 use crate::path::path_mtu::PathMtus;
 use crate::path::reassemble::Reassembly;
+use crate::path::recall::Recalls;
 use crate::path::reply::IcmpBudget;
 use crate::path::resolve::Wanted;
 use crate::path::verdict::{Verdict, WaitId, WorkerId};
 use crate::random::Random;
 use crate::rss::RssHash;
 use crate::snapshot::Snapshot;
+use crate::steps::StepName;
 use crate::tick::Tick;
 use crate::wire::{tcp, udp};
 
@@ -66,11 +69,14 @@ pub struct WorkerState {
     icmp_budget: IcmpBudget,
     defence: Defence,
     localities: Localities,
+    loads: LoadBoard,
     made: MadeFrames,
     path_mtus: PathMtus,
     outbox: Outbox,
     rss: Option<RssHash>,
     wanted: Wanted,
+    recalls: Box<Recalls>,
+    ports_ahead: PortsAhead,
 }
 
 /// The tables of both families, each with the scratch space of the burst under way.
@@ -166,15 +172,29 @@ pub(crate) struct Step<'a> {
     pub(crate) icmp_budget: &'a mut IcmpBudget,
     pub(crate) defence: &'a mut Defence,
     pub(crate) localities: &'a mut Localities,
+    pub(crate) loads: &'a mut LoadBoard,
     /// Frames besides those of the burst.
     pub(crate) made: &'a mut MadeFrames,
     pub(crate) path_mtus: &'a mut PathMtus,
     /// What is to be told to another director.
     pub(crate) outbox: &'a Outbox,
     pub(crate) wanted: &'a mut Wanted,
+    pub(crate) recalls: &'a mut Recalls,
+    pub(crate) ports_ahead: &'a mut PortsAhead,
     /// While a datagram that was put together is processed: octets of the longest piece that it may leave in, its
     /// longest fragment at first. Else 0.
     pub(crate) reassembled: u16,
+}
+
+impl Step<'_> {
+    /// The end of a step, in builds with the feature `steps`.
+    #[inline(always)]
+    pub(crate) fn mark(&self, step: StepName) {
+        #[cfg(feature = "steps")]
+        self.own.steps.mark(step, crate::prefetch::cycles());
+        #[cfg(not(feature = "steps"))]
+        let _ = step;
+    }
 }
 
 impl WorkerState {
@@ -197,6 +217,7 @@ impl WorkerState {
         let mut random = Random::new(settings.seed);
         let v4 = ConnTable::new(arena, settings.conns4_max, settings.secret)?;
         let v6 = ConnTable::new(arena, settings.conns6_max, settings.secret)?;
+        let loads = LoadBoard::new(own.servers.len(), SERVICES_MAX);
         let mut state = Self {
             lanes: Lanes {
                 v4: Lane::new(v4),
@@ -204,7 +225,7 @@ impl WorkerState {
                 reassembly: Reassembly::new(),
             },
             schedulers: (0..SERVICES_MAX)
-                .map(|_| SchedulerState::seeded(random.next_u64()))
+                .map(|_| SchedulerState::seeded(random.next_u64()).at_worker(settings.id.0, settings.workers_count))
                 .collect(),
             port_cursors: (0..SERVICES_MAX)
                 .map(|_| LocalPortCursor::seeded(random.next_u64()))
@@ -215,11 +236,14 @@ impl WorkerState {
             icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
             defence: Defence::default(),
             localities: Localities::new(),
+            loads,
             made: MadeFrames::new(),
             path_mtus: PathMtus::new(),
             outbox: Outbox::new(),
             rss: None,
             wanted: Wanted::new(),
+            recalls: Recalls::new(),
+            ports_ahead: PortsAhead::new(),
             snapshot: Arc::new(Snapshot::default()),
             settings,
         };
@@ -261,6 +285,7 @@ impl WorkerState {
                 .is_some_and(|old| server.upper_threshold == 0 || server.upper_threshold > old.server.upper_threshold);
             if raised {
                 self.own.server(server.id).overloaded.set(0);
+                self.own.publish_conns(server.id);
             }
         }
     }
@@ -282,6 +307,12 @@ impl WorkerState {
         }
         self.update_defence();
         self.defence.begins_sweep()
+    }
+
+    /// Tells the time more finely than the ticks do, in microseconds modulo 2³²: once for each pass of the worker.
+    #[inline]
+    pub const fn set_us(&mut self, us: u32) {
+        self.loads.set_us(us);
     }
 
     /// The snapshot in use.
@@ -361,10 +392,13 @@ impl WorkerState {
             icmp_budget: &mut self.icmp_budget,
             defence: &mut self.defence,
             localities: &mut self.localities,
+            loads: &mut self.loads,
             made: &mut self.made,
             path_mtus: &mut self.path_mtus,
             outbox: &self.outbox,
             wanted: &mut self.wanted,
+            recalls: &mut self.recalls,
+            ports_ahead: &mut self.ports_ahead,
             reassembled: 0,
         };
         (step, &mut self.lanes)
