@@ -34,7 +34,7 @@ struct Found<'a> {
 }
 
 /// See the module.
-pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &FlowKey<A>) -> Admission<'a> {
+pub(crate) fn admit<'a, A: Address>(step: &mut Step<'a>, headers: &Headers, key: &FlowKey<A>) -> Admission<'a> {
     let snapshot = step.snapshot;
     let found = find(step, key);
     if let Some(owner) = owner(step, found.as_ref().map(|found| found.service), key)
@@ -52,13 +52,19 @@ pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &Fl
     match found {
         // Like the kernel's LOCAL_IN hook: a service on an address the director does not have is not seen.
         Some(Found { service, divert })
-            if may_start(step, headers, key) && (divert || snapshot.l3.is_local(key.dst.addr)) =>
+            if may_start(step, headers, key) && (divert || is_local(step, key.dst.addr)) =>
         {
             Admission::Schedule(service)
         }
         None if snapshot.sysctls.nat_icmp_send && is_stray_reply(step, headers, key) => Admission::Refuse,
         _ => Admission::Decided(Verdict::Punt),
     }
+}
+
+/// Whether the address is the director's own.
+fn is_local<A: Address>(step: &mut Step<'_>, addr: A) -> bool {
+    let l3 = &step.snapshot.l3;
+    step.recalls.locals.about(l3, addr.to_ip(), || l3.is_local(addr))
 }
 
 /// The service of a packet: that of its mark before that of its destination.
