@@ -285,7 +285,7 @@ impl Director {
     }
 
     fn changed(&mut self, now: Instant) {
-        self.sync.follow(&self.wanted.daemons, &self.wanted.sysctls, now);
+        self.follow_sync(now);
         if self.journal.wants_compaction() {
             let drained = self.wanted.drained();
             let whole = Whole {

@@ -7,6 +7,7 @@ mod modes;
 mod persistence;
 mod plain;
 mod refusals;
+mod response_times;
 mod sync;
 mod workers;
 
