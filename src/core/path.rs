@@ -15,6 +15,7 @@ pub mod classify;
 pub mod defence;
 pub mod emit;
 pub mod established;
+pub mod explain;
 pub mod forward;
 pub mod fragment;
 pub mod from_host;

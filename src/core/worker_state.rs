@@ -428,20 +428,23 @@ impl WorkerState {
 
     fn list<A: Address>(&self, conn: &Conn<A>, now: Tick, out: &mut Vec<ConnRecord>) {
         if conn.flags & FLAG_REPLIES_ONLY == 0 {
-            out.push(self.record(conn, now));
+            out.push(ConnRecord::of(&self.snapshot, conn, now));
         }
     }
+}
 
-    fn record<A: Address>(&self, conn: &Conn<A>, now: Tick) -> ConnRecord {
+impl ConnRecord {
+    /// A connection as it is now.
+    pub(crate) fn of<A: Address>(snapshot: &Snapshot, conn: &Conn<A>, now: Tick) -> Self {
         let end = |endpoint: crate::address::Endpoint<A>| (endpoint.addr.to_ip(), endpoint.port);
         let real_server = RealServerId(conn.real_server);
         let mode = ForwardingMode::from_u8(conn.mode);
         // A tunnel may lead to a server of the other family, which only its slot can name.
-        let real = match self.snapshot.services.real_server(real_server) {
+        let real = match snapshot.services.real_server(real_server) {
             Some(slot) if mode == ForwardingMode::Tunnel => (slot.server.addr, conn.real.port),
             _ => end(conn.real),
         };
-        ConnRecord {
+        Self {
             protocol: conn.ip_protocol(),
             client: end(conn.client),
             virt: end(conn.virt),
@@ -456,9 +459,7 @@ impl WorkerState {
             flags: conn.flags,
         }
     }
-}
 
-impl ConnRecord {
     /// The state as `ipvsadm -Lnc` names it.
     pub fn state_name(&self) -> &'static str {
         if self.flags & FLAG_TEMPLATE == 0 {

@@ -34,6 +34,7 @@ mod report;
 pub mod settings;
 mod sync;
 pub mod tend;
+mod why;
 
 #[cfg(test)]
 mod tests;

@@ -106,6 +106,11 @@ fn find<'a, A: Address>(step: &Step<'a>, marked: Option<Marked>, key: &FlowKey<A
     })
 }
 
+/// The service of a packet, for explanations.
+pub(crate) fn service_of<'a, A: Address>(step: &Step<'a>, key: &FlowKey<A>) -> Option<&'a VirtualService> {
+    find(step, step.snapshot.marks.classify(step.device, key), key).map(|found| found.service)
+}
+
 /// Whether a packet of this kind may create a connection at all.
 fn may_start<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<A>) -> bool {
     let sysctls = &step.snapshot.sysctls;

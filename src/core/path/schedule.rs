@@ -111,7 +111,7 @@ pub(crate) fn end_one_packet<A: Address>(step: &Step<'_>, table: &mut ConnTable<
 }
 
 /// Without persistence a service takes packets to exactly its port.
-const fn is_for(service: &VirtualService, port: u16) -> bool {
+pub(crate) const fn is_for(service: &VirtualService, port: u16) -> bool {
     match service.key {
         ServiceKey::Address { port: own, .. } => own == port,
         ServiceKey::Fwmark { .. } => true,
@@ -137,17 +137,21 @@ fn leave<A: Address, F: Frame>(
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
+    if is_left_to_the_kernel(step, service, key) {
+        return Verdict::Punt;
+    }
+    let (error, reason) = (IcmpError::PortUnreachable, DropReason::NoRealServer);
+    reply::answer(step, headers, key, frame, error, key.dst.addr, reason)
+}
+
+/// Without a server: whether the kernel's stack answers, or forwards it to the address that the client meant.
+pub(crate) fn is_left_to_the_kernel<A: Address>(step: &Step<'_>, service: &VirtualService, key: &FlowKey<A>) -> bool {
     let may_be_another_service = service.key.port() == PORT_FTP && key.dst.port != PORT_FTP;
     let snapshot = step.snapshot;
     let bypasses = matches!(service.key, ServiceKey::Fwmark { .. })
         && snapshot.sysctls.cache_bypass
         && !snapshot.l3.is_local(key.dst.addr);
-    if may_be_another_service || bypasses {
-        // The kernel's stack answers, or forwards it to the address that the client meant.
-        return Verdict::Punt;
-    }
-    let (error, reason) = (IcmpError::PortUnreachable, DropReason::NoRealServer);
-    reply::answer(step, headers, key, frame, error, key.dst.addr, reason)
+    may_be_another_service || bypasses
 }
 
 /// The server that the service's scheduler picks for a new client.
@@ -237,7 +241,7 @@ impl WorkersLoads<'_> {
 
 /// The director's own end towards the real server: the client itself, or in FULLNAT a free local
 /// address and port. The table proves that the pair is free towards this real server.
-fn local_end<A: Address>(
+pub(crate) fn local_end<A: Address>(
     step: &mut Step<'_>,
     table: &ConnTable<A>,
     service: &VirtualService,

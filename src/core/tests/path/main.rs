@@ -1,6 +1,7 @@
 //! Frames in, frames and counters out: every forwarding mode, both families, one worker and several.
 
 mod errors;
+mod explanations;
 mod fragments;
 mod introduce;
 mod modes;
