@@ -91,6 +91,16 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         worker.join()?;
     }
     drop(punt_thread);
+    #[cfg(feature = "steps")]
+    for worker in counters.iter() {
+        use lvs_core::counters::SingleWriter;
+        let packets: u64 = worker.devices.iter().map(|device| device.rx_packets.get()).sum();
+        log::info!(
+            "cycles of {packets} packets by step: {:?} {:?}",
+            lvs_core::steps::StepName::ALL,
+            worker.steps.sums()
+        );
+    }
     log::info!("stopped");
     Ok(())
 }

@@ -24,6 +24,7 @@ use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
 use lvs_core::path::{DropReason, Verdict};
+use lvs_core::steps::StepName;
 use lvs_core::tick::Tick;
 
 use crate::dpdk::{Burst, Clock, Mempool, RxQueue, clock};
@@ -92,15 +93,21 @@ impl<P: PacketPath> Worker<P> {
             let mut busy = self.receive(now);
             busy |= self.take_handed_over(now);
             busy |= self.take_injected(now);
+            self.mark(StepName::Dispatch);
             self.exits.flush();
+            self.mark(StepName::Transmit);
             if busy && self.sampling.is_due() {
                 self.counters.latency.record(clock::cycles().wrapping_sub(before));
             }
-            if self.pace.is_due(now, busy) {
+            let house = self.pace.is_due(now, busy);
+            if house {
                 self.keep_house(now);
             }
-            self.idle.after_pass(busy);
-            before = self.count_cycles(before, busy);
+            if busy || !house {
+                self.idle.after_pass(busy);
+            }
+            before = self.count_cycles(before, busy, house);
+            self.mark(StepName::House);
         }
         self.exits.flush();
     }
@@ -110,18 +117,20 @@ impl<P: PacketPath> Worker<P> {
         let mut busy = false;
         for queue in 0..self.rx.len() {
             let Some(rx) = self.rx.get_mut(queue) else { break };
+            let device = rx.device();
             rx.receive(&mut self.burst);
+            self.mark(StepName::Receive);
             if self.burst.is_empty() {
                 continue;
             }
             busy = true;
-            let device = rx.device();
             self.burst.prefetch();
             let counters = self.counters.device(device);
             counters.rx_packets.add(self.burst.len() as u64);
             counters.rx_bytes.add(self.burst.bytes());
             self.counters.bursts.add(1);
             self.drop_segmented();
+            self.mark(StepName::Admit);
             self.decide(device, now, P::process);
         }
         busy
@@ -203,6 +212,7 @@ impl<P: PacketPath> Worker<P> {
         }
         self.send_made(device, now);
         self.tell();
+        self.mark(StepName::Dispatch);
     }
 
     /// Leaves what other directors are to be told with the management core; what it has no room for is counted.
@@ -251,7 +261,7 @@ impl<P: PacketPath> Worker<P> {
     }
 
     #[inline]
-    fn count_cycles(&self, before: u64, busy: bool) -> u64 {
+    fn count_cycles(&self, before: u64, busy: bool, house: bool) -> u64 {
         let after = clock::cycles();
         let spent = after.wrapping_sub(before);
         if busy {
@@ -260,7 +270,19 @@ impl<P: PacketPath> Worker<P> {
             self.counters.idle_polls.add(1);
             self.counters.idle_cycles.add(spent);
         }
+        if (busy || house) && spent > self.counters.longest_pass_cycles.get() {
+            self.counters.longest_pass_cycles.set(spent);
+        }
         after
+    }
+
+    /// The end of a step, in builds with the feature `steps`.
+    #[inline(always)]
+    fn mark(&self, step: StepName) {
+        #[cfg(feature = "steps")]
+        self.counters.steps.mark(step, clock::cycles());
+        #[cfg(not(feature = "steps"))]
+        let _ = step;
     }
 }
 

@@ -211,6 +211,9 @@ pub struct Worker {
     pub cycles_per_sec: u64,
     /// New connections for which a scheduler was asked.
     pub scheduler_picks: u64,
+    /// Longest pass of its loop since the start, in microseconds: how late a frame was looked at, at worst. Time for
+    /// which the system took the core away counts.
+    pub longest_turn_us: u64,
     /// Frames taken from other workers.
     pub take_over_packets: u64,
     /// Connections whose time ran out.

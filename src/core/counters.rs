@@ -13,6 +13,7 @@ use crate::l3::DeviceId;
 use crate::latency::LatencyHistogram;
 use crate::limits::DEVICES_MAX;
 use crate::path::verdict::DropReason;
+use crate::steps::StepCycles;
 
 /// A counter or gauge with one writer.
 pub trait SingleWriter {
@@ -196,6 +197,10 @@ pub struct WorkerCounters {
     pub client_address_no_room: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
+    /// Time-stamp cycles of the longest pass of the loop that had something to do.
+    pub longest_pass_cycles: AtomicU64,
+    /// Only written in builds with the feature `steps`.
+    pub steps: StepCycles,
     /// From the poll that took frames to their transmission, of sampled passes.
     pub latency: LatencyHistogram,
     /// By [`DeviceId`].
@@ -235,6 +240,8 @@ impl WorkerCounters {
             client_addresses: AtomicU64::default(),
             client_address_no_room: AtomicU64::default(),
             held: AtomicU64::default(),
+            longest_pass_cycles: AtomicU64::default(),
+            steps: StepCycles::default(),
             latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],

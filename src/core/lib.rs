@@ -19,6 +19,7 @@ pub mod prefetch;
 pub mod random;
 pub mod rss;
 pub mod snapshot;
+pub mod steps;
 pub mod testing;
 pub mod tick;
 pub mod wire;

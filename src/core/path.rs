@@ -28,6 +28,7 @@ pub mod path_mtu;
 pub mod persist;
 pub mod plain;
 pub mod reassemble;
+pub mod recall;
 pub mod related;
 pub mod reply;
 pub mod resolve;
@@ -48,6 +49,7 @@ use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{ConnIndex, Direction};
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
+use crate::steps::StepName;
 use crate::tick::Tick;
 use crate::worker_state::{Lane, LaneEntry, Lanes, Step, WorkerState};
 
@@ -135,6 +137,7 @@ fn run<F: Frame>(
             *verdict = decided;
         }
     }
+    step.mark(StepName::Parse);
     run_lane(&mut step, &mut lanes.v4, frames, verdicts);
     run_lane(&mut step, &mut lanes.v6, frames, verdicts);
 }
@@ -196,6 +199,7 @@ fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, fram
 /// The stages behind parsing for the packets of one family.
 fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames: &mut [F], verdicts: &mut [Verdict]) {
     lookup::prefetch_conns(lane);
+    step.mark(StepName::Tags);
     let Lane {
         table, entries, count, ..
     } = lane;
@@ -209,6 +213,7 @@ fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames:
         };
         *verdict = one_entry(step, table, changes, entry, frame);
     }
+    step.mark(StepName::Forward);
 }
 
 /// Almost every packet is plainly of an established connection; the others go the full way.

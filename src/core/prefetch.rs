@@ -18,6 +18,19 @@ pub fn prefetch_read<T>(reference: &T) {
     let _ = reference;
 }
 
+/// The time-stamp counter, for measuring builds only: it decides nothing.
+#[cfg(feature = "steps")]
+#[inline(always)]
+pub fn cycles() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: reading the time-stamp counter has no precondition.
+    unsafe {
+        core::arch::x86_64::_rdtsc()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    0
+}
+
 /// Fetches the first cache line of `reference`'s referent for writing. Takes a shared reference because
 /// it asks for a line, not for the right to change it.
 #[inline(always)]

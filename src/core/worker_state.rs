@@ -12,7 +12,7 @@ use crate::counters::{SingleWriter, WorkerCounters};
 use crate::ipvs::conn::table::{Candidate, ConnTable};
 use crate::ipvs::conn::{Conn, FLAG_REPLIES_ONLY, FLAG_TEMPLATE};
 use crate::ipvs::forwarding::ForwardingMode;
-use crate::ipvs::local_address::LocalPortCursor;
+use crate::ipvs::local_address::{LocalPortCursor, PortsAhead};
 use crate::ipvs::persistence;
 use crate::ipvs::protocol::{self, tcp::TcpState};
 use crate::ipvs::real_server::RealServerId;
@@ -27,12 +27,14 @@ use crate::path::defence::{Defence, Sweep};
 use crate::path::emit::MadeFrames;
 use crate::path::path_mtu::PathMtus;
 use crate::path::reassemble::Reassembly;
+use crate::path::recall::Recalls;
 use crate::path::reply::IcmpBudget;
 use crate::path::resolve::Wanted;
 use crate::path::verdict::{Verdict, WaitId, WorkerId};
 use crate::random::Random;
 use crate::rss::RssHash;
 use crate::snapshot::Snapshot;
+use crate::steps::StepName;
 use crate::tick::Tick;
 use crate::wire::{tcp, udp};
 
@@ -71,6 +73,8 @@ pub struct WorkerState {
     outbox: Outbox,
     rss: Option<RssHash>,
     wanted: Wanted,
+    recalls: Box<Recalls>,
+    ports_ahead: PortsAhead,
 }
 
 /// The tables of both families, each with the scratch space of the burst under way.
@@ -172,9 +176,22 @@ pub(crate) struct Step<'a> {
     /// What is to be told to another director.
     pub(crate) outbox: &'a Outbox,
     pub(crate) wanted: &'a mut Wanted,
+    pub(crate) recalls: &'a mut Recalls,
+    pub(crate) ports_ahead: &'a mut PortsAhead,
     /// While a datagram that was put together is processed: octets of the longest piece that it may leave in, its
     /// longest fragment at first. Else 0.
     pub(crate) reassembled: u16,
+}
+
+impl Step<'_> {
+    /// The end of a step, in builds with the feature `steps`.
+    #[inline(always)]
+    pub(crate) fn mark(&self, step: StepName) {
+        #[cfg(feature = "steps")]
+        self.own.steps.mark(step, crate::prefetch::cycles());
+        #[cfg(not(feature = "steps"))]
+        let _ = step;
+    }
 }
 
 impl WorkerState {
@@ -220,6 +237,8 @@ impl WorkerState {
             outbox: Outbox::new(),
             rss: None,
             wanted: Wanted::new(),
+            recalls: Recalls::new(),
+            ports_ahead: PortsAhead::new(),
             snapshot: Arc::new(Snapshot::default()),
             settings,
         };
@@ -365,6 +384,8 @@ impl WorkerState {
             path_mtus: &mut self.path_mtus,
             outbox: &self.outbox,
             wanted: &mut self.wanted,
+            recalls: &mut self.recalls,
+            ports_ahead: &mut self.ports_ahead,
             reassembled: 0,
         };
         (step, &mut self.lanes)

@@ -20,6 +20,10 @@ enum Kind {
     Ack,
     /// One UDP datagram with 18 octets of payload, shuffled.
     Udp,
+    /// What real server 198.18.100.1, the only one and masqueraded to, answers to `Ack`, shuffled.
+    Reply,
+    /// Both, 2N frames, shuffled.
+    Both,
 }
 
 /// Writes a pcap file of N flows for the benches.
@@ -48,25 +52,34 @@ const CLIENTS: u32 = 16_384;
 const CLIENT_FIRST: u32 = 0x0A00_0100;
 const VIP: u32 = 0xC612_0001;
 const VIRTUAL_PORT: u16 = 80;
+const REAL_SERVER: u32 = 0xC612_6401;
 const FRAME_LEN: usize = 60;
 
 fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
-    let mut order: Vec<u32> = (arguments.base..arguments.base + arguments.flows).collect();
+    // Twice the flow, plus one for a frame of the real server.
+    let (base, flows) = (u64::from(arguments.base), u64::from(arguments.flows));
+    let mut order: Vec<u64> = (2 * base..2 * (base + flows)).collect();
+    order.retain(|packet| match arguments.kind {
+        Kind::Both => true,
+        Kind::Reply => packet % 2 == 1,
+        Kind::Syn | Kind::Ack | Kind::Udp => packet % 2 == 0,
+    });
     if arguments.kind != Kind::Syn {
         shuffle(&mut order, arguments.seed);
     }
     let mut out = BufWriter::with_capacity(1 << 22, File::create(&arguments.out)?);
     out.write_all(&pcap_header())?;
-    for flow in order {
+    for packet in order {
         out.write_all(&record_header())?;
-        out.write_all(&frame(arguments.kind, flow, arguments.device))?;
+        let (flow, is_reply) = ((packet / 2) as u32, packet % 2 == 1);
+        out.write_all(&frame(arguments.kind, flow, is_reply, arguments.device))?;
     }
     out.flush()
 }
 
 /// Fisher–Yates with an xorshift generator.
-fn shuffle(order: &mut [u32], seed: u64) {
+fn shuffle(order: &mut [u64], seed: u64) {
     let mut state = seed | 1;
     for last in (1..order.len()).rev() {
         state ^= state << 13;
@@ -93,18 +106,25 @@ fn record_header() -> [u8; 16] {
     header
 }
 
-fn frame(kind: Kind, flow: u32, device: u8) -> [u8; FRAME_LEN] {
+fn frame(kind: Kind, flow: u32, is_reply: bool, device: u8) -> [u8; FRAME_LEN] {
     let client = CLIENT_FIRST + flow % CLIENTS;
     let client_port = (1_024 + flow / CLIENTS) as u16;
+    let client_end = (client, client_port);
+    let ((src, src_port), (dst, dst_port)) = if is_reply {
+        ((REAL_SERVER, VIRTUAL_PORT), client_end)
+    } else {
+        (client_end, (VIP, VIRTUAL_PORT))
+    };
+    let ports = (src_port, dst_port);
     let segment = match kind {
-        Kind::Syn => tcp(client_port, 0x02, 1_000, 0, &[2, 4, 5, 0xB4], b""),
-        Kind::Ack => tcp(client_port, 0x18, 1_001, 5_001, &[], b"lvfeed"),
-        Kind::Udp => udp(client_port, b"lv-bench-udp-feed!"),
+        Kind::Syn => tcp(ports, 0x02, 1_000, 0, &[2, 4, 5, 0xB4], b""),
+        Kind::Ack | Kind::Reply | Kind::Both => tcp(ports, 0x18, 1_001, 5_001, &[], b"lvfeed"),
+        Kind::Udp => udp(ports, b"lv-bench-udp-feed!"),
     };
     let protocol = if kind == Kind::Udp { 17 } else { 6 };
-    let mut packet = ipv4_header(client, VIP, protocol, segment.len() as u16);
+    let mut packet = ipv4_header(src, dst, protocol, segment.len() as u16);
     packet.extend(segment);
-    let pseudo = pseudo_sum(client, VIP, protocol, packet.len() as u32 - 20);
+    let pseudo = pseudo_sum(src, dst, protocol, packet.len() as u32 - 20);
     let checksum_at = 20 + if protocol == 6 { 16 } else { 6 };
     let sum = !fold(pseudo + sum(&packet[20..]));
     packet[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
@@ -127,10 +147,17 @@ fn ipv4_header(src: u32, dst: u32, protocol: u8, payload_len: u16) -> Vec<u8> {
     header
 }
 
-fn tcp(src_port: u16, flags: u8, sequence: u32, acknowledgement: u32, options: &[u8], payload: &[u8]) -> Vec<u8> {
+fn tcp(
+    (src_port, dst_port): (u16, u16),
+    flags: u8,
+    sequence: u32,
+    acknowledgement: u32,
+    options: &[u8],
+    payload: &[u8],
+) -> Vec<u8> {
     let mut segment = Vec::with_capacity(32);
     segment.extend(src_port.to_be_bytes());
-    segment.extend(VIRTUAL_PORT.to_be_bytes());
+    segment.extend(dst_port.to_be_bytes());
     segment.extend(sequence.to_be_bytes());
     segment.extend(acknowledgement.to_be_bytes());
     segment.extend([((20 + options.len()) as u8 / 4) << 4, flags]);
@@ -141,10 +168,10 @@ fn tcp(src_port: u16, flags: u8, sequence: u32, acknowledgement: u32, options: &
     segment
 }
 
-fn udp(src_port: u16, payload: &[u8]) -> Vec<u8> {
+fn udp((src_port, dst_port): (u16, u16), payload: &[u8]) -> Vec<u8> {
     let mut datagram = Vec::with_capacity(26);
     datagram.extend(src_port.to_be_bytes());
-    datagram.extend(VIRTUAL_PORT.to_be_bytes());
+    datagram.extend(dst_port.to_be_bytes());
     datagram.extend((8 + payload.len() as u16).to_be_bytes());
     datagram.extend([0; 2]);
     datagram.extend(payload);

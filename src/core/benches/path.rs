@@ -2,7 +2,7 @@
 //!
 //! No device: bursts of 32 frames are copied into buffers laid out like mbufs, and `path::process` decides about
 //! them. Times are of this thread on the CPU, the copying measured apart and taken off; each is the median of five.
-//! `path count MODE PROTOCOL DIRECTION FAMILY` runs `measured` only as often as it says, for
+//! `path [new] [FLOWS] [MODE] [PROTOCOL] [DIRECTION] [FAMILY]`; `new` for first packets instead. `path count …` runs `measured` only as often as it says, for
 //! `valgrind --tool=callgrind --toggle-collect='*measured*'`, whose count of instructions no neighbour disturbs.
 #![allow(
     unsafe_code,
@@ -26,6 +26,7 @@ use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
 use lvs_core::path::verdict::WorkerId;
 use lvs_core::path::{self, Verdict};
+use lvs_core::random::Random;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{PacketBuilder, tcp4, tcp6, udp4, udp6};
@@ -172,6 +173,15 @@ impl Scenario {
         }
     }
 
+    fn first_packet(self, flow: u32) -> PacketBuilder {
+        let client = if self.is_v6 {
+            format!("2001:db8:c::{:x}", flow % 16_384)
+        } else {
+            format!("203.{}.113.{}", flow / 256 % 64, flow % 256)
+        };
+        self.packet(&client, (1_024 + flow / 16_384) as u16, self.vip(), 80)
+    }
+
     fn vip(self) -> &'static str {
         if self.is_v6 { "2001:db8:a::100" } else { "192.0.2.100" }
     }
@@ -187,6 +197,7 @@ struct Stand {
     device: DeviceId,
     frames: Vec<[u8; 128]>,
     frame_len: usize,
+    now: Tick,
     buffers: Vec<Buffer>,
     verdicts: [Verdict; BURST_MAX],
 }
@@ -247,12 +258,13 @@ fn worker(scenario: Scenario, flows: u32) -> WorkerState {
 }
 
 impl Stand {
-    fn new(scenario: Scenario, flows: u32) -> Self {
-        let mut stand = Self {
+    fn empty(scenario: Scenario, flows: u32) -> Self {
+        Self {
             worker: worker(scenario, flows),
             device: WAN,
             frames: Vec::with_capacity(flows as usize),
             frame_len: 0,
+            now: NOW,
             buffers: (0..8 * BURST_MAX)
                 .map(|_| Buffer {
                     start: 0,
@@ -262,16 +274,15 @@ impl Stand {
                 })
                 .collect(),
             verdicts: [Verdict::Punt; BURST_MAX],
-        };
+        }
+    }
+
+    /// With established flows.
+    fn new(scenario: Scenario, flows: u32) -> Self {
+        let mut stand = Self::empty(scenario, flows);
         let mut replies = Vec::new();
         for flow in 0..flows {
-            let client = if scenario.is_v6 {
-                format!("2001:db8:c::{:x}", flow % 1_024)
-            } else {
-                format!("203.0.113.{}", flow % 256)
-            };
-            let port = (1_024 + flow / 256) as u16;
-            let first = scenario.packet(&client, port, scenario.vip(), 80);
+            let first = scenario.first_packet(flow);
             let data = first.clone().ack().payload(b"bench!").padded_to(60).build();
             stand.open(&first.syn().dst_mac(director_mac(WAN)).build());
             stand.push(&data);
@@ -288,14 +299,57 @@ impl Stand {
             stand.device = LAN;
             replies.iter().for_each(|reply| stand.push(reply));
         }
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-        for last in (1..stand.frames.len()).rev() {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            stand.frames.swap(last, (state % (last as u64 + 1)) as usize);
-        }
+        stand.shuffle();
         stand
+    }
+
+    /// With the first packets of flows that do not exist yet.
+    fn before(scenario: Scenario, flows: u32) -> Self {
+        let mut stand = Self::empty(scenario, flows);
+        for flow in 0..flows {
+            let first = scenario.first_packet(flow).syn().padded_to(60);
+            stand.push(&first.dst_mac(director_mac(WAN)).build());
+        }
+        stand.shuffle();
+        stand
+    }
+
+    fn shuffle(&mut self) {
+        let mut random = Random::new(0x5eed);
+        for last in (1..self.frames.len()).rev() {
+            self.frames.swap(last, random.below(last as u32 + 1) as usize);
+        }
+    }
+
+    /// Opens all flows: nanoseconds each, the copying taken off. Then lets them expire: nanoseconds each, and the
+    /// longest call of `path::housekeeping` in microseconds.
+    fn opened(&mut self) -> (f64, f64, f64) {
+        let bursts = self.frames.len() / BURST_MAX;
+        let flows = (bursts * BURST_MAX) as f64;
+        let start = on_cpu();
+        for burst in 0..bursts {
+            self.fill(burst);
+            black_box(&mut self.buffers);
+        }
+        let middle = on_cpu();
+        for burst in 0..bursts {
+            self.fill(burst);
+            self.measured(burst);
+        }
+        let end = on_cpu();
+        self.assert_sent();
+        let opening = (end + start - middle - middle).as_nanos() as f64 / flows;
+        self.now = self.now.plus_ms(400_000);
+        let (mut expiring, mut longest) = (Duration::ZERO, Duration::ZERO);
+        while self.worker.conns_count() != (0, 0) {
+            let before = on_cpu();
+            path::housekeeping(&mut self.worker, self.now);
+            let spent = on_cpu() - before;
+            longest = longest.max(spent);
+            expiring += spent;
+        }
+        let longest_us = longest.as_nanos() as f64 / 1_000.0;
+        (opening, expiring.as_nanos() as f64 / flows, longest_us)
     }
 
     fn push(&mut self, frame: &[u8]) {
@@ -311,7 +365,7 @@ impl Stand {
         path::process(
             &mut self.worker,
             self.device,
-            NOW,
+            self.now,
             &mut self.buffers[..1],
             &mut self.verdicts[..1],
         );
@@ -357,7 +411,7 @@ impl Stand {
     fn measured(&mut self, burst: usize) {
         let bursts = self.buffers.len() / BURST_MAX;
         let buffers = &mut self.buffers[burst % bursts * BURST_MAX..][..BURST_MAX];
-        path::process(&mut self.worker, self.device, NOW, buffers, &mut self.verdicts);
+        path::process(&mut self.worker, self.device, self.now, buffers, &mut self.verdicts);
     }
 
     fn assert_sent(&self) {
@@ -419,8 +473,26 @@ fn time(scenario: Scenario, flows: u32) {
     );
 }
 
-fn count(scenario: Scenario) {
-    let mut stand = Stand::new(scenario, COUNTED_FLOWS);
+fn open(scenario: Scenario, flows: u32) {
+    let mut stand = Stand::before(scenario, flows);
+    stand.opened();
+    let mut rounds: Vec<_> = (0..ROUNDS).map(|_| stand.opened()).collect();
+    rounds.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let (opening, expiring, _) = rounds[ROUNDS / 2];
+    let (least, most) = (rounds[0].0, rounds[ROUNDS - 1].0);
+    let longest_us = rounds.iter().map(|round| round.2).fold(0.0, f64::max);
+    println!(
+        "{:<28} {flows:>8}  {opening:6.1} ns to open ({least:.1}–{most:.1}), {expiring:.1} to expire, {longest_us:.1} us at most",
+        scenario.name()
+    );
+}
+
+fn count(scenario: Scenario, is_new: bool) {
+    let mut stand = if is_new {
+        Stand::before(scenario, (COUNTED_BURSTS * BURST_MAX) as u32)
+    } else {
+        Stand::new(scenario, COUNTED_FLOWS)
+    };
     for burst in 0..COUNTED_BURSTS {
         stand.fill(burst);
         stand.measured(burst);
@@ -433,10 +505,9 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let is_count = words.first().is_some_and(|word| word == "count");
     let flows = words.iter().find_map(|word| word.parse().ok()).unwrap_or(1_024);
-    let wanted: Vec<&String> = words
-        .iter()
-        .filter(|word| *word != "count" && word.parse::<u32>().is_err())
-        .collect();
+    let is_new = words.iter().any(|word| word == "new");
+    let is_scenario = |word: &&String| *word != "count" && *word != "new" && word.parse::<u32>().is_err();
+    let wanted: Vec<&String> = words.iter().filter(is_scenario).collect();
     for scenario in Scenario::all() {
         let name = scenario.name();
         if wanted
@@ -444,7 +515,9 @@ fn main() {
             .all(|word| name.split(' ').any(|part| part == word.as_str()))
         {
             if is_count {
-                count(scenario);
+                count(scenario, is_new);
+            } else if is_new {
+                open(scenario, flows);
             } else {
                 time(scenario, flows);
             }

@@ -48,6 +48,17 @@ impl LocalAddressPool {
         worker: WorkerId,
         workers_count: u8,
     ) -> Option<Endpoint<A>> {
+        let (address, port) = self.advance(cursor, worker, workers_count)?;
+        self.end(address, port)
+    }
+
+    /// The same, as the index of the address and the port.
+    pub(crate) fn advance(
+        &self,
+        cursor: &mut LocalPortCursor,
+        worker: WorkerId,
+        workers_count: u8,
+    ) -> Option<(u16, u16)> {
         if worker.0 >= workers_count {
             return None;
         }
@@ -61,7 +72,7 @@ impl LocalAddressPool {
         if cursor.port >= ports_count {
             cursor.port %= ports_count;
         }
-        let addr = A::from_ip(*self.addresses.get(cursor.address as usize)?)?;
+        let address = cursor.address as u16;
         let port = first + cursor.port * step;
         cursor.address += 1;
         if cursor.address == addresses_count {
@@ -71,7 +82,85 @@ impl LocalAddressPool {
                 cursor.port = 0;
             }
         }
-        Some(Endpoint::new(addr, port as u16))
+        Some((address, port as u16))
+    }
+
+    fn end<A: Address>(&self, address: u16, port: u16) -> Option<Endpoint<A>> {
+        let addr = A::from_ip(*self.addresses.get(usize::from(address))?)?;
+        Some(Endpoint::new(addr, port))
+    }
+}
+
+/// How many candidates of a real server are fetched ahead.
+const AHEAD: usize = 4;
+/// Real servers for which candidates are fetched ahead at the same time.
+const AHEAD_SERVERS: usize = 1_024;
+
+/// Candidates that real servers' next connections try first. When a connection comes, the memory that tells whether its
+/// candidate is free has been fetched long ago, for it is at a random place of a large table.
+///
+/// A direct-mapped table of fixed size: servers that meet in a slot cost each other the benefit and a few candidates,
+/// which come around again.
+#[derive(Debug)]
+pub struct PortsAhead(Box<[Ahead]>);
+
+/// Whose candidates they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AheadOf {
+    /// [`crate::ipvs::real_server::RealServerId`].
+    pub(crate) server: u32,
+    /// Port of the connection at the real server.
+    pub(crate) port: u16,
+    /// Of the service: a changed pool makes them void.
+    pub(crate) revision: u64,
+}
+
+/// The candidates of one real server, in the order in which they were taken.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ahead {
+    of: AheadOf,
+    /// Where the oldest is, and how many there are.
+    oldest: u8,
+    count: u8,
+    /// Index of the address in the pool, and port.
+    ends: [(u16, u16); AHEAD],
+}
+
+impl PortsAhead {
+    pub(crate) fn new() -> Self {
+        Self(vec![Ahead::default(); AHEAD_SERVERS].into_boxed_slice())
+    }
+
+    /// The next candidate: `advance` gives one of the pool as an index of its address and a port, and `fetch` asks for the
+    /// memory that tells whether it is free.
+    #[inline]
+    pub(crate) fn next<A: Address>(
+        &mut self,
+        of: AheadOf,
+        pool: &LocalAddressPool,
+        mut advance: impl FnMut() -> Option<(u16, u16)>,
+        fetch: impl FnOnce(Endpoint<A>),
+    ) -> Option<Endpoint<A>> {
+        let end = |(address, port)| pool.end::<A>(address, port);
+        let Some(ahead) = self.0.get_mut(of.server as usize % AHEAD_SERVERS) else {
+            return end(advance()?);
+        };
+        if ahead.of != of {
+            *ahead = Ahead { of, ..Ahead::default() };
+        }
+        let place = usize::from(ahead.oldest) % AHEAD;
+        let oldest = ahead.ends[place];
+        let new = advance()?;
+        fetch(end(new)?);
+        if usize::from(ahead.count) < AHEAD {
+            let free = (place + usize::from(ahead.count)) % AHEAD;
+            ahead.ends[free] = new;
+            ahead.count += 1;
+            return end(advance()?);
+        }
+        ahead.ends[place] = new;
+        ahead.oldest = ((place + 1) % AHEAD) as u8;
+        end(oldest)
     }
 }
 
@@ -98,11 +187,23 @@ impl LocalAddressPool {
         home: &ReplyHome<'_, A>,
         tries: &mut u32,
     ) -> Option<Endpoint<A>> {
+        let (address, port) = self.advance_by_rss(cursor, home, tries)?;
+        self.end(address, port)
+    }
+
+    /// The same, as the index of the address and the port.
+    pub(crate) fn advance_by_rss<A: Address>(
+        &self,
+        cursor: &mut LocalPortCursor,
+        home: &ReplyHome<'_, A>,
+        tries: &mut u32,
+    ) -> Option<(u16, u16)> {
         while *tries > 0 {
             *tries -= 1;
-            let candidate = self.next(cursor, WorkerId(0), 1)?;
+            let (address, port) = self.advance(cursor, WorkerId(0), 1)?;
+            let candidate = self.end(address, port)?;
             if home.rss.worker(home.real, candidate, home.workers_count) == home.worker {
-                return Some(candidate);
+                return Some((address, port));
             }
         }
         None
@@ -248,6 +349,35 @@ mod tests {
         let mut cursor = LocalPortCursor::seeded(u64::MAX);
         let small = pool(&["198.51.100.9"]);
         assert!(small.next::<Addr4>(&mut cursor, WorkerId(0), 1).is_some());
+    }
+
+    #[test]
+    fn candidates_fetched_ahead_come_once_each_and_are_void_with_another_pool() {
+        let old = pool(&["198.51.100.1"]);
+        let mut cursor = LocalPortCursor::default();
+        let mut ahead = PortsAhead::new();
+        let (mut taken, mut fetched) = (HashSet::new(), HashSet::new());
+        for turn in 0..2_000u32 {
+            // Servers 1 and 1,025 meet in a slot.
+            let of = AheadOf {
+                server: [1, 2, 1, 2, 2, 1_025][turn as usize % 6],
+                port: 80,
+                revision: 1,
+            };
+            let advance = || old.advance(&mut cursor, WorkerId(0), 1);
+            let fetch = |end: Endpoint<Addr4>| assert!(fetched.insert(end));
+            let end = ahead.next::<Addr4>(of, &old, advance, fetch).unwrap();
+            assert!(taken.insert(end), "{end:?} twice");
+        }
+        let new = pool(&["198.51.100.2"]);
+        let of = AheadOf {
+            server: 2,
+            port: 80,
+            revision: 2,
+        };
+        let advance = || new.advance(&mut cursor, WorkerId(0), 1);
+        let end = ahead.next::<Addr4>(of, &new, advance, |_| {}).unwrap();
+        assert_eq!(end.addr, Addr4([198, 51, 100, 2]));
     }
 
     #[test]

@@ -37,7 +37,7 @@ struct Found<'a> {
 }
 
 /// See the module.
-pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &FlowKey<A>) -> Admission<'a> {
+pub(crate) fn admit<'a, A: Address>(step: &mut Step<'a>, headers: &Headers, key: &FlowKey<A>) -> Admission<'a> {
     let snapshot = step.snapshot;
     let found = find(step, step.snapshot.marks.classify(step.device, key), key);
     if let Some(owner) = owner(step, found.as_ref().map(|found| found.service), key)
@@ -56,7 +56,7 @@ pub(crate) fn admit<'a, A: Address>(step: &Step<'a>, headers: &Headers, key: &Fl
         // Like the kernel's LOCAL_IN hook: a service on an address the director does not have is not seen.
         Some(Found { service, divert })
             if may_start(step, headers, key)
-                && (divert || snapshot.l3.is_local(key.dst.addr))
+                && (divert || is_local(step, key.dst.addr))
                 && !is_martian(step, key.src.addr) =>
         {
             Admission::Schedule(service)
@@ -84,6 +84,12 @@ pub(crate) fn admit_error<'a, A: Address>(
         Some(owner) => Admission::Decided(Verdict::HandOver(owner)),
         None => Admission::Schedule(service),
     })
+}
+
+/// Whether the address is the director's own.
+fn is_local<A: Address>(step: &mut Step<'_>, addr: A) -> bool {
+    let l3 = &step.snapshot.l3;
+    step.recalls.locals.about(l3, addr.to_ip(), || l3.is_local(addr))
 }
 
 /// The service of a packet: that of its mark before that of its destination.

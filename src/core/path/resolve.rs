@@ -112,7 +112,11 @@ fn look_up<'a, A: Address>(
         conn.hop_generation = l3.generation;
         conn.hops = [Conn::<A>::NO_HOP; 2];
     }
-    let found = route_to(l3, target);
+    // The same real servers come again and again; clients do not.
+    let found = match direction {
+        Direction::Inbound => step.recalls.routes.about(l3, target, || route_to(l3, target)),
+        Direction::Outbound => route_to(l3, target),
+    };
     if let Route::Hop(HopId(id)) = found {
         conn.hops[direction as usize] = id;
     }

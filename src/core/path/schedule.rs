@@ -12,7 +12,7 @@ use crate::frame::Frame;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
 use crate::ipvs::conn::{Conn, ConnIndex, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_ONE_PACKET, FLAG_OUTBOUND_INDEXED};
 use crate::ipvs::forwarding::ForwardingMode;
-use crate::ipvs::local_address::ReplyHome;
+use crate::ipvs::local_address::{AheadOf, ReplyHome};
 use crate::ipvs::persistence::PORT_FTP;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::{self, tcp::TcpState};
@@ -229,23 +229,32 @@ fn local_end<A: Address>(
     let pool = service.local_addresses.as_ref()?;
     let cursor = step.port_cursors.get_mut(service.id.0 as usize)?;
     let real = Endpoint::new(A::from_ip(server.addr)?, chosen.port);
+    let (worker, workers_count) = (step.worker, step.workers_count);
     let home = step.rss.map(|rss| ReplyHome {
         rss,
         real,
-        worker: step.worker,
-        workers_count: step.workers_count,
+        worker,
+        workers_count,
     });
     let mut rss_tries = RSS_PORT_TRIES_MAX;
+    let mut advance = || match &home {
+        Some(home) => pool.advance_by_rss(cursor, home, &mut rss_tries),
+        None => pool.advance(cursor, worker, workers_count),
+    };
+    let reply_to = |local| FlowKey {
+        src: real,
+        dst: local,
+        protocol: key.protocol,
+    };
+    let of = AheadOf {
+        server: server.id.0,
+        port: chosen.port,
+        revision: service.revision,
+    };
     for _ in 0..LOCAL_PORT_TRIES_MAX {
-        let candidate = match &home {
-            Some(home) => pool.next_by_rss(cursor, home, &mut rss_tries),
-            None => pool.next(cursor, step.worker, step.workers_count),
-        }?;
-        let reply = FlowKey {
-            src: real,
-            dst: candidate,
-            protocol: key.protocol,
-        };
+        let fetch = |ahead| table.prefetch_bucket(table.hash(&reply_to(ahead)));
+        let candidate = step.ports_ahead.next(of, pool, &mut advance, fetch)?;
+        let reply = reply_to(candidate);
         if table.find(table.hash(&reply), &reply).is_none() {
             return Some(candidate);
         }

@@ -47,10 +47,10 @@ pub(crate) fn send<A: Address, F: Frame>(
     way: &Way<'_>,
 ) -> Verdict {
     let l3 = &step.snapshot.l3;
-    let source = match server.addr {
+    let source = step.recalls.sources.about(l3, server.addr, || match server.addr {
         IpAddr::V4(v4) => l3.source_for(Addr4(v4.octets())).map(Address::to_ip),
         IpAddr::V6(v6) => l3.source_for(Addr6(v6.octets())).map(Address::to_ip),
-    };
+    });
     let Some(source) = source else {
         return Verdict::Drop(DropReason::NoRoute);
     };

@@ -130,6 +130,7 @@ impl Director {
                 idle_cycles: counters.idle_cycles.get(),
                 cycles_per_sec: port.cycles_per_sec(),
                 scheduler_picks: counters.scheduler_picks.get(),
+                longest_turn_us: us(counters.longest_pass_cycles.get(), port.cycles_per_sec()),
                 take_over_packets: counters.handed_over_in.get(),
                 conns_expired: counters.conns_expired.get(),
                 icmp_errors: counters.icmp_errors.get(),
@@ -166,6 +167,12 @@ impl Director {
         let table = self.current_table();
         self.counts.collect(&table, &self.workers);
     }
+}
+
+/// Cycles as microseconds.
+fn us(cycles: u64, cycles_per_sec: u64) -> u64 {
+    let us = (u128::from(cycles) * 1_000_000).checked_div(u128::from(cycles_per_sec));
+    us.map_or(0, |us| us as u64)
 }
 
 fn latency(counts: &LatencyCounts, hz: u64) -> Latency {

@@ -1,7 +1,10 @@
 //! The short way of plain packets does what the full way does: the same packets go through two directors, priority-tagged
 //! (IEEE 802.1Q, VLAN 0) in one of them, which changes nothing but that they are not plain.
 
+use lvs_core::ipvs::client_address::ClientAddress;
+use lvs_core::ipvs::desired::ServiceSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::ServiceProtocol;
 use lvs_core::random::Random;
 use lvs_core::testing::director::{Outcome, TestDirector};
@@ -19,10 +22,15 @@ struct Twins {
 }
 
 impl Twins {
-    fn new(protocol: ServiceProtocol, mode: ForwardingMode) -> Self {
+    fn new(protocol: ServiceProtocol, mode: ForwardingMode, client_address: ClientAddress) -> Self {
         let make = || {
             let key = service(protocol, VIP, 80);
             let mut director = director(1, key, mode, &["198.51.100.11", "198.51.100.12"], 8_080);
+            let mut spec = ServiceSpec::new(key, SchedulerKind::Rr);
+            spec.client_address = client_address;
+            director
+                .change(|desired| desired.edit_service(spec))
+                .expect("the service is there");
             // One hop of the way is narrow, so that some packets are too long for it.
             let mut network = lvs_core::testing::network::network();
             network.route(
@@ -95,9 +103,9 @@ fn any_packet(random: &mut Random, protocol: ServiceProtocol, ends: &str) -> Pac
     }
 }
 
-fn compare(protocol: ServiceProtocol, mode: ForwardingMode) {
+fn compare(protocol: ServiceProtocol, mode: ForwardingMode, client_address: ClientAddress) {
     let mut random = Random::new(mode as u64 + 1);
-    let mut twins = Twins::new(protocol, mode);
+    let mut twins = Twins::new(protocol, mode, client_address);
     let mut sent_both_ways = [0; 2];
     for round in 0..4_000 {
         let client = format!("192.0.2.{}:{}", 2 + random.below(3), 40_000 + random.below(4));
@@ -134,9 +142,13 @@ fn the_short_way_and_the_full_way_lead_to_the_same_frames_connections_and_counts
         ForwardingMode::DirectRouting,
         ForwardingMode::Tunnel,
     ] {
-        compare(ServiceProtocol::Tcp, mode);
-        compare(ServiceProtocol::Udp, mode);
+        compare(ServiceProtocol::Tcp, mode, ClientAddress::None);
+        compare(ServiceProtocol::Udp, mode, ClientAddress::None);
     }
+    for client_address in [ClientAddress::Toa, ClientAddress::ProxyV2] {
+        compare(ServiceProtocol::Tcp, ForwardingMode::FullNat, client_address);
+    }
+    compare(ServiceProtocol::Udp, ForwardingMode::FullNat, ClientAddress::Uoa);
 }
 
 #[test]
@@ -144,7 +156,7 @@ fn packets_of_one_burst_see_each_others_connections_come_and_go() {
     let key = service(ServiceProtocol::Udp, VIP, 80);
     let mut director = director(1, key, ForwardingMode::Nat, &["198.51.100.11"], 80);
     director.change(|desired| {
-        let mut spec = lvs_core::ipvs::desired::ServiceSpec::new(key, lvs_core::ipvs::scheduler::SchedulerKind::Rr);
+        let mut spec = ServiceSpec::new(key, SchedulerKind::Rr);
         spec.one_packet = true;
         desired.edit_service(spec).expect("it is there");
     });
