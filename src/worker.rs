@@ -90,6 +90,7 @@ impl<P: PacketPath> Worker<P> {
         let mut before = clock::cycles();
         while !self.stopped {
             let now = self.clock.tick_of(before);
+            self.path.set_us(self.clock.us_of(before));
             let mut busy = self.receive(now);
             busy |= self.take_handed_over(now);
             busy |= self.take_injected(now);

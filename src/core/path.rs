@@ -15,6 +15,7 @@ pub mod classify;
 pub mod defence;
 pub mod emit;
 pub mod established;
+pub mod explain;
 pub mod forward;
 pub mod fragment;
 pub mod from_host;
@@ -96,6 +97,7 @@ pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
     track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
     track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
     reassemble::expire(&mut step, &mut lanes.reassembly);
+    step.loads.sample(&step.snapshot.services, step.own, now);
     step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
     step.own.conns_ipv6.set(lanes.v6.table.len() as u64);
 }

@@ -76,6 +76,10 @@ impl<P: PacketPath> Worker<P> {
                 self.dump(&mut dump, now);
                 self.mailbox.answer(Reply::ConnDump(dump));
             }
+            Command::Explain(mut ask) => {
+                ask.answer = self.path.explain(&ask.question, now);
+                self.mailbox.answer(Reply::Explained(ask));
+            }
             Command::TakeOver(conns) => {
                 self.path.take_over(now, &conns);
                 self.mailbox.answer(Reply::TakenOver(conns));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::{DeviceId, NeighbourKey};
+use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::path::verdict::WaitId;
 use lvs_core::path::{self, DropReason, Verdict};
 use lvs_core::snapshot::Snapshot;
@@ -16,6 +17,9 @@ use crate::dpdk::Mbuf;
 
 /// See the module. Nothing here may allocate, block, log or panic.
 pub trait PacketPath: Send {
+    /// The time in microseconds, modulo 2³², once for each pass of the loop.
+    fn set_us(&mut self, _us: u32) {}
+
     /// Decides about up to [`lvs_core::limits::BURST_MAX`] frames that `device` received.
     fn process(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]);
 
@@ -59,11 +63,22 @@ pub trait PacketPath: Send {
     /// Takes up a new snapshot; returns the old one for its publisher to drop.
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot>;
 
+    /// What would become of a packet; leaves no trace.
+    fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {
+        let _ = (question, now);
+        None
+    }
+
     /// Fills `out` to its capacity with connections from `cursor` on.
     fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor>;
 }
 
 impl PacketPath for WorkerState {
+    #[inline]
+    fn set_us(&mut self, us: u32) {
+        Self::set_us(self, us);
+    }
+
     #[inline]
     fn process(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
         path::process(self, device, now, frames, verdicts);
@@ -110,6 +125,10 @@ impl PacketPath for WorkerState {
 
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         Self::adopt(self, snapshot)
+    }
+
+    fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {
+        Some(path::explain::explain(self, now, question))
     }
 
     fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {

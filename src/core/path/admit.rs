@@ -66,6 +66,12 @@ pub(crate) fn admit<'a, A: Address>(step: &mut Step<'a>, headers: &Headers, key:
     }
 }
 
+/// Whether the address is the director's own.
+fn is_local<A: Address>(step: &mut Step<'_>, addr: A) -> bool {
+    let l3 = &step.snapshot.l3;
+    step.recalls.locals.about(l3, addr.to_ip(), || l3.is_local(addr))
+}
+
 /// What `schedule_icmp` asks: who takes a connection that an ICMP error quotes a reply of? `outer` is the flow of
 /// the error itself, which is what marks are given to; `key` that of the connection's client.
 pub(crate) fn admit_error<'a, A: Address>(
@@ -86,12 +92,6 @@ pub(crate) fn admit_error<'a, A: Address>(
     })
 }
 
-/// Whether the address is the director's own.
-fn is_local<A: Address>(step: &mut Step<'_>, addr: A) -> bool {
-    let l3 = &step.snapshot.l3;
-    step.recalls.locals.about(l3, addr.to_ip(), || l3.is_local(addr))
-}
-
 /// The service of a packet: that of its mark before that of its destination.
 fn find<'a, A: Address>(step: &Step<'a>, marked: Option<Marked>, key: &FlowKey<A>) -> Option<Found<'a>> {
     let snapshot = step.snapshot;
@@ -104,6 +104,11 @@ fn find<'a, A: Address>(step: &Step<'a>, marked: Option<Marked>, key: &FlowKey<A
         let service = snapshot.services.find(key.protocol, key.dst)?;
         Some(Found { service, divert: false })
     })
+}
+
+/// The service of a packet, for explanations.
+pub(crate) fn service_of<'a, A: Address>(step: &Step<'a>, key: &FlowKey<A>) -> Option<&'a VirtualService> {
+    find(step, step.snapshot.marks.classify(step.device, key), key).map(|found| found.service)
 }
 
 /// Whether a packet of this kind may create a connection at all.

@@ -55,8 +55,9 @@ pub(crate) fn gives_way<A: Address>(
     must
 }
 
+/// Whether the connection ends with this packet of its client, which then begins a new one.
 #[cold]
-fn is_over<A: Address>(step: &Step<'_>, conn: &Conn<A>, headers: &Headers) -> bool {
+pub(crate) fn is_over<A: Address>(step: &Step<'_>, conn: &Conn<A>, headers: &Headers) -> bool {
     let sysctls = &step.snapshot.sysctls;
     let slot = step.snapshot.services.real_server(RealServerId(conn.real_server));
     let begins = headers.tcp_flags & tcp::SYN != 0 || headers.sctp_chunk == sctp::CHUNK_INIT;

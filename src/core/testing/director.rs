@@ -65,6 +65,8 @@ pub struct TestDirector {
     sysctls: Sysctls,
     sync: SyncRoles,
     now: Tick,
+    /// Microseconds behind `now`.
+    now_us: u64,
     made: Vec<Outcome>,
     /// Frames that one worker handed to another.
     pub hand_overs: u64,
@@ -106,8 +108,10 @@ impl TestDirector {
             };
             let mut arena = Arena::in_memory(WorkerState::arena_bytes(&settings));
             let own = Arc::clone(&counters[usize::from(id)]);
-            WorkerState::new(settings, &mut arena, Arc::clone(&snapshot), Arc::clone(&counters), own)
-                .expect("the arena has the size that was asked for")
+            let mut state = WorkerState::new(settings, &mut arena, Arc::clone(&snapshot), Arc::clone(&counters), own)
+                .expect("the arena has the size that was asked for");
+            state.set_us(1_000_000);
+            state
         };
         let workers = (0..workers).map(make).collect();
         Self {
@@ -119,6 +123,7 @@ impl TestDirector {
             sysctls: Sysctls::default(),
             sync: SyncRoles::default(),
             now: Tick(1_000),
+            now_us: 1_000_000,
             counters,
             made: Vec::new(),
             hand_overs: 0,
@@ -210,13 +215,29 @@ impl TestDirector {
         let mut left_ms = ms;
         while left_ms > 0 {
             let step_ms = left_ms.min(STEP_MS);
-            self.now = self.now.plus_ms(step_ms);
             left_ms -= step_ms;
-            for worker in 0..self.workers.len() {
+            self.advance_us(step_ms * 1_000);
+        }
+    }
+
+    /// The same by microseconds: housekeeping is done when a millisecond is over, as in the daemon.
+    pub fn advance_us(&mut self, us: u32) {
+        self.now_us += u64::from(us);
+        let now = Tick((self.now_us / 1_000) as u32);
+        let is_housekeeping_due = now != self.now;
+        self.now = now;
+        for worker in 0..self.workers.len() {
+            self.workers[worker].set_us(self.now_us as u32);
+            if is_housekeeping_due {
                 path::housekeeping(&mut self.workers[worker], self.now);
                 self.collect_made(worker, DeviceId(0));
             }
         }
+    }
+
+    /// Virtual microseconds since some start.
+    pub const fn now_us(&self) -> u64 {
+        self.now_us
     }
 
     /// One frame that `device` received and worker 0 polled.
