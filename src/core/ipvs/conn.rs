@@ -142,7 +142,7 @@ pub struct Conn<A: Address> {
     pub mode: u8,
     /// What is left to be told the real server about the client, or changed in SYN segments.
     pub introduction: Introduction,
-    /// Octets put in front of the client's TCP stream (PROXY protocol): `shifts[0].delta`, in the first line.
+    /// Octets put in front of the client's TCP stream (PROXY protocol): `shift.delta`, in the first line.
     pub preface_len: u8,
     /// State in which it was last told to another director.
     pub synced_state: u8,
@@ -164,8 +164,8 @@ pub struct Conn<A: Address> {
     pub asked_us: u32,
     /// Until when another director was told to keep it, in ticks; the low two bits count repetitions. 0: never told.
     pub synced_until: u32,
-    /// Shift of sequence numbers, by [`Direction`].
-    pub shifts: [SequenceShift; 2],
+    /// Shift of the client's sequence numbers (of the server's none is made).
+    pub shift: SequenceShift,
     /// [`ConnIndex`] of the next older connection with the same outbound key, which has it again when this one
     /// ends, or [`Conn::NO_CONTROL`]. The table's own business.
     pub shadowed: u32,
@@ -251,7 +251,7 @@ impl<A: Address> Default for Conn<A> {
             fwmark: 0,
             asked_us: 0,
             synced_until: 0,
-            shifts: [SequenceShift::default(); 2],
+            shift: SequenceShift::default(),
             shadowed: Self::NO_CONTROL,
         }
     }

@@ -108,7 +108,7 @@ impl SyncConn {
             local: (mode == ForwardingMode::FullNat && !is_template).then(|| end(conn.local)),
             fwmark: conn.fwmark,
             timeout_sec: conn.timeout_ms / 1_000,
-            shifts: is_shifted.then_some(conn.shifts),
+            shifts: is_shifted.then_some([conn.shift, SequenceShift::default()]),
         })
     }
 

@@ -11,7 +11,7 @@ use crate::address::{Address, Endpoint};
 use crate::counters::SingleWriter;
 use crate::frame::Frame;
 use crate::ipvs::client_address::{ClientAddress, Introduction};
-use crate::ipvs::conn::{Conn, Direction, FLAG_INBOUND_SHIFTED, SequenceShift};
+use crate::ipvs::conn::{Conn, FLAG_INBOUND_SHIFTED, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::service::{ServiceId, VirtualService};
@@ -111,7 +111,7 @@ fn inbound_syn<A: Address, F: Frame>(step: &Step<'_>, conn: &mut Conn<A>, header
     let preface_len = proxy::len(conn);
     conn.introduction.restart();
     conn.preface_len = preface_len;
-    conn.shifts[Direction::Inbound as usize] = SequenceShift {
+    conn.shift = SequenceShift {
         from: segment.header.sequence.get(),
         delta: i32::from(preface_len),
         previous_delta: 0,
@@ -144,7 +144,7 @@ pub(crate) fn outbound<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, headers:
         ClientAddress::ProxyV1 | ClientAddress::ProxyV2 => proxy::outbound(conn, &mut segment),
         ClientAddress::Toa if headers.tcp_flags & (SYN | RST) == 0 => {
             // Only a server with a whole connection answers anything else than the SYN.
-            let expected = conn.shifts[Direction::Inbound as usize].from.wrapping_add(1);
+            let expected = conn.shift.from.wrapping_add(1);
             let speaks = segment.payload_len > 0 || headers.tcp_flags & FIN != 0;
             if speaks || segment.header.acknowledgement.get() != expected {
                 conn.introduction.told();

@@ -167,9 +167,9 @@ fn settle<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnInde
     conn.synced_state = conn.state;
     conn.in_packets = step.snapshot.sysctls.sync_threshold[0];
     if let Some(shifts) = entry.synced.shifts {
-        conn.shifts = shifts;
         // What a director that puts a preface in front of the client's stream has shifted by.
         let [inbound, _] = shifts;
+        conn.shift = inbound;
         let is_preface = entry.local.is_some() && conn.flags & FLAG_INBOUND_SHIFTED != 0;
         conn.preface_len = u8::try_from(inbound.delta).ok().filter(|_| is_preface).unwrap_or(0);
     }

@@ -14,7 +14,7 @@ use zerocopy::network_endian::U16;
 use crate::address::{Address, AddressFamily};
 use crate::frame::Frame;
 use crate::ipvs::client_address::{ClientAddress, Introduction};
-use crate::ipvs::conn::{Conn, Direction};
+use crate::ipvs::conn::Conn;
 use crate::limits::FRAGMENT_HEADER_MAX;
 use crate::path::headers::Headers;
 use crate::path::introduce::segment::Segment;
@@ -111,7 +111,7 @@ pub(super) fn len<A: Address>(conn: &Conn<A>) -> u8 {
 
 /// The number of the client's first octet.
 const fn first<A: Address>(conn: &Conn<A>) -> u32 {
-    conn.shifts[Direction::Inbound as usize].from.wrapping_add(1)
+    conn.shift.from.wrapping_add(1)
 }
 
 /// A number that the real server uses, as the client knows it.
