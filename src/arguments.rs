@@ -16,4 +16,7 @@ pub(crate) struct Arguments {
     /// Read and check the configuration file, then exit.
     #[arg(long)]
     pub(crate) check: bool,
+    /// Run the path over a capture file instead of devices, in the capture's time, and write what would be sent.
+    #[arg(long, num_args = 2, value_names = ["IN", "OUT"], conflicts_with = "check")]
+    pub(crate) offline: Option<Vec<PathBuf>>,
 }

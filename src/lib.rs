@@ -4,6 +4,7 @@
 
 pub mod dpdk;
 pub mod mgmt;
+pub mod offline;
 pub mod startup;
 pub mod worker;
 

@@ -35,6 +35,7 @@ use crate::mgmt::metrics;
 use crate::mgmt::punt::TwinDescriptor;
 use crate::mgmt::reload;
 use crate::mgmt::twin::{self, Twin, TwinError};
+use crate::offline::{self, OfflineError};
 use crate::worker::Worker;
 use crate::worker::crew::WorkerParts;
 use crate::worker::idle::IdlePolicy;
@@ -94,6 +95,9 @@ pub enum StartError {
     /// A worker.
     #[error(transparent)]
     Lcore(#[from] LcoreError),
+    /// A capture file that was to be processed.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
     /// The listener of the metrics.
     #[error("metrics.listen {address}: {source}; give an address of this machine and a free port, or leave it out")]
     Metrics {
@@ -130,6 +134,15 @@ pub fn read_config(path: &Path) -> Result<(Config, String), StartError> {
     };
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
     Ok((Config::parse(&text, &path.display().to_string())?, text))
+}
+
+/// Runs the path over a capture file with the services of the configuration.
+///
+/// # Errors
+/// A configuration or a file that cannot be read, an output that cannot be written.
+pub fn offline(config: &Path, input: &Path, output: &Path) -> Result<offline::Summary, StartError> {
+    let (config, _) = read_config(config)?;
+    Ok(offline::run(&config, input, output)?)
 }
 
 /// Brings the desired state back from the journal, with what was edited in the configuration since.

@@ -35,7 +35,7 @@ use housekeeping::Pace;
 use idle::Idle;
 use mailbox::Mailbox;
 use packet_path::PacketPath;
-use punt::InjectedFrames;
+use punt::{InjectedFrames, TwinFrame};
 use sampling::Sampling;
 
 /// Frames from the twins that a worker transmits in one pass: control traffic is little, a bulk transfer of
@@ -90,6 +90,7 @@ impl<P: PacketPath> Worker<P> {
         let mut before = clock::cycles();
         while !self.stopped {
             let now = self.clock.tick_of(before);
+            self.path.set_us(self.clock.us_of(before));
             let mut busy = self.receive(now);
             busy |= self.take_handed_over(now);
             busy |= self.take_injected(now);
@@ -164,6 +165,10 @@ impl<P: PacketPath> Worker<P> {
             self.counters.handed_over_in.add(1);
             match handed {
                 Handed::Transmit { mbuf, to } => self.exits.transmit_own(to, mbuf),
+                Handed::FromHost { mut mbuf, device } => {
+                    let verdict = self.path.from_host(device, now, true, &mut mbuf);
+                    self.exits.dispatch_from_host(device, mbuf, verdict);
+                }
                 Handed::Process { mbuf, from } => {
                     if from != device {
                         self.decide(device, now, P::process_handed_over);
@@ -178,13 +183,16 @@ impl<P: PacketPath> Worker<P> {
         any
     }
 
-    /// Transmits what the kernel sends through its twins, as it is.
-    fn take_injected(&mut self, _now: Tick) -> bool {
+    /// Takes what the kernel sends through its twins.
+    fn take_injected(&mut self, now: Tick) -> bool {
         let mut busy = false;
         for _ in 0..INJECTED_PER_PASS_MAX {
-            let Some(frame) = self.injected.take() else { break };
+            let Some(TwinFrame { mut mbuf, device }) = self.injected.take() else {
+                break;
+            };
             busy = true;
-            self.exits.transmit(frame.device, frame.mbuf);
+            let verdict = self.path.from_host(device, now, false, &mut mbuf);
+            self.exits.dispatch_from_host(device, mbuf, verdict);
         }
         busy
     }

@@ -14,6 +14,7 @@ pub mod proc_text;
 mod state;
 mod status;
 mod sync;
+mod why;
 
 pub use action::Action;
 pub use error::{ApiError, ErrorCode};
@@ -28,6 +29,7 @@ pub use status::{
     ServiceStatus, StateDiff, Stats, Totals, Version, Worker,
 };
 pub use sync::{SyncDaemon, SyncDaemonStatus, SyncRole};
+pub use why::{Why, WhyAsked, WhyHop, WhyServer, WhyVerdict};
 
 /// First segment of every path. It changes when an old client could misread a new daemon.
 pub const API_VERSION: &str = "v1";

@@ -12,8 +12,12 @@ use lvs_api::{
 };
 
 pub mod mark;
+pub mod top;
+pub mod why;
 
 use mark::MarkCommand;
+use top::Top;
+use why::WhyArguments;
 
 const AFTER_HELP: &str = "\
 Virtual services are written PROTOCOL:ADDRESS:PORT, as in tcp:192.0.2.10:80 or udp:[2001:db8::10]:53;
@@ -87,6 +91,10 @@ pub enum Command {
         #[arg(value_name = "NAME[=VALUE]")]
         words: Vec<String>,
     },
+    /// Watch workers, services, servers, drops and devices live.
+    Top(Top),
+    /// Explain where a packet of a client would go and why, without sending it.
+    Why(WhyArguments),
     /// Show, start or stop sync daemons: directors that tell each other of their connections.
     Sync {
         /// What to do; without it they are listed as `ipvsadm -L --daemon` does.

@@ -8,6 +8,8 @@ mod listing;
 mod proc_files;
 mod run;
 mod table;
+mod top;
+mod why;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -20,7 +20,7 @@ use crate::command::{
     StatsCommand, SyncCommand,
 };
 use crate::listing::{self, Columns, Style};
-use crate::{proc_files, table};
+use crate::{proc_files, table, top, why};
 
 mod settings;
 
@@ -115,6 +115,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             };
             session.change(Method::PUT, "/timeouts", Some(&patch)).await
         }
+        Command::Top(wanted) => top::run(&session.client, &wanted).await,
+        Command::Why(wanted) => session.print(&why::ask(&session.client, &wanted).await?, why::text),
         Command::Proc(wanted) => proc_files::run(&session.client, &wanted).await,
         Command::Sysctl { words } => session.sysctl(&words).await,
         Command::Mark(command) => session.mark(command).await,

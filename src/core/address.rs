@@ -177,6 +177,18 @@ pub struct FlowKey<A: Address> {
     pub protocol: u8,
 }
 
+impl<A: Address> FlowKey<A> {
+    /// The flow of the answers.
+    #[inline]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            protocol: self.protocol,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

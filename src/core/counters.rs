@@ -130,6 +130,49 @@ impl ServerCounters {
     }
 }
 
+/// Connections of one real server at one worker, as the other workers learn them: one word, so that a reader
+/// never sees half of a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnsLoad {
+    /// In an active state.
+    pub active: u32,
+    /// Others; fewer than 2³¹.
+    pub inactive: u32,
+    /// Whether the worker holds the server for overloaded.
+    pub overloaded: bool,
+}
+
+impl ConnsLoad {
+    const OVERLOADED: u64 = 1 << 31;
+
+    fn to_word(self) -> u64 {
+        let mark = if self.overloaded { Self::OVERLOADED } else { 0 };
+        u64::from(self.active) << 32 | mark | u64::from(self.inactive) & (Self::OVERLOADED - 1)
+    }
+
+    const fn of_word(word: u64) -> Self {
+        Self {
+            active: (word >> 32) as u32,
+            inactive: (word & (Self::OVERLOADED - 1)) as u32,
+            overloaded: word & Self::OVERLOADED != 0,
+        }
+    }
+}
+
+/// What lt, wlt and wrt measure of one real server at one worker, for the other workers.
+#[derive(Debug, Default)]
+#[repr(C, align(32))]
+pub struct MeasuredLoad {
+    /// Octets a second as the estimator scales them (2⁵).
+    pub traffic: AtomicU64,
+    /// Connections since the worker's estimator took its last sample.
+    pub assigned: AtomicU32,
+    /// Smoothed response time in microseconds; 0 for none yet.
+    pub response_us: AtomicU32,
+    /// When the last response was seen.
+    pub responded_at: AtomicU32,
+}
+
 /// One device as one worker sees it: a line of its own.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
@@ -211,8 +254,13 @@ pub struct WorkerCounters {
     pub answers: [AtomicU64; DropReason::COUNT],
     /// By [`RealServerId`].
     pub servers: Box<[ServerCounters]>,
+    /// By [`RealServerId`], for the other workers: [`ConnsLoad`] apart from the lines that packets write.
+    conns: Box<[AtomicU64]>,
+    /// By [`RealServerId`], for the other workers.
+    measured: Box<[MeasuredLoad]>,
     /// Counts nobody reads: where an id that does not exist ends up.
     nowhere_server: ServerCounters,
+    nowhere_measured: MeasuredLoad,
     nowhere_device: DeviceCounters,
 }
 
@@ -247,7 +295,10 @@ impl WorkerCounters {
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             answers: [const { AtomicU64::new(0) }; DropReason::COUNT],
             servers: (0..servers_max).map(|_| ServerCounters::default()).collect(),
+            conns: (0..servers_max).map(|_| AtomicU64::new(0)).collect(),
+            measured: (0..servers_max).map(|_| MeasuredLoad::default()).collect(),
             nowhere_server: ServerCounters::default(),
+            nowhere_measured: MeasuredLoad::default(),
             nowhere_device: DeviceCounters::default(),
         }
     }
@@ -256,6 +307,33 @@ impl WorkerCounters {
     #[inline]
     pub fn server(&self, id: RealServerId) -> &ServerCounters {
         self.servers.get(id.0 as usize).unwrap_or(&self.nowhere_server)
+    }
+
+    /// Shows the other workers the connections of a server; where nobody looks, nothing is written.
+    #[inline]
+    pub fn publish_conns(&self, id: RealServerId) {
+        let server = self.server(id);
+        if let Some(word) = self.conns.get(id.0 as usize) {
+            let load = ConnsLoad {
+                active: server.active.get(),
+                inactive: server.inactive.get(),
+                overloaded: server.overloaded.get() != 0,
+            };
+            word.set(load.to_word());
+        }
+    }
+
+    /// What [`Self::publish_conns`] showed last.
+    #[inline]
+    pub fn published_conns(&self, id: RealServerId) -> ConnsLoad {
+        let word = self.conns.get(id.0 as usize).map_or(0, SingleWriter::get);
+        ConnsLoad::of_word(word)
+    }
+
+    /// What is measured of a server; an unknown id gets a line that nobody reads.
+    #[inline]
+    pub fn measured(&self, id: RealServerId) -> &MeasuredLoad {
+        self.measured.get(id.0 as usize).unwrap_or(&self.nowhere_measured)
     }
 
     /// The line of a device; an unknown id gets a line that nobody reads.
@@ -324,6 +402,26 @@ mod tests {
         server.unbind(false);
         assert_eq!((server.active.get(), server.inactive.get()), (1, 0));
         assert_eq!(counters.server(RealServerId(0)).active.get(), 0);
+    }
+
+    #[test]
+    fn other_workers_see_connections_and_the_mark_as_they_were_published() {
+        let counters = WorkerCounters::new(2);
+        let id = RealServerId(1);
+        counters.server(id).active.set(u32::MAX);
+        counters.server(id).inactive.set((1 << 31) - 1);
+        assert_eq!(counters.published_conns(id), ConnsLoad::default());
+        for mark in [0, 1] {
+            counters.server(id).overloaded.set(mark);
+            counters.publish_conns(id);
+            let load = counters.published_conns(id);
+            assert_eq!(
+                (load.active, load.inactive, load.overloaded),
+                (u32::MAX, (1 << 31) - 1, mark == 1)
+            );
+        }
+        counters.publish_conns(RealServerId(9));
+        assert_eq!(counters.published_conns(RealServerId(9)), ConnsLoad::default());
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod client_address;
 pub mod conn;
 pub mod desired;
 pub mod forwarding;
+pub mod load_board;
 pub mod local_address;
 pub mod mark;
 pub mod persistence;

@@ -36,11 +36,32 @@ const NO_HOP: Hop = Hop {
     dst_mac: [0; 6],
 };
 
+/// How slowly the kernel repeats ICMP errors to one host, once it has sent a burst; 0 for without pause
+/// (`net.ipv4.icmp_ratelimit`, `net.ipv6.icmp.ratelimit`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpPauses {
+    /// Milliseconds between two errors of IPv4.
+    pub v4_ms: u32,
+    /// Milliseconds between two errors of IPv6 to a single host; networks get more.
+    pub v6_ms: u32,
+}
+
+impl Default for IcmpPauses {
+    fn default() -> Self {
+        Self {
+            v4_ms: 1_000,
+            v6_ms: 1_000,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct L3 {
     /// Grows with every change; hops cached with another generation must be looked up again.
     pub generation: u32,
+    /// The kernel's setting for its own ICMP errors, which holds for the director's too.
+    pub icmp_pauses: IcmpPauses,
     interfaces: Vec<Interface>,
     /// The kernel's local table, addresses included: asked first, whatever is more specific in main.
     local: RouteTable,

@@ -24,6 +24,22 @@ pub const SERVICES_MAX: usize = 16_384;
 /// Real servers over all services, deleted ones in the trash included: one counter line a worker each.
 pub const REAL_SERVERS_MAX: usize = 65_536;
 
+/// How long a worker goes on with what it last saw of the other workers' connections: a fraction of what the
+/// shortest connection lasts, and too rarely for their cache lines to bounce.
+pub const LOADS_BEAT_US: u32 = 100;
+
+/// Published loads that one look at the other workers reads: some 10 µs when all of them changed.
+pub const LOADS_READ_MAX: usize = 4_096;
+
+/// How long a worker goes on with the response times that it last saw.
+pub const RESPONSES_MERGE_MS: u32 = 100;
+
+/// Longest response time that is measured: servers that take longer are not there.
+pub const RESPONSE_MAX_MS: u32 = 60_000;
+
+/// Servers whose traffic is sampled in one pass of housekeeping: some 10 µs.
+pub const SERVERS_SAMPLED_PER_PASS_MAX: usize = 1_024;
+
 /// Local addresses of one service's pool.
 pub const LOCAL_ADDRESSES_MAX: usize = 1_024;
 
@@ -80,6 +96,10 @@ pub const MARK_PORT_RANGES_MAX: usize = 32;
 /// Shortest time in which a persistence template that has connections is looked at again, in milliseconds
 /// (ip_vs_conn.c `ip_vs_conn_expire`: 60 s).
 pub const TEMPLATE_EXTENSION_MS: u32 = 60_000;
+
+/// How long a connection lives that an ICMP error began and of which nothing else has come, in milliseconds
+/// (ip_vs_conn.c `ip_vs_conn_new`: 3 s until the first state is set).
+pub const TIMEOUT_STATELESS_MS: u32 = 3_000;
 
 /// The defences in automatic mode begin when less than one part in so many of a connection table is free.
 pub const DEFENCE_RESERVE_PARTS: usize = 8;

@@ -15,8 +15,10 @@ pub mod classify;
 pub mod defence;
 pub mod emit;
 pub mod established;
+pub mod explain;
 pub mod forward;
 pub mod fragment;
+pub mod from_host;
 pub mod headers;
 pub mod icmp;
 pub mod introduce;
@@ -35,6 +37,7 @@ pub mod schedule;
 pub mod take_over;
 pub mod track;
 pub mod tunnelled;
+pub mod undelivered;
 pub mod verdict;
 
 pub use headers::{Flow, Fragment, Headers};
@@ -94,6 +97,7 @@ pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
     track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
     track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
     reassemble::expire(&mut step, &mut lanes.reassembly);
+    step.loads.sample(&step.snapshot.services, step.own, now);
     step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
     step.own.conns_ipv6.set(lanes.v6.table.len() as u64);
 }
@@ -187,7 +191,7 @@ fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, fram
         Class::Fragment => return Some(reassemble::fragment(step, lanes, &headers, &flow, frame)),
         Class::Icmp => {
             let (v4, v6) = (&mut lanes.v4.table, &mut lanes.v6.table);
-            return Some(related::icmp(step, v4, v6, &headers, frame));
+            return Some(related::icmp(step, v4, v6, &headers, &flow, frame));
         }
         Class::Decided(decided) => return Some(decided),
     }

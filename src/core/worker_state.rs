@@ -12,6 +12,7 @@ use crate::counters::{SingleWriter, WorkerCounters};
 use crate::ipvs::conn::table::{Candidate, ConnTable};
 use crate::ipvs::conn::{Conn, FLAG_REPLIES_ONLY, FLAG_TEMPLATE};
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::local_address::{LocalPortCursor, PortsAhead};
 use crate::ipvs::persistence;
 use crate::ipvs::protocol::{self, tcp::TcpState};
@@ -68,6 +69,7 @@ pub struct WorkerState {
     icmp_budget: IcmpBudget,
     defence: Defence,
     localities: Localities,
+    loads: LoadBoard,
     made: MadeFrames,
     path_mtus: PathMtus,
     outbox: Outbox,
@@ -170,6 +172,7 @@ pub(crate) struct Step<'a> {
     pub(crate) icmp_budget: &'a mut IcmpBudget,
     pub(crate) defence: &'a mut Defence,
     pub(crate) localities: &'a mut Localities,
+    pub(crate) loads: &'a mut LoadBoard,
     /// Frames besides those of the burst.
     pub(crate) made: &'a mut MadeFrames,
     pub(crate) path_mtus: &'a mut PathMtus,
@@ -214,6 +217,7 @@ impl WorkerState {
         let mut random = Random::new(settings.seed);
         let v4 = ConnTable::new(arena, settings.conns4_max, settings.secret)?;
         let v6 = ConnTable::new(arena, settings.conns6_max, settings.secret)?;
+        let loads = LoadBoard::new(own.servers.len(), SERVICES_MAX);
         let mut state = Self {
             lanes: Lanes {
                 v4: Lane::new(v4),
@@ -221,7 +225,7 @@ impl WorkerState {
                 reassembly: Reassembly::new(),
             },
             schedulers: (0..SERVICES_MAX)
-                .map(|_| SchedulerState::seeded(random.next_u64()))
+                .map(|_| SchedulerState::seeded(random.next_u64()).at_worker(settings.id.0, settings.workers_count))
                 .collect(),
             port_cursors: (0..SERVICES_MAX)
                 .map(|_| LocalPortCursor::seeded(random.next_u64()))
@@ -232,6 +236,7 @@ impl WorkerState {
             icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
             defence: Defence::default(),
             localities: Localities::new(),
+            loads,
             made: MadeFrames::new(),
             path_mtus: PathMtus::new(),
             outbox: Outbox::new(),
@@ -280,6 +285,7 @@ impl WorkerState {
                 .is_some_and(|old| server.upper_threshold == 0 || server.upper_threshold > old.server.upper_threshold);
             if raised {
                 self.own.server(server.id).overloaded.set(0);
+                self.own.publish_conns(server.id);
             }
         }
     }
@@ -301,6 +307,12 @@ impl WorkerState {
         }
         self.update_defence();
         self.defence.begins_sweep()
+    }
+
+    /// Tells the time more finely than the ticks do, in microseconds modulo 2³²: once for each pass of the worker.
+    #[inline]
+    pub const fn set_us(&mut self, us: u32) {
+        self.loads.set_us(us);
     }
 
     /// The snapshot in use.
@@ -380,6 +392,7 @@ impl WorkerState {
             icmp_budget: &mut self.icmp_budget,
             defence: &mut self.defence,
             localities: &mut self.localities,
+            loads: &mut self.loads,
             made: &mut self.made,
             path_mtus: &mut self.path_mtus,
             outbox: &self.outbox,
@@ -415,20 +428,23 @@ impl WorkerState {
 
     fn list<A: Address>(&self, conn: &Conn<A>, now: Tick, out: &mut Vec<ConnRecord>) {
         if conn.flags & FLAG_REPLIES_ONLY == 0 {
-            out.push(self.record(conn, now));
+            out.push(ConnRecord::of(&self.snapshot, conn, now));
         }
     }
+}
 
-    fn record<A: Address>(&self, conn: &Conn<A>, now: Tick) -> ConnRecord {
+impl ConnRecord {
+    /// A connection as it is now.
+    pub(crate) fn of<A: Address>(snapshot: &Snapshot, conn: &Conn<A>, now: Tick) -> Self {
         let end = |endpoint: crate::address::Endpoint<A>| (endpoint.addr.to_ip(), endpoint.port);
         let real_server = RealServerId(conn.real_server);
         let mode = ForwardingMode::from_u8(conn.mode);
         // A tunnel may lead to a server of the other family, which only its slot can name.
-        let real = match self.snapshot.services.real_server(real_server) {
+        let real = match snapshot.services.real_server(real_server) {
             Some(slot) if mode == ForwardingMode::Tunnel => (slot.server.addr, conn.real.port),
             _ => end(conn.real),
         };
-        ConnRecord {
+        Self {
             protocol: conn.ip_protocol(),
             client: end(conn.client),
             virt: end(conn.virt),
@@ -443,9 +459,7 @@ impl WorkerState {
             flags: conn.flags,
         }
     }
-}
 
-impl ConnRecord {
     /// The state as `ipvsadm -Lnc` names it.
     pub fn state_name(&self) -> &'static str {
         if self.flags & FLAG_TEMPLATE == 0 {

@@ -11,6 +11,7 @@ pub struct Clock {
     hz: u64,
     // Milliseconds per cycle as a 64-bit fraction: one multiplication instead of a division a burst.
     ms_per_cycle: u64,
+    us_per_cycle: u64,
 }
 
 impl Clock {
@@ -21,7 +22,8 @@ impl Clock {
         Self {
             zero: cycles(),
             hz,
-            ms_per_cycle: fraction(hz),
+            ms_per_cycle: fraction(hz, 1_000),
+            us_per_cycle: fraction(hz, 1_000_000),
         }
     }
 
@@ -35,6 +37,12 @@ impl Clock {
     #[inline]
     pub fn tick_of(&self, cycles: u64) -> Tick {
         Tick(((u128::from(cycles.wrapping_sub(self.zero)) * u128::from(self.ms_per_cycle)) >> 64) as u32)
+    }
+
+    /// The same in microseconds, modulo 2³².
+    #[inline]
+    pub fn us_of(&self, cycles: u64) -> u32 {
+        ((u128::from(cycles.wrapping_sub(self.zero)) * u128::from(self.us_per_cycle)) >> 64) as u32
     }
 
     /// Cycles per second.
@@ -63,9 +71,9 @@ pub fn cycles() -> u64 {
     }
 }
 
-/// 1000 / hz as a fraction of 2⁶⁴, rounded up so that a whole number of seconds is never one short.
-const fn fraction(hz: u64) -> u64 {
-    ((1_000u128 << 64) / hz as u128 + 1) as u64
+/// `per_sec` / hz as a fraction of 2⁶⁴, rounded up so that a whole number of seconds is never one short.
+const fn fraction(hz: u64, per_sec: u64) -> u64 {
+    (((per_sec as u128) << 64) / hz as u128 + 1) as u64
 }
 
 #[cfg(test)]
@@ -78,9 +86,11 @@ mod tests {
             let clock = Clock {
                 zero: 7,
                 hz,
-                ms_per_cycle: fraction(hz),
+                ms_per_cycle: fraction(hz, 1_000),
+                us_per_cycle: fraction(hz, 1_000_000),
             };
             assert_eq!(clock.tick_of(7), Tick(0));
+            assert_eq!(clock.us_of(7 + hz * 3_600), 3_600_000_000);
             assert_eq!(clock.tick_of(7 + hz * 86_400), Tick(86_400_000), "{hz}");
         }
     }
@@ -91,7 +101,8 @@ mod tests {
         let clock = Clock {
             zero: 0,
             hz,
-            ms_per_cycle: fraction(hz),
+            ms_per_cycle: fraction(hz, 1_000),
+            us_per_cycle: fraction(hz, 1_000_000),
         };
         let wrap = (u64::from(u32::MAX) + 1) * (hz / 1_000);
         assert_eq!(clock.tick_of(wrap + 5 * hz / 1_000), Tick(5));

@@ -17,6 +17,7 @@ pub mod observe;
 pub mod routes;
 pub mod serve;
 pub mod socket;
+pub mod why;
 
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,7 @@ mod report;
 pub mod settings;
 mod sync;
 pub mod tend;
+mod why;
 
 #[cfg(test)]
 mod tests;
@@ -285,7 +286,7 @@ impl Director {
     }
 
     fn changed(&mut self, now: Instant) {
-        self.sync.follow(&self.wanted.daemons, &self.wanted.sysctls, now);
+        self.follow_sync(now);
         if self.journal.wants_compaction() {
             let drained = self.wanted.drained();
             let whole = Whole {

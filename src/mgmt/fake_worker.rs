@@ -8,6 +8,7 @@ use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::service::ServiceId;
 use lvs_core::ipvs::sync::SyncConn;
+use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
@@ -85,6 +86,11 @@ impl WorkerPort for FakeWorker {
             answer.send(ConnChunk { records: room, next }).unwrap();
         }
         receiver
+    }
+
+    /// Owns nothing, so nobody may ask it.
+    fn explain(&self, _: Question) -> oneshot::Receiver<Explanation> {
+        oneshot::channel().1
     }
 
     fn next_synced(&self) -> Option<SyncConn> {

@@ -12,13 +12,26 @@ mod network;
 mod parse;
 mod probe;
 mod subscription;
+/// How slowly this namespace's kernel repeats ICMP errors; its defaults where it does not say.
+fn icmp_pauses() -> IcmpPauses {
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    let default = IcmpPauses::default();
+    IcmpPauses {
+        v4_ms: read("ipv4/icmp_ratelimit").unwrap_or(default.v4_ms),
+        v6_ms: read("ipv6/icmp/ratelimit").unwrap_or(default.v6_ms),
+    }
+}
+
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use lvs_core::l3::{DeviceId, L3, NeighbourKey};
+use lvs_core::l3::{DeviceId, IcmpPauses, L3, NeighbourKey};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -255,7 +268,8 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
     fn publish(&mut self) {
         self.due.publish = false;
         self.generation = self.generation.wrapping_add(1);
-        let l3 = network::build(&self.network, &self.neighbours, self.generation);
+        let mut l3 = network::build(&self.network, &self.neighbours, self.generation);
+        l3.icmp_pauses = icmp_pauses();
         (self.publish)(Arc::new(l3));
     }
 

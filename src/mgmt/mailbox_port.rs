@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::NeighbourKey;
+use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
 
 use crate::mgmt::worker_port::{ConnChunk, WorkerPort};
-use crate::worker::mailbox::{Command, ConnDump, Mailbox, Reply};
+use crate::worker::mailbox::{Ask, Command, ConnDump, Mailbox, Reply};
 
 /// See the module.
 pub struct MailboxPort {
@@ -25,11 +26,12 @@ pub struct MailboxPort {
     asks: Mutex<Asks>,
 }
 
-/// Questions about connections that the worker has not answered.
+/// Questions that the worker has not answered.
 #[derive(Default)]
 struct Asks {
     last_ticket: u64,
     waiting: HashMap<u64, oneshot::Sender<ConnChunk>>,
+    explaining: HashMap<u64, oneshot::Sender<Explanation>>,
 }
 
 impl MailboxPort {
@@ -61,6 +63,12 @@ impl MailboxPort {
                     if let Some(asker) = self.asks().waiting.remove(&ticket) {
                         // Who asked may be gone.
                         let _ = asker.send(ConnChunk { records, next: cursor });
+                    }
+                }
+                Reply::Explained(ask) => {
+                    let asker = self.asks().explaining.remove(&ask.ticket);
+                    if let (Some(asker), Some(answer)) = (asker, ask.answer) {
+                        let _ = asker.send(answer);
                     }
                 }
             }
@@ -111,6 +119,23 @@ impl WorkerPort for MailboxPort {
         });
         if self.mailbox.commands.push(Command::DumpConns(dump)).is_ok() {
             asks.waiting.insert(ticket, answer);
+        }
+        receiver
+    }
+
+    fn explain(&self, question: Question) -> oneshot::Receiver<Explanation> {
+        let (answer, receiver) = oneshot::channel();
+        let mut asks = self.asks();
+        asks.explaining.retain(|_, asker| !asker.is_closed());
+        asks.last_ticket += 1;
+        let ticket = asks.last_ticket;
+        let ask = Box::new(Ask {
+            question,
+            answer: None,
+            ticket,
+        });
+        if self.mailbox.commands.push(Command::Explain(ask)).is_ok() {
+            asks.explaining.insert(ticket, answer);
         }
         receiver
     }

@@ -4,7 +4,7 @@
 //! labels and help, so that dashboards of kernel directors go on working, and `lvsd_*` for what only lvsd has.
 //! Never: waits for a worker; the text is written off the management thread, family by family.
 
-use lvs_api::{Buffers, Device, DropCount, ServiceStatus, Stats, Version, Worker};
+use lvs_api::{Buffers, Device, DropCount, ServiceStatus, Stats, SyncDaemonStatus, Version, Worker};
 use lvs_core::latency::LatencyCounts;
 
 use crate::mgmt::admin::Admin;
@@ -29,6 +29,7 @@ pub struct Scrape {
     drops: Vec<DropCount>,
     devices: Vec<Device>,
     buffers: Buffers,
+    sync_daemons: Vec<SyncDaemonStatus>,
 }
 
 impl Scrape {
@@ -44,6 +45,7 @@ impl Scrape {
             services: director.services(),
             workers: director.worker_reports(),
             drops: director.drops(),
+            sync_daemons: director.sync_daemons(),
             devices,
             buffers,
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::sync::SyncConn;
+use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
@@ -37,6 +38,8 @@ pub trait WorkerPort: Send + Sync {
     /// mailbox is full or the worker is gone.
     fn dump_conns(&self, cursor: DumpCursor, room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk>;
 
+    /// Asks what the worker would do with a packet. The answer fails likewise.
+    fn explain(&self, question: Question) -> oneshot::Receiver<Explanation>;
     /// The oldest connection that the worker tells other directors.
     fn next_synced(&self) -> Option<SyncConn>;
 

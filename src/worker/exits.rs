@@ -86,6 +86,15 @@ impl Exits {
         }
     }
 
+    /// Sends a frame from the kernel twin of `device` where `verdict` says.
+    pub fn dispatch_from_host(&mut self, device: DeviceId, mbuf: Mbuf, verdict: Verdict) {
+        match verdict {
+            Verdict::HandOver(worker) => self.hand_over(usize::from(worker.0), Handed::FromHost { mbuf, device }),
+            Verdict::Drop(reason) => self.drop_frame(mbuf, reason),
+            _ => self.transmit(device, mbuf),
+        }
+    }
+
     /// Transmits a complete frame, by another worker's queue if need be.
     #[inline]
     pub fn transmit(&mut self, to: DeviceId, mbuf: Mbuf) {

@@ -32,6 +32,13 @@ pub enum Handed {
         /// The device it was received from.
         from: DeviceId,
     },
+    /// The kernel sends it, and the receiver owns the connection that it is a reply of.
+    FromHost {
+        /// The frame.
+        mbuf: Mbuf,
+        /// The device whose twin it came from, and by which it leaves.
+        device: DeviceId,
+    },
     /// It is complete; only the queue is missing.
     Transmit {
         /// The frame.
@@ -44,7 +51,7 @@ pub enum Handed {
 impl Handed {
     fn into_mbuf(self) -> Mbuf {
         match self {
-            Self::Process { mbuf, .. } | Self::Transmit { mbuf, .. } => mbuf,
+            Self::Process { mbuf, .. } | Self::FromHost { mbuf, .. } | Self::Transmit { mbuf, .. } => mbuf,
         }
     }
 }

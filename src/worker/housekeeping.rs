@@ -2,10 +2,11 @@
 
 use lvs_core::counters::SingleWriter;
 use lvs_core::l3::DeviceId;
-use lvs_core::path::DropReason;
+use lvs_core::path::{DropReason, Verdict};
 use lvs_core::tick::Tick;
 
 use crate::worker::Worker;
+use crate::worker::hold::Held;
 use crate::worker::mailbox::{Command, ConnDump, Reply};
 use crate::worker::packet_path::PacketPath;
 
@@ -57,7 +58,7 @@ impl<P: PacketPath> Worker<P> {
             self.obey(command, now);
         }
         if !self.exits.hold.is_empty() {
-            self.drop_expired(now);
+            self.give_up_expired(now);
             let mailbox = &self.mailbox;
             self.exits.hold.ask(now, |neighbour| mailbox.ask(neighbour));
         }
@@ -74,6 +75,10 @@ impl<P: PacketPath> Worker<P> {
             Command::DumpConns(mut dump) => {
                 self.dump(&mut dump, now);
                 self.mailbox.answer(Reply::ConnDump(dump));
+            }
+            Command::Explain(mut ask) => {
+                ask.answer = self.path.explain(&ask.question, now);
+                self.mailbox.answer(Reply::Explained(ask));
             }
             Command::TakeOver(conns) => {
                 self.path.take_over(now, &conns);
@@ -99,6 +104,7 @@ impl<P: PacketPath> Worker<P> {
                         self.exits.drop_frame(mbuf, DropReason::HeldQueueFull);
                     }
                 }
+                Some(Verdict::Drop(DropReason::NeighbourFailed)) => self.give_up(held, now),
                 Some(verdict) => self
                     .exits
                     .dispatch(held.neighbour.device, held.mbuf, verdict, now, |wait| {
@@ -108,9 +114,17 @@ impl<P: PacketPath> Worker<P> {
         }
     }
 
-    fn drop_expired(&mut self, now: Tick) {
+    fn give_up_expired(&mut self, now: Tick) {
         while let Some(held) = self.exits.hold.pop_expired(now) {
-            self.exits.drop_frame(held.mbuf, DropReason::NeighbourFailed);
+            self.give_up(held, now);
         }
+    }
+
+    /// The neighbour is silent: what becomes of a frame for it.
+    fn give_up(&mut self, mut held: Held, now: Tick) {
+        let device = held.neighbour.device;
+        let verdict = self.path.give_up(device, now, &mut held.mbuf);
+        self.exits
+            .dispatch(device, held.mbuf, verdict, now, |wait| self.path.neighbour(wait));
     }
 }

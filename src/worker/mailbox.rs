@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crossbeam_queue::ArrayQueue;
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::NeighbourKey;
+use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 
 pub use lvs_core::worker_state::{ConnRecord, DumpCursor};
@@ -29,6 +30,8 @@ pub enum Command {
     Publish(Arc<Snapshot>),
     /// Copy connections. Answered by [`Reply::ConnDump`].
     DumpConns(Box<ConnDump>),
+    /// Say what would become of a packet. Answered by [`Reply::Explained`].
+    Explain(Box<Ask>),
     /// Make connections of another director one's own. Answered by [`Reply::TakenOver`].
     TakeOver(Arc<[SyncConn]>),
     /// Leave the loop after this pass.
@@ -44,6 +47,8 @@ pub enum Reply {
     TakenOver(Arc<[SyncConn]>),
     /// The request, its records filled in and its cursor moved on.
     ConnDump(Box<ConnDump>),
+    /// The request, its answer filled in.
+    Explained(Box<Ask>),
     /// Packets wait for this neighbour; repeated every second while they do.
     Resolve(NeighbourKey),
 }
@@ -55,6 +60,17 @@ pub struct ConnDump {
     pub cursor: Option<DumpCursor>,
     /// Filled up to its capacity, never grown.
     pub records: Vec<ConnRecord>,
+    /// Chosen by the asker, returned unchanged.
+    pub ticket: u64,
+}
+
+/// A packet that is asked about.
+#[derive(Debug)]
+pub struct Ask {
+    /// Which one.
+    pub question: Question,
+    /// What the worker says; `None` from one that has no path.
+    pub answer: Option<Explanation>,
     /// Chosen by the asker, returned unchanged.
     pub ticket: u64,
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::{DeviceId, NeighbourKey};
+use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::path::verdict::WaitId;
-use lvs_core::path::{self, Verdict};
+use lvs_core::path::{self, DropReason, Verdict};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
 use lvs_core::worker_state::{ConnRecord, DumpCursor, WorkerState};
@@ -16,6 +17,9 @@ use crate::dpdk::Mbuf;
 
 /// See the module. Nothing here may allocate, block, log or panic.
 pub trait PacketPath: Send {
+    /// The time in microseconds, modulo 2³², once for each pass of the loop.
+    fn set_us(&mut self, _us: u32) {}
+
     /// Decides about up to [`lvs_core::limits::BURST_MAX`] frames that `device` received.
     fn process(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]);
 
@@ -45,14 +49,36 @@ pub trait PacketPath: Send {
     /// Looks again at a held frame; `None` while its neighbour is still not resolved.
     fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Option<Verdict>;
 
+    /// A held frame waited in vain for its neighbour on `device`: its sender may be told in its place.
+    fn give_up(&mut self, _device: DeviceId, _now: Tick, _frame: &mut Mbuf) -> Verdict {
+        Verdict::Drop(DropReason::NeighbourFailed)
+    }
+
+    /// Decides about a frame that the kernel sends through the twin of `device`: to be transmitted there, or to
+    /// be handed to the worker that has its connection, which calls this with `handed_over`.
+    fn from_host(&mut self, device: DeviceId, _now: Tick, _handed_over: bool, _frame: &mut Mbuf) -> Verdict {
+        Verdict::Transmit(device)
+    }
+
     /// Takes up a new snapshot; returns the old one for its publisher to drop.
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot>;
+
+    /// What would become of a packet; leaves no trace.
+    fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {
+        let _ = (question, now);
+        None
+    }
 
     /// Fills `out` to its capacity with connections from `cursor` on.
     fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor>;
 }
 
 impl PacketPath for WorkerState {
+    #[inline]
+    fn set_us(&mut self, us: u32) {
+        Self::set_us(self, us);
+    }
+
     #[inline]
     fn process(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
         path::process(self, device, now, frames, verdicts);
@@ -89,8 +115,20 @@ impl PacketPath for WorkerState {
         path::resolve::finish(self, frame, neighbour)
     }
 
+    fn give_up(&mut self, device: DeviceId, now: Tick, frame: &mut Mbuf) -> Verdict {
+        path::undelivered::give_up(self, device, now, frame)
+    }
+
+    fn from_host(&mut self, device: DeviceId, now: Tick, handed_over: bool, frame: &mut Mbuf) -> Verdict {
+        path::from_host::process(self, device, now, handed_over, frame)
+    }
+
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         Self::adopt(self, snapshot)
+    }
+
+    fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {
+        Some(path::explain::explain(self, now, question))
     }
 
     fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {

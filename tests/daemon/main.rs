@@ -12,3 +12,4 @@ mod refused_start;
 mod stand;
 mod sync;
 mod systemd;
+mod why;

@@ -44,6 +44,18 @@ impl Stand {
         stand
     }
 
+    /// The namespace; asked by the recordings' player.
+    #[allow(dead_code)]
+    pub fn name(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Runs a shell line in the namespace; for the recordings' player.
+    #[allow(dead_code)]
+    pub fn shell(&self, line: &str) -> Output {
+        self.command().args(["sh", "-c", line]).output().unwrap()
+    }
+
     /// Runs a command in the namespace; what it prints.
     pub fn inside(&self, command: &str) -> String {
         run(self.command().args(command.split_whitespace()))

@@ -219,6 +219,7 @@ fn a_daemon_comes_back_with_the_director_and_waits_for_its_interface() {
     stand.inside("ip link set lo up");
     stand.inside("ip link add sync0 type veth peer name sync1");
     stand.inside("ip link set sync0 up");
+    stand.inside("ip link set sync1 up");
     stand.address("sync0", "198.51.100.2/24");
     let daemon = stand.start();
     let refused = daemon.lvsctl("sync start backup --interface nowhere0");
@@ -237,6 +238,7 @@ fn a_daemon_comes_back_with_the_director_and_waits_for_its_interface() {
     );
     stand.inside("ip link add sync0 type veth peer name sync1");
     stand.inside("ip link set sync0 up");
+    stand.inside("ip link set sync1 up");
     stand.address("sync0", "198.51.100.2/24");
     until(5, "its sockets are open", || {
         sync_status(&daemon, SyncRole::Backup).running
@@ -245,6 +247,17 @@ fn a_daemon_comes_back_with_the_director_and_waits_for_its_interface() {
     assert!(members.contains("224.0.0.81"), "{members}");
     daemon.printed("sync stop backup");
     assert_eq!(daemon.printed("sync"), "");
+    // In the kernel's IPv6 group of the link; its socket may wait for the interface's own address.
+    until(5, "a master of an IPv6 group starts", || {
+        daemon
+            .lvsctl("sync start master --interface sync0 --group ff02::81 --ttl 3")
+            .status
+            .success()
+    });
+    assert_eq!(
+        daemon.printed("sync"),
+        "master sync daemon (mcast=sync0, syncid=0, maxlen=1452, group=ff02::81, port=8848, ttl=3)\n"
+    );
     assert!(!stand.inside("ip -4 maddr show dev sync0").contains("224.0.0.81"));
     daemon.stop();
 }

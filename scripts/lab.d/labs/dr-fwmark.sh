@@ -46,13 +46,17 @@ pages_from() {
     done | sort | uniq -c | awk '{ print $2 "*" $1 }' | xargs
 }
 
+is_one_each() { [[ "$1 $2" =~ ^rs[12]\*8\ rs[12]\*8$ ]]; }
+
 check_together() {
     local client=$CLIENT4 crowd=$CROWD4 first second template
     [[ $VIP == *:* ]] && client=$CLIENT6 crowd=$CROWD6
     first=$(pages_from "$client")
     second=$(pages_from "$crowd")
-    equal "two clients, each with http and https on a server of its own ($first, $second)" "rs1*8 rs2*8" \
-        "$(printf '%s\n' "$first" "$second" | sort | xargs)"
+    check "each client has http and https on one server ($first, $second)" is_one_each "$first" "$second"
+    if ((WORKERS == 1)); then
+        check "each on one of its own" test "$first" != "$second"
+    fi
     equal "the servers answer round the director: it counts nothing out" 0 \
         "$(ipvsadm_quiet -Ln -f 66 "${SIX[@]}" --stats --exact | rows | awk '{ sum += $5 } END { print sum }')"
     template=$(ipvsadm_quiet -Lnc | awk -v client="$(host_of "$client"):0" '$1 == "IP" && $4 == client' | wc -l)

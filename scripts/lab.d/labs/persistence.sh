@@ -44,17 +44,29 @@ pages_from() {
     done | sort -u | xargs
 }
 
+# stay_on_one_each SENTENCE SERVERS: two words, one for each; each worker takes turns by itself, so with several both
+# may have the same.
+stay_on_one_each() {
+    if ((WORKERS == 1)); then
+        equal "$1" "rs1 rs2" "$2"
+    else
+        check "$1, or the same by another worker's choice ($2)" is_one_each "$2"
+    fi
+}
+
+is_one_each() { [[ $1 =~ ^rs[12]\ rs[12]$ ]]; }
+
 each_client() {
     local near=("$CLIENT4" "$CROWD4")
     [[ $VIP == *:* ]] && near=("$CLIENT6" "$CROWD6")
     ipvsadm -E -t "$(vip 80)" -s rr -p 360
-    equal "each client has a server of its own" "rs1 rs2" \
+    stay_on_one_each "each client has a server of its own" \
         "$({ pages_from 5 "${near[0]}" && pages_from 5 "${near[1]}"; } | sort | xargs)"
     ipvsadm -Lnc
     equal "two templates, six minutes from their end" 2 "$(rows_of "$(vip 80)" | grep -cE '^TCP 0[56]:[0-9]{2} ASSURED [^ ]+:0 ' || true)"
     ipvsadm -Ln --persistent-conn
-    equal "--persistent-conn counts the templates" "1 1" \
-        "$(ipvsadm_quiet -Ln --persistent-conn -t "$(vip 80)" | rows | awk '{ print $4 }' | xargs)"
+    equal "--persistent-conn counts the templates" 2 \
+        "$(ipvsadm_quiet -Ln --persistent-conn -t "$(vip 80)" | rows | awk '{ sum += $4 } END { print sum }')"
 }
 
 # Two networks of two clients: /25 and /80 say who belongs together.
@@ -65,7 +77,7 @@ each_network() {
     ipvsadm -A -t "$(vip 80)" -s rr -p 360 -M "$mask"
     ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -m
     ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -m
-    equal "clients of one network share a server, another network has the other" "rs1 rs2" \
+    stay_on_one_each "clients of one network share a server, another network has the other" \
         "$({ pages_from 3 "${near[@]}" && pages_from 3 "${far[@]}"; } | sort | xargs)"
     ipvsadm -Ln
 }
@@ -82,7 +94,9 @@ until_the_timeout() {
     before=$(ask)
     equal "within the timeout it stays the same" "$before $before" "$(ask) $(ask)"
     check "the template goes" until_true 20 no_rows_of "$(vip 53)"
-    equal "then it is the other's turn" "rs$((3 - ${before#rs}))" "$(ask)"
+    if ((WORKERS == 1)); then
+        equal "then it is the other's turn" "rs$((3 - ${before#rs}))" "$(ask)"
+    fi
     ipvsadm --set 0 0 300
 }
 

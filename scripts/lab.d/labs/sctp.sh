@@ -60,5 +60,7 @@ comes_back() {
 check_echo() {
     check "$1: an association echoes" until_true 15 comes_back "$2" "one two three"
     check "$1: another one too" until_true 15 comes_back "$2" "four five six"
-    equal "$1: both servers had one" 2 "$(rows_of "$(vip "$2")" | awk '$1 == "SCTP" || $1 == "SCT" { print $6 }' | sort -u | wc -l)"
+    # Each worker takes turns by itself.
+    ((WORKERS == 1)) || return 0
+    equal "$1: both servers had one" 2 "$(rows_of "$(vip "$2")" | awk '$1 == "SCTP" { print $6 }' | sort -u | wc -l)"
 }

@@ -35,6 +35,7 @@ write_keepalived() {
     cat >"$(director_file keepalived.conf)" <<CONF
 global_defs {
     router_id $AT
+    lvs_sync_daemon lan OUTSIDE4 id 7
 }
 
 vrrp_sync_group LAB {
@@ -119,7 +120,20 @@ both_come_up() {
     check "pages come" until_true 10 answers "$(url "$VIP")/" rs1 rs2
     check "over IPv6 too" until_true 10 answers "$(url "$VIP6")/" rs1 rs2
     check "the client reaches the master's MAC" reaches_mac director1
+    check_sync
 }
+
+# The master tells the backup of its connections; keepalived has the daemons follow the VIP.
+check_sync() {
+    at director2
+    check "director2 listens: $(daemons)" until_true 10 runs_daemon backup
+    at director1
+    check "director1 tells: $(daemons)" until_true 10 runs_daemon master
+    ipvsadm -L --daemon
+}
+
+daemons() { ipvsadm_quiet -L --daemon | xargs; }
+runs_daemon() { [[ $(daemons) == "$1 sync daemon (mcast=lan, syncid=7"* ]]; }
 
 # reaches_mac HOST: whether the client's neighbour entry of the VIP is that director's.
 reaches_mac() { in_ns client ip neigh show "$VIP4" | grep -q "$(in_ns "$1" cat /sys/class/net/wan/address)"; }
@@ -135,9 +149,14 @@ check_takeover() {
 
 tries_a_page() { [[ $(in_ns client curl -s --max-time 0.5 "$(url "$VIP")/" || true) == rs[12] ]]; }
 
+has_connections() { (($(rows_of "$(vip 80)" | grep -c ESTABLISHED || true) >= $1)); }
+
 both_die() {
     start_downloads 4 "$(url "$VIP")"
     check "downloads run" until_true 10 at_least_active 4
+    at director2
+    check "director2 knows them" until_true 10 has_connections 4
+    at director1
     kill_keepalived
     end_lvsd KILL
     check_takeover "lvsd and keepalived of the master killed"
@@ -146,7 +165,7 @@ both_die() {
     check "IPv6 works again too" until_true 5 answers "$(url "$VIP6")/" rs1 rs2
     check "the client was told by gratuitous ARP" reaches_mac director2
     check_ab 500 10 "$(url "$VIP")"
-    tell_running "of the dead master"
+    check_downloads
     ipvsadm -Ln --stats
 }
 

@@ -199,6 +199,11 @@ check_settings() {
     ipvsadm --set 700 0 77
     listing_is "timeouts, one of them as before" -L --timeout <<<'Timeout (tcp tcpfin udp): 700 120 77'
     equal "no sync daemon runs" "" "$(ipvsadm_quiet -L --daemon)"
+    ipvsadm --start-daemon master --mcast-interface lan --syncid 5
+    listing_is "a sync daemon with the kernel's defaults" -L --daemon \
+        <<<'master sync daemon (mcast=lan, syncid=5, maxlen=1472, group=224.0.0.81, port=8848, ttl=1)'
+    ipvsadm --stop-daemon master
+    equal "it is stopped" "" "$(ipvsadm_quiet -L --daemon)"
     director_types lvs-run cat /proc/net/ip_vs_stats
     equal "an empty table" "$VERSION"$'\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn' \
         "$(ipvsadm_quiet -Ln)"

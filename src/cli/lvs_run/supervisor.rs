@@ -65,6 +65,8 @@ pub(crate) fn run(director: Director<'_>) -> io::Result<()> {
     LocalSet::new().block_on(&runtime, async {
         // systemd ends a unit's processes all at once, and the program may need IPVS for its own end.
         let _deaf = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        // Older kernels do without.
+        let _ = raw_calls::wake_in_turn(&listener);
         let listener = raw_calls::watch(listener, Interest::READABLE)?;
         rustix::io::write(handed.as_fd(), READY)?;
         shutdown(handed.as_fd(), Shutdown::Both)?;

@@ -499,7 +499,7 @@ fn pools_and_schedulers_of_services_are_checked() {
     assert_refused(
         &with("scheduler = \"random\""),
         "lvsd.toml:5:13: service.scheduler: \"random\" is not a scheduler: \
-         give one of rr wrr lc wlc lblc lblcr sh dh mh conhash sed nq fo ovf twos",
+         give one of rr wrr lc wlc lblc lblcr sh dh mh conhash sed nq fo ovf twos lt wlt wrt",
     );
     assert_refused(
         &with("scheduler = \"sh\"\nscheduler_flags = [\"mh-port\"]"),

@@ -93,6 +93,10 @@ pub const FLAG_ONE_PACKET: u16 = 0x2000;
 pub const FLAG_CONTROLLED: u16 = 0x0010;
 /// A template that no longer decides, but still has connections.
 pub const FLAG_RETIRED: u16 = 0x8000;
+/// The real server's answer is being waited for, to measure how long it takes.
+pub const FLAG_TIMED: u16 = 0x0008;
+/// Packets from the real server go to a newer connection with the same outbound key ([`Conn::shadowed`]).
+pub const FLAG_SHADOWED: u16 = 0x0004;
 /// A copy, on the worker of its local port, of a synced FULLNAT connection whose client is another worker's: it
 /// serves replies, is not bound to its real server and not listed.
 pub const FLAG_REPLIES_ONLY: u16 = 0x0040;
@@ -158,10 +162,15 @@ pub struct Conn<A: Address> {
     pub created: Tick,
     /// Firewall mark of its service; 0 for none.
     pub fwmark: u32,
+    /// When the real server was asked, in microseconds; only while `FLAG_TIMED` is set.
+    pub asked_us: u32,
     /// Until when another director was told to keep it, in ticks; the low two bits count repetitions. 0: never told.
     pub synced_until: u32,
     /// Shift of sequence numbers, by [`Direction`].
     pub shifts: [SequenceShift; 2],
+    /// [`ConnIndex`] of the next older connection with the same outbound key, which has it again when this one
+    /// ends, or [`Conn::NO_CONTROL`]. The table's own business.
+    pub shadowed: u32,
 }
 
 const _: () = assert!(size_of::<Conn<Addr4>>() == 128 && offset_of!(Conn<Addr4>, timer) == 64);
@@ -243,8 +252,10 @@ impl<A: Address> Default for Conn<A> {
             controlled: 0,
             created: Tick::default(),
             fwmark: 0,
+            asked_us: 0,
             synced_until: 0,
             shifts: [SequenceShift::default(); 2],
+            shadowed: Self::NO_CONTROL,
         }
     }
 }

@@ -240,6 +240,7 @@ impl DesiredServices {
             table: scheduler::table(
                 spec.scheduler,
                 &TableInputs {
+                    flags: spec.scheduler_flags,
                     servers: &[],
                     last_weights: &[],
                     previous: None,
@@ -261,6 +262,8 @@ impl DesiredServices {
     /// `ipvsadm -E`: scheduler and options; servers, pool and statistics stay.
     pub fn edit_service(&mut self, spec: ServiceSpec) -> Result<(), ServiceError> {
         check::service(&spec)?;
+        let modes = self.service(&spec.key)?.servers.iter().map(|server| server.spec.mode);
+        check::modes(&spec.key, spec.scheduler, modes)?;
         let revision = self.revision + 1;
         let service = self.service_mut(&spec.key)?;
         check::has_pool(&spec, &service.local_addresses)?;
@@ -304,6 +307,8 @@ impl DesiredServices {
                 port: spec.port,
             });
         }
+        let others = service.servers.iter().map(|server| server.spec.mode);
+        check::modes(key, service.spec.scheduler, others.chain([spec.mode]))?;
         let (id, last_weight) = match self.trash.remove(&(*key, spec.addr, spec.port)) {
             Some(trashed) => (trashed.server.id, trashed.server.last_weight),
             None => {
@@ -326,6 +331,13 @@ impl DesiredServices {
         let service = self.service(key)?;
         check::server(key, &spec)?;
         let position = service.position(key, spec.addr, spec.port)?;
+        let others = service
+            .servers
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != position);
+        let others = others.map(|(_, server)| server.spec.mode);
+        check::modes(key, service.spec.scheduler, others.chain([spec.mode]))?;
         self.change(key, |service| {
             let server = &mut service.servers[position];
             server.spec = spec;
@@ -536,10 +548,12 @@ impl DesiredService {
             .map(|server| self.real_server(server))
             .collect();
         let new_scheduler = self.built.scheduler != self.spec.scheduler;
-        if servers_changed || new_scheduler {
+        let new_flags = self.built.scheduler_flags != self.spec.scheduler_flags;
+        if servers_changed || new_scheduler || new_flags {
             let last_weights: Vec<u32> = self.servers.iter().rev().map(|server| server.last_weight).collect();
             let previous: Option<&SchedulerTable> = (!new_scheduler).then_some(&self.built.table);
             let inputs = TableInputs {
+                flags: self.spec.scheduler_flags,
                 servers: &servers,
                 last_weights: &last_weights,
                 previous,

@@ -12,6 +12,7 @@ mod lblc;
 mod lblcr;
 mod lc;
 mod locality;
+mod lt;
 mod mh;
 mod nq;
 mod ovf;
@@ -20,8 +21,11 @@ mod sed;
 mod sh;
 mod twos;
 mod wlc;
+mod wlt;
 mod wrr;
+mod wrt;
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 pub use locality::Localities;
@@ -36,6 +40,9 @@ use crate::tick::Tick;
 trait Scheduler {
     /// Names of its options as `ipvsadm -b` takes them, in the order of the flag bits.
     const FLAG_NAMES: &'static [&'static str] = &[];
+
+    /// Whether it goes by traffic or response time, which are measured for it only.
+    const MEASURED: bool = false;
 
     /// What is computed once for each change of the servers.
     fn table(_inputs: &TableInputs<'_>) -> SchedulerTable {
@@ -76,6 +83,14 @@ macro_rules! registry {
             }
         }
 
+        impl SchedulerKind {
+            /// Whether it goes by traffic or response time, which are measured for it only.
+            #[inline]
+            pub const fn is_measured(self) -> bool {
+                match self { $(Self::$kind => <$scheduler as Scheduler>::MEASURED,)* }
+            }
+        }
+
         /// Computes what the scheduler needs of the servers. Management core only: allocates.
         pub(super) fn table(kind: SchedulerKind, inputs: &TableInputs<'_>) -> SchedulerTable {
             match kind { $(SchedulerKind::$kind => <$scheduler as Scheduler>::table(inputs),)* }
@@ -105,7 +120,12 @@ macro_rules! registry {
                 return;
             }
             if old.is_none() {
-                *state = SchedulerState { random: state.random.clone(), ..SchedulerState::default() };
+                *state = SchedulerState {
+                    random: state.random.clone(),
+                    worker: state.worker,
+                    workers: state.workers,
+                    ..SchedulerState::default()
+                };
             }
             match new.scheduler { $(SchedulerKind::$kind => <$scheduler as Scheduler>::adopt(state, old, new),)* }
         }
@@ -143,6 +163,12 @@ registry! {
     Ovf = "ovf" by ovf::WeightedOverflow;
     /// The better of two random servers.
     Twos = "twos" by twos::PowerOfTwoChoices;
+    /// Least traffic.
+    Lt = "lt" by lt::LeastTraffic;
+    /// Least traffic for its weight.
+    Wlt = "wlt" by wlt::WeightedLeastTraffic;
+    /// Shortest response time for its weight.
+    Wrt = "wrt" by wrt::WeightedResponseTime;
 }
 
 impl SchedulerKind {
@@ -161,6 +187,8 @@ impl SchedulerFlags {
     pub const FALLBACK: Self = Self(1);
     /// `sh-port`, `mh-port`: the client's port counts too.
     pub const PORT: Self = Self(2);
+    /// `mh-canonical`: the table follows from the set of servers, not from the order of their addition.
+    pub const CANONICAL: Self = Self(4);
 
     /// Whether all bits of `other` are set.
     #[inline]
@@ -239,6 +267,18 @@ pub trait Loads {
     fn inactive(&self, id: RealServerId) -> u32;
     /// Whether its upper threshold keeps it from new connections.
     fn overloaded(&self, id: RealServerId) -> bool;
+    /// Octets a second, in and out where replies are seen, as the estimator scales them (lt, wlt).
+    fn traffic(&self, _id: RealServerId) -> u64 {
+        0
+    }
+    /// Connections since the estimator took its last sample (lt, wlt).
+    fn assigned(&self, _id: RealServerId) -> u64 {
+        0
+    }
+    /// Response time in microseconds, at least 1 (wrt).
+    fn response_us(&self, _id: RealServerId) -> u64 {
+        1
+    }
 }
 
 /// The cursor's place before the first server: the kernel's list head.
@@ -253,8 +293,11 @@ pub struct SchedulerState {
     current_weight: i32,
     /// wrr: whether a server was picked since the service is there.
     started: bool,
-    /// twos.
+    /// twos, wrt.
     random: Random,
+    /// rr, wrr: which worker this is and how many there are, so that they do not all begin with the same server.
+    worker: u8,
+    workers: u8,
 }
 
 impl Default for SchedulerState {
@@ -271,7 +314,28 @@ impl SchedulerState {
             current_weight: 0,
             started: false,
             random: Random::new(seed),
+            worker: 0,
+            workers: 1,
         }
+    }
+
+    /// The same at one of several workers.
+    #[must_use]
+    pub const fn at_worker(self, worker: u8, workers: u8) -> Self {
+        Self {
+            worker,
+            workers,
+            ..self
+        }
+    }
+
+    /// How far into a cycle of so many picks this worker begins: workers are spread over it.
+    #[inline]
+    const fn head_start(&self, cycle: usize) -> usize {
+        if self.workers <= 1 {
+            return 0;
+        }
+        cycle * self.worker as usize / self.workers as usize
     }
 }
 
@@ -295,6 +359,8 @@ pub enum SchedulerTable {
 
 /// From what a [`SchedulerTable`] is computed.
 pub(super) struct TableInputs<'service> {
+    /// Options of the scheduler.
+    pub(super) flags: SchedulerFlags,
     /// Newest first.
     pub(super) servers: &'service [RealServer],
     /// The last weight above 0 of each server (`ip_vs_dest.last_weight`), in the same order; 0 for none ever.
@@ -303,6 +369,37 @@ pub(super) struct TableInputs<'service> {
     pub(super) previous: Option<&'service SchedulerTable>,
 }
 
+/// Ordered as the fraction `cost / weight`; the weight is above 0.
+#[derive(Clone, Copy, Debug)]
+struct CostByWeight {
+    cost: u64,
+    weight: u32,
+}
+
+impl Ord for CostByWeight {
+    #[inline]
+    fn cmp(&self, other: &Self) -> Ordering {
+        let crossed = |one: &Self, other: &Self| u128::from(one.cost) * u128::from(other.weight);
+        crossed(self, other).cmp(&crossed(other, self))
+    }
+}
+
+impl PartialOrd for CostByWeight {
+    #[inline]
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for CostByWeight {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for CostByWeight {}
+
 impl VirtualService {
     /// Whether the server may take new connections: not quiesced, not overloaded.
     #[inline]
@@ -310,20 +407,31 @@ impl VirtualService {
         server.weight > 0 && !loads.overloaded(server.id)
     }
 
+    /// Among the servers that take connections, the one with the least key; the first one on a tie. Without a
+    /// key a server is passed over.
+    #[inline]
+    fn least<L: Loads, K: Ord>(&self, loads: &L, key: impl Fn(&RealServer) -> Option<K>) -> Option<usize> {
+        let takers = self.servers.iter().enumerate();
+        let takers = takers.filter(|(_, server)| Self::takes(server, loads));
+        let keyed = takers.filter_map(|(index, server)| Some((index, key(server)?)));
+        let mut least: Option<(usize, K)> = None;
+        for (index, own) in keyed {
+            if least.as_ref().is_none_or(|(_, best)| own < *best) {
+                least = Some((index, own));
+            }
+        }
+        least.map(|(index, _)| index)
+    }
+
     /// The server that minimises `cost / weight`, the first one on a tie.
     #[inline]
     fn least_by_weight<L: Loads>(&self, loads: &L, cost: impl Fn(&RealServer) -> u64) -> Option<usize> {
-        let mut least: Option<(usize, u64, u32)> = None;
-        for (index, server) in self.servers.iter().enumerate() {
-            if !Self::takes(server, loads) {
-                continue;
-            }
-            let own = cost(server);
-            if least.is_none_or(|(_, cost, weight)| cost * u64::from(server.weight) > own * u64::from(weight)) {
-                least = Some((index, own, server.weight));
-            }
-        }
-        least.map(|(index, ..)| index)
+        self.least(loads, |server| {
+            Some(CostByWeight {
+                cost: cost(server),
+                weight: server.weight,
+            })
+        })
     }
 
     /// Whether any server may take new connections.

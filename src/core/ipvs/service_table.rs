@@ -69,6 +69,8 @@ pub struct ServiceTable {
     positions: Box<[Option<u32>]>,
     /// By [`RealServerId`].
     servers: Box<[Option<ServerSlot>]>,
+    /// Servers whose scheduler wants their traffic measured.
+    measured: Box<[RealServerId]>,
     ipv4: FamilyIndex,
     ipv6: FamilyIndex,
 }
@@ -108,6 +110,10 @@ impl ServiceTable {
         }
         table.positions = positions.into_boxed_slice();
         table.servers = servers.into_boxed_slice();
+        let measured = table.services.iter().filter(|service| service.scheduler.is_measured());
+        table.measured = measured
+            .flat_map(|service| service.servers.iter().map(|server| server.id))
+            .collect();
         table.spread_clients();
         table
     }
@@ -214,6 +220,12 @@ impl ServiceTable {
     /// All slots in use, in the order of their ids.
     pub fn real_servers(&self) -> impl Iterator<Item = &ServerSlot> {
         self.servers.iter().flatten()
+    }
+
+    /// Servers of services whose scheduler goes by traffic or response time.
+    #[inline]
+    pub fn measured_servers(&self) -> &[RealServerId] {
+        &self.measured
     }
 
     /// Whether some service masquerades to this address and port (`Nat`, not `FullNat`), so that packets

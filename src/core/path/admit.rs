@@ -5,8 +5,11 @@
 //!      or leave it to the kernel (which answers a stray TCP segment with RST and forwards the rest).
 //! Ref: Linux net/netfilter/ipvs/ip_vs_proto_tcp.c `tcp_conn_schedule`, ip_vs_core.c `ip_vs_schedule`, `ip_vs_out`.
 
+use std::net::IpAddr;
+
 use crate::address::{Address, Endpoint, FlowKey};
 use crate::ipvs::local_address;
+use crate::ipvs::mark::Marked;
 use crate::ipvs::persistence::Spread;
 use crate::ipvs::protocol::tcp;
 use crate::ipvs::service::VirtualService;
@@ -36,7 +39,7 @@ struct Found<'a> {
 /// See the module.
 pub(crate) fn admit<'a, A: Address>(step: &mut Step<'a>, headers: &Headers, key: &FlowKey<A>) -> Admission<'a> {
     let snapshot = step.snapshot;
-    let found = find(step, key);
+    let found = find(step, step.snapshot.marks.classify(step.device, key), key);
     if let Some(owner) = owner(step, found.as_ref().map(|found| found.service), key)
         && owner != step.worker
         && !step.handed_over
@@ -52,7 +55,9 @@ pub(crate) fn admit<'a, A: Address>(step: &mut Step<'a>, headers: &Headers, key:
     match found {
         // Like the kernel's LOCAL_IN hook: a service on an address the director does not have is not seen.
         Some(Found { service, divert })
-            if may_start(step, headers, key) && (divert || is_local(step, key.dst.addr)) =>
+            if may_start(step, headers, key)
+                && (divert || is_local(step, key.dst.addr))
+                && !is_martian(step, key.src.addr) =>
         {
             Admission::Schedule(service)
         }
@@ -67,10 +72,29 @@ fn is_local<A: Address>(step: &mut Step<'_>, addr: A) -> bool {
     step.recalls.locals.about(l3, addr.to_ip(), || l3.is_local(addr))
 }
 
+/// What `schedule_icmp` asks: who takes a connection that an ICMP error quotes a reply of? `outer` is the flow of
+/// the error itself, which is what marks are given to; `key` that of the connection's client.
+pub(crate) fn admit_error<'a, A: Address>(
+    step: &Step<'a>,
+    outer: &FlowKey<A>,
+    key: &FlowKey<A>,
+) -> Option<Admission<'a>> {
+    let marked = step.snapshot.marks.classify(step.device, outer);
+    let Found { service, divert } = find(step, marked, key)?;
+    let is_heard = divert || step.snapshot.l3.is_local(outer.dst.addr);
+    if !is_heard || key.src.port == PORT_FTP_DATA {
+        return None;
+    }
+    let elsewhere = owner(step, Some(service), key).filter(|owner| *owner != step.worker && !step.handed_over);
+    Some(match elsewhere {
+        Some(owner) => Admission::Decided(Verdict::HandOver(owner)),
+        None => Admission::Schedule(service),
+    })
+}
+
 /// The service of a packet: that of its mark before that of its destination.
-fn find<'a, A: Address>(step: &Step<'a>, key: &FlowKey<A>) -> Option<Found<'a>> {
+fn find<'a, A: Address>(step: &Step<'a>, marked: Option<Marked>, key: &FlowKey<A>) -> Option<Found<'a>> {
     let snapshot = step.snapshot;
-    let marked = snapshot.marks.classify(step.device, key);
     let by_mark = marked.and_then(|marked| {
         let service = snapshot.services.find_marked::<A>(marked.mark)?;
         let divert = marked.divert;
@@ -80,6 +104,11 @@ fn find<'a, A: Address>(step: &Step<'a>, key: &FlowKey<A>) -> Option<Found<'a>> 
         let service = snapshot.services.find(key.protocol, key.dst)?;
         Some(Found { service, divert: false })
     })
+}
+
+/// The service of a packet, for explanations.
+pub(crate) fn service_of<'a, A: Address>(step: &Step<'a>, key: &FlowKey<A>) -> Option<&'a VirtualService> {
+    find(step, step.snapshot.marks.classify(step.device, key), key).map(|found| found.service)
 }
 
 /// Whether a packet of this kind may create a connection at all.
@@ -95,6 +124,21 @@ fn may_start<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<A>) -
     kind && key.src.port != PORT_FTP_DATA
 }
 
+/// Whether no packet may come from this address (`ip_route_input_slow`, `fib_validate_source`, `ip6_rcv_core`); the
+/// kernel's stack drops it.
+fn is_martian<A: Address>(step: &Step<'_>, src: A) -> bool {
+    match src.to_ip() {
+        IpAddr::V4(v4) => {
+            v4.is_loopback()
+                || v4.octets()[0] == 0
+                || v4.is_multicast()
+                || v4.is_broadcast()
+                || step.snapshot.l3.is_local(src)
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_multicast(),
+    }
+}
+
 /// Whether it comes from a real server's port and asks for an answer: a reset or abort does not.
 fn is_stray_reply<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<A>) -> bool {
     let ends = match headers.protocol {
@@ -107,7 +151,8 @@ fn is_stray_reply<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<
 
 /// The worker to hand a packet of this flow to, when it is not this one.
 pub(crate) fn other_owner<A: Address>(step: &Step<'_>, key: &FlowKey<A>) -> Option<WorkerId> {
-    let service = find(step, key).map(|found| found.service);
+    let marked = step.snapshot.marks.classify(step.device, key);
+    let service = find(step, marked, key).map(|found| found.service);
     owner(step, service, key).filter(|owner| *owner != step.worker && !step.handed_over)
 }
 

@@ -55,8 +55,9 @@ pub(crate) fn gives_way<A: Address>(
     must
 }
 
+/// Whether the connection ends with this packet of its client, which then begins a new one.
 #[cold]
-fn is_over<A: Address>(step: &Step<'_>, conn: &Conn<A>, headers: &Headers) -> bool {
+pub(crate) fn is_over<A: Address>(step: &Step<'_>, conn: &Conn<A>, headers: &Headers) -> bool {
     let sysctls = &step.snapshot.sysctls;
     let slot = step.snapshot.services.real_server(RealServerId(conn.real_server));
     let begins = headers.tcp_flags & tcp::SYN != 0 || headers.sctp_chunk == sctp::CHUNK_INIT;
@@ -145,7 +146,7 @@ fn inbound_to<A: Address, F: Frame>(
     let mode = ForwardingMode::from_u8(conn.mode);
     let way = match resolve::way(step, conn, Direction::Inbound, slot.server.addr) {
         Ok(way) => way,
-        Err(Obstacle::Local) => return to_local_server(conn),
+        Err(Obstacle::Local) => return to_local_server(conn, headers, frame.bytes_mut()),
         // Towards real servers the kernel tells the client even when the route says blackhole.
         Err(Obstacle::Drop(_) | Obstacle::Unreachable) => {
             return refuse(
@@ -300,18 +301,28 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     verdict
 }
 
-/// The director itself is the real server. Its stack takes connections as they are, because the VIP is its own:
-/// those of DR and TUN, and masqueraded ones to the service's own port, which a listener on all addresses serves.
-/// To another port the packet would have to be rewritten and could not be brought back, as the reply never
-/// enters a device.
+/// The director itself is the real server: its stack gets the packet, of DR and TUN as it is, because the VIP is
+/// its own, masqueraded rewritten. What the stack answers comes back through the twin ([`super::from_host`]).
+/// The kernel refuses to masquerade to a loopback address; in FULLNAT the stack would be asked by itself.
 #[cold]
-fn to_local_server<A: Address>(conn: &Conn<A>) -> Verdict {
+fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u8]) -> Verdict {
     match ForwardingMode::from_u8(conn.mode) {
-        ForwardingMode::Nat | ForwardingMode::FullNat if conn.real.port != conn.virt.port => {
-            Verdict::Drop(DropReason::LocalRealServer)
+        ForwardingMode::FullNat => return Verdict::Drop(DropReason::LocalRealServer),
+        ForwardingMode::Nat if conn.real.addr.to_ip().is_loopback() => {
+            return Verdict::Drop(DropReason::LocalRealServer);
         }
-        _ => Verdict::Punt,
+        ForwardingMode::Nat => {
+            let rewrite = Rewrite {
+                src: conn.local,
+                dst: conn.real,
+                l3_delta: conn.l3_delta,
+                l4_delta: conn.l4_delta,
+            };
+            rewrite::apply_keeping_ttl(frame, headers, &rewrite);
+        }
+        ForwardingMode::DirectRouting | ForwardingMode::Tunnel | ForwardingMode::Local => {}
     }
+    Verdict::Punt
 }
 
 /// What the sender of a packet longer than `mtu` is told; `None` when it is sent in pieces instead.
@@ -337,6 +348,10 @@ fn refuse<A: Address, F: Frame>(
     error: IcmpError,
     reason: DropReason,
 ) -> Verdict {
+    if matches!(error, IcmpError::FragmentationNeeded { .. }) {
+        // Towards servers the kernel looks at the length behind the TTL (`__ip_vs_get_out_rt`); as a router before.
+        rewrite::decrement_ttl(frame.bytes_mut(), packet.headers);
+    }
     let vip = packet.key.dst.addr;
     let verdict = reply::answer(step, packet.headers, packet.key, frame, error, vip, reason);
     if !server.mode.sees_replies() && !matches!(verdict, Verdict::Drop(_)) {
@@ -355,13 +370,18 @@ pub(crate) fn refuse_stray<A: Address, F: Frame>(
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
-    // The stack was about to forward it: what is quoted has been through that.
-    rewrite::decrement_ttl(frame.bytes_mut(), headers);
     let packet = Known {
         index: ConnIndex(0),
         headers,
         key,
     };
+    if !step.snapshot.l3.is_local(key.dst.addr) {
+        if headers.ttl <= 1 {
+            return refuse_as_router(step, &packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
+        }
+        // The stack was about to forward it: what is quoted has been through that.
+        rewrite::decrement_ttl(frame.bytes_mut(), headers);
+    }
     refuse_as_router(
         step,
         &packet,

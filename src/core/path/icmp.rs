@@ -14,7 +14,6 @@ use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
 use crate::limits::{ICMP4_ERROR_MAX, ICMP6_ERROR_MAX};
 use crate::path::forward::ethernet::resize_front;
-use crate::path::forward::rewrite::decrement_ttl;
 use crate::path::{DropReason, Fragment, Headers};
 use crate::wire::checksum;
 use crate::wire::ethernet::EthernetHeader;
@@ -72,8 +71,7 @@ struct Error6 {
 }
 
 /// Turns `frame` into the error that tells its sender about `error`, sent by `source`; its IP packet begins at
-/// offset 14 then. Quotes the packet as it stands in the frame, but for [`IcmpError::FragmentationNeeded`] with
-/// its TTL decremented, which the kernel does before it looks at the length. `identification` is for IPv4.
+/// offset 14 then. Quotes the packet as it stands in the frame. `identification` is for IPv4.
 /// [`DropReason::IcmpForbidden`] for packets that must not be answered.
 pub fn reply<F: Frame>(
     frame: &mut F,
@@ -83,9 +81,6 @@ pub fn reply<F: Frame>(
     identification: u16,
 ) -> Result<(), DropReason> {
     let sender = answerable_sender(frame.bytes(), headers).ok_or(DropReason::IcmpForbidden)?;
-    if matches!(error, IcmpError::FragmentationNeeded { .. }) {
-        decrement_ttl(frame.bytes_mut(), headers);
-    }
     match (source, sender) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let quoted_len = quote::<Error4, F>(frame, headers, ICMP4_ERROR_MAX)?;

@@ -29,22 +29,20 @@ use crate::wire::ipv4::Ipv4Header;
 use crate::wire::udp::{self, UdpHeader};
 use crate::worker_state::Step;
 
-/// See the module. `outer` is the packet that `frame` quotes.
+/// See the module. `outer` is the packet that `frame` quotes; `None` when it is not of a tunnel.
 pub(crate) fn about_tunnel<F: Frame>(
     step: &mut Step<'_>,
     table: &mut ConnTable<Addr4>,
     headers: &Headers,
     outer: &Embedded,
     frame: &mut F,
-) -> Verdict {
-    let Some(error) = TunnelError::read(frame.bytes(), headers, outer) else {
-        return Verdict::Punt;
-    };
+) -> Option<Verdict> {
+    let error = TunnelError::read(frame.bytes(), headers, outer)?;
     if !step.snapshot.l3.is_local(error.told) {
-        return Verdict::Punt;
+        return None;
     }
     let Some((index, Direction::Inbound)) = table.find(table.hash(&error.key), &error.key) else {
-        return admit::other_owner(step, &error.key).map_or(Verdict::Punt, Verdict::HandOver);
+        return Some(admit::other_owner(step, &error.key).map_or(Verdict::Punt, Verdict::HandOver));
     };
     let conn = table.conn_mut(index);
     let slot = step.snapshot.services.real_server(RealServerId(conn.real_server));
@@ -53,22 +51,22 @@ pub(crate) fn about_tunnel<F: Frame>(
             && error.is_of(server.tunnel)
             && ForwardingMode::from_u8(conn.mode) == ForwardingMode::Tunnel
     }) else {
-        return Verdict::Punt;
+        return Some(Verdict::Punt);
     };
     if !related::is_checksum_right(frame.bytes(), headers) {
-        return Verdict::Drop(DropReason::IcmpChecksum);
+        return Some(Verdict::Drop(DropReason::IcmpChecksum));
     }
     let IcmpHeader { kind, code, rest, .. } = error.message;
     let mut rest = rest.get();
     if (kind, code) == (icmp::V4_UNREACHABLE, icmp::V4_CODE_FRAGMENTATION_NEEDED) {
         let Ok(way) = resolve::way(step, conn, Direction::Inbound, server.addr) else {
-            return Verdict::Drop(DropReason::TunnelPath);
+            return Some(Verdict::Drop(DropReason::TunnelPath));
         };
         let overhead = tunnel::overhead(server.tunnel, AddressFamily::Ipv4);
         // RFC 1191 4: the low half.
         let mtu = step.path_mtus.learn(server.addr, rest as u16, way.hop.mtu, step.now);
         if !error.inner.dont_fragment {
-            return Verdict::Drop(DropReason::TunnelPath);
+            return Some(Verdict::Drop(DropReason::TunnelPath));
         }
         rest = u32::from(path_mtu::for_client(mtu, overhead));
     }
@@ -89,7 +87,27 @@ pub(crate) fn about_tunnel<F: Frame>(
         related::count_out(step, table.conn_mut(index), quoted_len);
         related::count_out(step, table.conn_mut(index), reply::sent_len(frame.bytes()));
     }
-    verdict
+    Some(verdict)
+}
+
+/// A packet that we wrapped never left: the kernel's error about it reaches the director itself, which counts the
+/// packet inside as one to the client and tells nobody, for too little of it is quoted.
+pub(crate) fn count_undelivered(step: &Step<'_>, table: &ConnTable<Addr4>, headers: &Headers, frame: &[u8]) {
+    let outer = Embedded {
+        reply: Flow::V4(FlowKey::default()),
+        l3_offset: headers.l3_offset,
+        l4_offset: headers.l4_offset,
+        protocol: headers.protocol,
+    };
+    let inner = inner_offset(frame, headers, &outer).and_then(|(at, _)| quoted_v4(frame, at, headers.packet_end));
+    if let Some(inner) = inner
+        && let Flow::V4(answer) = inner.reply
+        && let key = answer.reversed()
+        && let Some((index, Direction::Inbound)) = table.find(table.hash(&key), &key)
+    {
+        let len = headers.packet_end.saturating_sub(inner.l3_offset);
+        related::count_out(step, table.conn(index), usize::from(len));
+    }
 }
 
 /// What an error about a tunnel says.

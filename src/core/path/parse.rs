@@ -189,6 +189,9 @@ impl Upper {
         if fragment == Fragment::Later {
             return Ok(Self::default());
         }
+        if fragment == Fragment::First {
+            return Ok(Self::of_first_fragment(segment));
+        }
         match protocol {
             tcp::PROTOCOL => {
                 let header = TcpHeader::check(segment)?;
@@ -212,6 +215,16 @@ impl Upper {
             }
             _ => Ok(Self::default()),
         }
+    }
+
+    /// However short it is: the rest may follow, and the whole is parsed again.
+    fn of_first_fragment(segment: &[u8]) -> Self {
+        let ports = segment.first_chunk().map_or([0; 4], |ports: &[u8; 4]| *ports);
+        let [src_high, src_low, dst_high, dst_low] = ports;
+        Self::ports(
+            u16::from_be_bytes([src_high, src_low]),
+            u16::from_be_bytes([dst_high, dst_low]),
+        )
     }
 
     fn ports(src_port: u16, dst_port: u16) -> Self {

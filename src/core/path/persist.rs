@@ -40,12 +40,30 @@ pub(crate) fn choose<'s, A: Address>(
             )
         }
     };
-    let is_mapped = service.key.port() == key.dst.port && server.port != 0;
     Ok(Some(Chosen {
         server,
-        port: if is_mapped { server.port } else { key.dst.port },
+        port: port_of(service, server, key),
         template: Some(template),
     }))
+}
+
+/// The real server's port for a packet to `key.dst`.
+pub(crate) const fn port_of<A: Address>(service: &VirtualService, server: &RealServer, key: &FlowKey<A>) -> u16 {
+    let is_mapped = service.key.port() == key.dst.port && server.port != 0;
+    if is_mapped { server.port } else { key.dst.port }
+}
+
+/// The server that a template remembers; `None` when it is gone or drained.
+pub(crate) fn server_of<'s, A: Address>(
+    step: &Step<'s>,
+    table: &ConnTable<A>,
+    index: ConnIndex,
+) -> Option<&'s RealServer> {
+    let snapshot = step.snapshot;
+    let id = RealServerId(table.conn(index).real_server);
+    let drains = snapshot.sysctls.expire_quiescent_template;
+    let slot = snapshot.services.real_server(id)?;
+    (slot.available && !(drains && slot.server.weight == 0)).then_some(&slot.server)
 }
 
 /// The server of a template, whose time begins anew; a template whose server is gone or drained is retired.
@@ -54,15 +72,10 @@ fn still_good<'s, A: Address>(
     table: &mut ConnTable<A>,
     index: ConnIndex,
 ) -> Option<(&'s RealServer, ConnIndex)> {
-    let snapshot = step.snapshot;
-    let slot = snapshot
-        .services
-        .real_server(RealServerId(table.conn(index).real_server));
-    let drains = snapshot.sysctls.expire_quiescent_template;
-    match slot.filter(|slot| slot.available && !(drains && slot.server.weight == 0)) {
-        Some(slot) => {
+    match server_of(step, table, index) {
+        Some(server) => {
             table.conn_mut(index).last_seen = step.now;
-            Some((&slot.server, index))
+            Some((server, index))
         }
         None => {
             table.retire(index);

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::{Addr4, Addr6, Address, Endpoint};
 use crate::frame::Frame;
-use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED, FLAG_INBOUND_SHIFTED, FLAG_OUTBOUND_SHIFTED};
+use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED, FLAG_INBOUND_SHIFTED, FLAG_OUTBOUND_SHIFTED, FLAG_TIMED};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::RealServerId;
@@ -39,7 +39,7 @@ pub(crate) trait Plain: Address {
 }
 
 /// Connections with any of these go the full way.
-const NOT_PLAIN: u16 = FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED;
+const NOT_PLAIN: u16 = FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED | FLAG_TIMED;
 
 /// Flags of a TCP segment that its state may depend on.
 const EVENTS: u8 = SYN | FIN | RST | ACK;

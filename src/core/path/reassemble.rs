@@ -97,7 +97,7 @@ fn whole(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, is_final: bool) ->
                             Flow::V6(key) => look_up(step, &mut v6.table, &headers, key, datagram),
                         }
                     } else {
-                        related::icmp(step, &mut v4.table, &mut v6.table, &headers, datagram)
+                        related::icmp(step, &mut v4.table, &mut v6.table, &headers, &flow, datagram)
                     }
                 }
                 Ok(Parsed::Other) => Verdict::Drop(DropReason::FragmentMalformed),

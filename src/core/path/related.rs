@@ -4,6 +4,7 @@
 //!      a router on the way; or one that quotes a packet which we wrapped for a tunnel.
 //! Out: NAT, FULLNAT: the error with outer and quoted addresses and ports rewritten; DR, TUN: forwarded like
 //!      the connection's packets; about a tunnel: the error to the client. Others are the kernel's.
+//!      With `schedule_icmp` one about no connection may begin it.
 //! Never: changes a connection's state or keeps it alive.
 //! Ref:  RFC 792, RFC 4443; Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_in_icmp`, `ip_vs_out_icmp`, `ip_vs_nat_icmp`.
 
@@ -17,12 +18,15 @@ use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServerId;
+use crate::limits::TIMEOUT_STATELESS_MS;
+use crate::path::admit::Admission;
 use crate::path::forward::rewrite;
 use crate::path::headers::{Flow, Headers};
 use crate::path::parse::{Embedded, embedded};
 use crate::path::resolve::{self, Obstacle, Way};
+use crate::path::schedule::Refusal;
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{admit, fragment, introduce, outer_error, tunnelled};
+use crate::path::{admit, fragment, introduce, outer_error, schedule, tunnelled};
 use crate::wire::checksum;
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
@@ -36,22 +40,94 @@ pub(crate) fn icmp<F: Frame>(
     v4: &mut ConnTable<Addr4>,
     v6: &mut ConnTable<Addr6>,
     headers: &Headers,
+    outer: &Flow,
     frame: &mut F,
 ) -> Verdict {
     let Some(quoted) = embedded(frame.bytes(), headers).filter(|_| is_passed_on(frame.bytes(), headers)) else {
         return Verdict::Punt;
     };
-    match quoted.reply {
-        Flow::V4(key) => match about(step, v4, headers, &quoted, &key, frame) {
-            Some(verdict) => verdict,
-            None => outer_error::about_tunnel(step, v4, headers, &quoted, frame),
-        },
-        Flow::V6(key) => about(step, v6, headers, &quoted, &key, frame).unwrap_or(Verdict::Punt),
+    let known = match &quoted.reply {
+        Flow::V4(key) => about(step, v4, headers, &quoted, key, frame)
+            .or_else(|| outer_error::about_tunnel(step, v4, headers, &quoted, frame)),
+        Flow::V6(key) => about(step, v6, headers, &quoted, key, frame),
+    };
+    let decided = known.or_else(|| match (outer, &quoted.reply) {
+        _ if !step.snapshot.sysctls.schedule_icmp => None,
+        (Flow::V4(outer), Flow::V4(key)) => begin(
+            step,
+            v4,
+            &Related {
+                headers,
+                quoted,
+                outer,
+                key,
+            },
+            frame,
+        ),
+        (Flow::V6(outer), Flow::V6(key)) => begin(
+            step,
+            v6,
+            &Related {
+                headers,
+                quoted,
+                outer,
+                key,
+            },
+            frame,
+        ),
+        _ => None,
+    });
+    decided.unwrap_or(Verdict::Punt)
+}
+
+/// An error about a connection that nobody knows.
+struct Related<'a, A: Address> {
+    headers: &'a Headers,
+    quoted: Embedded,
+    /// The flow of the error itself.
+    outer: &'a FlowKey<A>,
+    /// The flow of the client that it is about.
+    key: &'a FlowKey<A>,
+}
+
+/// With `schedule_icmp` an error may begin the connection that it is about. The protocol's machine does not
+/// see it: the connection has no state yet, and the timeout of one.
+fn begin<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    error: &Related<'_, A>,
+    frame: &mut F,
+) -> Option<Verdict> {
+    let Related {
+        headers,
+        quoted,
+        outer,
+        key,
+    } = error;
+    if !Embedded::has_ports(quoted.protocol) {
+        return None;
     }
+    let service = match admit::admit_error(step, outer, key)? {
+        Admission::Schedule(service) => service,
+        Admission::Decided(verdict) => return Some(verdict),
+        Admission::Refuse => return None,
+    };
+    let index = match schedule::begin(step, table, service, headers, key) {
+        Ok(index) => index,
+        // Nobody is told about an error (`ip_vs_leave`).
+        Err(Refusal::NoServer) => return Some(Verdict::Drop(DropReason::NoRealServer)),
+        Err(Refusal::Drop(reason)) => return Some(Verdict::Drop(reason)),
+    };
+    let conn = table.conn_mut(index);
+    conn.state = 0;
+    table.set_timeout(index, TIMEOUT_STATELESS_MS, step.now);
+    let verdict = to_server(step, table, index, headers, quoted, frame);
+    schedule::end_one_packet(step, table, index);
+    Some(verdict)
 }
 
 /// Of ICMPv4 the kernel passes on three types; parameter problems and redirects are its own stack's.
-fn is_passed_on(frame: &[u8], headers: &Headers) -> bool {
+pub(crate) fn is_passed_on(frame: &[u8], headers: &Headers) -> bool {
     let kind = frame.get(usize::from(headers.l4_offset)).copied();
     match headers.family {
         AddressFamily::Ipv4 => matches!(
@@ -115,7 +191,7 @@ fn to_server<A: Address, F: Frame>(
     counters.in_bytes.add(headers.packet_len() as u64);
     let way = match resolve::way(step, conn, Direction::Inbound, slot.server.addr) {
         Ok(way) => way,
-        Err(Obstacle::Local) => return Verdict::Punt,
+        Err(Obstacle::Local) => return to_local_server(conn, headers, quoted, frame.bytes_mut()),
         Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
         Err(Obstacle::Unreachable) => return Verdict::Drop(DropReason::NoRoute),
     };
@@ -124,15 +200,8 @@ fn to_server<A: Address, F: Frame>(
     }
     match ForwardingMode::from_u8(conn.mode) {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
-            // The sender may be a router: in NAT its address stays; a FULLNAT server hears from us only.
-            let src = (conn.local != conn.client).then_some(conn.local.addr);
-            let ends = NewEnds {
-                src,
-                dst: conn.real.addr,
-                quoted_src: conn.real,
-                quoted_dst: conn.local,
-            };
-            translate(frame.bytes_mut(), headers, quoted, &ends);
+            rewrite::decrement_ttl(frame.bytes_mut(), headers);
+            translate(frame.bytes_mut(), headers, quoted, &ends_at_server(conn));
             depart(step, headers, frame, A::FAMILY, &way)
         }
         ForwardingMode::Tunnel => tunnelled::send(step, headers, frame, conn, &slot.server, &way),
@@ -141,6 +210,24 @@ fn to_server<A: Address, F: Frame>(
             depart(step, headers, frame, A::FAMILY, &way)
         }
     }
+}
+
+/// The sender may be a router: in NAT its address stays; a FULLNAT server hears from us only.
+fn ends_at_server<A: Address>(conn: &Conn<A>) -> NewEnds<A> {
+    NewEnds {
+        src: (conn.local != conn.client).then_some(conn.local.addr),
+        dst: conn.real.addr,
+        quoted_src: conn.real,
+        quoted_dst: conn.local,
+    }
+}
+
+/// To a server that is the director itself, whose stack knows the connection by its rewritten ends.
+fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, quoted: &Embedded, frame: &mut [u8]) -> Verdict {
+    if ForwardingMode::from_u8(conn.mode) == ForwardingMode::Nat {
+        translate(frame, headers, quoted, &ends_at_server(conn));
+    }
+    Verdict::Punt
 }
 
 /// An error about what we sent to the real server: on to the client, in the name of the VIP whoever sent it.
@@ -165,9 +252,16 @@ fn to_client<A: Address, F: Frame>(
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     count_out(step, conn, headers.packet_len());
+    rewrite::decrement_ttl(frame.bytes_mut(), headers);
+    translate_to_client(frame.bytes_mut(), headers, quoted, conn);
+    depart(step, headers, frame, A::FAMILY, &way)
+}
+
+/// An error about what was sent to the real server of `conn`, as the client is to see it.
+pub(crate) fn translate_to_client<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded, conn: &Conn<A>) {
     if conn.preface_len != 0
         && quoted.protocol == tcp::PROTOCOL
-        && let Some(segment) = frame.bytes_mut().get_mut(usize::from(quoted.l4_offset)..)
+        && let Some(segment) = frame.get_mut(usize::from(quoted.l4_offset)..)
     {
         introduce::quoted_sequence(conn, segment);
     }
@@ -177,8 +271,7 @@ fn to_client<A: Address, F: Frame>(
         quoted_src: conn.client,
         quoted_dst: conn.virt,
     };
-    translate(frame.bytes_mut(), headers, quoted, &ends);
-    depart(step, headers, frame, A::FAMILY, &way)
+    translate(frame, headers, quoted, &ends);
 }
 
 /// Counts a packet that goes to the client in the connection's name.
@@ -216,10 +309,9 @@ struct NewEnds<A: Address> {
     quoted_dst: Endpoint<A>,
 }
 
-/// Rewrites outer and quoted packet and decrements the outer TTL. The upper checksum of the quoted packet stays
+/// Rewrites outer and quoted packet. The upper checksum of the quoted packet stays
 /// as it is, like in the kernel: whoever reads it looks at the ports only.
 fn translate<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded, ends: &NewEnds<A>) {
-    rewrite::decrement_ttl(frame, headers);
     rewrite::set_addresses(frame, headers.l3_offset, ends.src, ends.dst);
     rewrite::set_addresses(
         frame,
@@ -227,19 +319,25 @@ fn translate<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded,
         Some(ends.quoted_src.addr),
         ends.quoted_dst.addr,
     );
-    if Embedded::has_ports(quoted.protocol)
-        && let Some(ports) = frame.get_mut(usize::from(quoted.l4_offset)..usize::from(headers.packet_end))
-        && let Some((ports, _)) = ports.split_first_chunk_mut::<4>()
-    {
-        let [src_high, src_low] = ends.quoted_src.port.to_be_bytes();
-        let [dst_high, dst_low] = ends.quoted_dst.port.to_be_bytes();
-        ports.copy_from_slice(&[src_high, src_low, dst_high, dst_low]);
+    if Embedded::has_ports(quoted.protocol) {
+        let (src, dst) = (ends.quoted_src.port, ends.quoted_dst.port);
+        set_ports(frame, quoted.l4_offset, headers.packet_end, src, dst);
     }
     if A::FAMILY == AddressFamily::Ipv4 {
         Ipv4Header::fill_checksum_at(frame, headers.l3_offset);
         Ipv4Header::fill_checksum_at(frame, quoted.l3_offset);
     }
     fill_checksum(frame, headers);
+}
+
+/// Writes the two ports at `l4_offset` of a packet that ends at `end`, if it has that many octets.
+pub(crate) fn set_ports(frame: &mut [u8], l4_offset: u16, end: u16, src: u16, dst: u16) {
+    if let Some(segment) = frame.get_mut(usize::from(l4_offset)..usize::from(end))
+        && let Some((ports, _)) = segment.split_first_chunk_mut::<4>()
+    {
+        let ([src_high, src_low], [dst_high, dst_low]) = (src.to_be_bytes(), dst.to_be_bytes());
+        ports.copy_from_slice(&[src_high, src_low, dst_high, dst_low]);
+    }
 }
 
 fn fill_checksum(frame: &mut [u8], headers: &Headers) {

@@ -129,7 +129,8 @@ pub(crate) fn route<'a>(step: &mut Step<'a>, target: IpAddr) -> Result<Way<'a>, 
     way_by(step, found)
 }
 
-fn route_to(l3: &L3, target: IpAddr) -> Route {
+/// What the mirrored tables say of `target`.
+pub(crate) fn route_to(l3: &L3, target: IpAddr) -> Route {
     match target {
         IpAddr::V4(v4) => l3.route(Addr4(v4.octets())),
         IpAddr::V6(v6) => l3.route(Addr6(v6.octets())),

@@ -7,11 +7,12 @@
 //! Ref: Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_schedule`, `ip_vs_leave`, ip_vs_conn.c `ip_vs_conn_new`.
 
 use crate::address::{Address, Endpoint, FlowKey};
-use crate::counters::{ServerCounters, SingleWriter, WorkerCounters};
+use crate::counters::{SingleWriter, WorkerCounters};
 use crate::frame::Frame;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
 use crate::ipvs::conn::{Conn, ConnIndex, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_ONE_PACKET, FLAG_OUTBOUND_INDEXED};
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::local_address::{AheadOf, ReplyHome};
 use crate::ipvs::persistence::PORT_FTP;
 use crate::ipvs::protocol::sctp::SctpState;
@@ -48,45 +49,69 @@ pub(crate) fn first_packet<'s, A: Address, F: Frame>(
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
-    if step.defence.takes_packet() {
-        return Verdict::Drop(DropReason::DropPacketDefence);
-    }
-    let chosen = match &service.persistence {
-        Some(persistence) => match persist::choose(step, table, service, persistence, key) {
-            Ok(chosen) => chosen,
-            Err(reason) => return Verdict::Drop(reason),
-        },
-        None if is_for(service, key.dst.port) => choose(step, service, key),
-        None => None,
-    };
-    let Some(chosen) = chosen else {
-        return leave(step, service, headers, key, frame);
-    };
-    let Some(local) = local_end(step, table, service, &chosen, key) else {
-        return Verdict::Drop(DropReason::LocalPortsExhausted);
-    };
-    let conn = new_conn(step, service, &chosen, headers, key, local);
-    let one_packet = conn.flags & FLAG_ONE_PACKET != 0;
-    match table.insert(conn, step.now) {
+    match begin(step, table, service, headers, key) {
         Ok(index) => {
-            if let Some(template) = chosen.template {
-                table.control(index, template);
-            }
-            step.own.server(chosen.server.id).connections.add(1);
-            // Inactive until its protocol says otherwise (`ip_vs_bind_dest`).
-            track::bind(step, chosen.server, false);
             let verdict = established::inbound(step, table, &Known { index, headers, key }, frame);
-            if one_packet {
-                track::forget(step, table, index);
+            if !end_one_packet(step, table, index) && service.scheduler.is_measured() {
+                track::time_response(step, table.conn_mut(index));
             }
             verdict
         }
-        Err(InsertError::Full | InsertError::Exists) => Verdict::Drop(DropReason::ConnTableFull),
+        Err(Refusal::NoServer) => leave(step, service, headers, key, frame),
+        Err(Refusal::Drop(reason)) => Verdict::Drop(reason),
     }
 }
 
+/// Why a service does not take a connection.
+pub(crate) enum Refusal {
+    /// No real server may have it.
+    NoServer,
+    /// See the reason.
+    Drop(DropReason),
+}
+
+/// A new connection in `table` for a client's packet of `key`, which is still to be sent through it.
+pub(crate) fn begin<'s, A: Address>(
+    step: &mut Step<'s>,
+    table: &mut ConnTable<A>,
+    service: &'s VirtualService,
+    headers: &Headers,
+    key: &FlowKey<A>,
+) -> Result<ConnIndex, Refusal> {
+    if step.defence.takes_packet() {
+        return Err(Refusal::Drop(DropReason::DropPacketDefence));
+    }
+    let chosen = match &service.persistence {
+        Some(persistence) => persist::choose(step, table, service, persistence, key).map_err(Refusal::Drop)?,
+        None if is_for(service, key.dst.port) => choose(step, service, key),
+        None => None,
+    };
+    let chosen = chosen.ok_or(Refusal::NoServer)?;
+    let local = local_end(step, table, service, &chosen, key).ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?;
+    let conn = new_conn(step, service, &chosen, headers, key, local);
+    let index = table
+        .insert(conn, step.now)
+        .map_err(|_: InsertError| Refusal::Drop(DropReason::ConnTableFull))?;
+    if let Some(template) = chosen.template {
+        table.control(index, template);
+    }
+    step.own.server(chosen.server.id).connections.add(1);
+    // Inactive until its protocol says otherwise (`ip_vs_bind_dest`).
+    track::bind(step, chosen.server, false);
+    Ok(index)
+}
+
+/// A connection of one-packet scheduling ends with its packet. Whether it was one.
+pub(crate) fn end_one_packet<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnIndex) -> bool {
+    let one_packet = table.conn(index).flags & FLAG_ONE_PACKET != 0;
+    if one_packet {
+        track::forget(step, table, index);
+    }
+    one_packet
+}
+
 /// Without persistence a service takes packets to exactly its port.
-const fn is_for(service: &VirtualService, port: u16) -> bool {
+pub(crate) const fn is_for(service: &VirtualService, port: u16) -> bool {
     match service.key {
         ServiceKey::Address { port: own, .. } => own == port,
         ServiceKey::Fwmark { .. } => true,
@@ -112,17 +137,21 @@ fn leave<A: Address, F: Frame>(
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
+    if is_left_to_the_kernel(step, service, key) {
+        return Verdict::Punt;
+    }
+    let (error, reason) = (IcmpError::PortUnreachable, DropReason::NoRealServer);
+    reply::answer(step, headers, key, frame, error, key.dst.addr, reason)
+}
+
+/// Without a server: whether the kernel's stack answers, or forwards it to the address that the client meant.
+pub(crate) fn is_left_to_the_kernel<A: Address>(step: &Step<'_>, service: &VirtualService, key: &FlowKey<A>) -> bool {
     let may_be_another_service = service.key.port() == PORT_FTP && key.dst.port != PORT_FTP;
     let snapshot = step.snapshot;
     let bypasses = matches!(service.key, ServiceKey::Fwmark { .. })
         && snapshot.sysctls.cache_bypass
         && !snapshot.l3.is_local(key.dst.addr);
-    if may_be_another_service || bypasses {
-        // The kernel's stack answers, or forwards it to the address that the client meant.
-        return Verdict::Punt;
-    }
-    let (error, reason) = (IcmpError::PortUnreachable, DropReason::NoRealServer);
-    reply::answer(step, headers, key, frame, error, key.dst.addr, reason)
+    may_be_another_service || bypasses
 }
 
 /// The server that the service's scheduler picks for a new client.
@@ -132,11 +161,14 @@ pub(crate) fn pick<'s, A: Address>(
     key: &FlowKey<A>,
 ) -> Option<&'s RealServer> {
     let flow = FlowHint::of(key);
+    step.own.scheduler_picks.add(1);
+    let own = usize::from(step.worker.0);
+    step.loads.look(service, step.counters, own, step.now);
     let loads = WorkersLoads {
-        counters: step.counters,
+        own: step.own,
+        others: step.loads,
         services: &step.snapshot.services,
     };
-    step.own.scheduler_picks.add(1);
     let state = step.schedulers.get_mut(service.id.0 as usize)?;
     let sysctls = &step.snapshot.sysctls;
     let mut memory = Memory {
@@ -146,7 +178,11 @@ pub(crate) fn pick<'s, A: Address>(
         lblcr_lifetime_ms: lifetime_ms(sysctls.lblcr_expiration),
     };
     let chosen = scheduler::pick(service, state, &flow, &loads, &mut memory)?;
-    service.servers.get(chosen)
+    let server = service.servers.get(chosen)?;
+    if service.scheduler.is_measured() {
+        LoadBoard::assign(step.own, server);
+    }
+    Some(server)
 }
 
 const fn lifetime_ms(sec: u32) -> u32 {
@@ -154,48 +190,58 @@ const fn lifetime_ms(sec: u32) -> u32 {
     sec * 1_000
 }
 
-/// Loads summed over all workers. Read for new connections only.
-pub(crate) struct WorkersLoads<'a> {
-    pub(crate) counters: &'a [std::sync::Arc<WorkerCounters>],
-    pub(crate) services: &'a ServiceTable,
-}
-
-impl WorkersLoads<'_> {
-    fn sum(&self, id: RealServerId, gauge: impl Fn(&ServerCounters) -> u32) -> u32 {
-        self.counters
-            .iter()
-            .map(|worker| gauge(worker.server(id)))
-            .fold(0, u32::wrapping_add)
-    }
-
-    /// Connections of all kinds, templates not counted.
-    pub(crate) fn conns(&self, id: RealServerId) -> u32 {
-        self.sum(id, |server| server.active.get().wrapping_add(server.inactive.get()))
-    }
+/// Loads of all workers: this one's as they are, the others' as they were seen last.
+struct WorkersLoads<'a> {
+    own: &'a WorkerCounters,
+    others: &'a LoadBoard,
+    services: &'a ServiceTable,
 }
 
 impl Loads for WorkersLoads<'_> {
+    #[inline]
     fn active(&self, id: RealServerId) -> u32 {
-        self.sum(id, |server| server.active.get())
+        let own = self.own.server(id).active.get();
+        own.wrapping_add(self.others.others(id).active)
     }
 
+    #[inline]
     fn inactive(&self, id: RealServerId) -> u32 {
-        self.sum(id, |server| server.inactive.get())
+        let own = self.own.server(id).inactive.get();
+        own.wrapping_add(self.others.others(id).inactive)
     }
 
+    #[inline]
     fn overloaded(&self, id: RealServerId) -> bool {
         // A worker that set the mark may not have seen others' connections end since.
-        self.sum(id, |server| server.overloaded.get()) != 0
-            && self
-                .services
-                .real_server(id)
-                .is_some_and(|slot| slot.server.overloaded(true, self.conns(id)))
+        (self.own.server(id).overloaded.get() != 0 || self.others.others(id).overloaded) && self.is_over(id)
+    }
+
+    fn traffic(&self, id: RealServerId) -> u64 {
+        self.others.traffic(id)
+    }
+
+    fn assigned(&self, id: RealServerId) -> u64 {
+        let own = self.own.measured(id).assigned.get();
+        u64::from(own) + u64::from(self.others.assigned_by_others(id))
+    }
+
+    fn response_us(&self, id: RealServerId) -> u64 {
+        u64::from(self.others.response_us(id))
+    }
+}
+
+impl WorkersLoads<'_> {
+    #[cold]
+    fn is_over(&self, id: RealServerId) -> bool {
+        let conns = self.active(id).wrapping_add(self.inactive(id));
+        let slot = self.services.real_server(id);
+        slot.is_some_and(|slot| slot.server.overloaded(true, conns))
     }
 }
 
 /// The director's own end towards the real server: the client itself, or in FULLNAT a free local
 /// address and port. The table proves that the pair is free towards this real server.
-fn local_end<A: Address>(
+pub(crate) fn local_end<A: Address>(
     step: &mut Step<'_>,
     table: &ConnTable<A>,
     service: &VirtualService,

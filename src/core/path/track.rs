@@ -7,16 +7,19 @@
 use crate::address::Address;
 use crate::counters::SingleWriter;
 use crate::ipvs::conn::table::{ConnTable, Expiry};
-use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_TEMPLATE};
+use crate::ipvs::conn::{
+    Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED, FLAG_TEMPLATE,
+    FLAG_TIMED,
+};
+use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::persistence;
 use crate::ipvs::protocol;
 use crate::ipvs::protocol::sctp::{self, SctpEvent, SctpState};
 use crate::ipvs::protocol::tcp::{self, TcpState};
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::limits::{TEMPLATE_EXTENSION_MS, TIMEOUT_MAX_MS};
+use crate::limits::{RESPONSE_MAX_MS, TEMPLATE_EXTENSION_MS, TIMEOUT_MAX_MS};
 use crate::path::announce;
 use crate::path::headers::Headers;
-use crate::path::schedule::WorkersLoads;
 use crate::wire;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
 use crate::worker_state::Step;
@@ -35,6 +38,9 @@ pub(crate) fn packet<A: Address>(
         // Almost every packet: data or ACK in ESTABLISHED stays there.
         const EVENTS: u8 = SYN | FIN | RST | ACK;
         if conn.state != TcpState::Established as u8 || headers.tcp_flags & EVENTS != ACK {
+            if conn.flags & FLAG_TIMED != 0 {
+                responded(step, conn, direction);
+            }
             tcp_event(step, conn, direction, headers.tcp_flags);
             assure_template(table, index, TcpState::Established as u8);
         }
@@ -42,6 +48,9 @@ pub(crate) fn packet<A: Address>(
         sctp_event(step, conn, direction, headers.sctp_chunk);
         assure_template(table, index, SctpState::Established as u8);
     } else if direction == Direction::Outbound {
+        if conn.flags & FLAG_TIMED != 0 {
+            responded(step, conn, direction);
+        }
         assure_template(table, index, protocol::udp::NORMAL);
     }
     let conn = table.conn(index);
@@ -71,6 +80,27 @@ fn sctp_event<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, direction: Direct
     count_as(step, conn, sctp::is_active(next));
 }
 
+/// Begins to measure how long the real server takes to answer (wrt), if its answer will pass here.
+pub(crate) fn time_response<A: Address>(step: &Step<'_>, conn: &mut Conn<A>) {
+    let is_measured = matches!(conn.protocol, wire::tcp::PROTOCOL | wire::udp::PROTOCOL);
+    if is_measured && conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
+        conn.flags |= FLAG_TIMED;
+        conn.asked_us = step.loads.us();
+    }
+}
+
+/// The first packet after the one that asked. From the client it is a SYN once more: the answer could be to
+/// either (Karn), so there will be no measure.
+#[cold]
+fn responded<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, direction: Direction) {
+    conn.flags &= !FLAG_TIMED;
+    let in_time = step.now.since_ms(conn.created) < RESPONSE_MAX_MS;
+    if direction == Direction::Outbound && in_time {
+        let us = step.loads.us().wrapping_sub(conn.asked_us);
+        LoadBoard::responded(step.own, RealServerId(conn.real_server), us, step.now);
+    }
+}
+
 /// The template of a connection that has reached `state` is kept by `drop_entry` (`ip_vs_control_assure_ct`).
 #[inline]
 fn assure_template<A: Address>(table: &mut ConnTable<A>, index: ConnIndex, state: u8) {
@@ -91,15 +121,25 @@ pub(crate) fn count_as<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, active: 
     let server = step.own.server(RealServerId(conn.real_server));
     server.unbind(was_active);
     server.bind(active);
+    tell(step, RealServerId(conn.real_server));
+}
+
+/// Shows the other workers, if there are any, how many connections of this server there are here.
+#[inline]
+fn tell(step: &Step<'_>, id: RealServerId) {
+    if step.workers_count > 1 {
+        step.own.publish_conns(id);
+    }
 }
 
 /// One connection more with `server`, which may be one too many (`ip_vs_bind_dest`).
 pub(crate) fn bind(step: &Step<'_>, server: &RealServer, active: bool) {
     let counters = step.own.server(server.id);
     counters.bind(active);
-    if server.overloaded(false, loads(step).conns(server.id)) {
+    if server.upper_threshold > 0 && server.overloaded(false, conns(step, server.id)) {
         counters.overloaded.set(1);
     }
+    tell(step, server.id);
 }
 
 /// What the end of `conn` changes in the counters of its server (`ip_vs_unbind_dest`).
@@ -113,16 +153,18 @@ fn unbind<A: Address>(step: &Step<'_>, conn: &Conn<A>) {
     counters.unbind(conn.flags & FLAG_INACTIVE == 0);
     if counters.overloaded.get() != 0 {
         let slot = step.snapshot.services.real_server(id);
-        let still = slot.is_some_and(|slot| slot.server.overloaded(true, loads(step).conns(id)));
+        let still = slot.is_some_and(|slot| slot.server.overloaded(true, conns(step, id)));
         counters.overloaded.set(u32::from(still));
     }
+    tell(step, id);
 }
 
-fn loads<'a>(step: &Step<'a>) -> WorkersLoads<'a> {
-    WorkersLoads {
-        counters: step.counters,
-        services: &step.snapshot.services,
-    }
+/// Connections of a server at all workers, templates not counted: for servers with a threshold, which wants the
+/// number as it is.
+fn conns(step: &Step<'_>, id: RealServerId) -> u32 {
+    let workers = step.counters.iter().map(|worker| worker.server(id));
+    let each = workers.map(|server| server.active.get().wrapping_add(server.inactive.get()));
+    each.fold(0, u32::wrapping_add)
 }
 
 /// Takes a connection out before its time, and its template too if nobody else needs that.

@@ -65,6 +65,8 @@ pub struct TestDirector {
     sysctls: Sysctls,
     sync: SyncRoles,
     now: Tick,
+    /// Microseconds behind `now`.
+    now_us: u64,
     made: Vec<Outcome>,
     /// Frames that one worker handed to another.
     pub hand_overs: u64,
@@ -106,8 +108,10 @@ impl TestDirector {
             };
             let mut arena = Arena::in_memory(WorkerState::arena_bytes(&settings));
             let own = Arc::clone(&counters[usize::from(id)]);
-            WorkerState::new(settings, &mut arena, Arc::clone(&snapshot), Arc::clone(&counters), own)
-                .expect("the arena has the size that was asked for")
+            let mut state = WorkerState::new(settings, &mut arena, Arc::clone(&snapshot), Arc::clone(&counters), own)
+                .expect("the arena has the size that was asked for");
+            state.set_us(1_000_000);
+            state
         };
         let workers = (0..workers).map(make).collect();
         Self {
@@ -119,6 +123,7 @@ impl TestDirector {
             sysctls: Sysctls::default(),
             sync: SyncRoles::default(),
             now: Tick(1_000),
+            now_us: 1_000_000,
             counters,
             made: Vec::new(),
             hand_overs: 0,
@@ -210,13 +215,29 @@ impl TestDirector {
         let mut left_ms = ms;
         while left_ms > 0 {
             let step_ms = left_ms.min(STEP_MS);
-            self.now = self.now.plus_ms(step_ms);
             left_ms -= step_ms;
-            for worker in 0..self.workers.len() {
+            self.advance_us(step_ms * 1_000);
+        }
+    }
+
+    /// The same by microseconds: housekeeping is done when a millisecond is over, as in the daemon.
+    pub fn advance_us(&mut self, us: u32) {
+        self.now_us += u64::from(us);
+        let now = Tick((self.now_us / 1_000) as u32);
+        let is_housekeeping_due = now != self.now;
+        self.now = now;
+        for worker in 0..self.workers.len() {
+            self.workers[worker].set_us(self.now_us as u32);
+            if is_housekeeping_due {
                 path::housekeeping(&mut self.workers[worker], self.now);
                 self.collect_made(worker, DeviceId(0));
             }
         }
+    }
+
+    /// Virtual microseconds since some start.
+    pub const fn now_us(&self) -> u64 {
+        self.now_us
     }
 
     /// One frame that `device` received and worker 0 polled.
@@ -263,6 +284,34 @@ impl TestDirector {
         path::process_handed_over(worker, device, self.now, std::slice::from_mut(frame), &mut verdicts);
         self.collect_made(usize::from(owner.0), device);
         self.outcome(usize::from(owner.0), verdicts[0], frame)
+    }
+
+    /// A frame that the kernel sends through the twin of `device`, given to worker 0.
+    pub fn from_host(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
+        let mut frame = VecFrame::new(bytes);
+        let verdict = path::from_host::process(&mut self.workers[0], device, self.now, false, &mut frame);
+        let Verdict::HandOver(owner) = verdict else {
+            return self.outcome(0, verdict, &frame);
+        };
+        let owner = usize::from(owner.0);
+        let verdict = path::from_host::process(&mut self.workers[owner], device, self.now, true, &mut frame);
+        self.outcome(owner, verdict, &frame)
+    }
+
+    /// A frame that worker 0 held, now that its neighbour is known.
+    pub fn finish(&mut self, neighbour: NeighbourKey, bytes: &[u8]) -> Outcome {
+        let mut frame = VecFrame::new(bytes);
+        match path::resolve::finish(&self.workers[0], &mut frame, neighbour) {
+            Some(verdict) => self.outcome(0, verdict, &frame),
+            None => Outcome::Held(neighbour, bytes.to_vec()),
+        }
+    }
+
+    /// A frame that worker 0 held in vain for a neighbour on `device`.
+    pub fn give_up(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
+        let mut frame = VecFrame::new(bytes);
+        let verdict = path::undelivered::give_up(&mut self.workers[0], device, self.now, &mut frame);
+        self.outcome(0, verdict, &frame)
     }
 
     /// What became of the frames that the path made besides those that went in, oldest first.

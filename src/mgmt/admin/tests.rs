@@ -3,6 +3,7 @@
 mod clients;
 mod commands;
 mod metrics;
+mod top;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

@@ -425,7 +425,7 @@ pub fn refusal(error: ServiceError) -> ApiError {
         ThresholdsReversed { .. } => (ErrorCode::Refused, "lower_threshold_conns"),
         ThresholdOutOfRange { .. } => (ErrorCode::Refused, "upper_threshold_conns"),
         MixedFamilies { .. } => (ErrorCode::Refused, "server"),
-        ModeNotConfigurable { .. } => (ErrorCode::Refused, "mode"),
+        ModeNotConfigurable { .. } | MixedModes { .. } => (ErrorCode::Refused, "mode"),
         GuePortZero { .. } => (ErrorCode::Refused, "tunnel.port"),
         MarkZero => (ErrorCode::Refused, "service"),
         ClientAddressWithoutPool { .. } | ClientAddressProtocol { .. } => (ErrorCode::Refused, "client_address"),

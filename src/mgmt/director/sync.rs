@@ -5,6 +5,7 @@ use std::time::Instant;
 use lvs_api::netlink::{DaemonRequest, DaemonRow, Errno};
 use lvs_api::{Action, ApiError, ErrorCode, SyncDaemon, SyncDaemonStatus, SyncRole};
 use lvs_core::address::AddressFamily;
+use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::service::ServiceKey;
 use lvs_core::ipvs::sync::daemon::{self, SyncDaemonError};
 use lvs_core::ipvs::sync::{SyncRoles, daemon::SyncRole as CoreRole};
@@ -26,25 +27,45 @@ impl Director {
             let running = self.sync.status(wanted.role);
             let (max_len_bytes, tally) = running.unzip();
             let tally = tally.cloned().unwrap_or_default();
+            let refused = tally.refused.into_iter().chain(self.refused_by_workers(wanted.role));
             SyncDaemonStatus {
                 daemon: convert::sync_daemon(wanted),
                 max_len_bytes: max_len_bytes.unwrap_or_else(|| wanted.effective_max_len(LINK_MTU)),
                 running: max_len_bytes.is_some(),
                 messages: tally.messages,
                 connections: tally.connections,
-                refused: tally
-                    .refused
-                    .iter()
-                    .map(|(name, count)| ((*name).to_owned(), *count))
-                    .collect(),
+                refused: refused.map(|(name, count)| (name.to_owned(), count)).collect(),
             }
         };
         self.wanted.daemons.iter().map(status).collect()
     }
 
+    /// What workers could not tell or take over, by reason.
+    fn refused_by_workers(&self, role: CoreRole) -> Option<(&'static str, u64)> {
+        let counters = self.workers.iter().map(|worker| worker.counters());
+        let (name, count): (_, u64) = match role {
+            CoreRole::Master => (
+                "worker_queue_full",
+                counters.map(|counters| counters.synced_out_dropped.get()).sum(),
+            ),
+            CoreRole::Backup => (
+                "not_taken_over",
+                counters.map(|counters| counters.synced_in_dropped.get()).sum(),
+            ),
+        };
+        (count > 0).then_some((name, count))
+    }
+
+    /// Makes the sockets what is wanted, once there are workers to carry for: the twins are there then.
+    pub(super) fn follow_sync(&mut self, now: Instant) {
+        if !self.workers.is_empty() {
+            self.sync.follow(&self.wanted.daemons, &self.wanted.sysctls, now);
+        }
+    }
+
     /// Carries connections between workers and daemons. To be called every millisecond.
     pub fn tend_sync(&mut self, now: Instant) {
-        self.sync.follow(&self.wanted.daemons, &self.wanted.sysctls, now);
+        self.follow_sync(now);
         self.sync.tend(&self.workers, &self.wanted.sysctls);
     }
 

@@ -1,6 +1,6 @@
 //! `lvsd_*`: what only lvsd counts. Counters run since start; those of services and servers since the last zero.
 
-use lvs_api::{Device, ServerStatus, ServiceStatus, Totals, Worker};
+use lvs_api::{Device, ServerStatus, ServiceStatus, SyncDaemonStatus, Totals, Worker};
 use lvs_core::latency::LatencyCounts;
 
 use super::Scrape;
@@ -33,6 +33,7 @@ pub(super) fn write(page: &mut Page, scrape: &Scrape) {
     workers(page, &scrape.workers);
     latency(page, scrape);
     devices(page, &scrape.devices);
+    sync_daemons(page, &scrape.sync_daemons);
     services(page, &scrape.services);
     servers(page, &scrape.services);
 }
@@ -282,6 +283,36 @@ fn devices(page: &mut Page, devices: &[Device]) {
     page.gauge(
         ("lvsd_device_up", "Whether the link is up."),
         devices.iter().map(|of| one("device", &of.name, u64::from(of.link_up))),
+    );
+}
+
+fn sync_daemons(page: &mut Page, daemons: &[SyncDaemonStatus]) {
+    type Read = fn(&SyncDaemonStatus) -> u64;
+    let role = |status: &SyncDaemonStatus| status.daemon.role.name();
+    let up = daemons.iter().map(|of| one("role", role(of), u64::from(of.running)));
+    page.gauge(("lvsd_sync_up", "Whether the sync daemon's sockets are open."), up);
+    let counters: [(Named, Read); 2] = [
+        (("lvsd_sync_messages_total", "Sync messages sent or received."), |of| {
+            of.messages
+        }),
+        (("lvsd_sync_connections_total", "Connections in sync messages."), |of| {
+            of.connections
+        }),
+    ];
+    for (name, read) in counters {
+        page.counter(name, daemons.iter().map(|of| one("role", role(of), read(of))));
+    }
+    let refused = daemons.iter().flat_map(|of| {
+        let labels = move |reason: &String| [("role", role(of).to_owned()), ("reason", reason.clone())];
+        let sample = move |(reason, count): (&String, &u64)| Sample(labels(reason), *count as f64);
+        of.refused.iter().map(sample)
+    });
+    page.counter(
+        (
+            "lvsd_sync_refused_total",
+            "Messages, entries and connections that were not told or not taken over.",
+        ),
+        refused,
     );
 }
 

@@ -1,3 +1,5 @@
+//! Daemons between fake workers and real sockets; what is missing, full or malformed is named.
+
 use std::net::UdpSocket;
 
 use lvs_core::ipvs::conn::FLAG_INACTIVE;

@@ -17,7 +17,8 @@ use crate::ipvs::conn::key::KeyHash;
 use crate::ipvs::conn::key_index::KeyIndex;
 use crate::ipvs::conn::timer_wheel::{self, Step, TimerWheel};
 use crate::ipvs::conn::{
-    Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_OUTBOUND_INDEXED, FLAG_RETIRED, FLAG_TEMPLATE, TimerLink,
+    Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_OUTBOUND_INDEXED, FLAG_RETIRED, FLAG_SHADOWED, FLAG_TEMPLATE,
+    TimerLink,
 };
 use crate::ipvs::persistence;
 use crate::prefetch::prefetch_write;
@@ -28,7 +29,7 @@ use crate::tick::Tick;
 pub enum InsertError {
     /// The table holds as many as it was made for (or, once in 10¹² insertions at most, its index has no room).
     Full,
-    /// A connection with this inbound or outbound key is there already.
+    /// A connection with this inbound key is there already, or too many with this outbound key.
     Exists,
 }
 
@@ -43,6 +44,9 @@ pub enum Expiry {
         ms: u32,
     },
 }
+
+/// Connections that may have the same outbound key: services that lead one client's port to one server's.
+const SAME_OUTBOUND_MAX: usize = 16;
 
 /// The connection that a bucket's tags most likely mean. Good for [`ConnTable::confirm`] until
 /// [`ConnTable::changes`] changes.
@@ -232,7 +236,8 @@ impl<A: Address> ConnTable<A> {
     }
 
     /// Adds `conn`, indexed by its outbound key too if it has [`FLAG_OUTBOUND_INDEXED`], last seen and created
-    /// `now`, to expire after its `timeout_ms`.
+    /// `now`, to expire after its `timeout_ms`. Of several with one outbound key (services that lead one client's
+    /// port to one server's) the newest is found by it, as in the kernel.
     ///
     /// # Errors
     /// See [`InsertError`]; the table is unchanged.
@@ -244,9 +249,17 @@ impl<A: Address> ConnTable<A> {
         if both {
             self.prefetch_bucket(outbound_hash);
         }
-        let exists = self.find(inbound_hash, &inbound).is_some()
-            || both && (inbound == outbound || self.find(outbound_hash, &outbound).is_some());
-        if exists {
+        let older = if both {
+            self.find(outbound_hash, &outbound)
+        } else {
+            None
+        };
+        let older = match older {
+            None => None,
+            Some((index, Direction::Outbound)) if self.has_room_before(index) => Some(index),
+            Some(_) => return Err(InsertError::Exists),
+        };
+        if both && inbound == outbound || self.find(inbound_hash, &inbound).is_some() {
             return Err(InsertError::Exists);
         }
         let Some(slot) = self.free_slot() else {
@@ -254,6 +267,11 @@ impl<A: Address> ConnTable<A> {
         };
         if !self.index.insert(inbound_hash, value_of(slot, Direction::Inbound)) {
             return Err(InsertError::Full);
+        }
+        if let Some(older) = older {
+            // Its place is the new one's.
+            self.index.remove(outbound_hash, value_of(older.0, Direction::Outbound));
+            self.conn_mut(older).flags |= FLAG_SHADOWED;
         }
         if both && !self.index.insert(outbound_hash, value_of(slot, Direction::Outbound)) {
             self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
@@ -265,6 +283,7 @@ impl<A: Address> ConnTable<A> {
             last_seen: now,
             created: now,
             timer: TimerLink::default(),
+            shadowed: older.map_or(Conn::<A>::NO_CONTROL, |older| older.0),
             ..conn
         };
         self.wheel
@@ -436,19 +455,57 @@ impl<A: Address> ConnTable<A> {
         }
     }
 
+    /// The connections with one outbound key, from the newest on.
+    fn same_outbound(&self, newest: ConnIndex) -> impl Iterator<Item = u32> {
+        let older = |slot: &u32| {
+            let older = self.conns.at(*slot as usize).shadowed;
+            (older != Conn::<A>::NO_CONTROL).then_some(older)
+        };
+        std::iter::successors(Some(newest.0), older).take(SAME_OUTBOUND_MAX)
+    }
+
+    /// Whether one more connection may have the outbound key of `newest`.
+    fn has_room_before(&self, newest: ConnIndex) -> bool {
+        self.same_outbound(newest).count() < SAME_OUTBOUND_MAX
+    }
+
+    /// Takes the outbound key of `slot` out of the index. An older connection with that key has it again.
+    fn release_outbound(&mut self, slot: u32) {
+        let conn = self.conns.at(slot as usize);
+        let (key, older, is_shadowed) = (conn.outbound_key(), conn.shadowed, conn.flags & FLAG_SHADOWED != 0);
+        let hash = self.hash(&key);
+        if is_shadowed {
+            let newest = self.find(hash, &key).map(|(index, _)| index);
+            let newer = newest.and_then(|newest| {
+                let mut all = self.same_outbound(newest);
+                all.find(|newer| self.conns.at(*newer as usize).shadowed == slot)
+            });
+            if let Some(newer) = newer {
+                self.conns.at_mut(newer as usize).shadowed = older;
+            }
+            return;
+        }
+        let found = self.index.remove(hash, value_of(slot, Direction::Outbound));
+        debug_assert!(
+            found,
+            "the outbound key of a connection was changed while it was in the table"
+        );
+        if older != Conn::<A>::NO_CONTROL {
+            self.conns.at_mut(older as usize).flags &= !FLAG_SHADOWED;
+            let stored = self.index.insert(hash, value_of(older, Direction::Outbound));
+            debug_assert!(stored, "a place was freed a moment ago");
+        }
+    }
+
     /// Takes the connection in `slot`, whose timer is not armed, out of the index and frees the slot.
     fn release(&mut self, slot: u32) {
         self.changes = self.changes.wrapping_add(1);
         let conn = self.conns.at(slot as usize);
         let inbound_hash = self.hash(&conn.inbound_key());
         if conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
-            let outbound_hash = self.hash(&conn.outbound_key());
-            let found = self.index.remove(outbound_hash, value_of(slot, Direction::Outbound));
-            debug_assert!(
-                found,
-                "the outbound key of a connection was changed while it was in the table"
-            );
+            self.release_outbound(slot);
         }
+        let conn = self.conns.at(slot as usize);
         let (retired, controlled_by) = (conn.flags & FLAG_RETIRED != 0, conn.control);
         let found = self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
         debug_assert!(

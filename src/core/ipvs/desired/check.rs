@@ -8,6 +8,7 @@ use crate::address::AddressFamily;
 use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::{ClientMask, Persistence};
+use crate::ipvs::scheduler::SchedulerKind;
 use crate::ipvs::service::{ServiceKey, ServiceProtocol};
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::{LOCAL_ADDRESSES_MAX, MSS_MAX_RANGE, TIMEOUT_MAX_SEC, WEIGHT_MAX};
@@ -118,6 +119,23 @@ pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceE
     if spec.lower_threshold > spec.upper_threshold {
         let (upper, lower) = (spec.upper_threshold, spec.lower_threshold);
         return Err(ServiceError::ThresholdsReversed { server, upper, lower });
+    }
+    Ok(())
+}
+
+/// lt and wlt compare the traffic of servers, which is that of both directions only where replies pass.
+pub(super) fn modes(
+    key: &ServiceKey,
+    scheduler: SchedulerKind,
+    mut modes: impl Iterator<Item = ForwardingMode>,
+) -> Result<(), ServiceError> {
+    let compares_traffic = matches!(scheduler, SchedulerKind::Lt | SchedulerKind::Wlt);
+    let first = modes.next();
+    if compares_traffic && modes.any(|mode| Some(mode) != first) {
+        return Err(ServiceError::MixedModes {
+            service: *key,
+            scheduler: scheduler.name(),
+        });
     }
     Ok(())
 }

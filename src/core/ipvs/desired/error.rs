@@ -87,6 +87,15 @@ pub enum ServiceError {
         "real server {server} is tunnelled by GUE to port 0: give the UDP port that its GUE listens on, 1 to 65535"
     )]
     GuePortZero { server: SocketAddr },
+    /// Replies are seen of some and not of others, so their traffic cannot be compared.
+    #[error(
+        "scheduler {scheduler} of service {service} compares traffic, which wants all its real servers in one mode: \
+         give all of them the same mode, or choose another scheduler"
+    )]
+    MixedModes {
+        service: ServiceKey,
+        scheduler: &'static str,
+    },
     /// Kernel: `EINVAL`.
     #[error("{addr} cannot be the address of a {role}: give a unicast address")]
     NotUnicast { addr: IpAddr, role: &'static str },

@@ -387,6 +387,21 @@ impl Twin {
         self.services.remove(service);
     }
 
+    /// lt and wlt want all servers in one mode.
+    fn can_compare(scheduler: SchedulerKind, modes: &[ForwardingMode]) -> bool {
+        !matches!(scheduler.name(), "lt" | "wlt") || modes.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    fn suits(&self, key: &ServiceKey, spec: &ServerSpec) -> bool {
+        self.find(key).is_none_or(|service| {
+            let (service, _, servers) = &self.services[service];
+            let others = servers.iter().map(|(_, server)| server);
+            let others = others.filter(|server| (server.addr, server.port) != (spec.addr, spec.port));
+            let modes: Vec<_> = others.map(|server| server.mode).chain([spec.mode]).collect();
+            Self::can_compare(service.scheduler, &modes)
+        })
+    }
+
     /// Does the same to both; whether both took it.
     fn act(&mut self, action: &Action, desired: &mut DesiredServices) -> Result<(), TestCaseError> {
         let took = match action {
@@ -399,7 +414,14 @@ impl Twin {
                 (desired.add_service(*spec).is_ok(), good)
             }
             Action::EditService(spec) => {
-                let found = self.find(&spec.key);
+                let found = self.find(&spec.key).filter(|service| {
+                    let modes: Vec<_> = self.services[*service]
+                        .2
+                        .iter()
+                        .map(|(_, server)| server.mode)
+                        .collect();
+                    Self::can_compare(spec.scheduler, &modes)
+                });
                 found.into_iter().for_each(|service| self.services[service].0 = *spec);
                 (desired.edit_service(*spec).is_ok(), found.is_some())
             }
@@ -410,7 +432,7 @@ impl Twin {
             }
             Action::AddServer(key, spec) => {
                 let end = (spec.addr, spec.port);
-                let good = Self::is_good(key, spec) && self.find_server(key, end).is_none();
+                let good = Self::is_good(key, spec) && self.find_server(key, end).is_none() && self.suits(key, spec);
                 let added = desired.add_server(key, *spec);
                 let good = good && self.find(key).is_some();
                 if let (true, Some(service), Ok(id)) = (good, self.find(key), &added) {
@@ -425,7 +447,7 @@ impl Twin {
             Action::EditServer(key, spec) => {
                 let found = self
                     .find_server(key, (spec.addr, spec.port))
-                    .filter(|_| Self::is_good(key, spec));
+                    .filter(|_| Self::is_good(key, spec) && self.suits(key, spec));
                 found
                     .into_iter()
                     .for_each(|(service, server)| self.services[service].2[server].1 = *spec);

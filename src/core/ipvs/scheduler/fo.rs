@@ -18,13 +18,6 @@ impl Scheduler for WeightedFailover {
         loads: &L,
         _memory: &mut Memory<'_>,
     ) -> Option<usize> {
-        let takers = service
-            .servers
-            .iter()
-            .enumerate()
-            .filter(|(_, server)| VirtualService::takes(server, loads));
-        takers
-            .min_by_key(|(_, server)| Reverse(server.weight))
-            .map(|(index, _)| index)
+        service.least(loads, |server| Some(Reverse(server.weight)))
     }
 }

@@ -16,13 +16,6 @@ impl Scheduler for LeastConnection {
         loads: &L,
         _memory: &mut Memory<'_>,
     ) -> Option<usize> {
-        let takers = service
-            .servers
-            .iter()
-            .enumerate()
-            .filter(|(_, server)| VirtualService::takes(server, loads));
-        takers
-            .min_by_key(|(_, server)| service.overhead.of(server.id, loads))
-            .map(|(index, _)| index)
+        service.least(loads, |server| Some(service.overhead.of(server.id, loads)))
     }
 }

@@ -29,6 +29,10 @@ pub(super) struct Locality {
     servers: [u32; LOCALITY_SERVERS_MAX],
 }
 
+/// All places that one destination may have, as they were.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places([Locality; WAYS]);
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Localities {
@@ -76,6 +80,20 @@ impl Localities {
                 count: 1,
                 servers,
             };
+        }
+    }
+
+    /// The places that a destination of `service` may have: for [`Self::put_back`] after a pick that is only tried.
+    pub(crate) fn keep(&mut self, service: ServiceId, words: (u64, u64)) -> Option<Places> {
+        let set = self.set_of(destination(service, words))?;
+        Some(Places(*set.first_chunk()?))
+    }
+
+    /// Undoes what was remembered of a destination since [`Self::keep`].
+    pub(crate) fn put_back(&mut self, service: ServiceId, words: (u64, u64), places: Option<Places>) {
+        let set = self.set_of(destination(service, words));
+        if let (Some(set), Some(Places(places))) = (set, places) {
+            set.copy_from_slice(&places);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Filled with the last weight above 0 of each server, so that quiescing one leaves the table as it is.
 //! Options `mh-fallback` and `mh-port`. The fill depends on the order of the servers: two directors agree
-//! only when they were given the servers in the same order. Follows Linux ip_vs_mh.c; Maglev (NSDI 2016) 3.4.
+//! only when they were given the servers in the same order, or with option `mh-canonical`. Follows Linux ip_vs_mh.c; Maglev (NSDI 2016) 3.4.
 
 use std::hash::Hasher;
 
@@ -24,10 +24,16 @@ const KEY2: u64 = 2_654_446_892;
 pub(super) struct MaglevHashing;
 
 impl Scheduler for MaglevHashing {
-    const FLAG_NAMES: &'static [&'static str] = &["mh-fallback", "mh-port"];
+    const FLAG_NAMES: &'static [&'static str] = &["mh-fallback", "mh-port", "mh-canonical"];
 
     fn table(inputs: &TableInputs<'_>) -> SchedulerTable {
         let mut places: Vec<Permutation> = permutations(inputs).collect();
+        if inputs.flags.contains(SchedulerFlags::CANONICAL) {
+            places.sort_by_key(|place| {
+                let server = &inputs.servers[usize::from(place.index)];
+                (server.addr, server.port)
+            });
+        }
         if places.is_empty() {
             return SchedulerTable::Buckets([].into());
         }

@@ -18,13 +18,9 @@ impl Scheduler for WeightedOverflow {
         loads: &L,
         _memory: &mut Memory<'_>,
     ) -> Option<usize> {
-        let takers = service
-            .servers
-            .iter()
-            .enumerate()
-            .filter(|(_, server)| VirtualService::takes(server, loads) && loads.active(server.id) <= server.weight);
-        takers
-            .min_by_key(|(_, server)| Reverse(server.weight))
-            .map(|(index, _)| index)
+        service.least(loads, |server| {
+            let has_room = loads.active(server.id) <= server.weight;
+            has_room.then_some(Reverse(server.weight))
+        })
     }
 }

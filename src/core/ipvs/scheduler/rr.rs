@@ -25,7 +25,7 @@ impl Scheduler for RoundRobin {
     ) -> Option<usize> {
         let count = service.servers.len();
         let first = if state.cursor == HEAD {
-            0
+            state.head_start(count)
         } else {
             state.cursor as usize + 1
         };

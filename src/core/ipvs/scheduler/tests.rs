@@ -18,6 +18,9 @@ struct FixedLoads {
     active: Vec<u32>,
     inactive: Vec<u32>,
     overloaded: Vec<bool>,
+    traffic: Vec<u64>,
+    assigned: Vec<u32>,
+    response_us: Vec<u64>,
 }
 
 impl FixedLoads {
@@ -39,6 +42,18 @@ impl Loads for FixedLoads {
 
     fn overloaded(&self, id: RealServerId) -> bool {
         self.overloaded.get(id.0 as usize).copied().unwrap_or(false)
+    }
+
+    fn traffic(&self, id: RealServerId) -> u64 {
+        self.traffic.get(id.0 as usize).copied().unwrap_or(0)
+    }
+
+    fn assigned(&self, id: RealServerId) -> u64 {
+        u64::from(self.assigned.get(id.0 as usize).copied().unwrap_or(0))
+    }
+
+    fn response_us(&self, id: RealServerId) -> u64 {
+        self.response_us.get(id.0 as usize).copied().unwrap_or(1)
     }
 }
 
@@ -142,6 +157,9 @@ impl Bench {
         let server = &service.servers[index];
         if self.opens {
             FixedLoads::raise(&mut self.loads.active, server.id);
+        }
+        if service.scheduler.is_measured() {
+            FixedLoads::raise(&mut self.loads.assigned, server.id);
         }
         if self.lingers {
             FixedLoads::raise(&mut self.loads.inactive, server.id);
@@ -510,6 +528,7 @@ fn the_overhead_formula_decides_near_ties() {
         active: vec![0, 1],
         inactive: vec![256, 0],
         overloaded: vec![],
+        ..FixedLoads::default()
     };
     assert_eq!(bench.picks(1), "11", "257 for 12 against 256 for 11");
     bench.desired.set_overhead(Overhead::Classic);
@@ -531,6 +550,7 @@ fn large_loads_and_weights_do_not_overflow() {
             active: vec![1, u32::MAX],
             inactive: vec![0, u32::MAX],
             overloaded: vec![],
+            ..FixedLoads::default()
         };
         let picked = bench.picks(50);
         let expected = if kind == SchedulerKind::Twos {
@@ -716,4 +736,96 @@ fn state_is_kept_by_edits_of_other_things_and_lost_with_the_service() {
 #[test]
 fn state_is_small() {
     assert!(size_of::<SchedulerState>() <= 64);
+}
+
+#[test]
+fn lt_picks_the_least_traffic_and_counts_what_no_sample_knows_yet() {
+    let mut bench = Bench::new(SchedulerKind::Lt, "a 1 1, a 2 1, a 3 1");
+    // Without traffic connections alternate, newest first.
+    assert_eq!(bench.picks(6), "3 2 1 3 2 1");
+    bench.loads.assigned.clear();
+    bench.loads.traffic = vec![300, 100, 200];
+    bench.loads.active = vec![3, 2, 1];
+    // Each connection is expected to bring 600 / 6 = 100: 2 is filled up to 3, then both up to 1.
+    assert_eq!(bench.picks(6), "2 3 2 3 2 1");
+    bench.set_overloaded(2, true);
+    bench.run("e 3 0");
+    assert_eq!(bench.picks(2), "1 1");
+    bench.run("e 1 0");
+    assert_eq!(bench.picks(1), "x");
+}
+
+#[test]
+fn wlt_shares_traffic_by_weight_and_does_not_overflow() {
+    let mut bench = Bench::new(SchedulerKind::Wlt, "a 1 1, a 2 2");
+    assert_eq!(bench.picks(6), "2 1 2 2 1 2");
+    bench.run("e 1 65535, e 2 65534");
+    bench.loads.assigned.clear();
+    bench.loads.traffic = vec![u64::MAX - 1, u64::MAX];
+    bench.loads.active = vec![u32::MAX, u32::MAX];
+    assert_eq!(bench.picks(1), "1");
+}
+
+#[test]
+fn wrt_weighs_response_time_connections_and_weight_and_compares_all_of_a_few_servers() {
+    let mut bench = Bench::new(SchedulerKind::Wrt, "a 1 1, a 2 1, a 3 2");
+    bench.loads.response_us = vec![100, 200, 200];
+    // 100 / 1, 200 / 1, 200 / 2: a tie between 3 and 1, the first in the list wins.
+    bench.opens = true;
+    assert_eq!(bench.picks(5), "3 1 3 2 1");
+}
+
+#[test]
+fn wrt_compares_two_random_servers_of_many() {
+    let mut bench = Bench::new(SchedulerKind::Wrt, "a 1 1, a 2 1, a 3 1, a 4 1, a 5 6");
+    bench.loads.response_us = vec![1, 1_000, 1_000, 1_000, 1_000];
+    let picks: Vec<u8> = (0..1_000).filter_map(|_| bench.pick_for(FlowHint::default())).collect();
+    let share = |number: u8| picks.iter().filter(|picked| **picked == number).count();
+    // 1 wins whenever it is drawn: 1 - (9/10)². 5 has six times its weight and is cheap for it.
+    assert!((130..=250).contains(&share(1)), "{}", share(1));
+    assert!(share(5) > 500, "{}", share(5));
+    assert!((2..=4).all(|number| share(number) < 100));
+}
+
+#[test]
+fn mh_canonical_gives_one_table_whatever_the_order_of_addition() {
+    let canonical = |commands: &str| Bench::with_flags(SchedulerKind::Mh, SchedulerFlags::CANONICAL, commands);
+    let mut one = canonical("a 1 3, a 2 1, a 3 2");
+    let mut other = canonical("a 3 2, a 1 3, a 2 1");
+    assert_eq!(one.clients(500), other.clients(500));
+    let mut in_order = Bench::new(SchedulerKind::Mh, "a 3 2, a 1 3, a 2 1");
+    let mut reversed = Bench::new(SchedulerKind::Mh, "a 1 3, a 2 1, a 3 2");
+    assert_ne!(in_order.clients(500), reversed.clients(500));
+}
+
+proptest! {
+    /// When one server goes, hardly any client moves but its own; when it comes back, all is as before.
+    #[test]
+    fn mh_and_conhash_move_few_clients_that_need_not_move(
+        servers in prop::collection::btree_set(1u8..200, 3..12),
+        weights in prop::collection::vec(1u32..8, 12),
+        gone in 0usize..3,
+        is_mh in any::<bool>(),
+    ) {
+        let servers: Vec<u8> = servers.into_iter().collect();
+        let add: Vec<String> = servers.iter().zip(&weights).map(|(server, weight)| format!("a {server} {weight}")).collect();
+        let (kind, flags, moved_percent) = if is_mh {
+            // Maglev trades a little disruption for evenness, unequal weights cost more of it.
+            (SchedulerKind::Mh, SchedulerFlags::CANONICAL, 12)
+        } else {
+            (SchedulerKind::Conhash, SchedulerFlags(0), 0)
+        };
+        // Equal weights for conhash: shares of others follow from the average weight.
+        let add = if is_mh { add } else { servers.iter().map(|server| format!("a {server} 1")).collect() };
+        let mut bench = Bench::with_flags(kind, flags, &add.join(", "));
+        let before = bench.clients(1_000);
+        bench.run(&format!("d {}", servers[gone]));
+        let without = bench.clients(1_000);
+        let own = servers[gone].to_string();
+        let pairs = before.split(' ').zip(without.split(' ')).filter(|(old, _)| *old != own);
+        let moved = pairs.clone().filter(|(old, new)| old != new).count();
+        prop_assert!(moved * 100 <= pairs.count() * moved_percent, "{} moved", moved);
+        bench.run(&add[gone]);
+        prop_assert_eq!(bench.clients(1_000), before);
+    }
 }

@@ -18,30 +18,11 @@ impl Scheduler for PowerOfTwoChoices {
         loads: &L,
         _memory: &mut Memory<'_>,
     ) -> Option<usize> {
-        let takers = || {
-            service
-                .servers
-                .iter()
-                .enumerate()
-                .filter(|(_, server)| VirtualService::takes(server, loads))
-        };
-        let total: u64 = takers().map(|(_, server)| u64::from(server.weight)).sum();
-        if total == 0 {
-            return None;
-        }
-        let bound = u32::try_from(total + 1).unwrap_or(u32::MAX);
-        let targets = [
-            u64::from(state.random.below(bound)),
-            u64::from(state.random.below(bound)),
-        ];
-        let [first, second] = targets.map(|target| {
-            let mut reached = 0;
-            takers().find(|(_, server)| {
-                reached += u64::from(server.weight);
-                target <= reached
-            })
-        });
-        let ((first_index, first), (second_index, second)) = (first?, second?);
+        let (first_index, second_index) = two_by_weight(service, loads, |total| {
+            let inclusive = state.random.below(total.saturating_add(1));
+            inclusive.saturating_sub(1)
+        })?;
+        let (first, second) = (service.servers.get(first_index)?, service.servers.get(second_index)?);
         let first_load = service.overhead.of(first.id, loads) * u64::from(second.weight);
         let second_load = service.overhead.of(second.id, loads) * u64::from(first.weight);
         Some(if first_load > second_load {
@@ -50,4 +31,31 @@ impl Scheduler for PowerOfTwoChoices {
             first_index
         })
     }
+}
+
+/// Two servers at random by weight; they may be the same. `draw` gives a number below the sum of weights.
+#[inline]
+pub(super) fn two_by_weight<L: Loads>(
+    service: &VirtualService,
+    loads: &L,
+    mut draw: impl FnMut(u32) -> u32,
+) -> Option<(usize, usize)> {
+    let takers = || {
+        let servers = service.servers.iter().enumerate();
+        servers.filter(|(_, server)| VirtualService::takes(server, loads))
+    };
+    let total: u64 = takers().map(|(_, server)| u64::from(server.weight)).sum();
+    let total = u32::try_from(total).unwrap_or(u32::MAX);
+    if total == 0 {
+        return None;
+    }
+    let targets = [u64::from(draw(total)), u64::from(draw(total))];
+    let [first, second] = targets.map(|target| {
+        let mut reached = 0;
+        takers().find(|(_, server)| {
+            reached += u64::from(server.weight);
+            target < reached
+        })
+    });
+    Some((first?.0, second?.0))
 }

@@ -8,6 +8,9 @@
 use super::{FlowHint, HEAD, Loads, Memory, Scheduler, SchedulerState, SchedulerTable, TableInputs};
 use crate::ipvs::service::VirtualService;
 
+/// With several workers each begins elsewhere in the cycle, at most so many picks in.
+const SKIPPED_MAX: usize = 256;
+
 pub(super) struct WeightedRoundRobin;
 
 impl Scheduler for WeightedRoundRobin {
@@ -60,6 +63,9 @@ impl Scheduler for WeightedRoundRobin {
             first: state.cursor,
             current_weight: state.current_weight,
         };
+        if state.cursor == HEAD {
+            walk.skip(state.head_start(walk.cycle()), loads);
+        }
         let picked = walk.next_server(loads);
         state.started |= picked.is_some();
         state.cursor = picked.unwrap_or(walk.first);
@@ -78,6 +84,22 @@ struct Walk<'service> {
 }
 
 impl Walk<'_> {
+    /// Picks until the walk repeats itself, at most so many as a worker may skip at once.
+    #[inline]
+    fn cycle(&self) -> usize {
+        let weights = self.service.servers.iter().map(|server| server.weight as usize);
+        (weights.sum::<usize>() / self.step.max(1) as usize).min(SKIPPED_MAX)
+    }
+
+    /// Leaves out so many picks.
+    #[inline]
+    fn skip<L: Loads>(&mut self, picks: usize, loads: &L) {
+        for _ in 0..picks {
+            let Some(index) = self.next_server(loads) else { break };
+            self.first = index;
+        }
+    }
+
     /// The next server at or above the threshold. Without one, `first` tells where the walk ended: at the
     /// server it came from, or at the head.
     #[inline]

@@ -69,15 +69,32 @@ pub fn apply<A: Address>(frame: &mut [u8], headers: &Headers, rewrite: &Rewrite<
     let Some((packet, segment)) = split(frame, headers) else {
         return;
     };
+    match A::FAMILY {
+        AddressFamily::Ipv4 => step_v4(packet, rewrite.l3_delta),
+        AddressFamily::Ipv6 => step_v6(packet),
+    }
+    set_ends(packet, segment, headers, rewrite);
+}
+
+/// The same for a packet that the director's own stack sends: its TTL stays.
+#[cold]
+pub(crate) fn apply_keeping_ttl<A: Address>(frame: &mut [u8], headers: &Headers, rewrite: &Rewrite<A>) {
+    let Some((packet, segment)) = split(frame, headers) else {
+        return;
+    };
+    if A::FAMILY == AddressFamily::Ipv4
+        && let Ok((ip, _)) = Ipv4Header::mut_from_prefix(packet)
+    {
+        ip.checksum = U16::new(checksum::update(ip.checksum.get(), rewrite.l3_delta));
+    }
+    set_ends(packet, segment, headers, rewrite);
+}
+
+#[inline(always)]
+fn set_ends<A: Address>(packet: &mut [u8], segment: &mut [u8], headers: &Headers, rewrite: &Rewrite<A>) {
     let pair_offset = match A::FAMILY {
-        AddressFamily::Ipv4 => {
-            step_v4(packet, rewrite.l3_delta);
-            PAIR_OFFSET_V4
-        }
-        AddressFamily::Ipv6 => {
-            step_v6(packet);
-            PAIR_OFFSET_V6
-        }
+        AddressFamily::Ipv4 => PAIR_OFFSET_V4,
+        AddressFamily::Ipv6 => PAIR_OFFSET_V6,
     };
     if let Some(Ok((pair, _))) = packet.get_mut(pair_offset..).map(AddressPair::<A>::mut_from_prefix) {
         *pair = AddressPair {

@@ -197,15 +197,33 @@ fn an_ip_packet_too_short_for_its_protocol_is_truncated() {
     headers(&later_as_whole(udp4(ENDS4).payload(&[0; 8])));
 }
 
+/// malformed: the kernel forwards all three.
 #[test]
-fn tcp_headers_that_contradict_themselves_are_dropped() {
-    let plain = tcp4(ENDS4).ack().build();
+fn a_tcp_header_is_believed_to_be_there_wherever_it_says_it_ends() {
     let data_offset = 14 + 20 + 12;
-    assert_eq!(reason(&with(&plain, data_offset, 0x40)), DropReason::Malformed);
-    assert_eq!(reason(&with(&plain, data_offset, 0x60)), DropReason::Truncated);
-    // Padding is not part of the segment.
-    let padded = tcp4(ENDS4).ack().padded_to(70).build();
-    assert_eq!(reason(&with(&padded, data_offset, 0x60)), DropReason::Truncated);
+    for built in [tcp4(ENDS4).ack(), tcp4(ENDS4).ack().padded_to(70)] {
+        for offset in [0x00, 0x40, 0x60] {
+            let frame = with(&built.build(), data_offset, offset);
+            assert_eq!(headers(&frame).packet_end, 54);
+        }
+    }
+}
+
+/// fragments_modes: the kernel puts them together.
+#[test]
+fn a_first_fragment_may_be_shorter_than_the_header_above_it() {
+    let frame = tcp4(ENDS4).syn().fragment(0, true).build();
+    for len in [14 + 20 + 8, 14 + 20 + 16] {
+        let mut cut = frame[..len].to_vec();
+        cut[16..18].copy_from_slice(&((len - 14) as u16).to_be_bytes());
+        let checksum = !lvs_checksum(&cut[14..24], &cut[26..34]);
+        cut[24..26].copy_from_slice(&checksum.to_be_bytes());
+        assert!(matches!(parse(&cut), Ok(Parsed::Ip(headers, _)) if headers.fragment == Fragment::First));
+    }
+}
+
+fn lvs_checksum(before: &[u8], behind: &[u8]) -> u16 {
+    crate::wire::checksum::add(crate::wire::checksum::sum(before), crate::wire::checksum::sum(behind))
 }
 
 /// nat_udp_checksums: the kernel forwards both, so the length is not looked at.

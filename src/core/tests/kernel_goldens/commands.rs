@@ -15,8 +15,19 @@ use lvs_core::testing::director::TestDirector;
 pub enum Failure {
     /// As the kernel or ipvsadm would refuse it.
     Refused(String),
+    /// As ipvsadm would refuse to read it, which ends an `ipvsadm -R`.
+    Unreadable(String),
     /// The player does not know it.
     NotUnderstood(String),
+}
+
+impl Failure {
+    /// Why.
+    pub fn into_text(self) -> String {
+        match self {
+            Self::Refused(why) | Self::Unreadable(why) | Self::NotUnderstood(why) => why,
+        }
+    }
 }
 
 impl From<&str> for Failure {
@@ -273,8 +284,13 @@ fn tunnel_kind(options: &Options) -> Result<TunnelKind, String> {
     }
 }
 
-fn server_spec(options: &Options, key: ServiceKey) -> Result<ServerSpec, String> {
+fn server_spec(options: &Options, key: ServiceKey) -> Result<ServerSpec, Failure> {
     let (addr, port) = end(options.server.as_deref().ok_or("no server")?)?;
+    if addr.is_ipv6() && port.is_none() {
+        return Err(Failure::Unreadable(
+            "illegal real server address[:port] specified".to_owned(),
+        ));
+    }
     let service_port = key.port();
     let mode = options.mode.unwrap_or(ForwardingMode::DirectRouting);
     // ipvsadm gives DR and TUN servers the service's port when it adds or edits them.

@@ -1,8 +1,7 @@
 //! Prints what ipvsadm would print about a director, and compares it with what was recorded.
 //!
-//! Left to the comparison, because no run of a kernel repeats it: the order of connections, a second in their
-//! timers, and when within two seconds the estimator took its sample. For that, every phase of the estimator
-//! is a hypothesis that lives until a listing refutes it.
+//! When within two seconds the estimator took its sample, no run of a kernel repeats: every phase of it is a
+//! hypothesis that lives until a listing refutes it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,10 +16,12 @@ use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::scheduler::SchedulerFlags;
 use lvs_core::ipvs::service::{ServiceId, ServiceKey};
 use lvs_core::ipvs::stats::{Estimator, Totals};
+use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::testing::director::TestDirector;
 
 use crate::commands;
 use crate::scenario::Command;
+use crate::text::{self, EXPIRY_TOLERANCE_SEC};
 
 /// Time between two hypotheses, in milliseconds.
 pub const GRID_MS: u64 = 100;
@@ -28,13 +29,12 @@ pub const GRID_MS: u64 = 100;
 const PHASES: u64 = 2_000 / GRID_MS;
 /// Buckets of the recorded kernel's connection table.
 const TABLE_SIZE: u64 = 4_096;
-/// The recorded timers are whole seconds of a machine whose clock is not ours.
-const EXPIRY_TOLERANCE_SEC: u32 = 1;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Counted {
     Server(RealServerId),
-    Service(ServiceId),
+    /// With its birth, which tells a new service in a reused slot.
+    Service(ServiceId, u64),
 }
 
 #[derive(Clone, Copy, Default)]
@@ -54,6 +54,10 @@ struct Hypothesis {
 /// What `--stats` and `--rate` show, by every phase that is still possible.
 pub struct Listings {
     hypotheses: Vec<Hypothesis>,
+    /// The workers' counters at the last look.
+    seen: HashMap<RealServerId, Totals>,
+    /// What has been counted: a service keeps the counts of servers it lost.
+    counted: HashMap<Counted, Totals>,
 }
 
 impl Listings {
@@ -64,22 +68,44 @@ impl Listings {
         };
         Self {
             hypotheses: (0..PHASES).map(hypothesis).collect(),
+            seen: HashMap::new(),
+            counted: HashMap::new(),
         }
     }
 
     /// The time is `grid` times [`GRID_MS`].
     pub fn tick(&mut self, director: &TestDirector, grid: u64) {
+        self.collect(director);
         let due = |hypothesis: &&mut Hypothesis| hypothesis.phase == grid % PHASES;
         let mut due = self.hypotheses.iter_mut().filter(due).peekable();
         if due.peek().is_none() {
             return;
         }
-        let now = counted(director);
         for hypothesis in due {
-            for (counted, totals) in &now {
+            for (counted, totals) in &self.counted {
                 let stat = hypothesis.stats.entry(*counted).or_default();
                 stat.last = *totals;
                 stat.estimator.sample(*totals);
+            }
+        }
+    }
+
+    /// Adds what was counted since the last look; to be called before services change.
+    pub fn collect(&mut self, director: &TestDirector) {
+        let table = director.desired.build();
+        for slot in table.real_servers() {
+            let workers = director.counters.iter();
+            let now = workers
+                .map(|worker| worker.server(slot.server.id).totals())
+                .fold(Totals::default(), Totals::plus);
+            let seen = self.seen.insert(slot.server.id, now).unwrap_or_default();
+            let growth = now.since(seen);
+            let service = table
+                .service(slot.service)
+                .map(|service| Counted::Service(service.id, service.born));
+            for counted in [Some(Counted::Server(slot.server.id)), service].into_iter().flatten() {
+                let totals = self.counted.entry(counted).or_default();
+                *totals = totals.plus(growth);
             }
         }
     }
@@ -90,7 +116,7 @@ impl Listings {
         let of_service = |id: ServiceId| key.is_none_or(|key| table.service(id).is_some_and(|one| one.key == *key));
         for (counted, stat) in self.hypotheses.iter_mut().flat_map(|one| one.stats.iter_mut()) {
             let concerned = match counted {
-                Counted::Service(id) => of_service(*id),
+                Counted::Service(id, _) => of_service(*id),
                 Counted::Server(id) => table.real_server(*id).is_some_and(|slot| of_service(slot.service)),
             };
             if concerned {
@@ -106,6 +132,15 @@ impl Listings {
     /// # Errors
     /// Both texts.
     pub fn compare(&mut self, director: &TestDirector, command: &Command) -> Result<(), String> {
+        if command.command.starts_with("sysctl ") {
+            let ours = settings(director, &command.command);
+            let is_same = text::is_same(&command.command, &ours, &command.output, 0);
+            return if is_same {
+                Ok(())
+            } else {
+                Err(format!("  kernel:\n{}  lvsd:\n{ours}", command.output))
+            };
+        }
         let Some(wanted) = Wanted::read(&command.command) else {
             return Ok(());
         };
@@ -130,7 +165,7 @@ impl Listings {
         let mut refutation = None;
         self.hypotheses.retain(|hypothesis| {
             let ours = wanted.print(director, hypothesis, key.as_ref());
-            let same = wanted.is_same(&ours, &command.output);
+            let same = text::is_same(&command.command, &ours, &command.output, EXPIRY_TOLERANCE_SEC);
             if !same {
                 refutation = Some(ours);
             }
@@ -143,20 +178,17 @@ impl Listings {
     }
 }
 
-/// All counters as they stand.
-fn counted(director: &TestDirector) -> HashMap<Counted, Totals> {
-    let mut all: HashMap<Counted, Totals> = HashMap::new();
-    for slot in director.desired.build().real_servers() {
-        let totals = director
-            .counters
-            .iter()
-            .map(|worker| worker.server(slot.server.id).totals())
-            .fold(Totals::default(), Totals::plus);
-        all.insert(Counted::Server(slot.server.id), totals);
-        let service = all.entry(Counted::Service(slot.service)).or_default();
-        *service = service.plus(totals);
-    }
-    all
+/// Settings as `sysctl -a`, or `sysctl` with a name, shows them.
+fn settings(director: &TestDirector, command: &str) -> String {
+    let names = Sysctls::NAMES.iter();
+    let wanted = names.filter(|name| command.starts_with("sysctl -a") || command.ends_with(&format!(".{name}")));
+    let line = |name: &&str| {
+        format!(
+            "net.ipv4.vs.{name} = {}\n",
+            director.sysctls().get(name).unwrap_or_default()
+        )
+    };
+    wanted.map(line).collect()
 }
 
 /// What a command asks for.
@@ -209,15 +241,6 @@ impl Wanted {
             }
         }
     }
-
-    fn is_same(&self, ours: &str, theirs: &str) -> bool {
-        match self.what {
-            What::Conns => is_same_but_for_time(ours, theirs),
-            // The order of services is that of the kernel's hash, which depends on an address in its memory.
-            What::Services(style) if !style.sorted => blocks(ours) == blocks(theirs),
-            _ => ours == theirs,
-        }
-    }
 }
 
 fn style(words: &[&str]) -> Style {
@@ -240,50 +263,6 @@ fn style(words: &[&str]) -> Style {
         exact: has("--exact"),
         sorted: !has("--nosort"),
     }
-}
-
-/// Services with their servers, as a set.
-fn blocks(text: &str) -> Vec<String> {
-    let mut blocks: Vec<String> = Vec::new();
-    for line in text.lines() {
-        match blocks.last_mut() {
-            Some(block) if line.starts_with("  ->") => block.push_str(line),
-            _ => blocks.push(line.to_owned()),
-        }
-    }
-    blocks.sort();
-    blocks
-}
-
-/// Protocol, state and ends of a line, and its seconds; titles have none.
-fn parts_of(line: &str) -> (Vec<&str>, Option<u32>) {
-    let mut words: Vec<&str> = line.split_whitespace().collect();
-    let seconds = words.get(1).and_then(|word| {
-        let (minutes, seconds) = word.split_once(':')?;
-        Some(minutes.parse::<u32>().ok()? * 60 + seconds.parse::<u32>().ok()?)
-    });
-    if seconds.is_some() {
-        words.remove(1);
-    }
-    (words, seconds)
-}
-
-fn is_same_but_for_time(ours: &str, theirs: &str) -> bool {
-    let sorted = |text| {
-        let mut lines: Vec<_> = str::lines(text).map(parts_of).collect();
-        lines.sort();
-        lines
-    };
-    let (ours, theirs) = (sorted(ours), sorted(theirs));
-    let is_near = |ours: Option<u32>, theirs: Option<u32>| match (ours, theirs) {
-        (Some(ours), Some(theirs)) => ours.abs_diff(theirs) <= EXPIRY_TOLERANCE_SEC,
-        (ours, theirs) => ours == theirs,
-    };
-    ours.len() == theirs.len()
-        && ours
-            .iter()
-            .zip(&theirs)
-            .all(|(ours, theirs)| ours.0 == theirs.0 && is_near(ours.1, theirs.1))
 }
 
 fn conns(director: &TestDirector) -> String {
@@ -315,7 +294,9 @@ fn service(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServiceLi
     };
     let names = spec.scheduler.flag_names().iter().enumerate();
     let set = names.filter(|(bit, _)| spec.scheduler_flags.contains(SchedulerFlags(1 << bit)));
-    let (totals, rates) = numbers(hypothesis, Counted::Service(listing.id));
+    let table = director.desired.build();
+    let born = table.service(listing.id).map_or(0, |service| service.born);
+    let (totals, rates) = numbers(hypothesis, Counted::Service(listing.id, born));
     Service {
         name,
         scheduler: spec.scheduler.name().to_owned(),

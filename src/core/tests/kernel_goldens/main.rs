@@ -3,102 +3,56 @@
 
 mod commands;
 mod daemons;
+mod frames;
+mod host;
 mod listing;
+mod machine;
 mod player;
+mod recordings;
+// The player of the real binary reads more of a recording.
+#[allow(dead_code)]
 mod scenario;
 mod setup;
-mod stack;
+mod text;
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
-/// The list of what cannot apply stays below this.
-const NOT_APPLICABLE_MAX: usize = 10;
-
-fn repository() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// What cannot apply to lvsd: `name: reason`, one a line.
-fn not_applicable() -> Vec<(String, String)> {
-    let path = repository().join("tests/kernel-goldens/not-applicable.txt");
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let list: Vec<_> = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split_once(": "))
-        .map(|(name, reason)| (name.to_owned(), reason.to_owned()))
-        .collect();
-    assert!(
-        list.len() < NOT_APPLICABLE_MAX,
-        "{} recordings are too many to leave out",
-        list.len()
-    );
-    list
-}
-
-/// Names in a list file: one a line, `#` begins a remark.
-fn listed(file: &str) -> BTreeSet<String> {
-    let text = fs::read_to_string(repository().join("tests/kernel-goldens").join(file)).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.split(['#', ' ']).next())
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
+use recordings::{Recordings, Summary};
 
 fn main() -> ExitCode {
-    let folder = std::env::var_os("LVS_GOLDENS")
-        .map_or_else(|| repository().join("tests/kernel-goldens/recordings"), PathBuf::from);
-    let only = std::env::var("LVS_GOLDENS_ONLY").ok();
-    let pending = listed("pending.txt");
-    let not_applicable = not_applicable();
-    let mut left_out = Vec::new();
-    let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
-        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
-        .map(|entry| entry.expect("a readable entry").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-        .filter(|path| {
-            only.as_deref()
-                .is_none_or(|only| path.file_stem().is_some_and(|stem| stem == only))
-        })
-        .collect();
-    paths.sort();
-
-    let (mut passed, mut failed, mut skipped, mut unexpected) = (0, 0, 0, Vec::new());
-    for path in paths {
+    let recordings = Recordings::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    let is_one = std::env::var_os("LVS_GOLDENS_ONLY").is_some();
+    let not_applicable = recordings.not_applicable();
+    let elsewhere = recordings.listed("real-tools-only.txt");
+    let pending = recordings.listed("pending.txt");
+    let mut summary = Summary::default();
+    for path in recordings.paths() {
         let scenario = scenario::read(&path);
-        if let Some(one) = not_applicable.iter().find(|(name, _)| *name == scenario.name) {
-            left_out.push(one);
+        let name = &scenario.name;
+        if let Some(reason) = not_applicable.get(name) {
+            summary.not_applicable.push((name.clone(), reason.clone()));
             continue;
         }
-        let is_pending = pending.contains(&scenario.name);
+        if let Some(reason) = elsewhere.get(name) {
+            summary.elsewhere.push((name.clone(), reason.clone()));
+            continue;
+        }
+        let is_pending = pending.contains_key(name);
         match player::play(&scenario) {
-            Ok(()) if is_pending => unexpected.push(scenario.name),
-            Ok(()) => passed += 1,
-            Err(_) if is_pending && only.is_none() => skipped += 1,
+            Ok(()) if is_pending => {
+                summary.failed += 1;
+                println!(
+                    "---- {name}\nlisted in tests/kernel-goldens/pending.txt, but it passes: take it off the list\n"
+                );
+            }
+            Ok(()) => summary.passed += 1,
+            Err(_) if is_pending && !is_one => summary.pending += 1,
             Err(difference) => {
-                failed += 1;
-                println!("---- {}\n{difference}\n", scenario.name);
+                summary.failed += 1;
+                println!("---- {name}\n{difference}\n");
             }
         }
     }
-    for name in &unexpected {
-        println!("---- {name}\nlisted in tests/kernel-goldens/pending.txt, but it passes: take it off the list\n");
-    }
-    failed += unexpected.len();
-    for (name, reason) in &left_out {
-        println!("not applicable: {name}: {reason}");
-    }
-    println!(
-        "{passed} passed, {failed} failed, {skipped} pending, {} not applicable",
-        left_out.len()
-    );
-    if failed == 0 && passed > 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    summary.print()
 }

@@ -1,34 +1,32 @@
 //! Plays one recording on a [`TestDirector`] with the recordings' network.
 
-use std::iter::Peekable;
-
 use lvs_core::ipvs::scheduler::Overhead;
 use lvs_core::l3::DeviceId;
-use lvs_core::testing::describe;
-use lvs_core::testing::director::{Outcome, TestDirector};
+use lvs_core::testing::director::TestDirector;
 
 use crate::commands;
 use crate::daemons::{self, Daemons};
+use crate::frames::{self, Identities};
+use crate::host;
 use crate::listing::{GRID_MS, Listings};
-use crate::scenario::{Command, Scenario, Side, Step, octets};
+use crate::machine::{Machine, Outcomes};
+use crate::scenario::{Command, Expected, Scenario, Side, Step, expectations, octets};
 use crate::setup::Setup;
-use crate::stack;
 
 const CONNS_MAX: usize = 16_384;
 
-/// A frame that a recording says came out.
-struct Expected {
-    side: Side,
-    bytes: Vec<u8>,
-    volatile: Vec<usize>,
-    summary: String,
-}
-
 impl Side {
-    const fn device(self) -> DeviceId {
+    pub const fn device(self) -> DeviceId {
         match self {
             Self::Client => DeviceId(0),
             Self::Rs => DeviceId(1),
+        }
+    }
+
+    pub const fn of(device: DeviceId) -> Self {
+        match device {
+            DeviceId(0) => Self::Client,
+            _ => Self::Rs,
         }
     }
 }
@@ -39,6 +37,9 @@ impl Side {
 /// The first difference, readable.
 pub fn play(scenario: &Scenario) -> Result<(), String> {
     let mut setup = Setup::read(&scenario.setup)?;
+    for (name, value) in &scenario.sysctls {
+        setup.set_sysctl(name, value.as_str().unwrap_or_default());
+    }
     let mut director = TestDirector::new(1, CONNS_MAX, setup.network());
     director.set_marks(setup.marks()?);
     director.desired.set_overhead(Overhead::Current);
@@ -50,55 +51,53 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
         // What the kernel refused, as the recording's later listings show, the director refuses too.
         match commands::run(&mut director, line) {
             Err(commands::Failure::NotUnderstood(why)) => return Err(format!("config: {line}: {why}")),
+            Err(commands::Failure::Unreadable(_)) => break,
             Ok(()) | Err(commands::Failure::Refused(_)) => {}
         }
     }
+    let mut machine = Machine::new(director, setup);
     let mut clock = Clock {
         ms: 0,
         listings: Listings::new(),
         daemons: Daemons::default(),
     };
+    let mut identities = Identities::default();
     let mut steps = scenario.steps.iter().peekable();
     while let Some(step) = steps.next() {
+        if let Some(t) = step.time() {
+            clock.reach(&mut machine, t);
+        }
         match step {
             Step::Inject {
-                iface,
-                frame,
-                summary,
-                t,
+                iface, frame, summary, ..
             } => {
-                clock.reach(&mut director, *t);
+                let (bytes, early) = (octets(frame), machine.take());
+                let was_punted = machine.receive(*iface, &bytes);
                 let expected = expectations(&mut steps);
-                let bytes = octets(frame);
-                let mut outcomes = vec![director.inject(iface.device(), &bytes)];
-                outcomes.append(&mut director.take_made());
-                clock.daemons.gather(&mut director, clock.ms);
-                if matches!(outcomes[0], Outcome::Punted(_)) {
-                    clock.daemons.receive(&mut director, *iface, &bytes);
+                let outcomes = early.followed_by(machine.take());
+                clock.daemons.gather(&mut machine.director, clock.ms);
+                if was_punted {
+                    clock.daemons.receive(&mut machine.director, *iface, &bytes);
                 }
                 let expected = clock.left_out(expected)?;
-                compare(&bytes, outcomes, &expected).map_err(|why| format!("inject {summary}\n{why}"))?;
+                compare(&bytes, outcomes, &expected, &mut identities)
+                    .map_err(|why| format!("inject {summary}\n{why}"))?;
             }
             Step::Exec(command) => {
-                if let Some(t) = command.t {
-                    clock.reach(&mut director, t);
-                }
-                execute(&mut director, &mut setup, &mut clock, command)
-                    .map_err(|why| format!("exec {}: {why}", command.command))?;
+                clock.listings.collect(&machine.director);
+                execute(&mut machine, &mut clock, command).map_err(|why| format!("exec {}: {why}", command.command))?;
             }
             Step::Listing(command) => {
-                if let Some(t) = command.t {
-                    clock.reach(&mut director, t);
-                }
                 clock
-                    .listing(&director, command)
+                    .listing(&machine.director, command)
                     .map_err(|why| format!("listing {}\n{why}", command.command))?;
             }
             Step::Sleep { seconds } => {
-                clock.pass(&mut director, *seconds);
-                let (expected, made) = (expectations(&mut steps), director.take_made());
+                clock.pass(&mut machine, *seconds);
+                let expected = expectations(&mut steps);
                 let expected = clock.left_out(expected)?;
-                compare(&[], made, &expected).map_err(|why| format!("sleep {seconds}\n{why}"))?;
+                compare(&[], machine.take(), &expected, &mut identities)
+                    .map_err(|why| format!("sleep {seconds}\n{why}"))?;
             }
             Step::Expect { frame, .. } if daemons::is_membership(&octets(frame)) => {}
             Step::Expect { frame, summary, .. } if daemons::is_message(&octets(frame)) => {
@@ -109,43 +108,11 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
             Step::Note {
                 text,
                 frame: Some(frame),
-            } => inject_unlisted(&mut director, text, frame)?,
+            } => inject_unlisted(&mut machine.director, text, frame)?,
             Step::Note { .. } => {}
         }
     }
     clock.daemons.finish(clock.ms)
-}
-
-/// The expectations that come next.
-fn expectations<'s>(steps: &mut Peekable<impl Iterator<Item = &'s Step>>) -> Vec<Expected> {
-    std::iter::from_fn(|| {
-        while matches!(steps.peek(), Some(Step::Note { frame: None, .. })) {
-            steps.next();
-        }
-        match steps.peek() {
-            Some(Step::Expect { .. }) => steps.next().and_then(expectation),
-            _ => None,
-        }
-    })
-    .collect()
-}
-
-fn expectation(step: &Step) -> Option<Expected> {
-    let Step::Expect {
-        iface,
-        frame,
-        summary,
-        volatile,
-    } = step
-    else {
-        return None;
-    };
-    Some(Expected {
-        side: *iface,
-        bytes: octets(frame),
-        volatile: volatile.clone(),
-        summary: summary.clone(),
-    })
 }
 
 /// "12500 times this frame injected on client": whose outcomes are not recorded.
@@ -164,8 +131,8 @@ fn inject_unlisted(director: &mut TestDirector, text: &str, frame: &str) -> Resu
 }
 
 /// Runs a command that changes something; it must succeed or be refused as it was then.
-fn execute(director: &mut TestDirector, setup: &mut Setup, clock: &mut Clock, command: &Command) -> Result<(), String> {
-    if let Some(done) = clock.daemons.run(director, &command.command) {
+fn execute(machine: &mut Machine, clock: &mut Clock, command: &Command) -> Result<(), String> {
+    if let Some(done) = clock.daemons.run(&mut machine.director, &command.command) {
         return done;
     }
     // What the kernel wrote into its log.
@@ -179,18 +146,18 @@ fn execute(director: &mut TestDirector, setup: &mut Setup, clock: &mut Clock, co
         } else {
             Some(commands::service_of(service)?)
         };
-        clock.listings.zero(director, key.as_ref());
+        clock.listings.zero(&machine.director, key.as_ref());
         return Ok(());
     }
-    if setup.run(&command.command).is_ok() {
-        director.set_l3(setup.network());
+    if machine.setup.run(&command.command).is_ok() {
+        machine.change_network();
         return Ok(());
     }
-    match (commands::run_shell(director, &command.command), command.rc) {
+    match (commands::run_shell(&mut machine.director, &command.command), command.rc) {
         (Ok(()), 0) => Ok(()),
-        (Err(commands::Failure::Refused(_)), rc) if rc != 0 => Ok(()),
+        (Err(commands::Failure::Refused(_) | commands::Failure::Unreadable(_)), rc) if rc != 0 => Ok(()),
         (Ok(()), rc) => Err(format!("the kernel refused it ({rc}), lvsd takes it")),
-        (Err(commands::Failure::Refused(why) | commands::Failure::NotUnderstood(why)), _) => Err(why),
+        (Err(failure), _) => Err(failure.into_text()),
     }
 }
 
@@ -202,16 +169,16 @@ struct Clock {
 }
 
 impl Clock {
-    fn reach(&mut self, director: &mut TestDirector, t: f64) {
+    fn reach(&mut self, machine: &mut Machine, t: f64) {
         let until = (t * 1_000.0) as u64;
         while self.ms < until {
             let grid = (self.ms / GRID_MS + 1) * GRID_MS;
             let next = grid.min(until);
-            director.advance_ms((next - self.ms) as u32);
+            machine.advance((next - self.ms) as u32);
             self.ms = next;
-            self.daemons.gather(director, next);
+            self.daemons.gather(&mut machine.director, next);
             if next == grid {
-                self.listings.tick(director, grid / GRID_MS);
+                self.listings.tick(&machine.director, grid / GRID_MS);
             }
         }
     }
@@ -239,92 +206,64 @@ impl Clock {
         }
     }
 
-    fn pass(&mut self, director: &mut TestDirector, seconds: f64) {
+    fn pass(&mut self, machine: &mut Machine, seconds: f64) {
         let until = self.ms as f64 / 1_000.0 + seconds;
-        self.reach(director, until);
+        self.reach(machine, until);
     }
 }
 
-/// What a director did with a frame must be what the kernel did, frame by frame.
-fn compare(injected: &[u8], mut outcomes: Vec<Outcome>, expected: &[Expected]) -> Result<(), String> {
-    let shown = || {
-        let lines: Vec<String> = expected
-            .iter()
-            .map(|one| format!("  kernel: {}", one.summary))
-            .collect();
-        lines.join("\n")
-    };
-    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Punted(_))) {
-        return match expected.iter().find(|one| !stack::plausible(injected, &one.bytes)) {
-            Some(_) => Err(format!(
-                "  lvsd leaves it to the kernel's stack, which does not do this:\n{}",
-                shown()
-            )),
-            None => Ok(()),
+/// What the machine did must be what the kernel did, frame by frame.
+fn compare(
+    injected: &[u8],
+    outcomes: Outcomes,
+    expected: &[Expected],
+    identities: &mut Identities,
+) -> Result<(), String> {
+    let with_drops = |why: String| {
+        let names: Vec<_> = outcomes.dropped.iter().map(|reason| reason.name()).collect();
+        let drops = if names.is_empty() {
+            String::new()
+        } else {
+            format!("\n  lvsd drops: {}", names.join(", "))
         };
+        format!("{why}{drops}")
+    };
+    if !outcomes.is_unsure {
+        return same_frames(injected, &outcomes.frames, expected, identities).map_err(with_drops);
     }
-    outcomes.retain(|outcome| *outcome != Outcome::Kept);
-    if expected.is_empty() {
-        outcomes.retain(|outcome| !matches!(outcome, Outcome::Dropped(_)));
-    }
-    if outcomes.len() != expected.len() {
-        let ours: Vec<String> = outcomes
-            .iter()
-            .map(|one| format!("  lvsd:   {}", in_words(one)))
-            .collect();
-        return Err(format!("{}\n{}", ours.join("\n"), shown()));
-    }
-    for (outcome, one) in outcomes.into_iter().zip(expected) {
-        match outcome {
-            Outcome::Transmitted(device, bytes) => same_frame(device, &bytes, one)?,
-            other => return Err(format!("  lvsd:   {}\n{}", in_words(&other), shown())),
+    // What the kernel's stack would add is not known to the last octet.
+    let mut ours = outcomes.frames.iter().peekable();
+    for one in expected {
+        let is_ours = ours
+            .peek()
+            .is_some_and(|(side, bytes)| frames::same_frame(injected, *side, bytes, one, identities).is_ok());
+        if is_ours {
+            ours.next();
+        } else if !host::plausible(injected, &one.bytes) {
+            return Err(with_drops(frames::both_lists(&outcomes.frames, expected)));
         }
+    }
+    match ours.next() {
+        Some(_) => Err(with_drops(frames::both_lists(&outcomes.frames, expected))),
+        None => Ok(()),
+    }
+}
+
+/// Frames that came out of an interface and those that were to come, in order.
+///
+/// # Errors
+/// Both lists, or the first frame that differs.
+fn same_frames(
+    injected: &[u8],
+    ours: &[(Side, Vec<u8>)],
+    expected: &[Expected],
+    identities: &mut Identities,
+) -> Result<(), String> {
+    if ours.len() != expected.len() {
+        return Err(frames::both_lists(ours, expected));
+    }
+    for ((side, bytes), one) in ours.iter().zip(expected) {
+        frames::same_frame(injected, *side, bytes, one, identities)?;
     }
     Ok(())
-}
-
-fn in_words(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Transmitted(_, bytes) => describe(bytes),
-        Outcome::Dropped(reason) => format!("drops it: {}", reason.name()),
-        Outcome::Held(key, _) => format!("waits for {key:?}"),
-        Outcome::Punted(_) | Outcome::Kept => format!("{outcome:?}"),
-    }
-}
-
-fn same_frame(device: DeviceId, bytes: &[u8], expected: &Expected) -> Result<(), String> {
-    let mut ours = bytes.to_vec();
-    let mut theirs = expected.bytes.clone();
-    for &at in &expected.volatile {
-        if let (Some(ours), Some(theirs)) = (ours.get_mut(at), theirs.get_mut(at)) {
-            *ours = 0;
-            *theirs = 0;
-        }
-    }
-    stack::blank_random_fields(&mut ours);
-    stack::blank_random_fields(&mut theirs);
-    if stack::made_by_director(&theirs) {
-        stack::blank_identification(&mut ours);
-        stack::blank_identification(&mut theirs);
-    }
-    if device == expected.side.device() && ours == theirs {
-        return Ok(());
-    }
-    let at = ours
-        .iter()
-        .zip(&theirs)
-        .position(|(ours, theirs)| ours != theirs)
-        .unwrap_or(ours.len().min(theirs.len()));
-    Err(format!(
-        "  kernel: {:?} {}\n  lvsd:   {device:?} {}\n  first difference at octet {at}\n  kernel: {}\n  lvsd:   {}",
-        expected.side,
-        describe(&theirs),
-        describe(&ours),
-        hex(&theirs),
-        hex(&ours)
-    ))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|octet| format!("{octet:02x}")).collect()
 }

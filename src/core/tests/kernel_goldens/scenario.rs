@@ -1,6 +1,7 @@
 //! A recording of a real kernel, as read from its JSON file.
 
 use std::fs;
+use std::iter::Peekable;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -12,6 +13,9 @@ pub struct Scenario {
     pub name: String,
     /// What was fed to `ipvsadm -R`.
     pub config_in: String,
+    /// Whether the machine had IPv6.
+    #[serde(default)]
+    pub ipv6: bool,
     /// sysctls set before.
     #[serde(default)]
     pub sysctls: serde_json::Map<String, serde_json::Value>,
@@ -78,6 +82,62 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// When it was done, where the recording says so and the step does not take time itself.
+    pub const fn time(&self) -> Option<f64> {
+        match self {
+            Self::Inject { t, .. } => Some(*t),
+            Self::Listing(command) | Self::Exec(command) => command.t,
+            Self::Expect { .. } | Self::Sleep { .. } | Self::Note { .. } => None,
+        }
+    }
+}
+
+/// A frame that a recording says came out.
+#[derive(Debug)]
+pub struct Expected {
+    /// Of which interface.
+    pub side: Side,
+    /// The frame.
+    pub bytes: Vec<u8>,
+    /// Offsets that differed between two runs.
+    pub volatile: Vec<usize>,
+    /// What it is.
+    pub summary: String,
+}
+
+/// The expectations that come next.
+pub fn expectations<'s>(steps: &mut Peekable<impl Iterator<Item = &'s Step>>) -> Vec<Expected> {
+    std::iter::from_fn(|| {
+        while matches!(steps.peek(), Some(Step::Note { frame: None, .. })) {
+            steps.next();
+        }
+        match steps.peek() {
+            Some(Step::Expect { .. }) => steps.next().and_then(expectation),
+            _ => None,
+        }
+    })
+    .collect()
+}
+
+fn expectation(step: &Step) -> Option<Expected> {
+    let Step::Expect {
+        iface,
+        frame,
+        summary,
+        volatile,
+    } = step
+    else {
+        return None;
+    };
+    Some(Expected {
+        side: *iface,
+        bytes: octets(frame),
+        volatile: volatile.clone(),
+        summary: summary.clone(),
+    })
+}
+
 /// A command and what it printed.
 #[derive(Debug, Deserialize)]
 pub struct Command {
@@ -85,6 +145,9 @@ pub struct Command {
     pub command: String,
     /// What it printed.
     pub output: String,
+    /// What it said besides.
+    #[serde(default)]
+    pub stderr: String,
     /// Exit code.
     pub rc: i32,
     /// Seconds since the start.

@@ -5,8 +5,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use lvs_core::ipvs::mark::{MarkRule, MarkRules};
-use lvs_core::ipvs::scheduler::SchedulerKind;
-use lvs_core::l3::{DeviceId, Interface, L3, L3Builder, NeighbourKey, NeighbourState, RouteKind};
+use lvs_core::l3::{DeviceId, IcmpPauses, Interface, L3, L3Builder, NeighbourKey, NeighbourState, RouteKind};
 
 const DIRECTOR_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 const DEVICES: [&str; 2] = ["eth0", "eth1"];
@@ -18,6 +17,10 @@ pub struct Setup {
     routes: Vec<(IpNet, RouteKind)>,
     forgotten: Vec<IpAddr>,
     removed: Vec<IpNet>,
+    /// Neighbours that answered.
+    learned: Vec<(NeighbourKey, [u8; 6])>,
+    accepts_local: bool,
+    icmp_pauses: IcmpPauses,
     generation: u32,
     /// In the order of iptables, where the last that matches decides.
     marks: Vec<MarkRule>,
@@ -57,13 +60,35 @@ impl Setup {
                 self.marks.push(mark_of(rule)?)
             }
             ["ip", "addr", "del", addr, "dev", _] => self.removed.push(prefix_of(addr)?),
-            // What a martian source is, is the stack's business.
-            ["echo", "1", ">", "/proc/sys/net/ipv4/conf/eth1/accept_local"] => {}
+            ["echo", "1", ">", "/proc/sys/net/ipv4/conf/eth1/accept_local"] => self.accepts_local = true,
             ["modprobe", "crc32c_generic"] => {}
-            ["modprobe", module] if is_scheduler(module) => {}
+            ["modprobe", module] if module.starts_with("ip_vs_") => {}
             _ => return None,
         }
         Some(())
+    }
+
+    /// Whether the kernel takes packets from its own addresses on the real servers' side.
+    pub const fn accepts_local(&self) -> bool {
+        self.accepts_local
+    }
+
+    /// A setting of the kernel beside IPVS.
+    pub fn set_sysctl(&mut self, name: &str, value: &str) {
+        let pauses = &mut self.icmp_pauses;
+        let pause = match name {
+            "net.ipv4.icmp_ratelimit" => &mut pauses.v4_ms,
+            "net.ipv6.icmp.ratelimit" => &mut pauses.v6_ms,
+            _ => return,
+        };
+        *pause = value.parse().unwrap_or(*pause);
+        self.generation += 1;
+    }
+
+    /// A neighbour has told its MAC address.
+    pub fn learn(&mut self, key: NeighbourKey, mac: [u8; 6]) {
+        self.learned.push((key, mac));
+        self.generation += 1;
     }
 
     /// The classifier.
@@ -141,19 +166,19 @@ impl Setup {
             neighbour(rs, format!("10.1.0.{n}"), [2, 0, 0, 0, 2, n]);
             neighbour(rs, format!("fd00:b::{n}"), [2, 0, 0, 0, 2, n]);
         }
+        for (key, mac) in &self.learned {
+            builder.neighbour(*key, NeighbourState::Resolved(*mac));
+        }
         for (prefix, kind) in &self.routes {
             match kind {
                 RouteKind::Local => builder.local_route(*prefix, *kind),
                 _ => builder.route(*prefix, *kind),
             };
         }
-        builder.build(self.generation)
+        let mut l3 = builder.build(self.generation);
+        l3.icmp_pauses = self.icmp_pauses;
+        l3
     }
-}
-
-fn is_scheduler(module: &str) -> bool {
-    let name = module.strip_prefix("ip_vs_");
-    name.is_some_and(|name| SchedulerKind::parse(name).is_some())
 }
 
 fn device_of(name: &str) -> Option<DeviceId> {

@@ -15,7 +15,7 @@ use lvs_core::testing::{checksum_faults, udp4, udp6};
 use super::{addr, counts, director, packet, service};
 
 /// An IPv4 packet in fragments of `payload` octets.
-fn in_fragments(frame: &[u8], payload: usize) -> Vec<Vec<u8>> {
+pub(crate) fn in_fragments(frame: &[u8], payload: usize) -> Vec<Vec<u8>> {
     let upper = &frame[34..];
     let count = upper.len().div_ceil(payload);
     (0..count)
@@ -44,7 +44,7 @@ fn fill_header_checksum(frame: &mut [u8]) {
 }
 
 /// What fragments of one packet amount to: its header as that of a whole packet, and its payload.
-fn joined(pieces: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn joined(pieces: &[Vec<u8>]) -> Vec<u8> {
     let mut whole = pieces[0][..34].to_vec();
     for piece in pieces {
         let offset = usize::from(u16::from_be_bytes([piece[20], piece[21]]) & 0x1fff) * 8;

@@ -1,12 +1,14 @@
 //! Frames in, frames and counters out: every forwarding mode, both families, one worker and several.
 
 mod errors;
+mod explanations;
 mod fragments;
 mod introduce;
 mod modes;
 mod persistence;
 mod plain;
 mod refusals;
+mod response_times;
 mod sync;
 mod workers;
 

@@ -29,22 +29,21 @@ fn without_a_server_the_client_hears_port_unreachable_from_the_vip() {
 fn icmp_answers_are_rationed() {
     let key = service(ServiceProtocol::Tcp, VIP, 80);
     let mut director = director(1, key, ForwardingMode::Nat, &[], 80);
-    let outcomes: Vec<Outcome> = (0..200)
-        .map(|port| {
-            director.inject(
-                WAN,
-                &tcp4(&format!("192.0.2.2:{} > 192.0.2.100:80", 4_000 + port))
-                    .syn()
-                    .build(),
-            )
-        })
-        .collect();
-    let answered = outcomes
-        .iter()
-        .filter(|outcome| matches!(outcome, Outcome::Transmitted(..)))
-        .count();
-    assert_eq!(answered, 64);
-    assert_eq!(outcomes[199], Outcome::Dropped(DropReason::NoRealServer));
+    let mut refused = |client: &dyn Fn(u8) -> String| {
+        let outcomes: Vec<Outcome> = (0..200)
+            .map(|n| director.inject(WAN, &tcp4(&format!("{} > 192.0.2.100:80", client(n))).syn().build()))
+            .collect();
+        assert_eq!(outcomes[199], Outcome::Dropped(DropReason::NoRealServer));
+        director.advance_ms(10_000);
+        let answered = |outcome: &&Outcome| matches!(outcome, Outcome::Transmitted(..));
+        outcomes.iter().filter(answered).count()
+    };
+    assert_eq!(refused(&|n| format!("203.0.113.{n}:4000")), 64, "many clients");
+    assert_eq!(
+        refused(&|n| format!("192.0.2.2:{}", 4_000 + u32::from(n))),
+        6,
+        "one client"
+    );
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn assert_sound<A: Address>(table: &ConnTable<A>) {
         seen += 1;
         keys += 1;
         assert_eq!(find(table, &conn.inbound_key()), Some((index, Direction::Inbound)));
-        if conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
+        if conn.flags & (FLAG_OUTBOUND_INDEXED | FLAG_SHADOWED) == FLAG_OUTBOUND_INDEXED {
             keys += 1;
             assert_eq!(find(table, &conn.outbound_key()), Some((index, Direction::Outbound)));
         }
@@ -117,7 +117,8 @@ struct TwinConn {
 /// What the table must do, with 64-bit time and no cleverness.
 #[derive(Default)]
 struct Twin {
-    keys: HashMap<(u8, usize, usize), (u32, Direction)>,
+    /// Several connections may have one outbound key; the newest is the last.
+    keys: HashMap<(u8, usize, usize), Vec<(u32, Direction)>>,
     conns: HashMap<u32, TwinConn>,
 }
 
@@ -130,8 +131,23 @@ impl Twin {
 
     fn remove(&mut self, slot: u32) {
         for key in self.conns.remove(&slot).unwrap().keys {
-            self.keys.remove(&key);
+            self.keys.get_mut(&key).unwrap().retain(|(of, _)| *of != slot);
         }
+    }
+
+    fn found(&self, key: (u8, usize, usize)) -> Option<(u32, Direction)> {
+        self.keys.get(&key)?.last().copied()
+    }
+
+    /// Whether a connection with these keys has no room beside those that are there.
+    fn refuses(&self, keys: &[(u8, usize, usize)]) -> bool {
+        let all = |at: usize| {
+            keys.get(at)
+                .and_then(|key| self.keys.get(key))
+                .map_or(&[][..], Vec::as_slice)
+        };
+        let inbound = |(_, direction): &(u32, Direction)| *direction == Direction::Inbound;
+        !all(0).is_empty() || all(1).iter().any(inbound) || all(1).len() >= SAME_OUTBOUND_MAX
     }
 }
 
@@ -199,7 +215,7 @@ impl<A: Address> Pair<A> {
             keys.push((17, ends[2], ends[3]));
         }
         let same = both && keys[0] == keys[1];
-        let expected = if same || keys.iter().any(|key| self.twin.keys.contains_key(key)) {
+        let expected = if same || self.twin.refuses(&keys) {
             Err(InsertError::Exists)
         } else if self.twin.conns.len() == self.capacity {
             Err(InsertError::Full)
@@ -211,7 +227,7 @@ impl<A: Address> Pair<A> {
         if let Ok(ConnIndex(slot)) = result {
             let directions = [Direction::Inbound, Direction::Outbound];
             for (&key, direction) in keys.iter().zip(directions) {
-                self.twin.keys.insert(key, (slot, direction));
+                self.twin.keys.entry(key).or_default().push((slot, direction));
             }
             let conn = TwinConn {
                 keys,
@@ -233,7 +249,7 @@ impl<A: Address> Pair<A> {
         let found = find(&self.table, &key);
         assert_eq!(
             found.map(|(index, way)| (index.0, way)),
-            self.twin.keys.get(&(17, src, dst)).copied()
+            self.twin.found((17, src, dst))
         );
         assert_eq!(find(&self.table, &FlowKey { protocol: 6, ..key }), None);
         if let Some((index, _)) = found {
@@ -255,7 +271,7 @@ impl<A: Address> Pair<A> {
             let host = |end: Endpoint<A>| end.addr.fold() as usize & 0xff_ffff;
             let mask = if A::LEN == 16 { 0x2001_0db8 & 0xff_ffff } else { 0 };
             let key = (17, host(conn.client) ^ mask, host(conn.virt) ^ mask);
-            let (slot, _) = twin.keys[&key];
+            let (slot, _) = twin.found(key).unwrap();
             let entry = twin.conns.get_mut(&slot).unwrap();
             let expiry = entry.last_seen + u64::from(entry.timeout_ms);
             assert!(expiry <= now, "fired {} ms early", expiry - now);
@@ -292,7 +308,7 @@ impl<A: Address> Pair<A> {
                         protocol: 17,
                     };
                     let found = find(&self.table, &key).map(|(index, way)| (index.0, way));
-                    assert_eq!(found, self.twin.keys.get(&(17, src, dst)).copied());
+                    assert_eq!(found, self.twin.found((17, src, dst)));
                 }
             }
         }
@@ -705,5 +721,33 @@ fn index_of_nothing_harms_nothing() {
         find(&table, &fullnat(1).inbound_key()),
         Some((index, Direction::Inbound))
     );
+    assert_sound(&table);
+}
+
+// ---- One outbound key of several connections -------------------------------------------------------------------
+
+#[test]
+fn the_newest_of_several_connections_has_their_outbound_key_and_older_ones_get_it_back() {
+    let mut table = table::<Addr4>(64, [1, 2, 3, 4]);
+    let of_service = |port: u16| Conn {
+        virt: end(0xc612_0001, port),
+        ..fullnat(0)
+    };
+    let key = fullnat::<Addr4>(0).outbound_key();
+    let all: Vec<_> = (80..83)
+        .map(|port| table.insert(of_service(port), Tick(0)).unwrap())
+        .collect();
+    let newest = |table: &ConnTable<Addr4>| find(table, &key).map(|(index, _)| index);
+    assert_eq!(newest(&table), Some(all[2]));
+    table.remove(all[1]);
+    assert_sound(&table);
+    table.remove(all[2]);
+    assert_eq!(newest(&table), Some(all[0]), "the middle one went first");
+    table.remove(all[0]);
+    assert_eq!(newest(&table), None);
+    for port in 0..SAME_OUTBOUND_MAX as u16 {
+        table.insert(of_service(port), Tick(0)).unwrap();
+    }
+    assert_eq!(table.insert(of_service(99), Tick(0)), Err(InsertError::Exists));
     assert_sound(&table);
 }

@@ -1,3 +1,5 @@
+//! Messages against what a kernel sent, and against arbitrary octets.
+
 use proptest::prelude::*;
 
 use super::super::assembly::{Assembly, FLUSH_MS};

@@ -1,5 +1,9 @@
 //! The PROXY protocol, packet by packet.
 
+use lvs_core::l3::{NeighbourKey, NeighbourState};
+use lvs_core::testing::network::network;
+
+use super::super::fragments::{in_fragments, joined};
 use super::*;
 
 const LINE: &[u8] = b"PROXY TCP4 192.0.2.2 192.0.2.100 40000 80\r\n";
@@ -246,4 +250,55 @@ fn an_icmp_error_quotes_the_number_that_the_client_knows() {
     // IP header, ICMP header, quoted IP header, ports.
     let at = 14 + 20 + 8 + 20 + 4;
     assert_eq!(out[at..at + 4], 1_001u32.to_be_bytes());
+}
+
+/// First data that come in fragments leave in fragments, behind the header.
+#[test]
+fn the_header_goes_before_the_fragments_of_the_first_data() {
+    let mut pair = opened();
+    let whole = client(&pair).payload_len(2_000).build();
+    for fragment in in_fragments(&whole, 1_024) {
+        assert_eq!(pair.director.inject(WAN, &fragment), Outcome::Kept);
+    }
+    let made: Vec<Vec<u8>> = pair
+        .director
+        .take_made()
+        .into_iter()
+        .map(|made| made.transmitted().1)
+        .collect();
+    assert_eq!(segment(&made[0]).payload, LINE);
+    let data = joined(&made[1..]);
+    assert_eq!(checksum_faults(&data), Vec::<String>::new());
+    assert_eq!(
+        (segment(&data).sequence, segment(&data).payload.len()),
+        (1_001 + LINE.len() as u32, 2_000)
+    );
+}
+
+#[test]
+fn header_and_first_data_wait_together_for_the_next_hop() {
+    let mut pair = opened();
+    let mut l3 = network();
+    l3.neighbour(
+        NeighbourKey {
+            device: LAN,
+            vlan: 0,
+            addr: addr("198.51.100.11"),
+        },
+        NeighbourState::Failed,
+    );
+    pair.director.set_l3(l3.build(2));
+    assert_eq!(
+        pair.director.inject(WAN, &client(&pair).payload(b"GET").build()),
+        Outcome::Kept
+    );
+    let held = pair.director.take_made();
+    let payloads: Vec<Vec<u8>> = held
+        .iter()
+        .map(|made| match made {
+            Outcome::Held(_, frame) => segment(frame).payload,
+            other => panic!("{other:?} is not waiting"),
+        })
+        .collect();
+    assert_eq!(payloads, [LINE, b"GET"]);
 }

@@ -1,0 +1,46 @@
+//! lt: the server with the least traffic, the first one on a tie.
+//!
+//! Traffic is what the estimator shows (octets in, and out where replies are seen) and, for each connection since
+//! its last sample, what a connection of the service brings on average: without that all connections between two
+//! samples would go to one server. No kernel has this scheduler.
+
+use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState};
+use crate::ipvs::real_server::RealServer;
+use crate::ipvs::service::VirtualService;
+
+pub(super) struct LeastTraffic;
+
+impl Scheduler for LeastTraffic {
+    const MEASURED: bool = true;
+
+    #[inline]
+    fn pick<L: Loads>(
+        service: &VirtualService,
+        _state: &mut SchedulerState,
+        _flow: &FlowHint,
+        loads: &L,
+        _memory: &mut Memory<'_>,
+    ) -> Option<usize> {
+        let per_conn = expected(service, loads);
+        service.least(loads, |server| Some(traffic(server, loads, per_conn)))
+    }
+}
+
+/// The traffic that a new connection of the service will bring; at least 1, so that a service without traffic
+/// spreads its first connections too.
+#[inline]
+pub(super) fn expected<L: Loads>(service: &VirtualService, loads: &L) -> u64 {
+    let (mut traffic, mut active) = (0u64, 0u64);
+    for server in service.servers.iter() {
+        traffic = traffic.saturating_add(loads.traffic(server.id));
+        active += u64::from(loads.active(server.id));
+    }
+    (traffic / active.max(1)).max(1)
+}
+
+/// The traffic of a server, with that of the connections that no sample knows yet.
+#[inline]
+pub(super) fn traffic<L: Loads>(server: &RealServer, loads: &L, per_conn: u64) -> u64 {
+    let unseen = loads.assigned(server.id).saturating_mul(per_conn);
+    loads.traffic(server.id).saturating_add(unseen)
+}

@@ -1,0 +1,338 @@
+//! Where a packet would go and why, told without sending it and without leaving a trace.
+//!
+//! In:  a packet in words, asked about on the worker that owns its connection. Out: every decision that the path would
+//! take for it, in [`Explanation`]. Decisions are taken by the path's own functions; what they wrote (a scheduler's
+//! cursor, a count) is put back before this returns, so that the next packet finds everything as it was.
+//! Never: makes a connection, touches a timer, allocates.
+
+use std::net::IpAddr;
+
+use crate::address::{Addr4, Addr6, Address, AddressFamily, Endpoint, FlowKey};
+use crate::counters::SingleWriter;
+use crate::ipvs::conn::Direction;
+use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::persistence;
+use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::l3::{DeviceId, Hop, NeighbourKey, Route};
+use crate::path::admit::{self, Admission};
+use crate::path::established;
+use crate::path::headers::Headers;
+use crate::path::persist;
+use crate::path::resolve;
+use crate::path::schedule::{self, Chosen};
+use crate::path::verdict::{DropReason, Verdict, WorkerId};
+use crate::tick::Tick;
+use crate::wire::{sctp, tcp};
+use crate::worker_state::{ConnRecord, Lane, Step, WorkerState};
+
+/// A packet in words. Both addresses are of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Where it arrives.
+    pub device: DeviceId,
+    /// IP protocol number: TCP, UDP or SCTP.
+    pub protocol: u8,
+    /// Its source.
+    pub src: (IpAddr, u16),
+    /// Its destination.
+    pub dst: (IpAddr, u16),
+    /// Whether it begins a connection (SYN, INIT) or belongs into the middle of one.
+    pub begins: bool,
+    /// Whether another worker handed it over: it is not handed over again.
+    pub handed_over: bool,
+}
+
+/// What would happen, decision by decision; what does not come up is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Explanation {
+    /// The connection that it belongs to.
+    pub conn: Option<ConnRecord>,
+    /// Whether it belongs to it as a reply.
+    pub is_reply: bool,
+    /// Whether that connection is over and gives way to a new one.
+    pub gives_way: bool,
+    /// The mark that the classifier gives it.
+    pub mark: Option<u32>,
+    /// The service that it is for.
+    pub service: Option<ServiceId>,
+    /// The client's persistence template.
+    pub template: Option<ConnRecord>,
+    /// The real server that it goes to, or comes from.
+    pub server: Option<RealServerId>,
+    /// The port there.
+    pub port: u16,
+    /// FULLNAT: the address and port from which the real server is reached.
+    pub local: Option<(IpAddr, u16)>,
+    /// How it ends.
+    pub end: End,
+}
+
+/// How a packet ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// It leaves by this hop.
+    Transmit(Hop),
+    /// It waits until the kernel has resolved this neighbour.
+    Hold(NeighbourKey),
+    /// Another worker owns its connection.
+    HandOver(WorkerId),
+    /// The kernel's: see [`Left`].
+    Punt(Left),
+    /// Dropped, or answered by an ICMP error, for this reason.
+    Drop(DropReason),
+    /// The addresses are of two families.
+    #[default]
+    Nonsense,
+}
+
+/// Why a packet is left to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// There is no service at all.
+    NoServices,
+    /// None for its protocol, destination and mark.
+    NoService,
+    /// There is one, but the director does not have the address.
+    NotLocal,
+    /// It may not start a connection, and belongs to none.
+    StartsNothing,
+    /// No server may take it, and the kernel knows better.
+    NoServer,
+    /// The real server is the director itself.
+    LocalServer,
+}
+
+/// See the module.
+pub fn explain(worker: &mut WorkerState, now: Tick, question: &Question) -> Explanation {
+    let (step, lanes) = worker.step(question.device, now, question.handed_over);
+    if step.snapshot.services.is_empty() {
+        return Explanation {
+            end: End::Punt(Left::NoServices),
+            ..Explanation::default()
+        };
+    }
+    match AddressFamily::of(&question.dst.0) {
+        AddressFamily::Ipv4 => of_family::<Addr4>(step, &mut lanes.v4, question),
+        AddressFamily::Ipv6 => of_family::<Addr6>(step, &mut lanes.v6, question),
+    }
+}
+
+fn of_family<A: Address>(mut step: Step<'_>, lane: &mut Lane<A>, question: &Question) -> Explanation {
+    let (Some(src), Some(dst)) = (A::from_ip(question.src.0), A::from_ip(question.dst.0)) else {
+        return Explanation::default();
+    };
+    let key = FlowKey {
+        src: Endpoint::new(src, question.src.1),
+        dst: Endpoint::new(dst, question.dst.1),
+        protocol: question.protocol,
+    };
+    let headers = headers(question);
+    let mut told = Explanation {
+        mark: step
+            .snapshot
+            .marks
+            .classify(step.device, &key)
+            .map(|marked| marked.mark),
+        ..Explanation::default()
+    };
+    let table = &mut lane.table;
+    if let Some((index, direction)) = table.find(table.hash(&key), &key) {
+        let conn = table.conn(index);
+        told.conn = Some(ConnRecord::of(step.snapshot, conn, step.now));
+        told.is_reply = direction == Direction::Outbound;
+        told.gives_way = !told.is_reply && established::is_over(&step, conn, &headers);
+        if !told.gives_way {
+            known(&step, &mut told);
+            return told;
+        }
+    }
+    new(&mut step, table, &headers, &key, &mut told);
+    told
+}
+
+fn headers(question: &Question) -> Headers {
+    let flags = if question.begins { tcp::SYN } else { tcp::ACK };
+    let is_tcp = question.protocol == tcp::PROTOCOL;
+    let is_init = question.protocol == sctp::PROTOCOL && question.begins;
+    Headers {
+        protocol: question.protocol,
+        tcp_flags: if is_tcp { flags } else { 0 },
+        sctp_chunk: if is_init { sctp::CHUNK_INIT } else { 0 },
+        ..Headers::default()
+    }
+}
+
+/// A packet of a connection: where that leads.
+fn known(step: &Step<'_>, told: &mut Explanation) {
+    let Some(conn) = told.conn else { return };
+    told.service = Some(conn.service);
+    told.server = Some(conn.real_server);
+    told.port = conn.real.1;
+    if conn.mode == ForwardingMode::FullNat {
+        told.local = Some(conn.local);
+    }
+    if told.is_reply {
+        told.end = leave(step, conn.client.0, End::Drop(DropReason::NoRoute));
+        return;
+    }
+    told.end = match step.snapshot.services.real_server(conn.real_server) {
+        Some(slot) if slot.available => towards(step, &slot.server, conn.mode, conn.real.1 != conn.virt.1),
+        _ => End::Drop(DropReason::RealServerGone),
+    };
+}
+
+/// A packet without a connection.
+fn new<A: Address>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    told: &mut Explanation,
+) {
+    let found = admit::service_of(step, key);
+    told.service = found.map(|service| service.id);
+    let service = match admit::admit(step, headers, key) {
+        Admission::Schedule(service) => service,
+        Admission::Refuse => {
+            told.end = End::Drop(DropReason::NoConnection);
+            return;
+        }
+        Admission::Decided(Verdict::HandOver(owner)) => {
+            told.end = End::HandOver(owner);
+            return;
+        }
+        Admission::Decided(_) => {
+            told.end = End::Punt(match found {
+                None => Left::NoService,
+                Some(_) if step.snapshot.l3.is_local(key.dst.addr) => Left::StartsNothing,
+                Some(_) => Left::NotLocal,
+            });
+            return;
+        }
+    };
+    let chosen = match choose(step, table, service, key, told) {
+        Some(chosen) => chosen,
+        None => {
+            told.end = if schedule::is_left_to_the_kernel(step, service, key) {
+                End::Punt(Left::NoServer)
+            } else {
+                End::Drop(DropReason::NoRealServer)
+            };
+            return;
+        }
+    };
+    told.server = Some(chosen.server.id);
+    told.port = chosen.port;
+    if chosen.server.mode == ForwardingMode::FullNat {
+        told.local = local_end(step, table, service, &chosen, key);
+        if told.local.is_none() {
+            told.end = End::Drop(DropReason::LocalPortsExhausted);
+            return;
+        }
+    }
+    told.end = if table.len() == table.capacity() {
+        End::Drop(DropReason::ConnTableFull)
+    } else {
+        towards(step, chosen.server, chosen.server.mode, chosen.port != key.dst.port)
+    };
+}
+
+/// The server of the client's template, or the scheduler's next pick.
+fn choose<'s, A: Address>(
+    step: &mut Step<'s>,
+    table: &ConnTable<A>,
+    service: &'s VirtualService,
+    key: &FlowKey<A>,
+    told: &mut Explanation,
+) -> Option<Chosen<'s>> {
+    if let Some(persistence) = &service.persistence {
+        let template_key = persistence::template_key(service, persistence, key.protocol, key.src.addr, key.dst);
+        if let Some((index, _)) = table.find(table.hash(&template_key), &template_key) {
+            told.template = Some(ConnRecord::of(step.snapshot, table.conn(index), step.now));
+            if let Some(server) = persist::server_of(step, table, index) {
+                let port = persist::port_of(service, server, key);
+                return Some(Chosen {
+                    server,
+                    port,
+                    template: Some(index),
+                });
+            }
+        }
+        let server = picked(step, service, key)?;
+        let port = persist::port_of(service, server, key);
+        return Some(Chosen {
+            server,
+            port,
+            template: None,
+        });
+    }
+    if !schedule::is_for(service, key.dst.port) {
+        return None;
+    }
+    let server = picked(step, service, key)?;
+    let port = if server.port == 0 { key.dst.port } else { server.port };
+    Some(Chosen {
+        server,
+        port,
+        template: None,
+    })
+}
+
+/// The scheduler's pick, and everything as it was before.
+fn picked<'s, A: Address>(
+    step: &mut Step<'s>,
+    service: &'s VirtualService,
+    key: &FlowKey<A>,
+) -> Option<&'s RealServer> {
+    let slot = service.id.0 as usize;
+    let state = step.schedulers.get(slot)?.clone();
+    let picks = step.own.scheduler_picks.get();
+    let places = step.localities.keep(service.id, key.dst.addr.words());
+    let server = schedule::pick(step, service, key);
+    step.localities.put_back(service.id, key.dst.addr.words(), places);
+    step.own.scheduler_picks.set(picks);
+    if let Some(changed) = step.schedulers.get_mut(slot) {
+        *changed = state;
+    }
+    server
+}
+
+/// The local end that the next connection gets, and the cursor as it was before.
+fn local_end<A: Address>(
+    step: &mut Step<'_>,
+    table: &ConnTable<A>,
+    service: &VirtualService,
+    chosen: &Chosen<'_>,
+    key: &FlowKey<A>,
+) -> Option<(IpAddr, u16)> {
+    let slot = service.id.0 as usize;
+    let cursor = *step.port_cursors.get(slot)?;
+    let found = schedule::local_end(step, table, service, chosen, key);
+    if let Some(changed) = step.port_cursors.get_mut(slot) {
+        *changed = cursor;
+    }
+    found.map(|end| (end.addr.to_ip(), end.port))
+}
+
+/// To a real server; `maps` when its port differs from the service's.
+fn towards(step: &Step<'_>, server: &RealServer, mode: ForwardingMode, maps: bool) -> End {
+    let masquerades = matches!(mode, ForwardingMode::Nat | ForwardingMode::FullNat);
+    let local = if masquerades && maps {
+        End::Drop(DropReason::LocalRealServer)
+    } else {
+        End::Punt(Left::LocalServer)
+    };
+    leave(step, server.addr, local)
+}
+
+fn leave(step: &Step<'_>, target: IpAddr, local: End) -> End {
+    let l3 = &step.snapshot.l3;
+    match resolve::route_to(l3, target) {
+        Route::Hop(id) => End::Transmit(*l3.hop(id)),
+        Route::Unresolved(neighbour) | Route::NeighbourFailed(neighbour) => End::Hold(neighbour),
+        Route::Local => local,
+        Route::Unreachable | Route::Blackhole => End::Drop(DropReason::NoRoute),
+    }
+}

@@ -1,0 +1,126 @@
+//! Beside the packets' way: what the kernel sends through a twin, which may be a reply of a server on the director.
+//!
+//! In:  a frame that the kernel wants to leave by a device.
+//! Out: the same frame; when its sender is a local real server, with the connection's state and counters
+//!      advanced and, in NAT and FULLNAT, from the VIP. Or the worker that has the connection.
+//! Never: drops, resolves a next hop, or changes a TTL: the kernel has done all that.
+//! Ref:  Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_out_hook` on NF_INET_LOCAL_OUT, ip_vs_conn.c `ip_vs_conn_out_get`.
+
+use crate::address::{Address, FlowKey};
+use crate::frame::Frame;
+use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::{Conn, ConnIndex, Direction};
+use crate::l3::DeviceId;
+use crate::path::classify::is_balanced;
+use crate::path::forward::rewrite::{self, Rewrite};
+use crate::path::headers::{Flow, Fragment, Headers};
+use crate::path::parse::{Embedded, Parsed, embedded, parse};
+use crate::path::verdict::Verdict;
+use crate::path::{admit, related, track};
+use crate::tick::Tick;
+use crate::wire::checksum::complement;
+use crate::worker_state::{Step, WorkerState};
+
+/// See the module. `handed_over`: another worker gave it to this one.
+pub fn process<F: Frame>(
+    worker: &mut WorkerState,
+    device: DeviceId,
+    now: Tick,
+    handed_over: bool,
+    frame: &mut F,
+) -> Verdict {
+    let (mut step, lanes) = worker.step(device, now, handed_over);
+    if step.snapshot.services.is_empty() {
+        return Verdict::Transmit(device);
+    }
+    let elsewhere = match parse(frame.bytes()) {
+        Ok(Parsed::Ip(headers, flow)) if headers.fragment == Fragment::Whole => {
+            let quoted = embedded(frame.bytes(), &headers).filter(|_| related::is_passed_on(frame.bytes(), &headers));
+            match (quoted.as_ref().map_or(flow, |quoted| quoted.reply), quoted) {
+                (Flow::V4(key), Some(quoted)) => error(&mut step, &mut lanes.v4.table, &headers, &quoted, &key, frame),
+                (Flow::V6(key), Some(quoted)) => error(&mut step, &mut lanes.v6.table, &headers, &quoted, &key, frame),
+                _ if !is_balanced(headers.protocol) => None,
+                (Flow::V4(key), None) => reply(&mut step, &mut lanes.v4.table, &headers, &key, frame),
+                (Flow::V6(key), None) => reply(&mut step, &mut lanes.v6.table, &headers, &key, frame),
+            }
+        }
+        _ => None,
+    };
+    elsewhere.unwrap_or(Verdict::Transmit(device))
+}
+
+/// A connection of which packets with `key` are replies: its server's, or, in modes in which servers answer
+/// clients themselves, the VIP's.
+enum Replied {
+    /// To be translated.
+    Translated(ConnIndex),
+    /// As it is.
+    Direct(ConnIndex),
+    /// It may be another worker's.
+    Elsewhere(Option<Verdict>),
+}
+
+fn replied<A: Address>(step: &Step<'_>, table: &ConnTable<A>, key: &FlowKey<A>) -> Replied {
+    let asked = key.reversed();
+    match (table.find(table.hash(key), key), table.find(table.hash(&asked), &asked)) {
+        (Some((index, Direction::Outbound)), _) => Replied::Translated(index),
+        (_, Some((index, Direction::Inbound))) if !has_outbound_key(table.conn(index)) => Replied::Direct(index),
+        _ => {
+            let owner = admit::other_owner(step, key).or_else(|| admit::other_owner(step, &asked));
+            Replied::Elsewhere(owner.map(Verdict::HandOver))
+        }
+    }
+}
+
+const fn has_outbound_key<A: Address>(conn: &Conn<A>) -> bool {
+    conn.flags & crate::ipvs::conn::FLAG_OUTBOUND_INDEXED != 0
+}
+
+fn reply<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Option<Verdict> {
+    let (index, is_translated) = match replied(step, table, key) {
+        Replied::Translated(index) => (index, true),
+        Replied::Direct(index) => (index, false),
+        Replied::Elsewhere(verdict) => return verdict,
+    };
+    let conn = table.conn_mut(index);
+    conn.last_seen = step.now;
+    related::count_out(step, conn, headers.packet_len());
+    if is_translated {
+        let rewrite = Rewrite {
+            src: conn.virt,
+            dst: conn.client,
+            l3_delta: complement(conn.l3_delta),
+            l4_delta: complement(conn.l4_delta),
+        };
+        rewrite::apply_keeping_ttl(frame.bytes_mut(), headers, &rewrite);
+    }
+    track::packet(step, table, index, Direction::Outbound, headers);
+    None
+}
+
+/// The local stack refuses a packet that went to a server on the director.
+fn error<A: Address, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    headers: &Headers,
+    quoted: &Embedded,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Option<Verdict> {
+    match replied(step, table, key) {
+        Replied::Translated(index) => {
+            let conn = table.conn(index);
+            related::count_out(step, conn, headers.packet_len());
+            related::translate_to_client(frame.bytes_mut(), headers, quoted, conn);
+        }
+        Replied::Direct(index) => related::count_out(step, table.conn(index), headers.packet_len()),
+        Replied::Elsewhere(verdict) => return verdict,
+    }
+    None
+}

@@ -1,0 +1,259 @@
+//! `lvsd --offline IN OUT`: the production path over a capture file, without devices, kernel or privileges.
+//!
+//! In:  a configuration and a pcap or pcapng of frames as a director received them. Out: a pcapng of the frames that it
+//! sends for them, each with a comment, and a summary. Time is the capture's: connections expire between its frames.
+//! The network is learnt from the capture: [`network`] says how. Never: opens a device or a socket.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lvs_core::arena::{Arena, ArenaError};
+use lvs_core::config::Config;
+use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::frame::Frame;
+use lvs_core::ipvs::desired::ServiceError;
+use lvs_core::l3::{DeviceId, L3};
+use lvs_core::limits::REAL_SERVERS_MAX;
+use lvs_core::path::verdict::WorkerId;
+use lvs_core::path::{self, DropReason, Verdict};
+use lvs_core::snapshot::Snapshot;
+use lvs_core::testing::VecFrame;
+use lvs_core::tick::Tick;
+use lvs_core::worker_state::{WorkerSettings, WorkerState};
+
+mod files;
+mod network;
+
+use files::{Captured, Output};
+
+/// Virtual milliseconds between two housekeeping passes while time advances.
+const STEP_MS: u32 = 50;
+/// A longer gap between two frames counts as this: everything has expired by then.
+const GAP_MAX_MS: u64 = 24 * 3_600 * 1_000;
+
+/// Why a capture is not processed.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// The input.
+    #[error("{path}: {source}")]
+    Input {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: pcap_file::PcapError,
+    },
+    /// It is not a capture of Ethernet frames.
+    #[error("{path}: frame {frame} is of link type {link}; only Ethernet can be processed")]
+    NotEthernet {
+        /// Which file.
+        path: PathBuf,
+        /// Its number, from 1.
+        frame: usize,
+        /// As the file says.
+        link: u32,
+    },
+    /// The output.
+    #[error("{path}: {source}")]
+    Output {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: pcap_file::PcapError,
+    },
+    /// The services of the configuration.
+    #[error("{0}")]
+    Services(#[from] ServiceError),
+    /// Too little memory for connections.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+}
+
+/// What became of the frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Frames of the input.
+    pub read: u64,
+    /// Frames of the output.
+    pub sent: u64,
+    /// Left to the kernel.
+    pub punted: u64,
+    /// They wait for a neighbour that nobody resolves here.
+    pub held: u64,
+    /// Their content was kept.
+    pub kept: u64,
+    /// By reason, without those that did not occur.
+    pub drops: Vec<(DropReason, u64)>,
+    /// Connections scheduled.
+    pub connections: u64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dropped: u64 = self.drops.iter().map(|(_, packets)| packets).sum();
+        writeln!(
+            formatter,
+            "{} frames read, {} sent, {} left to the kernel, {} held, {} kept, {dropped} dropped, {} connections",
+            self.read, self.sent, self.punted, self.held, self.kept, self.connections
+        )?;
+        for (reason, packets) in &self.drops {
+            writeln!(formatter, "drop {} {packets}", reason.name())?;
+        }
+        Ok(())
+    }
+}
+
+/// Processes `input` as a director of this configuration would, into `output`.
+///
+/// # Errors
+/// Files that cannot be read or written; services that contradict each other.
+pub fn run(config: &Config, input: &Path, output: &Path) -> Result<Summary, OfflineError> {
+    let frames = files::read(input)?;
+    let l3 = network::learn(config, &frames);
+    let names: Vec<String> = config.devices.iter().map(|device| device.name.clone()).collect();
+    let out = Output::create(output, &names)?;
+    let mut director = Director::new(config, l3, out)?;
+    let first_ns = frames.first().map_or(0, |frame| frame.time_ns);
+    let mut before_ns = first_ns;
+    for (index, frame) in frames.iter().enumerate() {
+        let gap_ms = (frame.time_ns.saturating_sub(first_ns) / 1_000_000)
+            .saturating_sub(before_ns.saturating_sub(first_ns) / 1_000_000);
+        before_ns = before_ns.max(frame.time_ns);
+        director.advance(gap_ms.min(GAP_MAX_MS) as u32)?;
+        director.frame(index + 1, frame)?;
+    }
+    director.finish()
+}
+
+/// The workers of one director and where its frames go.
+struct Director {
+    workers: Vec<WorkerState>,
+    counters: Arc<[Arc<WorkerCounters>]>,
+    now: Tick,
+    out: Output,
+    /// Of the frame in hand: its number and time.
+    cause: (usize, u64),
+    summary: Summary,
+}
+
+impl Director {
+    fn new(config: &Config, l3: L3, out: Output) -> Result<Self, OfflineError> {
+        let count = config.workers.count;
+        let snapshot = Arc::new(Snapshot {
+            services: Arc::new(config.desired_services()?.build()),
+            l3: Arc::new(l3),
+            timeouts: config.timeouts,
+            marks: Arc::new(config.marks.clone()),
+            sysctls: config.sysctls,
+            workers_count: count,
+            ..Snapshot::default()
+        });
+        let counters: Arc<[Arc<WorkerCounters>]> = (0..count)
+            .map(|_| Arc::new(WorkerCounters::new(REAL_SERVERS_MAX)))
+            .collect();
+        let mut workers = Vec::with_capacity(counters.len());
+        for (number, own) in counters.iter().enumerate() {
+            let settings = WorkerSettings {
+                id: WorkerId(number as u8),
+                workers_count: count,
+                conns4_max: config.connections.ipv4_max as usize,
+                conns6_max: config.connections.ipv6_max as usize,
+                // The same run gives the same frames.
+                secret: [1, 2, 3, 4],
+                seed: number as u64 + 1,
+            };
+            let mut arena = Arena::in_memory(WorkerState::arena_bytes(&settings));
+            let (snapshot, all) = (Arc::clone(&snapshot), Arc::clone(&counters));
+            workers.push(WorkerState::new(settings, &mut arena, snapshot, all, Arc::clone(own))?);
+        }
+        Ok(Self {
+            workers,
+            counters,
+            now: Tick(1_000),
+            out,
+            cause: (0, 0),
+            summary: Summary::default(),
+        })
+    }
+
+    /// Lets virtual time pass.
+    fn advance(&mut self, ms: u32) -> Result<(), OfflineError> {
+        let mut left_ms = ms;
+        while left_ms > 0 {
+            let step_ms = left_ms.min(STEP_MS);
+            left_ms -= step_ms;
+            self.now = self.now.plus_ms(step_ms);
+            for worker in 0..self.workers.len() {
+                path::housekeeping(&mut self.workers[worker], self.now);
+                self.made(worker, DeviceId(0))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One frame of the capture; the first worker polls, the owner of its connection decides.
+    fn frame(&mut self, number: usize, captured: &Captured) -> Result<(), OfflineError> {
+        self.cause = (number, captured.time_ns);
+        self.summary.read += 1;
+        let mut frame = VecFrame::new(&captured.octets);
+        let mut verdicts = [Verdict::Punt];
+        let frames = std::slice::from_mut(&mut frame);
+        path::process(&mut self.workers[0], captured.device, self.now, frames, &mut verdicts);
+        self.made(0, captured.device)?;
+        self.dispatch(0, captured.device, frame, verdicts[0])
+    }
+
+    fn dispatch(
+        &mut self,
+        worker: usize,
+        device: DeviceId,
+        mut frame: VecFrame,
+        verdict: Verdict,
+    ) -> Result<(), OfflineError> {
+        match verdict {
+            Verdict::Transmit(to) => {
+                let (number, time_ns) = self.cause;
+                self.summary.sent += 1;
+                let comment = format!("worker {worker}, for frame {number}");
+                self.out.write(to, time_ns, frame.bytes(), &comment)?;
+            }
+            Verdict::HandOver(owner) => {
+                let owner = usize::from(owner.0);
+                let mut verdicts = [Verdict::Punt];
+                let frames = std::slice::from_mut(&mut frame);
+                path::process_handed_over(&mut self.workers[owner], device, self.now, frames, &mut verdicts);
+                self.made(owner, device)?;
+                // Never handed over again.
+                if !matches!(verdicts[0], Verdict::HandOver(_)) {
+                    return self.dispatch(owner, device, frame, verdicts[0]);
+                }
+            }
+            Verdict::Punt => self.summary.punted += 1,
+            Verdict::Hold(_) => self.summary.held += 1,
+            Verdict::Kept => self.summary.kept += 1,
+            Verdict::Drop(reason) => self.counters[worker].drop_packet(reason),
+        }
+        Ok(())
+    }
+
+    /// Frames that the path made besides those of the capture.
+    fn made(&mut self, worker: usize, device: DeviceId) -> Result<(), OfflineError> {
+        while let Some((verdict, octets)) = self.workers[worker].next_made() {
+            let frame = VecFrame::new(octets);
+            self.dispatch(worker, device, frame, verdict)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Summary, OfflineError> {
+        self.out.finish()?;
+        let dropped = |reason: &DropReason| {
+            let packets = self.counters.iter().map(|of| of.drops_of(*reason)).sum();
+            (packets > 0).then_some((*reason, packets))
+        };
+        self.summary.drops = DropReason::ALL.iter().filter_map(dropped).collect();
+        let servers = self.counters.iter().flat_map(|of| of.servers.iter());
+        self.summary.connections = servers.map(|server| server.connections.get()).sum();
+        Ok(self.summary)
+    }
+}

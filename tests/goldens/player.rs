@@ -1,0 +1,204 @@
+//! Plays one recording, in real time and never ahead of it.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::frames::{self, Identities};
+use crate::machine::{self, Machine, Printed};
+use crate::scenario::{Command, Expected, Scenario, Side, Step, expectations, octets};
+use crate::stand::Stand;
+use crate::text::{self, EXPIRY_TOLERANCE_SEC};
+
+/// Commands about the kernel's own modules and routes, not about IPVS.
+const NOT_ASKED: [&str; 5] = ["dmesg", "modprobe", "ls ", "cat /proc/net/ip_vs_app", "ip route get"];
+
+/// The clocks of both machines.
+struct Clock {
+    begun: Instant,
+}
+
+impl Clock {
+    /// Seconds by which this machine is behind the recorded one at its `t`.
+    fn lag(&self, t: f64) -> f64 {
+        self.begun.elapsed().as_secs_f64() - t
+    }
+}
+
+/// Plays `scenario`.
+///
+/// # Errors
+/// The first difference, readable.
+pub fn play(scenario: &Scenario) -> Result<(), String> {
+    let (stand, far) = (Stand::new(), Stand::new());
+    machine::lay(&stand, &far, scenario.ipv6);
+    let mut machine = Machine::start(&stand, &far, scenario)?;
+    machine.wire.settle(Side::Client, 0);
+    let (mut identities, mut questions) = (Identities::default(), Questions::default());
+    let first = scenario.steps.iter().find_map(Step::time).unwrap_or(0.0);
+    let clock = Clock {
+        begun: Instant::now() - Duration::from_secs_f64(first),
+    };
+    // The recorded machine had no names; what follows on a table to which a name was given differs.
+    let mut steps = scenario.steps.iter().peekable();
+    while let Some(step) = steps.next() {
+        if let Some(t) = step.time() {
+            let ahead = -clock.lag(t);
+            if ahead > 0.0 {
+                machine.wire.pass(Duration::from_secs_f64(ahead));
+            }
+        }
+        match step {
+            Step::Inject {
+                iface, frame, summary, ..
+            } => {
+                let bytes = octets(frame);
+                let expected = expectations(&mut steps);
+                machine.wire.send(*iface, &bytes);
+                let arrived = machine.wire.settle(*iface, expected.len());
+                let arrived = questions.without_repeated(arrived, &expected);
+                compare(&bytes, arrived, &expected, &mut identities)
+                    .map_err(|why| format!("inject {summary}\n{why}"))?;
+            }
+            Step::Sleep { seconds } => {
+                machine.wire.pass(Duration::from_secs_f64(*seconds));
+                let expected = expectations(&mut steps);
+                let arrived = if expected.is_empty() {
+                    machine.wire.take()
+                } else {
+                    machine.wire.settle(Side::Client, expected.len())
+                };
+                let arrived = questions.without_repeated(arrived, &expected);
+                compare(&[], arrived, &expected, &mut identities).map_err(|why| format!("sleep {seconds}\n{why}"))?;
+            }
+            Step::Listing(command) | Step::Exec(command) => {
+                if NOT_ASKED.iter().any(|name| command.command.starts_with(name)) {
+                    continue;
+                }
+                let printed = machine.run(&command.command)?;
+                let lag = command.t.map_or(0.0, |t| clock.lag(t).abs());
+                same_text(command, &printed, matches!(step, Step::Listing(_)), lag)
+                    .map_err(|why| format!("{}\n{why}", command.command))?;
+            }
+            Step::Expect { summary, .. } => return Err(format!("came out without a packet going in: {summary}")),
+            Step::Note { text, frame: None } => {
+                if let Some(rules) = text.strip_prefix("table reset to: ") {
+                    machine.restore(&format!("-C\n{rules}"));
+                }
+            }
+            Step::Note {
+                text,
+                frame: Some(frame),
+            } => inject_unlisted(&mut machine, text, frame)?,
+        }
+    }
+    let log = machine.daemon.stop();
+    if log.contains("ERROR") {
+        return Err(log);
+    }
+    Ok(())
+}
+
+/// The kernel asks for a silent neighbour when a packet is for it; lvsd asks again from time to time, so that one
+/// that comes back is found before the next packet.
+#[derive(Default)]
+struct Questions(HashMap<Vec<u8>, usize>);
+
+impl Questions {
+    const PROBES: usize = 3;
+
+    /// What arrived but for the questions that nobody expects and that have been asked in vain.
+    fn without_repeated(&mut self, arrived: Vec<(Side, Vec<u8>)>, expected: &[Expected]) -> Vec<(Side, Vec<u8>)> {
+        let target = |frame: &[u8]| {
+            let is_question = frame.get(12..14) == Some(&[8, 6]) && frame.get(20..22) == Some(&[0, 1]);
+            frame.get(38..42).filter(|_| is_question).map(<[u8]>::to_vec)
+        };
+        let mut wanted: HashMap<Vec<u8>, usize> = HashMap::new();
+        for one in expected.iter().filter_map(|one| target(&one.bytes)) {
+            *wanted.entry(one).or_default() += 1;
+        }
+        let mut keep = |(_, frame): &(Side, Vec<u8>)| {
+            let Some(target) = target(frame) else { return true };
+            let asked = self.0.entry(target.clone()).or_default();
+            *asked += 1;
+            let left = wanted.entry(target).or_default();
+            let is_wanted = *left > 0;
+            *left = left.saturating_sub(1);
+            is_wanted || *asked <= Self::PROBES
+        };
+        arrived.into_iter().filter(|one| keep(one)).collect()
+    }
+}
+
+/// "12500 times this frame injected on client": whose outcomes are not recorded.
+fn inject_unlisted(machine: &mut Machine<'_>, text: &str, frame: &str) -> Result<(), String> {
+    let times: u32 = text
+        .split_once(" times this frame injected on client")
+        .and_then(|(times, _)| times.parse().ok())
+        .ok_or_else(|| format!("note with a frame not understood: {text}"))?;
+    let bytes = octets(frame);
+    for sent in 1..=times {
+        machine.wire.send(Side::Client, &bytes);
+        // No faster than the software device takes them.
+        if sent % 100 == 0 {
+            machine.wire.settle(Side::Client, 0);
+        }
+    }
+    Ok(())
+}
+
+/// In order; but frames of the two sides have none between them.
+fn compare(
+    injected: &[u8],
+    arrived: Vec<(Side, Vec<u8>)>,
+    expected: &[Expected],
+    identities: &mut Identities,
+) -> Result<(), String> {
+    if arrived.len() != expected.len() {
+        return Err(frames::both_lists(&arrived, expected));
+    }
+    for wanted in [Side::Client, Side::Rs] {
+        let ours = arrived.iter().filter(|(side, _)| *side == wanted);
+        let theirs = expected.iter().filter(|one| one.side == wanted);
+        if ours.clone().count() != theirs.clone().count() {
+            return Err(frames::both_lists(&arrived, expected));
+        }
+        for ((side, bytes), one) in ours.zip(theirs) {
+            frames::same_frame(injected, *side, bytes, one, identities)?;
+        }
+    }
+    Ok(())
+}
+
+fn same_text(command: &Command, printed: &Printed, is_listing: bool, lag_sec: f64) -> Result<(), String> {
+    let tolerance_sec = EXPIRY_TOLERANCE_SEC + lag_sec.ceil() as u32;
+    // When within two seconds the estimator looks is another moment in every run: rates are compared in the core.
+    let is_rate = command.command.contains("--rate") || command.command.contains("ip_vs_stats");
+    let (ours, theirs) = if is_rate {
+        (without_rates(&printed.output), without_rates(&command.output))
+    } else {
+        (printed.output.clone(), command.output.clone())
+    };
+    let same = text::is_same(&command.command, &ours, &theirs, tolerance_sec);
+    // What the shell's other programs print is theirs.
+    let is_judged = is_listing || command.command.starts_with("ipvsadm");
+    let same_errors = printed.errors == command.stderr || !command.command.starts_with("ipvsadm");
+    if (same || !is_judged) && same_errors && (printed.code == command.rc || !is_judged) {
+        return Ok(());
+    }
+    Err(format!(
+        "  kernel ({}):\n{}{}  lvsd ({}):\n{}{}",
+        command.rc, command.output, command.stderr, printed.code, printed.output, printed.errors
+    ))
+}
+
+/// Of `--rate` what is not a number, of `/proc/net/ip_vs_stats` what stands above the rates.
+fn without_rates(text: &str) -> String {
+    let is_number = |word: &&str| word.parse::<u64>().is_ok();
+    let totals = text.split("Conns/s").next().unwrap_or(text);
+    let lines = totals.lines().map(|line| {
+        let is_rate = text == totals;
+        let words = line.split_whitespace().filter(|word| !is_rate || !is_number(word));
+        words.collect::<Vec<_>>().join(" ")
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}

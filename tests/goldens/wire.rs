@@ -1,0 +1,184 @@
+//! The far ends of the director's two cables: frames are put on them and taken from them as they are.
+//!
+//! Packet sockets in a namespace that has nothing but these two ends, and no addresses.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::ifaddrs::getifaddrs;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt,
+};
+
+use crate::scenario::Side;
+
+/// Largest frame.
+const FRAME_MAX: usize = 65_536;
+/// The MAC address of whoever asks whether all frames before have come through.
+const BARRIER_MAC: [u8; 6] = [2, 0, 0, 0, 0xFF, 0xFD];
+/// Once this long nothing has come, nothing more will.
+const QUIET: Duration = Duration::from_millis(30);
+/// The same when all that was expected has come; more would be seen with the next step.
+const QUIET_AFTER_ALL: Duration = Duration::from_millis(6);
+/// Frames that are expected are waited for as long as this.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// Both ends.
+pub struct Wire {
+    ends: [OwnedFd; 2],
+    arrived: Vec<(Side, Vec<u8>)>,
+    /// Barrier answers seen.
+    barriers: usize,
+}
+
+impl Wire {
+    /// Opens the ends `names` in the network namespace `namespace`.
+    pub fn open(namespace: &str, names: [&str; 2]) -> Self {
+        let path = Path::new("/run/netns").join(namespace);
+        let names = names.map(str::to_owned);
+        // A socket stays in the namespace in which it was made; the thread that went there ends.
+        let opened = thread::spawn(move || {
+            let file = File::open(path).expect("the namespace is there");
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET).expect("root may enter it");
+            names.map(|name| open_end(&name))
+        });
+        Self {
+            ends: opened.join().expect("the ends are there"),
+            arrived: Vec::new(),
+            barriers: 0,
+        }
+    }
+
+    /// Puts a frame on the cable towards `side`.
+    pub fn send(&self, side: Side, frame: &[u8]) {
+        send(self.end(side).as_raw_fd(), frame, MsgFlags::empty()).expect("the cable takes it");
+    }
+
+    /// What came until the director answered a question put behind everything else and all was quiet; when fewer
+    /// than `expected` came, they are waited for.
+    pub fn settle(&mut self, side: Side, expected: usize) -> Vec<(Side, Vec<u8>)> {
+        let (begun, before) = (Instant::now(), self.barriers);
+        self.send(side, &barrier(side));
+        while self.barriers == before && begun.elapsed() < PATIENCE {
+            self.listen(Duration::from_millis(5));
+        }
+        let mut quiet_since = Instant::now();
+        loop {
+            let is_missing = self.arrived.len() < expected && begun.elapsed() < PATIENCE;
+            let quiet = if self.arrived.len() == expected {
+                QUIET_AFTER_ALL
+            } else {
+                QUIET
+            };
+            if !is_missing && quiet_since.elapsed() >= quiet {
+                return std::mem::take(&mut self.arrived);
+            }
+            if self.listen(Duration::from_millis(5)) {
+                quiet_since = Instant::now();
+            }
+        }
+    }
+
+    /// What comes within `time`.
+    pub fn pass(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            self.listen(left.min(Duration::from_millis(50)));
+        }
+    }
+
+    /// What has come since it was asked last.
+    pub fn take(&mut self) -> Vec<(Side, Vec<u8>)> {
+        std::mem::take(&mut self.arrived)
+    }
+
+    fn end(&self, side: Side) -> &OwnedFd {
+        match side {
+            Side::Client => &self.ends[0],
+            Side::Rs => &self.ends[1],
+        }
+    }
+
+    /// Takes what comes within `time`; whether anything that counts did.
+    fn listen(&mut self, time: Duration) -> bool {
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+        let mut ends = [&self.ends[0], &self.ends[1]].map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN));
+        if poll(&mut ends, timeout).is_err() {
+            return false;
+        }
+        let mut any = false;
+        for side in [Side::Client, Side::Rs] {
+            let mut room = vec![0; FRAME_MAX];
+            while let Ok(count) = recv(self.end(side).as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT) {
+                let frame = &room[..count];
+                if frame.starts_with(&BARRIER_MAC) {
+                    self.barriers += 1;
+                } else if !is_noise(frame) {
+                    any = true;
+                    self.arrived.push((side, frame.to_vec()));
+                }
+            }
+        }
+        any
+    }
+}
+
+fn open_end(name: &str) -> OwnedFd {
+    let end = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::EthAll,
+    )
+    .expect("root may open packet sockets");
+    let address: LinkAddr = getifaddrs()
+        .expect("interfaces can be listed")
+        .filter(|interface| interface.interface_name == name)
+        .find_map(|interface| interface.address?.as_link_addr().copied())
+        .expect("the cable's end is there");
+    setsockopt(&end, sockopt::RcvBufForce, &(8 << 20)).expect("root may");
+    bind(end.as_raw_fd(), &address).expect("the cable's end is there");
+    // What came from all interfaces before it was bound.
+    let mut room = [0; 64];
+    while recv(end.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT).is_ok() {}
+    end
+}
+
+/// An ARP request for the director's address, from a host that is in no recording.
+fn barrier(side: Side) -> Vec<u8> {
+    let net = match side {
+        Side::Client => 0,
+        Side::Rs => 1,
+    };
+    let mut frame = vec![0xFF; 6];
+    frame.extend_from_slice(&BARRIER_MAC);
+    frame.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend_from_slice(&BARRIER_MAC);
+    frame.extend_from_slice(&[10, net, 0, 253, 0, 0, 0, 0, 0, 0, 10, net, 0, 1]);
+    frame.resize(60, 0);
+    frame
+}
+
+/// What an IPv6 stack says by itself: multicast listener reports, router solicitations.
+fn is_noise(frame: &[u8]) -> bool {
+    if frame.get(12..14) != Some(&[0x86, 0xDD]) {
+        return false;
+    }
+    let (next, at) = match frame.get(20) {
+        Some(0) => (
+            frame.get(54),
+            54 + 8 * (1 + usize::from(frame.get(55).copied().unwrap_or(0))),
+        ),
+        next => (next, 54),
+    };
+    next == Some(&58) && frame.get(at).is_some_and(|kind| matches!(kind, 130..=133 | 143))
+}
