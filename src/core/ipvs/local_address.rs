@@ -117,7 +117,7 @@ pub(crate) struct AheadOf {
 
 /// The candidates of one real server, in the order in which they were taken.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ahead {
+pub(crate) struct Ahead {
     of: AheadOf,
     /// Where the oldest is, and how many there are.
     oldest: u8,
@@ -129,6 +129,18 @@ struct Ahead {
 impl PortsAhead {
     pub(crate) fn new() -> Self {
         Self(vec![Ahead::default(); AHEAD_SERVERS].into_boxed_slice())
+    }
+
+    /// What stands in the place of this real server.
+    pub(crate) fn of(&self, server: u32) -> Option<Ahead> {
+        self.0.get(server as usize % AHEAD_SERVERS).copied()
+    }
+
+    /// Puts back what [`Self::of`] gave.
+    pub(crate) fn put_back(&mut self, server: u32, ahead: Ahead) {
+        if let Some(place) = self.0.get_mut(server as usize % AHEAD_SERVERS) {
+            *place = ahead;
+        }
     }
 
     /// The next candidate: `advance` gives one of the pool as an index of its address and a port, and `fetch` asks for the

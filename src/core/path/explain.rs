@@ -299,7 +299,7 @@ fn picked<'s, A: Address>(
     server
 }
 
-/// The local end that the next connection gets, and the cursor as it was before.
+/// The local end that the next connection gets; the cursor and what was chosen ahead are as they were before.
 fn local_end<A: Address>(
     step: &mut Step<'_>,
     table: &ConnTable<A>,
@@ -309,7 +309,11 @@ fn local_end<A: Address>(
 ) -> Option<(IpAddr, u16)> {
     let slot = service.id.0 as usize;
     let cursor = *step.port_cursors.get(slot)?;
+    let ahead = step.ports_ahead.of(chosen.server.id.0);
     let found = schedule::local_end(step, table, service, chosen, key);
+    if let Some(ahead) = ahead {
+        step.ports_ahead.put_back(chosen.server.id.0, ahead);
+    }
     if let Some(changed) = step.port_cursors.get_mut(slot) {
         *changed = cursor;
     }
