@@ -126,9 +126,25 @@ struct Ahead {
     ends: [(u16, u16); AHEAD],
 }
 
+/// A real server's candidates as they were.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeptAhead(Ahead);
+
 impl PortsAhead {
     pub(crate) fn new() -> Self {
         Self(vec![Ahead::default(); AHEAD_SERVERS].into_boxed_slice())
+    }
+
+    /// The candidates of a real server: for [`Self::put_back`] after one that is only looked at.
+    pub(crate) fn keep(&self, server: u32) -> Option<KeptAhead> {
+        self.0.get(server as usize % AHEAD_SERVERS).copied().map(KeptAhead)
+    }
+
+    /// Undoes what was taken for a real server since [`Self::keep`].
+    pub(crate) fn put_back(&mut self, server: u32, kept: Option<KeptAhead>) {
+        if let (Some(ahead), Some(KeptAhead(kept))) = (self.0.get_mut(server as usize % AHEAD_SERVERS), kept) {
+            *ahead = kept;
+        }
     }
 
     /// The next candidate: `advance` gives one of the pool as an index of its address and a port, and `fetch` asks for the
