@@ -4,6 +4,12 @@
 MACHINE_SSH_PORT=22
 MACHINE_MANAGEMENT=192.0.2.250 MACHINE_HOST=192.0.2.249
 
+# Settings of a run: the kind of NIC, requests of a crowd, memory of the guest and its hugepages.
+MACHINE_NIC=${MACHINE_NIC:-virtio-rss} MACHINE_REQUESTS=${MACHINE_REQUESTS:-200}
+MACHINE_MB=${MACHINE_MB:-2048} MACHINE_HUGEPAGES_MB=${MACHINE_HUGEPAGES_MB:-512}
+# A tap gives the emulated NIC as many queues as it has.
+MACHINE_QUEUES=$WORKERS
+
 machine_folder() { echo "$LAB_STATE/machine"; }
 
 # machine_nic KIND: qemu's device for a kind of NIC. Only the first two really spread frames over queues.
@@ -87,10 +93,10 @@ boot_machine() {
         index=$((index + 1))
     done
     start switch machine qemu-system-x86_64 -machine q35,usb=off -accel tcg,thread=multi -cpu max \
-        -smp "$((WORKERS + 1))" -m "${MACHINE_MB:-1536}" -nodefaults -no-user-config -display none -no-reboot \
+        -smp "$((WORKERS + 1))" -m "$MACHINE_MB" -nodefaults -no-user-config -display none -no-reboot \
         -kernel "$MACHINE_CACHE/vmlinuz" -initrd "$MACHINE_CACHE/initrd" -serial "file:$folder/console" \
         -device intel-iommu,intremap=on,device-iotlb=on,caching-mode=on \
-        -device virtio-rng-pci \
+        -device virtio-rng-pci -monitor "unix:$folder/monitor,server=on,wait=off" \
         -fsdev local,id=host,path=/,security_model=none,readonly=on -device virtio-9p-pci,fsdev=host,mount_tag=host \
         -fsdev "local,id=run,path=$folder,security_model=none" -device virtio-9p-pci,fsdev=run,mount_tag=run \
         -netdev tap,id=management,ifname=management,script=no,downscript=no,vhost=off \
@@ -102,6 +108,12 @@ boot_machine() {
         tail -n 30 "$folder/console" >&2
         exit 1
     }
+}
+
+# monitor COMMAND: to qemu, whose hand is on the machine's cables.
+monitor() {
+    typed qemu "$1"
+    echo "$1" | socat -t 1 - "UNIX-CONNECT:$(machine_folder)/monitor" >/dev/null
 }
 
 machine_answers() { in_machine true 2>/dev/null; }

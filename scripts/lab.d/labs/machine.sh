@@ -51,8 +51,11 @@ gateway_is() {
 
 run_lab() {
     local family mode
+    # Built by 'scripts/dev machine'.
+    : "${MACHINE_PACKAGE:?names the package to install}"
     machine_network
     boot_machine "$MACHINE_NIC"
+    install_package
     title "IOMMU, NICs"
     director_types /usr/sbin/lvs-nic list
     check_refusal
@@ -76,6 +79,14 @@ run_lab() {
     check_unbind
 }
 
+# The machine's file tree is this one's with a layer of its own: what the package needs is there.
+install_package() {
+    title "the package"
+    cp "$MACHINE_PACKAGE" "$(machine_folder)/lvsd.deb"
+    director_types dpkg -i /run/machine/lvsd.deb
+    director_types systemctl daemon-reload
+}
+
 # The NIC of the operator's own session is not taken.
 check_refusal() {
     local said
@@ -85,18 +96,18 @@ check_refusal() {
 }
 
 # What the NICs had before, for comparison at the end.
-nic_state() { in_machine sh -c 'for name in eth0 eth1; do ip -o address show dev $name scope global; ip route show dev $name; done' | sed 's/valid_lft.*//'; }
+nic_state() { in_machine sh -c 'for name in eth1 eth2; do ip -o address show dev $name scope global; ip route show dev $name; done' | sed 's/valid_lft.*//'; }
 
 bind_nics() {
-    director_types ip address add 198.51.100.1/24 dev eth0
-    director_types ip link set eth0 up
-    director_types ip address add 192.0.2.1/24 dev eth1
+    director_types ip address add 198.51.100.1/24 dev eth1
     director_types ip link set eth1 up
+    director_types ip address add 192.0.2.1/24 dev eth2
+    director_types ip link set eth2 up
     director_types ip route add 203.0.113.0/24 via 192.0.2.254
     NICS_BEFORE=$(nic_state)
     # A guest of this size cannot isolate cores; pages are what it needs.
     director_types /usr/sbin/lvs-host apply --no-boot --hugepages "$MACHINE_HUGEPAGES_MB" || true
-    director_types /usr/sbin/lvs-nic bind eth0 eth1
+    director_types /usr/sbin/lvs-nic bind eth1 eth2
     director_types /usr/sbin/lvs-nic status
 }
 
@@ -108,7 +119,7 @@ start_director() {
         echo "worker_cores = [$(seq -s, 1 "$WORKERS")]"
         echo '[workers]'
         echo 'idle = "sleep"'
-        index=0
+        index=1
         for device in wan lan; do
             address=$(in_machine sh -c "/usr/sbin/lvs-nic status | awk '/eth$index/ { print \$1 }'")
             printf '[[device]]\nname = "%s"\ndpdk = "%s"\n' "$device" "$address"
@@ -220,7 +231,7 @@ check_crash() {
 check_unbind() {
     title "the NICs go back"
     director_types systemctl stop lvsd
-    director_types /usr/sbin/lvs-nic unbind eth0 eth1
+    director_types /usr/sbin/lvs-nic unbind eth1 eth2
     equal "addresses and routes are as before" "$NICS_BEFORE" "$(nic_state)"
     check "and the kernel's own stack answers on them" pings client 198.51.100.1
 }

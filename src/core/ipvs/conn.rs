@@ -158,11 +158,9 @@ pub struct Conn<A: Address> {
     pub control: u32,
     /// How many connections it controls, as a template.
     pub controlled: u32,
-    /// When it was inserted.
-    pub created: Tick,
     /// Firewall mark of its service; 0 for none.
     pub fwmark: u32,
-    /// When the real server was asked, in microseconds; only while `FLAG_TIMED` is set.
+    /// When the real server was asked, in microseconds modulo 2³²; only while `FLAG_TIMED` is set.
     pub asked_us: u32,
     /// Until when another director was told to keep it, in ticks; the low two bits count repetitions. 0: never told.
     pub synced_until: u32,
@@ -250,7 +248,6 @@ impl<A: Address> Default for Conn<A> {
             timer: TimerLink::default(),
             control: Self::NO_CONTROL,
             controlled: 0,
-            created: Tick::default(),
             fwmark: 0,
             asked_us: 0,
             synced_until: 0,

@@ -338,7 +338,6 @@ fn new_conn<A: Address>(
         l3_delta,
         l4_delta,
         introduction: introduce::begin(service, server.mode, headers),
-        created: step.now,
         fwmark: match service.key {
             ServiceKey::Fwmark { mark, .. } => mark,
             ServiceKey::Address { .. } => 0,

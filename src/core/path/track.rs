@@ -94,9 +94,8 @@ pub(crate) fn time_response<A: Address>(step: &Step<'_>, conn: &mut Conn<A>) {
 #[cold]
 fn responded<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, direction: Direction) {
     conn.flags &= !FLAG_TIMED;
-    let in_time = step.now.since_ms(conn.created) < RESPONSE_MAX_MS;
-    if direction == Direction::Outbound && in_time {
-        let us = step.loads.us().wrapping_sub(conn.asked_us);
+    let us = step.loads.us().wrapping_sub(conn.asked_us);
+    if direction == Direction::Outbound && us < RESPONSE_MAX_MS * 1_000 {
         LoadBoard::responded(step.own, RealServerId(conn.real_server), us, step.now);
     }
 }

@@ -235,7 +235,7 @@ impl<A: Address> ConnTable<A> {
         Some((ConnIndex(value >> 1), direction_of(value)))
     }
 
-    /// Adds `conn`, indexed by its outbound key too if it has [`FLAG_OUTBOUND_INDEXED`], last seen and created
+    /// Adds `conn`, indexed by its outbound key too if it has [`FLAG_OUTBOUND_INDEXED`], last seen
     /// `now`, to expire after its `timeout_ms`. Of several with one outbound key (services that lead one client's
     /// port to one server's) the newest is found by it, as in the kernel.
     ///
@@ -281,7 +281,6 @@ impl<A: Address> ConnTable<A> {
         self.take_slot(now);
         *self.conns.at_mut(slot as usize) = Conn {
             last_seen: now,
-            created: now,
             timer: TimerLink::default(),
             shadowed: older.map_or(Conn::<A>::NO_CONTROL, |older| older.0),
             ..conn

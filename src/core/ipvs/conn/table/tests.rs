@@ -607,7 +607,7 @@ fn expired_connection_is_free_at_once_for_the_same_key() {
     assert_eq!(find(&table, &fullnat(1).inbound_key()), None);
     assert_eq!(find(&table, &fullnat(1).outbound_key()), None);
     let index = table.insert(fullnat(1), Tick(60_100)).unwrap();
-    assert_eq!(table.conn(index).created, Tick(60_100));
+    assert_eq!(table.conn(index).last_seen, Tick(60_100));
 }
 
 #[test]
