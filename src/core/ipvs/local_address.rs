@@ -126,20 +126,24 @@ pub(crate) struct Ahead {
     ends: [(u16, u16); AHEAD],
 }
 
+/// A real server's candidates as they were.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeptAhead(Ahead);
+
 impl PortsAhead {
     pub(crate) fn new() -> Self {
         Self(vec![Ahead::default(); AHEAD_SERVERS].into_boxed_slice())
     }
 
-    /// What stands in the place of this real server.
-    pub(crate) fn of(&self, server: u32) -> Option<Ahead> {
-        self.0.get(server as usize % AHEAD_SERVERS).copied()
+    /// The candidates of a real server: for [`Self::put_back`] after one that is only looked at.
+    pub(crate) fn keep(&self, server: u32) -> Option<KeptAhead> {
+        self.0.get(server as usize % AHEAD_SERVERS).copied().map(KeptAhead)
     }
 
-    /// Puts back what [`Self::of`] gave.
-    pub(crate) fn put_back(&mut self, server: u32, ahead: Ahead) {
-        if let Some(place) = self.0.get_mut(server as usize % AHEAD_SERVERS) {
-            *place = ahead;
+    /// Undoes what was taken for a real server since [`Self::keep`].
+    pub(crate) fn put_back(&mut self, server: u32, kept: Option<KeptAhead>) {
+        if let (Some(ahead), Some(KeptAhead(kept))) = (self.0.get_mut(server as usize % AHEAD_SERVERS), kept) {
+            *ahead = kept;
         }
     }
 

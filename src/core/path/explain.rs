@@ -8,7 +8,6 @@
 use std::net::IpAddr;
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily, Endpoint, FlowKey};
-use crate::counters::SingleWriter;
 use crate::ipvs::conn::Direction;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
@@ -288,11 +287,9 @@ fn picked<'s, A: Address>(
 ) -> Option<&'s RealServer> {
     let slot = service.id.0 as usize;
     let state = step.schedulers.get(slot)?.clone();
-    let picks = step.own.scheduler_picks.get();
     let places = step.localities.keep(service.id, key.dst.addr.words());
-    let server = schedule::pick(step, service, key);
+    let server = schedule::pick_uncounted(step, service, key);
     step.localities.put_back(service.id, key.dst.addr.words(), places);
-    step.own.scheduler_picks.set(picks);
     if let Some(changed) = step.schedulers.get_mut(slot) {
         *changed = state;
     }
@@ -309,11 +306,10 @@ fn local_end<A: Address>(
 ) -> Option<(IpAddr, u16)> {
     let slot = service.id.0 as usize;
     let cursor = *step.port_cursors.get(slot)?;
-    let ahead = step.ports_ahead.of(chosen.server.id.0);
+    let server = chosen.server.id.0;
+    let ahead = step.ports_ahead.keep(server);
     let found = schedule::local_end(step, table, service, chosen, key);
-    if let Some(ahead) = ahead {
-        step.ports_ahead.put_back(chosen.server.id.0, ahead);
-    }
+    step.ports_ahead.put_back(server, ahead);
     if let Some(changed) = step.port_cursors.get_mut(slot) {
         *changed = cursor;
     }

@@ -160,8 +160,22 @@ pub(crate) fn pick<'s, A: Address>(
     service: &'s VirtualService,
     key: &FlowKey<A>,
 ) -> Option<&'s RealServer> {
-    let flow = FlowHint::of(key);
     step.own.scheduler_picks.add(1);
+    let server = pick_uncounted(step, service, key)?;
+    if service.scheduler.is_measured() {
+        LoadBoard::assign(step.own, server);
+    }
+    Some(server)
+}
+
+/// The scheduler's pick, of which nothing is counted.
+#[inline]
+pub(crate) fn pick_uncounted<'s, A: Address>(
+    step: &mut Step<'s>,
+    service: &'s VirtualService,
+    key: &FlowKey<A>,
+) -> Option<&'s RealServer> {
+    let flow = FlowHint::of(key);
     let own = usize::from(step.worker.0);
     step.loads.look(service, step.counters, own, step.now);
     let loads = WorkersLoads {
@@ -178,11 +192,7 @@ pub(crate) fn pick<'s, A: Address>(
         lblcr_lifetime_ms: lifetime_ms(sysctls.lblcr_expiration),
     };
     let chosen = scheduler::pick(service, state, &flow, &loads, &mut memory)?;
-    let server = service.servers.get(chosen)?;
-    if service.scheduler.is_measured() {
-        LoadBoard::assign(step.own, server);
-    }
-    Some(server)
+    service.servers.get(chosen)
 }
 
 const fn lifetime_ms(sec: u32) -> u32 {
