@@ -391,7 +391,9 @@ fn errno(error: &ApiError) -> Errno {
         ErrorCode::JournalFailed => Errno::Io,
         ErrorCode::Busy => Errno::Busy,
         ErrorCode::Forbidden => Errno::NotPermitted,
-        ErrorCode::Refused if error.place.as_deref() == Some("weight") => Errno::Range,
+        ErrorCode::Refused if matches!(error.place.as_deref(), Some("weight" | "lower_threshold_conns")) => {
+            Errno::Range
+        }
         ErrorCode::Refused
         | ErrorCode::ConfigRefused
         | ErrorCode::Malformed
@@ -401,5 +403,48 @@ fn errno(error: &ApiError) -> Errno {
         | ErrorCode::MethodNotAllowed
         | ErrorCode::RequestTimeout
         | ErrorCode::BodyTooLarge => Errno::Invalid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lvs_core::ipvs::desired::ServiceError;
+    use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
+
+    /// Linux ip_vs_ctl.c `ip_vs_add_dest`, `ip_vs_add_service`, `ip_vs_genl_parse_dest`.
+    #[test]
+    fn what_is_refused_has_the_errno_of_the_kernel() {
+        let server = "198.51.100.1:80".parse().unwrap();
+        let (addr, port) = ("198.51.100.1".parse().unwrap(), 80);
+        let service = ServiceKey::Address {
+            protocol: ServiceProtocol::Tcp,
+            addr: "192.0.2.1".parse().unwrap(),
+            port: 80,
+        };
+        let reversed = ServiceError::ThresholdsReversed {
+            server,
+            upper: 1,
+            lower: 2,
+        };
+        let too_high = ServiceError::ThresholdOutOfRange {
+            server,
+            upper: u32::MAX,
+        };
+        for (error, expected) in [
+            (ServiceError::ServiceExists { service }, Errno::Exists),
+            (ServiceError::NoSuchService { service }, Errno::NoService),
+            (ServiceError::ServerExists { service, addr, port }, Errno::Exists),
+            (ServiceError::NoSuchServer { service, addr, port }, Errno::NoEntry),
+            (ServiceError::WeightOutOfRange { server, weight: 65_536 }, Errno::Range),
+            (reversed, Errno::Range),
+            (too_high, Errno::Invalid),
+            (ServiceError::GuePortZero { server }, Errno::Invalid),
+            (ServiceError::MarkZero, Errno::Invalid),
+            (ServiceError::PersistenceMask { service }, Errno::Invalid),
+            (ServiceError::MixedFamilies { service, server }, Errno::Invalid),
+        ] {
+            assert_eq!(errno(&convert::refusal(error)), expected, "{error}");
+        }
     }
 }
