@@ -166,7 +166,7 @@ impl<P: PacketPath> Worker<P> {
             match handed {
                 Handed::Transmit { mbuf, to } => self.exits.transmit_own(to, mbuf),
                 Handed::FromHost { mut mbuf, device } => {
-                    let verdict = self.path.from_host(device, now, true, &mut mbuf);
+                    let verdict = self.path.process_from_host(device, now, true, &mut mbuf);
                     self.exits.dispatch_from_host(device, mbuf, verdict);
                 }
                 Handed::Process { mbuf, from } => {
@@ -191,7 +191,7 @@ impl<P: PacketPath> Worker<P> {
                 break;
             };
             busy = true;
-            let verdict = self.path.from_host(device, now, false, &mut mbuf);
+            let verdict = self.path.process_from_host(device, now, false, &mut mbuf);
             self.exits.dispatch_from_host(device, mbuf, verdict);
         }
         busy

@@ -59,13 +59,13 @@ impl PacketPath for InTurn {
     }
 }
 
-/// The thread of this process that polls.
+/// The thread of this process that polls, by the name that DPDK gives it.
 fn worker_thread() -> String {
     let tasks = std::fs::read_dir("/proc/self/task").expect("own threads");
     let is_worker = |task: &std::fs::DirEntry| {
-        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.contains("worker"))
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("rte-worker"))
     };
-    let task = tasks.flatten().find(is_worker).expect("DPDK names its threads");
+    let task = tasks.flatten().find(is_worker).expect("a worker runs");
     task.file_name().into_string().expect("a number")
 }
 

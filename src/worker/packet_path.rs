@@ -56,7 +56,7 @@ pub trait PacketPath: Send {
 
     /// Decides about a frame that the kernel sends through the twin of `device`: to be transmitted there, or to
     /// be handed to the worker that has its connection, which calls this with `handed_over`.
-    fn from_host(&mut self, device: DeviceId, _now: Tick, _handed_over: bool, _frame: &mut Mbuf) -> Verdict {
+    fn process_from_host(&mut self, device: DeviceId, _now: Tick, _handed_over: bool, _frame: &mut Mbuf) -> Verdict {
         Verdict::Transmit(device)
     }
 
@@ -119,7 +119,7 @@ impl PacketPath for WorkerState {
         path::undelivered::give_up(self, device, now, frame)
     }
 
-    fn from_host(&mut self, device: DeviceId, now: Tick, handed_over: bool, frame: &mut Mbuf) -> Verdict {
+    fn process_from_host(&mut self, device: DeviceId, now: Tick, handed_over: bool, frame: &mut Mbuf) -> Verdict {
         path::from_host::process(self, device, now, handed_over, frame)
     }
 
