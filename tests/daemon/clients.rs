@@ -50,7 +50,7 @@ fn wrong_requests_are_told_place_cause_and_cure() {
                 r#"{"service": "tcp:192.0.2.100:81", "scheduler": "best"}"#,
                 422,
                 "scheduler: there is no scheduler \"best\"; choose one of rr, wrr, lc, wlc, lblc, lblcr, sh, dh, mh, conhash, sed, nq, \
-             fo, ovf, twos",
+             fo, ovf, twos, lt, wlt, wrt",
             ),
             (
                 "POST",
