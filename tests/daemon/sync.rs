@@ -231,11 +231,11 @@ fn a_daemon_comes_back_with_the_director_and_waits_for_its_interface() {
 
     let daemon = stand.start();
     assert!(!sync_status(&daemon, SyncRole::Backup).running);
-    assert!(
+    until(5, "the log names what it waits for", || {
         daemon
             .log()
             .contains("backup sync daemon: there is no network interface")
-    );
+    });
     stand.inside("ip link add sync0 type veth peer name sync1");
     stand.inside("ip link set sync0 up");
     stand.inside("ip link set sync1 up");
