@@ -96,7 +96,7 @@ pub struct Server {
     pub end: SocketAddr,
     /// `Masq`, `Route`, `Tunnel`, `Local` or our own `FullNat`.
     pub forward: String,
-    /// 0 to 65535.
+    /// 0 to 2147483647.
     pub weight: u32,
     /// `-x`.
     pub upper_threshold: u32,

@@ -15,8 +15,8 @@ pub const TIMEOUT_MAX_SEC: u32 = 20 * 86_400;
 /// The same in milliseconds.
 pub const TIMEOUT_MAX_MS: u32 = TIMEOUT_MAX_SEC * 1_000;
 
-/// Largest weight (ipvsadm(8): 0..65535).
-pub const WEIGHT_MAX: u32 = 65_535;
+/// Largest weight: the kernel's and ipvsadm's, although ipvsadm(8) says 65535.
+pub const WEIGHT_MAX: u32 = i32::MAX as u32;
 
 /// Virtual services: slots of per-worker scheduler state are allocated at start.
 pub const SERVICES_MAX: usize = 16_384;

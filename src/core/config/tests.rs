@@ -142,7 +142,7 @@ fn the_ranges_that_the_reference_states_are_the_real_ones() {
     for (limit, stated) in [
         (WORKERS_MAX as u64, "range: 1 to 64 -"),
         (u64::from(TIMEOUT_MAX_SEC), "range: 1 to 1728000 -"),
-        (u64::from(crate::limits::WEIGHT_MAX), "range: 0 to 65535 -"),
+        (u64::from(crate::limits::WEIGHT_MAX), "range: 0 to 2147483647 -"),
         (crate::limits::DEVICES_MAX as u64, "for each, at most 32."),
         (crate::limits::LOCAL_ADDRESSES_MAX as u64, "at most 1024 -"),
     ] {
@@ -418,9 +418,9 @@ fn services_are_refused_as_the_api_refuses_them() {
         "lvsd.toml:10:11: service.address: service tcp:192.0.2.1:80 exists already: edit it instead of adding it",
     );
     assert_refused(
-        &with_server("weight = 65536"),
-        "lvsd.toml:7:10: service.real_server.weight: weight 65536 of real server 198.51.100.1:80 is out of range: \
-         give 0 (no new connections) to 65535",
+        &with_server("weight = 2147483648"),
+        "lvsd.toml:7:10: service.real_server.weight: weight 2147483648 of real server 198.51.100.1:80 is out of range: \
+         give 0 (no new connections) to 2147483647",
     );
     assert_refused(
         &with_server("upper_threshold = 5\nlower_threshold = 6"),

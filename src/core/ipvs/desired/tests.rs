@@ -350,7 +350,7 @@ impl Twin {
         let ServiceKey::Address { addr, .. } = key else {
             panic!("no address: {key}")
         };
-        spec.weight <= 65_535
+        spec.weight <= 0x7FFF_FFFF
             && spec.lower_threshold <= spec.upper_threshold
             && spec.mode != ForwardingMode::FullNat
             && (addr.is_ipv4() == spec.addr.is_ipv4() || spec.mode == ForwardingMode::Tunnel)
@@ -615,7 +615,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
 fn any_server() -> impl Strategy<Value = ServerSpec> {
     let addr = prop::sample::select(&["198.51.100.1", "198.51.100.2", "198.51.100.3", "2001:db8::2"][..]);
     let port = prop::sample::select(&[80u16, 80, 80, 81, 0][..]);
-    let weight = prop::sample::select(&[0, 1, 3, 65_535, 65_536][..]);
+    let weight = prop::sample::select(&[0, 1, 3, 0x7FFF_FFFF, 0x8000_0000][..]);
     let modes = [
         ForwardingMode::Nat,
         ForwardingMode::Nat,

@@ -260,10 +260,10 @@ fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
     assert_eq!(code("reload"), Some(1));
     assert_eq!(code("service add 192.0.2.10:80"), Some(2));
     assert_eq!(code("state apply /no/such/file"), Some(2));
-    let refused = stand.lvsctl("server add tcp:192.0.2.10:80 198.51.100.1:80 -w 65536");
+    let refused = stand.lvsctl("server add tcp:192.0.2.10:80 198.51.100.1:80 -w 2147483648");
     let message = String::from_utf8(refused.stderr).unwrap();
     assert!(
-        refused.status.code() == Some(1) && message.contains("0 (no new connections) to 65535"),
+        refused.status.code() == Some(1) && message.contains("0 (no new connections) to 2147483647"),
         "{message}"
     );
 
