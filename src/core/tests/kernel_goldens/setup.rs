@@ -137,6 +137,9 @@ impl Setup {
             }
         }
         builder.route(net("127.0.0.0/8"), RouteKind::Local);
+        for broadcast in ["10.0.0.255/32", "10.1.0.255/32"] {
+            builder.local_route(net(broadcast), RouteKind::Broadcast);
+        }
         for (prefix, gateway) in [("0.0.0.0/0", "10.0.0.254"), ("::/0", "fd00:a::fe")] {
             let gateway = Some(gateway.parse::<IpAddr>().expect("an address"));
             builder.route(
