@@ -23,7 +23,7 @@ use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpe
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind};
-use crate::limits::{DEVICES_MAX, TIMEOUT_MAX_SEC, WORKERS_MAX};
+use crate::limits::{DEVICES_MAX, TIMEOUT_CONFIGURED_MAX_SEC, WORKERS_MAX};
 
 /// More than any machine has; DPDK itself may know fewer.
 const CORE_MAX: u64 = 1_023;
@@ -141,7 +141,7 @@ fn connections(raw: &RawConnections) -> Result<ConnectionsConfig, Invalid> {
 fn timeouts(raw: &RawTimeouts) -> Result<Timeouts, Invalid> {
     let mut timeouts = Timeouts::default();
     // 0 would mean "unchanged" to `set`.
-    let allowed = 1..=u64::from(TIMEOUT_MAX_SEC);
+    let allowed = 1..=u64::from(TIMEOUT_CONFIGURED_MAX_SEC);
     let tcp_sec = in_range(&raw.tcp_sec, allowed.clone(), 0)?;
     let tcp_fin_sec = in_range(&raw.tcp_fin_sec, allowed.clone(), 0)?;
     let udp_sec = in_range(&raw.udp_sec, allowed.clone(), 0)?;

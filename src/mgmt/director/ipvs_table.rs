@@ -436,7 +436,13 @@ mod tests {
             (ServiceError::NoSuchService { service }, Errno::NoService),
             (ServiceError::ServerExists { service, addr, port }, Errno::Exists),
             (ServiceError::NoSuchServer { service, addr, port }, Errno::NoEntry),
-            (ServiceError::WeightOutOfRange { server, weight: u32::MAX }, Errno::Range),
+            (
+                ServiceError::WeightOutOfRange {
+                    server,
+                    weight: u32::MAX,
+                },
+                Errno::Range,
+            ),
             (reversed, Errno::Range),
             (too_high, Errno::Invalid),
             (ServiceError::GuePortZero { server }, Errno::Invalid),

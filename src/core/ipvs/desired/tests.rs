@@ -291,6 +291,13 @@ fn refusals_say_cause_and_cure() {
         }),
         "255.255.255.255 cannot be the address of a real server: give a unicast address"
     );
+    assert_eq!(
+        message(ServerSpec {
+            addr: ip("fe80::1"),
+            ..good
+        }),
+        "fe80::1 cannot be the address of a real server: give a unicast address"
+    );
     let missing = ServiceKey::Address {
         protocol: ServiceProtocol::Udp,
         addr: ip("192.0.2.1"),

@@ -220,7 +220,11 @@ pub fn is_membership(frame: &[u8]) -> bool {
 /// Whether a frame is a sync message: UDP to a group.
 pub fn is_sync_message(frame: &[u8]) -> bool {
     parts(frame).is_some_and(|(_, dst, protocol, _)| {
-        let is_group = if dst.len() == 4 { dst[0] & 0xF0 == 0xE0 } else { dst[0] == 0xFF };
+        let is_group = if dst.len() == 4 {
+            dst[0] & 0xF0 == 0xE0
+        } else {
+            dst[0] == 0xFF
+        };
         protocol == 17 && is_group
     })
 }

@@ -32,7 +32,8 @@ const TABLE_SIZE: u64 = 4_096;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Counted {
-    Server(RealServerId),
+    /// With the birth of the service that lists it: in a new service it counts anew.
+    Server(RealServerId, u64),
     /// With its birth, which tells a new service in a reused slot.
     Service(ServiceId, u64),
 }
@@ -100,10 +101,13 @@ impl Listings {
                 .fold(Totals::default(), Totals::plus);
             let seen = self.seen.insert(slot.server.id, now).unwrap_or_default();
             let growth = now.since(seen);
-            let service = table
-                .service(slot.service)
-                .map(|service| Counted::Service(service.id, service.born));
-            for counted in [Some(Counted::Server(slot.server.id)), service].into_iter().flatten() {
+            let Some(service) = table.service(slot.service) else {
+                continue;
+            };
+            for counted in [
+                Counted::Server(slot.server.id, service.born),
+                Counted::Service(service.id, service.born),
+            ] {
                 let totals = self.counted.entry(counted).or_default();
                 *totals = totals.plus(growth);
             }
@@ -117,7 +121,7 @@ impl Listings {
         for (counted, stat) in self.hypotheses.iter_mut().flat_map(|one| one.stats.iter_mut()) {
             let concerned = match counted {
                 Counted::Service(id, _) => of_service(*id),
-                Counted::Server(id) => table.real_server(*id).is_some_and(|slot| of_service(slot.service)),
+                Counted::Server(id, _) => table.real_server(*id).is_some_and(|slot| of_service(slot.service)),
             };
             if concerned {
                 stat.zero = stat.last;
@@ -140,6 +144,11 @@ impl Listings {
             } else {
                 Err(format!("  kernel:\n{}  lvsd:\n{ours}", command.output))
             };
+        }
+        const USAGE: i32 = 2;
+        if command.rc == USAGE {
+            // What ipvsadm refuses without asking the kernel.
+            return Ok(());
         }
         let Some(wanted) = Wanted::read(&command.command) else {
             return Ok(());
@@ -209,7 +218,9 @@ impl Wanted {
     fn read(command: &str) -> Option<Self> {
         let words: Vec<&str> = command.split_whitespace().collect();
         let has = |word: &str| words.contains(&word);
-        let service = words.iter().position(|word| matches!(*word, "-t" | "-u" | "-f"));
+        let service = words
+            .iter()
+            .position(|word| matches!(*word, "-t" | "-u" | "-f" | "--sctp-service"));
         let service = service
             .and_then(|at| words.get(at..at + 2))
             .map(|named| named.join(" "));
@@ -314,18 +325,18 @@ fn service(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServiceLi
         servers: listing
             .servers()
             .rev()
-            .map(|listing| server(director, hypothesis, &listing))
+            .map(|listing| server(director, hypothesis, &listing, born))
             .collect(),
     }
 }
 
-fn server(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServerListing) -> Server {
+fn server(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServerListing, born: u64) -> Server {
     let spec = &listing.spec;
     let sum = |gauge: fn(&lvs_core::counters::ServerCounters) -> u32| {
         let workers = director.counters.iter();
         workers.map(|worker| gauge(worker.server(listing.id))).sum()
     };
-    let (totals, rates) = numbers(hypothesis, Counted::Server(listing.id));
+    let (totals, rates) = numbers(hypothesis, Counted::Server(listing.id, born));
     Server {
         end: SocketAddr::new(spec.addr, spec.port),
         forward: spec.mode.name().to_owned(),
