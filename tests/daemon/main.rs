@@ -3,6 +3,7 @@
 //! Needs root; works without hugepages and without a NIC. Tests run side by side: names carry the process id
 //! and a number.
 
+mod capture;
 mod changes;
 mod clients;
 mod exhaustion;

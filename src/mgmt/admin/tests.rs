@@ -63,6 +63,7 @@ impl Stand {
                 ))
             }),
             limits,
+            captures: Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let listener = AdminSocket::open(&socket, None).unwrap();
         let (stop, stopped) = oneshot::channel();
