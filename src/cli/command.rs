@@ -13,6 +13,8 @@ use lvs_api::{
 
 pub mod capture;
 pub mod mark;
+#[cfg(test)]
+mod readme;
 pub mod top;
 pub mod why;
 

@@ -48,7 +48,7 @@ fn stand() -> Stand {
     };
     std::fs::write(stand.path("in.pcap"), write_pcap(&[frame(80), frame(81), frame(82)])).unwrap();
     stand.configure(&format!(
-        "[[device]]\nname = \"wan\"\ndpdk = \"net_pcap0,rx_pcap={},infinite_rx=1\"\nmac = \"02:00:00:00:00:01\"\n\
+        "[[device]]\nname = \"wan\"\ndpdk = \"net_pcap0,rx_pcap={},infinite_rx=1\"\nmac = \"02:00:00:00:00:01\"\npromiscuous = true\n\
          [[device]]\nname = \"lan\"\ndpdk = \"net_null0,no-rx=1\"\nmac = \"02:00:00:00:00:02\"\n\
          {SERVICES}",
         stand.path("in.pcap").display()
@@ -377,6 +377,7 @@ fn a_client_that_never_reads_delays_nobody_and_what_it_misses_is_counted() {
     until(20, "the worker goes on", || {
         received_packets(&daemon) > before + 500_000
     });
+    daemon.printed("version");
     let begun = Instant::now();
     told(&daemon.lvsctl("capture --vip 192.0.2.100:81 --drop -c 5 --seconds 20"));
     assert!(begun.elapsed() < Duration::from_secs(10), "others are served");

@@ -10,6 +10,8 @@ mod exhaustion;
 mod frames;
 mod metrics;
 mod refused_start;
+#[path = "../process/rude_clients.rs"]
+mod rude_clients;
 mod stand;
 mod sync;
 mod systemd;

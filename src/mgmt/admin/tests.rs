@@ -3,6 +3,8 @@
 mod clients;
 mod commands;
 mod metrics;
+#[path = "../../../tests/process/rude_clients.rs"]
+mod rude_clients;
 mod top;
 
 use std::io::{Read, Write};
