@@ -140,6 +140,10 @@ pub struct TapEnd {
 pub struct Tap {
     settings: TapSettings,
     /// Frames of the burst in hand, the first `staged` of them.
+    #[expect(
+        clippy::vec_box,
+        reason = "a box goes into the ring as it is, and an empty one takes its place"
+    )]
     stage: Vec<Box<Record>>,
     staged: usize,
     empty: rtrb::Consumer<Box<Record>>,
@@ -265,6 +269,10 @@ impl Tap {
 /// All taps of a worker.
 #[derive(Debug)]
 pub struct Taps {
+    #[expect(
+        clippy::vec_box,
+        reason = "a tap goes back in the box that it came in: a worker frees nothing"
+    )]
     taps: Vec<Box<Tap>>,
 }
 
