@@ -428,7 +428,7 @@ fn scheduler_flags(scheduler: SchedulerKind, raw: &RawService) -> Result<Schedul
     let known = scheduler.flag_names();
     let mut flags = SchedulerFlags(0);
     for name in raw.scheduler_flags.as_ref().map_or(&[][..], |names| names.get_ref()) {
-        let Some(bit) = known.iter().position(|known| known == name.get_ref()) else {
+        let Some(bit) = scheduler.flag_bit(name.get_ref()) else {
             let cure = match known {
                 [] => format!("{} has none, remove it", scheduler.name()),
                 known => format!("{} has {}", scheduler.name(), known.join(" and ")),

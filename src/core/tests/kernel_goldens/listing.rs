@@ -303,15 +303,15 @@ fn service(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServiceLi
             is_ipv6: family == AddressFamily::Ipv6,
         },
     };
-    let names = spec.scheduler.flag_names().iter().enumerate();
-    let set = names.filter(|(bit, _)| spec.scheduler_flags.contains(SchedulerFlags(1 << bit)));
+    let set = (0..3).filter(|bit| spec.scheduler_flags.contains(SchedulerFlags(1 << bit)));
+    let names = set.filter_map(|bit| spec.scheduler.flag_name(bit));
     let table = director.desired.build();
     let born = table.service(listing.id).map_or(0, |service| service.born);
     let (totals, rates) = numbers(hypothesis, Counted::Service(listing.id, born));
     Service {
         name,
         scheduler: spec.scheduler.name().to_owned(),
-        scheduler_flags: set.map(|(_, name)| (*name).to_owned()).collect(),
+        scheduler_flags: names.map(str::to_owned).collect(),
         persistence: spec.persistence.map(|persistence| Persistence {
             timeout_sec: persistence.timeout_sec,
             mask: (!persistence.mask.is_whole()).then(|| match persistence.mask {
