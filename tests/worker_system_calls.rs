@@ -72,62 +72,76 @@ fn worker_thread() -> String {
 #[test]
 fn a_worker_makes_no_system_call_while_it_runs() {
     in_own_process("a_worker_makes_no_system_call_while_it_runs", || {
-        let eal = start_eal(1);
-        let pool_settings = PoolSettings {
-            mbufs: 8_191,
-            ..PoolSettings::default()
-        };
-        let pool = Mempool::create(&eal, &pool_settings).unwrap();
-        let settings = DeviceSettings {
-            driver: "net_null0,size=60".to_owned(),
-            ..DeviceSettings::default()
-        };
-        let (_device, queues) = Device::open(&eal, &settings, pool).unwrap();
-        let counters = [Arc::new(WorkerCounters::new(1))];
-        let crew_settings = CrewSettings {
-            counters: &counters,
-            twins: &[DeviceId(0)],
-            idle: IdlePolicy::Pause,
-            clock: Clock::start(&eal),
-            pool,
-        };
-        let mut crew = assemble(vec![queues], &crew_settings);
-        let mut worker = Worker::new(crew.workers.remove(0), InTurn(ScriptedPath::new(), 0));
-        let handle = lcore::launch(&eal, 0, move || worker.run()).unwrap();
-        let sent = || counters[0].devices[0].tx_packets.get();
-        while sent() == 0 {
-            std::thread::yield_now();
-        }
-
-        let log = std::env::temp_dir().join(format!("lvsd-strace-{}", std::process::id()));
-        let mut strace = Command::new("strace")
-            .args(["-qq", "-p", &worker_thread(), "-o"])
-            .arg(&log)
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("strace is installed: scripts/dev setup");
-        // It is attached once it traces: the kernel then names it as the tracer.
-        let status = format!("/proc/self/task/{}/status", worker_thread());
-        while std::fs::read_to_string(&status).unwrap().contains("TracerPid:\t0\n") {
-            assert!(strace.try_wait().unwrap().is_none(), "strace may trace this process");
-            std::thread::yield_now();
-        }
-        let begin = sent();
-        let mut generation = 0;
-        while sent() < begin + 300_000 {
-            generation += 1;
-            let publish = WorkerCommand::Publish(snapshot(generation % 200));
-            let _ = crew.mailboxes[0].commands.push(publish);
-            while crew.mailboxes[0].replies.pop().is_some() {}
-            while crew.twin_ends.lines[0].take().is_some() {}
-        }
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(strace.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-        strace.wait().unwrap();
-        crew.mailboxes[0].commands.force_push(WorkerCommand::Stop);
-        handle.join().unwrap();
-        let calls = std::fs::read_to_string(&log).unwrap_or_default();
-        let _ = std::fs::remove_file(&log);
-        assert_eq!(calls, "");
+        makes_no_system_call(IdlePolicy::Pause);
     });
+}
+
+#[test]
+fn nor_does_one_that_rests_when_idle_while_traffic_flows() {
+    in_own_process("nor_does_one_that_rests_when_idle_while_traffic_flows", || {
+        makes_no_system_call(IdlePolicy::Adaptive {
+            quiet_us: 200,
+            sleep_max_us: 1_000,
+        });
+    });
+}
+
+fn makes_no_system_call(idle: IdlePolicy) {
+    let eal = start_eal(1);
+    let pool_settings = PoolSettings {
+        mbufs: 8_191,
+        ..PoolSettings::default()
+    };
+    let pool = Mempool::create(&eal, &pool_settings).unwrap();
+    let settings = DeviceSettings {
+        driver: "net_null0,size=60".to_owned(),
+        ..DeviceSettings::default()
+    };
+    let (_device, queues) = Device::open(&eal, &settings, pool).unwrap();
+    let counters = [Arc::new(WorkerCounters::new(1))];
+    let crew_settings = CrewSettings {
+        counters: &counters,
+        twins: &[DeviceId(0)],
+        idle,
+        clock: Clock::start(&eal),
+        pool,
+    };
+    let mut crew = assemble(vec![queues], &crew_settings);
+    let mut worker = Worker::new(crew.workers.remove(0), InTurn(ScriptedPath::new(), 0));
+    let handle = lcore::launch(&eal, 0, move || worker.run()).unwrap();
+    let sent = || counters[0].devices[0].tx_packets.get();
+    while sent() == 0 {
+        std::thread::yield_now();
+    }
+
+    let log = std::env::temp_dir().join(format!("lvsd-strace-{}", std::process::id()));
+    let mut strace = Command::new("strace")
+        .args(["-qq", "-p", &worker_thread(), "-o"])
+        .arg(&log)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace is installed: scripts/dev setup");
+    // It is attached once it traces: the kernel then names it as the tracer.
+    let status = format!("/proc/self/task/{}/status", worker_thread());
+    while std::fs::read_to_string(&status).unwrap().contains("TracerPid:\t0\n") {
+        assert!(strace.try_wait().unwrap().is_none(), "strace may trace this process");
+        std::thread::yield_now();
+    }
+    let begin = sent();
+    let mut generation = 0;
+    while sent() < begin + 300_000 {
+        generation += 1;
+        let publish = WorkerCommand::Publish(snapshot(generation % 200));
+        let _ = crew.mailboxes[0].commands.push(publish);
+        while crew.mailboxes[0].replies.pop().is_some() {}
+        while crew.twin_ends.lines[0].take().is_some() {}
+    }
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(strace.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    strace.wait().unwrap();
+    crew.mailboxes[0].commands.force_push(WorkerCommand::Stop);
+    handle.join().unwrap();
+    let calls = std::fs::read_to_string(&log).unwrap_or_default();
+    let _ = std::fs::remove_file(&log);
+    assert_eq!(calls, "");
 }
