@@ -120,9 +120,7 @@ impl Watched {
             return None;
         }
         self.before = now;
-        let Some(spread) = since.judge(self.claim.by_rss) else {
-            return None;
-        };
+        let spread = since.judge(self.claim.by_rss)?;
         self.spread = spread;
         if spread.is_as_claimed() || self.warned {
             return None;

@@ -84,10 +84,9 @@ fn cpus_by_node(root: &Path) -> Vec<(Node, Vec<u16>)> {
 fn cpus(list: &str) -> Vec<u16> {
     let part = |part: &str| {
         let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
-        let range = first.parse().ok().zip(last.parse().ok());
-        range.map_or(1..=0, |(first, last)| first..=last)
+        Some(first.parse().ok()?..=last.parse().ok()?)
     };
-    list.split(',').flat_map(part).collect()
+    list.split(',').filter_map(part).flatten().collect()
 }
 
 #[cfg(test)]

@@ -99,7 +99,8 @@ fn main() {
     };
     generator.window(WARM_UP);
     let windows: Vec<_> = (0..WINDOWS).map(|_| generator.window(WINDOW)).collect();
-    let fields: [(&str, fn(&Window) -> u64); 6] = [
+    type Read = fn(&Window) -> u64;
+    let fields: [(&str, Read); 6] = [
         ("received_pps", |of| of.received_pps),
         ("lost", |of| of.lost),
         ("p50_ns", |of| of.p50_ns),
