@@ -30,10 +30,21 @@ pub fn connection(record: &ConnRecord) -> String {
     }
 }
 
+/// Words, then numbers.
 fn table(title: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    laid_out(title, rows, title.len())
+}
+
+/// The same with words in the last column.
+fn table_with_remarks(title: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    laid_out(title, rows, title.len() - 1)
+}
+
+/// The columns from the second to number `numbers_end` hold numbers.
+fn laid_out(title: &[&str], rows: impl Iterator<Item = Vec<String>>, numbers_end: usize) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_header(title).add_rows(rows);
-    for column in table.column_iter_mut().skip(1) {
+    for column in table.column_iter_mut().take(numbers_end).skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     for column in table.column_iter_mut() {
@@ -210,12 +221,10 @@ pub fn drops(mut drops: Vec<DropCount>) -> String {
         return "nothing was dropped\n".to_owned();
     }
     drops.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.reason.cmp(&b.reason)));
-    table(
-        &["Reason", "Packets"],
-        drops
-            .into_iter()
-            .map(|drop| vec![drop.reason, drop.packets.to_string()]),
-    )
+    let rows = drops
+        .into_iter()
+        .map(|drop| vec![drop.reason, drop.packets.to_string(), drop.meaning]);
+    table_with_remarks(&["Reason", "Packets", "Meaning"], rows)
 }
 
 /// `lvsctl stats`.
@@ -326,6 +335,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn workers_show_what_a_packet_costs_how_much_they_rest_and_how_evenly_they_share() {
+        let worker = |number, rx_packets, hand_over_packets, take_over_packets| Worker {
+            worker: number,
+            rx_packets,
+            hand_over_packets,
+            take_over_packets,
+            busy_cycles: 300_000,
+            idle_cycles: 700_000,
+            sleep_cycles: 600_000,
+            ..Worker::default()
+        };
+        let shown = workers(vec![worker(0, 4_000, 1_000, 0), worker(1, 0, 0, 1_000)]);
+        let cells = |line: usize| shown.lines().nth(line).unwrap().split_whitespace().collect::<Vec<_>>();
+        let at = |name| cells(0).iter().position(|title| *title == name).unwrap();
+        for (name, values) in [
+            ("HandedOver", ["1000", "0"]),
+            ("TakenOver", ["0", "1000"]),
+            ("Busy%", ["30", "30"]),
+            ("Asleep%", ["60", "60"]),
+            ("Cyc/Pkt", ["75", "300"]),
+        ] {
+            assert_eq!([cells(1)[at(name)], cells(2)[at(name)]], values, "{name}: {shown}");
+        }
+        // 3,000 and 1,000 of 4,000 that two workers decided about.
+        let end = "Imbalance 1.50: the most of any worker to the mean; 25.0 % of frames handed over\n";
+        assert!(shown.ends_with(end), "{shown}");
+        assert!(
+            !workers(vec![worker(0, 4_000, 0, 0)]).contains("Imbalance"),
+            "one has nobody to share with"
+        );
+    }
+
+    #[test]
     fn a_connection_reads_as_in_ipvsadm_and_names_its_local_address() {
         let mut record: ConnRecord = serde_json::from_str(
             r#"{"protocol": "tcp", "state": "ESTABLISHED", "client": "10.0.0.2:40000", "virt": "10.0.0.100:80",
@@ -344,6 +386,7 @@ mod tests {
         let drop = |reason: &str, packets| DropCount {
             reason: reason.to_owned(),
             packets,
+            meaning: format!("why {reason}"),
         };
         let text = drops(vec![drop("truncated", 1), drop("malformed", 0), drop("no_route", 20)]);
         let reasons: Vec<_> = text
@@ -352,6 +395,8 @@ mod tests {
             .map(|line| line.split_whitespace().next().unwrap())
             .collect();
         assert_eq!(reasons, ["no_route", "truncated"]);
+        assert!(text.lines().all(|line| line.trim_end() == line), "{text}");
+        assert!(text.contains("no_route        20  why no_route\n"), "{text}");
     }
 
     #[test]

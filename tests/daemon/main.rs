@@ -3,6 +3,7 @@
 //! Needs root; works without hugepages and without a NIC. Tests run side by side: names carry the process id
 //! and a number.
 
+mod capture;
 mod changes;
 mod clients;
 mod exhaustion;
@@ -10,6 +11,8 @@ mod frames;
 mod idle;
 mod metrics;
 mod refused_start;
+#[path = "../process/rude_clients.rs"]
+mod rude_clients;
 mod spread;
 mod stand;
 mod sync;
