@@ -8,7 +8,7 @@ MACHINE_MANAGEMENT=192.0.2.250 MACHINE_HOST=192.0.2.249
 MACHINE_NIC=${MACHINE_NIC:-virtio-rss} MACHINE_REQUESTS=${MACHINE_REQUESTS:-200}
 MACHINE_MB=${MACHINE_MB:-2048} MACHINE_HUGEPAGES_MB=${MACHINE_HUGEPAGES_MB:-512}
 # Queues of each NIC, and processors but one: for the most workers of a run.
-MACHINE_QUEUES=${MACHINE_QUEUES:-$WORKERS}
+MACHINE_QUEUES=${MACHINE_QUEUES:-4}
 
 machine_folder() { echo "$LAB_STATE/machine"; }
 
@@ -72,14 +72,28 @@ UNIT
 cat >"$units/machine-ssh.service" <<UNIT
 [Service]
 RuntimeDirectory=sshd
-ExecStartPre=/bin/sh -c 'for path in /sys/class/net/*; do [ "\$\$(cat \$\$path/address)" != 02:00:00:00:00:fe ] || ip link set "\$\${path##*/}" name mgmt; done; ip link set mgmt up; ip address add ADDRESS/30 dev mgmt'
+ExecStartPre=/bin/sh /etc/machine-names
 ExecStart=/usr/sbin/sshd -D -e -f /dev/null -o HostKey=/etc/machine_host_key -o UsePAM=no -o StrictModes=no -o UseDNS=no
 UNIT
+# Names as Debian gives them by a NIC's place, whatever order their drivers came in.
+cat >"$tree/etc/machine-names" <<NAMES
+for path in /sys/class/net/*; do
+    case \$(cat "\$path/address") in
+    02:00:00:00:00:fe) ip link set "\${path##*/}" name mgmt ;;
+    02:00:00:00:00:01) ip link set "\${path##*/}" name enp1s0 ;;
+    02:00:00:00:00:02) ip link set "\${path##*/}" name enp2s0 ;;
+    02:00:00:00:00:11) ip link set "\${path##*/}" name enp4s1 ;;
+    02:00:00:00:00:12) ip link set "\${path##*/}" name enp4s2 ;;
+    esac
+done
+ip link set mgmt up
+ip address add ADDRESS/30 dev mgmt
+NAMES
 PREPARE
     sed -i "s/ADDRESS/$MACHINE_MANAGEMENT/" "$folder/prepare"
 }
 
-# boot_machine KIND: boots the guest and waits for its ssh.
+# boot_machine KIND: boots the guest and waits for its ssh. Behind a bridge lie two more NICs, in one IOMMU group.
 boot_machine() {
     local folder device index=1 nic queues words=() begun=$SECONDS
     folder=$(machine_folder)
@@ -108,6 +122,9 @@ boot_machine() {
         -fsdev "local,id=run,path=$folder,security_model=none" -device virtio-9p-pci,fsdev=run,mount_tag=run \
         -netdev tap,id=management,ifname=management,script=no,downscript=no,vhost=off \
         -device virtio-net-pci,netdev=management,mac=02:00:00:00:00:fe,romfile= \
+        -device pcie-pci-bridge,id=bridge,addr=0x1e \
+        -device virtio-net-pci,bus=bridge,addr=1,mac=02:00:00:00:00:11,romfile= \
+        -device virtio-net-pci,bus=bridge,addr=2,mac=02:00:00:00:00:12,romfile= \
         "${words[@]}" \
         -append "console=ttyS0 quiet mitigations=off random.trust_cpu=on tsc=reliable no_timer_check panic=-1 intel_iommu=on iommu=pt net.ifnames=0 systemd.unit=machine.target systemd.show_status=0 nokaslr"
     until_true "${MACHINE_BOOT_SECONDS:-180}" machine_answers || {

@@ -87,13 +87,16 @@ step_refusals() {
     title "IOMMU, NICs, and what is not taken"
     director_types lvs-nic list
     check_refused "the NIC that carries the ssh session" 'carries an ssh session' mgmt
-    in_machine ip link set eth1 up
-    in_machine ip -6 address add 2001:db8:1::1/64 dev eth1 nodad
+    in_machine ip link set enp1s0 up
+    in_machine ip -6 address add 2001:db8:1::1/64 dev enp1s0 nodad
     in_machine ip -6 route add default via 2001:db8:1::fe
-    check_refused "the NIC of the IPv6 default route" 'carries the default route' eth2 eth1
+    check_refused "the NIC of the IPv6 default route" 'carries the default route' enp2s0 enp1s0
     in_machine ip -6 route del default
-    in_machine ip -6 address flush dev eth1 scope global
-    check "and none of those named with it is bound" in_machine test -e /sys/class/net/eth2
+    in_machine ip -6 address flush dev enp1s0 scope global
+    check "and none of those named with it is bound" in_machine test -e /sys/class/net/enp2s0
+    check_refused "one of two NICs in an IOMMU group" 'its IOMMU group .* also holds' enp4s1
+    check "both together would not be" in_machine lvs-nic bind --dry-run enp4s1 enp4s2
+    check_refused "what is no NIC" 'is no network device' 0000:00:00.0
 }
 
 # check_refused WHOM WORDS NAME...
@@ -108,21 +111,21 @@ check_refused() {
 # What the NICs had before, for comparison at the end.
 nic_state() {
     # shellcheck disable=SC2016
-    in_machine sh -c 'for name in eth1 eth2; do ip -o address show dev $name scope global; ip route show dev $name; done' |
-        sed 's/valid_lft.*//; s/ linkdown//'
+    in_machine sh -c 'for name in enp1s0 enp2s0; do ip -o address show dev $name scope global; ip route show dev $name; done' |
+        sed -E 's/^[0-9]+: //; s/ *\\? *valid_lft.*//; s/ linkdown//'
 }
 
 step_bind() {
     title "the NICs are bound"
-    director_types ip address add 198.51.100.1/24 dev eth1
-    director_types ip address add 192.0.2.1/24 dev eth2
-    director_types ip link set eth1 up
-    director_types ip link set eth2 up
+    director_types ip address add 198.51.100.1/24 dev enp1s0
+    director_types ip address add 192.0.2.1/24 dev enp2s0
+    director_types ip link set enp1s0 up
+    director_types ip link set enp2s0 up
     director_types ip route add 203.0.113.0/24 via 192.0.2.254
     nic_state >"$(machine_folder)/nics-before"
-    director_types lvs-nic bind eth1 eth2
+    director_types lvs-nic bind enp1s0 enp2s0
     director_types lvs-nic status | tee "$(machine_folder)/nic-status"
-    equal "both NICs belong to vfio-pci" "vfio-pci vfio-pci" "$(awk 'NR > 1 { print $2 }' "$(machine_folder)/nic-status" | xargs)"
+    equal "both NICs belong to vfio-pci" "vfio-pci vfio-pci" "$(awk '/^0000:/ { print $2 }' "$(machine_folder)/nic-status" | xargs)"
 }
 
 # write_director_config WORKERS
@@ -133,7 +136,7 @@ write_director_config() {
         # All processors of the machine share those of this one.
         printf '[workers]\nidle = "sleep"\nidle_sleep_us = 500\n\n[connections]\nipv4_max = 65536\nipv6_max = 16384\n'
         for device in wan lan; do
-            printf '\n[[device]]\nname = "%s"\ndpdk = "%s"\n' "$device" "$(pci_address "eth$index")"
+            printf '\n[[device]]\nname = "%s"\ndpdk = "%s"\n' "$device" "$(pci_address "enp${index}s0")"
             index=$((index + 1))
         done
     } >"$(machine_folder)/lvsd.toml"
@@ -184,7 +187,7 @@ step_unit() {
     check "its file system is read-only" in_machine sh -c '! nsenter -t $(pidof lvsd) -m touch /etc/lvsd/new 2>/dev/null'
     exposure=$(in_machine systemd-analyze security --no-pager lvsd | awk '/Overall exposure/ { print $(NF - 2) }')
     check "systemd-analyze security says $exposure, at most 3.0" awk -v exposure="$exposure" 'BEGIN { exit !(exposure > 0 && exposure <= 3.0) }'
-    check "a NIC in use is not given back" grep -q 'in use by lvsd' <(director_types lvs-nic unbind eth1)
+    check "a NIC in use is not given back" grep -q 'in use by lvsd' <(director_types lvs-nic unbind enp1s0)
 }
 
 step_nat() { serve nat; }
@@ -332,7 +335,7 @@ step_unbind() {
     director_types systemctl disable --now lvsd
     director_types ip tuntap del dev wan mode tap
     director_types ip tuntap del dev lan mode tap
-    director_types lvs-nic unbind eth1 eth2
+    director_types lvs-nic unbind enp1s0 enp2s0
     equal "addresses and routes are as before" "$(cat "$(machine_folder)/nics-before")" "$(nic_state)"
     check "and the kernel's own stack answers on them" until_true 30 pings client 198.51.100.1
 }
