@@ -15,7 +15,7 @@ machine_folder() { echo "$LAB_STATE/machine"; }
 # machine_nic KIND: qemu's device for a kind of NIC. Only the first two really spread frames over queues.
 machine_nic() {
     case $1 in
-    virtio-rss) echo "virtio-net-pci,iommu_platform=on,ats=on,disable-legacy=on,mq=on,vectors=$((2 * MACHINE_QUEUES + 2)),rss=on,hash=on" ;;
+    virtio-rss) echo "virtio-net-pci,iommu_platform=on,ats=on,disable-legacy=on,mq=on,vectors=$((2 * MACHINE_QUEUES + 2)),rss=on,hash=on,rx_queue_size=1024" ;;
     igb) echo igb ;;
     e1000e) echo e1000e ;;
     vmxnet3) echo vmxnet3 ;;

@@ -26,6 +26,9 @@ machine_network() {
     new_lan outside
     new_lan inside
     new_client
+    # Less on its way than a receive queue holds: where qemu spreads frames itself and a queue is full, it stops reading
+    # that tap's queue and waits for a kick of the other one, for ever.
+    set_sysctl client net.ipv4.tcp_rmem="4096 65536 262144"
     new_host router
     forward router
     plug router outside outside
