@@ -64,6 +64,8 @@ for unit in systemd-udevd.service systemd-udev-trigger.service systemd-udevd-ker
     modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service modprobe@loop.service; do
     ln -s /dev/null "$units/$unit"
 done
+# The index of manual pages is made anew for minutes.
+rm -f "$tree/var/lib/man-db/auto-update"
 cat >"$units/machine.target" <<UNIT
 [Unit]
 Requires=basic.target machine-ssh.service

@@ -257,7 +257,7 @@ mode_tun() {
 real_servers_have_vip() {
     local n
     for n in 1 2; do
-        in_ns "rs$n" ip addr show dev lo | grep -qF "$VIP4/" || silent_vip "rs$n" "$VIP4/32" "$VIP6/128"
+        [[ $(in_ns "rs$n" ip addr show dev lo) == *" $VIP4/"* ]] || silent_vip "rs$n" "$VIP4/32" "$VIP6/128"
     done
 }
 
