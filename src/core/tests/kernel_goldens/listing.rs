@@ -32,14 +32,16 @@ const TABLE_SIZE: u64 = 4_096;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Counted {
-    /// With the birth of the service that lists it: in a new service it counts anew.
-    Server(RealServerId, u64),
+    Server(RealServerId),
     /// With its birth, which tells a new service in a reused slot.
     Service(ServiceId, u64),
 }
 
 #[derive(Clone, Copy, Default)]
 struct Stat {
+    /// Of the service that lists a server: in a new one it counts anew, from the last sample
+    /// (`__ip_vs_update_dest`, `ip_vs_zero_stats`).
+    born: u64,
     last: Totals,
     zero: Totals,
     estimator: Estimator,
@@ -82,8 +84,14 @@ impl Listings {
         if due.peek().is_none() {
             return;
         }
+        let table = director.desired.build();
+        // Of a deleted server nobody takes samples.
+        let is_sampled = |counted: &Counted| match counted {
+            Counted::Server(id) => table.real_server(*id).is_some_and(|slot| slot.available),
+            Counted::Service(..) => true,
+        };
         for hypothesis in due {
-            for (counted, totals) in &self.counted {
+            for (counted, totals) in self.counted.iter().filter(|(counted, _)| is_sampled(counted)) {
                 let stat = hypothesis.stats.entry(*counted).or_default();
                 stat.last = *totals;
                 stat.estimator.sample(*totals);
@@ -101,13 +109,19 @@ impl Listings {
                 .fold(Totals::default(), Totals::plus);
             let seen = self.seen.insert(slot.server.id, now).unwrap_or_default();
             let growth = now.since(seen);
-            let Some(service) = table.service(slot.service) else {
-                continue;
-            };
-            for counted in [
-                Counted::Server(slot.server.id, service.born),
-                Counted::Service(service.id, service.born),
-            ] {
+            let service = table.service(slot.service);
+            if let Some(service) = service.filter(|_| slot.available) {
+                for hypothesis in &mut self.hypotheses {
+                    let stat = hypothesis.stats.entry(Counted::Server(slot.server.id)).or_default();
+                    if stat.born != service.born {
+                        stat.born = service.born;
+                        stat.zero = stat.last;
+                        stat.estimator = Estimator::starting_at(stat.last);
+                    }
+                }
+            }
+            let service = service.map(|service| Counted::Service(service.id, service.born));
+            for counted in [Some(Counted::Server(slot.server.id)), service].into_iter().flatten() {
                 let totals = self.counted.entry(counted).or_default();
                 *totals = totals.plus(growth);
             }
@@ -121,7 +135,7 @@ impl Listings {
         for (counted, stat) in self.hypotheses.iter_mut().flat_map(|one| one.stats.iter_mut()) {
             let concerned = match counted {
                 Counted::Service(id, _) => of_service(*id),
-                Counted::Server(id, _) => table.real_server(*id).is_some_and(|slot| of_service(slot.service)),
+                Counted::Server(id) => table.real_server(*id).is_some_and(|slot| of_service(slot.service)),
             };
             if concerned {
                 stat.zero = stat.last;
@@ -171,6 +185,7 @@ impl Listings {
                 ))
             };
         }
+        self.collect(director);
         let mut refutation = None;
         self.hypotheses.retain(|hypothesis| {
             let ours = wanted.print(director, hypothesis, key.as_ref());
@@ -325,18 +340,18 @@ fn service(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServiceLi
         servers: listing
             .servers()
             .rev()
-            .map(|listing| server(director, hypothesis, &listing, born))
+            .map(|listing| server(director, hypothesis, &listing))
             .collect(),
     }
 }
 
-fn server(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServerListing, born: u64) -> Server {
+fn server(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServerListing) -> Server {
     let spec = &listing.spec;
     let sum = |gauge: fn(&lvs_core::counters::ServerCounters) -> u32| {
         let workers = director.counters.iter();
         workers.map(|worker| gauge(worker.server(listing.id))).sum()
     };
-    let (totals, rates) = numbers(hypothesis, Counted::Server(listing.id, born));
+    let (totals, rates) = numbers(hypothesis, Counted::Server(listing.id));
     Server {
         end: SocketAddr::new(spec.addr, spec.port),
         forward: spec.mode.name().to_owned(),
