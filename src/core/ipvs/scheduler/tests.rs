@@ -821,7 +821,7 @@ proptest! {
         let add: Vec<String> = servers.iter().zip(&weights).map(|(server, weight)| format!("a {server} {weight}")).collect();
         let (kind, flags, moved_percent) = if is_mh {
             // Maglev trades a little disruption for evenness, unequal weights cost more of it.
-            (SchedulerKind::Mh, SchedulerFlags::CANONICAL, 12)
+            (SchedulerKind::Mh, SchedulerFlags::CANONICAL, 20)
         } else {
             (SchedulerKind::Conhash, SchedulerFlags(0), 0)
         };
