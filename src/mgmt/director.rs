@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, Service, ServiceId, ServicePatch, State, StateDiff};
 use lvs_core::counters::WorkerCounters;
@@ -21,7 +21,6 @@ use lvs_core::ipvs::sync::daemon::SyncDaemon;
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::L3;
 use lvs_core::snapshot::Snapshot;
-use nix::time::{ClockId, clock_gettime};
 
 use crate::mgmt::journal::{Damage, Drained, Journal, JournalError, Whole};
 use crate::mgmt::sync::Sync;
@@ -31,6 +30,7 @@ pub mod convert;
 pub mod counts;
 pub mod diff;
 mod ipvs_table;
+mod publication;
 mod report;
 pub mod settings;
 mod sync;
@@ -41,10 +41,7 @@ mod why;
 mod tests;
 
 use counts::Counts;
-
-/// Building a table may take this share of the time: the next change after one that took 1 ms to build
-/// waits up to 4 ms, so that thousands of changes in a row stay linear.
-const PUBLISH_PAUSE_FACTOR: u32 = 4;
+use publication::{PUBLISH_PAUSE_FACTOR, Publication, cpu_time};
 
 /// What a worker is to see, besides services.
 #[derive(Clone, Debug)]
@@ -90,18 +87,6 @@ pub struct Director {
 }
 
 /// What has not reached the workers yet.
-#[derive(Debug, Default)]
-struct Publication {
-    /// The snapshot is older than the desired state or the network.
-    stale: bool,
-    /// Not before this.
-    not_before: Option<Instant>,
-    /// The newest snapshot.
-    snapshot: Option<Arc<Snapshot>>,
-    /// Workers whose mailbox was full.
-    waiting: Vec<usize>,
-}
-
 impl Director {
     /// Brings back the desired state of the journal at `path`, for a director without devices.
     pub fn restore(path: &Path) -> Result<(Self, RestoreReport), JournalError> {
@@ -348,12 +333,6 @@ impl Director {
         }
         Arc::clone(&self.table)
     }
-}
-
-/// What this thread has worked: a snapshot is not dearer because the machine is busy with something else, and two
-/// changes that a scheduler is to see one after the other are not to become one.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn journal_failed(error: &JournalError) -> ApiError {

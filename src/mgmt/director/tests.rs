@@ -1,6 +1,7 @@
 //! The director with workers of plain memory.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::real_server::RealServerId;
