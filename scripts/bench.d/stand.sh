@@ -9,6 +9,7 @@ namespace=lvsd-bench
 work=$(mktemp -d)
 feeds=target/bench-feeds
 bin=${LVSD_BENCH_BIN:-target/release}
+cpus=
 lvsd_pid=
 rows=()
 json=
@@ -27,6 +28,9 @@ prepare() {
     trap cleanup EXIT
     [[ -n ${LVSD_BENCH_BIN:-} ]] || cargo build --release --quiet -p lvsd -p lvs-cli -p lvs-lab-programs
     mkdir -p "$feeds"
+    # CPU 1 is the worker's alone: what this script starts stays away from it.
+    cpus=$(taskset -pc $$ | sed 's/.*: //')
+    taskset -pc 0 $$ >/dev/null
 }
 
 feed() { # KIND FLOWS DEVICE: prints the file
@@ -111,7 +115,7 @@ TOML
 }
 
 start() {
-    ip netns exec "$namespace" "$bin/lvsd" --config "$work/lvsd.toml" >"$work/lvsd.log" 2>&1 &
+    taskset -c "$cpus" ip netns exec "$namespace" "$bin/lvsd" --config "$work/lvsd.toml" >"$work/lvsd.log" 2>&1 &
     lvsd_pid=$!
 }
 
@@ -188,7 +192,7 @@ testpmd_sent() {
 bench_testpmd() { # FLOWS: what DPDK itself needs for the same frames, twice: the bound
     local mbufs=$(($1 + 131072)) pid line task mode figures
     hugepages $((mbufs * 2500 / 1048576 + 256))
-    coproc TESTPMD { exec stdbuf -oL dpdk-testpmd --lcores 0,1 --no-pci --file-prefix lvsd-bench-bound \
+    coproc TESTPMD { exec taskset -c "$cpus" stdbuf -oL dpdk-testpmd --lcores 0,1 --no-pci --file-prefix lvsd-bench-bound \
         --vdev "net_pcap0,rx_pcap=$(feed ack "$1" 0),infinite_rx=1" -- -i --forward-mode=macswap --port-topology=loop \
         --total-num-mbufs=$mbufs --burst=32 2>&1; }
     pid=$TESTPMD_PID
