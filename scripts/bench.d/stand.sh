@@ -68,6 +68,8 @@ network() {
         ip -n "$namespace" neigh add "198.18.100.$server" lladdr "02:00:00:00:05:0$server" dev feed0 nud permanent
     done
     ip -n "$namespace" route add default via 198.18.0.253
+    # Data may come before the first packet of its flow: the kernel would refuse it, and lvsd close the connection.
+    ip netns exec "$namespace" nft -f - <<<'table inet bench { chain input { type filter hook input priority 0; iifname "feed*" drop; }; }'
 }
 
 config() { # MODE PROTOCOL SERVERS FLOWS FEED0 FEED1: writes $work/lvsd.toml and sets $memory_mb
