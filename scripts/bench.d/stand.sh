@@ -13,6 +13,9 @@ cpus=
 lvsd_pid=
 rows=()
 json=
+# Which flows, and in which order their packets come: nothing here may depend on either.
+base=0
+seed=1
 
 cleanup() {
     if [[ -n $lvsd_pid ]]; then
@@ -34,8 +37,8 @@ prepare() {
 }
 
 feed() { # KIND FLOWS DEVICE: prints the file
-    local file="$feeds/$1_$2_$3.pcap"
-    [[ -s $file ]] || "$bin/feed" "$file" "$1" "$2" --device "$3"
+    local file="$feeds/$1_$2_$3_$base-$seed.pcap"
+    [[ -s $file ]] || "$bin/feed" "$file" "$1" "$2" --device "$3" --base "$base" --seed "$seed"
     echo "$file"
 }
 
