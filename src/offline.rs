@@ -25,6 +25,7 @@ use lvs_core::worker_state::{WorkerSettings, WorkerState};
 mod files;
 mod network;
 
+pub(crate) use files::interface as pcapng_interface;
 use files::{Captured, Output};
 
 /// Virtual milliseconds between two housekeeping passes while time advances.

@@ -5,6 +5,7 @@
 //! Never: blocks, allocates, locks, logs, or makes a system call other than the configured idle sleep.
 //! Every frame is accounted for: received + injected + made = transmitted + punted + dropped + kept (+ held, + in rings).
 
+pub mod capture;
 pub mod crew;
 pub mod exits;
 pub mod handover;
@@ -28,6 +29,7 @@ use lvs_core::steps::StepName;
 use lvs_core::tick::Tick;
 
 use crate::dpdk::{Burst, Clock, Mempool, RxQueue, clock};
+use capture::{Kind, Taps};
 use crew::WorkerParts;
 use exits::Exits;
 use handover::{Handed, Inbox};
@@ -57,6 +59,8 @@ pub struct Worker<P: PacketPath> {
     pace: Pace,
     idle: Idle,
     sampling: Sampling,
+    /// Empty while nothing is captured.
+    taps: Taps,
     burst: Burst,
     verdicts: [Verdict; BURST_MAX],
     stopped: bool,
@@ -79,6 +83,7 @@ impl<P: PacketPath> Worker<P> {
             pace: Pace::new(),
             idle: Idle::new(parts.idle),
             sampling: Sampling::new(),
+            taps: Taps::new(),
             burst: Burst::new(),
             verdicts: [Verdict::Punt; BURST_MAX],
             stopped: false,
@@ -132,7 +137,7 @@ impl<P: PacketPath> Worker<P> {
             self.counters.bursts.add(1);
             self.drop_segmented();
             self.mark(StepName::Admit);
-            self.decide(device, now, P::process);
+            self.decide(device, now, Kind::Received, P::process);
         }
         busy
     }
@@ -167,11 +172,12 @@ impl<P: PacketPath> Worker<P> {
                 Handed::Transmit { mbuf, to } => self.exits.transmit_own(to, mbuf),
                 Handed::FromHost { mut mbuf, device } => {
                     let verdict = self.path.process_from_host(device, now, true, &mut mbuf);
+                    self.tap(device, Kind::FromKernel, verdict, mbuf.bytes(), now);
                     self.exits.dispatch_from_host(device, mbuf, verdict);
                 }
                 Handed::Process { mbuf, from } => {
                     if from != device {
-                        self.decide(device, now, P::process_handed_over);
+                        self.decide(device, now, Kind::HandedOver, P::process_handed_over);
                         device = from;
                     }
                     // At most BURST_MAX are taken, so there is room.
@@ -179,7 +185,7 @@ impl<P: PacketPath> Worker<P> {
                 }
             }
         }
-        self.decide(device, now, P::process_handed_over);
+        self.decide(device, now, Kind::HandedOver, P::process_handed_over);
         any
     }
 
@@ -192,6 +198,9 @@ impl<P: PacketPath> Worker<P> {
             };
             busy = true;
             let verdict = self.path.process_from_host(device, now, false, &mut mbuf);
+            if !matches!(verdict, Verdict::HandOver(_)) {
+                self.tap(device, Kind::FromKernel, verdict, mbuf.bytes(), now);
+            }
             self.exits.dispatch_from_host(device, mbuf, verdict);
         }
         busy
@@ -199,14 +208,21 @@ impl<P: PacketPath> Worker<P> {
 
     /// Asks the path about the burst in hand and sends each frame where it says.
     #[inline]
-    fn decide(&mut self, device: DeviceId, now: Tick, process: Process<P>) {
+    fn decide(&mut self, device: DeviceId, now: Tick, kind: Kind, process: Process<P>) {
         let Some(verdicts) = self.verdicts.get_mut(..self.burst.len()) else {
             return;
         };
         if verdicts.is_empty() {
             return;
         }
+        if !self.taps.is_empty() {
+            self.taps.stage(clock::cycles(), device, kind, self.burst.as_slice());
+        }
         process(&mut self.path, device, now, self.burst.as_mut_slice(), verdicts);
+        if !self.taps.is_empty() {
+            let conn_of = |frame: &[u8]| self.path.conn_of(frame, now);
+            self.taps.settle(self.burst.as_slice(), verdicts, conn_of);
+        }
         for (mbuf, verdict) in self.burst.drain().zip(verdicts.iter()) {
             self.exits
                 .dispatch(device, mbuf, *verdict, now, |wait| self.path.neighbour(wait));
@@ -236,11 +252,21 @@ impl<P: PacketPath> Worker<P> {
             };
             if mbuf.append(octets.len()) {
                 mbuf.bytes_mut().copy_from_slice(octets);
+                self.tap(device, Kind::Made, verdict, mbuf.bytes(), now);
                 self.exits
                     .dispatch(device, mbuf, verdict, now, |wait| self.path.neighbour(wait));
             } else {
                 self.exits.drop_frame(mbuf, DropReason::NoMbuf);
             }
+        }
+    }
+
+    /// Records a frame that leaves without having arrived just now.
+    #[inline]
+    fn tap(&mut self, device: DeviceId, kind: Kind, verdict: Verdict, frame: &[u8], now: Tick) {
+        if !self.taps.is_empty() {
+            let conn_of = |frame: &[u8]| self.path.conn_of(frame, now);
+            self.taps.leaves(clock::cycles(), device, kind, verdict, frame, conn_of);
         }
     }
 

@@ -149,7 +149,7 @@ impl Running {
                     Reply::Retired(_) => managed.snapshots += 1,
                     Reply::ConnDump(dump) => managed.records += dump.records.len(),
                     Reply::TakenOver(conns) => managed.taken_over += conns.len(),
-                    Reply::Resolve(_) | Reply::Explained(_) => {}
+                    Reply::Resolve(_) | Reply::Explained(_) | Reply::Tap(_) => {}
                 }
             }
             // What it tells comes back as if another director had told it, of other clients.

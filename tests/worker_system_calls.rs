@@ -1,63 +1,17 @@
-//! A worker makes no system call while traffic flows: strace, watching its thread, sees none.
+//! A worker makes no system call while traffic flows and is captured: strace, watching its thread, sees none.
 
+#[path = "process/lone_worker.rs"]
+mod lone_worker;
 #[path = "process/own_process.rs"]
 mod own_process;
 #[path = "process/scripted_path.rs"]
 mod scripted_path;
 
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
-use lvs_core::counters::{SingleWriter, WorkerCounters};
-use lvs_core::l3::{DeviceId, NeighbourKey};
-use lvs_core::path::verdict::WaitId;
-use lvs_core::path::{DropReason, Verdict};
-use lvs_core::snapshot::Snapshot;
-use lvs_core::tick::Tick;
-use lvsd::dpdk::device::{Device, DeviceSettings};
-use lvsd::dpdk::{Clock, Mbuf, Mempool, PoolSettings, lcore};
-use lvsd::worker::Worker;
-use lvsd::worker::crew::{CrewSettings, assemble};
-use lvsd::worker::idle::IdlePolicy;
-use lvsd::worker::mailbox::{Command as WorkerCommand, ConnRecord, DumpCursor};
-use lvsd::worker::packet_path::PacketPath;
-use own_process::{in_own_process, start_eal};
-use scripted_path::{ScriptedPath, snapshot};
-
-/// Transmits, drops, punts and holds in turn.
-struct InTurn(ScriptedPath, u8);
-
-impl PacketPath for InTurn {
-    fn process(&mut self, _device: DeviceId, _now: Tick, _frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
-        for verdict in verdicts {
-            self.1 = self.1.wrapping_add(1);
-            *verdict = match self.1 % 8 {
-                0 => Verdict::Punt,
-                1 => Verdict::Hold(WaitId(self.1 >> 3)),
-                2 => Verdict::Drop(DropReason::NoRoute),
-                _ => Verdict::Transmit(DeviceId(0)),
-            };
-        }
-    }
-    fn process_handed_over(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
-        self.process(device, now, frames, verdicts);
-    }
-    fn housekeeping(&mut self, now: Tick) {
-        self.0.housekeeping(now);
-    }
-    fn neighbour(&self, wait: WaitId) -> NeighbourKey {
-        self.0.neighbour(wait)
-    }
-    fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Option<Verdict> {
-        self.0.finish(frame, neighbour)
-    }
-    fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
-        self.0.adopt(snapshot)
-    }
-    fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {
-        self.0.dump(cursor, now, out)
-    }
-}
+use lone_worker::LoneWorker;
+use lvs_core::counters::SingleWriter;
+use own_process::in_own_process;
 
 /// The thread of this process that polls, by the name that DPDK gives it.
 fn worker_thread() -> String {
@@ -72,29 +26,9 @@ fn worker_thread() -> String {
 #[test]
 fn a_worker_makes_no_system_call_while_it_runs() {
     in_own_process("a_worker_makes_no_system_call_while_it_runs", || {
-        let eal = start_eal(1);
-        let pool_settings = PoolSettings {
-            mbufs: 8_191,
-            ..PoolSettings::default()
-        };
-        let pool = Mempool::create(&eal, &pool_settings).unwrap();
-        let settings = DeviceSettings {
-            driver: "net_null0,size=60".to_owned(),
-            ..DeviceSettings::default()
-        };
-        let (_device, queues) = Device::open(&eal, &settings, pool).unwrap();
-        let counters = [Arc::new(WorkerCounters::new(1))];
-        let crew_settings = CrewSettings {
-            counters: &counters,
-            twins: &[DeviceId(0)],
-            idle: IdlePolicy::Pause,
-            clock: Clock::start(&eal),
-            pool,
-        };
-        let mut crew = assemble(vec![queues], &crew_settings);
-        let mut worker = Worker::new(crew.workers.remove(0), InTurn(ScriptedPath::new(), 0));
-        let handle = lcore::launch(&eal, 0, move || worker.run()).unwrap();
-        let sent = || counters[0].devices[0].tx_packets.get();
+        let mut worker = LoneWorker::start(|worker| worker.run());
+        let counters = worker.counters.clone();
+        let sent = || counters.devices[0].tx_packets.get();
         while sent() == 0 {
             std::thread::yield_now();
         }
@@ -113,19 +47,13 @@ fn a_worker_makes_no_system_call_while_it_runs() {
             std::thread::yield_now();
         }
         let begin = sent();
-        let mut generation = 0;
-        while sent() < begin + 300_000 {
-            generation += 1;
-            let publish = WorkerCommand::Publish(snapshot(generation % 200));
-            let _ = crew.mailboxes[0].commands.push(publish);
-            while crew.mailboxes[0].replies.pop().is_some() {}
-            while crew.twin_ends.lines[0].take().is_some() {}
+        while sent() < begin + 300_000 || worker.captured < 1_000 {
+            worker.manage();
         }
         let pid = nix::unistd::Pid::from_raw(i32::try_from(strace.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
         strace.wait().unwrap();
-        crew.mailboxes[0].commands.force_push(WorkerCommand::Stop);
-        handle.join().unwrap();
+        worker.stop();
         let calls = std::fs::read_to_string(&log).unwrap_or_default();
         let _ = std::fs::remove_file(&log);
         assert_eq!(calls, "");

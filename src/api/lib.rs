@@ -5,6 +5,7 @@
 //! daemon converts by hand, exhaustively, so that neither side can change without the other noticing.
 
 mod action;
+mod capture;
 mod error;
 mod id;
 pub mod ipvsadm_text;
@@ -17,6 +18,7 @@ mod sync;
 mod why;
 
 pub use action::Action;
+pub use capture::{CaptureAsked, CaptureDirection, EndPattern};
 pub use error::{ApiError, ErrorCode};
 pub use id::{IdError, Protocol, ServiceId};
 pub use mark::{MarkProtocol, MarkRule, PortRange, Prefix};

@@ -245,6 +245,9 @@ pub struct DropCount {
     pub reason: String,
     /// Frames since start, all workers and the way to the kernel together.
     pub packets: u64,
+    /// What it means.
+    #[serde(default)]
+    pub meaning: String,
 }
 
 /// `GET /v1/connections`: which ones. All that is given must match.

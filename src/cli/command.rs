@@ -11,10 +11,14 @@ use lvs_api::{
     Tunnel,
 };
 
+pub mod capture;
 pub mod mark;
+#[cfg(test)]
+mod readme;
 pub mod top;
 pub mod why;
 
+use capture::Capture;
 use mark::MarkCommand;
 use top::Top;
 use why::WhyArguments;
@@ -93,6 +97,8 @@ pub enum Command {
     },
     /// Watch workers, services, servers, drops and devices live.
     Top(Top),
+    /// Record frames and what became of each: verdict, worker, connection, drop reason.
+    Capture(Capture),
     /// Explain where a packet of a client would go and why, without sending it.
     Why(WhyArguments),
     /// Show, start or stop sync daemons: directors that tell each other of their connections.

@@ -2,6 +2,7 @@
 //!
 //! In:  a command line. Out: tables (or JSON), and an exit code that a script can trust: see [`command`].
 
+mod capture;
 mod client;
 mod command;
 mod listing;

@@ -20,7 +20,7 @@ use crate::command::{
     StatsCommand, SyncCommand,
 };
 use crate::listing::{self, Columns, Style};
-use crate::{proc_files, table, top, why};
+use crate::{capture, proc_files, table, top, why};
 
 mod settings;
 
@@ -115,6 +115,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             };
             session.change(Method::PUT, "/timeouts", Some(&patch)).await
         }
+        Command::Capture(wanted) => capture::run(&session.client, &wanted).await,
         Command::Top(wanted) => top::run(&session.client, &wanted).await,
         Command::Why(wanted) => session.print(&why::ask(&session.client, &wanted).await?, why::text),
         Command::Proc(wanted) => proc_files::run(&session.client, &wanted).await,

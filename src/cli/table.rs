@@ -30,10 +30,21 @@ pub fn connection(record: &ConnRecord) -> String {
     }
 }
 
+/// Words, then numbers.
 fn table(title: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    laid_out(title, rows, title.len())
+}
+
+/// The same with words in the last column.
+fn table_with_remarks(title: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    laid_out(title, rows, title.len() - 1)
+}
+
+/// The columns from the second to number `numbers_end` hold numbers.
+fn laid_out(title: &[&str], rows: impl Iterator<Item = Vec<String>>, numbers_end: usize) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_header(title).add_rows(rows);
-    for column in table.column_iter_mut().skip(1) {
+    for column in table.column_iter_mut().take(numbers_end).skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     for column in table.column_iter_mut() {
@@ -178,12 +189,10 @@ pub fn drops(mut drops: Vec<DropCount>) -> String {
         return "nothing was dropped\n".to_owned();
     }
     drops.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.reason.cmp(&b.reason)));
-    table(
-        &["Reason", "Packets"],
-        drops
-            .into_iter()
-            .map(|drop| vec![drop.reason, drop.packets.to_string()]),
-    )
+    let rows = drops
+        .into_iter()
+        .map(|drop| vec![drop.reason, drop.packets.to_string(), drop.meaning]);
+    table_with_remarks(&["Reason", "Packets", "Meaning"], rows)
 }
 
 /// `lvsctl stats`.
@@ -312,6 +321,7 @@ mod tests {
         let drop = |reason: &str, packets| DropCount {
             reason: reason.to_owned(),
             packets,
+            meaning: format!("why {reason}"),
         };
         let text = drops(vec![drop("truncated", 1), drop("malformed", 0), drop("no_route", 20)]);
         let reasons: Vec<_> = text
@@ -320,6 +330,8 @@ mod tests {
             .map(|line| line.split_whitespace().next().unwrap())
             .collect();
         assert_eq!(reasons, ["no_route", "truncated"]);
+        assert!(text.lines().all(|line| line.trim_end() == line), "{text}");
+        assert!(text.contains("no_route        20  why no_route\n"), "{text}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod arena;
+pub mod capture;
 pub mod config;
 pub mod counters;
 pub mod frame;

@@ -404,6 +404,10 @@ impl WorkerState {
         (step, &mut self.lanes)
     }
 
+    pub(crate) const fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
     /// Copies connections behind `cursor` into `out` until its capacity is reached or a bounded part of
     /// the table has been read. `None` when there are no more.
     pub fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {

@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lvs_api::{ApiError, Buffers, Device, ReloadReport, Version};
+use tokio::sync::Semaphore;
 
 use crate::mgmt::director::Director;
 
 pub mod body;
+pub mod capture;
 pub mod connections;
 pub mod observe;
 pub mod routes;
@@ -72,6 +74,8 @@ pub struct Admin {
     pub reload: Box<ReloadFn>,
     /// What clients may cost.
     pub limits: Limits,
+    /// A place for each capture that may run.
+    pub captures: Arc<Semaphore>,
 }
 
 impl Admin {

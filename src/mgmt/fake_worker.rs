@@ -14,6 +14,7 @@ use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
 
 use super::worker_port::{ConnChunk, WorkerPort};
+use crate::worker::capture::Tap;
 
 /// See the module.
 pub(super) struct FakeWorker {
@@ -91,6 +92,12 @@ impl WorkerPort for FakeWorker {
     /// Owns nothing, so nobody may ask it.
     fn explain(&self, _: Question) -> oneshot::Receiver<Explanation> {
         oneshot::channel().1
+    }
+
+    /// Sees no frames.
+    fn tap(&self, tap: Box<Tap>) -> bool {
+        drop(tap);
+        !self.mailbox_full.load(Ordering::Relaxed)
     }
 
     fn next_synced(&self) -> Option<SyncConn> {

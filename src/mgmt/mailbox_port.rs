@@ -15,6 +15,7 @@ use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
 
 use crate::mgmt::worker_port::{ConnChunk, WorkerPort};
+use crate::worker::capture::Tap;
 use crate::worker::mailbox::{Ask, Command, ConnDump, Mailbox, Reply};
 
 /// See the module.
@@ -53,6 +54,7 @@ impl MailboxPort {
             match reply {
                 Reply::Retired(snapshot) => drop(snapshot),
                 Reply::TakenOver(conns) => drop(conns),
+                Reply::Tap(tap) => drop(tap),
                 Reply::Resolve(neighbour) => resolve(neighbour),
                 Reply::ConnDump(dump) => {
                     let ConnDump {
@@ -121,6 +123,10 @@ impl WorkerPort for MailboxPort {
             asks.waiting.insert(ticket, answer);
         }
         receiver
+    }
+
+    fn tap(&self, tap: Box<Tap>) -> bool {
+        self.mailbox.commands.push(Command::Tap(tap)).is_ok()
     }
 
     fn explain(&self, question: Question) -> oneshot::Receiver<Explanation> {

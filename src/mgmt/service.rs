@@ -12,7 +12,7 @@ use lvs_core::counters::{SingleWriter, WorkerCounters};
 use lvs_core::l3::L3;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::dpdk::Mempool;
@@ -27,6 +27,7 @@ use crate::mgmt::kernel::KernelMirror;
 use crate::mgmt::mailbox_port::MailboxPort;
 use crate::mgmt::metrics;
 use crate::mgmt::reload::Reloader;
+use crate::worker::capture::CAPTURES_MAX;
 
 /// How often workers' replies are taken: what a neighbour waits for before the kernel is asked.
 const REPLIES_PERIOD: Duration = Duration::from_millis(1);
@@ -77,6 +78,7 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         buffers: Box::new(move || buffers(pool)),
         reload: Box::new(move || reloader_of_admin.reload(&mut lock(&director_of_admin), Instant::now())),
         limits: Limits::default(),
+        captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
     });
     let director_of_files = Arc::clone(&director);
     let ipvs = Arc::new(Served {

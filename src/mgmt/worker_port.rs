@@ -11,6 +11,8 @@ use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
 
+use crate::worker::capture::Tap;
+
 /// Part of a worker's connection table.
 #[derive(Debug)]
 pub struct ConnChunk {
@@ -40,6 +42,10 @@ pub trait WorkerPort: Send + Sync {
 
     /// Asks what the worker would do with a packet. The answer fails likewise.
     fn explain(&self, question: Question) -> oneshot::Receiver<Explanation>;
+
+    /// Gives the worker a tap for a capture; `false` when the mailbox is full.
+    fn tap(&self, tap: Box<Tap>) -> bool;
+
     /// The oldest connection that the worker tells other directors.
     fn next_synced(&self) -> Option<SyncConn>;
 

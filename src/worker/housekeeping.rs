@@ -1,11 +1,13 @@
 //! Step 9, between two bursts about every millisecond: timers, commands, held frames.
 
 use lvs_core::counters::SingleWriter;
+use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::path::{DropReason, Verdict};
 use lvs_core::tick::Tick;
 
 use crate::worker::Worker;
+use crate::worker::capture::Kind;
 use crate::worker::hold::Held;
 use crate::worker::mailbox::{Command, ConnDump, Reply};
 use crate::worker::packet_path::PacketPath;
@@ -51,6 +53,9 @@ impl<P: PacketPath> Worker<P> {
         // They are on their way out: no device of arrival matters.
         self.send_made(DeviceId(0), now);
         self.tell();
+        if !self.taps.is_empty() {
+            self.give_back_taps();
+        }
         for _ in 0..COMMANDS_PER_PASS_MAX {
             let Some(command) = self.mailbox.next_command() else {
                 break;
@@ -84,7 +89,22 @@ impl<P: PacketPath> Worker<P> {
                 self.path.take_over(now, &conns);
                 self.mailbox.answer(Reply::TakenOver(conns));
             }
+            Command::Tap(tap) => {
+                if let Err(tap) = self.taps.add(tap) {
+                    self.mailbox.answer(Reply::Tap(tap));
+                }
+            }
             Command::Stop => self.stopped = true,
+        }
+    }
+
+    /// Taps of captures that are over, as long as there is room for them.
+    #[cold]
+    fn give_back_taps(&mut self) {
+        while !self.mailbox.replies.is_full()
+            && let Some(tap) = self.taps.take_ended()
+        {
+            self.mailbox.answer(Reply::Tap(tap));
         }
     }
 
@@ -105,11 +125,12 @@ impl<P: PacketPath> Worker<P> {
                     }
                 }
                 Some(Verdict::Drop(DropReason::NeighbourFailed)) => self.give_up(held, now),
-                Some(verdict) => self
-                    .exits
-                    .dispatch(held.neighbour.device, held.mbuf, verdict, now, |wait| {
-                        self.path.neighbour(wait)
-                    }),
+                Some(verdict) => {
+                    let device = held.neighbour.device;
+                    self.tap(device, Kind::Held, verdict, held.mbuf.bytes(), now);
+                    self.exits
+                        .dispatch(device, held.mbuf, verdict, now, |wait| self.path.neighbour(wait));
+                }
             }
         }
     }
@@ -124,6 +145,7 @@ impl<P: PacketPath> Worker<P> {
     fn give_up(&mut self, mut held: Held, now: Tick) {
         let device = held.neighbour.device;
         let verdict = self.path.give_up(device, now, &mut held.mbuf);
+        self.tap(device, Kind::Held, verdict, held.mbuf.bytes(), now);
         self.exits
             .dispatch(device, held.mbuf, verdict, now, |wait| self.path.neighbour(wait));
     }

@@ -13,6 +13,8 @@ use lvs_core::snapshot::Snapshot;
 
 pub use lvs_core::worker_state::{ConnRecord, DumpCursor};
 
+use crate::worker::capture::Tap;
+
 /// Commands that may wait for a worker: snapshots follow each other quickly in a mass change, and only the
 /// newest matters, so a full mailbox means "try again with a newer one".
 const COMMANDS_MAX: usize = 64;
@@ -34,6 +36,8 @@ pub enum Command {
     Explain(Box<Ask>),
     /// Make connections of another director one's own. Answered by [`Reply::TakenOver`].
     TakeOver(Arc<[SyncConn]>),
+    /// Record frames by this tap, until its other end is dropped. Answered by [`Reply::Tap`], then.
+    Tap(Box<Tap>),
     /// Leave the loop after this pass.
     Stop,
 }
@@ -49,6 +53,8 @@ pub enum Reply {
     ConnDump(Box<ConnDump>),
     /// The request, its answer filled in.
     Explained(Box<Ask>),
+    /// A tap whose capture is over, or one too many: to be dropped here, not on the worker.
+    Tap(Box<Tap>),
     /// Packets wait for this neighbour; repeated every second while they do.
     Resolve(NeighbourKey),
 }

@@ -63,6 +63,12 @@ pub trait PacketPath: Send {
     /// Takes up a new snapshot; returns the old one for its publisher to drop.
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot>;
 
+    /// The connection that a frame belongs to; for captures.
+    fn conn_of(&self, frame: &[u8], now: Tick) -> Option<ConnRecord> {
+        let _ = (frame, now);
+        None
+    }
+
     /// What would become of a packet; leaves no trace.
     fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {
         let _ = (question, now);
@@ -125,6 +131,10 @@ impl PacketPath for WorkerState {
 
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         Self::adopt(self, snapshot)
+    }
+
+    fn conn_of(&self, frame: &[u8], now: Tick) -> Option<ConnRecord> {
+        Self::conn_of(self, frame, now)
     }
 
     fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use lvs_api::{ServiceStatus, State};
 
+use crate::rude_clients::{garbage, half_open};
 use crate::stand::{Daemon, Stand, read_all};
 
 const CONFIG: &str = "[[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.100\"\nport = 80\n\
@@ -185,13 +186,7 @@ fn lvsctl_says_on_stderr_what_was_refused() {
 #[test]
 fn garbage_is_no_request_and_the_next_client_is_served() {
     unchanged_after(|daemon| {
-        let long = format!("GET /v1/version HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(200_000));
-        for garbage in [
-            "\0\u{1}\u{2}garbage\r\n\r\n",
-            "GET\r\n\r\n",
-            "SSH-2.0-OpenSSH_9.2\r\n",
-            &long,
-        ] {
+        for garbage in garbage() {
             let mut stream = daemon.connect();
             let _ = stream.write_all(garbage.as_bytes());
             let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -221,12 +216,7 @@ fn a_hundred_half_open_clients_delay_nobody() {
         let half_open: Vec<_> = (0..100)
             .map(|index| {
                 let mut stream = daemon.connect();
-                let sent = match index % 3 {
-                    0 => "",
-                    1 => "GET /v1/version HTTP/1.1\r\nhost",
-                    _ => "POST /v1/services HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{\"serv",
-                };
-                stream.write_all(sent.as_bytes()).unwrap();
+                stream.write_all(half_open(index).as_bytes()).unwrap();
                 stream
             })
             .collect();

@@ -3,12 +3,15 @@
 //! Needs root; works without hugepages and without a NIC. Tests run side by side: names carry the process id
 //! and a number.
 
+mod capture;
 mod changes;
 mod clients;
 mod exhaustion;
 mod frames;
 mod metrics;
 mod refused_start;
+#[path = "../process/rude_clients.rs"]
+mod rude_clients;
 mod stand;
 mod sync;
 mod systemd;

@@ -274,9 +274,15 @@ impl Daemon<'_> {
     }
 
     pub fn lvsctl(&self, arguments: &str) -> Output {
+        self.lvsctl_command(arguments).output().unwrap()
+    }
+
+    /// An `lvsctl` that is still to be started.
+    pub fn lvsctl_command(&self, arguments: &str) -> Command {
         let mut command = Command::new(lvsctl_binary());
         command.arg("--socket").arg(self.stand.socket());
-        command.args(arguments.split_whitespace()).output().unwrap()
+        command.args(arguments.split_whitespace());
+        command
     }
 
     /// What an `lvsctl` command that must succeed prints.

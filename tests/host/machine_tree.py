@@ -1,11 +1,13 @@
 """A machine to try scripts/nic and scripts/host on: a tree of files below a temporary folder, with just as much of
 the kernel's behaviour behind it as binding needs, and answers to the commands that the scripts run."""
 
+import ast
 import contextlib
 import importlib.machinery
 import importlib.util
 import io
 import os
+import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -18,11 +20,32 @@ def script(name):
     loader = importlib.machinery.SourceFileLoader(name, str(SCRIPTS / name))
     loader_spec = importlib.util.spec_from_loader(name, loader)
     module = importlib.util.module_from_spec(loader_spec)
-    import sys
     sys.modules[name] = module
     sys.dont_write_bytecode = True
     loader.exec_module(module)
     return module
+
+
+def watch(exception):
+    """Lines of a script from which this exception is raised from now on."""
+    lines, plain = set(), exception.__init__
+
+    def watching(self, *words):
+        frame = sys._getframe(1)
+        lines.add((Path(frame.f_code.co_filename).name, frame.f_lineno))
+        plain(self, *words)
+
+    exception.__init__ = watching
+    return lines
+
+
+def raised_nowhere(name, exception, lines):
+    """Places of a script that raise this exception, and were not seen to."""
+    tree = ast.parse((SCRIPTS / name).read_text())
+    places = [node for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+              and getattr(node.exc.func, "id", "") == exception]
+    return [f"{name}:{node.lineno}" for node in places
+            if not any((name, line) in lines for line in range(node.lineno, node.end_lineno + 1))]
 
 
 class TreeCase(unittest.TestCase):

@@ -1,10 +1,12 @@
 """scripts/host on a tree of files: every finding, what apply writes, and that revert puts it back."""
 
+import os
 import unittest
 
-from machine_tree import TreeCase, script
+from machine_tree import TreeCase, raised_nowhere, script, watch
 
 host = script("host")
+raised = watch(host.Fault)
 
 CPU = "/sys/devices/system/cpu"
 PAGES = "/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages"
@@ -16,11 +18,12 @@ class Tree(host.Machine):
     def __init__(self, root):
         super().__init__(root)
         self.ran = []
+        self.succeeds = True
         self.most_pages = None
 
     def run(self, *command):
         self.ran.append(" ".join(command))
-        return True
+        return self.succeeds
 
     def write(self, name, text):
         if name.endswith("nr_hugepages") and self.most_pages is not None:
@@ -89,6 +92,9 @@ class Check(HostCase):
             ("kernel.numa_balancing", lambda: self.file("/proc/sys/kernel/numa_balancing", "1")),
             ("kernel.nmi_watchdog", lambda: self.file("/proc/sys/kernel/nmi_watchdog", "1")),
         ]
+        every = {one.name for one in host.look(self.machine, host.Wish([2, 3], 0, 1024, 2048))}
+        # These two have tests of their own.
+        self.assertEqual(every, {name for name, _ in faults} | {"cores", "NUMA"})
         expected = []
         for name, spoil in faults:
             spoil()
@@ -129,6 +135,23 @@ class Check(HostCase):
         code, _, err = self.host_command("check")
         self.assertEqual(code, 2)
         self.assertIn("/etc/lvsd/lvsd.toml", err)
+
+
+    def test_cores_that_are_no_list_are_refused_with_an_example(self):
+        code, _, err = self.host_command("check", "--cores", "two")
+        self.assertEqual((code, err), (2, "lvs-host: --cores two: not a list of cores such as 2,4-7\n"))
+
+    def test_findings_that_no_file_cures_say_what_to_do_by_hand(self):
+        self.file("/sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet")
+        self.file("/proc/88/comm", "irqbalance")
+        (self.root / "sys/kernel/iommu_groups/0").rmdir()
+        _, out, _ = self.host_command("check")
+        for line in ("clock: dmesg | grep -i tsc", "irqbalance: IRQBALANCE_BANNED_CPULIST=2-3", "IOMMU: VT-d or AMD-Vi"):
+            self.assertIn(f"\n{line}", out)
+
+    def test_each_finding_says_why_it_matters(self):
+        for finding in host.look(self.machine, host.Wish([2, 3], 0, 1024, 2048)):
+            self.assertGreater(len(finding.why), 10, finding.name)
 
 
 class Apply(HostCase):
@@ -211,6 +234,41 @@ class Apply(HostCase):
         before[self.root / host.THP.lstrip("/")] = "always\n"
         self.assertEqual(before, after)
         self.assertIn("nothing was applied", self.host_command("revert")[1])
+
+    def test_an_amd_machine_gets_amds_words(self):
+        self.spoil()
+        self.file("/proc/cpuinfo", "vendor_id : AuthenticAMD")
+        self.host_command("apply")
+        self.assertIn("amd_iommu=on iommu=pt", self.text(host.GRUB))
+
+    def test_an_interrupt_that_cannot_be_moved_is_told_and_the_rest_is_done(self):
+        self.spoil()
+        place = self.root / "proc/irq/25/smp_affinity_list"
+        place.unlink()
+        place.mkdir()
+        _, _, err = self.host_command("apply")
+        self.assertIn("could not: /proc/irq/25/smp_affinity_list: Is a directory", err)
+        self.assertEqual(self.text("/proc/sys/kernel/nmi_watchdog"), "0")
+
+    def test_without_update_grub_the_words_are_for_the_operators_hand(self):
+        self.spoil()
+        self.machine.succeeds = False
+        _, _, err = self.host_command("apply")
+        self.assertIn(f"put the words of {host.GRUB} on the kernel command line by hand", err)
+
+    def test_only_root_applies_and_reverts(self):
+        os.geteuid, usual = lambda: 1000, os.geteuid
+        self.addCleanup(setattr, os, "geteuid", usual)
+        for command in ("apply", "revert"):
+            code, _, err = self.outputs(host.main, [command])
+            self.assertEqual((code, err), (1, "lvs-host: only root can change the machine\n"))
+
+
+class Whole(unittest.TestCase):
+    """Last, by its name."""
+
+    def test_each_fault_of_the_script_was_seen(self):
+        self.assertEqual(raised_nowhere("host", "Fault", raised), [])
 
 
 if __name__ == "__main__":

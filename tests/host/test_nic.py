@@ -2,11 +2,13 @@
 
 import json
 import os
+import tempfile
 import unittest
 
-from machine_tree import TreeCase, script
+from machine_tree import TreeCase, raised_nowhere, script, watch
 
 nic = script("nic")
+raised = watch(nic.Refusal)
 
 ADDRESS_ETH1 = json.dumps([{
     "ifname": "eth1", "flags": ["BROADCAST", "UP"], "mtu": 9000, "address": "02:00:00:00:00:01",
@@ -31,6 +33,7 @@ class Tree(nic.Machine):
         super().__init__(case.root)
         self.case = case
         self.refuses = set()
+        self.refuses_writes = None
         self.appears_as = {}
 
     def run(self, *command):
@@ -38,6 +41,8 @@ class Tree(nic.Machine):
 
     def write(self, text, *parts):
         path = self.path(*parts)
+        if text == self.refuses_writes:
+            raise nic.Refusal(f"the kernel refused {text!r} in {path}: Invalid argument", "dmesg | tail says why")
         if path.name == "unbind":
             device = self.path("/sys/bus/pci/devices", text)
             (device / "driver").unlink()
@@ -212,6 +217,86 @@ class Refusals(NicCase):
         self.assertIn("driverctl is missing", self.refused("bind", "eth1", "--persist"))
 
 
+    def test_a_driver_that_is_missing_though_its_module_is_loaded_is_refused(self):
+        (self.root / "sys/bus/pci/drivers/vfio-pci").rmdir()
+        self.assertIn("is not there even with its module loaded", self.refused("bind", "eth1"))
+
+    def test_a_nic_that_a_program_polls_is_not_bound_to_another_driver(self):
+        self.nic_command("bind", "eth1")
+        self.file("/proc/4711/comm", "testpmd")
+        self.link("/proc/4711/fd/9", "/dev/vfio/2")
+        code, _, err = self.nic_command("bind", "0000:02:00.0", "--driver", "uio_pci_generic")
+        self.assertEqual(code, 1)
+        self.assertIn("in use by testpmd (pid 4711)", err)
+        self.assertEqual(self.driver("0000:02:00.0"), "vfio-pci")
+
+    def test_a_bound_nic_that_was_pulled_out_is_named_with_the_file_that_remembers_it(self):
+        self.file("/var/lib/lvsd/nic/0000:09:00.0.json", '{"interface": "eth9", "driver": "igb"}')
+        code, _, err = self.nic_command("unbind", "eth9")
+        self.assertEqual(code, 1)
+        self.assertIn("eth9: was 0000:09:00.0, and that device is gone", err)
+        self.assertIn("/var/lib/lvsd/nic/0000:09:00.0.json", err)
+
+    def test_a_record_that_cannot_be_read_is_named(self):
+        self.nic_command("bind", "eth1")
+        self.file("/var/lib/lvsd/nic/0000:02:00.0.json", "{")
+        code, _, err = self.nic_command("unbind", "0000:02:00.0")
+        self.assertEqual(code, 1)
+        self.assertIn("0000:02:00.0.json cannot be read as JSON", err)
+        self.assertEqual(self.driver("0000:02:00.0"), "vfio-pci")
+
+    def test_an_interface_that_does_not_come_back_is_told_and_its_record_kept(self):
+        self.nic_command("bind", "eth1")
+        self.native["0000:02:00.0"] = "igb_uio"
+        nic.SECONDS_TO_APPEAR, usual = 0.1, nic.SECONDS_TO_APPEAR
+        self.addCleanup(setattr, nic, "SECONDS_TO_APPEAR", usual)
+        code, _, err = self.nic_command("unbind", "0000:02:00.0")
+        self.assertEqual(code, 1)
+        self.assertIn("no interface appeared within 0.1 s", err)
+        self.assertTrue((self.root / "var/lib/lvsd/nic/0000:02:00.0.json").exists())
+
+    def test_a_kernel_that_refuses_the_binding_gets_the_nic_back(self):
+        self.machine.refuses_writes = "vfio-pci"
+        self.assertIn("the kernel refused 'vfio-pci'", self.refused("bind", "eth1"))
+        self.assertEqual(self.driver("0000:02:00.0"), "igb")
+
+    def test_only_root_binds(self):
+        os.geteuid, usual = lambda: 1000, os.geteuid
+        self.addCleanup(setattr, os, "geteuid", usual)
+        code, _, err = self.outputs(nic.main, ["bind", "eth1"])
+        self.assertEqual((code, err), (1, "lvs-nic: only root can bind and unbind\n"))
+
+
+class TheKernelItself(unittest.TestCase):
+    """Commands and files as they are, not those of the tree."""
+
+    def refusal(self, call, *arguments):
+        with self.assertRaises(nic.Refusal) as raised:
+            call(*arguments)
+        return raised.exception
+
+    def test_a_missing_command_is_named_with_its_cure(self):
+        refusal = self.refusal(nic.Machine().run, "no-such-command")
+        self.assertEqual(refusal.what, "the command no-such-command is missing")
+        self.assertIn("install", refusal.cure)
+
+    def test_a_command_that_fails_is_quoted(self):
+        self.assertIn("`ls /no-such` failed: ", self.refusal(nic.Machine().run, "ls", "/no-such").what)
+
+    def test_a_write_that_the_kernel_refuses_is_told_in_its_words(self):
+        refusal = self.refusal(nic.Machine().write, "x", "/proc/version")
+        self.assertIn("the kernel refused 'x' in /proc/version: ", refusal.what)
+
+    def test_a_write_that_waits_for_a_program_is_given_up(self):
+        nic.SECONDS_TO_LET_GO, usual = 0.2, nic.SECONDS_TO_LET_GO
+        self.addCleanup(setattr, nic, "SECONDS_TO_LET_GO", usual)
+        with tempfile.TemporaryDirectory() as folder:
+            os.mkfifo(f"{folder}/unbind")
+            refusal = self.refusal(nic.Machine().write, "x", folder, "unbind")
+        self.assertIn("the kernel does not let go", refusal.what)
+        self.assertIn("stop the program", refusal.cure)
+
+
 class Binding(NicCase):
     def test_bind_and_unbind_bring_back_name_mtu_addresses_and_routes(self):
         code, out, err = self.nic_command("bind", "eth1")
@@ -256,6 +341,23 @@ class Binding(NicCase):
         self.assertIn("stays with mlx5_core", out)
         self.assertEqual(self.driver("0000:03:00.0"), "mlx5_core")
 
+    def test_without_an_iommu_uio_pci_generic_takes_a_nic_when_it_is_named(self):
+        (self.root / "sys/bus/pci/devices/0000:02:00.0/iommu_group").unlink()
+        self.folder("/sys/module/uio_pci_generic")
+        self.folder("/sys/bus/pci/drivers/uio_pci_generic")
+        self.assertEqual(self.nic_command("bind", "eth1", "--driver", "uio_pci_generic")[0], 0)
+        self.assertEqual(self.driver("0000:02:00.0"), "uio_pci_generic")
+
+    def test_what_cannot_be_restored_is_told_and_the_rest_is_restored(self):
+        self.nic_command("bind", "eth1")
+        self.answers["ip -4 route add 198.18.0.0/15"] = nic.Refusal("`ip route add` failed: Network is unreachable", "-")
+        self.commands.clear()
+        code, out, err = self.nic_command("unbind", "eth1")
+        self.assertEqual(code, 0)
+        self.assertIn("eth1: `ip route add` failed: Network is unreachable", err)
+        self.assertIn("eth1 restored", out)
+        self.assertIn("ip -4 route add 203.0.113.0/24 via 198.51.100.254 proto static metric 7 dev eth1", self.commands)
+
     def test_a_dry_run_checks_and_binds_nothing(self):
         code, out, _ = self.nic_command("bind", "--dry-run", "eth1")
         self.assertEqual(code, 0)
@@ -281,6 +383,13 @@ class Binding(NicCase):
         self.assertEqual(self.nic_command("status")[1], "no NIC is bound\n")
         self.nic_command("bind", "eth1")
         self.assertRegex(self.nic_command("status")[1], r"0000:02:00\.0 +vfio-pci +eth1 \(igb\) +no +free for lvsd")
+
+
+class Whole(unittest.TestCase):
+    """Last, by its name."""
+
+    def test_each_refusal_of_the_script_was_seen(self):
+        self.assertEqual(raised_nowhere("nic", "Refusal", raised), [])
 
 
 if __name__ == "__main__":

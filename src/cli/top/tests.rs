@@ -19,6 +19,7 @@ fn sample(taken: Instant, rx_packets: u64) -> Sample {
     let drop = |reason: &str, packets| DropCount {
         reason: reason.to_owned(),
         packets,
+        meaning: String::new(),
     };
     Sample {
         taken,

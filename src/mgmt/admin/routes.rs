@@ -19,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::body::{Asked, Path, Refusal, Wanted, WantedState};
-use super::{Admin, connections, observe, why};
+use super::{Admin, capture, connections, observe, why};
 
 mod settings;
 mod sync_daemons;
@@ -65,6 +65,7 @@ fn documented() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
         .routes(routes!(sync_daemons::stop_sync_daemon))
         .routes(routes!(reload))
         .routes(routes!(why::get_why))
+        .routes(routes!(capture::get_capture))
         .routes(routes!(observe::get_metrics))
         .routes(routes!(observe::get_proc_file))
         .routes(routes!(get_openapi))

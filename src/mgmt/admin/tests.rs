@@ -3,6 +3,8 @@
 mod clients;
 mod commands;
 mod metrics;
+#[path = "../../../tests/process/rude_clients.rs"]
+mod rude_clients;
 mod top;
 
 use std::io::{Read, Write};
@@ -63,6 +65,7 @@ impl Stand {
                 ))
             }),
             limits,
+            captures: Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let listener = AdminSocket::open(&socket, None).unwrap();
         let (stop, stopped) = oneshot::channel();

@@ -159,6 +159,7 @@ impl Director {
         let named = |reason: &DropReason| DropCount {
             reason: reason.name().to_owned(),
             packets: of(*reason),
+            meaning: reason.meaning().to_owned(),
         };
         DropReason::ALL.iter().map(named).collect()
     }

@@ -23,6 +23,11 @@ impl Director {
         id.map(DeviceId).ok_or_else(|| self.wanted.devices.to_vec())
     }
 
+    /// By device: its name.
+    pub fn device_names(&self) -> &[String] {
+        &self.wanted.devices
+    }
+
     /// What `worker` told about `packet`, in words.
     pub fn in_words(&mut self, packet: String, worker: usize, told: &Explanation) -> Why {
         let table = self.current_table();

@@ -2,19 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
+use super::rude_clients::{garbage, half_open};
 use super::*;
 use crate::mgmt::fake_worker::conn;
 
 #[test]
 fn garbage_is_refused_and_the_next_client_is_served() {
     let stand = Stand::new(Limits::default());
-    let long = format!("GET /v1/version HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(200_000));
-    for garbage in [
-        "\0\u{1}\u{2}\u{3}garbage\r\n\r\n",
-        "GET\r\n\r\n",
-        "SSH-2.0-OpenSSH_9.2\r\n",
-        &long,
-    ] {
+    for garbage in garbage() {
         let mut stream = stand.connect();
         // The daemon may close before all is written.
         let _ = stream.write_all(garbage.as_bytes());
@@ -63,12 +58,7 @@ fn a_hundred_half_open_clients_delay_nobody_and_are_sent_away() {
     let half_open: Vec<_> = (0..100)
         .map(|index| {
             let mut stream = stand.connect();
-            let sent = match index % 3 {
-                0 => "",
-                1 => "GET /v1/version HTTP/1.1\r\nhost",
-                _ => "POST /v1/services HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{\"serv",
-            };
-            stream.write_all(sent.as_bytes()).unwrap();
+            stream.write_all(half_open(index).as_bytes()).unwrap();
             stream
         })
         .collect();

@@ -152,6 +152,8 @@ fn queries(value: &serde_json::Value, found: &mut Vec<String>) {
 fn every_query_of_the_dashboard_names_metrics_that_exist() {
     let stand = busy_stand();
     stand.workers[0].counters.latency.record(1_000);
+    stand.printed("sync start master --interface lo");
+    stand.workers[0].counters.synced_out_dropped.add(1);
     let mut exist = names(&stand.ask("GET", "/metrics", "").1);
     // This stand has no NIC.
     exist.extend(crate::mgmt::metrics::DEVICE_METRICS.map(|((name, _), _)| name.to_owned()));

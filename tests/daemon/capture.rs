@@ -1,0 +1,399 @@
+//! `lvsctl capture` of a real daemon under load, read back by tshark.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::stand::{Daemon, Stand, until};
+
+const SERVICES: &str = "
+[[service]]
+protocol = \"tcp\"
+address = \"192.0.2.100\"
+port = 80
+local_addresses = [\"198.51.100.200\"]
+[[service.real_server]]
+address = \"198.51.100.11\"
+mode = \"nat\"
+[[service]]
+protocol = \"tcp\"
+address = \"192.0.2.100\"
+port = 81
+";
+
+/// Three frames without end: one for a server, one that nobody may take, one for the kernel.
+fn stand() -> Stand {
+    let stand = Stand::new();
+    for (device, number, address) in [("wan", 1, "192.0.2.1/24"), ("lan", 2, "198.51.100.1/24")] {
+        stand.twin(device, &format!("02:00:00:00:00:0{number}"));
+        stand.address(device, address);
+    }
+    stand.address("wan", "192.0.2.100/32");
+    stand.inside("ip neigh add 198.51.100.11 lladdr 02:00:00:00:02:11 dev lan nud permanent");
+    stand.inside("ip neigh add 192.0.2.7 lladdr 02:00:00:00:01:07 dev wan nud permanent");
+    let frame = |port: u16| {
+        let ends = format!("192.0.2.7:40000 > 192.0.2.100:{port}");
+        let bytes = tcp4(&ends).syn().dst_mac([2, 0, 0, 0, 0, 1]).build();
+        CapturedFrame {
+            time_ns: 0,
+            wire_len: bytes.len() as u32,
+            bytes,
+        }
+    };
+    std::fs::write(stand.path("in.pcap"), write_pcap(&[frame(80), frame(81), frame(82)])).unwrap();
+    stand.configure(&format!(
+        "[[device]]\nname = \"wan\"\ndpdk = \"net_pcap0,rx_pcap={},infinite_rx=1\"\nmac = \"02:00:00:00:00:01\"\npromiscuous = true\n\
+         [[device]]\nname = \"lan\"\ndpdk = \"net_null0,no-rx=1\"\nmac = \"02:00:00:00:00:02\"\n\
+         {SERVICES}",
+        stand.path("in.pcap").display()
+    ));
+    stand
+}
+
+/// A frame as tshark reads it back.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    interface: String,
+    dst: String,
+    dst_port: String,
+    comment: String,
+}
+
+fn tshark(file: &Path) -> Vec<Seen> {
+    seen(Command::new("tshark").arg("-r").arg(file).stdin(Stdio::null()))
+}
+
+fn seen(command: &mut Command) -> Vec<Seen> {
+    for field in ["frame.interface_name", "ip.dst", "tcp.dstport", "frame.comment"] {
+        command.args(["-e", field]);
+    }
+    let output = command.args(["-T", "fields"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut fields = line.split('\t').map(str::to_owned);
+            let mut next = || fields.next().unwrap_or_default();
+            Seen {
+                interface: next(),
+                dst: next(),
+                dst_port: next(),
+                comment: next(),
+            }
+        })
+        .collect()
+}
+
+/// How many frames an `lvsctl capture` says it has captured, and how many it lost.
+fn told(output: &Output) -> (u64, u64) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let words: Vec<_> = stderr.split_whitespace().collect();
+    let [frames, "frames", "captured,", lost, "lost"] = words[..] else {
+        panic!("{stderr}")
+    };
+    (frames.parse().unwrap(), lost.parse().unwrap())
+}
+
+/// A capture of `arguments` into a file of the stand.
+fn captured(stand: &Stand, daemon: &Daemon<'_>, arguments: &str) -> Vec<Seen> {
+    let file = stand.path("out.pcapng");
+    let output = daemon.lvsctl(&format!("capture -w {} {arguments}", file.display()));
+    let frames = tshark(&file);
+    assert_eq!(told(&output).0, frames.len() as u64);
+    frames
+}
+
+fn received_packets(daemon: &Daemon<'_>) -> u64 {
+    let workers: Vec<lvs_api::Worker> = daemon.get("/v1/workers");
+    workers[0].rx_packets
+}
+
+#[test]
+fn every_frame_tells_its_verdict_worker_connection_and_drop_reason() {
+    let stand = stand();
+    let daemon = stand.start();
+    let frames = captured(&stand, &daemon, "-c 200 --seconds 20");
+    assert_eq!(frames.len(), 200);
+    let with = |start: &str| {
+        frames
+            .iter()
+            .filter(|frame| frame.comment.starts_with(start))
+            .collect::<Vec<_>>()
+    };
+    let of_conn = " mode=FullNat state=SYN_RECV client=192.0.2.7:40000 vip=192.0.2.100:80 local=198.51.100.200:";
+    let arrived = with("received verdict=transmit to=lan worker=0 frame=tcp:192.0.2.7:40000>192.0.2.100:80 ");
+    let left = with("forwarded verdict=transmit to=lan worker=0 frame=tcp:198.51.100.200:");
+    assert!(arrived.len() >= 20 && left.len() >= 20, "{frames:?}");
+    for (frame, interface, dst) in arrived
+        .iter()
+        .map(|frame| (frame, "wan", "192.0.2.100"))
+        .chain(left.iter().map(|frame| (frame, "lan", "198.51.100.11")))
+    {
+        assert_eq!(
+            (frame.interface.as_str(), frame.dst.as_str(), frame.dst_port.as_str()),
+            (interface, dst, "80")
+        );
+        assert!(frame.comment.contains(of_conn), "{frame:?}");
+        assert!(frame.comment.ends_with(" real=198.51.100.11:80"), "{frame:?}");
+    }
+    let punted = with("received verdict=punt worker=0 frame=tcp:192.0.2.7:40000>192.0.2.100:82");
+    assert!(
+        !punted.is_empty() && punted.iter().all(|frame| frame.dst_port == "82"),
+        "{frames:?}"
+    );
+
+    // The answers of a service without servers are limited; what is above the limit is dropped by name.
+    for frame in captured(&stand, &daemon, "--drop no_real_server -c 5 --seconds 20") {
+        let comment = "received verdict=drop reason=no_real_server worker=0 frame=tcp:192.0.2.7:40000>192.0.2.100:81";
+        assert_eq!((frame.dst_port.as_str(), frame.comment.as_str()), ("81", comment));
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_filter_follows_a_connection_through_its_rewriting() {
+    let stand = stand();
+    let daemon = stand.start();
+    let ports = |arguments: &str| -> BTreeSet<(String, String)> {
+        let frames = captured(&stand, &daemon, &format!("{arguments} -c 60 --seconds 20"));
+        assert_eq!(frames.len(), 60, "{arguments}");
+        frames
+            .into_iter()
+            .map(|frame| (frame.interface, frame.dst_port))
+            .collect()
+    };
+    let set = |pairs: &[(&str, &str)]| -> BTreeSet<(String, String)> {
+        pairs
+            .iter()
+            .map(|(interface, port)| ((*interface).to_owned(), (*port).to_owned()))
+            .collect()
+    };
+    assert_eq!(ports("--real 198.51.100.11:80"), set(&[("wan", "80"), ("lan", "80")]));
+    assert_eq!(
+        ports("--vip 192.0.2.100:80 --client 192.0.2.7:40000 -Q out"),
+        set(&[("lan", "80")])
+    );
+    assert_eq!(ports("--addr 198.51.100.200"), set(&[("lan", "80")]));
+    assert_eq!(
+        ports("--device wan --verdict punt --protocol tcp -Q in"),
+        set(&[("wan", "82")])
+    );
+    daemon.stop();
+}
+
+#[test]
+fn frames_octets_and_seconds_are_bounds_and_a_short_frame_still_tells_its_length() {
+    let stand = stand();
+    let daemon = stand.start();
+    assert_eq!(captured(&stand, &daemon, "-c 1 --seconds 20").len(), 1);
+    // Two frames of 20 octets fit into 50, three do not.
+    assert_eq!(captured(&stand, &daemon, "--bytes 50 --snap 20 --seconds 20").len(), 2);
+    let lengths = Command::new("tshark")
+        .arg("-r")
+        .arg(stand.path("out.pcapng"))
+        .args(["-T", "fields", "-e", "frame.cap_len", "-e", "frame.len"])
+        .output()
+        .unwrap();
+    let lengths = String::from_utf8(lengths.stdout).unwrap();
+    assert!(
+        lengths.lines().all(|line| line.starts_with("20\t") && line != "20\t20"),
+        "{lengths}"
+    );
+    let begun = Instant::now();
+    assert_eq!(captured(&stand, &daemon, "--addr 192.0.2.99 --seconds 1"), []);
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    daemon.stop();
+}
+
+#[test]
+fn wrong_questions_are_told_place_cause_and_cure() {
+    let stand = stand();
+    let daemon = stand.start();
+    for (query, expected) in [
+        (
+            "reason=no_such",
+            "reason: there is no reason \"no_such\"; choose one of truncated, malformed, ",
+        ),
+        (
+            "reason=tx_queue_full",
+            "reason: tx_queue_full happens outside the path, where nothing is captured; lvsctl drops counts it",
+        ),
+        (
+            "reason=no_route&verdict=punt",
+            "reason: a frame with the verdict punt has no reason; leave one of them out",
+        ),
+        (
+            "verdict=lost",
+            "verdict: there is no verdict \"lost\"; choose one of transmit, punt, hand_over, hold, keep, drop",
+        ),
+        ("device=dmz", "device: there is no device \"dmz\"; there are wan, lan"),
+        ("count=0", "count: 0 is out of range: give 1 to 10000000"),
+        (
+            "bytes=4294967297",
+            "bytes: 4294967297 is out of range: give 1 to 4294967296",
+        ),
+        ("seconds=3601", "seconds: 3601 is out of range: give 1 to 3600"),
+        ("snap=13", "snap: 13 is out of range: give 14 to 2048"),
+        (
+            "client=web:80",
+            "client: \"web:80\": write ADDRESS or ADDRESS:PORT, as in 203.0.113.7:40000",
+        ),
+        (
+            "cleint=192.0.2.7",
+            "cleint: unknown field `cleint`, expected one of `client`, `vip`, ",
+        ),
+    ] {
+        let (status, told) = daemon.refusal("GET", &format!("/v1/capture?{query}"), "");
+        assert_eq!(status, 400, "{query}");
+        assert!(told.contains(expected), "{query}: {told}");
+    }
+    let refused = daemon.lvsctl("capture --drop no_such -c 1");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).starts_with("lvsctl: reason: there is no reason"));
+    let wrong = daemon.lvsctl("capture --client web:80");
+    assert_eq!(wrong.status.code(), Some(2), "lvsctl itself knows better");
+    daemon.stop();
+}
+
+#[test]
+fn without_a_file_each_frame_is_a_line_and_a_pipe_leads_into_tshark() {
+    let stand = stand();
+    let daemon = stand.start();
+    let lines = daemon.printed("capture --vip 192.0.2.100:82 -c 3 --seconds 20");
+    assert_eq!(lines.lines().count(), 3, "{lines}");
+    for line in lines.lines() {
+        let words: Vec<_> = line.split_whitespace().take(6).collect();
+        let ["wan", "in", _, "received", "verdict=punt"] = words[1..] else {
+            panic!("{line}")
+        };
+    }
+    let mut lvsctl = start(&daemon, "-w - --vip 192.0.2.100:80 -c 7 --seconds 20");
+    let piped = lvsctl.stdout.take().unwrap();
+    let frames = seen(Command::new("tshark").args(["-r", "-"]).stdin(piped));
+    assert_eq!(told(&lvsctl.wait_with_output().unwrap()).0, 7);
+    assert_eq!(frames.len(), 7);
+    assert!(
+        frames
+            .iter()
+            .all(|frame| frame.comment.contains(" vip=192.0.2.100:80 ")),
+        "{frames:?}"
+    );
+    daemon.stop();
+}
+
+/// An `lvsctl capture` that runs on.
+fn start(daemon: &Daemon<'_>, arguments: &str) -> Child {
+    let mut command = daemon.lvsctl_command(&format!("capture {arguments}"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn captures_run_side_by_side_and_one_too_many_is_told_so() {
+    let stand = stand();
+    let daemon = stand.start();
+    let begin = |number: u32| {
+        let file = stand.path(&format!("{number}.pcapng"));
+        let child = start(
+            &daemon,
+            &format!(
+                "--vip 192.0.2.100:8{number} -Q in -c 10000000 --seconds 600 -w {}",
+                file.display()
+            ),
+        );
+        // The head of the file is there when its taps are.
+        until(10, "the capture runs", || {
+            std::fs::metadata(&file).is_ok_and(|file| file.len() > 0)
+        });
+        (file, child)
+    };
+    let running: Vec<_> = (0..4).map(begin).collect();
+    let refused = daemon.lvsctl("capture -c 1");
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&refused.stderr),
+        "lvsctl: as many captures run as may at once; wait for one, or end it\n"
+    );
+    for (number, (file, child)) in running.into_iter().enumerate() {
+        let wanted = format!("8{number}");
+        let expects_frames = number < 3;
+        until(10, "frames are there", || {
+            std::fs::metadata(&file).is_ok_and(|file| !expects_frames || file.len() > 4_096)
+        });
+        // Broken off by its operator: the file ends with a whole frame.
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+        let counted = told(&child.wait_with_output().unwrap()).0;
+        let frames = tshark(&file);
+        assert_eq!(frames.len() as u64, counted);
+        assert_eq!(frames.is_empty(), !expects_frames);
+        assert!(frames.iter().all(|frame| frame.dst_port == wanted), "{wanted}");
+    }
+    until(10, "their places are free", || {
+        daemon.lvsctl("capture -c 1").status.success()
+    });
+    daemon.stop();
+}
+
+#[test]
+fn clients_that_go_away_leave_nothing_behind() {
+    let stand = stand();
+    let daemon = stand.start();
+    for _ in 0..40 {
+        let mut stream = daemon.connect();
+        stream
+            .write_all(b"GET /v1/capture?count=1000000 HTTP/1.1\r\nhost: lvsd\r\n\r\n")
+            .unwrap();
+        let mut head = [0; 1_024];
+        let count = stream.read(&mut head).unwrap();
+        let head = String::from_utf8_lossy(&head[..count]).into_owned();
+        drop(stream);
+        // A place is free again as soon as the daemon has seen its client go.
+        assert!(
+            head.starts_with("HTTP/1.1 200") || head.starts_with("HTTP/1.1 503"),
+            "{head}"
+        );
+    }
+    until(10, "a place is free", || daemon.lvsctl("capture -c 1").status.success());
+    // Had the workers kept a tap of each, there would be none left for these frames.
+    assert_eq!(captured(&stand, &daemon, "-c 300 --seconds 20").len(), 300);
+    daemon.stop();
+}
+
+#[test]
+fn a_client_that_never_reads_delays_nobody_and_what_it_misses_is_counted() {
+    let stand = stand();
+    let daemon = stand.start();
+    let mut lazy = daemon.connect();
+    lazy.write_all(b"GET /v1/capture?count=10000000&seconds=3&bytes=4294967296 HTTP/1.1\r\nhost: lvsd\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let before = received_packets(&daemon);
+    // Many times what the rings and the socket's buffers hold together.
+    until(20, "the worker goes on", || {
+        received_packets(&daemon) > before + 500_000
+    });
+    daemon.printed("version");
+    let begun = Instant::now();
+    told(&daemon.lvsctl("capture --vip 192.0.2.100:81 --drop -c 5 --seconds 20"));
+    assert!(begun.elapsed() < Duration::from_secs(10), "others are served");
+    // It reads after all: the end of the file says what it missed.
+    let mut octets = Vec::new();
+    lazy.read_to_end(&mut octets).unwrap();
+    let text = String::from_utf8_lossy(&octets);
+    assert!(text.contains("received verdict="), "{} octets", octets.len());
+    assert!(lost_of(&octets) > 100_000, "{} lost", lost_of(&octets));
+    daemon.stop();
+}
+
+/// The frames lost on `wan`, as the last statistics of a chunked pcapng stream say: option 5 (isb_ifdrop) of 8 octets.
+fn lost_of(octets: &[u8]) -> u64 {
+    let option = [5, 0, 8, 0];
+    let places = octets.windows(12).filter(|window| window.starts_with(&option));
+    let counts = places.map(|window| u64::from_le_bytes(window[4..].try_into().unwrap()));
+    counts.filter(|count| *count < 1 << 40).max().unwrap_or_default()
+}
