@@ -10,6 +10,7 @@ work=$(mktemp -d)
 feeds=target/bench-feeds
 bin=${LVSD_BENCH_BIN:-target/release}
 cpus=
+rt_runtime_us=
 lvsd_pid=
 rows=()
 json=
@@ -23,6 +24,7 @@ cleanup() {
         wait "$lvsd_pid" 2>/dev/null || true
     fi
     ip netns del "$namespace" 2>/dev/null || true
+    [[ -z $rt_runtime_us ]] || echo "$rt_runtime_us" >/proc/sys/kernel/sched_rt_runtime_us
     rm -rf "$work"
 }
 
@@ -122,6 +124,17 @@ TOML
 start() {
     taskset -c "$cpus" ip netns exec "$namespace" "$bin/lvsd" --config "$work/lvsd.toml" >"$work/lvsd.log" 2>&1 &
     lvsd_pid=$!
+}
+
+# Lets nothing but the kernel interrupt the worker, as on a machine with isolated cores: for seconds only.
+undisturbed() {
+    if [[ -z $rt_runtime_us ]]; then
+        rt_runtime_us=$(</proc/sys/kernel/sched_rt_runtime_us)
+        echo -1 >/proc/sys/kernel/sched_rt_runtime_us
+    fi
+    local task=
+    until task=$(lvsd_worker) && [[ -n $task ]]; do :; done
+    chrt --fifo --pid 1 "${task##*/}"
 }
 
 stop() {
