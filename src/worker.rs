@@ -224,9 +224,18 @@ impl<P: PacketPath> Worker<P> {
             let conn_of = |frame: &[u8]| self.path.conn_of(frame, now);
             self.taps.settle(self.burst.as_slice(), verdicts, conn_of);
         }
-        for (mbuf, verdict) in self.burst.drain().zip(verdicts.iter()) {
-            self.exits
-                .dispatch(device, mbuf, *verdict, now, |wait| self.path.neighbour(wait));
+        // Almost every burst leaves by one device, as it came.
+        let left_together = match verdicts.first() {
+            Some(first @ Verdict::Transmit(to)) if verdicts.iter().all(|verdict| verdict == first) => {
+                self.exits.transmit_all(*to, &mut self.burst)
+            }
+            _ => false,
+        };
+        if !left_together {
+            for (mbuf, verdict) in self.burst.drain().zip(verdicts.iter()) {
+                self.exits
+                    .dispatch(device, mbuf, *verdict, now, |wait| self.path.neighbour(wait));
+            }
         }
         self.send_made(device, now);
         self.tell();
