@@ -194,7 +194,18 @@ fn frames_octets_and_seconds_are_bounds_and_a_short_frame_still_tells_its_length
     let daemon = stand.start();
     assert_eq!(captured(&stand, &daemon, "-c 1 --seconds 20").len(), 1);
     // Two frames of 20 octets fit into 50, three do not.
-    assert_eq!(captured(&stand, &daemon, "--bytes 50 --snap 20 --seconds 20").len(), 2);
+    let short = captured(
+        &stand,
+        &daemon,
+        "--real 198.51.100.11 --bytes 50 --snap 20 --seconds 20",
+    );
+    assert_eq!(short.len(), 2);
+    assert!(
+        short
+            .iter()
+            .all(|frame| frame.comment.contains(" real=198.51.100.11:80")),
+        "{short:?}"
+    );
     let lengths = Command::new("tshark")
         .arg("-r")
         .arg(stand.path("out.pcapng"))
@@ -370,6 +381,8 @@ fn clients_that_go_away_leave_nothing_behind() {
 fn a_client_that_never_reads_delays_nobody_and_what_it_misses_is_counted() {
     let stand = stand();
     let daemon = stand.start();
+    // lvsctl is there: a client that reads nothing for 30 s is sent away.
+    daemon.printed("version");
     let mut lazy = daemon.connect();
     lazy.write_all(b"GET /v1/capture?count=10000000&seconds=3&bytes=4294967296 HTTP/1.1\r\nhost: lvsd\r\nconnection: close\r\n\r\n")
         .unwrap();
@@ -378,7 +391,6 @@ fn a_client_that_never_reads_delays_nobody_and_what_it_misses_is_counted() {
     until(20, "the worker goes on", || {
         received_packets(&daemon) > before + 500_000
     });
-    daemon.printed("version");
     let begun = Instant::now();
     told(&daemon.lvsctl("capture --vip 192.0.2.100:81 --drop -c 5 --seconds 20"));
     assert!(begun.elapsed() < Duration::from_secs(10), "others are served");
