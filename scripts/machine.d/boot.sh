@@ -7,15 +7,15 @@ MACHINE_MANAGEMENT=192.0.2.250 MACHINE_HOST=192.0.2.249
 # Settings of a run: the kind of NIC, requests of a crowd, memory of the guest and its hugepages.
 MACHINE_NIC=${MACHINE_NIC:-virtio-rss} MACHINE_REQUESTS=${MACHINE_REQUESTS:-200}
 MACHINE_MB=${MACHINE_MB:-2048} MACHINE_HUGEPAGES_MB=${MACHINE_HUGEPAGES_MB:-512}
-# A tap gives the emulated NIC as many queues as it has.
-MACHINE_QUEUES=$WORKERS
+# Queues of each NIC, and processors but one: for the most workers of a run.
+MACHINE_QUEUES=${MACHINE_QUEUES:-4}
 
 machine_folder() { echo "$LAB_STATE/machine"; }
 
 # machine_nic KIND: qemu's device for a kind of NIC. Only the first two really spread frames over queues.
 machine_nic() {
     case $1 in
-    virtio-rss) echo "virtio-net-pci,iommu_platform=on,ats=on,disable-legacy=on,mq=on,vectors=$((2 * MACHINE_QUEUES + 2)),rss=on,hash=on" ;;
+    virtio-rss) echo "virtio-net-pci,iommu_platform=on,ats=on,disable-legacy=on,mq=on,vectors=$((2 * MACHINE_QUEUES + 2)),rss=on,hash=on,rx_queue_size=1024" ;;
     igb) echo igb ;;
     e1000e) echo e1000e ;;
     vmxnet3) echo vmxnet3 ;;
@@ -23,10 +23,13 @@ machine_nic() {
     esac
 }
 
+# tap_queues KIND: virtio has as many queues as its tap; the others make queues of one.
+tap_queues() { if [[ $1 == virtio-rss ]]; then echo "$MACHINE_QUEUES"; else echo 1; fi; }
+
 # plug_nic DEVICE LAN: the host's end of one of the machine's NICs, in the namespace 'switch' where qemu runs.
 plug_nic() {
     local queues=()
-    ((MACHINE_QUEUES == 1)) || queues=(multi_queue)
+    (($(tap_queues "$MACHINE_NIC") == 1)) || queues=(multi_queue)
     in_ns switch ip tuntap add "nic-$1" mode tap "${queues[@]}" vnet_hdr
     in_ns switch ip link set "nic-$1" master "$2" up
     DEVICES+=("$1")
@@ -61,6 +64,8 @@ for unit in systemd-udevd.service systemd-udev-trigger.service systemd-udevd-ker
     modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service modprobe@loop.service; do
     ln -s /dev/null "$units/$unit"
 done
+# The index of manual pages is made anew for minutes.
+rm -f "$tree/var/lib/man-db/auto-update"
 cat >"$units/machine.target" <<UNIT
 [Unit]
 Requires=basic.target machine-ssh.service
@@ -69,45 +74,68 @@ UNIT
 cat >"$units/machine-ssh.service" <<UNIT
 [Service]
 RuntimeDirectory=sshd
-ExecStartPre=/bin/sh -c 'for path in /sys/class/net/*; do [ "\$\$(cat \$\$path/address)" != 02:00:00:00:00:fe ] || ip link set "\$\${path##*/}" name mgmt; done; ip link set mgmt up; ip address add ADDRESS/30 dev mgmt'
+ExecStartPre=/bin/sh /etc/machine-names
 ExecStart=/usr/sbin/sshd -D -e -f /dev/null -o HostKey=/etc/machine_host_key -o UsePAM=no -o StrictModes=no -o UseDNS=no
 UNIT
+# Names as Debian gives them by a NIC's place, whatever order their drivers came in.
+cat >"$tree/etc/machine-names" <<NAMES
+for path in /sys/class/net/*; do
+    case \$(cat "\$path/address") in
+    02:00:00:00:00:fe) ip link set "\${path##*/}" name mgmt ;;
+    02:00:00:00:00:01) ip link set "\${path##*/}" name enp1s0 ;;
+    02:00:00:00:00:02) ip link set "\${path##*/}" name enp2s0 ;;
+    02:00:00:00:00:11) ip link set "\${path##*/}" name enp4s1 ;;
+    02:00:00:00:00:12) ip link set "\${path##*/}" name enp4s2 ;;
+    esac
+done
+ip link set mgmt up
+ip address add ADDRESS/30 dev mgmt
+NAMES
 PREPARE
     sed -i "s/ADDRESS/$MACHINE_MANAGEMENT/" "$folder/prepare"
 }
 
-# boot_machine KIND: boots the guest and waits for its ssh.
+# boot_machine KIND: boots the guest and waits for its ssh. Behind a bridge lie two more NICs, in one IOMMU group.
 boot_machine() {
-    local folder device index=1 nic words=()
+    local folder device index=1 nic queues words=() begun=$SECONDS
     folder=$(machine_folder)
+    find_qemu "$1"
     build_machine
     write_prepare
     in_ns switch ip tuntap add management mode tap vnet_hdr
     in_ns switch ip address add "$MACHINE_HOST/30" dev management
     in_ns switch ip link set management up
     nic=$(machine_nic "$1")
+    queues=$(tap_queues "$1")
+    # Said, it is refused for a tap of one queue.
+    if ((queues > 1)); then queues=,queues=$queues; else queues=""; fi
     for device in "${DEVICES[@]}"; do
         words+=(-device "pcie-root-port,id=port$index,chassis=$index,slot=$index"
-            -netdev "tap,id=net$index,ifname=nic-$device,queues=$MACHINE_QUEUES,script=no,downscript=no,vhost=off"
+            -netdev "tap,id=net$index,ifname=nic-$device$queues,script=no,downscript=no,vhost=off"
             -device "${nic%%,*},netdev=net$index,mac=02:00:00:00:00:0$index,bus=port$index${nic#"${nic%%,*}"}")
         index=$((index + 1))
     done
-    start switch machine qemu-system-x86_64 -machine q35,usb=off -accel tcg,thread=multi -cpu max \
-        -smp "$((WORKERS + 1))" -m "$MACHINE_MB" -nodefaults -no-user-config -display none -no-reboot \
+    start switch machine "${QEMU[@]}" -machine q35,usb=off -cpu max \
+        -smp "$((MACHINE_QUEUES + 1))" -m "$MACHINE_MB" -nodefaults -no-user-config -display none -no-reboot \
         -kernel "$MACHINE_CACHE/vmlinuz" -initrd "$MACHINE_CACHE/initrd" -serial "file:$folder/console" \
         -device intel-iommu,intremap=on,device-iotlb=on,caching-mode=on \
         -device virtio-rng-pci -monitor "unix:$folder/monitor,server=on,wait=off" \
-        -fsdev local,id=host,path=/,security_model=none,readonly=on -device virtio-9p-pci,fsdev=host,mount_tag=host \
+        -fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap -device virtio-9p-pci,fsdev=host,mount_tag=host \
         -fsdev "local,id=run,path=$folder,security_model=none" -device virtio-9p-pci,fsdev=run,mount_tag=run \
         -netdev tap,id=management,ifname=management,script=no,downscript=no,vhost=off \
         -device virtio-net-pci,netdev=management,mac=02:00:00:00:00:fe,romfile= \
+        -device pcie-pci-bridge,id=bridge,addr=0x1e \
+        -device virtio-net-pci,bus=bridge,addr=1,mac=02:00:00:00:00:11,romfile= \
+        -device virtio-net-pci,bus=bridge,addr=2,mac=02:00:00:00:00:12,romfile= \
         "${words[@]}" \
         -append "console=ttyS0 quiet mitigations=off random.trust_cpu=on tsc=reliable no_timer_check panic=-1 intel_iommu=on iommu=pt net.ifnames=0 systemd.unit=machine.target systemd.show_status=0 nokaslr"
-    until_true "${MACHINE_BOOT_SECONDS:-120}" machine_answers || {
+    until_true "${MACHINE_BOOT_SECONDS:-180}" machine_answers || {
         echo "the emulated machine does not answer; the end of its console:" >&2
         tail -n 30 "$folder/console" >&2
         exit 1
     }
+    log_in
+    echo "booted in $((SECONDS - begun)) s; $(in_machine uname -r), $(in_machine nproc) processors"
 }
 
 # monitor COMMAND: to qemu, whose hand is on the machine's cables.
@@ -116,13 +144,34 @@ monitor() {
     echo "$1" | socat -t 1 - "UNIX-CONNECT:$(machine_folder)/monitor" >/dev/null
 }
 
-machine_answers() { in_machine true 2>/dev/null; }
+machine_answers() { machine_ssh true 2>/dev/null; }
 
-# in_machine COMMAND...: a command on the emulated machine, over one ssh connection that stays open.
-in_machine() {
+# machine_ssh COMMAND: a login of its own, which takes its time in an emulation.
+machine_ssh() {
+    in_ns switch ssh -q -F /dev/null -i "$(machine_folder)/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+        -o ConnectTimeout=10 -o ServerAliveInterval=30 -p "$MACHINE_SSH_PORT" "root@$MACHINE_MANAGEMENT" "$@"
+}
+
+# log_in: one shell on the machine, over ssh, that stays open; 'in_machine' types into it.
+log_in() {
     local folder
     folder=$(machine_folder)
-    in_ns switch ssh -q -F /dev/null -i "$folder/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=5 \
-        -o ControlMaster=auto -o "ControlPath=$folder/ssh" -o ControlPersist=600 -p "$MACHINE_SSH_PORT" \
-        "root@$MACHINE_MANAGEMENT" -- "$(printf '%q ' "$@")"
+    rm -f "$folder"/{keys,screen}
+    mkfifo "$folder"/{keys,screen}
+    machine_ssh bash <"$folder/keys" >"$folder/screen" 2>"$folder/shell.log" &
+    remember $! machine-shell
+    exec {MACHINE_KEYS}>"$folder/keys" {MACHINE_SCREEN}<"$folder/screen"
+}
+
+# in_machine COMMAND...: what it prints, on both ways, and its exit status.
+in_machine() {
+    local text status
+    printf '%q ' "$@" >&"$MACHINE_KEYS"
+    printf '</dev/null 2>&1; printf "\\0%%d\\n" $?\n' >&"$MACHINE_KEYS"
+    if ! { IFS= read -r -d '' -u "$MACHINE_SCREEN" text && read -r -u "$MACHINE_SCREEN" status; }; then
+        echo "the emulated machine has hung up" >&2
+        return 255
+    fi
+    printf '%s' "$text"
+    return "$status"
 }

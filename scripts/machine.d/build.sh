@@ -5,25 +5,63 @@ MACHINE_CACHE=${MACHINE_CACHE:-$LAB_HOME/target/machine}
 MACHINE_MODULES="vfio vfio_pci vfio_iommu_type1 uio uio_pci_generic virtio_net virtio_pci virtio_rng e1000e igb vmxnet3
     9p 9pnet_virtio overlay tun veth bridge autofs4"
 
-need_machine_packages() {
-    local missing=() package
-    for package in qemu-system-x86 busybox-static cpio kmod systemd openssh-server openssh-client; do
-        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-    done
-    ((${#missing[@]} == 0)) || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+machine_cannot() {
+    echo "the emulated machine cannot be made: $*" >&2
+    exit 1
 }
+
+# unpack FOLDER APT-OPTIONS -- PACKAGE...: what Debian packages hold, below a folder; nothing is installed. What apt knows
+# of a mirror may be too old.
+unpack() {
+    local folder=$1 options=(-o APT::Sandbox::User=root) loaded file
+    shift
+    while [[ $1 != -- ]]; do
+        options+=("$1")
+        shift
+    done
+    shift
+    loaded=$(mktemp -d)
+    chmod 755 "$loaded"
+    (cd "$loaded" && { apt-get "${options[@]}" download -qq "$@" ||
+        { apt-get "${options[@]}" update -qq && apt-get "${options[@]}" download -qq "$@"; }; }) ||
+        machine_cannot "no Debian mirror gives $*"
+    rm -rf "$folder.new"
+    for file in "$loaded"/*.deb; do
+        dpkg -x "$file" "$folder.new"
+    done
+    rm -rf "$loaded"
+    mv "$folder.new" "$folder"
+}
+
+# find_qemu KIND: sets QEMU to a qemu that has this kind of NIC. Debian 12's own has no igb: then that of its backports.
+find_qemu() {
+    local apt=$MACHINE_CACHE/apt folder=$MACHINE_CACHE/qemu options
+    QEMU=(qemu-system-x86_64 -accel "tcg,thread=multi")
+    command -v "${QEMU[0]}" >/dev/null || machine_cannot "qemu is missing (scripts/dev setup installs it)"
+    [[ $1 == igb ]] || return 0
+    if [[ ! -d $folder ]]; then
+        mkdir -p "$apt"/{lists/partial,cache/archives/partial}
+        echo "deb http://deb.debian.org/debian bookworm-backports main" >"$apt/sources.list"
+        options=(-o "Dir::State::Lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o "Dir::Etc::sourcelist=$apt/sources.list"
+            -o Dir::Etc::sourceparts=/dev/null)
+        unpack "$folder" "${options[@]}" -- qemu-system-{x86,common,data}/bookworm-backports
+    fi
+    # With threads it now and then loses a processor's timer at boot; with one it does not.
+    QEMU=("$folder/usr/bin/qemu-system-x86_64" -L "$folder/usr/share/qemu" -L /usr/share/seabios -accel "tcg,thread=single")
+}
+
+# The newest kernel that apt knows.
+kernel_package() { apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-[0-9]/ && !found { print $2; found = 1 }'; }
 
 # build_machine: vmlinuz and initrd in MACHINE_CACHE, made once for each kernel version and each init.
 build_machine() {
     local package kernel tree modules
-    need_machine_packages
     mkdir -p "$MACHINE_CACHE"
-    package=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
+    package=$(kernel_package)
+    [[ -n $package ]] || { apt-get update -qq && package=$(kernel_package); }
+    [[ -n $package ]] || machine_cannot "no Debian mirror has linux-image-amd64"
     kernel=$MACHINE_CACHE/$package
-    if [[ ! -d $kernel ]]; then
-        (cd "$MACHINE_CACHE" && apt-get download -qq "$package" && dpkg -x "$package"_*.deb "$kernel.new" && rm -f "$package"_*.deb)
-        mv "$kernel.new" "$kernel"
-    fi
+    [[ -d $kernel ]] || unpack "$kernel" -- "$package"
     cp "$kernel"/boot/vmlinuz-* "$MACHINE_CACHE/vmlinuz"
     [[ $MACHINE_CACHE/initrd -nt $LAB_HOME/scripts/machine.d/init && $MACHINE_CACHE/initrd -nt $LAB_HOME/scripts/machine.d/build.sh ]] && return
     tree=$(mktemp -d)

@@ -12,14 +12,23 @@ director_types() { typed director "$*" && in_machine "$@"; }
 ipvsadm_quiet() { in_machine ipvsadm "$@"; }
 lvsctl_quiet() { in_machine lvsctl "$@"; }
 
+# What comes first, and what can be asked for behind it, in this order.
+MACHINE_FIRST="install refusals bind start" MACHINE_STEPS="unit nat fullnat dr tun workers link crash unbind"
+
+machine_addresses() {
+    VIP4=198.51.100.80 VIP6=2001:db8:1::80 DIRECTOR4=198.51.100.1 DIRECTOR6=2001:db8:1::1
+    RS4=(192.0.2.11 192.0.2.12) RS6=(2001:db8:2::11 2001:db8:2::12) LOCAL4=(192.0.2.100) LOCAL6=(2001:db8:2::100)
+}
+
 # client, router — outside — wan [machine] lan — inside — rs1, rs2, router: one network for every mode.
 machine_network() {
     local n
-    VIP4=198.51.100.80 VIP6=2001:db8:1::80 DIRECTOR4=198.51.100.1 DIRECTOR6=2001:db8:1::1
-    RS4=(192.0.2.11 192.0.2.12) RS6=(2001:db8:2::11 2001:db8:2::12) LOCAL4=(192.0.2.100) LOCAL6=(2001:db8:2::100)
     new_lan outside
     new_lan inside
     new_client
+    # Less on its way than a receive queue holds: where qemu spreads frames itself and a queue is full, it stops reading
+    # that tap's queue and waits for a kick of the other one, for ever.
+    set_sysctl client net.ipv4.tcp_rmem="4096 65536 262144"
     new_host router
     forward router
     plug router outside outside
@@ -50,96 +59,161 @@ gateway_is() {
 }
 
 run_lab() {
-    local family mode
-    # Built by 'scripts/dev machine'.
-    : "${MACHINE_PACKAGE:?names the package to install}"
-    machine_network
-    boot_machine "$MACHINE_NIC"
-    install_package
-    title "IOMMU, NICs"
-    director_types /usr/sbin/lvs-nic list
-    check_refusal
-    bind_nics
-    start_director
-    for family in $FAMILIES; do
-        use_family "$family"
-        for mode in nat fullnat dr tun; do
-            "mode_$mode"
-            check "$mode: the first page comes" until_true 20 answers "$(url "$VIP")/" rs1 rs2
-            check_alternates "$(url "$VIP")"
-            check_ab "$MACHINE_REQUESTS" 20 "$(url "$VIP")"
-            check_download "$(url "$VIP")"
-            check_spread "$mode"
-            ipvsadm -Ln
-            ipvsadm -C
-        done
+    local step steps begun
+    read -ra steps <<<"${STEPS:-$MACHINE_STEPS}"
+    machine_addresses
+    if [[ $AGAIN == true ]]; then
+        log_in
+    else
+        # Built by 'scripts/dev machine'.
+        : "${MACHINE_PACKAGE:?names the package to install}"
+        read -ra steps <<<"$MACHINE_FIRST ${STEPS:-$MACHINE_STEPS}"
+        machine_network
+        boot_machine "$MACHINE_NIC"
+    fi
+    for step in "${steps[@]}"; do
+        begun=$SECONDS
+        "step_$step"
+        echo "step $step took $((SECONDS - begun)) s"
     done
-    check_link
-    check_crash
-    check_unbind
 }
 
 # The machine's file tree is this one's with a layer of its own: what the package needs is there.
-install_package() {
+step_install() {
     title "the package"
     cp "$MACHINE_PACKAGE" "$(machine_folder)/lvsd.deb"
     director_types dpkg -i /run/machine/lvsd.deb
-    director_types systemctl daemon-reload
 }
 
-# The NIC of the operator's own session is not taken.
-check_refusal() {
-    local said
-    said=$(in_machine /usr/sbin/lvs-nic bind mgmt 2>&1 || true)
+# Nothing is taken whose loss would cut the operator off; each refusal names its cure.
+step_refusals() {
+    title "IOMMU, NICs, and what is not taken"
+    director_types lvs-nic list
+    check_refused "the NIC that carries the ssh session" 'carries an ssh session' mgmt
+    in_machine ip link set enp1s0 up
+    in_machine ip -6 address add 2001:db8:1::1/64 dev enp1s0 nodad
+    in_machine ip -6 route add default via 2001:db8:1::fe
+    check_refused "the NIC of the IPv6 default route" 'carries the default route' enp2s0 enp1s0
+    in_machine ip -6 route del default
+    in_machine ip -6 address flush dev enp1s0 scope global
+    check "and none of those named with it is bound" in_machine test -e /sys/class/net/enp2s0
+    check_refused "one of two NICs in an IOMMU group" 'its IOMMU group .* also holds' enp4s1
+    check "both together would not be" in_machine lvs-nic bind --dry-run enp4s1 enp4s2
+    check_refused "what is no NIC" 'is no network device' 0000:00:00.0
+}
+
+# check_refused WHOM WORDS NAME...
+check_refused() {
+    local whom=$1 words=$2 said
+    shift 2
+    said=$(director_types lvs-nic bind "$@" || true)
     echo "$said"
-    check "the NIC that carries the ssh session is refused" grep -q 'carries an ssh session' <<<"$said"
+    check "$whom is refused" grep -q "$words" <<<"$said"
 }
 
 # What the NICs had before, for comparison at the end.
-nic_state() { in_machine sh -c 'for name in eth1 eth2; do ip -o address show dev $name scope global; ip route show dev $name; done' | sed 's/valid_lft.*//'; }
-
-bind_nics() {
-    director_types ip address add 198.51.100.1/24 dev eth1
-    director_types ip link set eth1 up
-    director_types ip address add 192.0.2.1/24 dev eth2
-    director_types ip link set eth2 up
-    director_types ip route add 203.0.113.0/24 via 192.0.2.254
-    NICS_BEFORE=$(nic_state)
-    # A guest of this size cannot isolate cores; pages are what it needs.
-    director_types /usr/sbin/lvs-host apply --no-boot --hugepages "$MACHINE_HUGEPAGES_MB" || true
-    director_types /usr/sbin/lvs-nic bind eth1 eth2
-    director_types /usr/sbin/lvs-nic status
+nic_state() {
+    # shellcheck disable=SC2016
+    in_machine sh -c 'for name in enp1s0 enp2s0; do ip -o address show dev $name scope global; ip route show dev $name; done' |
+        sed -E 's/^[0-9]+: //; s/ *\\? *valid_lft.*//; s/ linkdown//'
 }
 
-start_director() {
-    local index address
+step_bind() {
+    title "the NICs are bound"
+    director_types ip address add 198.51.100.1/24 dev enp1s0
+    director_types ip address add 192.0.2.1/24 dev enp2s0
+    director_types ip link set enp1s0 up
+    director_types ip link set enp2s0 up
+    director_types ip route add 203.0.113.0/24 via 192.0.2.254
+    nic_state >"$(machine_folder)/nics-before"
+    director_types lvs-nic bind enp1s0 enp2s0
+    director_types lvs-nic status | tee "$(machine_folder)/nic-status"
+    equal "both NICs belong to vfio-pci" "vfio-pci vfio-pci" "$(awk '/^0000:/ { print $2 }' "$(machine_folder)/nic-status" | xargs)"
+}
+
+# write_director_config WORKERS
+write_director_config() {
+    local device index=1
     {
-        echo '[eal]'
-        echo 'hugepages = "require"'
-        echo "worker_cores = [$(seq -s, 1 "$WORKERS")]"
-        echo '[workers]'
-        echo 'idle = "sleep"'
-        index=1
+        printf '[eal]\nhugepages = "require"\nmain_core = 0\nworker_cores = [%s]\n\n' "$(seq -s, 1 "$1")"
+        # All processors of the machine share those of this one.
+        printf '[workers]\nidle = "sleep"\nidle_sleep_us = 500\n\n[connections]\nipv4_max = 65536\nipv6_max = 16384\n'
         for device in wan lan; do
-            address=$(in_machine sh -c "/usr/sbin/lvs-nic status | awk '/eth$index/ { print \$1 }'")
-            printf '[[device]]\nname = "%s"\ndpdk = "%s"\n' "$device" "$address"
+            printf '\n[[device]]\nname = "%s"\ndpdk = "%s"\n' "$device" "$(pci_address "enp${index}s0")"
             index=$((index + 1))
         done
-        printf '[connections]\nipv4_max = 65536\nipv6_max = 16384\n'
     } >"$(machine_folder)/lvsd.toml"
     director_types cp /run/machine/lvsd.toml /etc/lvsd/lvsd.toml
-    start_unit
+}
+
+# pci_address INTERFACE: of a NIC that was called so before it was bound.
+pci_address() { awk -v name="$1" '$3 == name { print $1 }' "$(machine_folder)/nic-status"; }
+
+step_start() {
+    title "lvsd under systemd"
+    write_director_config "$WORKERS"
+    director_types lvs-host apply --no-boot --hugepages "$MACHINE_HUGEPAGES_MB" || true
+    director_types lvsd --check
+    # Twins that outlast the daemon keep their addresses.
+    director_types ip tuntap add dev wan mode tap
+    director_types ip tuntap add dev lan mode tap
+    director_types systemctl enable lvsd
+    systemd_does start
     twin_has wan 198.51.100.1/24 198.51.100.80/32 2001:db8:1::1/64 2001:db8:1::80/128
     twin_has lan 192.0.2.1/24 192.0.2.100/32 2001:db8:2::1/64 2001:db8:2::100/128
     director_types lvsctl devices
+    in_machine journalctl -u lvsd -o cat --no-pager
 }
 
-# Type=notify: systemctl returns when the sockets are open.
-start_unit() {
-    director_types systemctl start lvsd || {
-        in_machine journalctl -u lvsd --no-pager | tail -n 40
+# systemd_does VERB: Type=notify, so systemctl returns when the sockets are open.
+systemd_does() {
+    director_types systemctl "$1" lvsd || {
+        in_machine journalctl -u lvsd --no-pager -n 40
         exit 1
     }
+    # The NICs' links need a moment to come up; neighbours are asked only then.
+    check "lvsd runs and the links are up" until_true 30 links_are_up
+}
+
+links_are_up() { [[ $(lvsctl_quiet --json devices | jq -r '.[].link_up' | xargs) == "true true" ]]; }
+
+# The sandbox as systemd makes it, which nothing but a running systemd shows.
+step_unit() {
+    local status exposure
+    title "the unit"
+    # shellcheck disable=SC2016
+    status=$(in_machine sh -c 'cat /proc/$(pidof lvsd)/status')
+    equal "system calls are filtered" 2 "$(awk '$1 == "Seccomp:" { print $2 }' <<<"$status")"
+    equal "no new privileges" 1 "$(awk '$1 == "NoNewPrivs:" { print $2 }' <<<"$status")"
+    equal "capabilities: chown, net_admin, net_raw, ipc_lock" 0000000000007001 "$(awk '$1 == "CapEff:" { print $2 }' <<<"$status")"
+    # shellcheck disable=SC2016
+    check "its file system is read-only" in_machine sh -c '! nsenter -t $(pidof lvsd) -m touch /etc/lvsd/new 2>/dev/null'
+    exposure=$(in_machine systemd-analyze security --no-pager lvsd | awk '/Overall exposure/ { print $(NF - 2) }')
+    check "systemd-analyze security says $exposure, at most 3.0" awk -v exposure="$exposure" 'BEGIN { exit !(exposure > 0 && exposure <= 3.0) }'
+    check "a NIC in use is not given back" grep -q 'in use by lvsd' <(director_types lvs-nic unbind enp1s0)
+}
+
+step_nat() { serve nat; }
+step_fullnat() { serve fullnat; }
+step_dr() { serve dr; }
+step_tun() { serve tun; }
+
+# serve MODE: pages, a crowd and a download in each family, and which worker had what of it.
+serve() {
+    local family before
+    for family in $FAMILIES; do
+        use_family "$family"
+        title "$1 over IPv$family, $WORKERS worker(s)"
+        "mode_$1"
+        check "$1: pages come" until_true 60 answers "$(url "$VIP")/" rs1 rs2
+        before=$(workers_now)
+        check_alternates "$(url "$VIP")"
+        check_ab "$MACHINE_REQUESTS" 20 "$(url "$VIP")"
+        check_download "$(url "$VIP")"
+        check_spread "$1" "$before" "$(workers_now)"
+        ipvsadm -Ln
+        ipvsadm -C
+    done
 }
 
 servers() {
@@ -162,76 +236,109 @@ mode_fullnat() {
 }
 
 mode_dr() {
-    local n
     gateway_is router
-    for n in 1 2; do
-        in_ns "rs$n" ip addr show dev lo | grep -q "$(host_part "$VIP")" || silent_vip "rs$n" "$VIP4/32" "$VIP6/128"
-    done
+    real_servers_have_vip
     servers -g
 }
-
-host_part() { echo "${1%/*}"; }
 
 mode_tun() {
     local n
     gateway_is router
+    real_servers_have_vip
     for n in 1 2; do
         in_ns "rs$n" ip link show tunl >/dev/null 2>&1 || {
             start "rs$n" tunnel "$(program tunnel-endpoint)" --interface tunl
-            until_true 5 in_ns "rs$n" ip link show tunl >/dev/null
+            until_true 30 in_ns "rs$n" ip link show tunl >/dev/null 2>&1
         }
     done
     servers -i
 }
 
-# workers FIELD: one number for each worker.
-workers() { lvsctl_quiet --json workers | jq -r ".[].$1" | xargs; }
-
-# Every worker had packets, where the NIC spreads them; FULLNAT needs no hand-over then.
-check_spread() {
-    local received handed
-    received=$(workers rx_packets)
-    handed=$(workers hand_over_packets)
-    echo "received by worker: $received; handed over: $handed"
-    ((WORKERS > 1)) || return 0
-    case $MACHINE_NIC in
-    virtio-rss | igb) check "$1: every worker received frames" every_one_received "$received" ;;
-    esac
-}
-
-every_one_received() {
-    local number
-    for number in $1; do
-        ((number > 0)) || return 1
+real_servers_have_vip() {
+    local n
+    for n in 1 2; do
+        [[ $(in_ns "rs$n" ip addr show dev lo) == *" $VIP4/"* ]] || silent_vip "rs$n" "$VIP4/32" "$VIP6/128"
     done
 }
 
-# The switch takes the cable out and puts it back.
-check_link() {
-    title "a cable comes off"
-    monitor "set_link net1 off"
-    check "the director notices" until_true 20 link_is down
-    monitor "set_link net1 on"
-    check "and notices its return" until_true 20 link_is up
+# workers_now: for each worker a line: frames received, connections begun, frames handed over.
+workers_now() { lvsctl_quiet --json workers | jq -r '.[] | "\(.rx_packets) \(.scheduler_picks) \(.hand_over_packets)"'; }
+
+# check_spread MODE BEFORE AFTER: with RSS every worker has its share, and only NAT's replies need a hand-over.
+check_spread() {
+    local shares least
+    shares=$(paste -d' ' <(echo "$2") <(echo "$3") | awk '{ print $4 - $1, $5 - $2, $6 - $3 }')
+    awk '{ print "worker " NR - 1 ": " $1 " frames received, " $2 " connections begun, " $3 " frames handed over" }' <<<"$shares"
+    ((WORKERS > 1)) || return 0
+    if spreads; then
+        least=$(awk -v even="$((MACHINE_REQUESTS / WORKERS))" '{ if ($2 * 3 < even) few = 1 } END { print few ? "no" : "yes" }' <<<"$shares")
+        equal "$1: each worker has at least a third of its even share" yes "$least"
+        [[ $1 == nat ]] || equal "$1: nothing is handed over" 0 "$(awk '{ sum += $3 } END { print sum }' <<<"$shares")"
+    fi
 }
 
-link_is() { [[ $(lvsctl_quiet --json devices | jq -r '.[] | select(.name == "wan") | .link_up') == "$([[ $1 == up ]] && echo true || echo false)" ]]; }
+# Whether frames of the run's NICs are spread by RSS; the others put all in one queue, whatever they claim.
+spreads() { [[ $MACHINE_NIC == virtio-rss || $MACHINE_NIC == igb ]]; }
+
+# The same with other numbers of workers.
+step_workers() {
+    local configured=$WORKERS count
+    for count in 1 2 4; do
+        ((count != configured && count <= MACHINE_QUEUES)) || continue
+        WORKERS=$count
+        title "$WORKERS worker(s)"
+        write_director_config "$WORKERS"
+        systemd_does restart
+        equal "$WORKERS worker(s) run" "$WORKERS" "$(workers_now | wc -l)"
+        serve fullnat
+        serve nat
+    done
+    WORKERS=$configured
+    write_director_config "$WORKERS"
+    systemd_does restart
+}
+
+# The switch takes the cable out and puts it back.
+step_link() {
+    title "a cable comes off"
+    monitor "set_link net1 off"
+    check "the director notices" until_true 60 link_is false
+    monitor "set_link net1 on"
+    check "and notices its return" until_true 60 link_is true
+    use_family 4
+    mode_nat
+    check "and pages come as before" until_true 60 answers "$(url "$VIP")/" rs1 rs2
+    ipvsadm -C
+}
+
+link_is() { [[ $(lvsctl_quiet --json devices | jq -r '.[] | select(.name == "wan") | .link_up') == "$1" ]]; }
 
 # kill -9 leaves NICs that the next start can use; systemd starts it.
-check_crash() {
+step_crash() {
+    local before
     title "kill -9"
     use_family 4
     mode_nat
-    check "before: a page comes" until_true 20 answers "$(url "$VIP")/" rs1 rs2
+    check "before: a page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
+    before=$(in_machine pidof lvsd)
     director_types systemctl kill -s KILL lvsd
-    check "after: rules are back and pages come again" until_true 60 answers "$(url "$VIP")/" rs1 rs2
+    check "systemd starts another" until_true 60 another_runs "$before"
+    check "its rules are back and pages come again" until_true 60 answers "$(url "$VIP")/" rs1 rs2
     ipvsadm -Ln
+    ipvsadm -C
 }
 
-check_unbind() {
+another_runs() {
+    local now
+    now=$(in_machine pidof lvsd) && [[ $now != "$1" && $(in_machine systemctl is-active lvsd) == active ]]
+}
+
+step_unbind() {
     title "the NICs go back"
-    director_types systemctl stop lvsd
-    director_types /usr/sbin/lvs-nic unbind eth1 eth2
-    equal "addresses and routes are as before" "$NICS_BEFORE" "$(nic_state)"
-    check "and the kernel's own stack answers on them" pings client 198.51.100.1
+    director_types systemctl disable --now lvsd
+    director_types ip tuntap del dev wan mode tap
+    director_types ip tuntap del dev lan mode tap
+    director_types lvs-nic unbind enp1s0 enp2s0
+    equal "addresses and routes are as before" "$(cat "$(machine_folder)/nics-before")" "$(nic_state)"
+    check "and the kernel's own stack answers on them" until_true 30 pings client 198.51.100.1
 }

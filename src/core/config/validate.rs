@@ -23,7 +23,7 @@ use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpe
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind};
-use crate::limits::{DEVICES_MAX, TIMEOUT_MAX_SEC, WORKERS_MAX};
+use crate::limits::{DEVICES_MAX, TIMEOUT_CONFIGURED_MAX_SEC, WORKERS_MAX};
 
 /// More than any machine has; DPDK itself may know fewer.
 const CORE_MAX: u64 = 1_023;
@@ -33,6 +33,8 @@ const MEMORY_MAX_MB: u64 = 1 << 20;
 const MBUFS_MAX: u64 = 16_777_216;
 /// Longer sleeps overflow a receive queue at a million packets a second.
 const IDLE_SLEEP_US: RangeInclusive<u64> = 1..=1_000;
+/// The longest sleep of a quiet worker with `idle = "adaptive"`: what a millisecond's housekeeping allows.
+const ADAPTIVE_SLEEP_US: u32 = 1_000;
 /// From a small lab to 2²⁸, where indices and memory end.
 const CONNECTIONS: RangeInclusive<u64> = 1_024..=(1 << 28);
 /// What NICs accept.
@@ -123,10 +125,15 @@ fn workers(raw: &RawWorkers, eal: &RawEal) -> Result<WorkersConfig, Invalid> {
         }
         (None, None) => u64::from(default.count),
     };
+    let idle = raw.idle.as_ref().map_or(default.idle, |idle| *idle.get_ref());
+    let default_sleep_us = match idle {
+        Idle::Adaptive => ADAPTIVE_SLEEP_US,
+        _ => default.idle_sleep_us,
+    };
     Ok(WorkersConfig {
         count: count as u8,
-        idle: raw.idle.as_ref().map_or(default.idle, |idle| *idle.get_ref()),
-        idle_sleep_us: in_range(&raw.idle_sleep_us, IDLE_SLEEP_US, default.idle_sleep_us)?,
+        idle,
+        idle_sleep_us: in_range(&raw.idle_sleep_us, IDLE_SLEEP_US, default_sleep_us)?,
     })
 }
 
@@ -141,7 +148,7 @@ fn connections(raw: &RawConnections) -> Result<ConnectionsConfig, Invalid> {
 fn timeouts(raw: &RawTimeouts) -> Result<Timeouts, Invalid> {
     let mut timeouts = Timeouts::default();
     // 0 would mean "unchanged" to `set`.
-    let allowed = 1..=u64::from(TIMEOUT_MAX_SEC);
+    let allowed = 1..=u64::from(TIMEOUT_CONFIGURED_MAX_SEC);
     let tcp_sec = in_range(&raw.tcp_sec, allowed.clone(), 0)?;
     let tcp_fin_sec = in_range(&raw.tcp_fin_sec, allowed.clone(), 0)?;
     let udp_sec = in_range(&raw.udp_sec, allowed.clone(), 0)?;
@@ -428,7 +435,7 @@ fn scheduler_flags(scheduler: SchedulerKind, raw: &RawService) -> Result<Schedul
     let known = scheduler.flag_names();
     let mut flags = SchedulerFlags(0);
     for name in raw.scheduler_flags.as_ref().map_or(&[][..], |names| names.get_ref()) {
-        let Some(bit) = known.iter().position(|known| known == name.get_ref()) else {
+        let Some(bit) = scheduler.flag_bit(name.get_ref()) else {
             let cure = match known {
                 [] => format!("{} has none, remove it", scheduler.name()),
                 known => format!("{} has {}", scheduler.name(), known.join(" and ")),
