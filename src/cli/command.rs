@@ -69,6 +69,8 @@ pub enum Command {
     LocalAddress(LocalAddressCommand),
     /// List connections.
     Connections(Connections),
+    /// Say what is right and wrong with the director, and where to look further.
+    Status,
     /// Show what each polling core does.
     Workers,
     /// Show the NICs.
