@@ -7,6 +7,7 @@
 #include <rte_cycles.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
+#include <rte_epoll.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
 #include <rte_launch.h>
@@ -31,6 +32,8 @@ static const uint32_t SHIM_MQ_RX_RSS = RTE_ETH_MQ_RX_RSS;
 static const uint32_t SHIM_PKTMBUF_HEADROOM = RTE_PKTMBUF_HEADROOM;
 static const uint32_t SHIM_LCORES_MAX = RTE_MAX_LCORE;
 static const uint32_t SHIM_MEMPOOL_CACHE_MAX = RTE_MEMPOOL_CACHE_MAX_SIZE;
+static const int32_t SHIM_EPOLL_PER_THREAD = RTE_EPOLL_PER_THREAD;
+static const int32_t SHIM_INTR_EVENT_ADD = RTE_INTR_EVENT_ADD;
 static const int32_t SHIM_SOCKET_ID_ANY = SOCKET_ID_ANY;
 
 uint16_t shim_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);

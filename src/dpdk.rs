@@ -3,8 +3,8 @@
 //! 1. An [`Mbuf`] is owned by exactly one place; there is no `Clone`; what is dropped is freed.
 //! 2. Handing mbufs to a queue empties the [`Burst`]; what the device refused is freed and counted.
 //! 3. A queue is `Send` and not `Sync`: it moves into one worker and is polled by no other thread.
-//! 4. [`Eal`] is the proof that DPDK is up; pool and devices are made through it, once a process.
-//! 5. The pool lives until the process ends, so no mbuf can outlive its memory.
+//! 4. [`Eal`] is the proof that DPDK is up; pools and devices are made through it, once a process.
+//! 5. A pool lives until the process ends, so no mbuf can outlive its memory.
 //!
 //! Nothing of DPDK's types or error numbers leaves this room.
 #![allow(unsafe_code)]
@@ -26,7 +26,7 @@ pub use clock::Clock;
 pub use device::{Device, DeviceError, DeviceSettings};
 pub use eal::{Eal, EalError, EalSettings, Hugepages};
 pub use mbuf::Mbuf;
-pub use mempool::{Mempool, PoolSettings};
+pub use mempool::{Mempool, PoolSettings, Pools};
 pub use queue::{RxQueue, TxQueue};
 
 /// DPDK's text for an error number, sign ignored.

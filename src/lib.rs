@@ -18,6 +18,7 @@ use mgmt::mailbox_port::MailboxPort;
 use mgmt::punt;
 use mgmt::reload::Reloader;
 use mgmt::service::{self, Parts};
+use mgmt::spread::SpreadWatch;
 use startup::{Opened, StartError};
 use worker::crew::{self, CrewSettings};
 
@@ -42,16 +43,16 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let (mirror, l3) = runtime.block_on(startup::mirror(&twins))?;
     director.set_l3(Arc::clone(&l3.borrow()), Instant::now());
 
-    let counters = startup::counters(&config);
+    let counters = startup::counters(&config, &ground.nodes);
     let settings = CrewSettings {
         counters: &counters,
         twins: &twins.iter().map(|twin| twin.device).collect::<Vec<_>>(),
         idle: startup::idle_policy(&config),
         clock: ground.clock,
-        pool: ground.pool,
+        pool: ground.pools.of(ground.nodes.main),
     };
     let crew = crew::assemble(queues, &settings);
-    let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), ground.pool)
+    let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), settings.pool)
         .map_err(StartError::io("start the twin thread"))?;
     let snapshot = director.first_snapshot(config.workers.count);
     let workers = startup::launch_workers(&config, &ground, crew.workers, &counters, &snapshot, rss.as_ref())?;
@@ -64,8 +65,9 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let parts = Parts {
         director: Arc::new(Mutex::new(director)),
         reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),
+        spread: SpreadWatch::new(startup::claims(&devices, rss.is_some()), Arc::clone(&counters)),
         devices,
-        pool: ground.pool,
+        pools: ground.pools.clone(),
         twins: Arc::clone(punt_thread.counters()),
         ports: ports.clone(),
         mirror,

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod punt;
 pub mod reload;
 pub mod service;
+pub mod spread;
 pub mod sync;
 pub mod twin;
 pub mod worker_port;

@@ -3,6 +3,8 @@
 //! In:  the configuration. Out: DPDK's environment, devices, kernel twins, workers.
 //! Never: decides about services; a step that fails names its cause and cure and nothing has been promised yet.
 
+mod nodes;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,15 +19,16 @@ use lvs_core::path::verdict::WorkerId;
 use lvs_core::rss::RssHash;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
+use nodes::Nodes;
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::dpdk::device::{Device, DeviceError, DeviceSettings, Queues};
 use crate::dpdk::eal::{EalError, EalSettings, Hugepages};
 use crate::dpdk::lcore::{self, LcoreError, LcoreHandle};
-use crate::dpdk::memory::{self, MemoryError};
+use crate::dpdk::memory::{self, MemoryError, Preference};
 use crate::dpdk::mempool::{PoolError, PoolSettings};
-use crate::dpdk::{Clock, Eal, Mempool};
+use crate::dpdk::{Clock, Eal, Pools};
 use crate::mgmt::admin::socket::SocketError;
 use crate::mgmt::director::Director;
 use crate::mgmt::journal::JournalError;
@@ -34,6 +37,7 @@ use crate::mgmt::mailbox_port::MailboxPort;
 use crate::mgmt::metrics;
 use crate::mgmt::punt::TwinDescriptor;
 use crate::mgmt::reload;
+use crate::mgmt::spread::Claim;
 use crate::mgmt::twin::{self, Twin, TwinError};
 use crate::offline::{self, OfflineError};
 use crate::worker::Worker;
@@ -47,6 +51,10 @@ const MBUF_CACHE: u32 = 256;
 
 /// Empty passes after which a worker that may sleep does.
 const POLLS_BEFORE_SLEEP: u32 = 64;
+
+/// Silence after which an adaptive worker rests: longer than the gaps of traffic that is worth polling for, of
+/// 5,000 packets a second and more.
+const QUIET_BEFORE_REST_US: u32 = 200;
 
 /// Why the daemon does not start: each names the cause and the cure.
 #[derive(Debug, Error)]
@@ -289,7 +297,9 @@ pub struct Ground {
     /// Proof that DPDK runs.
     pub eal: Eal,
     /// All packet buffers.
-    pub pool: Mempool,
+    pub pools: Pools,
+    /// What lies on which NUMA node.
+    pub nodes: Nodes,
     /// The path's clock.
     pub clock: Clock,
     /// By worker.
@@ -303,8 +313,10 @@ pub struct Ground {
 pub fn ground(config: &Config) -> Result<Ground, StartError> {
     let worker_cpus = worker_cpus(config);
     let pool_settings = pool_settings(config);
+    let names = config.devices.iter().map(|device| device.dpdk.as_str());
+    let nodes = Nodes::look_up(Path::new("/"), config.eal.main_core, &worker_cpus, names);
     let memory_mb = match config.eal.memory_mb {
-        0 => pool_settings.memory_needed_mb(descriptors(config)),
+        0 => nodes.used().len() as u32 * pool_settings.memory_needed_mb(descriptors(config)),
         given => given,
     };
     let eal = Eal::start(&EalSettings {
@@ -327,11 +339,12 @@ pub fn ground(config: &Config) -> Result<Ground, StartError> {
         log_level: dpdk_log_level(log::max_level()),
         ..EalSettings::default()
     })?;
-    let pool = Mempool::create(&eal, &pool_settings)?;
+    let pools = Pools::create(&eal, &pool_settings, &nodes.used())?;
     let clock = Clock::start(&eal);
     Ok(Ground {
         eal,
-        pool,
+        pools,
+        nodes,
         clock,
         worker_cpus,
     })
@@ -384,10 +397,22 @@ pub fn devices(config: &Config, ground: &Ground) -> Result<Opened, StartError> {
             rx_queues: queues_count,
             tx_queues: queues_count,
             rss_key: Some(rss_key),
+            rx_interrupts: config.workers.idle == config::Idle::Adaptive,
             rx_descriptors: wanted.rx_queue_size,
             tx_descriptors: wanted.tx_queue_size,
         };
-        let (device, queues) = Device::open(&ground.eal, &settings, ground.pool)?;
+        let node = ground.nodes.devices.get(number).copied().flatten();
+        if let Some(node) = ground.nodes.far(number) {
+            log::warn!(
+                "device \"{}\" is on NUMA node {node} and no worker is: every packet crosses the processors' link; \
+                 choose eal.worker_cores of that node (lscpu)",
+                settings.name
+            );
+        }
+        let (device, queues) = Device::open(&ground.eal, &settings, ground.pools.of(node))?;
+        if settings.rx_interrupts {
+            tell_how_workers_wake(&device, config.workers.idle_sleep_us);
+        }
         opened
             .twins
             .push(twin::open(device.id(), device.name(), device.mac(), device.mtu())?);
@@ -397,6 +422,15 @@ pub fn devices(config: &Config, ground: &Ground) -> Result<Opened, StartError> {
     let all_follow = opened.devices.iter().all(Device::follows_rss_key);
     opened.rss = (all_follow && queues_count > 1).then(|| RssHash::new(rss_key));
     Ok(opened)
+}
+
+fn tell_how_workers_wake(device: &Device, sleep_us: u32) {
+    let name = device.name();
+    if device.rx_interrupts() {
+        log::info!("device \"{name}\": its interrupts wake workers that sleep");
+    } else {
+        log::info!("device \"{name}\" has no receive interrupts: workers that sleep look every {sleep_us} us");
+    }
 }
 
 /// What DPDK is told of a device. net_af_packet has one queue unless it is told otherwise: one a worker
@@ -409,11 +443,25 @@ fn driver_text(dpdk: &str, workers: u8) -> String {
     }
 }
 
-/// One set of counters a worker.
-pub fn counters(config: &Config) -> Arc<[Arc<WorkerCounters>]> {
-    (0..config.workers.count)
-        .map(|_| Arc::new(WorkerCounters::new(REAL_SERVERS_MAX)))
-        .collect()
+/// What the devices claim of how they spread flows.
+pub fn claims(devices: &[Device], by_rss: bool) -> Vec<Claim> {
+    let claim = |device: &Device| Claim {
+        device: device.id(),
+        name: device.name().to_owned(),
+        rx_queues: device.rx_queues(),
+        by_rss,
+    };
+    devices.iter().map(claim).collect()
+}
+
+/// One set of counters a worker, on its node.
+pub fn counters(config: &Config, nodes: &Nodes) -> Arc<[Arc<WorkerCounters>]> {
+    let of_worker = |worker| {
+        let node = nodes.workers.get(usize::from(worker)).copied().flatten();
+        let _preference = Preference::of(node);
+        Arc::new(WorkerCounters::new(REAL_SERVERS_MAX))
+    };
+    (0..config.workers.count).map(of_worker).collect()
 }
 
 /// What workers do when nothing arrives.
@@ -424,6 +472,10 @@ pub fn idle_policy(config: &Config) -> IdlePolicy {
         config::Idle::Sleep => IdlePolicy::Sleep {
             after_polls: POLLS_BEFORE_SLEEP,
             us: config.workers.idle_sleep_us,
+        },
+        config::Idle::Adaptive => IdlePolicy::Adaptive {
+            quiet_us: QUIET_BEFORE_REST_US,
+            sleep_max_us: config.workers.idle_sleep_us,
         },
     }
 }
@@ -443,7 +495,7 @@ pub fn launch_workers(
     let secret = secret().map_err(StartError::io("read randomness"))?;
     let count = config.workers.count;
     let mut handles = Vec::with_capacity(parts.len());
-    for ((number, parts), own) in parts.into_iter().enumerate().zip(counters.iter()) {
+    for ((number, mut parts), own) in parts.into_iter().enumerate().zip(counters.iter()) {
         let settings = WorkerSettings {
             id: WorkerId(number as u8),
             workers_count: count,
@@ -452,9 +504,13 @@ pub fn launch_workers(
             secret,
             seed: secret[3] ^ number as u64,
         };
-        let mut arena = memory::arena(&ground.eal, WorkerState::arena_bytes(&settings))?;
+        let node = ground.nodes.workers.get(number).copied().flatten();
+        parts.use_pool(ground.pools.of(node));
+        let preference = Preference::of(node);
+        let mut arena = memory::arena(&ground.eal, WorkerState::arena_bytes(&settings), node)?;
         let (snapshot, all) = (Arc::clone(snapshot), Arc::clone(counters));
         let mut state = WorkerState::new(settings, &mut arena, snapshot, all, Arc::clone(own))?;
+        drop(preference);
         if let Some(rss) = rss {
             state.follow_rss(rss.clone());
         }

@@ -2,7 +2,7 @@
 //!
 //! In:  its receive queues, frames handed over by other workers, frames injected by the kernel twins.
 //! Out: frames transmitted, handed over, punted to a twin, held for a neighbour, or dropped by name.
-//! Never: blocks, allocates, locks, logs, or makes a system call other than the configured idle sleep.
+//! Never: blocks, allocates, locks, logs, or makes a system call, unless it is told to rest when idle ([`idle`]).
 //! Every frame is accounted for: received + injected + made = transmitted + punted + dropped + kept (+ held, + in rings).
 
 pub mod capture;
@@ -81,7 +81,7 @@ impl<P: PacketPath> Worker<P> {
             pool: parts.pool,
             counters,
             pace: Pace::new(),
-            idle: Idle::new(parts.idle),
+            idle: Idle::new(parts.idle, &parts.clock),
             sampling: Sampling::new(),
             taps: Taps::new(),
             burst: Burst::new(),
@@ -92,6 +92,7 @@ impl<P: PacketPath> Worker<P> {
 
     /// Polls until [`mailbox::Command::Stop`].
     pub fn run(&mut self) {
+        self.idle.begin(&mut self.rx);
         let mut before = clock::cycles();
         while !self.stopped {
             let now = self.clock.tick_of(before);
@@ -110,7 +111,7 @@ impl<P: PacketPath> Worker<P> {
                 self.keep_house(now);
             }
             if busy || !house {
-                self.idle.after_pass(busy);
+                self.idle.after_pass(busy, before, &mut self.rx, &self.counters);
             }
             before = self.count_cycles(before, busy, house);
             self.mark(StepName::House);

@@ -319,7 +319,7 @@ fn the_clock_counts_milliseconds_and_memory_is_zeroed() {
         let difference = clock.now().since_ms(tick).abs_diff(real.elapsed().as_millis() as u32);
         assert!(difference <= 2, "off by {difference} ms");
         assert!(!eal.hugepages());
-        let region = memory::zeroed_region(&eal, 1 << 20).unwrap();
+        let region = memory::zeroed_region(&eal, 1 << 20, None).unwrap();
         assert_eq!(region.as_ptr().align_offset(4096), 0);
     });
 }

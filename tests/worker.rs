@@ -16,15 +16,23 @@ use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::{HELD_MAX, HELD_PER_NEIGHBOUR_MAX};
 use lvs_core::path::DropReason;
+use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, ConnDump, DumpCursor, Reply};
 use own_process::in_own_process;
 use scripted_path::{HAND_OVER, HOLD, PUNT, TRANSMIT, neighbour, snapshot};
+
+/// Workers that share CPUs with the test.
+const IDLE: IdlePolicy = IdlePolicy::Sleep {
+    after_polls: 100,
+    us: 20,
+};
 
 const ONE: LabSettings = LabSettings {
     workers: 1,
     devices: 1,
     tx_queues: 1,
     twins: 1,
+    idle: IDLE,
 };
 
 #[test]
@@ -177,6 +185,7 @@ fn a_worker_without_a_transmit_queue_sends_by_another_one() {
             devices: 2,
             tx_queues: 1,
             twins: 2,
+            idle: IDLE,
         });
         for device in 0..2 {
             lab.send(0, 0, &[TRANSMIT, device], 40);

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use lone_worker::LoneWorker;
 use lvs_core::counters::SingleWriter;
 use lvs_core::path::DropReason;
+use lvsd::worker::idle::IdlePolicy;
 use own_process::in_own_process;
 
 #[test]
 fn a_worker_allocates_nothing_while_it_runs() {
     in_own_process("a_worker_allocates_nothing_while_it_runs", || {
         let (sender, receiver) = mpsc::channel();
-        let mut worker = LoneWorker::start(move |worker| {
+        let mut worker = LoneWorker::start(IdlePolicy::Pause, move |worker| {
             let counted = allocation_counter::measure(|| worker.run());
             sender.send(counted).unwrap();
         });

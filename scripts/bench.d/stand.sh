@@ -66,7 +66,11 @@ network() {
     ip -n "$namespace" route add default via 198.18.0.253
 }
 
-config() { # MODE PROTOCOL SERVERS FLOWS FEED0 FEED1: writes $work/lvsd.toml and sets $memory_mb
+driver() { # NUMBER CAPTURE-OR-DRIVER: what DPDK is told of a device
+    if [[ $2 == net_* ]]; then echo "$2"; else echo "net_pcap$1,rx_pcap=$2"; fi
+}
+
+config() { # MODE PROTOCOL SERVERS FLOWS FEED0 [FEED1]: captures or drivers; writes $work/lvsd.toml and sets $memory_mb
     local mode=$1 protocol=$2 servers=$3 flows=$4 mbufs server local_addresses=
     mbufs=$((flows * ${mbufs_per_flow:-1} + 131072))
     memory_mb=$((mbufs * 2500 / 1048576 + flows * 200 / 1048576 + 256))
@@ -80,7 +84,7 @@ main_core = 0
 worker_cores = [1]
 mbufs = $mbufs
 [workers]
-idle = "spin"
+idle = "${idle:-spin}"
 [connections]
 ipv4_max = $((flows + flows / 8 + 1024))
 ipv6_max = 1024
@@ -92,10 +96,8 @@ socket = "$work/api.sock"
 path = "$work/journal"
 [[device]]
 name = "feed0"
-dpdk = "net_pcap0,rx_pcap=$5"
-[[device]]
-name = "feed1"
-dpdk = "net_pcap1,rx_pcap=$6"
+dpdk = "$(driver 0 "$5")"
+$([[ -z ${6:-} ]] || printf '[[device]]\nname = "feed1"\ndpdk = "%s"\n' "$(driver 1 "$6")")
 [[service]]
 protocol = "$protocol"
 address = "198.18.0.1"

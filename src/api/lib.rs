@@ -28,7 +28,7 @@ pub use state::{
 };
 pub use status::{
     Buffers, ConnFilter, ConnRecord, Device, DropCount, Latency, Rates, ReloadReport, ServerOfService, ServerStatus,
-    ServiceStatus, StateDiff, Stats, Totals, Version, Worker,
+    ServiceStatus, Spread, StateDiff, Stats, Totals, Version, Worker,
 };
 pub use sync::{SyncDaemon, SyncDaemonStatus, SyncRole};
 pub use why::{Why, WhyAsked, WhyHop, WhyServer, WhyVerdict};

@@ -129,6 +129,12 @@ pub struct Device {
     pub link_up: bool,
     /// Largest IP packet in octets.
     pub mtu: u16,
+    /// Receive queues it has.
+    #[serde(default)]
+    pub rx_queues: u16,
+    /// How it spreads flows over them.
+    #[serde(default)]
+    pub spread: Spread,
     /// Frames received.
     pub rx_packets: u64,
     /// Octets received.
@@ -149,6 +155,41 @@ pub struct Device {
     pub punt_packets: u64,
     /// Frames that the kernel sent through its twin.
     pub inject_packets: u64,
+}
+
+/// How a device spreads flows over its receive queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Spread {
+    /// It has one.
+    #[default]
+    OneQueue,
+    /// By RSS with the key it was given: each worker gets the flows it owns.
+    Rss,
+    /// By rules of its own.
+    Own,
+    /// It claims RSS, and brings flows to other workers than it should: they hand over what is not theirs.
+    Astray,
+    /// It has several, and all flows come by one of them: its worker hands over what is not its own.
+    None,
+}
+
+impl Spread {
+    /// As the API writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OneQueue => "one-queue",
+            Self::Rss => "rss",
+            Self::Own => "own",
+            Self::Astray => "astray",
+            Self::None => "none",
+        }
+    }
+
+    /// Whether flows come as the device claims.
+    pub const fn is_as_claimed(self) -> bool {
+        !matches!(self, Self::Astray | Self::None)
+    }
 }
 
 /// `GET /v1/buffers`: what frames are in.
@@ -207,6 +248,15 @@ pub struct Worker {
     pub busy_cycles: u64,
     /// Time-stamp cycles spent polling in vain.
     pub idle_cycles: u64,
+    /// Sleeps while nothing was to do.
+    #[serde(default)]
+    pub sleeps: u64,
+    /// Time-stamp cycles asleep: a part of the idle ones.
+    #[serde(default)]
+    pub sleep_cycles: u64,
+    /// Sleeps that a device ended by its receive interrupt.
+    #[serde(default)]
+    pub interrupts: u64,
     /// Time-stamp cycles of a second.
     pub cycles_per_sec: u64,
     /// New connections for which a scheduler was asked.

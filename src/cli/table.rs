@@ -62,19 +62,24 @@ pub fn workers(workers: Vec<Worker>) -> String {
         "TxPackets",
         "Punted",
         "HandedOver",
+        "TakenOver",
         "Dropped",
         "Held",
         "Conns4",
         "Conns6",
         "Busy%",
+        "Asleep%",
+        "Cyc/Pkt",
         "MaxTurn",
         "P50us",
         "P99us",
         "P99.9us",
     ];
+    let shared = shared(&workers);
     let rows = workers.into_iter().map(|worker| {
         let cycles = worker.busy_cycles + worker.idle_cycles;
-        let busy = (worker.busy_cycles / 100).checked_div(cycles / 10_000).unwrap_or(0);
+        let percent = |part: u64| (part / 100).checked_div(cycles / 10_000).unwrap_or(0).to_string();
+        let packets = worker.rx_packets + worker.take_over_packets;
         vec![
             worker.worker.to_string(),
             worker.lcore.map_or_else(|| "-".to_owned(), |lcore| lcore.to_string()),
@@ -82,18 +87,41 @@ pub fn workers(workers: Vec<Worker>) -> String {
             worker.tx_packets.to_string(),
             worker.punt_packets.to_string(),
             worker.hand_over_packets.to_string(),
+            worker.take_over_packets.to_string(),
             worker.drop_packets.to_string(),
             worker.held_packets.to_string(),
             worker.conns4.to_string(),
             worker.conns6.to_string(),
-            busy.to_string(),
+            percent(worker.busy_cycles),
+            percent(worker.sleep_cycles),
+            worker.busy_cycles.checked_div(packets).unwrap_or(0).to_string(),
             format!("{}us", worker.longest_turn_us),
             microseconds(worker.latency.p50_ns),
             microseconds(worker.latency.p99_ns),
             microseconds(worker.latency.p999_ns),
         ]
     });
-    table(&title, rows)
+    table(&title, rows) + &shared
+}
+
+/// How evenly several workers share the frames: a line below their table, once there are any.
+fn shared(workers: &[Worker]) -> String {
+    let decided = |of: &Worker| (of.rx_packets + of.take_over_packets).saturating_sub(of.hand_over_packets);
+    let (received, handed_over, all, most) = workers.iter().fold((0, 0, 0, 0), |(rx, over, all, most), of| {
+        let own = decided(of);
+        (
+            rx + of.rx_packets,
+            over + of.hand_over_packets,
+            all + own,
+            own.max(most),
+        )
+    });
+    if workers.len() < 2 || received == 0 || all == 0 {
+        return String::new();
+    }
+    let imbalance = most as f64 * workers.len() as f64 / all as f64;
+    let share = handed_over as f64 * 100.0 / received as f64;
+    format!("Imbalance {imbalance:.2}: the most of any worker to the mean; {share:.1} % of frames handed over\n")
 }
 
 /// `12.3`; nothing was timed: `-`.
@@ -113,6 +141,8 @@ pub fn devices(devices: Vec<Device>) -> String {
         "Driver",
         "Link",
         "MTU",
+        "Queues",
+        "Spread",
         "RxPackets",
         "RxMissed",
         "RxErrors",
@@ -128,6 +158,8 @@ pub fn devices(devices: Vec<Device>) -> String {
             device.driver,
             if device.link_up { "up" } else { "down" }.to_owned(),
             device.mtu.to_string(),
+            device.rx_queues.to_string(),
+            device.spread.name().to_owned(),
             device.rx_packets.to_string(),
             device.rx_missed.to_string(),
             device.rx_errors.to_string(),
@@ -301,6 +333,39 @@ pub fn reload(report: &ReloadReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn workers_show_what_a_packet_costs_how_much_they_rest_and_how_evenly_they_share() {
+        let worker = |number, rx_packets, hand_over_packets, take_over_packets| Worker {
+            worker: number,
+            rx_packets,
+            hand_over_packets,
+            take_over_packets,
+            busy_cycles: 300_000,
+            idle_cycles: 700_000,
+            sleep_cycles: 600_000,
+            ..Worker::default()
+        };
+        let shown = workers(vec![worker(0, 4_000, 1_000, 0), worker(1, 0, 0, 1_000)]);
+        let cells = |line: usize| shown.lines().nth(line).unwrap().split_whitespace().collect::<Vec<_>>();
+        let at = |name| cells(0).iter().position(|title| *title == name).unwrap();
+        for (name, values) in [
+            ("HandedOver", ["1000", "0"]),
+            ("TakenOver", ["0", "1000"]),
+            ("Busy%", ["30", "30"]),
+            ("Asleep%", ["60", "60"]),
+            ("Cyc/Pkt", ["75", "300"]),
+        ] {
+            assert_eq!([cells(1)[at(name)], cells(2)[at(name)]], values, "{name}: {shown}");
+        }
+        // 3,000 and 1,000 of 4,000 that two workers decided about.
+        let end = "Imbalance 1.50: the most of any worker to the mean; 25.0 % of frames handed over\n";
+        assert!(shown.ends_with(end), "{shown}");
+        assert!(
+            !workers(vec![worker(0, 4_000, 0, 0)]).contains("Imbalance"),
+            "one has nobody to share with"
+        );
+    }
 
     #[test]
     fn a_connection_reads_as_in_ipvsadm_and_names_its_local_address() {

@@ -91,7 +91,7 @@ pub struct WorkersConfig {
     pub count: u8,
     /// What a worker does when there is nothing to do.
     pub idle: Idle,
-    /// How long it sleeps with [`Idle::Sleep`], in microseconds.
+    /// How long it sleeps with [`Idle::Sleep`], at most with [`Idle::Adaptive`], in microseconds.
     pub idle_sleep_us: u32,
 }
 

@@ -195,6 +195,37 @@ pub struct DeviceCounters {
     pub injected_bytes: AtomicU64,
 }
 
+/// Packets of one device that this worker received and has no connection for: whose are they?
+#[derive(Debug, Default)]
+#[repr(C, align(32))]
+pub struct PlacedCounters {
+    /// Those that another worker owns.
+    pub elsewhere: AtomicU64,
+    /// Those that the device's RSS should bring here.
+    pub rss_here: AtomicU64,
+    /// Those that the device's RSS should have brought to another worker.
+    pub rss_elsewhere: AtomicU64,
+    /// One bit for each flow, shared by some, of the last packets of `elsewhere`: many bits are many flows.
+    pub flows: AtomicU64,
+}
+
+impl PlacedCounters {
+    /// Packets after which `flows` begins anew.
+    const FLOWS_PERIOD: u64 = 1_024;
+
+    /// A packet of another worker's connection; `flow` is any number that tells flows apart.
+    #[inline]
+    pub fn count_elsewhere(&self, flow: u64) {
+        let seen = match self.elsewhere.get() % Self::FLOWS_PERIOD {
+            0 => 0,
+            _ => self.flows.get(),
+        };
+        self.elsewhere.add(1);
+        self.flows
+            .set(seen | 1 << (flow.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58));
+    }
+}
+
 /// Everything one worker counts. The first lines are written for every burst, the rest less often.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -207,6 +238,12 @@ pub struct WorkerCounters {
     pub busy_cycles: AtomicU64,
     /// Time-stamp cycles spent polling in vain or sleeping.
     pub idle_cycles: AtomicU64,
+    /// Sleeps of a worker that found nothing to do.
+    pub sleeps: AtomicU64,
+    /// Time-stamp cycles asleep, which are among the idle ones.
+    pub sleep_cycles: AtomicU64,
+    /// Sleeps that a device ended by its interrupt.
+    pub interrupts: AtomicU64,
     /// Frames given to the worker that owns their connection.
     pub handed_over_out: AtomicU64,
     /// Frames taken from other workers.
@@ -248,6 +285,8 @@ pub struct WorkerCounters {
     pub latency: LatencyHistogram,
     /// By [`DeviceId`].
     pub devices: [DeviceCounters; DEVICES_MAX],
+    /// By [`DeviceId`].
+    pub placed: [PlacedCounters; DEVICES_MAX],
     /// By [`DropReason`].
     pub drops: [AtomicU64; DropReason::COUNT],
     /// Packets answered by an ICMP error instead of being dropped, by the reason.
@@ -272,6 +311,9 @@ impl WorkerCounters {
             idle_polls: AtomicU64::default(),
             busy_cycles: AtomicU64::default(),
             idle_cycles: AtomicU64::default(),
+            sleeps: AtomicU64::default(),
+            sleep_cycles: AtomicU64::default(),
+            interrupts: AtomicU64::default(),
             handed_over_out: AtomicU64::default(),
             handed_over_in: AtomicU64::default(),
             scheduler_picks: AtomicU64::default(),
@@ -292,6 +334,7 @@ impl WorkerCounters {
             steps: StepCycles::default(),
             latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
+            placed: std::array::from_fn(|_| PlacedCounters::default()),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             answers: [const { AtomicU64::new(0) }; DropReason::COUNT],
             servers: (0..servers_max).map(|_| ServerCounters::default()).collect(),
@@ -377,6 +420,17 @@ mod tests {
     fn servers_and_devices_have_a_cache_line_each() {
         assert_eq!((size_of::<ServerCounters>(), align_of::<ServerCounters>()), (64, 64));
         assert_eq!((size_of::<DeviceCounters>(), align_of::<DeviceCounters>()), (64, 64));
+    }
+
+    #[test]
+    fn one_flow_leaves_one_mark_and_many_flows_many_until_the_marks_begin_anew() {
+        let placed = PlacedCounters::default();
+        (0..100).for_each(|_| placed.count_elsewhere(7));
+        assert_eq!(placed.flows.get().count_ones(), 1);
+        (0..924).for_each(|flow| placed.count_elsewhere(flow));
+        assert!(placed.flows.get().count_ones() > 50);
+        (0..100).for_each(|_| placed.count_elsewhere(7));
+        assert_eq!((placed.elsewhere.get(), placed.flows.get().count_ones()), (1_124, 1));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use lvs_core::l3::DeviceId;
 use nix::errno::Errno;
 
 use crate::dpdk::rss::Rss;
-use crate::dpdk::{Eal, Mempool, RxQueue, TxQueue, error_text};
+use crate::dpdk::{Eal, Mempool, RxQueue, TxQueue, error_text, queue};
 
 /// What a device is to be.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct DeviceSettings {
     pub tx_queues: u16,
     /// The key by which it is to spread flows over its receive queues, if it can ([`lvs_core::rss`]).
     pub rss_key: Option<[u8; lvs_core::rss::KEY_LEN]>,
+    /// Whether workers want to be woken by receive interrupts; the device may have none.
+    pub rx_interrupts: bool,
     /// Descriptors of each receive queue; adjusted to what the device can do.
     pub rx_descriptors: u16,
     /// Descriptors of each transmit queue; adjusted to what the device can do.
@@ -53,6 +55,7 @@ impl Default for DeviceSettings {
             rx_queues: 1,
             tx_queues: 1,
             rss_key: None,
+            rx_interrupts: false,
             rx_descriptors: 1_024,
             tx_descriptors: 1_024,
         }
@@ -174,6 +177,7 @@ pub struct Device {
     mtu: u16,
     rss: bool,
     follows_rss_key: bool,
+    rx_interrupts: bool,
     rx_queues: u16,
     tx_queues: u16,
 }
@@ -186,15 +190,11 @@ impl Device {
             number,
             device: settings.id,
         });
-        let mut plan = Plan::of(settings, &facts(settings, number)?)?;
-        plan.configure(settings, number)?;
-        plan.set_up_queues(settings, number, pool)?;
-        set_mtu(settings, number)?;
-        let mac = set_mac(settings, number)?;
-        start(settings, number)?;
+        let (plan, mac) = bring_up(settings, number, pool)?;
+        let rx_interrupts = plan.rx_interrupts && queue::has_interrupts(number);
         let follows_rss_key = plan.rss.redirect(number) && plan.rx_queues == settings.rx_queues;
         let rx = (0..plan.rx_queues)
-            .map(|queue| RxQueue::new(Arc::clone(&port), queue))
+            .map(|queue| RxQueue::new(Arc::clone(&port), queue, rx_interrupts))
             .collect();
         let tx = (0..plan.tx_queues)
             .map(|queue| TxQueue::new(Arc::clone(&port), queue))
@@ -207,6 +207,7 @@ impl Device {
             mtu: settings.mtu,
             rss: plan.rss.is_on(),
             follows_rss_key,
+            rx_interrupts,
             rx_queues: plan.rx_queues,
             tx_queues: plan.tx_queues,
         };
@@ -247,6 +248,12 @@ impl Device {
     /// queues as were wanted. A driver may claim this and not do it: then workers hand over more.
     pub fn follows_rss_key(&self) -> bool {
         self.follows_rss_key
+    }
+
+    /// Whether its receive queues can wake the workers that sleep. A driver may claim this and not do it: then they
+    /// sleep for as long as they may.
+    pub fn rx_interrupts(&self) -> bool {
+        self.rx_interrupts
     }
 
     /// Receive queues it has.
@@ -313,13 +320,14 @@ struct Plan {
     rx_queues: u16,
     tx_queues: u16,
     rss: Rss,
+    rx_interrupts: bool,
     tx_offloads: u64,
     socket: u32,
     txconf: dpdk_sys::rte_eth_txconf,
 }
 
 impl Plan {
-    fn of(settings: &DeviceSettings, facts: &Facts) -> Result<Self, DeviceError> {
+    fn of(settings: &DeviceSettings, facts: &Facts, rx_interrupts: bool) -> Result<Self, DeviceError> {
         if !(facts.mtu_min..=facts.mtu_max).contains(&settings.mtu) {
             return Err(DeviceError::Mtu {
                 name: settings.name.clone(),
@@ -339,6 +347,7 @@ impl Plan {
             rx_queues,
             tx_queues: settings.tx_queues.clamp(1, facts.tx_queues_max.max(1)),
             rss: Rss::of(&facts.info, rx_queues, settings.rss_key.as_ref()),
+            rx_interrupts,
             tx_offloads,
             socket: facts.socket,
             txconf: facts.txconf,
@@ -350,6 +359,7 @@ impl Plan {
         let mut conf: dpdk_sys::rte_eth_conf = unsafe { std::mem::zeroed() };
         conf.rxmode.mtu = u32::from(settings.mtu);
         conf.txmode.offloads = self.tx_offloads;
+        conf.intr_conf.set_rxq(self.rx_interrupts.into());
         self.rss.write(&mut conf);
         // SAFETY: the port is open and stopped; the struct is read during the call only.
         let code = unsafe { dpdk_sys::rte_eth_dev_configure(number, self.rx_queues, self.tx_queues, &conf) };
@@ -380,6 +390,27 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Configures and starts the device, without receive interrupts where it refuses them; also its MAC address.
+fn bring_up(settings: &DeviceSettings, number: u16, pool: Mempool) -> Result<(Plan, [u8; 6]), DeviceError> {
+    let facts = facts(settings, number)?;
+    let attempt = |rx_interrupts| {
+        let mut plan = Plan::of(settings, &facts, rx_interrupts)?;
+        plan.configure(settings, number)?;
+        plan.set_up_queues(settings, number, pool)?;
+        set_mtu(settings, number)?;
+        let mac = set_mac(settings, number)?;
+        start(settings, number)?;
+        Ok((plan, mac))
+    };
+    if settings.rx_interrupts {
+        match attempt(true) {
+            Ok(up) => return Ok(up),
+            Err(error) => log::debug!("without receive interrupts, because: {error}"),
+        }
+    }
+    attempt(false)
 }
 
 fn accept(settings: &DeviceSettings, step: &'static str, code: i32) -> Result<(), DeviceError> {

@@ -1,9 +1,11 @@
 //! The zeroed region for a worker's connection table: hugepages where DPDK has them, else ordinary memory.
 
+use std::marker::PhantomData;
 use std::num::NonZero;
 use std::ptr::NonNull;
 
 use lvs_core::arena::Arena;
+use nix::libc;
 
 use crate::dpdk::{Eal, last_error};
 
@@ -18,23 +20,56 @@ pub struct MemoryError {
 /// A zeroed region, page-aligned, that lives until the process ends: for `Arena::from_raw`.
 ///
 /// All its pages are touched here, so that no worker ever waits for a page fault. With hugepages it comes out
-/// of DPDK's heap, which takes free hugepages beyond `memory_mb` as needed.
-pub fn zeroed_region(eal: &Eal, len: usize) -> Result<NonNull<u8>, MemoryError> {
+/// of DPDK's heap, which takes free hugepages beyond `memory_mb` as needed. On `node` if there is room.
+pub fn zeroed_region(eal: &Eal, len: usize, node: Option<u16>) -> Result<NonNull<u8>, MemoryError> {
     let refused = |cause| MemoryError {
         mb: len.div_ceil(1 << 20),
         cause,
     };
     if eal.hugepages() {
-        // SAFETY: the EAL runs; the name may be null; the result is zeroed and never freed.
-        let region = unsafe { dpdk_sys::rte_zmalloc_socket(std::ptr::null(), len, 4096, dpdk_sys::SHIM_SOCKET_ID_ANY) };
-        return NonNull::new(region.cast::<u8>()).ok_or_else(|| refused(last_error()));
+        let on = |socket: i32| {
+            // SAFETY: the EAL runs; the name may be null; the result is zeroed and never freed.
+            let region = unsafe { dpdk_sys::rte_zmalloc_socket(std::ptr::null(), len, 4096, socket) };
+            NonNull::new(region.cast::<u8>())
+        };
+        let local = node.and_then(|node| on(i32::from(node)));
+        let region = local.or_else(|| on(dpdk_sys::SHIM_SOCKET_ID_ANY));
+        return region.ok_or_else(|| refused(last_error()));
     }
     map_ordinary(len).map_err(|cause| refused(cause.to_string()))
 }
 
+/// While this lives, ordinary memory that this thread touches first comes from a NUMA node, if there is room.
+#[derive(Debug)]
+pub struct Preference(PhantomData<*mut ()>);
+
+impl Preference {
+    /// For `node`; `None` changes nothing.
+    pub fn of(node: Option<u16>) -> Option<Self> {
+        // Nodes beyond one word of the mask: memory comes from where the kernel thinks best.
+        let mask = 1_u64.checked_shl(u32::from(node?))?;
+        set_policy(libc::MPOL_PREFERRED, Some(&mask)).then_some(Self(PhantomData))
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        set_policy(libc::MPOL_DEFAULT, None);
+    }
+}
+
+/// set_mempolicy(2), which the C library does not have. Whether the kernel agreed.
+fn set_policy(mode: libc::c_int, mask: Option<&u64>) -> bool {
+    let nodes = mask.map_or(std::ptr::null(), std::ptr::from_ref);
+    // One more than there are: the kernel takes one off.
+    let bits = mask.map_or(0, |_| u64::BITS + 1);
+    // SAFETY: reads one word of 64 bits, or nothing; changes where this thread's memory comes from, nothing else.
+    unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes, libc::c_ulong::from(bits)) == 0 }
+}
+
 /// An arena over a fresh region of `len` octets for a connection table.
-pub fn arena(eal: &Eal, len: usize) -> Result<Arena, MemoryError> {
-    let region = zeroed_region(eal, len)?;
+pub fn arena(eal: &Eal, len: usize, node: Option<u16>) -> Result<Arena, MemoryError> {
+    let region = zeroed_region(eal, len, node)?;
     // SAFETY: the region is zeroed, page-aligned, `len` octets long, nobody else's, and never unmapped.
     Ok(unsafe { Arena::from_raw(region, len) })
 }
@@ -62,6 +97,15 @@ fn map_ordinary(len: usize) -> nix::Result<NonNull<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_of_a_node_that_is_there_can_be_preferred_and_no_other() {
+        assert!(Preference::of(None).is_none());
+        let preference = Preference::of(Some(0));
+        assert!(preference.is_some());
+        assert!(Preference::of(Some(63)).is_none(), "no such node");
+        assert!(map_ordinary(1 << 20).is_ok());
+    }
 
     #[test]
     fn an_ordinary_region_is_zeroed_and_page_aligned() {

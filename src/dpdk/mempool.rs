@@ -1,4 +1,4 @@
-//! The pool that all packet buffers come from and return to: one a process, made at start.
+//! The pools that all packet buffers come from and return to: one on each NUMA node in use, made at start.
 
 use std::ffi::CString;
 use std::ptr::NonNull;
@@ -88,8 +88,12 @@ unsafe impl Send for Mempool {}
 unsafe impl Sync for Mempool {}
 
 impl Mempool {
-    /// Allocates all buffers.
-    pub fn create(_eal: &Eal, settings: &PoolSettings) -> Result<Self, PoolError> {
+    /// Allocates all buffers, wherever there is memory.
+    pub fn create(eal: &Eal, settings: &PoolSettings) -> Result<Self, PoolError> {
+        Self::create_on(eal, settings, dpdk_sys::SHIM_SOCKET_ID_ANY)
+    }
+
+    fn create_on(_eal: &Eal, settings: &PoolSettings, socket: i32) -> Result<Self, PoolError> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("lvsd_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let name = CString::new(name).unwrap_or_default();
@@ -115,7 +119,7 @@ impl Mempool {
                 cache,
                 0,
                 room,
-                dpdk_sys::SHIM_SOCKET_ID_ANY,
+                socket,
                 RING.as_ptr(),
             )
         };
@@ -151,5 +155,45 @@ impl Mempool {
 
     pub(super) fn as_ptr(self) -> *mut dpdk_sys::rte_mempool {
         self.raw.as_ptr()
+    }
+}
+
+/// A pool on each NUMA node with NICs or workers, all of the same size: whichever NICs carry the traffic, their buffers
+/// suffice.
+#[derive(Clone, Debug)]
+pub struct Pools(Vec<(Option<u16>, Mempool)>);
+
+impl Pools {
+    /// Allocates a pool on each of `nodes`, of which there is at least one; `None` is anywhere. A node without memory
+    /// of its own gets another's.
+    ///
+    /// # Errors
+    /// When there is no memory anywhere.
+    pub fn create(eal: &Eal, settings: &PoolSettings, nodes: &[Option<u16>]) -> Result<Self, PoolError> {
+        let on = |node: &Option<u16>| {
+            let local = node.and_then(|node| match Mempool::create_on(eal, settings, i32::from(node)) {
+                Ok(pool) => Some(pool),
+                Err(error) => {
+                    log::warn!("NUMA node {node}: {error}; taken from another node");
+                    None
+                }
+            });
+            Ok((*node, local.map_or_else(|| Mempool::create(eal, settings), Ok)?))
+        };
+        nodes.iter().map(on).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The pool of a node; the first one's where the node has none or is not known.
+    ///
+    /// # Panics
+    /// When there is no pool at all, which [`Self::create`] excludes.
+    pub fn of(&self, node: Option<u16>) -> Mempool {
+        let found = self.0.iter().find(|(of, _)| *of == node);
+        found.unwrap_or(&self.0[0]).1
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = Mempool> + '_ {
+        self.0.iter().map(|(_, pool)| *pool)
     }
 }

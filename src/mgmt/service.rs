@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::dpdk::Mempool;
+use crate::dpdk::Pools;
 use crate::dpdk::device::Device;
 use crate::mgmt::admin::socket::AdminSocket;
 use crate::mgmt::admin::{Admin, Limits, serve as serve_admin};
@@ -27,6 +27,7 @@ use crate::mgmt::kernel::KernelMirror;
 use crate::mgmt::mailbox_port::MailboxPort;
 use crate::mgmt::metrics;
 use crate::mgmt::reload::Reloader;
+use crate::mgmt::spread::SpreadWatch;
 use crate::worker::capture::CAPTURES_MAX;
 
 /// How often workers' replies are taken: what a neighbour waits for before the kernel is asked.
@@ -40,8 +41,10 @@ pub struct Parts {
     pub reloader: Arc<Reloader>,
     /// All devices, in the order of their ids.
     pub devices: Vec<Device>,
+    /// Whether they spread flows as they claim.
+    pub spread: SpreadWatch,
     /// All packet buffers.
-    pub pool: Mempool,
+    pub pools: Pools,
     /// What the twin thread counts.
     pub twins: Arc<WorkerCounters>,
     /// By worker.
@@ -62,7 +65,8 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         director,
         reloader,
         devices,
-        pool,
+        spread,
+        pools,
         twins,
         ports,
         mirror,
@@ -70,12 +74,17 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         version,
         metrics,
     } = parts;
+    let spread = Arc::new(spread);
+    let spread_of_admin = Arc::clone(&spread);
     let (reloader_of_admin, director_of_admin) = (Arc::clone(&reloader), Arc::clone(&director));
     let admin = Arc::new(Admin {
         director: Arc::clone(&director),
         version,
-        devices: Box::new(move || devices.iter().map(|device| describe(device, &twins)).collect()),
-        buffers: Box::new(move || buffers(pool)),
+        devices: Box::new(move || {
+            let described = devices.iter().map(|device| describe(device, &spread_of_admin, &twins));
+            described.collect()
+        }),
+        buffers: Box::new(move || buffers(&pools)),
         reload: Box::new(move || reloader_of_admin.reload(&mut lock(&director_of_admin), Instant::now())),
         limits: Limits::default(),
         captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
@@ -104,6 +113,7 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         }
         () = tend::tend(Arc::clone(&director)) => {}
         () = take_replies(&ports, &mirror, &director) => {}
+        () = spread.watch() => {}
         () = follow_network(&director, l3) => {}
         () = reload_on_hangup(&director, &reloader) => {}
         () = keep_alive() => {}
@@ -197,7 +207,7 @@ async fn ended() {
 }
 
 /// A device as the API shows it.
-fn describe(device: &Device, twins: &WorkerCounters) -> lvs_api::Device {
+fn describe(device: &Device, spread: &SpreadWatch, twins: &WorkerCounters) -> lvs_api::Device {
     let stats = device.stats();
     let twin = twins.device(device.id());
     lvs_api::Device {
@@ -207,6 +217,8 @@ fn describe(device: &Device, twins: &WorkerCounters) -> lvs_api::Device {
         twin: device.name().to_owned(),
         link_up: device.link().up,
         mtu: device.mtu(),
+        rx_queues: device.rx_queues(),
+        spread: spread.of(device.id()),
         rx_packets: stats.rx_packets,
         rx_bytes: stats.rx_bytes,
         tx_packets: stats.tx_packets,
@@ -220,11 +232,13 @@ fn describe(device: &Device, twins: &WorkerCounters) -> lvs_api::Device {
     }
 }
 
-fn buffers(pool: Mempool) -> Buffers {
-    let available = pool.available();
+fn buffers(pools: &Pools) -> Buffers {
+    let (size, available) = pools.all().fold((0, 0), |(size, available), pool| {
+        (size + pool.size(), available + pool.available())
+    });
     Buffers {
-        buffers: pool.size(),
-        in_use: pool.size().saturating_sub(available),
+        buffers: size,
+        in_use: size.saturating_sub(available),
         available,
     }
 }

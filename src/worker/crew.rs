@@ -29,6 +29,13 @@ pub struct WorkerParts {
     pub(super) idle: IdlePolicy,
 }
 
+impl WorkerParts {
+    /// Takes buffers from a pool nearer to this worker.
+    pub const fn use_pool(&mut self, pool: Mempool) {
+        self.pool = pool;
+    }
+}
+
 /// Everything that the workers and the twin thread are made of.
 #[derive(Debug)]
 pub struct Crew {

@@ -8,10 +8,12 @@ mod changes;
 mod clients;
 mod exhaustion;
 mod frames;
+mod idle;
 mod metrics;
 mod refused_start;
 #[path = "../process/rude_clients.rs"]
 mod rude_clients;
+mod spread;
 mod stand;
 mod sync;
 mod systemd;

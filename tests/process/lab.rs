@@ -22,11 +22,6 @@ use lvsd::worker::mailbox::{Command, Mailbox, Reply};
 use super::own_process::start_eal;
 use super::scripted_path::ScriptedPath;
 
-const IDLE: IdlePolicy = IdlePolicy::Sleep {
-    after_polls: 100,
-    us: 20,
-};
-
 /// The test's end of one device.
 pub struct FarEnd {
     to_worker: Vec<TxQueue>,
@@ -54,6 +49,8 @@ pub struct LabSettings {
     pub tx_queues: usize,
     /// The first so many devices have a kernel twin.
     pub twins: usize,
+    /// What the workers do when there is nothing to do.
+    pub idle: IdlePolicy,
 }
 
 impl Lab {
@@ -78,7 +75,7 @@ impl Lab {
         let crew_settings = CrewSettings {
             counters: &counters,
             twins: &twin_ids,
-            idle: IDLE,
+            idle: settings.idle,
             clock: Clock::start(&eal),
             pool,
         };

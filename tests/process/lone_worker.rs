@@ -77,7 +77,7 @@ pub struct LoneWorker {
 
 impl LoneWorker {
     /// Starts it; `run` is what its lcore does with it.
-    pub fn start(run: impl FnOnce(&mut Worker<EveryVerdict>) + Send + 'static) -> Self {
+    pub fn start(idle: IdlePolicy, run: impl FnOnce(&mut Worker<EveryVerdict>) + Send + 'static) -> Self {
         let eal = start_eal(1);
         let pool_settings = PoolSettings {
             mbufs: 8_191,
@@ -93,7 +93,7 @@ impl LoneWorker {
         let crew_settings = CrewSettings {
             counters: &counters,
             twins: &[DeviceId(0)],
-            idle: IdlePolicy::Pause,
+            idle,
             clock: Clock::start(&eal),
             pool,
         };

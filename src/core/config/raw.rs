@@ -80,6 +80,8 @@ pub enum Idle {
     Pause,
     /// Sleeps between polls: for machines that do other things too.
     Sleep,
+    /// Polls while frames come, and rests when none do: until a device interrupts, or in sleeps that grow.
+    Adaptive,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -269,7 +269,7 @@ fn unknown_missing_and_mistyped_keys_are_named_with_their_line() {
     );
     assert_refused(
         "[workers]\nidle = \"rest\" # lazy\n",
-        "lvsd.toml:2:8: workers.idle: unknown variant `rest`, expected one of `spin`, `pause`, `sleep`: \
+        "lvsd.toml:2:8: workers.idle: unknown variant `rest`, expected one of `spin`, `pause`, `sleep`, `adaptive`: \
          give a value as lvsd.reference.toml describes it",
     );
     assert_refused(

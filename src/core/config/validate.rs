@@ -33,6 +33,8 @@ const MEMORY_MAX_MB: u64 = 1 << 20;
 const MBUFS_MAX: u64 = 16_777_216;
 /// Longer sleeps overflow a receive queue at a million packets a second.
 const IDLE_SLEEP_US: RangeInclusive<u64> = 1..=1_000;
+/// The longest sleep of a quiet worker with `idle = "adaptive"`: what a millisecond's housekeeping allows.
+const ADAPTIVE_SLEEP_US: u32 = 1_000;
 /// From a small lab to 2²⁸, where indices and memory end.
 const CONNECTIONS: RangeInclusive<u64> = 1_024..=(1 << 28);
 /// What NICs accept.
@@ -123,10 +125,15 @@ fn workers(raw: &RawWorkers, eal: &RawEal) -> Result<WorkersConfig, Invalid> {
         }
         (None, None) => u64::from(default.count),
     };
+    let idle = raw.idle.as_ref().map_or(default.idle, |idle| *idle.get_ref());
+    let default_sleep_us = match idle {
+        Idle::Adaptive => ADAPTIVE_SLEEP_US,
+        _ => default.idle_sleep_us,
+    };
     Ok(WorkersConfig {
         count: count as u8,
-        idle: raw.idle.as_ref().map_or(default.idle, |idle| *idle.get_ref()),
-        idle_sleep_us: in_range(&raw.idle_sleep_us, IDLE_SLEEP_US, default.idle_sleep_us)?,
+        idle,
+        idle_sleep_us: in_range(&raw.idle_sleep_us, IDLE_SLEEP_US, default_sleep_us)?,
     })
 }
 

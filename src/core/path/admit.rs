@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 
 use crate::address::{Address, Endpoint, FlowKey};
+use crate::counters::SingleWriter;
 use crate::ipvs::local_address;
 use crate::ipvs::mark::Marked;
 use crate::ipvs::persistence::Spread;
@@ -40,11 +41,13 @@ struct Found<'a> {
 pub(crate) fn admit<'a, A: Address>(step: &mut Step<'a>, headers: &Headers, key: &FlowKey<A>) -> Admission<'a> {
     let snapshot = step.snapshot;
     let found = find(step, step.snapshot.marks.classify(step.device, key), key);
-    if let Some(owner) = owner(step, found.as_ref().map(|found| found.service), key)
-        && owner != step.worker
+    if let Some(place) = place(step, found.as_ref().map(|found| found.service), key)
         && !step.handed_over
     {
-        return Admission::Decided(Verdict::HandOver(owner));
+        count(step, place, key);
+        if place.owner != step.worker {
+            return Admission::Decided(Verdict::HandOver(place.owner));
+        }
     }
     if let Some(Found { service, .. }) = found
         && !may_start(step, headers, key)
@@ -156,35 +159,70 @@ pub(crate) fn other_owner<A: Address>(step: &Step<'_>, key: &FlowKey<A>) -> Opti
     owner(step, service, key).filter(|owner| *owner != step.worker && !step.handed_over)
 }
 
+/// The worker that a packet belongs to, and whether the NICs' RSS decides so.
+#[derive(Clone, Copy)]
+struct Place {
+    owner: WorkerId,
+    by_rss: bool,
+}
+
+/// Leaves the management core to see whether a device spreads flows as it claims.
+#[inline]
+fn count<A: Address>(step: &Step<'_>, place: Place, key: &FlowKey<A>) {
+    let Some(placed) = step.own.placed.get(usize::from(step.device.0)) else {
+        return;
+    };
+    // The pieces of a datagram come where their addresses say, without ports.
+    if step.reassembled != 0 {
+        return;
+    }
+    if place.owner != step.worker {
+        let ends = key.src.addr.words().0 ^ key.dst.addr.words().0.rotate_left(16);
+        placed.count_elsewhere(ends ^ u64::from(key.src.port) << 16 ^ u64::from(key.dst.port));
+        if place.by_rss {
+            placed.rss_elsewhere.add(1);
+        }
+    } else if place.by_rss {
+        placed.rss_here.add(1);
+    }
+}
+
 /// The worker that has, or will have, the connection of this packet; `None` when it is nobody's.
-///
-/// Every end of a connection leads to the same answer without knowing the connection: inbound packets
-/// and NAT replies by the client's end, FULLNAT replies by the local port, which was chosen for that. Where NICs
-/// have RSS, FULLNAT replies belong to the worker to which they bring them, and so do inbound packets unless
-/// the service's persistence, or NAT replies that show the client's end only, demand the other way.
 pub(crate) fn owner<A: Address>(
     step: &Step<'_>,
     service: Option<&VirtualService>,
     key: &FlowKey<A>,
 ) -> Option<WorkerId> {
+    place(step, service, key).map(|place| place.owner)
+}
+
+/// Every end of a connection leads to the same answer without knowing the connection: inbound packets
+/// and NAT replies by the client's end, FULLNAT replies by the local port, which was chosen for that. Where NICs
+/// have RSS, FULLNAT replies belong to the worker to which they bring them, and so do inbound packets unless
+/// the service's persistence, or NAT replies that show the client's end only, demand the other way.
+fn place<A: Address>(step: &Step<'_>, service: Option<&VirtualService>, key: &FlowKey<A>) -> Option<Place> {
     if step.workers_count <= 1 {
         return None;
     }
     let services = &step.snapshot.services;
-    let by_rss = |rss: &RssHash| rss.worker(key.src, key.dst, step.workers_count);
+    let by_rss = |rss: &RssHash| Place {
+        owner: rss.worker(key.src, key.dst, step.workers_count),
+        by_rss: true,
+    };
+    let computed = |owner| Place { owner, by_rss: false };
     if let Some(service) = service {
         if let Some(rss) = step.rss.filter(|_| service.is_spread_by_flow) {
             return Some(by_rss(rss));
         }
-        Some(owner_of_client(step, service.spread, key.src))
+        Some(computed(owner_of_client(step, service.spread, key.src)))
     } else if services.is_local_address(key.dst.addr) {
         if let Some(rss) = step.rss {
             return Some(by_rss(rss));
         }
-        Some(local_address::owner_of(key.dst.port, step.workers_count))
+        Some(computed(local_address::owner_of(key.dst.port, step.workers_count)))
     } else {
         let spread = services.nat_spread(key.protocol, key.src)?;
-        Some(owner_of_client(step, spread, key.dst))
+        Some(computed(owner_of_client(step, spread, key.dst)))
     }
 }
 

@@ -85,7 +85,7 @@ fn one(label: &'static str, name: &str, value: u64) -> Sample<1> {
 
 fn workers(page: &mut Page, workers: &[Worker]) {
     type Read = fn(&Worker) -> u64;
-    let counters: [(Named, Read); 19] = [
+    let counters: [(Named, Read); 22] = [
         (("lvsd_worker_rx_packets_total", "Frames taken from devices."), |of| {
             of.rx_packets
         }),
@@ -161,6 +161,23 @@ fn workers(page: &mut Page, workers: &[Worker]) {
                 "Time-stamp cycles spent polling in vain.",
             ),
             |of| of.idle_cycles,
+        ),
+        (("lvsd_worker_sleeps_total", "Sleeps while nothing was to do."), |of| {
+            of.sleeps
+        }),
+        (
+            (
+                "lvsd_worker_sleep_cycles_total",
+                "Time-stamp cycles asleep, which are among the idle ones.",
+            ),
+            |of| of.sleep_cycles,
+        ),
+        (
+            (
+                "lvsd_worker_interrupts_total",
+                "Sleeps that a device ended by its receive interrupt.",
+            ),
+            |of| of.interrupts,
         ),
         (
             (
@@ -283,6 +300,14 @@ fn devices(page: &mut Page, devices: &[Device]) {
     page.gauge(
         ("lvsd_device_up", "Whether the link is up."),
         devices.iter().map(|of| one("device", &of.name, u64::from(of.link_up))),
+    );
+    let as_claimed = |of: &Device| u64::from(of.spread.is_as_claimed());
+    page.gauge(
+        (
+            "lvsd_device_spreads",
+            "Whether flows come by its receive queues as it claims; 0 costs hand-overs between workers.",
+        ),
+        devices.iter().map(|of| one("device", &of.name, as_claimed(of))),
     );
 }
 

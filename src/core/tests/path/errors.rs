@@ -12,7 +12,7 @@ use super::{counts, director, packet, service};
 #[test]
 fn an_error_from_behind_reaches_the_client_in_the_name_of_the_vip_whoever_polls_it() {
     for mode in [ForwardingMode::Nat, ForwardingMode::FullNat] {
-        for workers in [1, 3, 4] {
+        for workers in [1, 3, 4, 64] {
             let key = service(ServiceProtocol::Udp, "192.0.2.100", 53);
             let mut director = director(workers, key, mode, &["198.51.100.11"], 5_353);
             for client in 0..50_u16 {

@@ -66,7 +66,7 @@ fn transmitted(outcomes: Vec<Outcome>) -> Vec<Vec<u8>> {
 #[test]
 fn a_long_datagram_goes_there_and_back_whoever_polls_its_fragments() {
     for mode in [ForwardingMode::Nat, ForwardingMode::FullNat] {
-        for workers in [1, 2, 5] {
+        for workers in [1, 2, 5, 64] {
             for client in 0..20_u16 {
                 let key = service(ServiceProtocol::Udp, "192.0.2.100", 53);
                 let mut director = director(workers, key, mode, &["198.51.100.11"], 5_353);
@@ -99,7 +99,7 @@ fn a_long_datagram_goes_there_and_back_whoever_polls_its_fragments() {
 
 #[test]
 fn fragments_of_a_marked_service_are_put_together_though_its_address_is_nobodys() {
-    for workers in [1, 3] {
+    for workers in [1, 3, 64] {
         let key = ServiceKey::Fwmark {
             mark: 7,
             family: AddressFamily::Ipv4,

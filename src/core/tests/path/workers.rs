@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use lvs_core::address::{Addr4, Address, Endpoint};
+use lvs_core::counters::{PlacedCounters, SingleWriter};
 use lvs_core::ipvs::desired::ServerSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
@@ -23,7 +24,7 @@ fn every_packet_reaches_its_connection_whoever_polls_it() {
         ForwardingMode::FullNat,
         ForwardingMode::DirectRouting,
     ] {
-        for workers in [1, 2, 3, 7] {
+        for workers in [1, 2, 3, 7, 64] {
             let key = service(ServiceProtocol::Tcp, "192.0.2.100", 80);
             let servers = ["198.51.100.11", "198.51.100.12"];
             let mut director = director(workers, key, mode, &servers, 80);
@@ -163,4 +164,59 @@ fn connections_of_a_service_that_is_no_longer_masqueraded_are_found_where_they_b
         director.inject_at(queue, WAN, &tcp4(&ends).ack().build()).transmitted();
     }
     assert_eq!(director.conns().len(), usize::from(CLIENTS));
+}
+
+#[test]
+fn a_nic_that_claims_rss_and_brings_all_to_one_queue_is_seen_and_costs_hand_overs_only() {
+    let rss = RssHash::new(std::array::from_fn(|index| (index as u8).wrapping_mul(91) ^ 0x6D));
+    let key = service(ServiceProtocol::Tcp, "192.0.2.100", 80);
+    for spreads in [true, false] {
+        let mut director = director(4, key, ForwardingMode::FullNat, &["198.51.100.11"], 80);
+        for worker in &mut director.workers {
+            worker.follow_rss(rss.clone());
+        }
+        for client in 0..CLIENTS {
+            let ends = format!("192.0.2.2:{} > 192.0.2.100:80", 10_000 + client);
+            let queue = if spreads { queue_of(&rss, &ends, 4) } else { 0 };
+            let (_, first) = director.inject_at(queue, WAN, &tcp4(&ends).syn().build()).transmitted();
+            let to_server = packet(&first);
+            let words: Vec<&str> = to_server.split(' ').collect();
+            let ends = format!("{} > {}", words[4], words[2]);
+            let reply = tcp4(&ends).syn().ack().dst_mac(director_mac(LAN)).build();
+            let queue = if spreads { queue_of(&rss, &ends, 4) } else { 0 };
+            let (_, out) = director.inject_at(queue, LAN, &reply).transmitted();
+            assert!(packet(&out).contains(&format!("192.0.2.100:80 > 192.0.2.2:{}", 10_000 + client)));
+        }
+        assert_eq!(director.conns().len(), usize::from(CLIENTS), "no connection twice");
+        for device in [WAN, LAN] {
+            let of = |read: fn(&PlacedCounters) -> u64| -> u64 {
+                let workers = director.workers.iter();
+                workers
+                    .map(|worker| read(&worker.counters().placed[usize::from(device.0)]))
+                    .sum()
+            };
+            let (here, elsewhere) = (
+                of(|placed| placed.rss_here.get()),
+                of(|placed| placed.rss_elsewhere.get()),
+            );
+            assert_eq!(of(|placed| placed.elsewhere.get()), elsewhere);
+            if spreads {
+                assert_eq!(elsewhere, 0, "every packet came to its owner");
+            } else {
+                assert!(
+                    elsewhere > u64::from(CLIENTS) / 2,
+                    "{device:?}: {elsewhere} of {CLIENTS}"
+                );
+                let marks = of(|placed| placed.flows.get().count_ones().into());
+                assert!(marks > 50, "{device:?}: {marks} marks of many flows");
+            }
+            assert!(device == LAN || here > 0, "first packets at their owner");
+        }
+        let busy = director
+            .workers
+            .iter()
+            .filter(|worker| worker.conns_count().0 > 0)
+            .count();
+        assert_eq!(busy, 4, "the load is shared");
+    }
 }

@@ -1,0 +1,289 @@
+//! Watches whether devices spread flows over their receive queues as their drivers claim.
+//!
+//! In:  what each worker received of each device, and what it then found to be another worker's. Out: [`Spread`] of each
+//! device, a line in the log when it turns out otherwise than claimed.
+//! Never: changes who owns a connection: that is computed from packets, so a device that does not spread costs
+//! hand-overs, and the load is shared all the same. Emulated e1000e and vmxnet3 are such devices.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lvs_api::Spread;
+use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::l3::DeviceId;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often it looks.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// Fewer packets than these say nothing.
+const PACKETS_MIN: u64 = 1_000;
+
+/// Marks of different flows ([`lvs_core::counters::PlacedCounters::flows`]) below which a few flows may have met in
+/// one queue by chance: of 16 flows over two queues, once in 32,768 times.
+const FLOWS_MIN: u32 = 16;
+
+/// One packet in so many that should have come elsewhere is no chance: what NICs hash without ports (fragments, IPv6
+/// extension headers) is less.
+const ELSEWHERE_MIN: u64 = 8;
+
+/// What a device claims.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Which one.
+    pub device: DeviceId,
+    /// The operator's name for it.
+    pub name: String,
+    /// Its receive queues.
+    pub rx_queues: u16,
+    /// Whether flows belong to the workers to which its RSS brings them.
+    pub by_rss: bool,
+}
+
+/// See the module.
+pub struct SpreadWatch {
+    counters: Arc<[Arc<WorkerCounters>]>,
+    devices: Mutex<Vec<Watched>>,
+}
+
+struct Watched {
+    claim: Claim,
+    spread: Spread,
+    /// When it was last judged.
+    before: Seen,
+    warned: bool,
+}
+
+/// What has been counted of a device.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// By worker.
+    rx: Vec<u64>,
+    elsewhere: u64,
+    rss_here: u64,
+    rss_elsewhere: u64,
+    /// Marks of different flows that came elsewhere, lately, at the worker with most of them.
+    flows: u32,
+}
+
+impl SpreadWatch {
+    /// Watches these devices by what these workers count.
+    pub fn new(claims: Vec<Claim>, counters: Arc<[Arc<WorkerCounters>]>) -> Self {
+        let watched = |claim: Claim| Watched {
+            spread: match (claim.rx_queues, claim.by_rss) {
+                (0 | 1, _) => Spread::OneQueue,
+                (_, true) => Spread::Rss,
+                (_, false) => Spread::Own,
+            },
+            before: Seen::default(),
+            warned: false,
+            claim,
+        };
+        Self {
+            counters,
+            devices: Mutex::new(claims.into_iter().map(watched).collect()),
+        }
+    }
+
+    /// How a device spreads flows, as far as is known.
+    pub fn of(&self, device: DeviceId) -> Spread {
+        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let watched = devices.iter().find(|watched| watched.claim.device == device);
+        watched.map_or(Spread::OneQueue, |watched| watched.spread)
+    }
+
+    /// Looks at what has come since the last look that said something; what is to be logged.
+    fn look(&self) -> Vec<String> {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let watched = devices.iter_mut().filter(|watched| watched.claim.rx_queues > 1);
+        watched.filter_map(|watched| watched.look(&self.counters)).collect()
+    }
+
+    /// Looks now and then, until dropped.
+    pub async fn watch(&self) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for warning in self.look() {
+                log::warn!("{warning}");
+            }
+        }
+    }
+}
+
+impl Watched {
+    fn look(&mut self, counters: &[Arc<WorkerCounters>]) -> Option<String> {
+        let now = Seen::of(self.claim.device, counters);
+        let since = now.since(&self.before);
+        if since.rx.iter().sum::<u64>() < PACKETS_MIN {
+            return None;
+        }
+        self.before = now;
+        let spread = since.judge(self.claim.by_rss)?;
+        self.spread = spread;
+        if spread.is_as_claimed() || self.warned {
+            return None;
+        }
+        self.warned = true;
+        let (name, queues) = (&self.claim.name, self.claim.rx_queues);
+        let cost = "its workers hand over what is not theirs, which costs time but no connection";
+        Some(match spread {
+            Spread::None => {
+                format!("device \"{name}\" has {queues} receive queues, but all flows come by one of them: {cost}")
+            }
+            _ => format!("device \"{name}\" claims RSS, but brings flows to other workers than it should: {cost}"),
+        })
+    }
+}
+
+impl Seen {
+    fn of(device: DeviceId, counters: &[Arc<WorkerCounters>]) -> Self {
+        let mut seen = Self::default();
+        for worker in counters {
+            seen.rx.push(worker.device(device).rx_packets.get());
+            if let Some(placed) = worker.placed.get(usize::from(device.0)) {
+                seen.elsewhere += placed.elsewhere.get();
+                seen.rss_here += placed.rss_here.get();
+                seen.rss_elsewhere += placed.rss_elsewhere.get();
+                seen.flows = seen.flows.max(placed.flows.get().count_ones());
+            }
+        }
+        seen
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        let rx = self.rx.iter().enumerate();
+        Self {
+            rx: rx
+                .map(|(worker, rx)| rx - before.rx.get(worker).unwrap_or(&0))
+                .collect(),
+            elsewhere: self.elsewhere - before.elsewhere,
+            rss_here: self.rss_here - before.rss_here,
+            rss_elsewhere: self.rss_elsewhere - before.rss_elsewhere,
+            flows: self.flows,
+        }
+    }
+
+    /// What at least [`PACKETS_MIN`] packets show; `None` when they could be either way.
+    fn judge(&self, by_rss: bool) -> Option<Spread> {
+        let packets: u64 = self.rx.iter().sum();
+        let workers = self.rx.iter().filter(|packets| **packets > 0).count();
+        let many_flows = self.flows >= FLOWS_MIN;
+        if workers == 1 {
+            let not_its_own = many_flows && self.elsewhere >= packets / ELSEWHERE_MIN;
+            return not_its_own.then_some(Spread::None);
+        }
+        if !by_rss {
+            return Some(Spread::Own);
+        }
+        let decided = self.rss_here + self.rss_elsewhere;
+        if many_flows
+            && self.rss_elsewhere >= PACKETS_MIN / ELSEWHERE_MIN
+            && self.rss_elsewhere >= decided / ELSEWHERE_MIN
+        {
+            return Some(Spread::Astray);
+        }
+        // Too few to accuse are too few to acquit.
+        (decided >= PACKETS_MIN / ELSEWHERE_MIN).then_some(Spread::Rss)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NIC: DeviceId = DeviceId(1);
+
+    fn watch(workers: usize, rx_queues: u16, by_rss: bool) -> SpreadWatch {
+        let claim = Claim {
+            device: NIC,
+            name: "wan".to_owned(),
+            rx_queues,
+            by_rss,
+        };
+        SpreadWatch::new(
+            vec![claim],
+            (0..workers).map(|_| Arc::new(WorkerCounters::new(1))).collect(),
+        )
+    }
+
+    /// Packets of `flows` flows arrive at a worker; of each hundred, so many are another's.
+    fn arrive(watch: &SpreadWatch, worker: usize, packets: u64, flows: u64, astray_percent: u64) {
+        let counters = &watch.counters[worker];
+        counters.device(NIC).rx_packets.add(packets);
+        let placed = &counters.placed[usize::from(NIC.0)];
+        for packet in 0..packets {
+            if packet % 100 < astray_percent {
+                placed.count_elsewhere(packet % flows);
+                placed.rss_elsewhere.add(1);
+            } else {
+                placed.rss_here.add(1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_that_brings_all_flows_by_one_queue_is_told_once() {
+        let watch = watch(4, 4, true);
+        assert_eq!(watch.of(NIC), Spread::Rss, "as claimed until seen otherwise");
+        arrive(&watch, 0, 999, 500, 75);
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Rss), "too few");
+        arrive(&watch, 0, 1_000, 500, 75);
+        let told = watch.look();
+        assert_eq!(watch.of(NIC), Spread::None);
+        assert!(
+            told[0].contains("\"wan\" has 4 receive queues, but all flows come by one"),
+            "{told:?}"
+        );
+        arrive(&watch, 0, 5_000, 500, 75);
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::None));
+    }
+
+    #[test]
+    fn a_device_that_spreads_otherwise_than_it_should_is_told_and_believed_again_when_it_does() {
+        let watch = watch(2, 2, true);
+        arrive(&watch, 0, 1_000, 500, 50);
+        arrive(&watch, 1, 1_000, 500, 50);
+        let told = watch.look();
+        assert!(told[0].contains("claims RSS, but"), "{told:?}");
+        assert_eq!(watch.of(NIC), Spread::Astray);
+        arrive(&watch, 0, 1_000, 500, 0);
+        arrive(&watch, 1, 1_000, 500, 0);
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Rss));
+    }
+
+    #[test]
+    fn one_loud_client_is_no_evidence() {
+        let watch = watch(2, 2, true);
+        arrive(&watch, 0, 100_000, 1, 100);
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Rss));
+        arrive(&watch, 1, 100_000, 3, 100);
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Rss));
+    }
+
+    #[test]
+    fn fragments_and_other_packets_hashed_without_ports_are_no_evidence() {
+        let watch = watch(2, 2, true);
+        arrive(&watch, 0, 10_000, 500, 5);
+        arrive(&watch, 1, 10_000, 500, 5);
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Rss));
+    }
+
+    #[test]
+    fn without_our_rss_what_comes_elsewhere_is_no_fault_unless_all_comes_by_one_queue() {
+        let watch = watch(2, 2, false);
+        arrive(&watch, 0, 1_000, 500, 50);
+        arrive(&watch, 1, 1_000, 500, 50);
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Own));
+        arrive(&watch, 1, 1_000, 500, 50);
+        assert_eq!((watch.look().len(), watch.of(NIC)), (1, Spread::None));
+    }
+
+    #[test]
+    fn one_queue_claims_nothing() {
+        let watch = watch(2, 1, false);
+        arrive(&watch, 0, 10_000, 500, 50);
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::OneQueue));
+    }
+}

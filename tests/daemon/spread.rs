@@ -1,0 +1,84 @@
+//! A device that claims several receive queues and brings everything by one of them.
+
+use lvs_api::{Device, Spread, Worker};
+use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
+
+use crate::stand::{Stand, until};
+
+const FLOWS: u16 = 4_000;
+
+/// Two workers, and a capture for each of the two queues of "wan": all flows in the first, nothing in the second.
+fn configure(stand: &Stand) {
+    let frames: Vec<_> = (0..FLOWS)
+        .map(|flow| {
+            tcp4(&format!(
+                "192.0.2.{}:{} > 192.0.2.100:80",
+                150 + flow % 100,
+                10_000 + flow
+            ))
+        })
+        .map(|packet| packet.syn().build())
+        .map(|bytes| CapturedFrame {
+            time_ns: 0,
+            wire_len: bytes.len() as u32,
+            bytes,
+        })
+        .collect();
+    std::fs::write(stand.path("all.pcap"), write_pcap(&frames)).unwrap();
+    std::fs::write(stand.path("none.pcap"), write_pcap(&[])).unwrap();
+    let cpus = lvsd::dpdk::eal::available_cpus();
+    let worker_cpu = cpus[1 % cpus.len()];
+    stand.write_config(&format!(
+        "[eal]\nhugepages = \"never\"\nmain_core = {}\nworker_cores = [{worker_cpu}, {worker_cpu}]\n\
+         [workers]\nidle = \"sleep\"\n[api]\nsocket = {:?}\n[journal]\npath = {:?}\n\
+         [[device]]\nname = \"wan\"\npromiscuous = true\nmac = \"02:00:00:00:00:01\"\ndpdk = \"net_pcap0,rx_pcap={},rx_pcap={}\"\n\
+         [[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.100\"\nport = 80\nscheduler = \"rr\"\n\
+         [[service.real_server]]\naddress = \"192.0.2.5\"\nmode = \"dr\"\n",
+        cpus[0],
+        stand.socket(),
+        stand.path("journal"),
+        stand.path("all.pcap").display(),
+        stand.path("none.pcap").display(),
+    ));
+}
+
+#[test]
+fn a_device_that_brings_all_flows_by_one_queue_is_shown_and_its_load_is_shared_all_the_same() {
+    let stand = Stand::new();
+    stand.twin("wan", "02:00:00:00:00:01");
+    stand.address("wan", "192.0.2.1/24");
+    stand.address("wan", "192.0.2.100/32");
+    stand.inside("ip neigh add 192.0.2.5 lladdr 02:00:00:00:01:05 dev wan nud permanent");
+    configure(&stand);
+    let daemon = stand.start();
+    until(10, "every flow has its connection", || {
+        let workers: Vec<Worker> = daemon.get("/v1/workers");
+        workers.iter().map(|worker| worker.conns4).sum::<u64>() == u64::from(FLOWS)
+    });
+    let workers: Vec<Worker> = daemon.get("/v1/workers");
+    assert_eq!((workers[0].rx_packets, workers[1].rx_packets), (u64::from(FLOWS), 0));
+    assert_eq!(workers[0].hand_over_packets, workers[1].take_over_packets);
+    for worker in &workers {
+        assert!(worker.conns4 > u64::from(FLOWS) * 2 / 5, "shared: {workers:?}");
+    }
+    until(10, "the device is judged", || {
+        daemon.get::<Vec<Device>>("/v1/devices")[0].spread == Spread::None
+    });
+    assert_eq!(daemon.get::<Vec<Device>>("/v1/devices")[0].rx_queues, 2);
+    let (_, metrics) = daemon.ask("GET", "/metrics", "");
+    assert!(metrics.contains("lvsd_device_spreads{device=\"wan\"} 0\n"));
+    let shown = daemon.printed("devices");
+    assert!(shown.contains("Spread") && shown.contains(" none "), "{shown}");
+    let shown = daemon.printed("workers");
+    assert!(
+        shown.contains("Imbalance 1.") && shown.contains("frames handed over"),
+        "{shown}"
+    );
+    let log = daemon.stop();
+    assert_eq!(
+        log.matches("device \"wan\" has 2 receive queues, but all flows come by one")
+            .count(),
+        1,
+        "{log}"
+    );
+}

@@ -1,0 +1,195 @@
+//! A worker that rests when idle leaves its CPU alone, and is in time for everything all the same.
+
+#[path = "process/lab.rs"]
+mod lab;
+#[path = "process/own_process.rs"]
+mod own_process;
+#[path = "process/scripted_path.rs"]
+mod scripted_path;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lab::{Lab, LabSettings, wait_for, wait_until};
+use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::frame::Frame;
+use lvs_core::l3::DeviceId;
+use lvs_core::path::DropReason;
+use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
+use lvsd::dpdk::{Burst, Clock, Mempool, PoolSettings, lcore};
+use lvsd::worker::Worker;
+use lvsd::worker::crew::{CrewSettings, assemble};
+use lvsd::worker::idle::IdlePolicy;
+use lvsd::worker::mailbox::{Command, Reply};
+use own_process::{in_own_process, start_eal};
+use scripted_path::{HAND_OVER, HOLD, PUNT, ScriptedPath, TRANSMIT, snapshot};
+
+const ADAPTIVE: IdlePolicy = IdlePolicy::Adaptive {
+    quiet_us: 200,
+    sleep_max_us: 1_000,
+};
+
+const TWO: LabSettings = LabSettings {
+    workers: 2,
+    devices: 1,
+    tx_queues: 2,
+    twins: 1,
+    idle: ADAPTIVE,
+};
+
+/// CPU time of all threads that poll, in milliseconds (`/proc/…/schedstat`, nanoseconds on CPU first).
+fn workers_cpu_ms() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let workers = tasks
+        .map(|task| task.path())
+        .filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("rte-worker")));
+    let ns = workers.map(|task| {
+        let schedstat = std::fs::read_to_string(task.join("schedstat")).unwrap();
+        schedstat.split(' ').next().unwrap().parse::<u64>().unwrap()
+    });
+    ns.sum::<u64>() / 1_000_000
+}
+
+#[test]
+fn two_quiet_workers_that_rest_need_less_than_a_twentieth_of_a_cpu_each() {
+    in_own_process(
+        "two_quiet_workers_that_rest_need_less_than_a_twentieth_of_a_cpu_each",
+        || {
+            let mut lab = Lab::start(&TWO);
+            let slept = || lab.counters.iter().all(|counters| counters.sleeps.get() > 100);
+            assert!(wait_until(slept), "they rest");
+            let before = workers_cpu_ms();
+            std::thread::sleep(Duration::from_millis(1_000));
+            let spent = workers_cpu_ms() - before;
+            println!("two workers: {spent} ms of CPU in a quiet second");
+            assert!(spent < 100, "{spent} ms of CPU in a quiet second");
+            let [sleep, idle] = [&lab.counters[0].sleep_cycles, &lab.counters[0].idle_cycles].map(SingleWriter::get);
+            assert!(
+                sleep > idle / 2 && sleep <= idle,
+                "{sleep} cycles asleep of {idle} idle ones"
+            );
+            lab.stop();
+        },
+    );
+}
+
+#[test]
+fn what_comes_after_a_silence_waits_milliseconds_at_most() {
+    in_own_process("what_comes_after_a_silence_waits_milliseconds_at_most", || {
+        let mut lab = Lab::start(&TWO);
+        let mut waits = [const { Vec::new() }; 3];
+        let mut twins_frame = [0; 64];
+        for _ in 0..20 {
+            for (kind, start) in [[TRANSMIT, 0], [HAND_OVER, 1], [PUNT, 0]].into_iter().enumerate() {
+                std::thread::sleep(Duration::from_millis(20));
+                let sent = Instant::now();
+                lab.send(0, 0, &start, 1);
+                if kind < 2 {
+                    assert_eq!(lab.receive(0, 1).len(), 1);
+                } else {
+                    lab.twins[0].recv(&mut twins_frame).unwrap();
+                }
+                waits[kind].push(sent.elapsed());
+            }
+        }
+        for (what, waits) in ["sent on", "handed over", "punted"].into_iter().zip(&mut waits) {
+            waits.sort();
+            println!("{what}: median {:?}, longest {:?}", waits[10], waits[19]);
+            // One sleep for each worker on its way, and as much again for a busy machine.
+            assert!(waits[10] < Duration::from_millis(5), "{what}: {waits:?}");
+        }
+        assert!(lab.settles_at(60), "{:?}", lab.account());
+        lab.stop();
+        assert_eq!(lab.pool.in_use(), 0);
+    });
+}
+
+#[test]
+fn timers_commands_and_the_kernels_frames_are_served_by_a_worker_that_rests() {
+    in_own_process(
+        "timers_commands_and_the_kernels_frames_are_served_by_a_worker_that_rests",
+        || {
+            let mut lab = Lab::start(&LabSettings {
+                workers: 1,
+                tx_queues: 1,
+                ..TWO
+            });
+            lab.send(0, 0, &[HOLD, 9], 1);
+            assert!(lab.asked(0).is_some());
+            assert!(wait_until(|| lab.counters[0].sleeps.get() > 100), "it rests");
+            lab.publish(0, snapshot(1));
+            assert!(matches!(lab.reply(0), Some(Reply::Retired(_))));
+            lab.twins[0].send(&[7; 60]).unwrap();
+            assert_eq!(lab.receive(0, 1), [[7; 60]]);
+            assert!(lab.asked(0).is_some(), "asked again after a second");
+            assert!(
+                wait_for(Duration::from_secs(4), || lab.drops(DropReason::NeighbourFailed) == 1),
+                "given up in time"
+            );
+            lab.stop();
+            assert_eq!(lab.pool.in_use(), 0);
+        },
+    );
+}
+
+/// A virtio queue of this process, served by a vhost device of this process: the one software device with receive
+/// interrupts that needs no kernel module.
+#[test]
+fn a_device_with_receive_interrupts_wakes_its_worker() {
+    in_own_process("a_device_with_receive_interrupts_wakes_its_worker", || {
+        let eal = start_eal(1);
+        let pool_settings = PoolSettings {
+            mbufs: 8_191,
+            ..PoolSettings::default()
+        };
+        let pool = Mempool::create(&eal, &pool_settings).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("vhost");
+        let open = |number: u8, driver: String| {
+            let settings = DeviceSettings {
+                id: DeviceId(number),
+                driver,
+                rx_interrupts: number == 1,
+                rx_descriptors: 256,
+                tx_descriptors: 256,
+                ..DeviceSettings::default()
+            };
+            Device::open(&eal, &settings, pool).unwrap()
+        };
+        let (far, mut far_queues) = open(0, format!("net_vhost0,iface={},queues=1", socket.display()));
+        let (near, near_queues) = open(1, format!("net_virtio_user0,path={},queues=1", socket.display()));
+        assert!(near.rx_interrupts() && !far.rx_interrupts());
+        let counters = [Arc::new(WorkerCounters::new(1))];
+        let crew_settings = CrewSettings {
+            counters: &counters,
+            twins: &[],
+            idle: ADAPTIVE,
+            clock: Clock::start(&eal),
+            pool,
+        };
+        let mut crew = assemble(vec![Queues::default(), near_queues], &crew_settings);
+        let mut worker = Worker::new(crew.workers.remove(0), ScriptedPath::new());
+        let handle = lcore::launch(&eal, 0, move || worker.run()).unwrap();
+        assert!(
+            wait_until(|| far.link().up && counters[0].sleeps.get() > 10),
+            "it rests"
+        );
+        for frame in 1..=50 {
+            let woken = counters[0].interrupts.get();
+            let mut burst = Burst::new();
+            let mut mbuf = pool.alloc().unwrap();
+            assert!(mbuf.append(60));
+            mbuf.bytes_mut().fill(0);
+            burst.push(mbuf).unwrap();
+            assert_eq!(far_queues.tx[0].transmit(&mut burst).packets, 1);
+            assert!(wait_until(|| counters[0].devices[1].rx_packets.get() == frame));
+            let slept = counters[0].sleeps.get();
+            assert!(wait_until(|| counters[0].sleeps.get() > slept + 2), "it rests again");
+            println!("frame {frame}: {} interrupts", counters[0].interrupts.get() - woken);
+        }
+        // A frame may come between two waits, when the worker is about to look anyway.
+        assert!(counters[0].interrupts.get() > 25, "{}", counters[0].interrupts.get());
+        crew.mailboxes[0].commands.force_push(Command::Stop);
+        handle.join().unwrap();
+    });
+}
