@@ -20,6 +20,7 @@ pub mod tx;
 
 use std::sync::Arc;
 
+use lvs_core::capture::FrameEnds;
 use lvs_core::counters::{SingleWriter, WorkerCounters};
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
@@ -221,12 +222,21 @@ impl<P: PacketPath> Worker<P> {
         }
         process(&mut self.path, device, now, self.burst.as_mut_slice(), verdicts);
         if !self.taps.is_empty() {
-            let conn_of = |frame: &[u8]| self.path.conn_of(frame, now);
+            let conn_of = |ends: &FrameEnds| self.path.conn_of(ends, now);
             self.taps.settle(self.burst.as_slice(), verdicts, conn_of);
         }
-        for (mbuf, verdict) in self.burst.drain().zip(verdicts.iter()) {
-            self.exits
-                .dispatch(device, mbuf, *verdict, now, |wait| self.path.neighbour(wait));
+        // Almost every burst leaves by one device, as it came.
+        let left_together = match verdicts.first() {
+            Some(first @ Verdict::Transmit(to)) if verdicts.iter().all(|verdict| verdict == first) => {
+                self.exits.transmit_all(*to, &mut self.burst)
+            }
+            _ => false,
+        };
+        if !left_together {
+            for (mbuf, verdict) in self.burst.drain().zip(verdicts.iter()) {
+                self.exits
+                    .dispatch(device, mbuf, *verdict, now, |wait| self.path.neighbour(wait));
+            }
         }
         self.send_made(device, now);
         self.tell();
@@ -266,7 +276,7 @@ impl<P: PacketPath> Worker<P> {
     #[inline]
     fn tap(&mut self, device: DeviceId, kind: Kind, verdict: Verdict, frame: &[u8], now: Tick) {
         if !self.taps.is_empty() {
-            let conn_of = |frame: &[u8]| self.path.conn_of(frame, now);
+            let conn_of = |ends: &FrameEnds| self.path.conn_of(ends, now);
             self.taps.leaves(clock::cycles(), device, kind, verdict, frame, conn_of);
         }
     }

@@ -9,9 +9,14 @@ namespace=lvsd-bench
 work=$(mktemp -d)
 feeds=target/bench-feeds
 bin=${LVSD_BENCH_BIN:-target/release}
+cpus=
+rt_runtime_us=
 lvsd_pid=
 rows=()
 json=
+# Which flows, and in which order their packets come: nothing here may depend on either.
+base=0
+seed=1
 
 cleanup() {
     if [[ -n $lvsd_pid ]]; then
@@ -19,6 +24,7 @@ cleanup() {
         wait "$lvsd_pid" 2>/dev/null || true
     fi
     ip netns del "$namespace" 2>/dev/null || true
+    [[ -z $rt_runtime_us ]] || echo "$rt_runtime_us" >/proc/sys/kernel/sched_rt_runtime_us
     rm -rf "$work"
 }
 
@@ -27,11 +33,14 @@ prepare() {
     trap cleanup EXIT
     [[ -n ${LVSD_BENCH_BIN:-} ]] || cargo build --release --quiet -p lvsd -p lvs-cli -p lvs-lab-programs
     mkdir -p "$feeds"
+    # CPU 1 is the worker's alone: what this script starts stays away from it.
+    cpus=$(taskset -pc $$ | sed 's/.*: //')
+    taskset -pc 0 $$ >/dev/null
 }
 
 feed() { # KIND FLOWS DEVICE: prints the file
-    local file="$feeds/$1_$2_$3.pcap"
-    [[ -s $file ]] || "$bin/feed" "$file" "$1" "$2" --device "$3"
+    local file="$feeds/$1_$2_$3_$base-$seed.pcap"
+    [[ -s $file ]] || "$bin/feed" "$file" "$1" "$2" --device "$3" --base "$base" --seed "$seed"
     echo "$file"
 }
 
@@ -64,6 +73,8 @@ network() {
         ip -n "$namespace" neigh add "198.18.100.$server" lladdr "02:00:00:00:05:0$server" dev feed0 nud permanent
     done
     ip -n "$namespace" route add default via 198.18.0.253
+    # Data may come before the first packet of its flow: the kernel would refuse it, and lvsd close the connection.
+    ip netns exec "$namespace" nft -f - <<<'table inet bench { chain input { type filter hook input priority 0; iifname "feed*" drop; }; }'
 }
 
 driver() { # NUMBER CAPTURE-OR-DRIVER: what DPDK is told of a device
@@ -113,8 +124,19 @@ TOML
 }
 
 start() {
-    ip netns exec "$namespace" "$bin/lvsd" --config "$work/lvsd.toml" >"$work/lvsd.log" 2>&1 &
+    taskset -c "$cpus" ip netns exec "$namespace" "$bin/lvsd" --config "$work/lvsd.toml" >"$work/lvsd.log" 2>&1 &
     lvsd_pid=$!
+}
+
+# Lets nothing but the kernel interrupt the worker, as on a machine with isolated cores: for seconds only.
+undisturbed() {
+    if [[ -z $rt_runtime_us ]]; then
+        rt_runtime_us=$(</proc/sys/kernel/sched_rt_runtime_us)
+        echo -1 >/proc/sys/kernel/sched_rt_runtime_us
+    fi
+    local task=
+    until task=$(lvsd_worker) && [[ -n $task ]]; do :; done
+    chrt --fifo --pid 1 "${task##*/}"
 }
 
 stop() {
@@ -190,7 +212,7 @@ testpmd_sent() {
 bench_testpmd() { # FLOWS: what DPDK itself needs for the same frames, twice: the bound
     local mbufs=$(($1 + 131072)) pid line task mode figures
     hugepages $((mbufs * 2500 / 1048576 + 256))
-    coproc TESTPMD { exec stdbuf -oL dpdk-testpmd --lcores 0,1 --no-pci --file-prefix lvsd-bench-bound \
+    coproc TESTPMD { exec taskset -c "$cpus" stdbuf -oL dpdk-testpmd --lcores 0,1 --no-pci --file-prefix lvsd-bench-bound \
         --vdev "net_pcap0,rx_pcap=$(feed ack "$1" 0),infinite_rx=1" -- -i --forward-mode=macswap --port-topology=loop \
         --total-num-mbufs=$mbufs --burst=32 2>&1; }
     pid=$TESTPMD_PID

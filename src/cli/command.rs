@@ -69,6 +69,8 @@ pub enum Command {
     LocalAddress(LocalAddressCommand),
     /// List connections.
     Connections(Connections),
+    /// Say what is right and wrong with the director, and where to look further.
+    Status,
     /// Show what each polling core does.
     Workers,
     /// Show the NICs.
@@ -352,7 +354,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "no|full|remote", requires = "tunnel_type", num_args = 0..=1,
           default_missing_value = "full")]
     tunnel_checksum: Option<TunnelChecksum>,
-    /// 0 (no new connections) to 65535; default for a new server: 1.
+    /// 0 (no new connections) to 2147483647; default for a new server: 1.
     #[arg(short = 'w', long, value_name = "N")]
     pub weight: Option<u32>,
     /// Connections at which it takes no new ones; 0 for no limit.

@@ -8,6 +8,7 @@ mod command;
 mod listing;
 mod proc_files;
 mod run;
+mod status;
 mod table;
 mod top;
 mod why;

@@ -20,7 +20,7 @@ use crate::command::{
     StatsCommand, SyncCommand,
 };
 use crate::listing::{self, Columns, Style};
-use crate::{capture, proc_files, table, top, why};
+use crate::{capture, proc_files, status, table, top, why};
 
 mod settings;
 
@@ -95,6 +95,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Server(command) => session.server(command).await,
         Command::LocalAddress(command) => session.local_address(command).await,
         Command::Connections(filter) => session.connections(filter).await,
+        Command::Status => status::run(&session.client).await,
         Command::Workers => session.show("/workers", table::workers).await,
         Command::Devices => session.show("/devices", table::devices).await,
         Command::Buffers => session.show("/buffers", table::buffers).await,

@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::command::top::Top;
 use crate::run::{Failure, put};
 
-mod sample;
+pub mod sample;
 mod screen;
 mod tables;
 #[cfg(test)]

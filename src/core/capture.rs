@@ -5,12 +5,12 @@
 
 use std::net::IpAddr;
 
-use crate::address::{Address, FlowKey};
+use crate::address::{Address, AddressFamily, Endpoint, FlowKey};
 use crate::ipvs::conn::table::ConnTable;
 use crate::l3::DeviceId;
+use crate::path::Flow;
 use crate::path::parse::{Parsed, parse};
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{Flow, Fragment};
 use crate::tick::Tick;
 use crate::worker_state::{ConnRecord, WorkerState};
 
@@ -159,19 +159,26 @@ impl CaptureFilter {
 }
 
 impl WorkerState {
-    /// The connection that a frame belongs to, whichever way it goes. Nothing changes.
-    pub fn conn_of(&self, frame: &[u8], now: Tick) -> Option<ConnRecord> {
-        match parse(frame) {
-            // Fragments have no ports.
-            Ok(Parsed::Ip(headers, _)) if matches!(headers.fragment, Fragment::First | Fragment::Later) => None,
-            Ok(Parsed::Ip(_, Flow::V4(key))) => self.record_of(&self.lanes().v4.table, &key, now),
-            Ok(Parsed::Ip(_, Flow::V6(key))) => self.record_of(&self.lanes().v6.table, &key, now),
-            _ => None,
+    /// The connection that a frame with these ends belongs to, whichever way it goes. Nothing changes.
+    pub fn conn_of(&self, ends: &FrameEnds, now: Tick) -> Option<ConnRecord> {
+        // Later fragments have no ports, and must not be taken for a template's client.
+        if ends.src.1 == 0 && ends.dst.1 == 0 {
+            return None;
+        }
+        match AddressFamily::of(&ends.src.0) {
+            AddressFamily::Ipv4 => self.record_of(&self.lanes().v4.table, ends, now),
+            AddressFamily::Ipv6 => self.record_of(&self.lanes().v6.table, ends, now),
         }
     }
 
-    fn record_of<A: Address>(&self, table: &ConnTable<A>, key: &FlowKey<A>, now: Tick) -> Option<ConnRecord> {
-        let (index, _) = table.find(table.hash(key), key)?;
+    fn record_of<A: Address>(&self, table: &ConnTable<A>, ends: &FrameEnds, now: Tick) -> Option<ConnRecord> {
+        let end = |(addr, port): (IpAddr, u16)| Some(Endpoint::new(A::from_ip(addr)?, port));
+        let key = FlowKey {
+            src: end(ends.src)?,
+            dst: end(ends.dst)?,
+            protocol: ends.protocol,
+        };
+        let (index, _) = table.find(table.hash(&key), &key)?;
         Some(ConnRecord::of(self.snapshot(), table.conn(index), now))
     }
 }

@@ -178,6 +178,10 @@ fn reply_only<A: Address, F: Frame>(
 /// A frame that is not plainly to be looked up: its verdict, or `None` when it went onto a lane after all.
 #[inline(never)]
 fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, frame: &mut F) -> Option<Verdict> {
+    if let Some((headers, key)) = parse::plain_v6(frame.bytes(), step.snapshot.l3.mac(step.device)) {
+        lanes.v6.push(slot, headers, key);
+        return None;
+    }
     let (headers, flow) = match parse::parse(frame.bytes()) {
         Ok(Parsed::Ip(headers, flow)) => (headers, flow),
         Ok(Parsed::Other) => return Some(Verdict::Punt),
@@ -229,7 +233,7 @@ fn one_entry<A: Plain, F: Frame>(
 ) -> Verdict {
     let found = lookup::find(table, changes, entry);
     if let Some((index, direction)) = found
-        && let Some(verdict) = A::forward(step, table.conn_mut(index), direction, &entry.headers, frame)
+        && let Some(verdict) = plain::forward(step, table.conn_mut(index), direction, &entry.headers, frame)
     {
         return verdict;
     }

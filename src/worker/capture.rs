@@ -199,20 +199,29 @@ impl Tap {
     }
 
     /// What became of what is staged.
-    fn settle(&mut self, frames: &[Mbuf], verdicts: &[Verdict], conn_of: impl Fn(&[u8]) -> Option<ConnRecord>) {
+    fn settle(&mut self, frames: &[Mbuf], verdicts: &[Verdict], conn_of: impl Fn(&FrameEnds) -> Option<ConnRecord>) {
         for place in 0..std::mem::take(&mut self.staged) {
             let Some(record) = self.stage.get_mut(place) else { break };
             let slot = usize::from(record.slot);
             let (Some(frame), Some(&verdict)) = (frames.get(slot), verdicts.get(slot)) else {
                 continue;
             };
+            let leaves = match verdict {
+                Verdict::Transmit(to) if self.settings.leaving => Some(to),
+                _ => None,
+            };
+            let filter = &self.settings.filter;
+            let arrives = self.settings.arriving && filter.admits(record.device, verdict);
+            if !arrives && leaves.is_none_or(|to| !filter.admits(to, verdict)) {
+                continue;
+            }
             record.verdict = verdict;
-            record.conn = conn_of(record.octets());
+            record.conn = record.ends.as_ref().and_then(&conn_of);
             let (cycles, conn) = (record.cycles, record.conn);
-            if self.settings.arriving {
+            if arrives {
                 self.give(place);
             }
-            if let (true, Verdict::Transmit(to)) = (self.settings.leaving, verdict) {
+            if let Some(to) = leaves {
                 self.leaves(place, cycles, to, Kind::Forwarded, verdict, frame.bytes(), conn);
             }
         }
@@ -318,7 +327,12 @@ impl Taps {
 
     /// Records what became of it.
     #[cold]
-    pub fn settle(&mut self, frames: &[Mbuf], verdicts: &[Verdict], conn_of: impl Fn(&[u8]) -> Option<ConnRecord>) {
+    pub fn settle(
+        &mut self,
+        frames: &[Mbuf],
+        verdicts: &[Verdict],
+        conn_of: impl Fn(&FrameEnds) -> Option<ConnRecord>,
+    ) {
         for tap in &mut self.taps {
             tap.settle(frames, verdicts, &conn_of);
         }
@@ -333,7 +347,7 @@ impl Taps {
         kind: Kind,
         verdict: Verdict,
         frame: &[u8],
-        conn_of: impl Fn(&[u8]) -> Option<ConnRecord>,
+        conn_of: impl Fn(&FrameEnds) -> Option<ConnRecord>,
     ) {
         let device = match verdict {
             Verdict::Transmit(to) => to,
@@ -341,7 +355,8 @@ impl Taps {
         };
         for tap in &mut self.taps {
             if tap.settings.leaving && !tap.is_off(cycles) {
-                tap.leaves(0, cycles, device, kind, verdict, frame, conn_of(frame));
+                let conn = FrameEnds::of(frame).as_ref().and_then(&conn_of);
+                tap.leaves(0, cycles, device, kind, verdict, frame, conn);
             }
         }
     }

@@ -108,6 +108,16 @@ impl Exits {
         }
     }
 
+    /// Transmits a whole burst at once by an own queue for which nothing is collected yet. Otherwise `false`, and the
+    /// burst is as it was.
+    #[inline]
+    pub fn transmit_all(&mut self, to: DeviceId, burst: &mut Burst) -> bool {
+        match self.ways.get_mut(usize::from(to.0)) {
+            Some(Way::Own(outlet)) => outlet.take(burst),
+            _ => false,
+        }
+    }
+
     /// Transmits a frame for another worker: only by an own queue, so that it never goes round.
     #[inline]
     pub fn transmit_own(&mut self, to: DeviceId, mbuf: Mbuf) {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use lvs_core::capture::FrameEnds;
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::{DeviceId, NeighbourKey};
 use lvs_core::path::explain::{Explanation, Question};
@@ -63,9 +64,9 @@ pub trait PacketPath: Send {
     /// Takes up a new snapshot; returns the old one for its publisher to drop.
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot>;
 
-    /// The connection that a frame belongs to; for captures.
-    fn conn_of(&self, frame: &[u8], now: Tick) -> Option<ConnRecord> {
-        let _ = (frame, now);
+    /// The connection that a frame with these ends belongs to; for captures.
+    fn conn_of(&self, ends: &FrameEnds, now: Tick) -> Option<ConnRecord> {
+        let _ = (ends, now);
         None
     }
 
@@ -133,8 +134,8 @@ impl PacketPath for WorkerState {
         Self::adopt(self, snapshot)
     }
 
-    fn conn_of(&self, frame: &[u8], now: Tick) -> Option<ConnRecord> {
-        Self::conn_of(self, frame, now)
+    fn conn_of(&self, ends: &FrameEnds, now: Tick) -> Option<ConnRecord> {
+        Self::conn_of(self, ends, now)
     }
 
     fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {

@@ -46,6 +46,16 @@ impl Outlet {
         }
     }
 
+    /// Takes a whole burst for its batch if that is empty, and tells whether it did.
+    #[inline]
+    pub fn take(&mut self, burst: &mut Burst) -> bool {
+        let is_free = self.batch.is_empty();
+        if is_free {
+            std::mem::swap(&mut self.batch, burst);
+        }
+        is_free
+    }
+
     /// Sends what was collected. What the device does not take is dropped: it is slower than the traffic, and
     /// waiting would only move the loss to the receive queue.
     #[inline]

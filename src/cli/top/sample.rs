@@ -9,20 +9,28 @@ use crate::run::Failure;
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub(super) struct Sample {
-    pub(super) taken: Instant,
-    pub(super) version: Version,
-    pub(super) stats: Stats,
-    pub(super) workers: Vec<Worker>,
-    pub(super) services: Vec<ServiceStatus>,
-    pub(super) drops: Vec<DropCount>,
-    pub(super) devices: Vec<Device>,
-    pub(super) buffers: Buffers,
+pub struct Sample {
+    /// When.
+    pub taken: Instant,
+    /// Versions and sizes.
+    pub version: Version,
+    /// Everything balanced.
+    pub stats: Stats,
+    /// By worker.
+    pub workers: Vec<Worker>,
+    /// Services and their servers.
+    pub services: Vec<ServiceStatus>,
+    /// By reason.
+    pub drops: Vec<DropCount>,
+    /// The NICs.
+    pub devices: Vec<Device>,
+    /// Packet buffers.
+    pub buffers: Buffers,
 }
 
 impl Sample {
     /// Now.
-    pub(super) async fn take(client: &Client) -> Result<Self, Failure> {
+    pub async fn take(client: &Client) -> Result<Self, Failure> {
         Ok(Self {
             version: client.get("/version").await?,
             services: client.get("/services").await?,

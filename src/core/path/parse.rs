@@ -12,6 +12,7 @@ use zerocopy::FromBytes;
 
 pub(crate) use embedded::quoted_v4;
 pub use embedded::{Embedded, embedded};
+pub(crate) use ipv6::plain as plain_v6;
 
 use crate::address::{Addr4, AddressFamily, Endpoint, FlowKey};
 use crate::limits::VLAN_TAGS_MAX;
@@ -71,14 +72,7 @@ pub(crate) fn plain(frame: &[u8], mac: [u8; 6]) -> Option<(Headers, FlowKey<Addr
     if !is_plain {
         return None;
     }
-    let tcp_flags = match ip.protocol {
-        tcp::PROTOCOL => {
-            let header_len = plain.tcp.header_len();
-            (header_len >= TcpHeader::LEN && header_len <= segment_len).then_some(plain.tcp.flags)?
-        }
-        udp::PROTOCOL => (segment_len >= UdpHeader::LEN).then_some(0)?,
-        _ => return None,
-    };
+    let tcp_flags = plain_flags(ip.protocol, &plain.tcp, segment_len)?;
     let headers = Headers {
         l3_offset: EthernetHeader::LEN as u16,
         l4_offset: (EthernetHeader::LEN + Ipv4Header::LEN) as u16,
@@ -98,6 +92,19 @@ pub(crate) fn plain(frame: &[u8], mac: [u8; 6]) -> Option<(Headers, FlowKey<Addr
         protocol: ip.protocol,
     };
     Some((headers, flow))
+}
+
+/// The flags of a TCP segment, 0 for a datagram of UDP; `None` for what is neither or does not fit its packet.
+#[inline(always)]
+fn plain_flags(protocol: u8, tcp: &TcpHeader, segment_len: usize) -> Option<u8> {
+    match protocol {
+        tcp::PROTOCOL => {
+            let header_len = tcp.header_len();
+            (header_len >= TcpHeader::LEN && header_len <= segment_len).then_some(tcp.flags)
+        }
+        udp::PROTOCOL => (segment_len >= UdpHeader::LEN).then_some(0),
+        _ => None,
+    }
 }
 
 /// Every other frame.

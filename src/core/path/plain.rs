@@ -22,20 +22,24 @@ use crate::path::verdict::Verdict;
 use crate::wire::checksum;
 use crate::wire::ethernet::EthernetHeader;
 use crate::wire::ipv4::Ipv4Header;
+use crate::wire::ipv6::Ipv6Header;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
 use crate::wire::{tcp, udp};
 use crate::worker_state::Step;
 
-/// A family with a short way for plain packets.
+/// A family, and its header without options or extensions.
 pub(crate) trait Plain: Address {
-    /// See the module.
-    fn forward<F: Frame>(
-        step: &Step<'_>,
-        conn: &mut Conn<Self>,
-        direction: Direction,
-        headers: &Headers,
-        frame: &mut F,
-    ) -> Option<Verdict>;
+    /// See [`PlainHeader`].
+    type Header: PlainHeader<Self>;
+}
+
+/// What the short way changes in an IP header.
+pub(crate) trait PlainHeader<A>: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
+    /// Other addresses.
+    fn set_addresses(&mut self, src: A, dst: A);
+
+    /// TTL − 1, which must not be 0; in its checksum `delta` besides.
+    fn step(&mut self, delta: u16);
 }
 
 /// Connections with any of these go the full way.
@@ -44,12 +48,12 @@ const NOT_PLAIN: u16 = FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED | FLAG_TIMED
 /// Flags of a TCP segment that its state may depend on.
 const EVENTS: u8 = SYN | FIN | RST | ACK;
 
-/// An untagged frame with an IPv4 packet without options. Behind the ports, TCP and UDP differ.
+/// An untagged frame with a packet without options or extensions. Behind the ports, TCP and UDP differ.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct PlainFrame {
+struct PlainFrame<H> {
     ethernet: EthernetHeader,
-    ip: Ipv4Header,
+    ip: H,
     src_port: U16,
     dst_port: U16,
     udp_len: U16,
@@ -60,89 +64,112 @@ struct PlainFrame {
 }
 
 const L3_OFFSET: u16 = EthernetHeader::LEN as u16;
-const L4_OFFSET: u16 = L3_OFFSET + Ipv4Header::LEN as u16;
+
+/// See the module.
+#[inline(always)]
+pub(crate) fn forward<A: Plain, F: Frame>(
+    step: &Step<'_>,
+    conn: &mut Conn<A>,
+    direction: Direction,
+    headers: &Headers,
+    frame: &mut F,
+) -> Option<Verdict> {
+    let snapshot = step.snapshot;
+    let timeout_ms = match headers.protocol {
+        tcp::PROTOCOL if conn.state == TcpState::Established as u8 && headers.tcp_flags & EVENTS == ACK => {
+            step.established_ms[direction as usize]
+        }
+        // A reply assures the template.
+        udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => {
+            step.udp_ms[direction as usize]
+        }
+        _ => return None,
+    };
+    let mode = ForwardingMode::from_u8(conn.mode);
+    let id = RealServerId(conn.real_server);
+    let slot = snapshot.services.real_server(id)?;
+    let hop = snapshot.l3.hop(HopId(conn.hops[direction as usize]));
+    let packet_len = headers.packet_len();
+    let is_plain = (headers.l3_offset, headers.l4_offset) == (L3_OFFSET, L3_OFFSET + size_of::<A::Header>() as u16)
+        && !matches!(mode, ForwardingMode::Tunnel | ForwardingMode::Local)
+        && conn.flags & NOT_PLAIN == 0
+        && !conn.introduction.is_pending()
+        && conn.timeout_ms == timeout_ms
+        && conn.hop_generation == snapshot.l3.generation
+        && slot.available
+        && hop.vlan == 0
+        && headers.ttl > 1
+        && packet_len <= usize::from(hop.mtu);
+    if !is_plain {
+        return None;
+    }
+    let (plain, _) = PlainFrame::<A::Header>::mut_from_prefix(frame.bytes_mut()).ok()?;
+    if mode.sees_replies() {
+        let (src, dst) = match direction {
+            Direction::Inbound => (&conn.local, &conn.real),
+            Direction::Outbound => (&conn.virt, &conn.client),
+        };
+        let turn = |delta: u16| match direction {
+            Direction::Inbound => delta,
+            Direction::Outbound => checksum::complement(delta),
+        };
+        plain.rewrite(headers.protocol, src, dst, turn(conn.l4_delta))?;
+        plain.ip.step(turn(conn.l3_delta));
+    } else {
+        plain.ip.step(0);
+    }
+    plain.ethernet.dst = hop.dst_mac;
+    plain.ethernet.src = hop.src_mac;
+    conn.last_seen = step.now;
+    conn.in_packets = conn.in_packets.wrapping_add(1 - direction as u32);
+    step.own.server(id).count(direction, packet_len as u64);
+    // Padding of a short frame was the incoming link's, not the packet's.
+    frame.truncate(usize::from(headers.packet_end));
+    Some(Verdict::Transmit(hop.device))
+}
 
 impl Plain for Addr4 {
-    #[inline(always)]
-    fn forward<F: Frame>(
-        step: &Step<'_>,
-        conn: &mut Conn<Self>,
-        direction: Direction,
-        headers: &Headers,
-        frame: &mut F,
-    ) -> Option<Verdict> {
-        let snapshot = step.snapshot;
-        let timeout_ms = match headers.protocol {
-            tcp::PROTOCOL if conn.state == TcpState::Established as u8 && headers.tcp_flags & EVENTS == ACK => {
-                step.established_ms[direction as usize]
-            }
-            // A reply assures the template.
-            udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => {
-                step.udp_ms[direction as usize]
-            }
-            _ => return None,
-        };
-        let mode = ForwardingMode::from_u8(conn.mode);
-        let id = RealServerId(conn.real_server);
-        let slot = snapshot.services.real_server(id)?;
-        let hop = snapshot.l3.hop(HopId(conn.hops[direction as usize]));
-        let packet_len = headers.packet_len();
-        let is_plain = (headers.l3_offset, headers.l4_offset) == (L3_OFFSET, L4_OFFSET)
-            && !matches!(mode, ForwardingMode::Tunnel | ForwardingMode::Local)
-            && conn.flags & NOT_PLAIN == 0
-            && !conn.introduction.is_pending()
-            && conn.timeout_ms == timeout_ms
-            && conn.hop_generation == snapshot.l3.generation
-            && slot.available
-            && hop.vlan == 0
-            && headers.ttl > 1
-            && packet_len <= usize::from(hop.mtu);
-        if !is_plain {
-            return None;
-        }
-        let (plain, _) = PlainFrame::mut_from_prefix(frame.bytes_mut()).ok()?;
-        if mode.sees_replies() {
-            let (src, dst) = match direction {
-                Direction::Inbound => (&conn.local, &conn.real),
-                Direction::Outbound => (&conn.virt, &conn.client),
-            };
-            let turn = |delta: u16| match direction {
-                Direction::Inbound => delta,
-                Direction::Outbound => checksum::complement(delta),
-            };
-            plain.rewrite(headers.protocol, src, dst, turn(conn.l4_delta))?;
-            plain.step(turn(conn.l3_delta));
-        } else {
-            plain.step(0);
-        }
-        plain.ethernet.dst = hop.dst_mac;
-        plain.ethernet.src = hop.src_mac;
-        conn.last_seen = step.now;
-        conn.in_packets = conn.in_packets.wrapping_add(1 - direction as u32);
-        step.own.server(id).count(direction, packet_len as u64);
-        // Padding of a short frame was the incoming link's, not the packet's.
-        frame.truncate(usize::from(headers.packet_end));
-        Some(Verdict::Transmit(hop.device))
-    }
+    type Header = Ipv4Header;
 }
 
 impl Plain for Addr6 {
+    type Header = Ipv6Header;
+}
+
+impl PlainHeader<Addr4> for Ipv4Header {
     #[inline(always)]
-    fn forward<F: Frame>(
-        _step: &Step<'_>,
-        _conn: &mut Conn<Self>,
-        _direction: Direction,
-        _headers: &Headers,
-        _frame: &mut F,
-    ) -> Option<Verdict> {
-        None
+    fn set_addresses(&mut self, src: Addr4, dst: Addr4) {
+        (self.src, self.dst) = (src, dst);
+    }
+
+    #[inline(always)]
+    fn step(&mut self, delta: u16) {
+        self.ttl = self.ttl.wrapping_sub(1);
+        let delta = checksum::add(delta, TTL_DELTA);
+        self.checksum = U16::new(checksum::update(self.checksum.get(), delta));
     }
 }
 
-impl PlainFrame {
+impl PlainHeader<Addr6> for Ipv6Header {
+    #[inline(always)]
+    fn set_addresses(&mut self, src: Addr6, dst: Addr6) {
+        (self.src, self.dst) = (src, dst);
+    }
+
+    #[inline(always)]
+    fn step(&mut self, _delta: u16) {
+        self.hop_limit = self.hop_limit.wrapping_sub(1);
+    }
+}
+
+impl<H> PlainFrame<H> {
     /// Addresses, ports and the checksum of the upper layer; `None`, and nothing changed, for a datagram that has none.
     #[inline(always)]
-    fn rewrite(&mut self, protocol: u8, src: &Endpoint<Addr4>, dst: &Endpoint<Addr4>, l4_delta: u16) -> Option<()> {
+    fn rewrite<A>(&mut self, protocol: u8, src: &Endpoint<A>, dst: &Endpoint<A>, l4_delta: u16) -> Option<()>
+    where
+        A: Address,
+        H: PlainHeader<A>,
+    {
         if protocol == tcp::PROTOCOL {
             self.tcp_checksum = U16::new(checksum::update(self.tcp_checksum.get(), l4_delta));
         } else {
@@ -154,16 +181,8 @@ impl PlainFrame {
             // RFC 768: 0 would say that there is none.
             self.udp_checksum = U16::new(if new == 0 { 0xffff } else { new });
         }
-        (self.ip.src, self.ip.dst) = (src.addr, dst.addr);
+        self.ip.set_addresses(src.addr, dst.addr);
         (self.src_port, self.dst_port) = (U16::new(src.port), U16::new(dst.port));
         Some(())
-    }
-
-    /// TTL − 1, which must not be 0, and `delta` besides.
-    #[inline(always)]
-    fn step(&mut self, delta: u16) {
-        self.ip.ttl = self.ip.ttl.wrapping_sub(1);
-        let delta = checksum::add(delta, TTL_DELTA);
-        self.ip.checksum = U16::new(checksum::update(self.ip.checksum.get(), delta));
     }
 }

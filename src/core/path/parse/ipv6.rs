@@ -5,16 +5,64 @@
 //! Never: walks more than [`IPV6_EXTENSIONS_MAX`] headers.
 //! Ref:  RFC 8200 4, RFC 6946 (atomic fragments); Linux net/ipv6/exthdrs_core.c `ipv6_find_hdr`.
 
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::{Parsed, Place, Upper};
-use crate::address::{AddressFamily, Endpoint, FlowKey};
+use super::{Parsed, Place, Upper, plain_flags};
+use crate::address::{Addr6, AddressFamily, Endpoint, FlowKey};
 use crate::limits::IPV6_EXTENSIONS_MAX;
 use crate::path::{DropReason, Flow, Fragment, Headers};
+use crate::wire::ethernet::{ETHERTYPE_IPV6, EthernetHeader};
 use crate::wire::ipv6::{
     ExtensionHeader, FragmentHeader, Ipv6Header, NEXT_AUTHENTICATION, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP,
     NEXT_ROUTING,
 };
+use crate::wire::tcp::TcpHeader;
+
+/// What nearly every frame begins with.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct PlainFrame {
+    ethernet: EthernetHeader,
+    ip: Ipv6Header,
+    tcp: TcpHeader,
+}
+
+/// A whole TCP or UDP packet over IPv6 without VLAN tag and extension headers that was sent to `mac`, if it is one and
+/// nothing is wrong with it.
+#[inline(always)]
+pub(crate) fn plain(frame: &[u8], mac: [u8; 6]) -> Option<(Headers, FlowKey<Addr6>)> {
+    const L4_OFFSET: usize = EthernetHeader::LEN + Ipv6Header::LEN;
+    let (plain, _) = PlainFrame::ref_from_prefix(frame).ok()?;
+    let ip = &plain.ip;
+    let segment_len = usize::from(ip.payload_len.get());
+    let packet_end = u16::try_from(L4_OFFSET + segment_len).ok()?;
+    let is_plain = plain.ethernet.dst == mac
+        && plain.ethernet.ethertype.get() == ETHERTYPE_IPV6
+        && ip.version() == 6
+        && usize::from(packet_end) <= frame.len();
+    if !is_plain {
+        return None;
+    }
+    let headers = Headers {
+        l3_offset: EthernetHeader::LEN as u16,
+        l4_offset: L4_OFFSET as u16,
+        packet_end,
+        family: AddressFamily::Ipv6,
+        protocol: ip.next_header,
+        vlan: 0,
+        ttl: ip.hop_limit,
+        tcp_flags: plain_flags(ip.next_header, &plain.tcp, segment_len)?,
+        sctp_chunk: 0,
+        fragment: Fragment::Whole,
+        dont_fragment: true,
+    };
+    let flow = FlowKey {
+        src: Endpoint::new(ip.src, plain.tcp.src_port.get()),
+        dst: Endpoint::new(ip.dst, plain.tcp.dst_port.get()),
+        protocol: ip.next_header,
+    };
+    Some((headers, flow))
+}
 
 pub(super) fn parse(packet: &[u8], place: Place) -> Result<Parsed, DropReason> {
     let ip = Ipv6Header::check(packet)?;

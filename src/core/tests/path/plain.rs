@@ -9,11 +9,58 @@ use lvs_core::ipvs::service::ServiceProtocol;
 use lvs_core::random::Random;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN, director_mac};
-use lvs_core::testing::{PacketBuilder, checksum_faults, tcp4, udp4};
+use lvs_core::testing::{PacketBuilder, checksum_faults, tcp4, tcp6, udp4, udp6};
 
 use super::{counts, director, packet, service};
 
 const VIP: &str = "192.0.2.100";
+
+/// Addresses of one family.
+#[derive(Clone, Copy)]
+struct Family {
+    is_v6: bool,
+    vip: &'static str,
+    servers: [&'static str; 2],
+    clients: &'static str,
+    /// One hop of the way is narrow, so that some packets are too long for it.
+    narrow: &'static str,
+}
+
+const FAMILIES: [Family; 2] = [
+    Family {
+        is_v6: false,
+        vip: VIP,
+        servers: ["198.51.100.11", "198.51.100.12"],
+        clients: "192.0.2.",
+        narrow: "192.0.2.3/32",
+    },
+    Family {
+        is_v6: true,
+        vip: "2001:db8:a::100",
+        servers: ["2001:db8:b::11", "2001:db8:b::12"],
+        clients: "2001:db8:a::",
+        narrow: "2001:db8:a::3/128",
+    },
+];
+
+impl Family {
+    fn ends(self, src: &str, src_port: u32, dst: &str, dst_port: u32) -> String {
+        if self.is_v6 {
+            format!("[{src}]:{src_port} > [{dst}]:{dst_port}")
+        } else {
+            format!("{src}:{src_port} > {dst}:{dst_port}")
+        }
+    }
+
+    fn packet(self, protocol: ServiceProtocol, ends: &str) -> PacketBuilder {
+        match (protocol, self.is_v6) {
+            (ServiceProtocol::Udp, false) => udp4(ends),
+            (ServiceProtocol::Udp, true) => udp6(ends),
+            (_, false) => tcp4(ends),
+            (_, true) => tcp6(ends),
+        }
+    }
+}
 
 /// A director that sees plain packets and one that sees them tagged.
 struct Twins {
@@ -22,19 +69,18 @@ struct Twins {
 }
 
 impl Twins {
-    fn new(protocol: ServiceProtocol, mode: ForwardingMode, client_address: ClientAddress) -> Self {
+    fn new(family: Family, protocol: ServiceProtocol, mode: ForwardingMode, client_address: ClientAddress) -> Self {
         let make = || {
-            let key = service(protocol, VIP, 80);
-            let mut director = director(1, key, mode, &["198.51.100.11", "198.51.100.12"], 8_080);
+            let key = service(protocol, family.vip, 80);
+            let mut director = director(1, key, mode, &family.servers, 8_080);
             let mut spec = ServiceSpec::new(key, SchedulerKind::Rr);
             spec.client_address = client_address;
             director
                 .change(|desired| desired.edit_service(spec))
                 .expect("the service is there");
-            // One hop of the way is narrow, so that some packets are too long for it.
             let mut network = lvs_core::testing::network::network();
             network.route(
-                "192.0.2.3/32".parse().expect("a prefix"),
+                family.narrow.parse().expect("a prefix"),
                 lvs_core::l3::RouteKind::Via {
                     device: WAN,
                     vlan: 0,
@@ -83,12 +129,13 @@ fn untagged(outcome: Outcome) -> Outcome {
 }
 
 /// Any packet that such a flow may see: data, control, short, long, about to expire, without checksum.
-fn any_packet(random: &mut Random, protocol: ServiceProtocol, ends: &str) -> PacketBuilder {
+fn any_packet(random: &mut Random, family: Family, protocol: ServiceProtocol, ends: &str) -> PacketBuilder {
     const FLAGS: [u8; 10] = [0x10, 0x10, 0x18, 0x18, 0x30, 0x02, 0x11, 0x14, 0x00, 0x12];
+    let packet = family.packet(protocol, ends);
     let packet = match protocol {
-        ServiceProtocol::Udp if random.below(4) == 0 => udp4(ends).without_checksum(),
-        ServiceProtocol::Udp => udp4(ends),
-        _ => tcp4(ends).tcp_flags(FLAGS[random.below(10) as usize]),
+        ServiceProtocol::Udp if random.below(4) == 0 => packet.without_checksum(),
+        ServiceProtocol::Udp => packet,
+        _ => packet.tcp_flags(FLAGS[random.below(10) as usize]),
     };
     let packet = packet
         .payload_len([0, 1, 6, 100, 1_300, 1_461][random.below(6) as usize])
@@ -98,28 +145,31 @@ fn any_packet(random: &mut Random, protocol: ServiceProtocol, ends: &str) -> Pac
     match random.below(8) {
         0 => packet.dont_fragment(),
         1 => packet.wrong_checksum(),
+        2 if family.is_v6 => packet.destination_options(8),
         2 => packet.ip_options(&[1, 1, 1, 0]),
         _ => packet,
     }
 }
 
-fn compare(protocol: ServiceProtocol, mode: ForwardingMode, client_address: ClientAddress) {
+fn compare(family: Family, protocol: ServiceProtocol, mode: ForwardingMode, client_address: ClientAddress) {
     let mut random = Random::new(mode as u64 + 1);
-    let mut twins = Twins::new(protocol, mode, client_address);
+    let mut twins = Twins::new(family, protocol, mode, client_address);
     let mut sent_both_ways = [0; 2];
     for round in 0..4_000 {
-        let client = format!("192.0.2.{}:{}", 2 + random.below(3), 40_000 + random.below(4));
-        let inbound = any_packet(&mut random, protocol, &format!("{client} > {VIP}:80"));
+        let client = format!("{}{}", family.clients, 2 + random.below(3));
+        let ends = family.ends(&client, 40_000 + random.below(4), family.vip, 80);
+        let inbound = any_packet(&mut random, family, protocol, &ends);
         if matches!(twins.inject(WAN, &inbound), Outcome::Transmitted(..)) {
             sent_both_ways[0] += 1;
         }
         let conns = twins.plain.conns();
         if mode.sees_replies() && !conns.is_empty() {
             let conn = conns[random.below(conns.len() as u32) as usize];
-            let ends = format!("{}:{} > {}:{}", conn.real.0, conn.real.1, conn.local.0, conn.local.1);
-            let outbound = any_packet(&mut random, protocol, &ends);
+            let (real, local) = (conn.real.0.to_string(), conn.local.0.to_string());
+            let ends = family.ends(&real, conn.real.1.into(), &local, conn.local.1.into());
+            let outbound = any_packet(&mut random, family, protocol, &ends);
             if let Outcome::Transmitted(WAN, bytes) = twins.inject(LAN, &outbound) {
-                assert!(packet(&bytes).contains(VIP), "{}", packet(&bytes));
+                assert!(packet(&bytes).contains(family.vip), "{}", packet(&bytes));
                 sent_both_ways[1] += 1;
             }
         }
@@ -136,19 +186,26 @@ fn compare(protocol: ServiceProtocol, mode: ForwardingMode, client_address: Clie
 
 #[test]
 fn the_short_way_and_the_full_way_lead_to_the_same_frames_connections_and_counts() {
-    for mode in [
-        ForwardingMode::Nat,
-        ForwardingMode::FullNat,
-        ForwardingMode::DirectRouting,
-        ForwardingMode::Tunnel,
-    ] {
-        compare(ServiceProtocol::Tcp, mode, ClientAddress::None);
-        compare(ServiceProtocol::Udp, mode, ClientAddress::None);
+    for family in FAMILIES {
+        for mode in [
+            ForwardingMode::Nat,
+            ForwardingMode::FullNat,
+            ForwardingMode::DirectRouting,
+            ForwardingMode::Tunnel,
+        ] {
+            compare(family, ServiceProtocol::Tcp, mode, ClientAddress::None);
+            compare(family, ServiceProtocol::Udp, mode, ClientAddress::None);
+        }
+        for client_address in [ClientAddress::Toa, ClientAddress::ProxyV2] {
+            compare(family, ServiceProtocol::Tcp, ForwardingMode::FullNat, client_address);
+        }
+        compare(
+            family,
+            ServiceProtocol::Udp,
+            ForwardingMode::FullNat,
+            ClientAddress::Uoa,
+        );
     }
-    for client_address in [ClientAddress::Toa, ClientAddress::ProxyV2] {
-        compare(ServiceProtocol::Tcp, ForwardingMode::FullNat, client_address);
-    }
-    compare(ServiceProtocol::Udp, ForwardingMode::FullNat, ClientAddress::Uoa);
 }
 
 #[test]

@@ -128,6 +128,54 @@ fn the_screen_shows_workers_services_servers_and_drops_and_follows_the_keys() {
 }
 
 #[test]
+fn status_says_what_is_wrong_and_where_to_look() {
+    let stand = stand();
+    let text = stand.printed("status");
+    for line in [
+        "ok     services     1, each with a server that takes connections\n",
+        "ok     servers      2, 0 with weight 0, 0 at their upper threshold\n",
+        "ok     connections  IPv4 42 of 4096, IPv6 0 of 4096\n",
+        "ok     drops        none\n",
+        "ok     sync         none\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(!text.contains("WRONG"), "{text}");
+
+    for command in [
+        "server edit tcp:192.0.2.10:80 198.51.100.1:80 --weight 0",
+        "server edit tcp:192.0.2.10:80 198.51.100.2:80 --upper-threshold 42",
+    ] {
+        stand.printed(command);
+    }
+    stand.workers[1].counters.conns_ipv4.add(4_000);
+    let counting = std::thread::spawn({
+        let (worker, end) = (Arc::clone(&stand.workers[0]), Instant::now() + Duration::from_secs(5));
+        let stop = Arc::clone(&stand.workers[1]);
+        move || {
+            while Instant::now() < end && stop.counters.bursts.get() == 0 {
+                worker.counters.drop_packet(DropReason::NoRoute);
+                worker.counters.busy_cycles.add(95);
+                worker.counters.idle_cycles.add(5);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    let text = stand.printed("status");
+    stand.workers[1].counters.bursts.add(1);
+    counting.join().unwrap();
+    for line in [
+        "WRONG  services     1, no server takes connections of tcp:192.0.2.10:80\n                    -> lvsctl list",
+        "ok     servers      2, 1 with weight 0, 1 at their upper threshold\n",
+        "WRONG  connections  IPv4 4042 of 4096, IPv6 0 of 4096\n",
+        "WRONG  drops        no_route ",
+        "WRONG  workers      busy 95 %, 0 %\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+#[test]
 fn once_prints_every_table_and_without_a_terminal_it_is_needed() {
     let stand = stand();
     let text = stand.printed("top --once --interval 0.1");

@@ -1,0 +1,246 @@
+//! `lvsctl status`: what is right and what is wrong with the director, a line each, and where to look further.
+//!
+//! In:  the daemon's reports, twice, a second apart, and its sync daemons. Out: lines that begin with `ok` or `WRONG`.
+
+use std::time::Duration;
+
+use lvs_api::{ServerStatus, SyncDaemonStatus};
+
+use crate::client::Client;
+use crate::run::{Failure, put};
+use crate::top::sample::Sample;
+
+/// Between the two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// What is fuller or busier than this has no room for a burst.
+const FULL_PERCENT: u64 = 90;
+
+/// Carries the command out.
+pub async fn run(client: &Client) -> Result<(), Failure> {
+    let before = Sample::take(client).await?;
+    let daemons: Vec<SyncDaemonStatus> = client.get("/sync-daemons").await?;
+    tokio::time::sleep(INTERVAL).await;
+    let now = Sample::take(client).await?;
+    put(&text(&before, &now, &daemons))
+}
+
+/// One thing looked at.
+struct Finding {
+    what: &'static str,
+    now: String,
+    /// What to type next when it is wrong.
+    cure: Option<&'static str>,
+}
+
+impl Finding {
+    fn new(what: &'static str, now: String, is_wrong: bool, cure: &'static str) -> Self {
+        Self {
+            what,
+            now,
+            cure: is_wrong.then_some(cure),
+        }
+    }
+
+    fn line(&self) -> String {
+        match self.cure {
+            None => format!("ok     {:<12} {}\n", self.what, self.now),
+            Some(cure) => format!("WRONG  {:<12} {}\n{:20}-> {cure}\n", self.what, self.now, ""),
+        }
+    }
+}
+
+fn text(before: &Sample, now: &Sample, daemons: &[SyncDaemonStatus]) -> String {
+    let mut text = format!(
+        "lvsd {} ({}), pid {}\n",
+        now.version.lvsd, now.version.revision, now.version.pid
+    );
+    for finding in [
+        devices(before, now),
+        missed(before, now),
+        workers(before, now),
+        services(now),
+        servers(now),
+        connections(now),
+        buffers(now),
+        drops(before, now),
+        sync(daemons),
+    ] {
+        text += &finding.line();
+    }
+    text
+}
+
+fn devices(before: &Sample, now: &Sample) -> Finding {
+    let of = |device: &lvs_api::Device| {
+        let was = before.devices.iter().find(|was| was.name == device.name);
+        let grown = |read: fn(&lvs_api::Device) -> u64| read(device).saturating_sub(was.map_or(0, read));
+        let link = if device.link_up { "up" } else { "DOWN" };
+        let (rx, tx) = (grown(|of| of.rx_packets), grown(|of| of.tx_packets));
+        format!("{} {link}, in {rx} out {tx} p/s", device.name)
+    };
+    let is_wrong = now.devices.iter().any(|device| !device.link_up);
+    let all: Vec<_> = now.devices.iter().map(of).collect();
+    Finding::new(
+        "devices",
+        or_none(&all.join("; ")),
+        is_wrong,
+        "the cable, the switch; lvsctl devices, lvs-nic status",
+    )
+}
+
+fn missed(before: &Sample, now: &Sample) -> Finding {
+    let sum = |sample: &Sample| -> u64 {
+        let of = |device: &lvs_api::Device| device.rx_missed + device.rx_no_mbuf + device.rx_errors;
+        sample.devices.iter().map(of).sum()
+    };
+    let grown = sum(now).saturating_sub(sum(before));
+    let shown = format!("{} frames since start, {grown} in the last second", sum(now));
+    Finding::new(
+        "lost at NIC",
+        shown,
+        grown > 0,
+        "workers too slow, or stopped by others: lvsctl workers, lvs-host check",
+    )
+}
+
+fn workers(before: &Sample, now: &Sample) -> Finding {
+    let busy = |worker: &lvs_api::Worker| {
+        let was = before.workers.iter().find(|was| was.worker == worker.worker);
+        let grown = |read: fn(&lvs_api::Worker) -> u64| read(worker).saturating_sub(was.map_or(0, read));
+        let (busy, idle) = (grown(|of| of.busy_cycles), grown(|of| of.idle_cycles));
+        percent(busy, busy + idle)
+    };
+    let shares: Vec<_> = now.workers.iter().map(busy).collect();
+    let shown: Vec<_> = shares.iter().map(|share| format!("{share} %")).collect();
+    let is_wrong = shares.iter().any(|share| *share > FULL_PERCENT);
+    Finding::new(
+        "workers",
+        format!("busy {}", or_none(&shown.join(", "))),
+        is_wrong,
+        "lvsctl top; more worker_cores",
+    )
+}
+
+/// Whether new connections may go there.
+const fn takes_connections(server: &ServerStatus) -> bool {
+    let upper = server.config.upper_threshold_conns;
+    let conns = server.active_conns as u64 + server.inactive_conns as u64;
+    server.config.weight > 0 && (upper == 0 || conns < upper as u64)
+}
+
+fn services(now: &Sample) -> Finding {
+    let without = now
+        .services
+        .iter()
+        .filter(|service| !service.servers.iter().any(takes_connections));
+    let without: Vec<_> = without.map(|service| service.service.to_string()).collect();
+    let count = now.services.len();
+    let shown = if without.is_empty() {
+        format!("{count}, each with a server that takes connections")
+    } else {
+        format!("{count}, no server takes connections of {}", without.join(", "))
+    };
+    let cure = "lvsctl list --thresholds; journalctl -u keepalived";
+    Finding::new("services", shown, !without.is_empty(), cure)
+}
+
+fn servers(now: &Sample) -> Finding {
+    let all = || now.services.iter().flat_map(|service| &service.servers);
+    let quiesced = all().filter(|server| server.config.weight == 0).count();
+    let full = all()
+        .filter(|server| server.config.weight > 0 && !takes_connections(server))
+        .count();
+    let shown = format!(
+        "{}, {quiesced} with weight 0, {full} at their upper threshold",
+        all().count()
+    );
+    Finding::new("servers", shown, false, "")
+}
+
+fn connections(now: &Sample) -> Finding {
+    let conns4: u64 = now.workers.iter().map(|worker| worker.conns4).sum();
+    let conns6: u64 = now.workers.iter().map(|worker| worker.conns6).sum();
+    let (max4, max6) = (now.version.conns4_max, now.version.conns6_max);
+    let is_wrong = percent(conns4, max4).max(percent(conns6, max6)) > FULL_PERCENT;
+    let shown = format!("IPv4 {conns4} of {max4}, IPv6 {conns6} of {max6}");
+    Finding::new(
+        "connections",
+        shown,
+        is_wrong,
+        "[connections] in lvsd.toml; meanwhile lvsctl sysctl drop_entry=1",
+    )
+}
+
+fn buffers(now: &Sample) -> Finding {
+    let (in_use, all) = (u64::from(now.buffers.in_use), u64::from(now.buffers.buffers));
+    let is_wrong = percent(in_use, all) > FULL_PERCENT;
+    Finding::new(
+        "buffers",
+        format!("{in_use} of {all} in use"),
+        is_wrong,
+        "[eal] mbufs in lvsd.toml",
+    )
+}
+
+/// What the director could not do for want of a server, a way or room; the rest is what clients send.
+const LOSSES: [&str; 12] = [
+    "no_real_server",
+    "real_server_gone",
+    "conn_table_full",
+    "local_ports_exhausted",
+    "no_route",
+    "neighbour_failed",
+    "held_queue_full",
+    "no_mbuf",
+    "made_frames_full",
+    "hand_over_ring_full",
+    "punt_ring_full",
+    "tx_queue_full",
+];
+
+fn drops(before: &Sample, now: &Sample) -> Finding {
+    let mut grown = Vec::new();
+    for drop in &now.drops {
+        let was = before.drops.iter().find(|was| was.reason == drop.reason);
+        let count = drop.packets.saturating_sub(was.map_or(0, |was| was.packets));
+        if count > 0 {
+            grown.push((drop.reason.as_str(), count));
+        }
+    }
+    grown.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let is_wrong = grown.iter().any(|(reason, _)| LOSSES.contains(reason));
+    let shown: Vec<_> = grown
+        .iter()
+        .map(|(reason, count)| format!("{reason} {count} p/s"))
+        .collect();
+    let cure = "lvsctl drops says what each means, lvsctl capture --drop shows the frames";
+    Finding::new("drops", or_none(&shown.join(", ")), is_wrong, cure)
+}
+
+fn sync(daemons: &[SyncDaemonStatus]) -> Finding {
+    let of = |status: &SyncDaemonStatus| {
+        let running = if status.running { "runs" } else { "DOES NOT RUN" };
+        let refused: u64 = status.refused.values().sum();
+        let (role, interface) = (status.daemon.role.name(), &status.daemon.interface);
+        format!(
+            "{role} on {interface} {running}, {} connections, {refused} refused",
+            status.connections
+        )
+    };
+    let all: Vec<_> = daemons.iter().map(of).collect();
+    let is_wrong = daemons.iter().any(|status| !status.running);
+    Finding::new(
+        "sync",
+        or_none(&all.join("; ")),
+        is_wrong,
+        "lvsctl sync stats; ip -br address: is the interface there?",
+    )
+}
+
+fn percent(part: u64, whole: u64) -> u64 {
+    (u128::from(part) * 100).checked_div(u128::from(whole)).unwrap_or(0) as u64
+}
+
+fn or_none(text: &str) -> String {
+    if text.is_empty() { "none" } else { text }.to_owned()
+}
