@@ -13,7 +13,7 @@ ipvsadm_quiet() { in_machine ipvsadm "$@"; }
 lvsctl_quiet() { in_machine lvsctl "$@"; }
 
 # What comes first, and what can be asked for behind it, in this order.
-MACHINE_FIRST="install refusals bind start" MACHINE_STEPS="unit nat fullnat dr tun workers link crash unbind"
+MACHINE_FIRST="install refusals bind start" MACHINE_STEPS="unit nat fullnat dr tun workers interrupts link crash unbind"
 
 machine_addresses() {
     VIP4=198.51.100.80 VIP6=2001:db8:1::80 DIRECTOR4=198.51.100.1 DIRECTOR6=2001:db8:1::1
@@ -137,7 +137,7 @@ write_director_config() {
     {
         printf '[eal]\nhugepages = "require"\nmain_core = 0\nworker_cores = [%s]\n\n' "$(seq -s, 1 "$1")"
         # All processors of the machine share those of this one.
-        printf '[workers]\nidle = "sleep"\nidle_sleep_us = 500\n\n[connections]\nipv4_max = 65536\nipv6_max = 16384\n'
+        printf '[workers]\nidle = "%s"\nidle_sleep_us = 500\n\n[connections]\nipv4_max = 65536\nipv6_max = 16384\n' "${IDLE:-sleep}"
         for device in wan lan; do
             printf '\n[[device]]\nname = "%s"\ndpdk = "%s"\n' "$device" "$(pci_address "enp${index}s0")"
             index=$((index + 1))
@@ -274,8 +274,14 @@ check_spread() {
         least=$(awk -v even="$((MACHINE_REQUESTS / WORKERS))" '{ if ($2 * 3 < even) few = 1 } END { print few ? "no" : "yes" }' <<<"$shares")
         equal "$1: each worker has at least a third of its even share" yes "$least"
         [[ $1 == nat ]] || equal "$1: nothing is handed over" 0 "$(awk '{ sum += $3 } END { print sum }' <<<"$shares")"
+        check "$1: lvsd sees that flows are spread by RSS" until_true 10 spread_is rss
+    else
+        check "$1: lvsd notices that the NIC does not spread flows" until_true 10 spread_is none
     fi
 }
+
+# What lvsd found out of how the NIC with the clients spreads flows.
+spread_is() { [[ $(lvsctl_quiet --json devices | jq -r '.[] | select(.name == "wan") | .spread') == "$1" ]]; }
 
 # Whether frames of the run's NICs are spread by RSS; the others put all in one queue, whatever they claim.
 spreads() { [[ $MACHINE_NIC == virtio-rss || $MACHINE_NIC == igb ]]; }
@@ -294,6 +300,20 @@ step_workers() {
         serve nat
     done
     WORKERS=$configured
+    write_director_config "$WORKERS"
+    systemd_does restart
+}
+
+# Workers that sleep until a NIC interrupts.
+step_interrupts() {
+    local interrupts
+    title "receive interrupts"
+    IDLE=adaptive write_director_config "$WORKERS"
+    systemd_does restart
+    check "lvsd says what wakes its workers" in_machine sh -c 'journalctl -u lvsd -o cat | grep "its interrupts wake workers that sleep"'
+    serve fullnat
+    interrupts=$(lvsctl_quiet --json workers | jq -r '.[].interrupts' | xargs)
+    check "every worker was woken: $interrupts times" awk -v counts="$interrupts" 'BEGIN { n = split(counts, a, " "); for (i = 1; i <= n; i++) if (a[i] == 0) exit 1; exit n == 0 }'
     write_director_config "$WORKERS"
     systemd_does restart
 }
