@@ -10,9 +10,10 @@ machine_cannot() {
     exit 1
 }
 
-# unpack FOLDER APT-OPTIONS -- PACKAGE...: what Debian packages hold, below a folder; nothing is installed.
+# unpack FOLDER APT-OPTIONS -- PACKAGE...: what Debian packages hold, below a folder; nothing is installed. What apt knows
+# of a mirror may be too old.
 unpack() {
-    local folder=$1 options=() loaded file
+    local folder=$1 options=(-o APT::Sandbox::User=root) loaded file
     shift
     while [[ $1 != -- ]]; do
         options+=("$1")
@@ -21,8 +22,9 @@ unpack() {
     shift
     loaded=$(mktemp -d)
     chmod 755 "$loaded"
-    (cd "$loaded" && apt-get "${options[@]}" -o APT::Sandbox::User=root download -qq "$@") ||
-        machine_cannot "no Debian mirror gives $* (apt-get update, then again)"
+    (cd "$loaded" && { apt-get "${options[@]}" download -qq "$@" ||
+        { apt-get "${options[@]}" update -qq && apt-get "${options[@]}" download -qq "$@"; }; }) ||
+        machine_cannot "no Debian mirror gives $*"
     rm -rf "$folder.new"
     for file in "$loaded"/*.deb; do
         dpkg -x "$file" "$folder.new"
@@ -42,19 +44,22 @@ find_qemu() {
         echo "deb http://deb.debian.org/debian bookworm-backports main" >"$apt/sources.list"
         options=(-o "Dir::State::Lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o "Dir::Etc::sourcelist=$apt/sources.list"
             -o Dir::Etc::sourceparts=/dev/null)
-        apt-get "${options[@]}" -o APT::Sandbox::User=root update -qq || machine_cannot "no Debian mirror has bookworm-backports"
         unpack "$folder" "${options[@]}" -- qemu-system-{x86,common,data}/bookworm-backports
     fi
     # With threads it now and then loses a processor's timer at boot; with one it does not.
     QEMU=("$folder/usr/bin/qemu-system-x86_64" -L "$folder/usr/share/qemu" -L /usr/share/seabios -accel "tcg,thread=single")
 }
 
+# The newest kernel that apt knows.
+kernel_package() { apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-[0-9]/ && !found { print $2; found = 1 }'; }
+
 # build_machine: vmlinuz and initrd in MACHINE_CACHE, made once for each kernel version and each init.
 build_machine() {
     local package kernel tree modules
     mkdir -p "$MACHINE_CACHE"
-    package=$(apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
-    [[ -n $package ]] || machine_cannot "apt knows no linux-image-amd64 (apt-get update, then again)"
+    package=$(kernel_package)
+    [[ -n $package ]] || { apt-get update -qq && package=$(kernel_package); }
+    [[ -n $package ]] || machine_cannot "no Debian mirror has linux-image-amd64"
     kernel=$MACHINE_CACHE/$package
     [[ -d $kernel ]] || unpack "$kernel" -- "$package"
     cp "$kernel"/boot/vmlinuz-* "$MACHINE_CACHE/vmlinuz"

@@ -96,7 +96,7 @@ pub struct Server {
     pub end: SocketAddr,
     /// `Masq`, `Route`, `Tunnel`, `Local` or our own `FullNat`.
     pub forward: String,
-    /// 0 to 65535.
+    /// 0 to 2147483647.
     pub weight: u32,
     /// `-x`.
     pub upper_threshold: u32,
@@ -214,11 +214,36 @@ pub fn timeouts(tcp_sec: u32, tcp_fin_sec: u32, udp_sec: u32) -> String {
 
 fn sort(services: &mut [Service], sorted: bool) {
     if sorted {
-        services.sort_by(compare_services);
+        merge_sort(services, &compare_services);
         for service in services {
-            service.servers.sort_by(|a, b| compare_ends(a.end, b.end));
+            merge_sort(&mut service.servers, &|a: &Server, b: &Server| {
+                compare_ends(a.end, b.end)
+            });
         }
     }
+}
+
+/// The C library's `qsort()`: with an order that is none (see [`compare_ends`]) only the same algorithm gives the
+/// same result, and the standard library's may refuse it.
+fn merge_sort<T: Clone>(items: &mut [T], compare: &impl Fn(&T, &T) -> Ordering) {
+    if items.len() < 2 {
+        return;
+    }
+    let (left, right) = items.split_at_mut(items.len() / 2);
+    merge_sort(left, compare);
+    merge_sort(right, compare);
+    let mut merged = Vec::with_capacity(left.len() + right.len());
+    let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
+    while let (Some(first), Some(second)) = (left.peek(), right.peek()) {
+        let from = if compare(first, second).is_le() {
+            &mut left
+        } else {
+            &mut right
+        };
+        merged.extend(from.next().cloned());
+    }
+    merged.extend(left.chain(right).cloned());
+    items.clone_from_slice(&merged);
 }
 
 fn compare_services(a: &Service, b: &Service) -> Ordering {
@@ -232,10 +257,16 @@ fn compare_services(a: &Service, b: &Service) -> Ordering {
     })
 }
 
-/// IPv4 addresses by the sign of their 32-bit difference, which wraps.
+/// Addresses by the sign of the 32-bit difference, which wraps, of the first word that differs.
 fn compare_ends(a: SocketAddr, b: SocketAddr) -> Ordering {
+    let sign = |a: u32, b: u32| (a.wrapping_sub(b) as i32).cmp(&0);
     let by_addr = match (a.ip(), b.ip()) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (u32::from(a).wrapping_sub(u32::from(b)) as i32).cmp(&0),
+        (IpAddr::V4(a), IpAddr::V4(b)) => sign(u32::from(a), u32::from(b)),
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            let shift = (u128::from(a) ^ u128::from(b)).leading_zeros() / 32 * 32;
+            let word = |addr| (u128::from(addr).checked_shl(shift).unwrap_or(0) >> 96) as u32;
+            sign(word(a), word(b))
+        }
         (a, b) => a.cmp(&b),
     };
     by_addr.then_with(|| a.port().cmp(&b.port()))

@@ -130,9 +130,14 @@ pub fn services<'rows>(table_size: u32, rows: impl Iterator<Item = (&'rows Servi
 }
 
 fn service_line(text: &mut String, service: &ServiceRow) {
+    let ops = if service.flags & ServiceRow::ONE_PACKET != 0 {
+        "ops "
+    } else {
+        ""
+    };
     // Writing to memory cannot fail.
     let _ = match service.key {
-        ServiceKey::Mark { mark, .. } => write!(text, "FWM  {mark:08X} {} ", service.scheduler),
+        ServiceKey::Mark { mark, .. } => write!(text, "FWM  {mark:08X} {} {ops}", service.scheduler),
         ServiceKey::Address {
             protocol,
             addr: addr @ IpAddr::V6(_),
@@ -145,11 +150,6 @@ fn service_line(text: &mut String, service: &ServiceRow) {
             service.scheduler
         ),
         ServiceKey::Address { protocol, addr, port } => {
-            let ops = if service.flags & ServiceRow::ONE_PACKET != 0 {
-                "ops "
-            } else {
-                ""
-            };
             let (protocol, place) = (protocol_name(protocol), place(addr, port));
             write!(text, "{protocol}  {place} {} {ops} ", service.scheduler)
         }

@@ -275,9 +275,9 @@ pub struct Server {
     /// How `tunnel` wraps packets; of no effect in other modes. Default: IP in IP.
     #[serde(default)]
     pub tunnel: Tunnel,
-    /// 0 (no new connections) to 65535. Default: 1.
+    /// 0 (no new connections) to 2147483647. Default: 1.
     #[serde(default = "weight_default")]
-    #[schema(maximum = 65_535)]
+    #[schema(maximum = 2_147_483_647)]
     pub weight: u32,
     /// Connections at which it takes no new ones; 0 for no limit. Default: 0.
     #[serde(default)]
@@ -297,9 +297,9 @@ pub struct ServerSettings {
     /// How `tunnel` wraps packets; of no effect in other modes. Default: IP in IP.
     #[serde(default)]
     pub tunnel: Tunnel,
-    /// 0 (no new connections) to 65535. Default: 1.
+    /// 0 (no new connections) to 2147483647. Default: 1.
     #[serde(default = "weight_default")]
-    #[schema(maximum = 65_535)]
+    #[schema(maximum = 2_147_483_647)]
     pub weight: u32,
     /// Connections at which it takes no new ones; 0 for no limit. Default: 0.
     #[serde(default)]
@@ -319,9 +319,9 @@ pub struct ServerPatch {
     /// How `tunnel` wraps packets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Tunnel>,
-    /// 0 (no new connections) to 65535.
+    /// 0 (no new connections) to 2147483647.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(maximum = 65_535)]
+    #[schema(maximum = 2_147_483_647)]
     pub weight: Option<u32>,
     /// Connections at which it takes no new ones; 0 for no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -352,7 +352,7 @@ pub struct ServerOptions {
     #[arg(long, value_name = "no|full|remote", requires = "tunnel_type", num_args = 0..=1,
           default_missing_value = "full")]
     tunnel_checksum: Option<TunnelChecksum>,
-    /// 0 (no new connections) to 65535; default for a new server: 1.
+    /// 0 (no new connections) to 2147483647; default for a new server: 1.
     #[arg(short = 'w', long, value_name = "N")]
     pub weight: Option<u32>,
     /// Connections at which it takes no new ones; 0 for no limit.

@@ -112,6 +112,11 @@ impl L3 {
         self.local.find(addr).is_some_and(RouteEntry::is_local)
     }
 
+    /// Whether `addr` is an address of the director: like [`Self::is_local`] without broadcasts.
+    pub fn is_own<A: Address>(&self, addr: A) -> bool {
+        self.local.find(addr).is_some_and(RouteEntry::is_own)
+    }
+
     /// The first address of this family and of global scope on `device`, the untagged interface first:
     /// what ICMP from the director itself carries.
     pub fn source_address<A: Address>(&self, device: DeviceId) -> Option<A> {
@@ -189,7 +194,7 @@ impl L3 {
             return self.choose_path(entry, dst);
         };
         match special {
-            route::Special::Local => Route::Local,
+            route::Special::Local | route::Special::Broadcast => Route::Local,
             route::Special::Unreachable => Route::Unreachable,
             route::Special::Blackhole => Route::Blackhole,
         }

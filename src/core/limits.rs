@@ -9,14 +9,17 @@ pub const WORKERS_MAX: usize = 64;
 /// Devices of one director.
 pub const DEVICES_MAX: usize = 32;
 
-/// Longest timeout accepted anywhere, in seconds: ipvsadm's own bound of 31 days exceeds what a 32-bit
-/// millisecond clock can compare (24 days), so 20 days is the bound of the path.
+/// Longest timeout that may be configured, in seconds: the kernel's, with 250 ticks a second (99 days).
+pub const TIMEOUT_CONFIGURED_MAX_SEC: u32 = i32::MAX as u32 / 250;
+
+/// Longest timeout of the path, in seconds: a 32-bit millisecond clock can compare 24 days. What is configured
+/// longer is shown as configured and runs for 20 days.
 pub const TIMEOUT_MAX_SEC: u32 = 20 * 86_400;
 /// The same in milliseconds.
 pub const TIMEOUT_MAX_MS: u32 = TIMEOUT_MAX_SEC * 1_000;
 
-/// Largest weight (ipvsadm(8): 0..65535).
-pub const WEIGHT_MAX: u32 = 65_535;
+/// Largest weight: the kernel's and ipvsadm's, although ipvsadm(8) says 65535.
+pub const WEIGHT_MAX: u32 = i32::MAX as u32;
 
 /// Virtual services: slots of per-worker scheduler state are allocated at start.
 pub const SERVICES_MAX: usize = 16_384;

@@ -29,6 +29,12 @@ impl Random {
         (self.next_u64() >> 32) as u32
     }
 
+    /// Like [`Self::below`], for wide bounds.
+    #[inline]
+    pub const fn below_u64(&mut self, bound: u64) -> u64 {
+        ((self.next_u64() as u128 * bound as u128) >> 64) as u64
+    }
+
     /// A number below `bound` without division (Lemire's multiply-shift); 0 for bound 0.
     #[inline]
     pub const fn below(&mut self, bound: u32) -> u32 {
@@ -49,5 +55,9 @@ mod tests {
         }
         assert!(seen.iter().all(|&count| (800..1_200).contains(&count)), "{seen:?}");
         assert_eq!(random.below(0), 0);
+        let wide: Vec<u64> = (0..100).map(|_| random.below_u64(1 << 40)).collect();
+        assert!(wide.iter().all(|&number| number < 1 << 40), "{wide:?}");
+        assert!(wide.iter().any(|&number| number > 1 << 39) && wide.iter().any(|&number| number < 1 << 38));
+        assert_eq!(random.below_u64(0), 0);
     }
 }

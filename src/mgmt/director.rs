@@ -21,6 +21,7 @@ use lvs_core::ipvs::sync::daemon::SyncDaemon;
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::L3;
 use lvs_core::snapshot::Snapshot;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::mgmt::journal::{Damage, Drained, Journal, JournalError, Whole};
 use crate::mgmt::sync::Sync;
@@ -178,6 +179,10 @@ impl Director {
         if let Action::StartSyncDaemon(daemon) = &action {
             self.open_sync(daemon)?;
         }
+        if matches!(action, Action::DeleteService(_) | Action::Flush) {
+            // What was counted so far is the old service's, even if one of the same name follows at once.
+            self.count();
+        }
         self.journal.append(&action).map_err(|error| journal_failed(&error))?;
         if let Err(error) = self.wanted.carry_out(&action) {
             self.journal.retract().map_err(|error| journal_failed(&error))?;
@@ -199,6 +204,7 @@ impl Director {
         self.journal
             .append(&Action::ReplaceState(state))
             .map_err(|error| journal_failed(&error))?;
+        self.count();
         self.wanted = wanted;
         self.changed(now);
         Ok(diff)
@@ -216,6 +222,7 @@ impl Director {
             drained,
         };
         self.journal.compact(&whole).map_err(|error| journal_failed(&error))?;
+        self.count();
         self.wanted = wanted;
         self.base = whole.base;
         self.changed(now);
@@ -310,12 +317,12 @@ impl Director {
         if self.publication.not_before.is_some_and(|not_before| now < not_before) {
             return;
         }
-        let begun = Instant::now();
+        let begun = cpu_time();
         let workers_count = u8::try_from(self.workers.len()).unwrap_or(u8::MAX);
         self.publication.snapshot = Some(self.build_snapshot(workers_count));
         self.publication.waiting = (0..self.workers.len()).collect();
         self.publication.stale = false;
-        let pause: Duration = begun.elapsed() * PUBLISH_PAUSE_FACTOR;
+        let pause = cpu_time().saturating_sub(begun) * PUBLISH_PAUSE_FACTOR;
         self.publication.not_before = Some(now + pause);
         self.tick(now);
     }
@@ -341,6 +348,12 @@ impl Director {
         }
         Arc::clone(&self.table)
     }
+}
+
+/// What this thread has worked: a snapshot is not dearer because the machine is busy with something else, and two
+/// changes that a scheduler is to see one after the other are not to become one.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn journal_failed(error: &JournalError) -> ApiError {

@@ -71,10 +71,10 @@ fn wrong_requests_are_told_place_cause_and_cure() {
             (
                 "POST",
                 servers,
-                r#"{"server": "198.51.100.12:80", "weight": 70000}"#,
+                r#"{"server": "198.51.100.12:80", "weight": 2147483648}"#,
                 422,
-                "weight: weight 70000 of real server 198.51.100.12:80 is out of range: give 0 (no new \
-             connections) to 65535",
+                "weight: weight 2147483648 of real server 198.51.100.12:80 is out of range: give 0 (no new \
+             connections) to 2147483647",
             ),
             (
                 "POST",
@@ -173,12 +173,12 @@ fn lvsctl_says_on_stderr_what_was_refused() {
             stderr,
             "lvsctl: service: service tcp:192.0.2.100:80 exists already: edit it instead of adding it\n"
         );
-        let output = daemon.lvsctl("server add tcp:192.0.2.100:80 198.51.100.12:80 --weight 70000");
+        let output = daemon.lvsctl("server add tcp:192.0.2.100:80 198.51.100.12:80 --weight 2147483648");
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(
             String::from_utf8(output.stderr).unwrap(),
-            "lvsctl: weight: weight 70000 of real server 198.51.100.12:80 is out of range: \
-             give 0 (no new connections) to 65535\n"
+            "lvsctl: weight: weight 2147483648 of real server 198.51.100.12:80 is out of range: \
+             give 0 (no new connections) to 2147483647\n"
         );
     });
 }

@@ -38,9 +38,9 @@ fn a_wrong_configuration_names_line_key_cause_and_cure() {
              adding it",
         ),
         (
-            server("address = \"198.51.100.11\"\nweight = 70000"),
-            "lvsd.toml:20:10: service.real_server.weight: weight 70000 of real server 198.51.100.11:80 is \
-             out of range: give 0 (no new connections) to 65535",
+            server("address = \"198.51.100.11\"\nweight = 2147483648"),
+            "lvsd.toml:20:10: service.real_server.weight: weight 2147483648 of real server 198.51.100.11:80 is \
+             out of range: give 0 (no new connections) to 2147483647",
         ),
         (
             server("address = \"2001:db8:b::11\"\nmode = \"nat\""),

@@ -7,6 +7,7 @@
 #[path = "../../src/core/tests/kernel_goldens/frames.rs"]
 mod frames;
 mod machine;
+mod messages;
 mod player;
 #[path = "../../src/core/tests/kernel_goldens/recordings.rs"]
 mod recordings;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::frames::{self, Identities};
 use crate::machine::{self, Machine, Printed};
-use crate::scenario::{Command, Expected, Scenario, Side, Step, expectations, octets};
+use crate::messages::Messages;
+use crate::scenario::{Command, Expected, Scenario, Side, Step, expectation, expectations, octets};
 use crate::stand::Stand;
 use crate::text::{self, EXPIRY_TOLERANCE_SEC};
 
@@ -34,6 +35,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
     let mut machine = Machine::start(&stand, &far, scenario)?;
     machine.wire.settle(Side::Client, 0);
     let (mut identities, mut questions) = (Identities::default(), Questions::default());
+    let mut messages = Messages::default();
     let first = scenario.steps.iter().find_map(Step::time).unwrap_or(0.0);
     let clock = Clock {
         begun: Instant::now() - Duration::from_secs_f64(first),
@@ -54,20 +56,22 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 let bytes = octets(frame);
                 let expected = expectations(&mut steps);
                 machine.wire.send(*iface, &bytes);
-                let arrived = machine.wire.settle(*iface, expected.len());
-                let arrived = questions.without_repeated(arrived, &expected);
+                let arrived = machine.wire.settle(*iface, messages.others(&expected));
+                let arrived = questions.without_repeated(messages.take_from(arrived), &expected);
+                let expected = messages.expect_all(&mut machine.wire, expected)?;
                 compare(&bytes, arrived, &expected, &mut identities)
                     .map_err(|why| format!("inject {summary}\n{why}"))?;
             }
             Step::Sleep { seconds } => {
                 machine.wire.pass(Duration::from_secs_f64(*seconds));
                 let expected = expectations(&mut steps);
-                let arrived = if expected.is_empty() {
+                let arrived = if messages.others(&expected) == 0 {
                     machine.wire.take()
                 } else {
-                    machine.wire.settle(Side::Client, expected.len())
+                    machine.wire.settle(Side::Client, messages.others(&expected))
                 };
-                let arrived = questions.without_repeated(arrived, &expected);
+                let arrived = questions.without_repeated(messages.take_from(arrived), &expected);
+                let expected = messages.expect_all(&mut machine.wire, expected)?;
                 compare(&[], arrived, &expected, &mut identities).map_err(|why| format!("sleep {seconds}\n{why}"))?;
             }
             Step::Listing(command) | Step::Exec(command) => {
@@ -79,7 +83,12 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 same_text(command, &printed, matches!(step, Step::Listing(_)), lag)
                     .map_err(|why| format!("{}\n{why}", command.command))?;
             }
-            Step::Expect { summary, .. } => return Err(format!("came out without a packet going in: {summary}")),
+            Step::Expect { summary, .. } => {
+                let left = messages.expect_all(&mut machine.wire, expectation(step).into_iter().collect())?;
+                if !left.is_empty() {
+                    return Err(format!("came out without a packet going in: {summary}"));
+                }
+            }
             Step::Note { text, frame: None } => {
                 if let Some(rules) = text.strip_prefix("table reset to: ") {
                     machine.restore(&format!("-C\n{rules}"));
@@ -91,6 +100,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
             } => inject_unlisted(&mut machine, text, frame)?,
         }
     }
+    messages.finish()?;
     let log = machine.daemon.stop();
     if log.contains("ERROR") {
         return Err(log);

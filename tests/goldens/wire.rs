@@ -101,6 +101,11 @@ impl Wire {
         std::mem::take(&mut self.arrived)
     }
 
+    /// Frames that were taken too early come first next time.
+    pub fn put_back(&mut self, frames: Vec<(Side, Vec<u8>)>) {
+        self.arrived.splice(..0, frames);
+    }
+
     fn end(&self, side: Side) -> &OwnedFd {
         match side {
             Side::Client => &self.ends[0],

@@ -23,7 +23,7 @@ use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpe
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind};
-use crate::limits::{DEVICES_MAX, TIMEOUT_MAX_SEC, WORKERS_MAX};
+use crate::limits::{DEVICES_MAX, TIMEOUT_CONFIGURED_MAX_SEC, WORKERS_MAX};
 
 /// More than any machine has; DPDK itself may know fewer.
 const CORE_MAX: u64 = 1_023;
@@ -148,7 +148,7 @@ fn connections(raw: &RawConnections) -> Result<ConnectionsConfig, Invalid> {
 fn timeouts(raw: &RawTimeouts) -> Result<Timeouts, Invalid> {
     let mut timeouts = Timeouts::default();
     // 0 would mean "unchanged" to `set`.
-    let allowed = 1..=u64::from(TIMEOUT_MAX_SEC);
+    let allowed = 1..=u64::from(TIMEOUT_CONFIGURED_MAX_SEC);
     let tcp_sec = in_range(&raw.tcp_sec, allowed.clone(), 0)?;
     let tcp_fin_sec = in_range(&raw.tcp_fin_sec, allowed.clone(), 0)?;
     let udp_sec = in_range(&raw.udp_sec, allowed.clone(), 0)?;
@@ -435,7 +435,7 @@ fn scheduler_flags(scheduler: SchedulerKind, raw: &RawService) -> Result<Schedul
     let known = scheduler.flag_names();
     let mut flags = SchedulerFlags(0);
     for name in raw.scheduler_flags.as_ref().map_or(&[][..], |names| names.get_ref()) {
-        let Some(bit) = known.iter().position(|known| known == name.get_ref()) else {
+        let Some(bit) = scheduler.flag_bit(name.get_ref()) else {
             let cure = match known {
                 [] => format!("{} has none, remove it", scheduler.name()),
                 known => format!("{} has {}", scheduler.name(), known.join(" and ")),

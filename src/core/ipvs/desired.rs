@@ -66,7 +66,7 @@ pub struct ServerSpec {
     pub addr: IpAddr,
     /// Its port; 0 for the port that packets come with.
     pub port: u16,
-    /// 0 (quiesced) to 65535.
+    /// 0 (quiesced) to 2147483647.
     pub weight: u32,
     /// `Nat`, `Tunnel` or `DirectRouting`.
     pub mode: ForwardingMode,

@@ -93,7 +93,7 @@ impl ClientMask {
 /// Persistence of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Persistence {
-    /// How long a template without connections is kept, in seconds: 1 up to [`crate::limits::TIMEOUT_MAX_SEC`].
+    /// How long a template without connections is kept, in seconds: 1 up to [`crate::limits::TIMEOUT_CONFIGURED_MAX_SEC`].
     pub timeout_sec: u32,
     /// Granularity.
     pub mask: ClientMask,

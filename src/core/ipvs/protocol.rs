@@ -8,7 +8,7 @@ pub mod udp;
 
 use thiserror::Error;
 
-use crate::limits::TIMEOUT_MAX_SEC;
+use crate::limits::{TIMEOUT_CONFIGURED_MAX_SEC, TIMEOUT_MAX_SEC};
 use sctp::SctpState;
 use tcp::TcpState;
 
@@ -24,15 +24,15 @@ const OTHER_SEC: u32 = 300;
 /// Why a timeout cannot be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TimeoutError {
-    /// Above [`TIMEOUT_MAX_SEC`].
-    #[error("timeout of {sec} s is too long: give at most {TIMEOUT_MAX_SEC} s (20 days), or 0 to leave it unchanged")]
+    /// Above [`TIMEOUT_CONFIGURED_MAX_SEC`].
+    #[error("timeout of {sec} s is too long: give at most {TIMEOUT_CONFIGURED_MAX_SEC} s, or 0 to leave it unchanged")]
     TooLong {
         /// What was asked for.
         sec: u32,
     },
 }
 
-/// Idle timeouts of connections in seconds, by protocol state; each at most [`TIMEOUT_MAX_SEC`].
+/// Idle timeouts of connections in seconds, by protocol state; each at most [`TIMEOUT_CONFIGURED_MAX_SEC`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// By [`TcpState`].
@@ -60,7 +60,7 @@ impl Timeouts {
     pub fn set(&mut self, tcp_sec: u32, tcp_fin_sec: u32, udp_sec: u32) -> Result<(), TimeoutError> {
         if let Some(sec) = [tcp_sec, tcp_fin_sec, udp_sec]
             .into_iter()
-            .find(|&sec| sec > TIMEOUT_MAX_SEC)
+            .find(|&sec| sec > TIMEOUT_CONFIGURED_MAX_SEC)
         {
             return Err(TimeoutError::TooLong { sec });
         }
@@ -157,10 +157,10 @@ mod tests {
     #[test]
     fn a_timeout_beyond_the_clock_is_refused_and_changes_nothing() {
         let mut timeouts = Timeouts::default();
-        let error = timeouts.set(60, 60, TIMEOUT_MAX_SEC + 1).unwrap_err();
-        assert!(error.to_string().contains("at most 1728000 s"), "{error}");
+        let error = timeouts.set(60, 60, TIMEOUT_CONFIGURED_MAX_SEC + 1).unwrap_err();
+        assert!(error.to_string().contains("at most 8589934 s"), "{error}");
         assert_eq!(timeouts, Timeouts::default());
-        timeouts.set(TIMEOUT_MAX_SEC, 0, 0).unwrap();
+        timeouts.set(TIMEOUT_CONFIGURED_MAX_SEC, 0, 0).unwrap();
         assert_eq!(timeout_ms(&timeouts, TCP, TcpState::Established as u8), 1_728_000_000);
     }
 

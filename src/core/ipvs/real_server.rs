@@ -26,7 +26,7 @@ pub struct RealServer {
     pub addr: IpAddr,
     /// Its port as configured; never written into a packet in DR and TUN, which keep the service's port.
     pub port: u16,
-    /// 0 (quiesced) to 65535.
+    /// 0 (quiesced) to 2147483647.
     pub weight: u32,
     /// `Nat`, `Tunnel` or `DirectRouting` as configured; `FullNat` once the service has a local-address pool.
     pub mode: ForwardingMode,

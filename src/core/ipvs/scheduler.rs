@@ -172,6 +172,23 @@ registry! {
 }
 
 impl SchedulerKind {
+    /// The name of the option with that bit: its own, or ipvsadm's for options that a scheduler does not have.
+    pub fn flag_name(self, bit: usize) -> Option<&'static str> {
+        const WITHOUT_NAME: [&str; 3] = ["flag-1", "flag-2", "flag-3"];
+        let named = self.flag_names().get(bit).copied();
+        named.or_else(|| WITHOUT_NAME.get(bit).copied())
+    }
+
+    /// The bit of an option. Any scheduler takes `flag-1` to `flag-3`, as in the kernel, which ignores what it
+    /// does not know.
+    pub fn flag_bit(self, name: &str) -> Option<usize> {
+        let own = self.flag_names().iter().position(|own| *own == name);
+        own.or_else(|| {
+            let number: usize = name.strip_prefix("flag-")?.parse().ok()?;
+            (1..=3).contains(&number).then(|| number - 1)
+        })
+    }
+
     /// The scheduler of that name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.name() == name)

@@ -47,8 +47,10 @@ pub enum RouteKind {
         /// Preferred source address.
         source: Option<IpAddr>,
     },
-    /// To the director itself: an address of its own, a broadcast, `ip route add local`.
+    /// To the director itself: an address of its own, `ip route add local`.
     Local,
+    /// To the director too, but nobody's address: a broadcast, anycast or multicast route.
+    Broadcast,
     /// Unreachable or prohibit.
     Unreachable,
     /// Discarded without a word.
@@ -59,6 +61,7 @@ pub enum RouteKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Special {
     Local,
+    Broadcast,
     Unreachable,
     Blackhole,
 }
@@ -86,12 +89,17 @@ pub(super) struct RouteEntry {
 
 impl RouteEntry {
     pub(super) fn is_local(&self) -> bool {
+        matches!(self.special, Some(Special::Local | Special::Broadcast))
+    }
+
+    pub(super) fn is_own(&self) -> bool {
         self.special == Some(Special::Local)
     }
 
     fn new(metric: u32, kind: RouteKind) -> Self {
         let (special, path) = match kind {
             RouteKind::Local => (Some(Special::Local), None),
+            RouteKind::Broadcast => (Some(Special::Broadcast), None),
             RouteKind::Unreachable => (Some(Special::Unreachable), None),
             RouteKind::Blackhole => (Some(Special::Blackhole), None),
             RouteKind::Via {

@@ -136,7 +136,7 @@ fn is_martian<A: Address>(step: &Step<'_>, src: A) -> bool {
                 || v4.octets()[0] == 0
                 || v4.is_multicast()
                 || v4.is_broadcast()
-                || step.snapshot.l3.is_local(src)
+                || step.snapshot.l3.is_own(src)
         }
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_multicast(),
     }

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lvs_api::{ApiError, Version};
+use nix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -30,7 +31,8 @@ struct Stand {
     socket: PathBuf,
     workers: Vec<Arc<FakeWorker>>,
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Ends with the processor time that it took.
+    thread: Option<JoinHandle<Duration>>,
     _directory: TempDir,
 }
 
@@ -81,6 +83,7 @@ impl Stand {
                     _ = stopped => {}
                 }
             });
+            clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
         });
         Self {
             socket,
@@ -141,11 +144,20 @@ impl Stand {
     }
 }
 
+impl Stand {
+    /// Ends the server; the processor time that it took, if it did not panic.
+    fn stop(&mut self) -> Option<Duration> {
+        drop(self.stop.take());
+        self.thread.take()?.join().ok()
+    }
+}
+
 impl Drop for Stand {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        let ended = self.thread.take().unwrap().join();
-        assert!(std::thread::panicking() || ended.is_ok(), "the server panicked");
+        if self.thread.is_some() {
+            let ended = self.stop();
+            assert!(std::thread::panicking() || ended.is_some(), "the server panicked");
+        }
     }
 }
 

@@ -232,7 +232,7 @@ pub fn service_spec(service: &Service) -> Result<ServiceSpec, ApiError> {
     spec.client_address = core_client_address(*client_address);
     spec.mss_max = *mss_max;
     for flag in scheduler_flags {
-        let Some(bit) = kind.flag_names().iter().position(|name| name == flag) else {
+        let Some(bit) = kind.flag_bit(flag) else {
             let known = match kind.flag_names() {
                 [] => "none".to_owned(),
                 names => names.join(", "),
@@ -247,12 +247,8 @@ pub fn service_spec(service: &Service) -> Result<ServiceSpec, ApiError> {
 
 /// The ipvsadm names of a scheduler's options.
 pub fn flag_names(kind: SchedulerKind, flags: SchedulerFlags) -> Vec<String> {
-    let set = |bit: &usize| flags.contains(SchedulerFlags(1 << bit));
-    let names = kind.flag_names().iter().enumerate();
-    names
-        .filter(|(bit, _)| set(bit))
-        .map(|(_, name)| (*name).to_owned())
-        .collect()
+    let set = (0..3).filter(|bit| flags.contains(SchedulerFlags(1 << bit)));
+    set.filter_map(|bit| kind.flag_name(bit)).map(str::to_owned).collect()
 }
 
 /// The core's server.

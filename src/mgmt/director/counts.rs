@@ -61,7 +61,9 @@ pub fn load(workers: &[Arc<dyn WorkerPort>], id: RealServerId) -> Load {
 pub struct Counts {
     /// What the workers' counters of a slot summed up to at the last look, whoever had the slot.
     seen: HashMap<RealServerId, Totals>,
-    servers: HashMap<RealServerId, Count>,
+    /// With the birth of the service that lists it: a deleted server that returns to another service of the same
+    /// name begins anew (`__ip_vs_update_dest`).
+    servers: HashMap<RealServerId, (u64, Count)>,
     /// With the service's birth, which tells a new service in a reused slot.
     services: HashMap<ServiceId, (u64, Count)>,
     total: Count,
@@ -78,11 +80,16 @@ impl Counts {
             let seen = self.seen.entry(id).or_default();
             let growth = now.since(*seen);
             *seen = now;
-            self.servers.entry(id).or_default().add(growth);
             self.total.add(growth);
-            if let Some(service) = table.service(slot.service) {
+            let service = table.service(slot.service);
+            if let Some(service) = service {
                 self.of_service(service.id, service.born).add(growth);
             }
+            let of_server = self.servers.entry(id).or_default();
+            if let Some(service) = service.filter(|service| service.born != of_server.0) {
+                *of_server = (service.born, Count::default());
+            }
+            of_server.1.add(growth);
         }
     }
 
@@ -96,16 +103,20 @@ impl Counts {
 
     /// Feeds the estimators: every 2 s, after [`Self::collect`].
     pub fn sample(&mut self) {
-        let services = self.services.values_mut().map(|(_, count)| count);
-        for count in self.servers.values_mut().chain(services).chain([&mut self.total]) {
+        for count in self.all() {
             count.estimator.sample(count.totals);
         }
     }
 
+    fn all(&mut self) -> impl Iterator<Item = &mut Count> {
+        let servers = self.servers.values_mut().map(|(_, count)| count);
+        let services = self.services.values_mut().map(|(_, count)| count);
+        servers.chain(services).chain([&mut self.total])
+    }
+
     /// Sets everything to 0, rates included (`ipvsadm -Z`).
     pub fn zero(&mut self) {
-        let services = self.services.values_mut().map(|(_, count)| count);
-        for count in self.servers.values_mut().chain(services).chain([&mut self.total]) {
+        for count in self.all() {
             *count = Count::default();
         }
     }
@@ -116,7 +127,9 @@ impl Counts {
             *count = Count::default();
         }
         for server in servers {
-            self.servers.remove(&server);
+            if let Some((_, count)) = self.servers.get_mut(&server) {
+                *count = Count::default();
+            }
         }
     }
 
@@ -129,7 +142,7 @@ impl Counts {
 
     /// Of one real server.
     pub fn server(&self, id: RealServerId) -> Count {
-        self.servers.get(&id).copied().unwrap_or_default()
+        self.servers.get(&id).map(|(_, count)| *count).unwrap_or_default()
     }
 
     /// Of one service.

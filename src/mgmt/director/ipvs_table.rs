@@ -302,8 +302,9 @@ fn settings(options: &ServiceOptions) -> Result<ServiceSettings, Errno> {
         return Err(Errno::NotSupported);
     }
     let kind = SchedulerKind::parse(&options.scheduler).ok_or(Errno::NoEntry)?;
-    let names = SCHEDULER_BITS.into_iter().zip(kind.flag_names());
-    let set = names.filter(|(bit, _)| options.flags & bit != 0);
+    let bits = SCHEDULER_BITS.into_iter().enumerate();
+    let set = bits.filter(|(_, bit)| options.flags & bit != 0);
+    let names = set.filter_map(|(index, _)| kind.flag_name(index));
     let netmask = match options.granularity {
         Granularity::V4(mask) => Netmask::Ipv4(mask),
         Granularity::V6(len) => Netmask::Ipv6(u8::try_from(len).map_err(|_| Errno::Invalid)?),
@@ -314,7 +315,7 @@ fn settings(options: &ServiceOptions) -> Result<ServiceSettings, Errno> {
     };
     Ok(ServiceSettings {
         scheduler: options.scheduler.clone(),
-        scheduler_flags: set.map(|(_, name)| (*name).to_owned()).collect(),
+        scheduler_flags: names.map(str::to_owned).collect(),
         persistence: (options.flags & ServiceRow::PERSISTENT != 0).then_some(persistence),
         one_packet: options.flags & ServiceRow::ONE_PACKET != 0,
         client_address: ClientAddress::None,
@@ -436,7 +437,13 @@ mod tests {
             (ServiceError::NoSuchService { service }, Errno::NoService),
             (ServiceError::ServerExists { service, addr, port }, Errno::Exists),
             (ServiceError::NoSuchServer { service, addr, port }, Errno::NoEntry),
-            (ServiceError::WeightOutOfRange { server, weight: 65_536 }, Errno::Range),
+            (
+                ServiceError::WeightOutOfRange {
+                    server,
+                    weight: u32::MAX,
+                },
+                Errno::Range,
+            ),
             (reversed, Errno::Range),
             (too_high, Errno::Invalid),
             (ServiceError::GuePortZero { server }, Errno::Invalid),

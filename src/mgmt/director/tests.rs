@@ -93,7 +93,7 @@ fn a_refused_action_changes_nothing_and_leaves_no_trace_in_the_journal() {
             "server",
         ),
         (
-            r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.1:80", "patch": {"weight": 65536}}}"#,
+            r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.1:80", "patch": {"weight": 2147483648}}}"#,
             ErrorCode::Refused,
             "weight",
         ),
@@ -138,7 +138,7 @@ fn a_replaced_state_is_all_or_nothing_and_a_dry_run_changes_nothing() {
     bench.apply(WEB).unwrap();
     let before = bench.director.state();
     let wrong = r#"{"services": [{"service": "tcp:192.0.2.7:80"},
-        {"service": "tcp:192.0.2.8:80", "servers": [{"server": "198.51.100.1:80", "weight": 70000}]},
+        {"service": "tcp:192.0.2.8:80", "servers": [{"server": "198.51.100.1:80", "weight": 2147483648}]},
         {"service": "tcp:192.0.2.9:80"}]}"#;
     let error = bench.replace(wrong, false).unwrap_err();
     assert_eq!(error.place.as_deref(), Some("services[1].servers[0].weight"));
@@ -243,6 +243,20 @@ fn counts_are_sums_over_workers_and_a_service_keeps_those_of_lost_servers() {
     let status = bench.director.service(&"tcp:192.0.2.1:80".parse().unwrap()).unwrap();
     assert_eq!((status.totals.in_packets, status.servers[0].totals.in_packets), (1, 1));
     assert_eq!((status.totals.connections, status.servers[0].active_conns), (0, 2));
+}
+
+#[test]
+fn a_service_of_the_same_name_and_its_returned_servers_count_anew() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    bench.workers[0].counters.server(RealServerId(0)).in_packets.add(7);
+    bench.apply(r#"{"delete_service": "tcp:192.0.2.1:80"}"#).unwrap();
+    bench.apply(WEB).unwrap();
+    bench.workers[0].counters.server(RealServerId(0)).in_packets.add(2);
+    let status = bench.director.service(&"tcp:192.0.2.1:80".parse().unwrap()).unwrap();
+    let servers: Vec<u64> = status.servers.iter().map(|server| server.totals.in_packets).collect();
+    assert_eq!((status.totals.in_packets, servers), (2, vec![2, 0]));
+    assert_eq!(bench.director.stats().totals.in_packets, 9);
 }
 
 #[test]

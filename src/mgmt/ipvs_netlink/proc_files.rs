@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lvs_api::netlink::{ServerRow, ServiceRow, Statistics};
 use lvs_api::proc_text::{self, ConnectionRow, ProcFile};
+use lvs_core::ipvs::conn::FLAG_SYNCED;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::time::timeout;
 
@@ -113,7 +114,7 @@ fn row(record: &ConnRecord) -> ConnectionRow {
         real: record.real,
         state: record.state_name(),
         expires_sec: record.expires_in_ms / 1000,
-        is_synced: false,
+        is_synced: record.flags & FLAG_SYNCED != 0,
     }
 }
 
@@ -123,6 +124,14 @@ mod tests {
     use crate::mgmt::fake_worker;
     use lvs_core::ipvs::conn::FLAG_TEMPLATE;
     use lvs_core::ipvs::persistence::STATE_ASSURED;
+
+    #[test]
+    fn what_another_director_told_of_is_listed_as_such() {
+        let mut record = fake_worker::conn(0);
+        assert!(!row(&record).is_synced);
+        record.flags |= FLAG_SYNCED;
+        assert!(row(&record).is_synced);
+    }
 
     #[test]
     fn templates_are_listed_with_states_of_their_own() {

@@ -44,6 +44,7 @@ pub(super) struct PathRecord {
 pub(super) enum RouteAction {
     Via(Vec<PathRecord>),
     Local,
+    Broadcast,
     Unreachable,
     Blackhole,
 }
@@ -247,6 +248,7 @@ fn add_route(builder: &mut L3Builder, network: &Network, route: &RouteRecord) {
     };
     match &route.action {
         RouteAction::Local => add(RouteKind::Local),
+        RouteAction::Broadcast => add(RouteKind::Broadcast),
         RouteAction::Unreachable => add(RouteKind::Unreachable),
         RouteAction::Blackhole => add(RouteKind::Blackhole),
         RouteAction::Via(paths) => {

@@ -134,7 +134,8 @@ pub(super) fn route(message: &RouteMessage) -> Option<RouteRecord> {
 fn action(message: &RouteMessage) -> Option<RouteAction> {
     match message.header.kind {
         RouteType::Unicast => Some(paths(message)),
-        RouteType::Local | RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast => Some(RouteAction::Local),
+        RouteType::Local => Some(RouteAction::Local),
+        RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast => Some(RouteAction::Broadcast),
         RouteType::BlackHole => Some(RouteAction::Blackhole),
         RouteType::Unreachable | RouteType::Prohibit => Some(RouteAction::Unreachable),
         // `throw` means: as if this table had no such route; with local and main alone nothing comes after.

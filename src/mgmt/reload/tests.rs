@@ -192,7 +192,7 @@ fn a_broken_file_changes_nothing_and_the_error_names_line_and_key() {
     let before = bench.director.state();
     for text in [
         TOML.replace("scheduler =", "sheduler ="),
-        TOML.replace("weight = 2", "weight = 70000"),
+        TOML.replace("weight = 2", "weight = 2147483648"),
         "[".to_owned(),
     ] {
         let error = bench.reload(&text).unwrap_err();

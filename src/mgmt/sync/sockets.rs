@@ -11,6 +11,7 @@ use std::path::Path;
 use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncRole};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
+use rustix::net::sockopt;
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use thiserror::Error;
 
@@ -87,11 +88,14 @@ fn sender(daemon: &SyncDaemon, number: u16, index: u32, buffer_bytes: u32) -> io
         IpAddr::V4(_) => {
             socket.set_multicast_loop_v4(false)?;
             socket.set_multicast_ttl_v4(u32::from(daemon.ttl))?;
+            // Messages may be longer than a link: `set_mcast_pmtudisc(sk, 0)` of ip_vs_sync.c.
+            sockopt::set_ip_mtu_discover(&socket, sockopt::Ipv4PathMtuDiscovery::DONT)?;
         }
         IpAddr::V6(_) => {
             socket.set_multicast_if_v6(index)?;
             socket.set_multicast_loop_v6(false)?;
             socket.set_multicast_hops_v6(u32::from(daemon.ttl))?;
+            sockopt::set_ipv6_mtu_discover(&socket, sockopt::Ipv6PathMtuDiscovery::DONT)?;
         }
     }
     if buffer_bytes > 0 {

@@ -11,12 +11,12 @@ use crate::ipvs::persistence::{ClientMask, Persistence};
 use crate::ipvs::scheduler::SchedulerKind;
 use crate::ipvs::service::{ServiceKey, ServiceProtocol};
 use crate::ipvs::tunnel_kind::TunnelKind;
-use crate::limits::{LOCAL_ADDRESSES_MAX, MSS_MAX_RANGE, TIMEOUT_MAX_SEC, WEIGHT_MAX};
+use crate::limits::{LOCAL_ADDRESSES_MAX, MSS_MAX_RANGE, TIMEOUT_CONFIGURED_MAX_SEC, WEIGHT_MAX};
 
 pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
     match spec.key {
-        ServiceKey::Address { addr, port, .. } => {
-            unicast(addr, "virtual service")?;
+        // Any address: the kernel takes those too that no packet can have.
+        ServiceKey::Address { port, .. } => {
             if port == 0 && spec.persistence.is_none() {
                 return Err(ServiceError::ZeroPortNotPersistent { service: spec.key });
             }
@@ -73,7 +73,7 @@ pub(super) fn pool_is_free(spec: &ServiceSpec, addresses: &[IpAddr]) -> Result<(
 
 fn persistence(key: &ServiceKey, persistence: &Persistence) -> Result<(), ServiceError> {
     let sec = persistence.timeout_sec;
-    if !(1..=TIMEOUT_MAX_SEC).contains(&sec) {
+    if !(1..=TIMEOUT_CONFIGURED_MAX_SEC).contains(&sec) {
         return Err(ServiceError::PersistenceOutOfRange { service: *key, sec });
     }
     let fits = match persistence.mask {
@@ -89,6 +89,10 @@ fn persistence(key: &ServiceKey, persistence: &Persistence) -> Result<(), Servic
 pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceError> {
     let server = SocketAddr::new(spec.addr, spec.port);
     unicast(spec.addr, "real server")?;
+    if matches!(spec.addr, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        let (addr, role) = (spec.addr, "real server");
+        return Err(ServiceError::NotUnicast { addr, role });
+    }
     if !matches!(
         spec.mode,
         ForwardingMode::Nat | ForwardingMode::Tunnel | ForwardingMode::DirectRouting

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use thiserror::Error;
 
 use crate::ipvs::service::ServiceKey;
-use crate::limits::{LOCAL_ADDRESSES_MAX, MSS_MAX_RANGE, REAL_SERVERS_MAX, SERVICES_MAX, TIMEOUT_MAX_SEC, WEIGHT_MAX};
+use crate::limits::{
+    LOCAL_ADDRESSES_MAX, MSS_MAX_RANGE, REAL_SERVERS_MAX, SERVICES_MAX, TIMEOUT_CONFIGURED_MAX_SEC, WEIGHT_MAX,
+};
 
 /// Why a change was refused; nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -74,7 +76,7 @@ pub enum ServiceError {
     #[error("a fwmark service needs a mark: give 1 or more")]
     MarkZero,
     /// Kernel and ipvsadm bound it likewise.
-    #[error("persistence of {sec} s for service {service} is out of range: give 1 to {TIMEOUT_MAX_SEC} s (20 days)")]
+    #[error("persistence of {sec} s for service {service} is out of range: give 1 to {TIMEOUT_CONFIGURED_MAX_SEC} s")]
     PersistenceOutOfRange { service: ServiceKey, sec: u32 },
     /// Kernel: `EINVAL`.
     #[error(

@@ -291,6 +291,13 @@ fn refusals_say_cause_and_cure() {
         }),
         "255.255.255.255 cannot be the address of a real server: give a unicast address"
     );
+    assert_eq!(
+        message(ServerSpec {
+            addr: ip("fe80::1"),
+            ..good
+        }),
+        "fe80::1 cannot be the address of a real server: give a unicast address"
+    );
     let missing = ServiceKey::Address {
         protocol: ServiceProtocol::Udp,
         addr: ip("192.0.2.1"),
@@ -350,7 +357,7 @@ impl Twin {
         let ServiceKey::Address { addr, .. } = key else {
             panic!("no address: {key}")
         };
-        spec.weight <= 65_535
+        spec.weight <= 0x7FFF_FFFF
             && spec.lower_threshold <= spec.upper_threshold
             && spec.mode != ForwardingMode::FullNat
             && (addr.is_ipv4() == spec.addr.is_ipv4() || spec.mode == ForwardingMode::Tunnel)
@@ -615,7 +622,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
 fn any_server() -> impl Strategy<Value = ServerSpec> {
     let addr = prop::sample::select(&["198.51.100.1", "198.51.100.2", "198.51.100.3", "2001:db8::2"][..]);
     let port = prop::sample::select(&[80u16, 80, 80, 81, 0][..]);
-    let weight = prop::sample::select(&[0, 1, 3, 65_535, 65_536][..]);
+    let weight = prop::sample::select(&[0, 1, 3, 0x7FFF_FFFF, 0x8000_0000][..]);
     let modes = [
         ForwardingMode::Nat,
         ForwardingMode::Nat,

@@ -5,7 +5,8 @@
 
 use super::lblc::{is_crowded, position};
 use super::locality::Locality;
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState, locality};
+use super::{CostByWeight, FlowHint, Loads, Memory, Scheduler, SchedulerState, locality};
+use crate::ipvs::real_server::RealServer;
 use crate::ipvs::service::VirtualService;
 
 pub(super) struct LocalityBasedLeastConnectionWithReplication;
@@ -51,34 +52,41 @@ fn listed<'a>(service: &'a VirtualService, known: &'a Locality) -> impl Iterator
     known.servers().filter_map(|id| position(service, id))
 }
 
+fn by_weight<L: Loads>(service: &VirtualService, server: &RealServer, loads: &L) -> CostByWeight {
+    CostByWeight {
+        cost: service.overhead.of(server.id, loads),
+        weight: server.weight,
+    }
+}
+
 /// The server with the least connections for its weight among those that may take one (`ip_vs_dest_set_min`).
 fn least_of<L: Loads>(service: &VirtualService, known: &Locality, loads: &L) -> Option<usize> {
-    let mut least: Option<(usize, u64, u32)> = None;
+    let mut least: Option<(usize, CostByWeight)> = None;
     for index in listed(service, known) {
         let server = service.servers.get(index)?;
         if !VirtualService::takes(server, loads) {
             continue;
         }
-        let own = service.overhead.of(server.id, loads);
-        if least.is_none_or(|(_, cost, weight)| cost * u64::from(server.weight) > own * u64::from(weight)) {
-            least = Some((index, own, server.weight));
+        let own = by_weight(service, server, loads);
+        if least.is_none_or(|(_, best)| own < best) {
+            least = Some((index, own));
         }
     }
-    least.map(|(index, ..)| index)
+    least.map(|(index, _)| index)
 }
 
 /// The server with the most connections for its weight (`ip_vs_dest_set_max`).
 fn most_of<L: Loads>(service: &VirtualService, known: &Locality, loads: &L) -> Option<usize> {
-    let mut most: Option<(usize, u64, u32)> = None;
+    let mut most: Option<(usize, CostByWeight)> = None;
     for index in listed(service, known) {
         let server = service.servers.get(index)?;
         if server.weight == 0 {
             continue;
         }
-        let own = service.overhead.of(server.id, loads);
-        if most.is_none_or(|(_, cost, weight)| cost * u64::from(server.weight) < own * u64::from(weight)) {
-            most = Some((index, own, server.weight));
+        let own = by_weight(service, server, loads);
+        if most.is_none_or(|(_, best)| own > best) {
+            most = Some((index, own));
         }
     }
-    most.map(|(index, ..)| index)
+    most.map(|(index, _)| index)
 }

@@ -250,7 +250,7 @@ fn no_scheduler_picks_without_servers_or_from_quiesced_or_overloaded_ones() {
         for flags in [SchedulerFlags(0), SchedulerFlags(3)] {
             let mut quiesced = Bench::with_flags(kind, flags, "a 11 3, a 12 1, e 11 0, e 12 0");
             assert_eq!(quiesced.picks(3), "x x x", "{} quiesced", kind.name());
-            let mut overloaded = Bench::with_flags(kind, flags, "a 11 3, a 12 65535");
+            let mut overloaded = Bench::with_flags(kind, flags, "a 11 3, a 12 2147483647");
             overloaded.set_overloaded(11, true);
             overloaded.set_overloaded(12, true);
             assert_eq!(overloaded.picks(3), "x x x", "{} overloaded", kind.name());
@@ -545,7 +545,7 @@ fn large_loads_and_weights_do_not_overflow() {
         SchedulerKind::Nq,
         SchedulerKind::Twos,
     ] {
-        let mut bench = Bench::new(kind, "a 11 65535, a 12 65535");
+        let mut bench = Bench::new(kind, "a 11 2147483647, a 12 2147483647");
         bench.loads = FixedLoads {
             active: vec![1, u32::MAX],
             inactive: vec![0, u32::MAX],
@@ -759,7 +759,7 @@ fn lt_picks_the_least_traffic_and_counts_what_no_sample_knows_yet() {
 fn wlt_shares_traffic_by_weight_and_does_not_overflow() {
     let mut bench = Bench::new(SchedulerKind::Wlt, "a 1 1, a 2 2");
     assert_eq!(bench.picks(6), "2 1 2 2 1 2");
-    bench.run("e 1 65535, e 2 65534");
+    bench.run("e 1 2147483647, e 2 2147483646");
     bench.loads.assigned.clear();
     bench.loads.traffic = vec![u64::MAX - 1, u64::MAX];
     bench.loads.active = vec![u32::MAX, u32::MAX];

@@ -31,7 +31,7 @@ impl Scheduler for WeightedResponseTime {
         if service.servers.len() <= SCANNED_MAX {
             return service.least_by_weight(loads, cost);
         }
-        let (first, second) = twos::two_by_weight(service, loads, |total| state.random.below(total))?;
+        let (first, second) = twos::two_by_weight(service, loads, |total| state.random.below_u64(total))?;
         let by_weight = |index: usize| {
             let server = service.servers.get(index)?;
             let (cost, weight) = (cost(server), server.weight);

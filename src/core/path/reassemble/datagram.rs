@@ -38,6 +38,8 @@ pub(crate) struct Reassembly {
 struct Span {
     begin: u16,
     end: u16,
+    /// Where its run begins: fragments that came one behind the other at the end, which the kernel keeps as one.
+    run: u16,
 }
 
 #[derive(Debug)]
@@ -214,6 +216,14 @@ impl Slot {
         if !piece.more {
             self.payload_len = Some(end);
         }
+        let last = self.count.checked_sub(1).and_then(|last| self.spans.get(last));
+        let run = last.map_or(begin as u16, |last| {
+            if usize::from(last.end) == begin {
+                last.run
+            } else {
+                begin as u16
+            }
+        });
         let spans = self
             .spans
             .get_mut(position..=self.count)
@@ -223,6 +233,7 @@ impl Slot {
             *free = Span {
                 begin: begin as u16,
                 end: end as u16,
+                run,
             };
         }
         self.count += 1;
@@ -235,22 +246,18 @@ impl Slot {
         Ok(self.payload_len == Some(self.received))
     }
 
-    /// Where a fragment goes among the others. One that brings nothing new is a duplicate; any other overlap
-    /// ends the datagram.
+    /// Where a fragment goes among the others. One that lies within a run is a duplicate; any other overlap ends
+    /// the datagram (`inet_frag_queue_insert`).
     fn place(&self, begin: u16, end: u16) -> Result<usize, DropReason> {
         let spans = self.spans.get(..self.count).unwrap_or_default();
         let position = spans.partition_point(|span| span.end <= begin);
         let behind = spans.get(position..).unwrap_or_default();
-        if behind.first().is_none_or(|next| end <= next.begin) {
+        let Some(first) = behind.first().filter(|first| first.begin < end) else {
             return Ok(position);
-        }
-        // How far the run of adjacent fragments reaches that holds its beginning.
-        let run = behind.iter().try_fold(begin, |reach, span| {
-            let is_adjacent = span.begin == reach || (reach == begin && span.begin < begin);
-            if is_adjacent { Ok(span.end) } else { Err(reach) }
-        });
-        let (Ok(reach) | Err(reach)) = run;
-        if end <= reach {
+        };
+        let of_run = behind.iter().take_while(|span| span.run == first.run);
+        let run_end = of_run.last().map_or(first.end, |last| last.end);
+        if begin >= first.run && end <= run_end {
             Err(DropReason::FragmentDuplicate)
         } else {
             Err(DropReason::FragmentOverlap)

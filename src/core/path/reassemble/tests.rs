@@ -99,6 +99,76 @@ fn any_cuts_in_any_order_give_the_datagram_back() {
     assert_eq!(reassembly.next_expired(Tick(1_000_000)), None, "no place is lost");
 }
 
+/// What the kernel keeps of a datagram: runs of fragments, of which only the last may grow
+/// (`inet_frag_queue_insert`).
+#[derive(Default)]
+struct Runs(Vec<(usize, usize)>);
+
+impl Runs {
+    /// Whether the datagram is complete.
+    fn add(&mut self, begin: usize, end: usize, len: usize) -> Result<bool, DropReason> {
+        let last = self.0.iter_mut().max_by_key(|run| run.0);
+        match last {
+            Some(last) if last.1 < end && begin < last.1 => {
+                self.0.clear();
+                return Err(DropReason::FragmentOverlap);
+            }
+            Some(last) if last.1 == begin => last.1 = end,
+            _ => {
+                if let Some(&(first, behind)) = self.0.iter().find(|run| begin < run.1 && end > run.0) {
+                    if begin >= first && end <= behind {
+                        return Err(DropReason::FragmentDuplicate);
+                    }
+                    self.0.clear();
+                    return Err(DropReason::FragmentOverlap);
+                }
+                self.0.push((begin, end));
+            }
+        }
+        let is_complete = self.0.iter().map(|(begin, end)| end - begin).sum::<usize>() == len;
+        if is_complete {
+            self.0.clear();
+        }
+        Ok(is_complete)
+    }
+}
+
+/// All sequences of four of the ten fragments that a datagram of four units of eight octets may have.
+#[test]
+fn every_sequence_of_fragments_is_taken_refused_or_completed_as_by_the_kernel() {
+    let upper = upper(32);
+    let units = (0..4).flat_map(|begin| (begin + 1..=4).map(move |end| (begin * 8, end * 8)));
+    let spans: Vec<(usize, usize)> = units.collect();
+    for is_ipv6 in [false, true] {
+        let pieces: Vec<Vec<u8>> = spans.iter().map(|&(b, e)| piece_of(&upper, b, e, is_ipv6)).collect();
+        // What is no fragment is none: the whole datagram in one piece.
+        let is_whole = |index: usize| spans[index] == (0, 32);
+        for sequence in 0..10_usize.pow(4) {
+            let places = [sequence / 1_000, sequence / 100 % 10, sequence / 10 % 10, sequence % 10];
+            if places.into_iter().any(is_whole) {
+                continue;
+            }
+            let (mut reassembly, mut runs) = (Reassembly::new(), Runs::default());
+            for index in places {
+                let (begin, end) = spans[index];
+                let ours = add(&mut reassembly, &pieces[index], Tick(0));
+                let theirs = runs.add(begin, end, 32);
+                assert_eq!(
+                    ours.map(|slot| slot.is_some()),
+                    theirs,
+                    "{places:?} at {begin} to {end}"
+                );
+                if let Ok(Some(slot)) = ours {
+                    let (frame, _) = assembled(&mut reassembly, slot);
+                    assert_eq!(frame[frame.len() - 32..], upper);
+                }
+            }
+            let is_empty = reassembly.next_expired(Tick(1_000_000)).is_none();
+            assert_eq!(is_empty, runs.0.is_empty(), "{places:?}");
+        }
+    }
+}
+
 #[test]
 fn an_overlap_ends_the_datagram_by_name() {
     let upper = upper(64);

@@ -254,7 +254,7 @@ fn service_spec(options: &Options, key: ServiceKey) -> Result<ServiceSpec, Strin
     let scheduler = SchedulerKind::parse(name).ok_or_else(|| format!("scheduler {name} is not known"))?;
     let mut scheduler_flags = SchedulerFlags(0);
     for flag in options.flags.iter().flat_map(|flags| flags.split(',')) {
-        let bit = scheduler.flag_names().iter().position(|name| *name == flag);
+        let bit = scheduler.flag_bit(flag);
         scheduler_flags.0 |= 1 << bit.ok_or_else(|| format!("scheduler flag {flag} is not known"))?;
     }
     Ok(ServiceSpec {

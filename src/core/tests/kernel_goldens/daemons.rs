@@ -63,21 +63,6 @@ impl<'a> Datagram<'a> {
     }
 }
 
-/// Whether a frame reports membership in groups (IGMP, MLD), which the stack does by itself.
-pub fn is_membership(frame: &[u8]) -> bool {
-    match frame.get(12..14) {
-        Some([8, 0]) => frame.get(23) == Some(&2),
-        // Behind a hop-by-hop header.
-        Some([0x86, 0xDD]) => frame.get(20) == Some(&0) && frame.get(62) == Some(&143),
-        _ => false,
-    }
-}
-
-/// Whether a frame is a sync message of the director.
-pub fn is_message(frame: &[u8]) -> bool {
-    Datagram::of(frame).is_some_and(|datagram| datagram.dst.is_multicast())
-}
-
 impl Daemons {
     /// Runs `ipvsadm --start-daemon …` or `--stop-daemon …`; `None` for other commands.
     pub fn run(&mut self, director: &mut TestDirector, line: &str) -> Option<Result<(), String>> {

@@ -207,6 +207,28 @@ fn blank_arp_sender(frame: &mut [u8]) {
     }
 }
 
+/// Whether a frame reports membership in groups (IGMP, MLD), which the stack does by itself.
+pub fn is_membership(frame: &[u8]) -> bool {
+    match frame.get(12..14) {
+        Some([8, 0]) => frame.get(23) == Some(&2),
+        // Behind a hop-by-hop header.
+        Some([0x86, 0xDD]) => frame.get(20) == Some(&0) && frame.get(62) == Some(&143),
+        _ => false,
+    }
+}
+
+/// Whether a frame is a sync message: UDP to a group.
+pub fn is_sync_message(frame: &[u8]) -> bool {
+    parts(frame).is_some_and(|(_, dst, protocol, _)| {
+        let is_group = if dst.len() == 4 {
+            dst[0] & 0xF0 == 0xE0
+        } else {
+            dst[0] == 0xFF
+        };
+        protocol == 17 && is_group
+    })
+}
+
 /// When an ICMP timestamp request was received and answered.
 fn blank_time_of_day(frame: &mut [u8]) {
     const TIMESTAMP_REPLY: u8 = 14;

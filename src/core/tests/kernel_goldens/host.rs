@@ -72,6 +72,10 @@ impl Host {
         if headers.fragment != Fragment::Whole {
             return Some(Action::Unknown);
         }
+        if l3.is_local(key.dst.addr) && !l3.is_own(key.dst.addr) {
+            // Nobody listens, and nothing refuses what all may hear.
+            return None;
+        }
         if l3.is_local(key.dst.addr) {
             return local(l3, frame, headers, key, SocketAddr::new(src, key.src.port));
         }

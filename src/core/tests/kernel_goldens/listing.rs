@@ -39,6 +39,9 @@ enum Counted {
 
 #[derive(Clone, Copy, Default)]
 struct Stat {
+    /// Of the service that lists a server: in a new one it counts anew, from the last sample
+    /// (`__ip_vs_update_dest`, `ip_vs_zero_stats`).
+    born: u64,
     last: Totals,
     zero: Totals,
     estimator: Estimator,
@@ -81,8 +84,14 @@ impl Listings {
         if due.peek().is_none() {
             return;
         }
+        let table = director.desired.build();
+        // Of a deleted server nobody takes samples.
+        let is_sampled = |counted: &Counted| match counted {
+            Counted::Server(id) => table.real_server(*id).is_some_and(|slot| slot.available),
+            Counted::Service(..) => true,
+        };
         for hypothesis in due {
-            for (counted, totals) in &self.counted {
+            for (counted, totals) in self.counted.iter().filter(|(counted, _)| is_sampled(counted)) {
                 let stat = hypothesis.stats.entry(*counted).or_default();
                 stat.last = *totals;
                 stat.estimator.sample(*totals);
@@ -100,9 +109,18 @@ impl Listings {
                 .fold(Totals::default(), Totals::plus);
             let seen = self.seen.insert(slot.server.id, now).unwrap_or_default();
             let growth = now.since(seen);
-            let service = table
-                .service(slot.service)
-                .map(|service| Counted::Service(service.id, service.born));
+            let service = table.service(slot.service);
+            if let Some(service) = service.filter(|_| slot.available) {
+                for hypothesis in &mut self.hypotheses {
+                    let stat = hypothesis.stats.entry(Counted::Server(slot.server.id)).or_default();
+                    if stat.born != service.born {
+                        stat.born = service.born;
+                        stat.zero = stat.last;
+                        stat.estimator = Estimator::starting_at(stat.last);
+                    }
+                }
+            }
+            let service = service.map(|service| Counted::Service(service.id, service.born));
             for counted in [Some(Counted::Server(slot.server.id)), service].into_iter().flatten() {
                 let totals = self.counted.entry(counted).or_default();
                 *totals = totals.plus(growth);
@@ -141,6 +159,11 @@ impl Listings {
                 Err(format!("  kernel:\n{}  lvsd:\n{ours}", command.output))
             };
         }
+        const USAGE: i32 = 2;
+        if command.rc == USAGE {
+            // What ipvsadm refuses without asking the kernel.
+            return Ok(());
+        }
         let Some(wanted) = Wanted::read(&command.command) else {
             return Ok(());
         };
@@ -162,6 +185,7 @@ impl Listings {
                 ))
             };
         }
+        self.collect(director);
         let mut refutation = None;
         self.hypotheses.retain(|hypothesis| {
             let ours = wanted.print(director, hypothesis, key.as_ref());
@@ -209,7 +233,9 @@ impl Wanted {
     fn read(command: &str) -> Option<Self> {
         let words: Vec<&str> = command.split_whitespace().collect();
         let has = |word: &str| words.contains(&word);
-        let service = words.iter().position(|word| matches!(*word, "-t" | "-u" | "-f"));
+        let service = words
+            .iter()
+            .position(|word| matches!(*word, "-t" | "-u" | "-f" | "--sctp-service"));
         let service = service
             .and_then(|at| words.get(at..at + 2))
             .map(|named| named.join(" "));
@@ -292,15 +318,15 @@ fn service(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServiceLi
             is_ipv6: family == AddressFamily::Ipv6,
         },
     };
-    let names = spec.scheduler.flag_names().iter().enumerate();
-    let set = names.filter(|(bit, _)| spec.scheduler_flags.contains(SchedulerFlags(1 << bit)));
+    let set = (0..3).filter(|bit| spec.scheduler_flags.contains(SchedulerFlags(1 << bit)));
+    let names = set.filter_map(|bit| spec.scheduler.flag_name(bit));
     let table = director.desired.build();
     let born = table.service(listing.id).map_or(0, |service| service.born);
     let (totals, rates) = numbers(hypothesis, Counted::Service(listing.id, born));
     Service {
         name,
         scheduler: spec.scheduler.name().to_owned(),
-        scheduler_flags: set.map(|(_, name)| (*name).to_owned()).collect(),
+        scheduler_flags: names.map(str::to_owned).collect(),
         persistence: spec.persistence.map(|persistence| Persistence {
             timeout_sec: persistence.timeout_sec,
             mask: (!persistence.mask.is_whole()).then(|| match persistence.mask {

@@ -163,7 +163,14 @@ impl Machine {
     fn may_send(&mut self, l3: &L3, frame: &[u8]) -> bool {
         const BURST: u64 = 6;
         let pause_ms = u64::from(l3.icmp_pauses.v4_ms);
-        let is_error = frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&1) && frame.get(34) != Some(&0);
+        let is_own = |octets: &[u8]| {
+            let addr: Option<[u8; 4]> = octets.try_into().ok();
+            addr.is_some_and(|addr| l3.is_own(lvs_core::address::Addr4(addr)))
+        };
+        let is_error = frame.get(26..30).is_some_and(is_own)
+            && frame.get(12..14) == Some(&[8, 0])
+            && frame.get(23) == Some(&1)
+            && frame.get(34) != Some(&0);
         let Some(target) = frame.get(30..34).filter(|_| is_error && pause_ms > 0) else {
             return true;
         };

@@ -99,8 +99,8 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 compare(&[], machine.take(), &expected, &mut identities)
                     .map_err(|why| format!("sleep {seconds}\n{why}"))?;
             }
-            Step::Expect { frame, .. } if daemons::is_membership(&octets(frame)) => {}
-            Step::Expect { frame, summary, .. } if daemons::is_message(&octets(frame)) => {
+            Step::Expect { frame, .. } if frames::is_membership(&octets(frame)) => {}
+            Step::Expect { frame, summary, .. } if frames::is_sync_message(&octets(frame)) => {
                 let told = clock.daemons.expect(&octets(frame));
                 told.map_err(|why| format!("{summary}\n{why}"))?;
             }
@@ -187,11 +187,11 @@ impl Clock {
     fn left_out(&mut self, expected: Vec<Expected>) -> Result<Vec<Expected>, String> {
         let mut others = Vec::new();
         for one in expected {
-            if daemons::is_message(&one.bytes) {
+            if frames::is_sync_message(&one.bytes) {
                 self.daemons
                     .expect(&one.bytes)
                     .map_err(|why| format!("{}\n{why}", one.summary))?;
-            } else if !daemons::is_membership(&one.bytes) {
+            } else if !frames::is_membership(&one.bytes) {
                 others.push(one);
             }
         }

@@ -120,7 +120,8 @@ pub fn expectations<'s>(steps: &mut Peekable<impl Iterator<Item = &'s Step>>) ->
     .collect()
 }
 
-fn expectation(step: &Step) -> Option<Expected> {
+/// What an `expect` step says.
+pub fn expectation(step: &Step) -> Option<Expected> {
     let Step::Expect {
         iface,
         frame,

@@ -17,6 +17,7 @@ pub struct Setup {
     routes: Vec<(IpNet, RouteKind)>,
     forgotten: Vec<IpAddr>,
     removed: Vec<IpNet>,
+    added: Vec<(DeviceId, IpNet)>,
     /// Neighbours that answered.
     learned: Vec<(NeighbourKey, [u8; 6])>,
     accepts_local: bool,
@@ -43,7 +44,9 @@ impl Setup {
     /// The first that is not understood.
     pub fn run(&mut self, line: &str) -> Result<(), String> {
         for command in line.split(';') {
-            let words: Vec<&str> = command.split_whitespace().collect();
+            let mut words: Vec<&str> = command.split_whitespace().collect();
+            // The family follows from the address.
+            words.retain(|word| !matches!(*word, "-4" | "-6"));
             self.command(&words)
                 .ok_or_else(|| format!("setup not understood: {command}"))?;
         }
@@ -54,13 +57,34 @@ impl Setup {
     fn command(&mut self, words: &[&str]) -> Option<()> {
         match words {
             ["ip", "link", "set", device, "mtu", mtu] => self.mtus.push(((*device).to_owned(), mtu.parse().ok()?)),
+            ["ip", "link", "set", _, "up"] | ["ethtool" | "true", ..] | [] => {}
             ["ip", "neigh", "del", addr, "dev", _] => self.forgotten.push(addr.parse().ok()?),
-            ["ip", "route", "add", route @ ..] => self.routes.push(route_of(route)?),
+            ["ip", "neigh", "add" | "replace", addr, "lladdr", mac, "dev", device, ..] => {
+                let (device, addr) = (device_of(device)?, addr.parse().ok()?);
+                self.learn(NeighbourKey { device, vlan: 0, addr }, mac_of(mac)?);
+            }
+            ["ip", "addr" | "address", "add", addr, "dev", device, ..] => {
+                let device = match *device {
+                    "lo" => DeviceId(0),
+                    device => device_of(device)?,
+                };
+                self.added.push((device, prefix_of(addr)?));
+            }
+            ["ip", "route", "add" | "replace", route @ ..] => self.routes.push(route_of(route)?),
             ["iptables" | "ip6tables", "-t", "mangle", "-A", "PREROUTING", rule @ ..] => {
                 self.marks.push(mark_of(rule)?)
             }
             ["ip", "addr", "del", addr, "dev", _] => self.removed.push(prefix_of(addr)?),
-            ["echo", "1", ">", "/proc/sys/net/ipv4/conf/eth1/accept_local"] => self.accepts_local = true,
+            ["echo", value, ">", file] => {
+                let name = file.strip_prefix("/proc/sys/")?.replace('/', ".");
+                self.set_sysctl(&name, value);
+            }
+            // Those of IPVS are the director's.
+            ["sysctl", "-w" | "-qw", settings @ ..] if !settings.iter().any(|one| one.starts_with("net.ipv4.vs.")) => {
+                for (name, value) in settings.iter().filter_map(|setting| setting.split_once('=')) {
+                    self.set_sysctl(name, value);
+                }
+            }
             ["modprobe", "crc32c_generic"] => {}
             ["modprobe", module] if module.starts_with("ip_vs_") => {}
             _ => return None,
@@ -75,6 +99,9 @@ impl Setup {
 
     /// A setting of the kernel beside IPVS.
     pub fn set_sysctl(&mut self, name: &str, value: &str) {
+        if ["net.ipv4.conf.eth1.accept_local", "net.ipv4.conf.all.accept_local"].contains(&name) {
+            self.accepts_local = value != "0";
+        }
         let pauses = &mut self.icmp_pauses;
         let pause = match name {
             "net.ipv4.icmp_ratelimit" => &mut pauses.v4_ms,
@@ -136,7 +163,13 @@ impl Setup {
                 builder.address(client, 0, vip);
             }
         }
+        for (device, address) in &self.added {
+            builder.connected(*device, 0, *address);
+        }
         builder.route(net("127.0.0.0/8"), RouteKind::Local);
+        for broadcast in ["10.0.0.255/32", "10.1.0.255/32"] {
+            builder.local_route(net(broadcast), RouteKind::Broadcast);
+        }
         for (prefix, gateway) in [("0.0.0.0/0", "10.0.0.254"), ("::/0", "fd00:a::fe")] {
             let gateway = Some(gateway.parse::<IpAddr>().expect("an address"));
             builder.route(
@@ -186,6 +219,14 @@ fn device_of(name: &str) -> Option<DeviceId> {
     Some(DeviceId(index as u8))
 }
 
+fn mac_of(text: &str) -> Option<[u8; 6]> {
+    let octets: Vec<u8> = text
+        .split(':')
+        .map(|octet| u8::from_str_radix(octet, 16).ok())
+        .collect::<Option<_>>()?;
+    octets.try_into().ok()
+}
+
 fn prefix_of(text: &str) -> Option<IpNet> {
     text.parse()
         .ok()
@@ -197,6 +238,16 @@ fn route_of(words: &[&str]) -> Option<(IpNet, RouteKind)> {
         ["local", prefix, "dev", "lo"] => (prefix, RouteKind::Local),
         ["unreachable" | "prohibit", prefix] => (prefix, RouteKind::Unreachable),
         ["blackhole", prefix] => (prefix, RouteKind::Blackhole),
+        [prefix, "dev", device] => {
+            let kind = RouteKind::Via {
+                device: device_of(device)?,
+                vlan: 0,
+                gateway: None,
+                mtu: None,
+                source: None,
+            };
+            (prefix, kind)
+        }
         [prefix, "via", gateway, options @ ..] => {
             let option = |name: &str| options.windows(2).find(|pair| pair[0] == name).map(|pair| pair[1]);
             let gateway: IpAddr = gateway.parse().ok()?;

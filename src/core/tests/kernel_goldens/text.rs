@@ -41,9 +41,12 @@ fn blocks(text: &str) -> Vec<String> {
     blocks
 }
 
+/// Words of a line and its seconds.
+type Parts<'a> = (Vec<&'a str>, Option<u32>);
+
 /// Protocol, state and ends of a line, and its seconds; titles have none. In `/proc/net/ip_vs_conn` the seconds
 /// come last.
-fn parts_of(line: &str) -> (Vec<&str>, Option<u32>) {
+fn parts_of(line: &str) -> Parts<'_> {
     let mut words: Vec<&str> = line.split_whitespace().collect();
     let minutes = words.get(1).and_then(|word| {
         let (minutes, seconds) = word.split_once(':')?;
@@ -62,13 +65,26 @@ fn parts_of(line: &str) -> (Vec<&str>, Option<u32>) {
     (words, None)
 }
 
+/// Without what was about to expire and may have gone on the other machine.
+fn lasting<'a>(own: &[Parts<'a>], others: &[Parts<'_>], tolerance_sec: u32) -> Vec<Parts<'a>> {
+    let is_gone = |one: &Parts<'_>| {
+        let is_due = one.1.is_some_and(|sec| sec <= tolerance_sec);
+        is_due && !others.iter().any(|other| other.0 == one.0)
+    };
+    own.iter().filter(|one| !is_gone(one)).cloned().collect()
+}
+
 fn is_same_but_for_time(ours: &str, theirs: &str, tolerance_sec: u32) -> bool {
     let sorted = |text| {
         let mut lines: Vec<_> = str::lines(text).map(parts_of).collect();
         lines.sort();
         lines
     };
-    let (ours, theirs) = (sorted(ours), sorted(theirs));
+    let (all_ours, all_theirs) = (sorted(ours), sorted(theirs));
+    let (ours, theirs) = (
+        lasting(&all_ours, &all_theirs, tolerance_sec),
+        lasting(&all_theirs, &all_ours, tolerance_sec),
+    );
     let is_near = |ours: Option<u32>, theirs: Option<u32>| match (ours, theirs) {
         (Some(ours), Some(theirs)) => ours.abs_diff(theirs) <= tolerance_sec,
         (ours, theirs) => ours == theirs,

