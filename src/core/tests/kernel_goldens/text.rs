@@ -56,9 +56,10 @@ fn parts_of(line: &str) -> Parts<'_> {
         words.remove(1);
         return (words, minutes);
     }
-    const PROC_COLUMNS: usize = 9;
+    // `ip_vs_conn_sync` has one more: the origin.
+    const PROC_COLUMNS: [usize; 2] = [9, 10];
     let last = words.last().and_then(|word| word.parse().ok());
-    if words.len() == PROC_COLUMNS && last.is_some() {
+    if PROC_COLUMNS.contains(&words.len()) && last.is_some() {
         words.pop();
         return (words, last);
     }
