@@ -36,7 +36,7 @@ pub const fn state_name(state: u8) -> &'static str {
 /// Which part of a client's address counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientMask {
-    /// A netmask, as `ipvsadm -M` takes it; 255.255.255.255 for every client on its own.
+    /// A netmask, as `ipvsadm -M` takes it; 255.255.255.255 for every client on its own, 0.0.0.0 for all as one.
     Ipv4(Ipv4Addr),
     /// A prefix length, 1 to 128.
     Ipv6(u8),

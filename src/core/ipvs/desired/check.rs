@@ -77,7 +77,8 @@ fn persistence(key: &ServiceKey, persistence: &Persistence) -> Result<(), Servic
         return Err(ServiceError::PersistenceOutOfRange { service: *key, sec });
     }
     let fits = match persistence.mask {
-        ClientMask::Ipv4(mask) => !mask.is_unspecified(),
+        // 0.0.0.0 too: all clients are one.
+        ClientMask::Ipv4(_) => true,
         ClientMask::Ipv6(len) => (1..=128).contains(&len),
     };
     if !fits || persistence.mask.family() != key.family() {

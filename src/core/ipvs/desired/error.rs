@@ -80,7 +80,7 @@ pub enum ServiceError {
     PersistenceOutOfRange { service: ServiceKey, sec: u32 },
     /// Kernel: `EINVAL`.
     #[error(
-        "the persistence mask of service {service} is none: give a netmask other than 0.0.0.0 for IPv4, \
+        "the persistence mask of service {service} is none of its family: give a netmask for IPv4, \
          a prefix length from 1 to 128 for IPv6"
     )]
     PersistenceMask { service: ServiceKey },
