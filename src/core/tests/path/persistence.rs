@@ -79,6 +79,21 @@ fn a_network_sticks_together_by_the_mask() {
 }
 
 #[test]
+fn with_a_mask_of_nothing_all_clients_are_one() {
+    let (mut director, _) = persistent(3, "0.0.0.0");
+    let first = server_of(&mut director, 0, "203.0.113.1:1");
+    for (worker, client) in ["192.0.2.2:1", "192.0.2.3:2", "203.0.113.77:3"].into_iter().enumerate() {
+        assert_eq!(server_of(&mut director, worker, client), first, "{client}");
+    }
+    let templates = director
+        .conns()
+        .iter()
+        .filter(|conn| conn.flags & FLAG_TEMPLATE != 0)
+        .count();
+    assert_eq!(templates, 1);
+}
+
+#[test]
 fn a_template_outlives_its_timeout_while_it_has_connections_and_then_goes() {
     let (mut director, _) = persistent(1, "255.255.255.255");
     let first = server_of(&mut director, 0, "192.0.2.2:1");
