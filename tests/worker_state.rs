@@ -285,6 +285,9 @@ fn a_worker_with_its_real_state_allocates_nothing() {
         // Far more than there are flows: ports are reused, so connections are removed and made all the time.
         let picks = counters.scheduler_picks.get();
         assert!(picks > 1_000, "{picks} connections were made");
+        // And those taken over hear nothing any more: they expire.
+        let expired = counters.conns_expired.get();
+        assert!(expired > 100, "{expired} connections expired");
         assert!(counters.drops.iter().filter(|drops| drops.get() > 0).count() >= 5);
         assert_eq!((counted.count_total, counted.bytes_total), (0, 0), "{counted:?}");
     });
