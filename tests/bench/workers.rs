@@ -6,6 +6,7 @@
 //! of the workers' time on a CPU, and how many were handed over: none, or the figures mean nothing.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,7 +117,7 @@ fn on_cpu() -> Vec<u64> {
             let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
             let spent = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
             let spent = spent.split(' ').next()?.parse().ok()?;
-            name.contains("worker").then_some((name, spent))
+            name.starts_with("rte-worker").then_some((name, spent))
         })
         .collect();
     workers.sort();
@@ -127,26 +128,21 @@ fn sent(counters: &WorkerCounters) -> u64 {
     counters.devices.iter().map(|device| device.tx_packets.get()).sum()
 }
 
-/// Packets a microsecond of all workers that run: the median of five windows.
-fn rate(counters: &[&Arc<WorkerCounters>]) -> f64 {
-    let sample = || -> (Vec<u64>, Vec<u64>) { (on_cpu(), counters.iter().map(|own| sent(own)).collect()) };
-    let window = |_| {
-        let (cpu_before, sent_before) = sample();
-        std::thread::sleep(WINDOW);
-        let (cpu_after, sent_after) = sample();
-        let spent = cpu_after.iter().zip(&cpu_before).map(|(after, before)| after - before);
-        let packets = sent_after
-            .iter()
-            .zip(&sent_before)
-            .map(|(after, before)| after - before);
-        // Those that poll were on their CPUs all the time but for what the machine took; others hardly.
-        let polling = spent.filter(|ns| u128::from(*ns) > WINDOW.as_nanos() / 10);
-        packets
-            .zip(polling)
-            .map(|(packets, ns)| packets as f64 * 1_000.0 / ns as f64)
-            .sum()
-    };
-    let mut windows: Vec<f64> = (0..WINDOWS).map(window).collect();
+/// Packets a microsecond of those workers together: the median of five windows.
+fn rate(counters: &[Arc<WorkerCounters>], running: Range<usize>) -> f64 {
+    let sample = || -> Vec<(u64, u64)> { on_cpu().into_iter().zip(counters.iter().map(|own| sent(own))).collect() };
+    let mut windows: Vec<f64> = (0..WINDOWS)
+        .map(|_| {
+            let before = sample();
+            std::thread::sleep(WINDOW);
+            let after = sample();
+            let rate = |worker: usize| {
+                let (ns, packets) = (after[worker].0 - before[worker].0, after[worker].1 - before[worker].1);
+                packets as f64 * 1_000.0 / ns as f64
+            };
+            running.clone().map(rate).sum()
+        })
+        .collect();
     windows.sort_by(f64::total_cmp);
     windows[WINDOWS / 2]
 }
@@ -276,11 +272,11 @@ fn main() {
         handle.join().expect("the worker ends");
     };
     let first = launch(0);
-    let first_alone = rate(&[&counters[0]]);
+    let first_alone = rate(&counters, 0..1);
     let second = launch(1);
-    let both = rate(&[&counters[0], &counters[1]]);
+    let both = rate(&counters, 0..2);
     stop(0, first);
-    let second_alone = rate(&[&counters[1]]);
+    let second_alone = rate(&counters, 1..2);
     stop(1, second);
     let handed_over: u64 = counters.iter().map(|own| own.handed_over_out.get()).sum();
     let times = 2.0 * both / (first_alone + second_alone);
