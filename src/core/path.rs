@@ -148,7 +148,10 @@ fn run<F: Frame>(
         return;
     }
     let mac = step.snapshot.l3.mac(device);
-    for (slot, (frame, verdict)) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX).enumerate() {
+    for slot in 0..frames.len().min(verdicts.len()).min(BURST_MAX) {
+        let (Some(frame), Some(verdict)) = (frames.get_mut(slot), verdicts.get_mut(slot)) else {
+            break;
+        };
         // What is plain and sent to the device is looked up.
         if let Some((headers, key)) = parse::plain(frame.bytes(), mac) {
             lanes.v4.push(slot, headers, key);
@@ -241,7 +244,7 @@ fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames:
     step.mark(StepName::Forward);
 }
 
-/// Almost every packet is plainly of an established connection; the others go the full way.
+/// Almost every packet is plainly of an established connection, the one that its tag meant; the others go the full way.
 #[inline(always)]
 fn one_entry<A: Plain, F: Frame>(
     step: &mut Step<'_>,
@@ -250,7 +253,23 @@ fn one_entry<A: Plain, F: Frame>(
     entry: &LaneEntry<A>,
     frame: &mut F,
 ) -> Verdict {
-    let found = lookup::find(table, changes, entry);
+    if let Some((conn, direction)) = lookup::confirm(table, changes, entry)
+        && let Some(verdict) = plain::forward(step, conn, direction, &entry.headers, frame)
+    {
+        return verdict;
+    }
+    other_entry(step, table, entry, frame)
+}
+
+/// A packet whose connection the first tag did not mean, or that is not plain.
+#[inline(never)]
+fn other_entry<A: Plain, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    entry: &LaneEntry<A>,
+    frame: &mut F,
+) -> Verdict {
+    let found = table.find(entry.hash, &entry.key);
     if let Some((index, direction)) = found
         && let Some(verdict) = plain::forward(step, table.conn_mut(index), direction, &entry.headers, frame)
     {
