@@ -49,7 +49,7 @@ use crate::frame::Frame;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{ConnIndex, Direction};
 use crate::l3::DeviceId;
-use crate::limits::{BURST_MAX, SWEEP_SLOTS_MAX, TIMERS_PER_PASS_MAX};
+use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
 use crate::steps::StepName;
 use crate::tick::Tick;
 use crate::worker_state::{Lane, LaneEntry, Lanes, Step, WorkerState};
@@ -111,9 +111,8 @@ pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
         lanes.v4.idle.begin_part(&lanes.v4.table);
         lanes.v6.idle.begin_part(&lanes.v6.table);
     }
-    let mut slots_left = SWEEP_SLOTS_MAX;
-    sweep(&mut step, &mut lanes.v4, &mut slots_left);
-    sweep(&mut step, &mut lanes.v6, &mut slots_left);
+    sweep(&mut step, &mut lanes.v4);
+    sweep(&mut step, &mut lanes.v6);
     reassemble::expire(&mut step, &mut lanes.reassembly);
     step.loads.sample(&step.snapshot.services, step.own, now);
     step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
@@ -121,10 +120,10 @@ pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
     expire(worker, now);
 }
 
-/// Connections that must go before their time; `slots_left` bounds all walks of a call together.
-fn sweep<A: Address>(step: &mut Step<'_>, lane: &mut Lane<A>, slots_left: &mut usize) {
-    defence::drop_idle(step, &mut lane.table, &mut lane.idle, slots_left);
-    defence::drop_orphans(step, &mut lane.table, &mut lane.orphans, slots_left);
+/// Connections that must go before their time, a bounded number a call.
+fn sweep<A: Address>(step: &mut Step<'_>, lane: &mut Lane<A>) {
+    defence::drop_idle(step, &mut lane.table, &mut lane.idle);
+    defence::drop_orphans(step, &mut lane.table, &mut lane.orphans);
 }
 
 fn run<F: Frame>(
