@@ -107,12 +107,12 @@ impl<P: PacketPath> Worker<P> {
             if busy && self.sampling.is_due() {
                 self.counters.latency.record(clock::cycles().wrapping_sub(before));
             }
-            let house = self.pace.is_due(now, busy);
-            if house {
-                self.keep_house(now);
-            }
+            let house = self.pace.is_due(now, busy) || (!busy && self.mailbox.has_command());
+            let obeyed = house && self.keep_house(now);
             if busy || !house {
                 self.idle.after_pass(busy, before, &mut self.rx, &self.counters);
+            } else if obeyed {
+                self.idle.stay_awake(before);
             }
             before = self.count_cycles(before, busy, house);
             self.mark(StepName::House);
