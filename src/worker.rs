@@ -107,15 +107,14 @@ impl<P: PacketPath> Worker<P> {
             if busy && self.sampling.is_due() {
                 self.counters.latency.record(clock::cycles().wrapping_sub(before));
             }
+            let house = self.pace.is_due(now, busy) || (!busy && self.mailbox.has_command());
+            let obeyed = house && self.keep_house(now);
             // Housekeeping serves timers too.
-            let worked = if self.pace.is_due(now, busy) {
-                self.keep_house(now);
-                true
-            } else {
-                self.expire(now)
-            };
+            let worked = house || self.expire(now);
             if busy || !worked {
                 self.idle.after_pass(busy, before, &mut self.rx, &self.counters);
+            } else if obeyed {
+                self.idle.stay_awake(before);
             }
             before = self.count_cycles(before, busy, worked);
             self.mark(StepName::House);

@@ -1,4 +1,5 @@
 //! Step 9, between two bursts: timers of connections in every pass; about every millisecond commands, held frames, walks.
+//! Commands for a worker that has nothing else to do are taken at once: whoever changes services waits for that.
 
 use lvs_core::counters::SingleWriter;
 use lvs_core::frame::Frame;
@@ -59,8 +60,8 @@ impl<P: PacketPath> Worker<P> {
         is_due
     }
 
-    /// See the module.
-    pub(super) fn keep_house(&mut self, now: Tick) {
+    /// See the module. Whether there were commands.
+    pub(super) fn keep_house(&mut self, now: Tick) -> bool {
         self.path.housekeeping(now);
         // They are on their way out: no device of arrival matters.
         self.send_made(DeviceId(0), now);
@@ -68,11 +69,13 @@ impl<P: PacketPath> Worker<P> {
         if !self.taps.is_empty() {
             self.give_back_taps();
         }
+        let mut obeyed = false;
         for _ in 0..COMMANDS_PER_PASS_MAX {
             let Some(command) = self.mailbox.next_command() else {
                 break;
             };
             self.obey(command, now);
+            obeyed = true;
         }
         if !self.exits.hold.is_empty() {
             self.give_up_expired(now);
@@ -80,12 +83,15 @@ impl<P: PacketPath> Worker<P> {
             self.exits.hold.ask(now, |neighbour| mailbox.ask(neighbour));
         }
         self.counters.held.set(self.exits.hold.len() as u64);
+        obeyed
     }
 
     fn obey(&mut self, command: Command, now: Tick) {
         match command {
             Command::Publish(snapshot) => {
+                let generation = snapshot.generation;
                 let retired = self.path.adopt(snapshot);
+                self.counters.generation.set(generation);
                 self.mailbox.answer(Reply::Retired(retired));
                 self.retry_held(now);
             }

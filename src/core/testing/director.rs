@@ -204,6 +204,7 @@ impl TestDirector {
             sysctls: self.sysctls,
             sync: self.sync,
             workers_count: self.workers.len() as u8,
+            generation: 0,
         });
         for worker in &mut self.workers {
             worker.adopt(Arc::clone(&snapshot));
