@@ -21,7 +21,7 @@ use lvs_core::path::verdict::WorkerId;
 use lvs_core::path::{self, Verdict};
 use lvs_core::random::Random;
 use lvs_core::snapshot::Snapshot;
-use lvs_core::testing::network::{LAN, WAN, network};
+use lvs_core::testing::network::{WAN, network};
 use lvs_core::testing::{CapturedFrame, VecFrame, tcp4, write_pcap};
 use lvs_core::tick::Tick;
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
@@ -59,12 +59,12 @@ fn snapshot(mode: &str, workers_count: u8) -> Arc<Snapshot> {
         "tunnel" => ForwardingMode::Tunnel,
         other => panic!("no mode {other}: fullnat, nat, dr or tunnel"),
     };
-    for host in 11..15 {
-        let server = ServerSpec::new(addr(&format!("198.51.100.{host}")), 80, forwarding, 1);
+    for host in 3..7 {
+        let server = ServerSpec::new(addr(&format!("192.0.2.{host}")), 80, forwarding, 1);
         desired.add_server(&key, server).expect("a new server");
     }
     if mode == "fullnat" {
-        let locals = (150..250).map(|host| addr(&format!("198.51.100.{host}"))).collect();
+        let locals = (150..250).map(|host| addr(&format!("192.0.2.{host}"))).collect();
         desired.set_local_addresses(&key, locals).expect("local addresses");
     }
     Arc::new(Snapshot {
@@ -206,27 +206,21 @@ impl Wanted {
         counters.iter().enumerate().map(state_of).collect()
     }
 
-    /// The device that replays and the one that takes everything.
-    fn devices(&self, eal: &Eal, pool: Mempool, captures: &[PathBuf]) -> (Vec<Device>, Vec<Queues>) {
+    /// The device that replays, and counts what it is to transmit. It has a line of counters for each queue, net_null
+    /// one for several.
+    fn device(&self, eal: &Eal, pool: Mempool, captures: &[PathBuf]) -> (Device, Queues) {
         let replayed: String = captures
             .iter()
             .map(|file| format!(",rx_pcap={}", file.display()))
             .collect();
-        let drivers = [
-            format!("net_pcap0{replayed},infinite_rx=1"),
-            "net_null1,no-rx=1".to_owned(),
-        ];
-        let open = |(driver, id)| {
-            let settings = DeviceSettings {
-                id,
-                driver,
-                rx_queues: u16::from(WORKERS),
-                tx_queues: u16::from(WORKERS),
-                ..DeviceSettings::default()
-            };
-            Device::open(eal, &settings, pool).expect("a device")
+        let settings = DeviceSettings {
+            id: WAN,
+            driver: format!("net_pcap0{replayed},infinite_rx=1"),
+            rx_queues: u16::from(WORKERS),
+            tx_queues: u16::from(WORKERS),
+            ..DeviceSettings::default()
         };
-        drivers.into_iter().zip([WAN, LAN]).map(open).unzip()
+        Device::open(eal, &settings, pool).expect("a device")
     }
 }
 
@@ -247,7 +241,7 @@ fn main() {
         .states(&counters, clock.now(), directory.path())
         .into_iter()
         .unzip();
-    let (_devices, queues) = wanted.devices(&eal, pool, &captures);
+    let (_device, queues) = wanted.device(&eal, pool, &captures);
     let crew_settings = CrewSettings {
         counters: &counters,
         twins: &[],
@@ -255,7 +249,7 @@ fn main() {
         clock,
         pool,
     };
-    let crew = assemble(queues, &crew_settings);
+    let crew = assemble(vec![queues], &crew_settings);
     let mut workers = crew
         .workers
         .into_iter()
