@@ -420,10 +420,12 @@ pub fn refusal(error: ServiceError) -> ApiError {
         WeightOutOfRange { .. } => (ErrorCode::Refused, "weight"),
         ThresholdsReversed { .. } => (ErrorCode::Refused, "lower_threshold_conns"),
         ThresholdOutOfRange { .. } => (ErrorCode::Refused, "upper_threshold_conns"),
-        MixedFamilies { .. } => (ErrorCode::Refused, "server"),
+        MixedFamilies { .. } | ServerNotUnicast { .. } => (ErrorCode::Refused, "server"),
         ModeNotConfigurable { .. } | MixedModes { .. } => (ErrorCode::Refused, "mode"),
         GuePortZero { .. } => (ErrorCode::Refused, "tunnel.port"),
+        TunnelWithoutMode { .. } => (ErrorCode::Refused, "tunnel"),
         MarkZero => (ErrorCode::Refused, "service"),
+        OnePacketWithoutUdp { .. } => (ErrorCode::Refused, "one_packet"),
         ClientAddressWithoutPool { .. } | ClientAddressProtocol { .. } => (ErrorCode::Refused, "client_address"),
         MssOutOfRange { .. } | MssWithoutTcp { .. } => (ErrorCode::Refused, "mss_max"),
         PersistenceOutOfRange { .. } => (ErrorCode::Refused, "persistence.timeout_sec"),
@@ -431,9 +433,10 @@ pub fn refusal(error: ServiceError) -> ApiError {
         ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),
         LocalAddressFamily { .. }
         | LocalAddressTwice { .. }
+        | LocalAddressNotUnicast { .. }
         | TooManyLocalAddresses { .. }
         | PoolCarriesClientAddress { .. } => (ErrorCode::Refused, "local_addresses"),
-        NotUnicast { .. } | TooManyServices | TooManyServers => (ErrorCode::Refused, ""),
+        TooManyServices | TooManyServers => (ErrorCode::Refused, ""),
     };
     ApiError::new(code, error.to_string()).at(place)
 }
