@@ -279,6 +279,8 @@ pub struct WorkerCounters {
     pub held: AtomicU64,
     /// Time-stamp cycles of the longest pass of the loop that had something to do.
     pub longest_pass_cycles: AtomicU64,
+    /// Gauge: the generation of the snapshot in use. Every packet taken after it was seen here is judged by it.
+    pub generation: AtomicU64,
     /// Only written in builds with the feature `steps`.
     pub steps: StepCycles,
     /// From the poll that took frames to their transmission, of sampled passes.
@@ -331,6 +333,7 @@ impl WorkerCounters {
             client_address_no_room: AtomicU64::default(),
             held: AtomicU64::default(),
             longest_pass_cycles: AtomicU64::default(),
+            generation: AtomicU64::default(),
             steps: StepCycles::default(),
             latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),

@@ -49,7 +49,7 @@ use crate::frame::Frame;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{ConnIndex, Direction};
 use crate::l3::DeviceId;
-use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
+use crate::limits::{BURST_MAX, SWEEP_SLOTS_MAX, TIMERS_PER_PASS_MAX};
 use crate::steps::StepName;
 use crate::tick::Tick;
 use crate::worker_state::{Lane, LaneEntry, Lanes, Step, WorkerState};
@@ -84,7 +84,26 @@ pub fn process_handed_over<F: Frame>(
     run(worker, device, now, true, frames, verdicts);
 }
 
-/// What is due besides packets: idle connections and incomplete datagrams expire, a bounded number a call.
+/// Serves the timers of connections that are due, a bounded number a call, and tells whether there were any. To be called
+/// in every pass of the loop: so expiry keeps up with what one burst can begin, however fast bursts come.
+#[inline]
+pub fn expire(worker: &mut WorkerState, now: Tick) -> bool {
+    let is_due = worker.is_timer_due(now);
+    if is_due {
+        serve_timers(worker, now);
+    }
+    is_due
+}
+
+#[inline(never)]
+fn serve_timers(worker: &mut WorkerState, now: Tick) {
+    let (step, lanes) = worker.step(DeviceId(0), now, false);
+    track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
+    track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
+}
+
+/// What is due besides packets about every millisecond: walks through the tables, incomplete datagrams, samples and
+/// gauges, and what [`expire`] does; a bounded number of each a call.
 pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
     let defends = worker.look_at_defences(now);
     let (mut step, lanes) = worker.step(DeviceId(0), now, false);
@@ -92,20 +111,20 @@ pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
         lanes.v4.idle.begin_part(&lanes.v4.table);
         lanes.v6.idle.begin_part(&lanes.v6.table);
     }
-    sweep(&mut step, &mut lanes.v4);
-    sweep(&mut step, &mut lanes.v6);
-    track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
-    track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
+    let mut slots_left = SWEEP_SLOTS_MAX;
+    sweep(&mut step, &mut lanes.v4, &mut slots_left);
+    sweep(&mut step, &mut lanes.v6, &mut slots_left);
     reassemble::expire(&mut step, &mut lanes.reassembly);
     step.loads.sample(&step.snapshot.services, step.own, now);
     step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
     step.own.conns_ipv6.set(lanes.v6.table.len() as u64);
+    expire(worker, now);
 }
 
-/// Connections that must go before their time, a bounded number a call.
-fn sweep<A: Address>(step: &mut Step<'_>, lane: &mut Lane<A>) {
-    defence::drop_idle(step, &mut lane.table, &mut lane.idle);
-    defence::drop_orphans(step, &mut lane.table, &mut lane.orphans);
+/// Connections that must go before their time; `slots_left` bounds all walks of a call together.
+fn sweep<A: Address>(step: &mut Step<'_>, lane: &mut Lane<A>, slots_left: &mut usize) {
+    defence::drop_idle(step, &mut lane.table, &mut lane.idle, slots_left);
+    defence::drop_orphans(step, &mut lane.table, &mut lane.orphans, slots_left);
 }
 
 fn run<F: Frame>(

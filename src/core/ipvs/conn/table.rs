@@ -354,6 +354,12 @@ impl<A: Address> ConnTable<A> {
         }
     }
 
+    /// Whether [`Self::expire`] would find anything to do.
+    #[inline]
+    pub fn is_timer_due(&self, now: Tick) -> bool {
+        !self.is_empty() && self.wheel.is_due(now)
+    }
+
     /// Serves the timers up to `now` and asks `decide` about every connection that has been idle for its
     /// timeout. Ends after `budget` pieces of work (a timer looked at, or 64 ms passed) and goes on there with the
     /// next call. Returns how many connections `decide` was asked about.
