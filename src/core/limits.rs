@@ -112,8 +112,8 @@ pub const DEFENCE_RESERVE_PARTS: usize = 8;
 pub const DEFENCE_PERIOD_MS: u32 = 1_000;
 /// `drop_entry` looks at one part in so many of the table each time (ip_vs_conn.c: a 32nd).
 pub const DROP_ENTRY_PARTS: usize = 32;
-/// Slots of the connection tables looked at in one housekeeping pass by `drop_entry` and `expire_nodest_conn` together,
-/// so that they never stall the queue: some 50 µs if all of them go.
+/// Slots of a connection table looked at in one housekeeping pass by `drop_entry` and as many by `expire_nodest_conn`, so
+/// that neither stalls the queue: some 40 µs if all of them go.
 pub const SWEEP_SLOTS_MAX: usize = 256;
 
 /// Hops (resolved neighbours times the MTUs that routes impose): ids are 16 bits and the last one means none.

@@ -49,7 +49,7 @@ use crate::frame::Frame;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{ConnIndex, Direction};
 use crate::l3::DeviceId;
-use crate::limits::{BURST_MAX, SWEEP_SLOTS_MAX, TIMERS_PER_PASS_MAX};
+use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
 use crate::steps::StepName;
 use crate::tick::Tick;
 use crate::worker_state::{Lane, LaneEntry, Lanes, Step, WorkerState};
@@ -111,9 +111,8 @@ pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
         lanes.v4.idle.begin_part(&lanes.v4.table);
         lanes.v6.idle.begin_part(&lanes.v6.table);
     }
-    let mut slots_left = SWEEP_SLOTS_MAX;
-    sweep(&mut step, &mut lanes.v4, &mut slots_left);
-    sweep(&mut step, &mut lanes.v6, &mut slots_left);
+    sweep(&mut step, &mut lanes.v4);
+    sweep(&mut step, &mut lanes.v6);
     reassemble::expire(&mut step, &mut lanes.reassembly);
     step.loads.sample(&step.snapshot.services, step.own, now);
     step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
@@ -121,10 +120,10 @@ pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
     expire(worker, now);
 }
 
-/// Connections that must go before their time; `slots_left` bounds all walks of a call together.
-fn sweep<A: Address>(step: &mut Step<'_>, lane: &mut Lane<A>, slots_left: &mut usize) {
-    defence::drop_idle(step, &mut lane.table, &mut lane.idle, slots_left);
-    defence::drop_orphans(step, &mut lane.table, &mut lane.orphans, slots_left);
+/// Connections that must go before their time, a bounded number a call.
+fn sweep<A: Address>(step: &mut Step<'_>, lane: &mut Lane<A>) {
+    defence::drop_idle(step, &mut lane.table, &mut lane.idle);
+    defence::drop_orphans(step, &mut lane.table, &mut lane.orphans);
 }
 
 fn run<F: Frame>(
@@ -148,7 +147,10 @@ fn run<F: Frame>(
         return;
     }
     let mac = step.snapshot.l3.mac(device);
-    for (slot, (frame, verdict)) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX).enumerate() {
+    for slot in 0..frames.len().min(verdicts.len()).min(BURST_MAX) {
+        let (Some(frame), Some(verdict)) = (frames.get_mut(slot), verdicts.get_mut(slot)) else {
+            break;
+        };
         // What is plain and sent to the device is looked up.
         if let Some((headers, key)) = parse::plain(frame.bytes(), mac) {
             lanes.v4.push(slot, headers, key);
@@ -241,7 +243,7 @@ fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames:
     step.mark(StepName::Forward);
 }
 
-/// Almost every packet is plainly of an established connection; the others go the full way.
+/// Almost every packet is plainly of an established connection, the one that its tag meant; the others go the full way.
 #[inline(always)]
 fn one_entry<A: Plain, F: Frame>(
     step: &mut Step<'_>,
@@ -250,7 +252,23 @@ fn one_entry<A: Plain, F: Frame>(
     entry: &LaneEntry<A>,
     frame: &mut F,
 ) -> Verdict {
-    let found = lookup::find(table, changes, entry);
+    if let Some((conn, direction)) = lookup::confirm(table, changes, entry)
+        && let Some(verdict) = plain::forward(step, conn, direction, &entry.headers, frame)
+    {
+        return verdict;
+    }
+    other_entry(step, table, entry, frame)
+}
+
+/// A packet whose connection the first tag did not mean, or that is not plain.
+#[inline(never)]
+fn other_entry<A: Plain, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    entry: &LaneEntry<A>,
+    frame: &mut F,
+) -> Verdict {
+    let found = table.find(entry.hash, &entry.key);
     if let Some((index, direction)) = found
         && let Some(verdict) = plain::forward(step, table.conn_mut(index), direction, &entry.headers, frame)
     {

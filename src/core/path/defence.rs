@@ -156,26 +156,14 @@ impl Sweep {
 }
 
 /// The walk of `drop_entry`, as far as one pass goes.
-pub(crate) fn drop_idle<A: Address>(
-    step: &mut Step<'_>,
-    table: &mut ConnTable<A>,
-    sweep: &mut Sweep,
-    slots_left: &mut usize,
-) {
+pub(crate) fn drop_idle<A: Address>(step: &mut Step<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
     let now = step.now;
-    walk(step, table, sweep, slots_left, |step, conn| {
-        step.defence.takes(conn, now)
-    });
+    walk(step, table, sweep, |step, conn| step.defence.takes(conn, now));
 }
 
 /// The walk of `expire_nodest_conn`, as far as one pass goes.
-pub(crate) fn drop_orphans<A: Address>(
-    step: &mut Step<'_>,
-    table: &mut ConnTable<A>,
-    sweep: &mut Sweep,
-    slots_left: &mut usize,
-) {
-    walk(step, table, sweep, slots_left, |step, conn| {
+pub(crate) fn drop_orphans<A: Address>(step: &mut Step<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
+    walk(step, table, sweep, |step, conn| {
         let id = RealServerId(conn.real_server);
         let slot = step.snapshot.services.real_server(id);
         conn.controlled == 0 && id != RealServerId::UNBOUND && slot.is_none_or(|slot| !slot.available)
@@ -186,13 +174,12 @@ fn walk<A: Address>(
     step: &mut Step<'_>,
     table: &mut ConnTable<A>,
     sweep: &mut Sweep,
-    slots_left: &mut usize,
     mut goes: impl FnMut(&mut Step<'_>, &Conn<A>) -> bool,
 ) {
-    let slots = sweep.left.min(*slots_left);
-    if slots == 0 {
+    if sweep.left == 0 {
         return;
     }
+    let slots = sweep.left.min(SWEEP_SLOTS_MAX);
     let mut found = [ConnIndex(0); SWEEP_SLOTS_MAX];
     let mut count = 0;
     let next = table.scan(sweep.next, slots, |index, conn| {
@@ -204,7 +191,6 @@ fn walk<A: Address>(
         }
     });
     sweep.left -= slots;
-    *slots_left -= slots;
     sweep.next = next.unwrap_or(0);
     for index in found.into_iter().take(count) {
         let template = table.conn(index).control;

@@ -109,7 +109,10 @@ pub(crate) fn forward<A: Plain, F: Frame>(
     let slot = snapshot.services.real_server(id)?;
     let hop = snapshot.l3.hop(HopId(conn.hops[direction as usize]));
     let packet_len = headers.packet_len();
-    let is_plain = (headers.l3_offset, headers.l4_offset) == (L3_OFFSET, L3_OFFSET + size_of::<A::Header>() as u16)
+    // Both at once, as they lie side by side.
+    let is_where_plain =
+        (headers.l3_offset == L3_OFFSET) & (headers.l4_offset == L3_OFFSET + size_of::<A::Header>() as u16);
+    let is_plain = is_where_plain
         && mode != ForwardingMode::Local
         && conn.flags & NOT_PLAIN == 0
         && !conn.introduction.is_pending()
