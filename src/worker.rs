@@ -109,12 +109,14 @@ impl<P: PacketPath> Worker<P> {
             }
             let house = self.pace.is_due(now, busy) || (!busy && self.mailbox.has_command());
             let obeyed = house && self.keep_house(now);
-            if busy || !house {
+            // Housekeeping serves timers too.
+            let worked = house || self.expire(now);
+            if busy || !worked {
                 self.idle.after_pass(busy, before, &mut self.rx, &self.counters);
             } else if obeyed {
                 self.idle.stay_awake(before);
             }
-            before = self.count_cycles(before, busy, house);
+            before = self.count_cycles(before, busy, worked);
             self.mark(StepName::House);
         }
         self.exits.flush();
@@ -299,7 +301,7 @@ impl<P: PacketPath> Worker<P> {
     }
 
     #[inline]
-    fn count_cycles(&self, before: u64, busy: bool, house: bool) -> u64 {
+    fn count_cycles(&self, before: u64, busy: bool, worked: bool) -> u64 {
         let after = clock::cycles();
         let spent = after.wrapping_sub(before);
         if busy {
@@ -308,7 +310,7 @@ impl<P: PacketPath> Worker<P> {
             self.counters.idle_polls.add(1);
             self.counters.idle_cycles.add(spent);
         }
-        if (busy || house) && spent > self.counters.longest_pass_cycles.get() {
+        if (busy || worked) && spent > self.counters.longest_pass_cycles.get() {
             self.counters.longest_pass_cycles.set(spent);
         }
         after

@@ -367,6 +367,12 @@ impl WorkerState {
         (self.lanes.v4.table.len(), self.lanes.v6.table.len())
     }
 
+    /// Whether timers of connections wait for [`crate::path::expire`].
+    #[inline]
+    pub(crate) fn is_timer_due(&self, now: Tick) -> bool {
+        self.lanes.v4.table.is_timer_due(now) || self.lanes.v6.table.is_timer_due(now)
+    }
+
     /// Splits the state for one burst: what the steps use, and the tables.
     #[inline]
     pub(crate) fn step(&mut self, device: DeviceId, now: Tick, handed_over: bool) -> (Step<'_>, &mut Lanes) {

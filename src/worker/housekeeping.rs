@@ -1,5 +1,5 @@
-//! Step 9, between two bursts about every millisecond: timers, commands, held frames. Commands for a worker that has
-//! nothing else to do are taken at once: whoever changes services waits for that.
+//! Step 9, between two bursts: timers of connections in every pass; about every millisecond commands, held frames, walks.
+//! Commands for a worker that has nothing else to do are taken at once: whoever changes services waits for that.
 
 use lvs_core::counters::SingleWriter;
 use lvs_core::frame::Frame;
@@ -13,7 +13,8 @@ use crate::worker::hold::Held;
 use crate::worker::mailbox::{Command, ConnDump, Reply};
 use crate::worker::packet_path::PacketPath;
 
-/// Busy passes after which it is time even within the same millisecond: expiry keeps up with new connections.
+/// Busy passes after which it is time even within the same millisecond: nobody waits longer for a busy worker's answer
+/// than for a quiet one's.
 const BUSY_PASSES_MAX: u32 = 64;
 
 /// Commands taken at a time.
@@ -48,6 +49,17 @@ impl Pace {
 }
 
 impl<P: PacketPath> Worker<P> {
+    /// Lets connections expire whose time has come; whether there was anything to do.
+    #[inline]
+    pub(super) fn expire(&mut self, now: Tick) -> bool {
+        let is_due = self.path.expire(now);
+        if is_due {
+            // Templates that stay are told to other directors.
+            self.tell();
+        }
+        is_due
+    }
+
     /// See the module. Whether there were commands.
     pub(super) fn keep_house(&mut self, now: Tick) -> bool {
         self.path.housekeeping(now);

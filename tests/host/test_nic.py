@@ -32,6 +32,7 @@ class Tree(nic.Machine):
     def __init__(self, case):
         super().__init__(case.root)
         self.case = case
+        self.writes = 0
         self.refuses = set()
         self.refuses_writes = None
         self.appears_as = {}
@@ -41,6 +42,7 @@ class Tree(nic.Machine):
 
     def write(self, text, *parts):
         path = self.path(*parts)
+        self.writes += 1
         if text == self.refuses_writes:
             raise nic.Refusal(f"the kernel refused {text!r} in {path}: Invalid argument", "dmesg | tail says why")
         if path.name == "unbind":
@@ -364,14 +366,25 @@ class Binding(NicCase):
         self.assertIn("would go igb -> vfio-pci", out)
         self.assertEqual(self.driver("0000:02:00.0"), "igb")
 
-    def test_persistence_is_driverctls(self):
-        self.answers |= {"driverctl --version": "0.1", "driverctl --noprobe": ""}
-        self.nic_command("bind", "--persist", "eth1")
-        self.assertIn("driverctl --noprobe set-override 0000:02:00.0 vfio-pci", self.commands)
-        self.file("/etc/driverctl.d/0000:02:00.0", "vfio-pci")
-        self.assertIn("vfio-pci", self.nic_command("status")[1])
+    def test_persistence_is_driverctls_and_touches_no_nic_that_is_bound_already(self):
+        self.answers |= {"driverctl --help": "usage"}
+        self.nic_command("bind", "eth1")
+        self.assertRegex(self.nic_command("status")[1], r"0000:02:00\.0 .* no +free for lvsd")
+        writes = self.machine.writes
+        self.nic_command("bind", "--persist", "0000:02:00.0")
+        self.assertEqual(self.machine.writes, writes)
+        self.assertEqual(self.text("/etc/driverctl.d/pci-0000:02:00.0"), "vfio-pci")
+        self.assertRegex(self.nic_command("status")[1], r"0000:02:00\.0 .* vfio-pci +free for lvsd")
         self.nic_command("unbind", "eth1")
-        self.assertIn("driverctl --noprobe unset-override 0000:02:00.0", self.commands)
+        self.assertFalse((self.root / "etc/driverctl.d/pci-0000:02:00.0").exists())
+
+    def test_a_nic_that_only_the_next_boot_would_bind_is_forgotten_by_unbind(self):
+        self.file("/etc/driverctl.d/pci-0000:02:00.0", "vfio-pci")
+        code, out, _ = self.nic_command("unbind", "eth1")
+        self.assertEqual(code, 0)
+        self.assertIn("0000:02:00.0: will not be bound at boot any more", out)
+        self.assertFalse((self.root / "etc/driverctl.d/pci-0000:02:00.0").exists())
+        self.assertEqual((self.machine.writes, self.driver("0000:02:00.0")), (0, "igb"))
 
     def test_list_says_of_each_nic_what_speaks_against_it(self):
         code, out, _ = self.nic_command("list")

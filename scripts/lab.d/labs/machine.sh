@@ -13,7 +13,7 @@ ipvsadm_quiet() { in_machine ipvsadm "$@"; }
 lvsctl_quiet() { in_machine lvsctl "$@"; }
 
 # What comes first, and what can be asked for behind it, in this order.
-MACHINE_FIRST="install refusals bind start" MACHINE_STEPS="unit nat fullnat dr tun workers interrupts link crash unbind"
+MACHINE_FIRST="install refusals bind start" MACHINE_STEPS="unit nat fullnat dr tun spread workers interrupts link crash unbind"
 
 machine_addresses() {
     VIP4=198.51.100.80 VIP6=2001:db8:1::80 DIRECTOR4=198.51.100.1 DIRECTOR6=2001:db8:1::1
@@ -264,20 +264,36 @@ real_servers_have_vip() {
 # workers_now: for each worker a line: frames received, connections begun, frames handed over.
 workers_now() { lvsctl_quiet --json workers | jq -r '.[] | "\(.rx_packets) \(.scheduler_picks) \(.hand_over_packets)"'; }
 
-# check_spread MODE BEFORE AFTER: with RSS every worker has its share, and only NAT's replies need a hand-over.
+# check_spread MODE BEFORE AFTER: with RSS every worker has its share, and only NAT's replies need a hand-over; without
+# it workers give each other their shares.
 check_spread() {
     local shares least
     shares=$(paste -d' ' <(echo "$2") <(echo "$3") | awk '{ print $4 - $1, $5 - $2, $6 - $3 }')
     awk '{ print "worker " NR - 1 ": " $1 " frames received, " $2 " connections begun, " $3 " frames handed over" }' <<<"$shares"
     ((WORKERS > 1)) || return 0
+    least=$(awk -v even="$((MACHINE_REQUESTS / WORKERS))" '{ if ($2 * 3 < even) few = 1 } END { print few ? "no" : "yes" }' <<<"$shares")
+    equal "$1: each worker has at least a third of its even share" yes "$least"
     if spreads; then
-        least=$(awk -v even="$((MACHINE_REQUESTS / WORKERS))" '{ if ($2 * 3 < even) few = 1 } END { print few ? "no" : "yes" }' <<<"$shares")
-        equal "$1: each worker has at least a third of its even share" yes "$least"
         [[ $1 == nat ]] || equal "$1: nothing is handed over" 0 "$(awk '{ sum += $3 } END { print sum }' <<<"$shares")"
         check "$1: lvsd sees that flows are spread by RSS" until_true 10 spread_is rss
-    else
-        check "$1: lvsd notices that the NIC does not spread flows" until_true 10 spread_is none
     fi
+}
+
+# A NIC with several queues that brings all by one: crowds without a single loud flow among them, until lvsd has seen it.
+step_spread() {
+    spreads && return 0
+    title "a NIC that does not spread flows"
+    use_family 4
+    mode_dr
+    check "lvsd notices that all flows come by one queue" until_true 120 a_crowd_shows_it
+    check "and says so once" in_machine sh -c '[ $(journalctl -u lvsd -o cat | grep -c "wan.* receive queues, but all flows come by one of them") = 1 ]'
+    lvsctl devices
+    ipvsadm -C
+}
+
+a_crowd_shows_it() {
+    in_ns client ab -q -s 30 -n "$((4 * MACHINE_REQUESTS))" -c 20 "$(url "$VIP")/" >/dev/null 2>&1
+    until_true 5 spread_is none
 }
 
 # What lvsd found out of how the NIC with the clients spreads flows.
@@ -313,7 +329,12 @@ step_interrupts() {
     check "lvsd says what wakes its workers" in_machine sh -c 'journalctl -u lvsd -o cat | grep "its interrupts wake workers that sleep"'
     serve fullnat
     interrupts=$(lvsctl_quiet --json workers | jq -r '.[].interrupts' | xargs)
-    check "every worker was woken: $interrupts times" awk -v counts="$interrupts" 'BEGIN { n = split(counts, a, " "); for (i = 1; i <= n; i++) if (a[i] == 0) exit 1; exit n == 0 }'
+    # Where all comes by one queue, one worker is woken; qemu's e1000e never interrupts for a queue.
+    if spreads; then
+        check "every worker was woken: $interrupts times" awk -v counts="$interrupts" 'BEGIN { n = split(counts, a, " "); for (i = 1; i <= n; i++) if (a[i] == 0) exit 1; exit n == 0 }'
+    else
+        echo "note  workers were woken $interrupts times"
+    fi
     write_director_config "$WORKERS"
     systemd_does restart
 }

@@ -1,8 +1,8 @@
 //! Accepts clients, one task each, and bounds what each may cost.
 //!
 //! In:  datagrams. Out: answers, one datagram at a time as the client takes them.
-//! Never: answers a change before packets are judged by it, reads the next request before the last answer is taken, waits for a client beyond its time, or
-//! carries out a request that its sender has withdrawn.
+//! Never: answers a change before packets are judged by it, reads the next request before the last answer is taken,
+//! waits for a client beyond its time, or carries out a request that its sender has withdrawn.
 
 use std::future::Future;
 use std::io::{self, IoSlice};

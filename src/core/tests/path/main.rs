@@ -10,6 +10,7 @@ mod plain;
 mod refusals;
 mod response_times;
 mod sync;
+mod turns;
 mod workers;
 
 use std::net::IpAddr;
