@@ -4,6 +4,7 @@
 //! so nothing is lost, and a reader sees a value that was true a moment ago. Lines are not shared between
 //! workers: every worker has its own [`WorkerCounters`].
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::ipvs::conn::Direction;
@@ -353,6 +354,13 @@ impl WorkerCounters {
     #[inline]
     pub fn server(&self, id: RealServerId) -> &ServerCounters {
         self.servers.get(id.0 as usize).unwrap_or(&self.nowhere_server)
+    }
+
+    /// Connections of a server at all workers, as they are now; templates are not among them.
+    pub fn conns_of_all(workers: &[Arc<Self>], id: RealServerId) -> u32 {
+        let servers = workers.iter().map(|worker| worker.server(id));
+        let each = servers.map(|server| server.active.get().wrapping_add(server.inactive.get()));
+        each.fold(0, u32::wrapping_add)
     }
 
     /// Shows the other workers the connections of a server; where nobody looks, nothing is written.

@@ -18,6 +18,9 @@ const NOT_ASKED: [&str; 5] = ["dmesg", "modprobe", "ls ", "cat /proc/net/ip_vs_a
 /// A machine that stood still for longer than this goes on from there: pauses are not made up for.
 const LATE_MAX: Duration = Duration::from_millis(20);
 
+/// The recorded time of a command is that of its end. Changes are begun as soon as all before them is done.
+const LISTING_TAKES_SEC: f64 = 0.06;
+
 /// The clocks of both machines.
 struct Clock {
     begun: Instant,
@@ -62,11 +65,12 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
     // The recorded machine had no names; what follows on a table to which a name was given differs.
     let mut steps = scenario.steps.iter().peekable();
     while let Some(step) = steps.next() {
-        // The time of a command is that of its end: it was given when all before it had happened.
-        if let Some(t) = step.time()
-            && !matches!(step, Step::Listing(_) | Step::Exec(_))
-        {
-            clock.wait(t, &mut machine.wire);
+        if let Some(t) = step.time() {
+            match step {
+                Step::Exec(_) => {}
+                Step::Listing(_) => clock.wait(t - LISTING_TAKES_SEC, &mut machine.wire),
+                _ => clock.wait(t, &mut machine.wire),
+            }
         }
         match step {
             Step::Inject {
