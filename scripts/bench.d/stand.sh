@@ -11,6 +11,7 @@ feeds=target/bench-feeds
 bin=${LVSD_BENCH_BIN:-target/release}
 cpus=
 rt_runtime_us=
+hugepages_before=
 lvsd_pid=
 rows=()
 json=
@@ -25,17 +26,24 @@ cleanup() {
     fi
     ip netns del "$namespace" 2>/dev/null || true
     [[ -z $rt_runtime_us ]] || echo "$rt_runtime_us" >/proc/sys/kernel/sched_rt_runtime_us
+    [[ -z $hugepages_before ]] || echo "$hugepages_before" >/proc/sys/vm/nr_hugepages
     rm -rf "$work"
 }
 
-prepare() {
+needs_root() {
     ((EUID == 0)) || { echo "bench: needs root for a network namespace and hugepages" >&2; exit 1; }
     trap cleanup EXIT
+}
+
+prepare() {
+    needs_root
     [[ -n ${LVSD_BENCH_BIN:-} ]] || cargo build --release --quiet -p lvsd -p lvs-cli -p lvs-lab-programs
     mkdir -p "$feeds"
     # CPU 1 is the worker's alone: what this script starts stays away from it.
     cpus=$(taskset -pc $$ | sed 's/.*: //')
     taskset -pc 0 $$ >/dev/null
+    # A sample that waits for a neighbour is of another instant than its time.
+    renice -n -19 -p $$ >/dev/null
 }
 
 feed() { # KIND FLOWS DEVICE: prints the file
@@ -44,11 +52,12 @@ feed() { # KIND FLOWS DEVICE: prints the file
     echo "$file"
 }
 
-hugepages() { # MEGABYTES: makes sure that many are free
+hugepages() { # MEGABYTES: makes sure that many are free; what it reserves is given back at the end
     local pages=$(($1 / 2 + 64)) free total
     free=$(awk '/HugePages_Free/ {print $2}' /proc/meminfo)
     total=$(awk '/HugePages_Total/ {print $2}' /proc/meminfo)
     if ((free < pages)); then
+        hugepages_before=${hugepages_before:-$total}
         echo $((total - free + pages)) >/proc/sys/vm/nr_hugepages
         free=$(awk '/HugePages_Free/ {print $2}' /proc/meminfo)
         ((free >= pages)) || { echo "bench: $pages hugepages of 2 MB are needed, $free are free" >&2; return 1; }

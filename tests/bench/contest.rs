@@ -1,9 +1,9 @@
 //! The contest that the connection table has to win: `scripts/dev bench table`.
 //!
 //! Three ways from a packet's key to its connection, each of which it then writes to (`last_seen`): our bucket index,
-//! hashbrown, and DPDK's rte_hash with bulk lookup. Every connection is found by two keys. Per size: a hit alone, hits and
-//! misses in bursts of 32, a new connection, and one removed and another made. Nanoseconds of this thread on the CPU,
-//! median of three. All three hash with the same construction; memory is in large pages for all.
+//! hashbrown, and DPDK's rte_hash with bulk lookup. Every connection is found by two keys. Per size: hits and misses, alone
+//! and in bursts of 32, a new connection, one removed and another made, and all removed. Nanoseconds of this thread on the
+//! CPU, median of three. All three hash with the same construction; memory is in large pages for all.
 #![allow(unsafe_code, reason = "DPDK's table, and the CPU clock of this thread")]
 
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -379,8 +379,19 @@ fn shuffle<T>(items: &mut [T], random: &mut Random) {
     }
 }
 
-/// `entries` keys, that is, half as many connections.
-fn measure(contestant: &mut dyn Contestant, entries: usize) -> [f64; 5] {
+/// What is measured, as the table's heads and the names in JSON say it.
+const COLUMNS: [(&str, &str); 7] = [
+    ("hit alone", "hit_ns"),
+    ("hit in bursts", "hit_burst_ns"),
+    ("miss alone", "miss_ns"),
+    ("miss in bursts", "miss_burst_ns"),
+    ("insert", "insert_ns"),
+    ("remove + insert", "remove_insert_ns"),
+    ("remove", "remove_ns"),
+];
+
+/// `entries` keys, that is, half as many connections; nanoseconds in the order of `COLUMNS`.
+fn measure(contestant: &mut dyn Contestant, entries: usize) -> [f64; COLUMNS.len()] {
     let conns = entries / 2;
     let mut random = Random::new(0x5eed);
     let mut order: Vec<u32> = (0..conns as u32).collect();
@@ -418,6 +429,7 @@ fn measure(contestant: &mut dyn Contestant, entries: usize) -> [f64; 5] {
     };
     let alone = timed(contestant, &hits, false, lookups);
     let in_bursts = timed(contestant, &hits, true, lookups);
+    let missed_alone = timed(contestant, &misses, false, 0);
     let missed = timed(contestant, &misses, true, 0);
     // One goes, another comes in its place; in the end all are as before.
     let swaps = conns.min(1 << 18);
@@ -431,7 +443,9 @@ fn measure(contestant: &mut dyn Contestant, entries: usize) -> [f64; 5] {
             contestant.insert(n, conn(n));
         }
     });
-    [alone, in_bursts, missed, inserts, churn]
+    shuffle(&mut order, &mut random);
+    let removes = nanoseconds_each(conns, || order.iter().for_each(|&n| contestant.remove(n, &conn(n))));
+    [alone, in_bursts, missed_alone, missed, inserts, churn, removes]
 }
 
 fn main() {
@@ -446,12 +460,11 @@ fn main() {
     let is_json = std::env::args().any(|word| word == "--json");
     let sizes: Vec<usize> = std::env::args().filter_map(|word| word.parse().ok()).collect();
     if !is_json {
-        println!("ns each      entries     hit alone   hit in bursts  miss in bursts   insert   remove + insert");
+        let heads: String = COLUMNS.iter().map(|(head, _)| format!("  {head:>15}")).collect();
+        println!("ns each       entries{heads}");
     }
-    for entries in [1 << 10, 1 << 16, 1 << 20, 1 << 24] {
-        if !sizes.is_empty() && !sizes.contains(&entries) {
-            continue;
-        }
+    let all = [1_000, 10_000, 100_000, 1_000_000, 4_000_000, 16_000_000];
+    for &entries in if sizes.is_empty() { &all[..] } else { &sizes } {
         for make in [
             |conns| Some(Box::new(Ours::new(conns)) as Box<dyn Contestant>),
             |conns| Some(Box::new(Hashbrown::new(conns)) as Box<dyn Contestant>),
@@ -461,17 +474,15 @@ fn main() {
                 eprintln!("rte_hash: no memory for {entries} entries: reserve more hugepages");
                 continue;
             };
-            let [alone, bursts, misses, insert, churn] = measure(&mut *contestant, entries);
+            let figures = measure(&mut *contestant, entries);
             let name = contestant.name();
             if is_json {
-                println!(
-                    "{{\"table\":\"{name}\",\"entries\":{entries},\"hit_ns\":{alone:.1},\"hit_burst_ns\":{bursts:.1},\
-                     \"miss_burst_ns\":{misses:.1},\"insert_ns\":{insert:.1},\"remove_insert_ns\":{churn:.1}}}"
-                );
+                let named = COLUMNS.iter().zip(figures);
+                let fields: String = named.map(|((_, name), ns)| format!(",\"{name}\":{ns:.1}")).collect();
+                println!("{{\"table\":\"{name}\",\"entries\":{entries}{fields}}}");
             } else {
-                println!(
-                    "{name:<12} {entries:>8} {alone:>12.1} {bursts:>15.1} {misses:>15.1} {insert:>8.1} {churn:>17.1}"
-                );
+                let columns: String = figures.iter().map(|ns| format!("  {ns:>15.1}")).collect();
+                println!("{name:<12} {entries:>8}{columns}");
             }
         }
     }
