@@ -164,6 +164,14 @@ impl<A: Address> Endpoint<A> {
     pub const fn new(addr: A, port: u16) -> Self {
         Self { addr, port }
     }
+
+    /// 0 when both are the same end. Without branches, for comparisons of whole keys.
+    #[inline(always)]
+    pub fn difference(&self, other: &Self) -> u64 {
+        let (low, high) = self.addr.words();
+        let (other_low, other_high) = other.addr.words();
+        (low ^ other_low) | (high ^ other_high) | u64::from(self.port ^ other.port)
+    }
 }
 
 /// The 5-tuple of a packet as it stands on the wire (not turned by direction).

@@ -202,7 +202,7 @@ impl Arena {
         }
         Ok(ArenaSlice {
             start,
-            len: count,
+            last: count - 1,
             _region: Arc::clone(&self.region),
             _elements: PhantomData,
         })
@@ -260,7 +260,8 @@ const fn fold(left: u64, right: u64) -> u64 {
 /// A part of an arena, owned: nobody else can reach it. Holds at least one element.
 pub struct ArenaSlice<T> {
     start: NonNull<T>,
-    len: usize,
+    /// Index of the last element: what every access is held against.
+    last: usize,
     _region: Arc<Region>,
     _elements: PhantomData<T>,
 }
@@ -274,15 +275,15 @@ impl<T> ArenaSlice<T> {
     /// The element at `index`; beyond the end, the last one. Cannot panic, and does not branch.
     #[inline(always)]
     pub fn at(&self, index: usize) -> &T {
-        // SAFETY: clamped to `len - 1`, and `carve` makes no slice of length 0.
-        unsafe { self.start.add(index.min(self.len - 1)).as_ref() }
+        // SAFETY: clamped to the last element, and `carve` makes no slice without one.
+        unsafe { self.start.add(index.min(self.last)).as_ref() }
     }
 
     /// The element at `index`, writable; beyond the end, the last one. Cannot panic, and does not branch.
     #[inline(always)]
     pub fn at_mut(&mut self, index: usize) -> &mut T {
         // SAFETY: as in `at`; `&mut self` makes it the only reference.
-        unsafe { self.start.add(index.min(self.len - 1)).as_mut() }
+        unsafe { self.start.add(index.min(self.last)).as_mut() }
     }
 }
 
@@ -291,8 +292,8 @@ impl<T> Deref for ArenaSlice<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: `len` elements from `start` are ours, aligned, and valid whatever their octets (`FromBytes`).
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        // SAFETY: the elements from `start` to the last are ours, aligned, and valid whatever their octets (`FromBytes`).
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.last + 1) }
     }
 }
 
@@ -300,7 +301,7 @@ impl<T> DerefMut for ArenaSlice<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`; `&mut self` makes it the only reference.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.last + 1) }
     }
 }
 

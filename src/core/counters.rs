@@ -4,6 +4,7 @@
 //! so nothing is lost, and a reader sees a value that was true a moment ago. Lines are not shared between
 //! workers: every worker has its own [`WorkerCounters`].
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::ipvs::conn::Direction;
@@ -279,6 +280,8 @@ pub struct WorkerCounters {
     pub held: AtomicU64,
     /// Time-stamp cycles of the longest pass of the loop that had something to do.
     pub longest_pass_cycles: AtomicU64,
+    /// Gauge: the generation of the snapshot in use. Every packet taken after it was seen here is judged by it.
+    pub generation: AtomicU64,
     /// Only written in builds with the feature `steps`.
     pub steps: StepCycles,
     /// From the poll that took frames to their transmission, of sampled passes.
@@ -331,6 +334,7 @@ impl WorkerCounters {
             client_address_no_room: AtomicU64::default(),
             held: AtomicU64::default(),
             longest_pass_cycles: AtomicU64::default(),
+            generation: AtomicU64::default(),
             steps: StepCycles::default(),
             latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
@@ -350,6 +354,13 @@ impl WorkerCounters {
     #[inline]
     pub fn server(&self, id: RealServerId) -> &ServerCounters {
         self.servers.get(id.0 as usize).unwrap_or(&self.nowhere_server)
+    }
+
+    /// Connections of a server at all workers, as they are now; templates are not among them.
+    pub fn conns_of_all(workers: &[Arc<Self>], id: RealServerId) -> u32 {
+        let servers = workers.iter().map(|worker| worker.server(id));
+        let each = servers.map(|server| server.active.get().wrapping_add(server.inactive.get()));
+        each.fold(0, u32::wrapping_add)
     }
 
     /// Shows the other workers the connections of a server; where nobody looks, nothing is written.

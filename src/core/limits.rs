@@ -9,8 +9,9 @@ pub const WORKERS_MAX: usize = 64;
 /// Devices of one director.
 pub const DEVICES_MAX: usize = 32;
 
-/// Longest timeout that may be configured, in seconds: the kernel's, with 250 ticks a second (99 days).
-pub const TIMEOUT_CONFIGURED_MAX_SEC: u32 = i32::MAX as u32 / 250;
+/// Longest timeout that may be configured, in seconds: 31 days, as ipvsadm and keepalived have it. The kernel alone
+/// would take 99 days.
+pub const TIMEOUT_CONFIGURED_MAX_SEC: u32 = 31 * 86_400;
 
 /// Longest timeout of the path, in seconds: a 32-bit millisecond clock can compare 24 days. What is configured
 /// longer is shown as configured and runs for 20 days.
@@ -79,7 +80,8 @@ pub const IPV6_EXTENSIONS_MAX: usize = 8;
 /// VLAN tags walked (802.1Q and 802.1ad).
 pub const VLAN_TAGS_MAX: usize = 2;
 
-/// Timers fired in one housekeeping pass, so that a mass expiry never stalls the queue.
+/// Timers of one family served in one pass of the loop, some 15 µs: a mass expiry never stalls the queue. One pass begins
+/// up to [`BURST_MAX`] connections a queue, each of which is served twice or three times (it may come down a level first).
 pub const TIMERS_PER_PASS_MAX: usize = 128;
 
 /// Seconds that a deleted real server is remembered after its last connection
@@ -110,8 +112,8 @@ pub const DEFENCE_RESERVE_PARTS: usize = 8;
 pub const DEFENCE_PERIOD_MS: u32 = 1_000;
 /// `drop_entry` looks at one part in so many of the table each time (ip_vs_conn.c: a 32nd).
 pub const DROP_ENTRY_PARTS: usize = 32;
-/// Slots of the connection table looked at in one housekeeping pass by `drop_entry` and
-/// `expire_nodest_conn`, so that neither stalls the queue.
+/// Slots of a connection table looked at in one housekeeping pass by `drop_entry` and as many by `expire_nodest_conn`, so
+/// that neither stalls the queue: some 40 µs if all of them go.
 pub const SWEEP_SLOTS_MAX: usize = 256;
 
 /// Hops (resolved neighbours times the MTUs that routes impose): ids are 16 bits and the last one means none.

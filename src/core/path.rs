@@ -84,7 +84,26 @@ pub fn process_handed_over<F: Frame>(
     run(worker, device, now, true, frames, verdicts);
 }
 
-/// What is due besides packets: idle connections and incomplete datagrams expire, a bounded number a call.
+/// Serves the timers of connections that are due, a bounded number a call, and tells whether there were any. To be called
+/// in every pass of the loop: so expiry keeps up with what one burst can begin, however fast bursts come.
+#[inline]
+pub fn expire(worker: &mut WorkerState, now: Tick) -> bool {
+    let is_due = worker.is_timer_due(now);
+    if is_due {
+        serve_timers(worker, now);
+    }
+    is_due
+}
+
+#[inline(never)]
+fn serve_timers(worker: &mut WorkerState, now: Tick) {
+    let (step, lanes) = worker.step(DeviceId(0), now, false);
+    track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
+    track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
+}
+
+/// What is due besides packets about every millisecond: walks through the tables, incomplete datagrams, samples and
+/// gauges, and what [`expire`] does; a bounded number of each a call.
 pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
     let defends = worker.look_at_defences(now);
     let (mut step, lanes) = worker.step(DeviceId(0), now, false);
@@ -94,12 +113,11 @@ pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
     }
     sweep(&mut step, &mut lanes.v4);
     sweep(&mut step, &mut lanes.v6);
-    track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
-    track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
     reassemble::expire(&mut step, &mut lanes.reassembly);
     step.loads.sample(&step.snapshot.services, step.own, now);
     step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
     step.own.conns_ipv6.set(lanes.v6.table.len() as u64);
+    expire(worker, now);
 }
 
 /// Connections that must go before their time, a bounded number a call.
@@ -129,7 +147,10 @@ fn run<F: Frame>(
         return;
     }
     let mac = step.snapshot.l3.mac(device);
-    for (slot, (frame, verdict)) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX).enumerate() {
+    for slot in 0..frames.len().min(verdicts.len()).min(BURST_MAX) {
+        let (Some(frame), Some(verdict)) = (frames.get_mut(slot), verdicts.get_mut(slot)) else {
+            break;
+        };
         // What is plain and sent to the device is looked up.
         if let Some((headers, key)) = parse::plain(frame.bytes(), mac) {
             lanes.v4.push(slot, headers, key);
@@ -222,7 +243,7 @@ fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames:
     step.mark(StepName::Forward);
 }
 
-/// Almost every packet is plainly of an established connection; the others go the full way.
+/// Almost every packet is plainly of an established connection, the one that its tag meant; the others go the full way.
 #[inline(always)]
 fn one_entry<A: Plain, F: Frame>(
     step: &mut Step<'_>,
@@ -231,7 +252,23 @@ fn one_entry<A: Plain, F: Frame>(
     entry: &LaneEntry<A>,
     frame: &mut F,
 ) -> Verdict {
-    let found = lookup::find(table, changes, entry);
+    if let Some((conn, direction)) = lookup::confirm(table, changes, entry)
+        && let Some(verdict) = plain::forward(step, conn, direction, &entry.headers, frame)
+    {
+        return verdict;
+    }
+    other_entry(step, table, entry, frame)
+}
+
+/// A packet whose connection the first tag did not mean, or that is not plain.
+#[inline(never)]
+fn other_entry<A: Plain, F: Frame>(
+    step: &mut Step<'_>,
+    table: &mut ConnTable<A>,
+    entry: &LaneEntry<A>,
+    frame: &mut F,
+) -> Verdict {
+    let found = table.find(entry.hash, &entry.key);
     if let Some((index, direction)) = found
         && let Some(verdict) = plain::forward(step, table.conn_mut(index), direction, &entry.headers, frame)
     {

@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub sync: SyncRoles,
     /// How many workers share the traffic: 1 up to [`crate::limits::WORKERS_MAX`].
     pub workers_count: u8,
+    /// Grows with every snapshot of a director; what a worker uses is in [`crate::counters::WorkerCounters::generation`].
+    pub generation: u64,
 }
 
 impl Snapshot {

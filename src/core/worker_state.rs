@@ -16,7 +16,7 @@ use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::local_address::{LocalPortCursor, PortsAhead};
 use crate::ipvs::persistence;
 use crate::ipvs::protocol::{self, tcp::TcpState};
-use crate::ipvs::real_server::RealServerId;
+use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::scheduler::{self, Localities, SchedulerState};
 use crate::ipvs::service::{ServiceId, VirtualService};
 use crate::ipvs::sync::SyncConn;
@@ -257,7 +257,7 @@ impl WorkerState {
             for service in new.services.services() {
                 let old = self.snapshot.services.service(service.id);
                 if old.is_none_or(|old| old.servers_revision != service.servers_revision) {
-                    self.forgive_raised_thresholds(service);
+                    self.reconsider_thresholds(service);
                 }
                 let Some(state) = self.schedulers.get_mut(service.id.0 as usize) else {
                     continue;
@@ -276,17 +276,21 @@ impl WorkerState {
         old
     }
 
-    /// A server whose upper threshold is raised or taken away is not overloaded until it reaches the new one
+    /// Whether a server whose thresholds were edited is overloaded is decided anew: one that was full stays so until
+    /// it is below the new lower threshold, one that has as many connections as the new upper one is full at once
     /// (`__ip_vs_update_dest`).
-    fn forgive_raised_thresholds(&self, service: &VirtualService) {
+    fn reconsider_thresholds(&self, service: &VirtualService) {
+        let thresholds = |server: &RealServer| (server.upper_threshold, server.lower_threshold);
         for server in service.servers.iter() {
             let old = self.snapshot.services.real_server(server.id);
-            let raised = old
-                .is_some_and(|old| server.upper_threshold == 0 || server.upper_threshold > old.server.upper_threshold);
-            if raised {
-                self.own.server(server.id).overloaded.set(0);
-                self.own.publish_conns(server.id);
+            if old.is_none_or(|old| thresholds(&old.server) == thresholds(server)) {
+                continue;
             }
+            let own = self.own.server(server.id);
+            let was = own.overloaded.get() != 0;
+            let conns = WorkerCounters::conns_of_all(&self.counters, server.id);
+            own.overloaded.set(u32::from(server.overloaded(was, conns)));
+            self.own.publish_conns(server.id);
         }
     }
 
@@ -361,6 +365,12 @@ impl WorkerState {
     /// Connections held at this moment, IPv4 and IPv6.
     pub fn conns_count(&self) -> (usize, usize) {
         (self.lanes.v4.table.len(), self.lanes.v6.table.len())
+    }
+
+    /// Whether timers of connections wait for [`crate::path::expire`].
+    #[inline]
+    pub(crate) fn is_timer_due(&self, now: Tick) -> bool {
+        self.lanes.v4.table.is_timer_due(now) || self.lanes.v6.table.is_timer_due(now)
     }
 
     /// Splits the state for one burst: what the steps use, and the tables.

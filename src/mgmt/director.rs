@@ -1,26 +1,27 @@
 //! The director: the only writer of the desired state.
 //!
-//! In:  an [`Action`]. Out: validated, journaled, carried out, and a new [`Snapshot`] on its way to every
-//! worker, in that order; or a refusal and nothing changed.
-//! Never: waits for a worker or for the disk, reads a clock (the caller gives `now`), imports DPDK.
+//! In:  an [`Action`]. Out: validated, journaled, carried out, and a new snapshot on its way to every
+//! worker ([`publication`]), in that order; or a refusal and nothing changed.
+//! Never: waits for the disk, reads a clock (the caller gives `now`), imports DPDK.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, Service, ServiceId, ServicePatch, State, StateDiff};
+use lvs_api::{
+    Action, ApiError, ErrorCode, Mode, Server, ServerPatch, Service, ServiceId, ServicePatch, State, StateDiff, Tunnel,
+};
 use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::client_address;
 use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError, ServiceListing, ServiceSpec};
 use lvs_core::ipvs::mark::MarkRules;
-use lvs_core::ipvs::protocol::Timeouts;
+use lvs_core::ipvs::protocol::{TimeoutError, Timeouts};
 use lvs_core::ipvs::scheduler::Overhead;
 use lvs_core::ipvs::service_table::ServiceTable;
 use lvs_core::ipvs::sync::daemon::SyncDaemon;
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::L3;
-use lvs_core::snapshot::Snapshot;
 
 use crate::mgmt::journal::{Damage, Drained, Journal, JournalError, Whole};
 use crate::mgmt::sync::Sync;
@@ -30,18 +31,19 @@ pub mod convert;
 pub mod counts;
 pub mod diff;
 mod ipvs_table;
-mod publication;
+pub mod publication;
 mod report;
 pub mod settings;
 mod sync;
 pub mod tend;
+mod unicast;
 mod why;
 
 #[cfg(test)]
 mod tests;
 
 use counts::Counts;
-use publication::{PUBLISH_PAUSE_FACTOR, Publication, cpu_time};
+use publication::Publication;
 
 /// What a worker is to see, besides services.
 #[derive(Clone, Debug)]
@@ -127,17 +129,9 @@ impl Director {
             counts: Counts::default(),
             overhead: Overhead::default(),
             sync: Sync::new(),
-            publication: Publication {
-                stale: true,
-                ..Publication::default()
-            },
+            publication: Publication::default(),
         };
         Ok((director, report))
-    }
-
-    /// The first snapshot: workers are made with it.
-    pub fn first_snapshot(&mut self, workers_count: u8) -> Arc<Snapshot> {
-        self.build_snapshot(workers_count)
     }
 
     /// Gives the director its workers and publishes to them.
@@ -161,8 +155,11 @@ impl Director {
         if let Action::ReplaceState(state) = action {
             return self.replace(state, false, now).map(|_| ());
         }
-        if let Action::StartSyncDaemon(daemon) = &action {
-            self.open_sync(daemon)?;
+        match &action {
+            Action::StartSyncDaemon(daemon) => self.open_sync(daemon)?,
+            Action::AddServer { server, .. } => self.refuse_broadcast(server)?,
+            Action::AddService(service) => self.refuse_broadcasts(service)?,
+            _ => {}
         }
         if matches!(action, Action::DeleteService(_) | Action::Flush) {
             // What was counted so far is the old service's, even if one of the same name follows at once.
@@ -239,26 +236,6 @@ impl Director {
         }
     }
 
-    /// Publishes what is due, and again where a mailbox was full. To be called every few milliseconds.
-    pub fn tick(&mut self, now: Instant) {
-        if self.publication.stale {
-            self.publish_if_due(now);
-        }
-        if let Some(snapshot) = self.publication.snapshot.clone() {
-            let workers = &self.workers;
-            let full = |index: &usize| {
-                workers
-                    .get(*index)
-                    .is_some_and(|worker| !worker.publish(Arc::clone(&snapshot)))
-            };
-            self.publication.waiting.retain(full);
-            if self.publication.waiting.is_empty() {
-                // Workers hold what they use: the last one to let go frees it.
-                self.publication.snapshot = None;
-            }
-        }
-    }
-
     /// Frees the slots of long-deleted servers. To be called every second; `now_sec` never goes back.
     pub fn collect_trash(&mut self, now_sec: u64, now: Instant) {
         self.count();
@@ -291,47 +268,6 @@ impl Director {
             }
         }
         self.publish_soon(now);
-    }
-
-    fn publish_soon(&mut self, now: Instant) {
-        self.publication.stale = true;
-        self.publish_if_due(now);
-    }
-
-    fn publish_if_due(&mut self, now: Instant) {
-        if self.publication.not_before.is_some_and(|not_before| now < not_before) {
-            return;
-        }
-        let begun = cpu_time();
-        let workers_count = u8::try_from(self.workers.len()).unwrap_or(u8::MAX);
-        self.publication.snapshot = Some(self.build_snapshot(workers_count));
-        self.publication.waiting = (0..self.workers.len()).collect();
-        self.publication.stale = false;
-        let pause = cpu_time().saturating_sub(begun) * PUBLISH_PAUSE_FACTOR;
-        self.publication.not_before = Some(now + pause);
-        self.tick(now);
-    }
-
-    fn build_snapshot(&mut self, workers_count: u8) -> Arc<Snapshot> {
-        Arc::new(Snapshot {
-            services: self.current_table(),
-            l3: Arc::clone(&self.l3),
-            timeouts: self.wanted.timeouts,
-            marks: Arc::clone(&self.wanted.marks),
-            sysctls: self.wanted.sysctls,
-            sync: self.sync_roles(),
-            workers_count,
-        })
-    }
-
-    /// The table of the desired services as they are now.
-    fn current_table(&mut self) -> Arc<ServiceTable> {
-        let revision = self.wanted.services.revision();
-        if self.table_revision != revision {
-            self.table = Arc::new(self.wanted.services.build());
-            self.table_revision = revision;
-        }
-        Arc::clone(&self.table)
     }
 }
 
@@ -453,8 +389,9 @@ impl Wanted {
                     tcp_fin_sec,
                     udp_sec,
                 } = *patch;
-                let refused = |error: lvs_core::ipvs::protocol::TimeoutError| {
-                    ApiError::new(ErrorCode::Refused, error.to_string())
+                let refused = |error: TimeoutError| {
+                    let TimeoutError::TooLong { name, .. } = error;
+                    ApiError::new(ErrorCode::Refused, error.to_string()).at(name)
                 };
                 self.timeouts.set(tcp_sec, tcp_fin_sec, udp_sec).map_err(refused)
             }
@@ -575,10 +512,12 @@ impl Wanted {
             upper_threshold_conns,
             lower_threshold_conns,
         } = *patch;
+        let mode = mode.unwrap_or(old.mode);
         let new = Server {
             server: end,
-            mode: mode.unwrap_or(old.mode),
-            tunnel: tunnel.unwrap_or(old.tunnel),
+            mode,
+            // A server that is no longer tunnelled keeps nothing of its tunnel.
+            tunnel: tunnel.unwrap_or(if mode == Mode::Tunnel { old.tunnel } else { Tunnel::Ipip }),
             weight: weight.unwrap_or(old.weight),
             upper_threshold_conns: upper_threshold_conns.unwrap_or(old.upper_threshold_conns),
             lower_threshold_conns: lower_threshold_conns.unwrap_or(old.lower_threshold_conns),

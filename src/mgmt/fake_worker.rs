@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use lvs_core::counters::WorkerCounters;
+use lvs_core::counters::{SingleWriter, WorkerCounters};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::service::ServiceId;
@@ -55,6 +55,9 @@ impl WorkerPort for FakeWorker {
     fn publish(&self, snapshot: Arc<Snapshot>) -> bool {
         if self.mailbox_full.load(Ordering::Relaxed) {
             return false;
+        }
+        if !self.silent.load(Ordering::Relaxed) {
+            self.counters.generation.set(snapshot.generation);
         }
         self.published.lock().unwrap().push(snapshot);
         true

@@ -30,6 +30,7 @@ pub struct Scrape {
     devices: Vec<Device>,
     buffers: Buffers,
     sync_daemons: Vec<SyncDaemonStatus>,
+    answered_early: u64,
 }
 
 impl Scrape {
@@ -46,6 +47,7 @@ impl Scrape {
             workers: director.worker_reports(),
             drops: director.drops(),
             sync_daemons: director.sync_daemons(),
+            answered_early: director.answered_early(),
             devices,
             buffers,
         }

@@ -19,6 +19,7 @@ use crate::dpdk::Pools;
 use crate::dpdk::device::Device;
 use crate::mgmt::admin::socket::AdminSocket;
 use crate::mgmt::admin::{Admin, Limits, serve as serve_admin};
+use crate::mgmt::director::publication::changes_arrive;
 use crate::mgmt::director::{Director, tend};
 use crate::mgmt::ipvs_netlink::proc_files;
 use crate::mgmt::ipvs_netlink::serve::{self as serve_ipvs, Served};
@@ -89,9 +90,13 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         limits: Limits::default(),
         captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
     });
-    let director_of_files = Arc::clone(&director);
+    let (director_of_files, changed_director) = (Arc::clone(&director), Arc::clone(&director));
     let ipvs = Arc::new(Served {
         table: Arc::clone(&director),
+        changes_arrive: Box::new(move || {
+            let director = Arc::clone(&changed_director);
+            Box::pin(async move { changes_arrive(&director).await })
+        }),
         file: Box::new(move |path| Box::pin(proc_files::render(Arc::clone(&director_of_files), path.to_owned()))),
         limits: serve_ipvs::Limits::default(),
     });

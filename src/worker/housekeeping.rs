@@ -1,4 +1,5 @@
-//! Step 9, between two bursts about every millisecond: timers, commands, held frames.
+//! Step 9, between two bursts: timers of connections in every pass; about every millisecond commands, held frames, walks.
+//! Commands for a worker that has nothing else to do are taken at once: whoever changes services waits for that.
 
 use lvs_core::counters::SingleWriter;
 use lvs_core::frame::Frame;
@@ -12,7 +13,8 @@ use crate::worker::hold::Held;
 use crate::worker::mailbox::{Command, ConnDump, Reply};
 use crate::worker::packet_path::PacketPath;
 
-/// Busy passes after which it is time even within the same millisecond: expiry keeps up with new connections.
+/// Busy passes after which it is time even within the same millisecond: nobody waits longer for a busy worker's answer
+/// than for a quiet one's.
 const BUSY_PASSES_MAX: u32 = 64;
 
 /// Commands taken at a time.
@@ -47,20 +49,33 @@ impl Pace {
 }
 
 impl<P: PacketPath> Worker<P> {
-    /// See the module.
-    pub(super) fn keep_house(&mut self, now: Tick) {
+    /// Lets connections expire whose time has come; whether there was anything to do.
+    #[inline]
+    pub(super) fn expire(&mut self, now: Tick) -> bool {
+        let is_due = self.path.expire(now);
+        if is_due {
+            // Templates that stay are told to other directors.
+            self.tell();
+        }
+        is_due
+    }
+
+    /// See the module. Whether there were commands.
+    pub(super) fn keep_house(&mut self, now: Tick) -> bool {
         self.path.housekeeping(now);
         // They are on their way out: no device of arrival matters.
         self.send_made(DeviceId(0), now);
         self.tell();
-        if !self.taps.is_empty() {
+        if !self.exits.taps.is_empty() {
             self.give_back_taps();
         }
+        let mut obeyed = false;
         for _ in 0..COMMANDS_PER_PASS_MAX {
             let Some(command) = self.mailbox.next_command() else {
                 break;
             };
             self.obey(command, now);
+            obeyed = true;
         }
         if !self.exits.hold.is_empty() {
             self.give_up_expired(now);
@@ -68,12 +83,15 @@ impl<P: PacketPath> Worker<P> {
             self.exits.hold.ask(now, |neighbour| mailbox.ask(neighbour));
         }
         self.counters.held.set(self.exits.hold.len() as u64);
+        obeyed
     }
 
     fn obey(&mut self, command: Command, now: Tick) {
         match command {
             Command::Publish(snapshot) => {
+                let generation = snapshot.generation;
                 let retired = self.path.adopt(snapshot);
+                self.counters.generation.set(generation);
                 self.mailbox.answer(Reply::Retired(retired));
                 self.retry_held(now);
             }
@@ -90,7 +108,7 @@ impl<P: PacketPath> Worker<P> {
                 self.mailbox.answer(Reply::TakenOver(conns));
             }
             Command::Tap(tap) => {
-                if let Err(tap) = self.taps.add(tap) {
+                if let Err(tap) = self.exits.taps.add(tap) {
                     self.mailbox.answer(Reply::Tap(tap));
                 }
             }
@@ -102,7 +120,7 @@ impl<P: PacketPath> Worker<P> {
     #[cold]
     fn give_back_taps(&mut self) {
         while !self.mailbox.replies.is_full()
-            && let Some(tap) = self.taps.take_ended()
+            && let Some(tap) = self.exits.taps.take_ended()
         {
             self.mailbox.answer(Reply::Tap(tap));
         }
@@ -120,8 +138,9 @@ impl<P: PacketPath> Worker<P> {
             let Some(mut held) = self.exits.hold.pop() else { break };
             match self.path.finish(&mut held.mbuf, held.neighbour) {
                 None => {
+                    let device = held.neighbour.device;
                     if let Err(mbuf) = self.exits.hold.give_back(held, now) {
-                        self.exits.drop_frame(mbuf, DropReason::HeldQueueFull);
+                        self.exits.lose(device, mbuf, DropReason::HeldQueueFull);
                     }
                 }
                 Some(Verdict::Drop(DropReason::NeighbourFailed)) => self.give_up(held, now),

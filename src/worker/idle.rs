@@ -112,6 +112,13 @@ impl Idle {
         }
     }
 
+    /// Behind a pass that brought no frames and took a command: one change seldom comes alone.
+    #[inline]
+    pub(super) fn stay_awake(&mut self, began: u64) {
+        self.empty_passes = 0;
+        self.busy_at = began;
+    }
+
     /// Arms the queues and lets one more pass look for what came before; behind that pass, waits.
     #[cold]
     fn await_interrupt(&mut self, rx: &mut [RxQueue], counters: &WorkerCounters) {

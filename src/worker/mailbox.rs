@@ -103,6 +103,12 @@ impl Mailbox {
         }
     }
 
+    /// Whether a command waits, for the worker.
+    #[inline]
+    pub(super) fn has_command(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
     /// The next command, for the worker: `None` also while there is no room for its reply.
     #[inline]
     pub(super) fn next_command(&self) -> Option<Command> {

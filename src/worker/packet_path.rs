@@ -41,7 +41,12 @@ pub trait PacketPath: Send {
     /// Takes over those of another director's connections that are this worker's.
     fn take_over(&mut self, _now: Tick, _conns: &[SyncConn]) {}
 
-    /// Expires what is due, a bounded number.
+    /// Once a pass of the loop: lets connections expire, a bounded number, and tells whether any timer was due.
+    fn expire(&mut self, _now: Tick) -> bool {
+        false
+    }
+
+    /// What is due besides about every millisecond, a bounded amount.
     fn housekeeping(&mut self, now: Tick);
 
     /// The neighbour that a frame which has just got the verdict `Hold` waits for.
@@ -108,6 +113,11 @@ impl PacketPath for WorkerState {
 
     fn take_over(&mut self, now: Tick, conns: &[SyncConn]) {
         path::take_over::take_over(self, now, conns);
+    }
+
+    #[inline]
+    fn expire(&mut self, now: Tick) -> bool {
+        path::expire(self, now)
     }
 
     fn housekeeping(&mut self, now: Tick) {

@@ -1,8 +1,15 @@
 //! Changes while lvsd runs, while it is down, and while it dies: none is lost, none is half done.
 
+use std::fs::File;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 use std::time::Duration;
 
-use lvs_api::State;
+use lvs_api::{ServiceStatus, State};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 
 use crate::stand::{Daemon, Stand, until};
@@ -166,4 +173,61 @@ fn assert_ports(daemon: &Daemon<'_>, answered: u16) {
         "{answered}: {ports:?}"
     );
     assert!(ports.iter().copied().eq(1..=ports.len() as u16), "{ports:?}");
+}
+
+/// Sends one datagram to each port that comes, from a host behind `far`.
+fn client_in(namespace: &str) -> (Sender<u16>, Receiver<()>) {
+    let (ports, asked) = channel::<u16>();
+    let (sent, done) = channel();
+    let path = Path::new("/run/netns").join(namespace);
+    // The thread stays in the namespace, and so does its socket.
+    thread::spawn(move || {
+        let namespace = File::open(path).unwrap();
+        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+        let socket = UdpSocket::bind("192.0.2.9:0").unwrap();
+        for port in asked {
+            socket.send_to(b"now?", ("192.0.2.100", port)).unwrap();
+            sent.send(()).unwrap();
+        }
+    });
+    (ports, done)
+}
+
+#[test]
+fn a_packet_that_follows_the_answer_to_a_change_is_judged_by_it() {
+    const SERVICES: u16 = 40;
+    let (stand, far) = (Stand::new(), Stand::new());
+    stand.twin("wan", "02:00:00:00:00:01");
+    stand.address("wan", "192.0.2.1/24");
+    stand.address("wan", "192.0.2.100/32");
+    stand.inside("ip neigh add 192.0.2.5 lladdr 02:00:00:00:01:05 dev wan nud permanent");
+    let name = far.namespace();
+    stand.inside(&format!("ip link add near type veth peer name far netns {name}"));
+    stand.inside("ip link set near up");
+    far.address("far", "192.0.2.9/24");
+    far.inside("ip link set far up");
+    far.inside("ip neigh add 192.0.2.100 lladdr 02:00:00:00:00:01 dev far nud permanent");
+    stand.configure(
+        "[[device]]\nname = \"wan\"\npromiscuous = true\nmac = \"02:00:00:00:00:01\"\n\
+         dpdk = \"net_af_packet0,iface=near\"\n",
+    );
+    // A worker that sleeps finds the packet before it looks into its mailbox.
+    let text = std::fs::read_to_string(stand.path("lvsd.toml")).unwrap();
+    stand.write_config(&text.replace("idle = \"sleep\"", "idle = \"sleep\"\nidle_sleep_us = 1000"));
+    let daemon = stand.start();
+    let (ports, sent) = client_in(name);
+    for port in 1..=SERVICES {
+        let body = format!(
+            "{{\"service\": \"udp:192.0.2.100:{port}\", \"scheduler\": \"rr\", \
+             \"servers\": [{{\"server\": \"192.0.2.5:{port}\", \"mode\": \"dr\"}}]}}"
+        );
+        assert_eq!(daemon.ask("POST", "/v1/services", &body).0, 201);
+        ports.send(port).unwrap();
+        sent.recv().unwrap();
+    }
+    until(5, "every datagram has come to its service", || {
+        let services: Vec<ServiceStatus> = daemon.get("/v1/services");
+        services.len() == usize::from(SERVICES) && services.iter().all(|service| service.totals.connections == 1)
+    });
+    daemon.stop();
 }

@@ -19,8 +19,6 @@ const DEVICES: [&str; 2] = ["eth0", "eth1"];
 
 /// A change of the kernel's network has come to the workers by then.
 const NETWORK_SETTLES: Duration = Duration::from_millis(200);
-/// A change of services has.
-const SERVICES_SETTLE: Duration = Duration::from_millis(5);
 
 /// What a command printed.
 pub struct Printed {
@@ -148,6 +146,15 @@ impl<'s> Machine<'s> {
         Ok(machine)
     }
 
+    /// As the recorded machine was brought back to `rules` between commands.
+    pub fn reset(&self, rules: &str) {
+        self.restore(&format!("-C\n{rules}"));
+        for role in ["master", "backup"] {
+            // One that does not run cannot be stopped.
+            let _ = self.led(&["ipvsadm", "--stop-daemon", role]).output();
+        }
+    }
+
     /// `ipvsadm -R`. What it refuses, the recording's later listings show.
     pub fn restore(&self, rules: &str) {
         let mut command = self.led(&["ipvsadm", "-R"]);
@@ -208,9 +215,10 @@ impl<'s> Machine<'s> {
         );
         let done = self.led(&["sh", "-c", &script]).stdin(Stdio::null()).output();
         let done = done.map_err(|error| error.to_string())?;
-        // A change of the kernel's network reaches the daemon by messages.
-        let is_network = self.setup.run(line).is_ok();
-        std::thread::sleep(if is_network { NETWORK_SETTLES } else { SERVICES_SETTLE });
+        // A change of the kernel's network reaches the daemon by messages; one of services is with the workers.
+        if self.setup.run(line).is_ok() {
+            std::thread::sleep(NETWORK_SETTLES);
+        }
         Ok(Printed {
             output: String::from_utf8_lossy(&done.stdout).into_owned(),
             errors: String::from_utf8_lossy(&done.stderr).into_owned(),

@@ -98,7 +98,7 @@ fn main() -> ExitCode {
 
 fn is_slow(scenario: &Scenario) -> bool {
     let pause = |step: &Step| match step {
-        Step::Sleep { seconds } => *seconds,
+        Step::Sleep { seconds, .. } => *seconds,
         _ => 0.0,
     };
     setting("LVS_GOLDENS_SLOW").is_none() && scenario.steps.iter().map(pause).sum::<f64>() > PAUSES_MAX_SEC

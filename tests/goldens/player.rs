@@ -1,4 +1,5 @@
-//! Plays one recording, in real time and never ahead of it.
+//! Plays one recording in real time, never ahead of it and behind it as little as may be: the time between two frames
+//! decides what rate limits and timers do.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,19 +10,39 @@ use crate::messages::Messages;
 use crate::scenario::{Command, Expected, Scenario, Side, Step, expectation, expectations, octets};
 use crate::stand::Stand;
 use crate::text::{self, EXPIRY_TOLERANCE_SEC};
+use crate::wire::Wire;
 
 /// Commands about the kernel's own modules and routes, not about IPVS.
 const NOT_ASKED: [&str; 5] = ["dmesg", "modprobe", "ls ", "cat /proc/net/ip_vs_app", "ip route get"];
 
+/// A machine that stood still for longer than this goes on from there: pauses are not made up for.
+const LATE_MAX: Duration = Duration::from_millis(20);
+
+/// The recorded time of a command is that of its end. Changes are begun as soon as all before them is done.
+const LISTING_TAKES_SEC: f64 = 0.06;
+
 /// The clocks of both machines.
 struct Clock {
     begun: Instant,
+    /// By which this machine has fallen behind.
+    late: Duration,
 }
 
 impl Clock {
     /// Seconds by which this machine is behind the recorded one at its `t`.
     fn lag(&self, t: f64) -> f64 {
-        self.begun.elapsed().as_secs_f64() - t
+        (self.begun.elapsed().as_secs_f64() - t).abs() + self.late.as_secs_f64()
+    }
+
+    /// Until the recorded machine's `t`.
+    fn wait(&mut self, t: f64, wire: &mut Wire) {
+        let (now, then) = (self.begun.elapsed(), Duration::from_secs_f64(t.max(0.0)));
+        if now < then {
+            wire.pass(then - now);
+        } else if now > then + LATE_MAX {
+            self.begun += now - then;
+            self.late += now - then;
+        }
     }
 }
 
@@ -37,16 +58,18 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
     let (mut identities, mut questions) = (Identities::default(), Questions::default());
     let mut messages = Messages::default();
     let first = scenario.steps.iter().find_map(Step::time).unwrap_or(0.0);
-    let clock = Clock {
+    let mut clock = Clock {
         begun: Instant::now() - Duration::from_secs_f64(first),
+        late: Duration::ZERO,
     };
     // The recorded machine had no names; what follows on a table to which a name was given differs.
     let mut steps = scenario.steps.iter().peekable();
     while let Some(step) = steps.next() {
         if let Some(t) = step.time() {
-            let ahead = -clock.lag(t);
-            if ahead > 0.0 {
-                machine.wire.pass(Duration::from_secs_f64(ahead));
+            match step {
+                Step::Exec(_) => {}
+                Step::Listing(_) => clock.wait(t - LISTING_TAKES_SEC, &mut machine.wire),
+                _ => clock.wait(t, &mut machine.wire),
             }
         }
         match step {
@@ -62,7 +85,10 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 compare(&bytes, arrived, &expected, &mut identities)
                     .map_err(|why| format!("inject {summary}\n{why}"))?;
             }
-            Step::Sleep { seconds } => {
+            Step::Sleep { seconds, t } => {
+                if let Some(t) = t {
+                    clock.wait(*t, &mut machine.wire);
+                }
                 machine.wire.pass(Duration::from_secs_f64(*seconds));
                 let expected = expectations(&mut steps);
                 let arrived = if messages.others(&expected) == 0 {
@@ -79,7 +105,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                     continue;
                 }
                 let printed = machine.run(&command.command)?;
-                let lag = command.t.map_or(0.0, |t| clock.lag(t).abs());
+                let lag = command.t.map_or(0.0, |t| clock.lag(t));
                 same_text(command, &printed, matches!(step, Step::Listing(_)), lag)
                     .map_err(|why| format!("{}\n{why}", command.command))?;
             }
@@ -91,7 +117,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
             }
             Step::Note { text, frame: None } => {
                 if let Some(rules) = text.strip_prefix("table reset to: ") {
-                    machine.restore(&format!("-C\n{rules}"));
+                    machine.reset(rules);
                 }
             }
             Step::Note {

@@ -43,6 +43,7 @@ pub fn serve_if_child() {
     let of_files = Arc::clone(&table);
     let served = Served {
         table,
+        changes_arrive: Box::new(|| Box::pin(std::future::ready(()))),
         file: Box::new(move |path| Box::pin(proc_files::render(Arc::clone(&of_files), path.to_owned()))),
         limits,
     };
@@ -64,6 +65,7 @@ fn memory(limits: Limits) -> Served<MemoryTable> {
     };
     Served {
         table,
+        changes_arrive: Box::new(|| Box::pin(std::future::ready(()))),
         file: Box::new(file),
         limits,
     }

@@ -217,7 +217,8 @@ impl<A: Address> Conn<A> {
             Direction::Inbound => (&self.client, &self.virt),
             Direction::Outbound => (&self.real, &self.local),
         };
-        (*src == key.src) & (*dst == key.dst) & (self.protocol == key.protocol)
+        let protocol = u64::from(self.protocol ^ key.protocol);
+        src.difference(&key.src) | dst.difference(&key.dst) | protocol == 0
     }
 }
 

@@ -42,8 +42,7 @@ impl RealServer {
     /// Whether it is overloaded with `conns` connections (active + inactive, templates not counted),
     /// having been so or not before: set at the upper threshold, cleared below the lower one.
     ///
-    /// An edit that raises the upper threshold clears the state at once (`__ip_vs_update_dest`):
-    /// pass `was = false` then.
+    /// An edit of the thresholds decides it anew (`__ip_vs_update_dest`).
     #[inline]
     pub const fn overloaded(&self, was: bool, conns: u32) -> bool {
         if self.upper_threshold == 0 {

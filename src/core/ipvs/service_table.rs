@@ -54,10 +54,9 @@ struct FamilyIndex {
     vips: HashSet<AddressWords>,
     /// Protocol 0 for those of fwmark services.
     nat_servers: HashSet<L4Key>,
-    /// How the clients of all services that masquerade to an address are spread over workers.
+    /// By their addresses, which is all that later fragments show: how the clients of the services that masquerade to
+    /// one are spread over workers.
     nat_spreads: HashMap<AddressWords, Spread>,
-    /// Their addresses, for fragments, of which only the first has ports.
-    nat_server_addresses: HashSet<AddressWords>,
     local_addresses: HashSet<AddressWords>,
 }
 
@@ -83,6 +82,7 @@ impl ServiceTable {
             services: services.into_boxed_slice(),
             ..Self::default()
         };
+        table.make_room();
         let mut positions = Vec::new();
         let mut servers = Vec::new();
         for (position, service) in table.services.iter().enumerate() {
@@ -118,27 +118,39 @@ impl ServiceTable {
         table
     }
 
+    /// Hash tables that need not grow: a table is built for every change.
+    fn make_room(&mut self) {
+        let servers = |family| {
+            let of_family =
+                |server: &&RealServer| server.mode == ForwardingMode::Nat && AddressFamily::of(&server.addr) == family;
+            let all = self.services.iter().flat_map(|service| service.servers.iter());
+            all.filter(of_family).count()
+        };
+        let services = |family| {
+            let all = self.services.iter();
+            all.filter(|service| service.key.family() == family).count()
+        };
+        let counts = [AddressFamily::Ipv4, AddressFamily::Ipv6].map(|family| (services(family), servers(family)));
+        for (index, (services, servers)) in [&mut self.ipv4, &mut self.ipv6].into_iter().zip(counts) {
+            index.services.reserve(services);
+            index.vips.reserve(services);
+            index.nat_servers.reserve(servers);
+            index.nat_spreads.reserve(servers);
+        }
+    }
+
     /// Decides how each service's clients are spread over workers: as its persistence asks for, and so that
     /// a reply, which shows only the real server, leads to the same worker as the request. Services that
     /// masquerade to the same address are therefore spread alike.
     fn spread_clients(&mut self) {
         let Self {
-            services,
-            servers,
-            ipv4,
-            ipv6,
-            ..
+            services, ipv4, ipv6, ..
         } = self;
-        for slot in servers.iter().flatten() {
-            if slot.server.mode == ForwardingMode::Nat {
-                let index = family_of(ipv4, ipv6, slot.server.addr);
-                index.nat_spreads.insert(words(slot.server.addr), Spread::ENDS);
-            }
-        }
         for service in services.iter_mut() {
             service.spread = Spread::of(service.persistence.as_ref());
         }
-        let mut settled = false;
+        // Without persistence all are spread alike from the start.
+        let mut settled = services.iter().all(|service| service.spread == Spread::ENDS);
         while !settled {
             settled = true;
             for service in services.iter_mut() {
@@ -254,7 +266,7 @@ impl ServiceTable {
     /// Whether some service masquerades to this address, whatever protocol and port.
     #[inline]
     pub fn is_nat_server_address<A: Address>(&self, addr: A) -> bool {
-        self.family::<A>().nat_server_addresses.contains(&addr.words())
+        self.family::<A>().nat_spreads.contains_key(&addr.words())
     }
 
     /// Whether the address belongs to some service's local-address pool.
@@ -330,7 +342,7 @@ fn index_nat_server(ipv4: &mut FamilyIndex, ipv6: &mut FamilyIndex, protocol: u8
     if server.mode == ForwardingMode::Nat {
         let index = family_of(ipv4, ipv6, server.addr);
         index.nat_servers.insert(L4Key::new(server.addr, server.port, protocol));
-        index.nat_server_addresses.insert(words(server.addr));
+        index.nat_spreads.insert(words(server.addr), Spread::ENDS);
     }
 }
 

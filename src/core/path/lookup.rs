@@ -4,9 +4,9 @@
 //! bucket ([`Lane::push`](crate::worker_state::Lane::push)); compare tags and ask for the connections; compare keys
 //! (done by the spine, packet by packet).
 
-use crate::address::{Address, FlowKey};
+use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{ConnIndex, Direction};
+use crate::ipvs::conn::{Conn, Direction};
 use crate::worker_state::{Lane, LaneEntry};
 
 /// Second pass: asks for the connection that each bucket's tags point to.
@@ -20,23 +20,18 @@ pub(crate) fn prefetch_conns<A: Address>(lane: &mut Lane<A>) {
     }
 }
 
-/// Third pass: the connection itself. `changes` is [`ConnTable::changes`] at the time of the second pass: what that
-/// found counts only while no packet in between has made or ended a connection.
+/// Third pass: the connection itself, and the packet's direction, if the second pass found it. `changes` is
+/// [`ConnTable::changes`] at the time of that pass: what it found counts only while no packet in between has made or ended
+/// a connection.
 #[inline(always)]
-pub(crate) fn find<A: Address>(
-    table: &ConnTable<A>,
+pub(crate) fn confirm<'t, A: Address>(
+    table: &'t mut ConnTable<A>,
     changes: u32,
     entry: &LaneEntry<A>,
-) -> Option<(ConnIndex, Direction)> {
-    let confirmed = if table.changes() == changes {
+) -> Option<(&'t mut Conn<A>, Direction)> {
+    if table.changes() == changes {
         table.confirm(entry.candidate, &entry.key)
     } else {
         None
-    };
-    confirmed.or_else(|| find_anywhere(table, entry.hash, &entry.key))
-}
-
-#[inline(never)]
-fn find_anywhere<A: Address>(table: &ConnTable<A>, hash: u64, key: &FlowKey<A>) -> Option<(ConnIndex, Direction)> {
-    table.find(hash, key)
+    }
 }

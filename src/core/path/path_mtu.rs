@@ -34,6 +34,12 @@ impl PathMtus {
         }
     }
 
+    /// Whether nobody has told anything since the start.
+    #[inline]
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.is_empty
+    }
+
     /// The MTU of the way to `server`, whose first link has `link_mtu`.
     #[inline]
     pub(crate) fn towards(&mut self, server: IpAddr, link_mtu: u16, now: Tick) -> u16 {

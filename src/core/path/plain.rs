@@ -1,10 +1,12 @@
-//! Steps 6 and 7 in one for what almost every packet is: data of an established connection, in NAT, FULLNAT or DR,
-//! that changes no state and leaves untagged by a hop that the connection remembers.
+//! Steps 6 and 7 in one for what almost every packet is: data of an established connection that changes no state and
+//! leaves untagged by a hop that the connection remembers.
 //!
 //! In:  the connection of a packet, its direction. Out: its verdict, the frame ready to go; or `None`, nothing having
 //!      been changed, for a packet that must go the full way ([`crate::path::established`]).
 //! Never: does anything that the full way would not have done to the same packet; a test compares them.
 //! A feature that needs more of a packet makes it go the full way by a condition here, on a word already loaded.
+
+use std::net::IpAddr;
 
 use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -15,12 +17,17 @@ use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED, FLAG_INBOUND_SHIFTED, 
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::RealServerId;
-use crate::l3::HopId;
+use crate::ipvs::service_table::ServerSlot;
+use crate::ipvs::tunnel_kind::TunnelKind;
+use crate::l3::{Hop, HopId};
 use crate::path::forward::rewrite::TTL_DELTA;
+use crate::path::forward::tunnel;
 use crate::path::headers::Headers;
-use crate::path::verdict::Verdict;
+use crate::path::resolve::Way;
+use crate::path::tunnelled;
+use crate::path::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
-use crate::wire::ethernet::EthernetHeader;
+use crate::wire::ethernet::{ETHERTYPE_IPV4, EthernetHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
@@ -40,6 +47,9 @@ pub(crate) trait PlainHeader<A>: FromBytes + IntoBytes + Immutable + KnownLayout
 
     /// TTL − 1, which must not be 0; in its checksum `delta` besides.
     fn step(&mut self, delta: u16);
+
+    /// TOS or traffic class.
+    fn class(&self) -> u8;
 }
 
 /// Connections with any of these go the full way.
@@ -63,12 +73,21 @@ struct PlainFrame<H> {
     tcp_urgent: U16,
 }
 
+/// An untagged frame with IP in IPv4.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WrappedFrame<H> {
+    ethernet: EthernetHeader,
+    outer: Ipv4Header,
+    inner: H,
+}
+
 const L3_OFFSET: u16 = EthernetHeader::LEN as u16;
 
 /// See the module.
 #[inline(always)]
 pub(crate) fn forward<A: Plain, F: Frame>(
-    step: &Step<'_>,
+    step: &mut Step<'_>,
     conn: &mut Conn<A>,
     direction: Direction,
     headers: &Headers,
@@ -90,8 +109,11 @@ pub(crate) fn forward<A: Plain, F: Frame>(
     let slot = snapshot.services.real_server(id)?;
     let hop = snapshot.l3.hop(HopId(conn.hops[direction as usize]));
     let packet_len = headers.packet_len();
-    let is_plain = (headers.l3_offset, headers.l4_offset) == (L3_OFFSET, L3_OFFSET + size_of::<A::Header>() as u16)
-        && !matches!(mode, ForwardingMode::Tunnel | ForwardingMode::Local)
+    // Both at once, as they lie side by side.
+    let is_where_plain =
+        (headers.l3_offset == L3_OFFSET) & (headers.l4_offset == L3_OFFSET + size_of::<A::Header>() as u16);
+    let is_plain = is_where_plain
+        && mode != ForwardingMode::Local
         && conn.flags & NOT_PLAIN == 0
         && !conn.introduction.is_pending()
         && conn.timeout_ms == timeout_ms
@@ -102,6 +124,9 @@ pub(crate) fn forward<A: Plain, F: Frame>(
         && packet_len <= usize::from(hop.mtu);
     if !is_plain {
         return None;
+    }
+    if mode == ForwardingMode::Tunnel {
+        return into_tunnel(step, conn, slot, hop, headers, frame);
     }
     let (plain, _) = PlainFrame::<A::Header>::mut_from_prefix(frame.bytes_mut()).ok()?;
     if mode.sees_replies() {
@@ -128,6 +153,69 @@ pub(crate) fn forward<A: Plain, F: Frame>(
     Some(Verdict::Transmit(hop.device))
 }
 
+/// The rest of the short way in tunnel mode, for a packet that fits the tunnel and a way on which nobody has told of
+/// a narrower link.
+#[inline(never)]
+fn into_tunnel<A: Plain, F: Frame>(
+    step: &mut Step<'_>,
+    conn: &mut Conn<A>,
+    slot: &ServerSlot,
+    hop: &Hop,
+    headers: &Headers,
+    frame: &mut F,
+) -> Option<Verdict> {
+    let server = &slot.server;
+    let outer_len = headers.packet_len() + usize::from(tunnelled::overhead(server));
+    if outer_len > usize::from(hop.mtu) || !step.path_mtus.is_empty() {
+        return None;
+    }
+    conn.last_seen = step.now;
+    conn.in_packets = conn.in_packets.wrapping_add(1);
+    let counted = step.own.server(server.id);
+    counted.count(Direction::Inbound, headers.packet_len() as u64);
+    if let (TunnelKind::IpIp, IpAddr::V4(dst)) = (server.tunnel, server.addr)
+        && let Some(IpAddr::V4(src)) = tunnelled::source(step, server.addr)
+        && frame.prepend(Ipv4Header::LEN)
+    {
+        let ends = (Addr4(src.octets()), Addr4(dst.octets()));
+        return Some(ip_in_ipv4::<A, F>(step, ends, hop, headers, frame));
+    }
+    let way = Way { hop, waits_for: None };
+    Some(tunnelled::send(step, headers, frame, conn, server, &way))
+}
+
+/// What [`tunnel::encapsulate`] makes of a packet that lies where it arrived, behind room for an outer header.
+#[inline(always)]
+fn ip_in_ipv4<A: Plain, F: Frame>(
+    step: &mut Step<'_>,
+    (src, dst): (Addr4, Addr4),
+    hop: &Hop,
+    headers: &Headers,
+    frame: &mut F,
+) -> Verdict {
+    frame.truncate(usize::from(headers.packet_end) + Ipv4Header::LEN);
+    let Ok((wrapped, _)) = WrappedFrame::<A::Header>::mut_from_prefix(frame.bytes_mut()) else {
+        return Verdict::Drop(DropReason::Truncated);
+    };
+    let packet = tunnel::Packet {
+        family: A::FAMILY,
+        class: wrapped.inner.class(),
+        ttl: headers.ttl - 1,
+        len: headers.packet_len() as u16,
+        dont_fragment: headers.dont_fragment,
+    };
+    let identification = step.random.next_u32() as u16;
+    let pmtu_disc = tunnelled::is_pmtu_disc(step);
+    wrapped.outer = packet.outer_ipv4(src, dst, packet.protocol(), packet.len, identification, pmtu_disc);
+    wrapped.inner.step(0);
+    wrapped.ethernet = EthernetHeader {
+        dst: hop.dst_mac,
+        src: hop.src_mac,
+        ethertype: U16::new(ETHERTYPE_IPV4),
+    };
+    Verdict::Transmit(hop.device)
+}
+
 impl Plain for Addr4 {
     type Header = Ipv4Header;
 }
@@ -148,6 +236,11 @@ impl PlainHeader<Addr4> for Ipv4Header {
         let delta = checksum::add(delta, TTL_DELTA);
         self.checksum = U16::new(checksum::update(self.checksum.get(), delta));
     }
+
+    #[inline(always)]
+    fn class(&self) -> u8 {
+        self.tos
+    }
 }
 
 impl PlainHeader<Addr6> for Ipv6Header {
@@ -159,6 +252,11 @@ impl PlainHeader<Addr6> for Ipv6Header {
     #[inline(always)]
     fn step(&mut self, _delta: u16) {
         self.hop_limit = self.hop_limit.wrapping_sub(1);
+    }
+
+    #[inline(always)]
+    fn class(&self) -> u8 {
+        self.traffic_class()
     }
 }
 

@@ -5,7 +5,7 @@
 //! Ref: Linux net/netfilter/ipvs/ip_vs_proto_tcp.c `set_tcp_state`, ip_vs_conn.c `ip_vs_conn_expire`.
 
 use crate::address::Address;
-use crate::counters::SingleWriter;
+use crate::counters::{SingleWriter, WorkerCounters};
 use crate::ipvs::conn::table::{ConnTable, Expiry};
 use crate::ipvs::conn::{
     Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED, FLAG_TEMPLATE,
@@ -161,9 +161,7 @@ fn unbind<A: Address>(step: &Step<'_>, conn: &Conn<A>) {
 /// Connections of a server at all workers, templates not counted: for servers with a threshold, which wants the
 /// number as it is.
 fn conns(step: &Step<'_>, id: RealServerId) -> u32 {
-    let workers = step.counters.iter().map(|worker| worker.server(id));
-    let each = workers.map(|server| server.active.get().wrapping_add(server.inactive.get()));
-    each.fold(0, u32::wrapping_add)
+    WorkerCounters::conns_of_all(step.counters, id)
 }
 
 /// Takes a connection out before its time, and its template too if nobody else needs that.

@@ -9,6 +9,7 @@ use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
 use crate::ipvs::conn::Conn;
 use crate::ipvs::real_server::RealServer;
+use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::path::forward::tunnel::{self, Outer};
 use crate::path::headers::Headers;
 use crate::path::resolve::{self, Way};
@@ -19,10 +20,26 @@ use crate::worker_state::Step;
 /// First port and number of ports that GUE sends from (kernel: `ip_local_port_range`).
 const SRC_PORTS: (u16, u16) = (32_768, 28_232);
 
+/// Octets that the tunnel to `server` adds to a packet.
+#[inline]
+pub(crate) const fn overhead(server: &RealServer) -> u16 {
+    tunnel::overhead(server.tunnel, AddressFamily::of(&server.addr))
+}
+
 /// Octets of the longest packet that fits the tunnel to `server` whole.
 #[inline]
 pub(crate) fn mtu(step: &mut Step<'_>, server: &RealServer, way: &Way<'_>) -> u16 {
-    outer_mtu(step, server, way).saturating_sub(tunnel::overhead(server.tunnel, AddressFamily::of(&server.addr)))
+    outer_mtu(step, server, way).saturating_sub(overhead(server))
+}
+
+/// The director's address towards `server`.
+#[inline]
+pub(crate) fn source(step: &mut Step<'_>, server: IpAddr) -> Option<IpAddr> {
+    let l3 = &step.snapshot.l3;
+    step.recalls.sources.about(l3, server, || match server {
+        IpAddr::V4(v4) => l3.source_for(Addr4(v4.octets())).map(Address::to_ip),
+        IpAddr::V6(v6) => l3.source_for(Addr6(v6.octets())).map(Address::to_ip),
+    })
 }
 
 #[inline]
@@ -46,12 +63,7 @@ pub(crate) fn send<A: Address, F: Frame>(
     server: &RealServer,
     way: &Way<'_>,
 ) -> Verdict {
-    let l3 = &step.snapshot.l3;
-    let source = step.recalls.sources.about(l3, server.addr, || match server.addr {
-        IpAddr::V4(v4) => l3.source_for(Addr4(v4.octets())).map(Address::to_ip),
-        IpAddr::V6(v6) => l3.source_for(Addr6(v6.octets())).map(Address::to_ip),
-    });
-    let Some(source) = source else {
+    let Some(source) = source(step, server.addr) else {
         return Verdict::Drop(DropReason::NoRoute);
     };
     let outer = Outer {
@@ -59,7 +71,10 @@ pub(crate) fn send<A: Address, F: Frame>(
         src: source,
         dst: server.addr,
         identification: step.random.next_u32() as u16,
-        src_port: src_port(step, conn),
+        src_port: match server.tunnel {
+            TunnelKind::Gue { .. } => src_port(step, conn),
+            TunnelKind::IpIp | TunnelKind::Gre { .. } => 0,
+        },
         pmtu_disc: is_pmtu_disc(step),
     };
     match tunnel::encapsulate(frame, headers, &outer) {

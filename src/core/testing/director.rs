@@ -204,6 +204,7 @@ impl TestDirector {
             sysctls: self.sysctls,
             sync: self.sync,
             workers_count: self.workers.len() as u8,
+            generation: 0,
         });
         for worker in &mut self.workers {
             worker.adopt(Arc::clone(&snapshot));
@@ -220,7 +221,8 @@ impl TestDirector {
         }
     }
 
-    /// The same by microseconds: housekeeping is done when a millisecond is over, as in the daemon.
+    /// The same by microseconds, one pass of the daemon's loop: timers that are due are served, and housekeeping is done
+    /// when a millisecond is over.
     pub fn advance_us(&mut self, us: u32) {
         self.now_us += u64::from(us);
         let now = Tick((self.now_us / 1_000) as u32);
@@ -231,6 +233,8 @@ impl TestDirector {
             if is_housekeeping_due {
                 path::housekeeping(&mut self.workers[worker], self.now);
                 self.collect_made(worker, DeviceId(0));
+            } else {
+                path::expire(&mut self.workers[worker], self.now);
             }
         }
     }

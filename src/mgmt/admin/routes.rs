@@ -20,6 +20,7 @@ use utoipa_axum::routes;
 
 use super::body::{Asked, Path, Refusal, Wanted, WantedState};
 use super::{Admin, capture, connections, observe, why};
+use crate::mgmt::director::publication::changes_arrive;
 
 mod settings;
 mod sync_daemons;
@@ -116,8 +117,10 @@ fn server_named(text: &str) -> Result<std::net::SocketAddr, Refusal> {
     })
 }
 
-fn carry_out(admin: &Admin, action: Action) -> Done {
+/// Answered once packets are judged by the change.
+async fn carry_out(admin: &Admin, action: Action) -> Done {
     admin.director().apply(action, Instant::now())?;
+    changes_arrive(&admin.director).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -153,11 +156,11 @@ async fn replace_state(
     Asked(replacing): Asked<Replacing>,
     WantedState(state): WantedState,
 ) -> Answer<StateDiff> {
-    Ok(axum::Json(admin.director().replace(
-        state,
-        replacing.dry_run,
-        Instant::now(),
-    )?))
+    let diff = admin.director().replace(state, replacing.dry_run, Instant::now())?;
+    if !replacing.dry_run {
+        changes_arrive(&admin.director).await;
+    }
+    Ok(axum::Json(diff))
 }
 
 /// All virtual services as they run, oldest first.
@@ -172,13 +175,15 @@ async fn list_services(Shared(admin): Lvsd) -> axum::Json<Vec<ServiceStatus>> {
     responses((status = 201), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
 async fn add_service(Shared(admin): Lvsd, Wanted(service): Wanted<Service>) -> Done {
-    carry_out(&admin, Action::AddService(service)).map(|_| StatusCode::CREATED)
+    carry_out(&admin, Action::AddService(service))
+        .await
+        .map(|_| StatusCode::CREATED)
 }
 
 /// Deletes every virtual service.
 #[utoipa::path(delete, path = "/v1/services", responses((status = 204), (status = "5XX", body = ApiError)))]
 async fn flush(Shared(admin): Lvsd) -> Done {
-    carry_out(&admin, Action::Flush)
+    carry_out(&admin, Action::Flush).await
 }
 
 /// One virtual service as it runs.
@@ -210,6 +215,7 @@ async fn set_service(
             patch: settings.into(),
         },
     )
+    .await
 }
 
 /// Changes a virtual service; what is absent stays.
@@ -220,7 +226,7 @@ async fn set_service(
 )]
 async fn patch_service(Shared(admin): Lvsd, Path(service): Path<String>, Wanted(patch): Wanted<ServicePatch>) -> Done {
     let service = named(&service, "service")?;
-    carry_out(&admin, Action::EditService { service, patch })
+    carry_out(&admin, Action::EditService { service, patch }).await
 }
 
 /// Deletes a virtual service and its servers.
@@ -229,7 +235,7 @@ async fn patch_service(Shared(admin): Lvsd, Path(service): Path<String>, Wanted(
     responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
 async fn delete_service(Shared(admin): Lvsd, Path(service): Path<String>) -> Done {
-    carry_out(&admin, Action::DeleteService(named(&service, "service")?))
+    carry_out(&admin, Action::DeleteService(named(&service, "service")?)).await
 }
 
 /// The real servers of a virtual service as they run, oldest first.
@@ -251,7 +257,9 @@ async fn list_servers(Shared(admin): Lvsd, Path(service): Path<String>) -> Answe
 )]
 async fn add_server(Shared(admin): Lvsd, Path(service): Path<String>, Wanted(server): Wanted<Server>) -> Done {
     let service = named(&service, "service")?;
-    carry_out(&admin, Action::AddServer { service, server }).map(|_| StatusCode::CREATED)
+    carry_out(&admin, Action::AddServer { service, server })
+        .await
+        .map(|_| StatusCode::CREATED)
 }
 
 /// Sets a real server; what is absent gets its default. Connections stay.
@@ -278,6 +286,7 @@ async fn set_server(
             patch: settings.into(),
         },
     )
+    .await
 }
 
 /// Changes a real server; what is absent stays.
@@ -296,7 +305,7 @@ async fn patch_server(
     Wanted(patch): Wanted<ServerPatch>,
 ) -> Done {
     let (service, server) = (named(&service, "service")?, server_named(&server)?);
-    carry_out(&admin, Action::EditServer { service, server, patch })
+    carry_out(&admin, Action::EditServer { service, server, patch }).await
 }
 
 /// Deletes a real server.
@@ -310,7 +319,7 @@ async fn patch_server(
 )]
 async fn delete_server(Shared(admin): Lvsd, Path((service, server)): Path<(String, String)>) -> Done {
     let (service, server) = (named(&service, "service")?, server_named(&server)?);
-    carry_out(&admin, Action::DeleteServer { service, server })
+    carry_out(&admin, Action::DeleteServer { service, server }).await
 }
 
 /// The local-address pool of a virtual service.
@@ -344,6 +353,7 @@ async fn set_local_addresses(
             addresses: pool.addresses,
         },
     )
+    .await
 }
 
 /// Empties the pool: FULLNAT becomes NAT again.
@@ -361,6 +371,7 @@ async fn clear_local_addresses(Shared(admin): Lvsd, Path(service): Path<String>)
             addresses: Vec::new(),
         },
     )
+    .await
 }
 
 /// Connections, one JSON object a line, as a stream: a table of any size. A stream that breaks off is not whole.
@@ -425,7 +436,7 @@ async fn get_timeouts(Shared(admin): Lvsd) -> axum::Json<Timeouts> {
     responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
 async fn set_timeouts(Shared(admin): Lvsd, Wanted(patch): Wanted<TimeoutsPatch>) -> Done {
-    carry_out(&admin, Action::SetTimeouts(patch))
+    carry_out(&admin, Action::SetTimeouts(patch)).await
 }
 
 /// Reads the configuration file again and applies what changed in it; a wrong file changes nothing.
@@ -434,7 +445,9 @@ async fn set_timeouts(Shared(admin): Lvsd, Wanted(patch): Wanted<TimeoutsPatch>)
     responses((status = 200, body = ReloadReport), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
 async fn reload(Shared(admin): Lvsd) -> Answer<ReloadReport> {
-    Ok(axum::Json((admin.reload)()?))
+    let report = (admin.reload)()?;
+    changes_arrive(&admin.director).await;
+    Ok(axum::Json(report))
 }
 
 /// This document.

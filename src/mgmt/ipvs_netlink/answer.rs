@@ -16,18 +16,30 @@ use super::IpvsTable;
 /// Datagrams of an answer; none when the client wants no word of success.
 pub type Answer = Box<dyn Iterator<Item = Vec<u8>> + Send>;
 
+/// What came of a request.
+pub struct Answered {
+    /// To be sent to who asked.
+    pub answer: Answer,
+    /// The table is not what it was.
+    pub changed: bool,
+}
+
 /// Does what `message` asks for.
-pub fn answer(table: &mut impl IpvsTable, message: &Message<'_>, port_id: u32) -> Answer {
-    if !message.is_request() {
-        return acknowledged(message, port_id, None);
-    }
-    let outcome = Request::parse(message).and_then(|request| carry_out(table, request, message, port_id));
-    match outcome {
-        Ok(Outcome::Done) => acknowledged(message, port_id, None),
-        Ok(Outcome::Row(row)) => acknowledged(message, port_id, Some(row)),
-        Ok(Outcome::Rows(rows)) => Box::new(Dump::new(rows, message.sequence, port_id)),
-        Err(errno) => Box::new(iter::once(refuse(message, port_id, errno))),
-    }
+pub fn answer(table: &mut impl IpvsTable, message: &Message<'_>, port_id: u32) -> Answered {
+    let mut changed = false;
+    let answer = if message.is_request() {
+        let outcome = Request::parse(message).and_then(|request| carry_out(table, request, message, port_id));
+        changed = matches!(outcome, Ok(Outcome::Done));
+        match outcome {
+            Ok(Outcome::Done) => acknowledged(message, port_id, None),
+            Ok(Outcome::Row(row)) => acknowledged(message, port_id, Some(row)),
+            Ok(Outcome::Rows(rows)) => Box::new(Dump::new(rows, message.sequence, port_id)),
+            Err(errno) => Box::new(iter::once(refuse(message, port_id, errno))),
+        }
+    } else {
+        acknowledged(message, port_id, None)
+    };
+    Answered { answer, changed }
 }
 
 fn acknowledged(message: &Message<'_>, port_id: u32, row: Option<Vec<u8>>) -> Answer {

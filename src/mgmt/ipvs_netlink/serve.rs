@@ -1,8 +1,8 @@
 //! Accepts clients, one task each, and bounds what each may cost.
 //!
 //! In:  datagrams. Out: answers, one datagram at a time as the client takes them.
-//! Never: reads the next request before the last answer is taken, waits for a client beyond its time, or
-//! carries out a request that its sender has withdrawn.
+//! Never: answers a change before packets are judged by it, reads the next request before the last answer is taken,
+//! waits for a client beyond its time, or carries out a request that its sender has withdrawn.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::IpvsTable;
-use super::answer::{Answer, answer};
+use super::answer::{Answered, answer};
 use super::socket::IpvsSocket;
 
 /// What clients may cost.
@@ -55,10 +55,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A text of `/proc/net`, by its path; `None` when there is none of that name.
 pub type FileFuture = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
 
+/// Ends when packets are judged by what was changed.
+pub type ArrivalFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What every client can reach.
 pub struct Served<Table> {
     /// The services.
     pub table: Arc<Mutex<Table>>,
+    /// Awaited between a change of the table and its answer.
+    pub changes_arrive: Box<dyn Fn() -> ArrivalFuture + Send + Sync>,
     /// Renders `/proc/net/ip_vs*`.
     pub file: Box<dyn Fn(&str) -> FileFuture + Send + Sync>,
     /// What clients may cost.
@@ -172,10 +177,13 @@ async fn answer_all<Table: IpvsTable>(
                 connection.send(&refusal, limit).await?;
                 continue;
             }
-            let answer: Answer = {
+            let Answered { answer, changed } = {
                 let mut table = served.table.lock().unwrap_or_else(PoisonError::into_inner);
                 answer(&mut *table, &message, hello.port_id)
             };
+            if changed {
+                (served.changes_arrive)().await;
+            }
             for datagram in answer {
                 connection.send(&datagram, limit).await?;
             }

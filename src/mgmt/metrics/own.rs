@@ -58,6 +58,13 @@ fn director(page: &mut Page, scrape: &Scrape) {
             .iter()
             .map(|drop| Sample([("reason", drop.reason.clone())], drop.packets as f64)),
     );
+    page.counter(
+        (
+            "lvsd_changes_answered_early_total",
+            "Changes answered before every worker had them, because one did not take them up in time.",
+        ),
+        [plain(scrape.answered_early)],
+    );
     page.gauge(
         (
             "lvsd_connections_max",

@@ -220,10 +220,10 @@ impl<A: Address> ConnTable<A> {
     /// The connection and direction of `key` if they are those of `candidate`, which must have been read since the
     /// last change. Otherwise [`Self::find`] may still find another.
     #[inline(always)]
-    pub fn confirm(&self, candidate: Candidate, key: &FlowKey<A>) -> Option<(ConnIndex, Direction)> {
-        let (slot, direction) = (candidate.0 >> 1, direction_of(candidate.0));
-        let is_it = candidate != Candidate::NONE && self.conns.at(slot as usize).is(key, direction);
-        is_it.then_some((ConnIndex(slot), direction))
+    pub fn confirm(&mut self, candidate: Candidate, key: &FlowKey<A>) -> Option<(&mut Conn<A>, Direction)> {
+        let direction = direction_of(candidate.0);
+        let conn = self.conns.at_mut((candidate.0 >> 1) as usize);
+        (candidate != Candidate::NONE && conn.is(key, direction)).then_some((conn, direction))
     }
 
     /// The connection of `key`, whose hash is `hash`, and which way its packets go.
@@ -352,6 +352,12 @@ impl<A: Address> ConnTable<A> {
             self.wheel
                 .arm_earlier(&mut self.conns, index.0, timer_wheel::expiry(now, timeout_ms));
         }
+    }
+
+    /// Whether [`Self::expire`] would find anything to do.
+    #[inline]
+    pub fn is_timer_due(&self, now: Tick) -> bool {
+        !self.is_empty() && self.wheel.is_due(now)
     }
 
     /// Serves the timers up to `now` and asks `decide` about every connection that has been idle for its

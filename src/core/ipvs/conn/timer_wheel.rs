@@ -141,12 +141,18 @@ impl TimerWheel {
         }
     }
 
+    /// Whether the unit of `now` or one before it has not been served yet.
+    #[inline]
+    pub(super) fn is_due(&self, now: Tick) -> bool {
+        ahead(now.0 >> UNIT_SHIFT, self.position()) <= UNIT_MASK / 2
+    }
+
     /// One bounded piece of work towards `now`.
     pub(super) fn step<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, now: Tick) -> Step {
-        let position = self.position();
-        if ahead(now.0 >> UNIT_SHIFT, position) > UNIT_MASK / 2 {
+        if !self.is_due(now) {
             return Step::Done;
         }
+        let position = self.position();
         for level in LEVELS[1..].iter().rev() {
             if position & ((1 << level.below) - 1) != 0 {
                 continue;

@@ -66,7 +66,7 @@ pub struct Outer {
 /// Decrements the TTL of the packet in `frame`, cuts the padding behind it and puts it into an outer packet
 /// that begins at offset 14.
 pub fn encapsulate<F: Frame>(frame: &mut F, headers: &Headers, outer: &Outer) -> Result<(), DropReason> {
-    let inner = Inner::read(frame.bytes(), headers)?;
+    let inner = Packet::read(frame.bytes(), headers)?;
     let between = Between::new(outer, &inner)?;
     let payload_len = inner
         .len
@@ -74,24 +74,12 @@ pub fn encapsulate<F: Frame>(frame: &mut F, headers: &Headers, outer: &Outer) ->
         .ok_or(DropReason::MtuExceeded)?;
     match (outer.src, outer.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let total_len = payload_len
-                .checked_add(Ipv4Header::LEN as u16)
-                .ok_or(DropReason::MtuExceeded)?;
-            // The kernel copies DF of an IPv4 packet only, and a packet with DF needs no identification (RFC 6864 4.1).
-            let is_df = outer.pmtu_disc && headers.family == AddressFamily::Ipv4 && headers.dont_fragment;
-            let mut header = Ipv4Header {
-                version_ihl: VERSION_IHL_PLAIN,
-                tos: inner.outer_class(),
-                total_len: U16::new(total_len),
-                identification: U16::new(if is_df { 0 } else { outer.identification }),
-                flags_offset: U16::new(if is_df { DONT_FRAGMENT } else { 0 }),
-                ttl: inner.ttl,
-                protocol: between.protocol,
-                checksum: U16::ZERO,
-                src: Addr4(src.octets()),
-                dst: Addr4(dst.octets()),
-            };
-            header.fill_plain_checksum();
+            if payload_len > u16::MAX - Ipv4Header::LEN as u16 {
+                return Err(DropReason::MtuExceeded);
+            }
+            let (src, dst) = (Addr4(src.octets()), Addr4(dst.octets()));
+            let protocol = between.protocol;
+            let header = inner.outer_ipv4(src, dst, protocol, payload_len, outer.identification, outer.pmtu_disc);
             let pseudo = || checksum::pseudo_header(header.src, header.dst, udp::PROTOCOL, payload_len);
             wrap(frame, headers, &header, &between, pseudo)
         }
@@ -122,7 +110,7 @@ struct Between {
 }
 
 impl Between {
-    fn new(outer: &Outer, inner: &Inner) -> Result<Self, DropReason> {
+    fn new(outer: &Outer, inner: &Packet) -> Result<Self, DropReason> {
         let mut between = Self {
             octets: [0; BETWEEN_MAX],
             len: usize::from(outer.kind.header_len()),
@@ -169,16 +157,18 @@ fn write(room: &mut [u8], header: &(impl IntoBytes + Immutable + ?Sized)) -> Res
     header.write_to_prefix(room).map_err(|_| DropReason::Truncated)
 }
 
-/// What an outer header takes over.
-struct Inner {
-    family: AddressFamily,
-    class: u8,
+/// A packet that goes into a tunnel: what its outer header takes over.
+pub(crate) struct Packet {
+    pub(crate) family: AddressFamily,
+    /// TOS or traffic class.
+    pub(crate) class: u8,
     /// After the decrement.
-    ttl: u8,
-    len: u16,
+    pub(crate) ttl: u8,
+    pub(crate) len: u16,
+    pub(crate) dont_fragment: bool,
 }
 
-impl Inner {
+impl Packet {
     fn read(frame: &[u8], headers: &Headers) -> Result<Self, DropReason> {
         let packet = frame
             .get(usize::from(headers.l3_offset)..)
@@ -194,11 +184,53 @@ impl Inner {
             class: class.ok_or(DropReason::Truncated)?,
             ttl: headers.ttl.saturating_sub(1),
             len: headers.packet_end.saturating_sub(headers.l3_offset),
+            dont_fragment: headers.dont_fragment,
         })
     }
 
+    /// An outer IPv4 header in front of `payload_len` octets, with its checksum.
+    #[inline(always)]
+    pub(crate) fn outer_ipv4(
+        &self,
+        src: Addr4,
+        dst: Addr4,
+        protocol: u8,
+        payload_len: u16,
+        identification: u16,
+        pmtu_disc: bool,
+    ) -> Ipv4Header {
+        // The kernel copies DF of an IPv4 packet only, and a packet with DF needs no identification (RFC 6864 4.1).
+        let is_df = pmtu_disc && self.family == AddressFamily::Ipv4 && self.dont_fragment;
+        let (identification, flags) = if is_df { (0, DONT_FRAGMENT) } else { (identification, 0) };
+        let tos = self.outer_class();
+        let total_len = payload_len.wrapping_add(Ipv4Header::LEN as u16);
+        // Summed as numbers: reading back in wide words what narrow stores have just built would wait for them.
+        let words = [
+            u16::from_be_bytes([VERSION_IHL_PLAIN, tos]),
+            total_len,
+            identification,
+            flags,
+            u16::from_be_bytes([self.ttl, protocol]),
+        ];
+        let sum = words.iter().map(|&word| u64::from(word)).sum::<u64>()
+            + u64::from(u32::from_be_bytes(src.0))
+            + u64::from(u32::from_be_bytes(dst.0));
+        Ipv4Header {
+            version_ihl: VERSION_IHL_PLAIN,
+            tos,
+            total_len: U16::new(total_len),
+            identification: U16::new(identification),
+            flags_offset: U16::new(flags),
+            ttl: self.ttl,
+            protocol,
+            checksum: U16::new(!checksum::fold(sum)),
+            src,
+            dst,
+        }
+    }
+
     /// RFC 3168 9.1.1: congestion met outside is not to be seen inside, so the outer packet starts with ECT(0).
-    fn outer_class(&self) -> u8 {
+    const fn outer_class(&self) -> u8 {
         if self.class & ECN_CE == ECN_CE {
             self.class & !ECN_LOW
         } else {
@@ -206,14 +238,16 @@ impl Inner {
         }
     }
 
-    fn protocol(&self) -> u8 {
+    /// What an IP header in front of it calls it.
+    #[inline]
+    pub(crate) const fn protocol(&self) -> u8 {
         match self.family {
             AddressFamily::Ipv4 => PROTOCOL_IPV4,
             AddressFamily::Ipv6 => PROTOCOL_IPV6,
         }
     }
 
-    fn ethertype(&self) -> u16 {
+    const fn ethertype(&self) -> u16 {
         match self.family {
             AddressFamily::Ipv4 => ETHERTYPE_IPV4,
             AddressFamily::Ipv6 => ETHERTYPE_IPV6,

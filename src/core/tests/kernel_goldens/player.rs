@@ -92,7 +92,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                     .listing(&machine.director, command)
                     .map_err(|why| format!("listing {}\n{why}", command.command))?;
             }
-            Step::Sleep { seconds } => {
+            Step::Sleep { seconds, .. } => {
                 clock.pass(&mut machine, *seconds);
                 let expected = expectations(&mut steps);
                 let expected = clock.left_out(expected)?;

@@ -71,6 +71,8 @@ pub enum Step {
     Sleep {
         /// How long.
         seconds: f64,
+        /// When it began, in seconds since the start.
+        t: Option<f64>,
     },
     /// A remark, perhaps about a frame that was injected many times.
     Note {

@@ -2,6 +2,7 @@
 
 mod errors;
 mod explanations;
+mod fragment_orders;
 mod fragments;
 mod introduce;
 mod modes;
@@ -10,6 +11,7 @@ mod plain;
 mod refusals;
 mod response_times;
 mod sync;
+mod turns;
 mod workers;
 
 use std::net::IpAddr;

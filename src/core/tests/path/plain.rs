@@ -2,16 +2,17 @@
 //! (IEEE 802.1Q, VLAN 0) in one of them, which changes nothing but that they are not plain.
 
 use lvs_core::ipvs::client_address::ClientAddress;
-use lvs_core::ipvs::desired::ServiceSpec;
+use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::ServiceProtocol;
+use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use lvs_core::random::Random;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN, director_mac};
 use lvs_core::testing::{PacketBuilder, checksum_faults, tcp4, tcp6, udp4, udp6};
 
-use super::{counts, director, packet, service};
+use super::{addr, counts, director, packet, service};
 
 const VIP: &str = "192.0.2.100";
 
@@ -62,6 +63,24 @@ impl Family {
     }
 }
 
+/// How packets are forwarded.
+#[derive(Clone, Copy)]
+struct Mode {
+    forwarding: ForwardingMode,
+    client_address: ClientAddress,
+    tunnel: TunnelKind,
+}
+
+impl Mode {
+    const fn new(forwarding: ForwardingMode) -> Self {
+        Self {
+            forwarding,
+            client_address: ClientAddress::None,
+            tunnel: TunnelKind::IpIp,
+        }
+    }
+}
+
 /// A director that sees plain packets and one that sees them tagged.
 struct Twins {
     plain: TestDirector,
@@ -69,10 +88,22 @@ struct Twins {
 }
 
 impl Twins {
-    fn new(family: Family, protocol: ServiceProtocol, mode: ForwardingMode, client_address: ClientAddress) -> Self {
+    fn new(family: Family, protocol: ServiceProtocol, mode: Mode) -> Self {
+        let Mode {
+            forwarding,
+            client_address,
+            tunnel,
+        } = mode;
         let make = || {
             let key = service(protocol, family.vip, 80);
-            let mut director = director(1, key, mode, &family.servers, 8_080);
+            let mut director = director(1, key, forwarding, &family.servers, 8_080);
+            for server in family.servers.iter().filter(|_| forwarding == ForwardingMode::Tunnel) {
+                let mut spec = ServerSpec::new(addr(server), 8_080, forwarding, 1);
+                spec.tunnel = tunnel;
+                director
+                    .change(|desired| desired.edit_server(&key, spec))
+                    .expect("the server is there");
+            }
             let mut spec = ServiceSpec::new(key, SchedulerKind::Rr);
             spec.client_address = client_address;
             director
@@ -151,9 +182,10 @@ fn any_packet(random: &mut Random, family: Family, protocol: ServiceProtocol, en
     }
 }
 
-fn compare(family: Family, protocol: ServiceProtocol, mode: ForwardingMode, client_address: ClientAddress) {
-    let mut random = Random::new(mode as u64 + 1);
-    let mut twins = Twins::new(family, protocol, mode, client_address);
+fn compare(family: Family, protocol: ServiceProtocol, mode: Mode) {
+    let mut random = Random::new(mode.forwarding as u64 + 1);
+    let mut twins = Twins::new(family, protocol, mode);
+    let mode = mode.forwarding;
     let mut sent_both_ways = [0; 2];
     for round in 0..4_000 {
         let client = format!("{}{}", family.clients, 2 + random.below(3));
@@ -193,18 +225,39 @@ fn the_short_way_and_the_full_way_lead_to_the_same_frames_connections_and_counts
             ForwardingMode::DirectRouting,
             ForwardingMode::Tunnel,
         ] {
-            compare(family, ServiceProtocol::Tcp, mode, ClientAddress::None);
-            compare(family, ServiceProtocol::Udp, mode, ClientAddress::None);
+            compare(family, ServiceProtocol::Tcp, Mode::new(mode));
+            compare(family, ServiceProtocol::Udp, Mode::new(mode));
         }
-        for client_address in [ClientAddress::Toa, ClientAddress::ProxyV2] {
-            compare(family, ServiceProtocol::Tcp, ForwardingMode::FullNat, client_address);
+        for (protocol, client_address) in [
+            (ServiceProtocol::Tcp, ClientAddress::Toa),
+            (ServiceProtocol::Tcp, ClientAddress::ProxyV2),
+            (ServiceProtocol::Udp, ClientAddress::Uoa),
+        ] {
+            let mut mode = Mode::new(ForwardingMode::FullNat);
+            mode.client_address = client_address;
+            compare(family, protocol, mode);
         }
-        compare(
-            family,
-            ServiceProtocol::Udp,
-            ForwardingMode::FullNat,
-            ClientAddress::Uoa,
-        );
+    }
+}
+
+#[test]
+fn the_short_way_leads_into_every_kind_of_tunnel_as_the_full_way_does() {
+    let [v4, v6] = FAMILIES;
+    for servers in [v4.servers, v6.servers] {
+        for tunnel in [
+            TunnelKind::IpIp,
+            TunnelKind::Gre { checksum: false },
+            TunnelKind::Gre { checksum: true },
+            TunnelKind::Gue {
+                port: 6_080,
+                checksum: GueChecksum::Full,
+            },
+        ] {
+            let mut mode = Mode::new(ForwardingMode::Tunnel);
+            mode.tunnel = tunnel;
+            compare(Family { servers, ..v4 }, ServiceProtocol::Udp, mode);
+            compare(Family { servers, ..v6 }, ServiceProtocol::Tcp, mode);
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) async fn get_sysctls(Shared(admin): Lvsd) -> axum::Json<BTreeMap<Stri
     responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
 pub(super) async fn set_sysctls(Shared(admin): Lvsd, Wanted(named): Wanted<Settings>) -> Done {
-    carry_out(&admin, Action::SetSysctls(named))
+    carry_out(&admin, Action::SetSysctls(named)).await
 }
 
 /// The rules of the classifier, in order: the first that matches decides. The first one has number 1.
@@ -38,7 +38,7 @@ pub(super) async fn list_marks(Shared(admin): Lvsd) -> axum::Json<Vec<MarkRule>>
     responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
 pub(super) async fn set_marks(Shared(admin): Lvsd, Wanted(rules): Wanted<Vec<MarkRule>>) -> Done {
-    carry_out(&admin, Action::SetMarks(rules))
+    carry_out(&admin, Action::SetMarks(rules)).await
 }
 
 /// Where a rule goes.
@@ -61,7 +61,9 @@ pub(super) async fn add_mark(
     Wanted(rule): Wanted<MarkRule>,
 ) -> Done {
     let position = numbered.number.map(position).transpose()?;
-    carry_out(&admin, Action::AddMark { position, rule }).map(|_| StatusCode::CREATED)
+    carry_out(&admin, Action::AddMark { position, rule })
+        .await
+        .map(|_| StatusCode::CREATED)
 }
 
 /// Deletes the rule of this number; those behind it move up.
@@ -71,7 +73,7 @@ pub(super) async fn add_mark(
 )]
 pub(super) async fn delete_mark(Shared(admin): Lvsd, Path(number): Path<usize>) -> Done {
     let position = position(number)?;
-    carry_out(&admin, Action::DeleteMark { position })
+    carry_out(&admin, Action::DeleteMark { position }).await
 }
 
 /// How many rules come before the one of this number.

@@ -19,7 +19,9 @@ pub(super) async fn list_sync_daemons(Shared(admin): Lvsd) -> axum::Json<Vec<Syn
     responses((status = 201), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
 pub(super) async fn start_sync_daemon(Shared(admin): Lvsd, Wanted(daemon): Wanted<SyncDaemon>) -> Done {
-    carry_out(&admin, Action::StartSyncDaemon(daemon)).map(|_| StatusCode::CREATED)
+    carry_out(&admin, Action::StartSyncDaemon(daemon))
+        .await
+        .map(|_| StatusCode::CREATED)
 }
 
 /// Stops a sync daemon.
@@ -28,5 +30,5 @@ pub(super) async fn start_sync_daemon(Shared(admin): Lvsd, Wanted(daemon): Wante
     responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
 pub(super) async fn stop_sync_daemon(Shared(admin): Lvsd, Path(role): Path<String>) -> Done {
-    carry_out(&admin, Action::StopSyncDaemon(named(&role, "role")?))
+    carry_out(&admin, Action::StopSyncDaemon(named(&role, "role")?)).await
 }
