@@ -77,7 +77,9 @@ RuntimeDirectory=sshd
 ExecStartPre=/bin/sh /etc/machine-names
 ExecStart=/usr/sbin/sshd -D -e -f /dev/null -o HostKey=/etc/machine_host_key -o UsePAM=no -o StrictModes=no -o UseDNS=no
 UNIT
-# Names as Debian gives them by a NIC's place, whatever order their drivers came in.
+# Names as Debian gives them by a NIC's place, whatever order their drivers came in; udev has no say in it.
+mkdir -p "$tree/etc/systemd/network"
+ln -s /dev/null "$tree/etc/systemd/network/99-default.link"
 cat >"$tree/etc/machine-names" <<NAMES
 for path in /sys/class/net/*; do
     case \$(cat "\$path/address") in

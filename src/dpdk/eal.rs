@@ -333,22 +333,27 @@ mod tests {
 
     #[test]
     fn a_worker_may_have_a_cpu_that_is_isolated_from_all_who_do_not_ask_for_it() {
-        let cpus = available_cpus();
-        let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
-        let mut not_isolated = CpuSet::new();
-        not_isolated.set(usize::from(first)).unwrap();
-        sched_setaffinity(Pid::from_raw(0), &not_isolated).unwrap();
-        let settings = |worker| EalSettings {
-            main_cpus: vec![first],
-            worker_cpus: vec![last, worker],
-            ..EalSettings::default()
-        };
-        check_cpus(&settings(last)).unwrap();
-        assert_eq!(available_cpus(), [first], "as it was before the check");
-        let EalError::NoSuchCpu { cpu, available } = check_cpus(&settings(1023)).unwrap_err() else {
-            panic!("refused for another reason");
-        };
-        assert_eq!((cpu, available), (1023, cpus));
+        // A thread of its own, whose CPUs nobody else inherits.
+        let isolated = std::thread::spawn(|| {
+            let cpus = available_cpus();
+            let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
+            let mut not_isolated = CpuSet::new();
+            not_isolated.set(usize::from(first)).unwrap();
+            sched_setaffinity(Pid::from_raw(0), &not_isolated).unwrap();
+            let settings = |worker| EalSettings {
+                main_cpus: vec![first],
+                worker_cpus: vec![last, worker],
+                ..EalSettings::default()
+            };
+            check_cpus(&settings(last)).unwrap();
+            assert_eq!(available_cpus(), [first], "as it was before the check");
+            let Err(EalError::NoSuchCpu { cpu, available }) = check_cpus(&settings(1023)) else {
+                panic!("CPU 1023 is there");
+            };
+            assert_eq!(cpu, 1023);
+            assert!(cpus.iter().all(|cpu| available.contains(cpu)), "{available:?}");
+        });
+        isolated.join().unwrap();
     }
 
     #[test]
