@@ -60,7 +60,6 @@ pub struct Worker<P: PacketPath> {
     pace: Pace,
     idle: Idle,
     sampling: Sampling,
-    /// Empty while nothing is captured.
     burst: Burst,
     verdicts: [Verdict; BURST_MAX],
     stopped: bool,
