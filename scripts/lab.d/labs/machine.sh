@@ -206,7 +206,8 @@ step_start() {
     if [[ -n $(in_machine cat /sys/devices/system/cpu/isolated) ]]; then
         host_is "" apply --no-boot
     else
-        host_is "isolated cores,tickless cores,RCU callbacks" apply --no-boot
+        # Without isolation the disk's interrupt may come anywhere, and cannot be moved.
+        director_types lvs-host apply --no-boot --hugepages "$MACHINE_HUGEPAGES_MB" || true
     fi
     director_types lvsd --check
     # Twins that outlast the daemon keep their addresses.
