@@ -2,29 +2,34 @@
 # The emulated machine's kernel and first file system: Debian's generic kernel, busybox, the modules that NICs need.
 
 MACHINE_CACHE=${MACHINE_CACHE:-$LAB_HOME/target/machine}
-MACHINE_MODULES="vfio vfio_pci vfio_iommu_type1 uio uio_pci_generic virtio_net virtio_pci virtio_rng e1000e igb vmxnet3
-    9p 9pnet_virtio overlay tun veth bridge autofs4"
+MACHINE_MODULES="vfio vfio_pci vfio_iommu_type1 uio uio_pci_generic virtio_net virtio_pci virtio_rng virtio_blk e1000e igb vmxnet3
+    crc32c_generic ext4 9p 9pnet_virtio overlay tun veth bridge autofs4"
 
 machine_cannot() {
     echo "the emulated machine cannot be made: $*" >&2
     exit 1
 }
 
-# unpack FOLDER APT-OPTIONS -- PACKAGE...: what Debian packages hold, below a folder; nothing is installed. What apt knows
-# of a mirror may be too old.
-unpack() {
-    local folder=$1 options=(-o APT::Sandbox::User=root) loaded file
+# load FOLDER APT-OPTIONS -- PACKAGE...: Debian packages, as files. What apt knows of a mirror may be too old.
+load() {
+    local folder=$1 options=(-o APT::Sandbox::User=root)
     shift
     while [[ $1 != -- ]]; do
         options+=("$1")
         shift
     done
     shift
-    loaded=$(mktemp -d)
-    chmod 755 "$loaded"
-    (cd "$loaded" && { apt-get "${options[@]}" download -qq "$@" ||
+    (cd "$folder" && { apt-get "${options[@]}" download -qq "$@" ||
         { apt-get "${options[@]}" update -qq && apt-get "${options[@]}" download -qq "$@"; }; }) ||
         machine_cannot "no Debian mirror gives $*"
+}
+
+# unpack FOLDER APT-OPTIONS -- PACKAGE...: what Debian packages hold, below a folder; nothing is installed.
+unpack() {
+    local folder=$1 loaded file
+    shift
+    loaded=$(mktemp -d)
+    load "$loaded" "$@"
     rm -rf "$folder.new"
     for file in "$loaded"/*.deb; do
         dpkg -x "$file" "$folder.new"
@@ -52,6 +57,17 @@ find_qemu() {
 
 # The newest kernel that apt knows.
 kernel_package() { apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-[0-9]/ && !found { print $2; found = 1 }'; }
+
+# load_guest_packages: what a director of Debian has and a machine that builds one need not, into a folder.
+load_guest_packages() {
+    local folder=$MACHINE_CACHE/packages
+    if [[ ! -d $folder ]]; then
+        mkdir -p "$folder.new"
+        load "$folder.new" -- driverctl ifupdown
+        mv "$folder.new" "$folder"
+    fi
+    cp "$folder"/*.deb "$1/"
+}
 
 # build_machine: vmlinuz and initrd in MACHINE_CACHE, made once for each kernel version and each init.
 build_machine() {

@@ -11,6 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
 use crate::dpdk::error_text;
 
 /// Whether packet memory comes from hugepages.
@@ -86,7 +89,7 @@ pub enum EalError {
          namespace of its own (ip netns exec)"
     )]
     PrefixInUse(String),
-    /// A CPU that does not exist or that this process may not use.
+    /// A CPU that does not exist or that the kernel does not let this process use.
     #[error("CPU {cpu} is not available to this process (available: {available:?}); change the worker CPUs")]
     NoSuchCpu {
         /// The CPU asked for.
@@ -161,12 +164,12 @@ impl Eal {
     }
 }
 
-/// The CPUs this process may run on.
+/// The CPUs this thread runs on unless it asks for others.
 pub fn available_cpus() -> Vec<u16> {
-    let Ok(set) = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)) else {
+    let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else {
         return Vec::new();
     };
-    (0..nix::sched::CpuSet::count())
+    (0..CpuSet::count())
         .filter(|&cpu| set.is_set(cpu) == Ok(true))
         .map(|cpu| cpu as u16)
         .collect()
@@ -194,17 +197,25 @@ pub fn free_hugepages_mb() -> u32 {
     u32::try_from(free_kb / 1024).unwrap_or(u32::MAX)
 }
 
+/// Asks the kernel for each CPU by running there for a moment: what this thread may use by itself leaves out isolated
+/// CPUs (`isolcpus`), and those are meant for workers.
 fn check_cpus(settings: &EalSettings) -> Result<(), EalError> {
-    let available = available_cpus();
-    match settings
-        .main_cpus
-        .iter()
-        .chain(&settings.worker_cpus)
-        .find(|cpu| !available.contains(cpu))
-    {
-        Some(&cpu) => Err(EalError::NoSuchCpu { cpu, available }),
-        None => Ok(()),
+    let this_thread = Pid::from_raw(0);
+    let before = sched_getaffinity(this_thread);
+    let allowed = |cpu: &u16| {
+        let mut alone = CpuSet::new();
+        alone.set(usize::from(*cpu)).is_ok() && sched_setaffinity(this_thread, &alone).is_ok()
+    };
+    let mut wanted = settings.main_cpus.iter().chain(&settings.worker_cpus);
+    let refused = wanted.find(|cpu| !allowed(cpu)).map(|&cpu| EalError::NoSuchCpu {
+        cpu,
+        available: (0..CpuSet::count() as u16).filter(allowed).collect(),
+    });
+    if let Ok(before) = before {
+        // Nothing is lost if not: DPDK binds this thread next.
+        let _ = sched_setaffinity(this_thread, &before);
     }
+    refused.map_or(Ok(()), Err)
 }
 
 fn choose_hugepages(settings: &EalSettings) -> Result<bool, EalError> {
@@ -318,6 +329,31 @@ mod tests {
         assert!(arguments.contains(&"0@(1),1@0,2@0,3@1".to_owned()), "{arguments:?}");
         assert!(arguments.contains(&"--no-pci".to_owned()));
         assert!(!arguments.contains(&"--no-huge".to_owned()));
+    }
+
+    #[test]
+    fn a_worker_may_have_a_cpu_that_is_isolated_from_all_who_do_not_ask_for_it() {
+        // A thread of its own, whose CPUs nobody else inherits.
+        let isolated = std::thread::spawn(|| {
+            let cpus = available_cpus();
+            let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
+            let mut not_isolated = CpuSet::new();
+            not_isolated.set(usize::from(first)).unwrap();
+            sched_setaffinity(Pid::from_raw(0), &not_isolated).unwrap();
+            let settings = |worker| EalSettings {
+                main_cpus: vec![first],
+                worker_cpus: vec![last, worker],
+                ..EalSettings::default()
+            };
+            check_cpus(&settings(last)).unwrap();
+            assert_eq!(available_cpus(), [first], "as it was before the check");
+            let Err(EalError::NoSuchCpu { cpu, available }) = check_cpus(&settings(1023)) else {
+                panic!("CPU 1023 is there");
+            };
+            assert_eq!(cpu, 1023);
+            assert!(cpus.iter().all(|cpu| available.contains(cpu)), "{available:?}");
+        });
+        isolated.join().unwrap();
     }
 
     #[test]

@@ -241,6 +241,12 @@ class Apply(HostCase):
         self.host_command("apply")
         self.assertIn("amd_iommu=on iommu=pt", self.text(host.GRUB))
 
+    def test_an_interrupt_that_moves_only_when_it_next_comes_is_right_once_it_was_moved(self):
+        self.spoil()
+        for number in (24, 25):
+            self.file(f"/proc/irq/{number}/smp_affinity_list", "0-1")
+        self.assertRegex(self.host_command("check")[1], r"interrupts +none on worker cores")
+
     def test_an_interrupt_that_cannot_be_moved_is_told_and_the_rest_is_done(self):
         self.spoil()
         place = self.root / "proc/irq/25/smp_affinity_list"

@@ -313,6 +313,7 @@ class Binding(NicCase):
         self.assertIn("vfio-pci -> igb, eth1 restored", out)
         self.assertEqual([line for line in self.commands if line.startswith("ip ")], [
             "ip link set eth5 down",
+            "ip link property del dev eth5 altname eth1",
             "ip link set eth5 name eth1",
             "ip link set eth1 mtu 9000",
             "ip link set eth1 up",

@@ -12,8 +12,8 @@ director_types() { typed director "$*" && in_machine "$@"; }
 ipvsadm_quiet() { in_machine ipvsadm "$@"; }
 lvsctl_quiet() { in_machine lvsctl "$@"; }
 
-# What comes first, and what can be asked for behind it, in this order.
-MACHINE_FIRST="install refusals bind start" MACHINE_STEPS="unit nat fullnat dr tun spread workers interrupts link crash unbind"
+# What can be asked for, in this order. Installation, refusals, binding and the first start come before all but 'bare'.
+MACHINE_STEPS="bare unit nat fullnat dr tun spread workers interrupts link crash upgrade reboot unbind revert"
 
 machine_addresses() {
     VIP4=198.51.100.80 VIP6=2001:db8:1::80 DIRECTOR4=198.51.100.1 DIRECTOR6=2001:db8:1::1
@@ -59,17 +59,23 @@ gateway_is() {
 }
 
 run_lab() {
-    local step steps begun
+    local step steps begun firmware=$MACHINE_VTD words="intel_iommu=on iommu=pt"
     read -ra steps <<<"${STEPS:-$MACHINE_STEPS}"
     machine_addresses
     if [[ $AGAIN == true ]]; then
+        DEVICES=(wan lan)
         log_in
     else
         # Built by 'scripts/dev machine'.
         : "${MACHINE_PACKAGE:?names the package to install}"
-        read -ra steps <<<"$MACHINE_FIRST ${STEPS:-$MACHINE_STEPS}"
+        if [[ ${steps[0]} == bare ]]; then
+            firmware="" words=""
+            steps=(install bare refusals bind start "${steps[@]:1}")
+        else
+            steps=(install refusals bind start "${steps[@]}")
+        fi
         machine_network
-        boot_machine "$MACHINE_NIC"
+        boot_machine "$MACHINE_NIC" "$firmware" "$words"
     fi
     for step in "${steps[@]}"; do
         begun=$SECONDS
@@ -85,6 +91,47 @@ step_install() {
     director_types dpkg -i /run/machine/lvsd.deb
 }
 
+# A server as it comes: no IOMMU in use, no hugepages, all cores for everybody.
+step_bare() {
+    title "a server as it comes"
+    director_types lvs-nic list
+    check_refused "a NIC where no IOMMU is in use" 'this machine has no IOMMU in use' enp1s0
+    # shellcheck disable=SC2016
+    check "with what to put on the kernel command line" grep -q 'put `iommu=pt intel_iommu=on` on the kernel command line' <<<"$REFUSAL"
+    check_refused "vfio without IOMMU where this kernel has not got it" 'this kernel has no no-IOMMU mode' --no-iommu enp1s0
+    check_refused "a driver that is not there" 'the driver igb_uio is not loaded and cannot be' --driver igb_uio enp1s0
+    director_types ip address add 198.51.100.1/24 dev enp1s0
+    director_types ip link set enp1s0 up
+    director_types lvs-nic bind --driver uio_pci_generic enp1s0
+    check "asked for by name, uio_pci_generic takes a NIC without an IOMMU" nic_is_with uio_pci_generic
+    director_types lvs-nic unbind enp1s0
+    check "and gives it back" grep -q 198.51.100.1/24 <(in_machine ip address show dev enp1s0)
+    in_machine ip address flush dev enp1s0
+    host_is "IOMMU,hugepages node0,isolated cores,tickless cores,RCU callbacks,transparent hugepages" check --cores "1-$MACHINE_QUEUES"
+    host_is "IOMMU,isolated cores,tickless cores,RCU callbacks" apply --cores "1-$MACHINE_QUEUES"
+    reboot_machine
+    host_is "" check --cores "1-$MACHINE_QUEUES"
+    cores_are "isolated from the boot on" "1-$MACHINE_QUEUES"
+}
+
+# cores_are WORDS LIST: as the kernel says.
+cores_are() { equal "cores ${2:-none} are $1" "$2" "$(in_machine cat /sys/devices/system/cpu/isolated)"; }
+
+nic_is_with() { in_machine test -e "/sys/bus/pci/drivers/$1/0000:01:00.0"; }
+
+# host_is WRONG COMMAND...: what 'lvs-host' says to be wrong; but for interrupts of NICs that are still the kernel's.
+host_is() {
+    local said wrong=$1
+    shift
+    said=$(director_types lvs-host "$@" --hugepages "$MACHINE_HUGEPAGES_MB" || true)
+    echo "$said"
+    equal "lvs-host $1: wrong is ${wrong:-nothing}" "$wrong" \
+        "$(awk -F'  +' -v kernels="$(kernels_nics)" '/^WRONG/ && !($2 == "interrupts" && kernels > 0) { print $2 }' <<<"$said" | paste -sd,)"
+}
+
+# kernels_nics: how many of the two are.
+kernels_nics() { in_machine sh -c 'ls /sys/class/net | grep -c ^enp[12]s0' || true; }
+
 # Nothing is taken whose loss would cut the operator off; each refusal names its cure.
 step_refusals() {
     title "IOMMU, NICs, and what is not taken"
@@ -96,19 +143,23 @@ step_refusals() {
     check_refused "the NIC of the IPv6 default route" 'carries the default route' enp2s0 enp1s0
     in_machine ip -6 route del default
     in_machine ip -6 address flush dev enp1s0 scope global
+    in_machine ip address add 198.51.100.1/24 dev enp1s0
+    in_machine ip route add default via 198.51.100.254
+    check_refused "the NIC of the IPv4 default route" 'carries the default route' enp2s0 enp1s0
+    in_machine ip address flush dev enp1s0
     check "and none of those named with it is bound" in_machine test -e /sys/class/net/enp2s0
     check_refused "one of two NICs in an IOMMU group" 'its IOMMU group .* also holds' enp4s1
     check "both together would not be" in_machine lvs-nic bind --dry-run enp4s1 enp4s2
     check_refused "what is no NIC" 'is no network device' 0000:00:00.0
 }
 
-# check_refused WHOM WORDS NAME...
+# check_refused WHOM WORDS NAME...: with a cure; what was said stays in REFUSAL.
 check_refused() {
-    local whom=$1 words=$2 said
+    local whom=$1 words=$2
     shift 2
-    said=$(director_types lvs-nic bind "$@" || true)
-    echo "$said"
-    check "$whom is refused" grep -q "$words" <<<"$said"
+    REFUSAL=$(director_types lvs-nic bind "$@" || true)
+    echo "$REFUSAL"
+    check "$whom is refused" awk -v words="$words" '$0 ~ words { why = 1 } /^ *cure: ./ { cure = 1 } END { exit !(why && cure) }' <<<"$REFUSAL"
 }
 
 # What the NICs had before, for comparison at the end.
@@ -152,7 +203,12 @@ pci_address() { awk -v name="$1" '$3 == name { print $1 }' "$(machine_folder)/ni
 step_start() {
     title "lvsd under systemd"
     write_director_config "$WORKERS"
-    director_types lvs-host apply --no-boot --hugepages "$MACHINE_HUGEPAGES_MB" || true
+    if [[ -n $(in_machine cat /sys/devices/system/cpu/isolated) ]]; then
+        host_is "" apply --no-boot
+    else
+        # Without isolation the disk's interrupt may come anywhere, and cannot be moved.
+        director_types lvs-host apply --no-boot --hugepages "$MACHINE_HUGEPAGES_MB" || true
+    fi
     director_types lvsd --check
     # Twins that outlast the daemon keep their addresses.
     director_types ip tuntap add dev wan mode tap
@@ -190,7 +246,21 @@ step_unit() {
     check "its file system is read-only" in_machine sh -c '! nsenter -t $(pidof lvsd) -m touch /etc/lvsd/new 2>/dev/null'
     exposure=$(in_machine systemd-analyze security --no-pager lvsd | awk '/Overall exposure/ { print $(NF - 2) }')
     check "systemd-analyze security says $exposure, at most 3.0" awk -v exposure="$exposure" 'BEGIN { exit !(exposure > 0 && exposure <= 3.0) }'
+    workers_have_their_cores
     check "a NIC in use is not given back" grep -q 'in use by lvsd' <(director_types lvs-nic unbind enp1s0)
+}
+
+# workers_have_their_cores: each polls on one of its own, where no other program may run if it was isolated at boot.
+workers_have_their_cores() {
+    local allowed
+    # Of each thread that is not the kernel's: the cores it may use, its name.
+    allowed=$(in_machine sh -c "grep -hE '^(Name|VmSize|Cpus_allowed_list):' /proc/[0-9]*/task/*/status 2>/dev/null" |
+        awk '$1 == "Name:" { name = $2; user = 0 } $1 == "VmSize:" { user = 1 } /^Cpus/ && user { print $2, name }')
+    equal "each worker polls on a core of its own" "$(seq -s' ' 1 "$WORKERS")" \
+        "$(awk '$2 ~ /^rte-worker/ { print $1 }' <<<"$allowed" | sort -n | xargs)"
+    if [[ -n $(in_machine cat /sys/devices/system/cpu/isolated) ]]; then
+        equal "and nobody else may run there" "0 " "$(awk '$2 !~ /^rte-worker/ { print $1 }' <<<"$allowed" | sort -u | xargs) "
+    fi
 }
 
 step_nat() { serve nat; }
@@ -374,12 +444,72 @@ another_runs() {
     now=$(in_machine pidof lvsd) && [[ $now != "$1" && $(in_machine systemctl is-active lvsd) == active ]]
 }
 
+# The same package once more, over a running lvsd.
+step_upgrade() {
+    local before
+    title "an upgrade"
+    use_family 4
+    mode_nat
+    before=$(in_machine pidof lvsd)
+    director_types dpkg -i /run/machine/lvsd.deb
+    check "the new lvsd runs" another_runs "$before"
+    check "with the rules of the old one" until_true 60 answers "$(url "$VIP")/" rs1 rs2
+    ipvsadm -C
+}
+
+# NICs bound, twins with their addresses, lvsd with its rules: all of it comes back by itself.
+step_reboot() {
+    title "from power-on to the first page nobody types anything"
+    use_family 4
+    mode_nat
+    # What a director keeps its bindings and its twins with.
+    load_guest_packages "$(machine_folder)"
+    director_types sh -c 'dpkg -i /run/machine/driverctl_*.deb /run/machine/ifupdown_*.deb'
+    director_types lvs-nic bind --persist 0000:01:00.0 0000:02:00.0
+    write_interfaces >"$(machine_folder)/interfaces"
+    director_types cp /run/machine/interfaces /etc/network/interfaces.d/lvsd
+    director_types systemctl enable networking lvsd
+    # What sees devices come, driverctl's rule among it.
+    in_machine systemctl --quiet unmask systemd-udevd.service systemd-udev-trigger.service systemd-udevd-{kernel,control}.socket
+    reboot_machine
+    check "both NICs are bound and lvsd runs" until_true 120 links_are_up
+    director_types lvs-nic status
+    check "its rules are back and pages come" until_true 60 answers "$(url "$VIP")/" rs1 rs2
+    ipvsadm -Ln
+    ipvsadm -C
+}
+
+# The twins, as ifupdown makes them at boot.
+write_interfaces() {
+    local twin addresses address
+    for twin in "wan 198.51.100.1/24 198.51.100.80/32 2001:db8:1::1/64 2001:db8:1::80/128" \
+        "lan 192.0.2.1/24 192.0.2.100/32 2001:db8:2::1/64 2001:db8:2::100/128"; do
+        read -r twin addresses <<<"$twin"
+        printf 'auto %s\niface %s inet manual\n' "$twin" "$twin"
+        printf '    pre-up ip tuntap add dev %s mode tap\n    up ip link set %s up\n' "$twin" "$twin"
+        for address in $addresses; do
+            printf '    up ip address add %s dev %s%s\n' "$address" "$twin" "$([[ $address != *:* ]] || echo " nodad")"
+        done
+        printf '    post-down ip tuntap del dev %s mode tap\n\n' "$twin"
+    done
+}
+
 step_unbind() {
     title "the NICs go back"
     director_types systemctl disable --now lvsd
-    director_types ip tuntap del dev wan mode tap
-    director_types ip tuntap del dev lan mode tap
+    director_types ip link del wan
+    director_types ip link del lan
     director_types lvs-nic unbind enp1s0 enp2s0
     equal "addresses and routes are as before" "$(cat "$(machine_folder)/nics-before")" "$(nic_state)"
     check "and the kernel's own stack answers on them" until_true 30 pings client 198.51.100.1
+}
+
+# lvs-host puts back what it found, for now and for the next boot.
+step_revert() {
+    title "the machine as it was"
+    director_types lvs-host revert
+    reboot_machine
+    cores_are "isolated" ""
+    equal "no hugepage is kept" 0 "$(in_machine cat /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages)"
+    check "and both NICs are the kernel's" in_machine test -e /sys/class/net/enp1s0 -a -e /sys/class/net/enp2s0
 }
