@@ -30,7 +30,7 @@ use lvs_core::steps::StepName;
 use lvs_core::tick::Tick;
 
 use crate::dpdk::{Burst, Clock, Mempool, RxQueue, clock};
-use capture::{Kind, Taps};
+use capture::Kind;
 use crew::WorkerParts;
 use exits::Exits;
 use handover::{Handed, Inbox};
@@ -60,8 +60,6 @@ pub struct Worker<P: PacketPath> {
     pace: Pace,
     idle: Idle,
     sampling: Sampling,
-    /// Empty while nothing is captured.
-    taps: Taps,
     burst: Burst,
     verdicts: [Verdict; BURST_MAX],
     stopped: bool,
@@ -84,7 +82,6 @@ impl<P: PacketPath> Worker<P> {
             pace: Pace::new(),
             idle: Idle::new(parts.idle, &parts.clock),
             sampling: Sampling::new(),
-            taps: Taps::new(),
             burst: Burst::new(),
             verdicts: [Verdict::Punt; BURST_MAX],
             stopped: false,
@@ -139,7 +136,7 @@ impl<P: PacketPath> Worker<P> {
             counters.rx_packets.add(self.burst.len() as u64);
             counters.rx_bytes.add(self.burst.bytes());
             self.counters.bursts.add(1);
-            self.drop_segmented();
+            self.drop_segmented(device);
             self.mark(StepName::Admit);
             self.decide(device, now, Kind::Received, P::process);
         }
@@ -219,13 +216,15 @@ impl<P: PacketPath> Worker<P> {
         if verdicts.is_empty() {
             return;
         }
-        if !self.taps.is_empty() {
-            self.taps.stage(clock::cycles(), device, kind, self.burst.as_slice());
+        if !self.exits.taps.is_empty() {
+            self.exits
+                .taps
+                .stage(clock::cycles(), device, kind, self.burst.as_slice());
         }
         process(&mut self.path, device, now, self.burst.as_mut_slice(), verdicts);
-        if !self.taps.is_empty() {
+        if !self.exits.taps.is_empty() {
             let conn_of = |ends: &FrameEnds| self.path.conn_of(ends, now);
-            self.taps.settle(self.burst.as_slice(), verdicts, conn_of);
+            self.exits.taps.settle(self.burst.as_slice(), verdicts, conn_of);
         }
         // Almost every burst leaves by one device, as it came.
         let left_together = match verdicts.first() {
@@ -260,7 +259,7 @@ impl<P: PacketPath> Worker<P> {
     fn send_made(&mut self, device: DeviceId, now: Tick) {
         while let Some((verdict, octets)) = self.path.next_made() {
             let Some(mut mbuf) = self.pool.alloc() else {
-                self.counters.drop_packet(DropReason::NoMbuf);
+                self.exits.lose_made(device, octets);
                 continue;
             };
             if mbuf.append(octets.len()) {
@@ -269,7 +268,7 @@ impl<P: PacketPath> Worker<P> {
                 self.exits
                     .dispatch(device, mbuf, verdict, now, |wait| self.path.neighbour(wait));
             } else {
-                self.exits.drop_frame(mbuf, DropReason::NoMbuf);
+                self.exits.lose_made(device, octets);
             }
         }
     }
@@ -277,15 +276,17 @@ impl<P: PacketPath> Worker<P> {
     /// Records a frame that leaves without having arrived just now.
     #[inline]
     fn tap(&mut self, device: DeviceId, kind: Kind, verdict: Verdict, frame: &[u8], now: Tick) {
-        if !self.taps.is_empty() {
+        if !self.exits.taps.is_empty() {
             let conn_of = |ends: &FrameEnds| self.path.conn_of(ends, now);
-            self.taps.leaves(clock::cycles(), device, kind, verdict, frame, conn_of);
+            self.exits
+                .taps
+                .leaves(clock::cycles(), device, kind, verdict, frame, conn_of);
         }
     }
 
     /// Frames in several buffers are larger than any configured MTU; nothing behind here expects them.
     #[inline]
-    fn drop_segmented(&mut self) {
+    fn drop_segmented(&mut self, device: DeviceId) {
         if self.burst.as_slice().iter().all(crate::dpdk::Mbuf::is_whole) {
             return;
         }
@@ -294,7 +295,7 @@ impl<P: PacketPath> Worker<P> {
             if mbuf.is_whole() {
                 let _ = whole.push(mbuf);
             } else {
-                self.exits.drop_frame(mbuf, DropReason::MultiSegment);
+                self.exits.lose(device, mbuf, DropReason::MultiSegment);
             }
         }
         std::mem::swap(&mut self.burst, &mut whole);

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lab::{Lab, LabSettings, wait_for, wait_until};
+use lvs_core::capture::{CaptureFilter, VerdictName};
 use lvs_core::counters::SingleWriter;
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::{HELD_MAX, HELD_PER_NEIGHBOUR_MAX};
-use lvs_core::path::DropReason;
+use lvs_core::path::{DropReason, Verdict};
+use lvsd::worker::capture::{Kind, SNAP_MAX, Tap, TapEnd, TapSettings};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, ConnDump, DumpCursor, Reply};
 use own_process::in_own_process;
@@ -329,4 +331,72 @@ fn a_flood_to_the_kernel_does_not_starve_arp() {
         assert_eq!(end.take().unwrap().mbuf.bytes(), flood);
         lab.stop();
     });
+}
+
+/// How many frames of each reason a capture of drops got, all of them lost behind the path.
+fn lost_by_reason(tap: &mut TapEnd) -> Vec<(DropReason, usize)> {
+    let mut found: Vec<(DropReason, usize)> = Vec::new();
+    while let Ok(record) = tap.records.pop() {
+        let Verdict::Drop(reason) = record.verdict else {
+            panic!("{:?} is no drop", record.verdict)
+        };
+        assert_eq!(
+            (record.kind, record.device, record.wire_len),
+            (Kind::Lost, DeviceId(0), 60)
+        );
+        match found.iter_mut().find(|(of, _)| *of == reason) {
+            Some((_, count)) => *count += 1,
+            None => found.push((reason, 1)),
+        }
+    }
+    found
+}
+
+#[test]
+fn what_full_rings_and_queues_drop_behind_the_path_is_captured_by_name() {
+    in_own_process(
+        "what_full_rings_and_queues_drop_behind_the_path_is_captured_by_name",
+        || {
+            let mut lab = Lab::start(&LabSettings { twins: 0, ..ONE });
+            let settings = TapSettings {
+                filter: CaptureFilter {
+                    verdict: Some(VerdictName::Drop),
+                    ..CaptureFilter::default()
+                },
+                arriving: true,
+                leaving: true,
+                snap: SNAP_MAX,
+                end_cycles: u64::MAX,
+            };
+            let (tap, mut end) = Tap::new(settings, 1_024);
+            lab.mailboxes[0].commands.push(Command::Tap(tap)).unwrap();
+            assert!(wait_until(|| lab.mailboxes[0].commands.is_empty()));
+            // The worker has taken it once it has taken what was told after it.
+            lab.publish(0, snapshot(0));
+            assert!(lab.reply(0).is_some());
+
+            lab.send(0, 0, &[HAND_OVER, 0], 3);
+            lab.send(0, 0, &[HOLD, 1], HELD_PER_NEIGHBOUR_MAX + 10);
+            lab.send(0, 0, &[PUNT], 5);
+            assert!(wait_until(|| lab.drops(DropReason::NoTwin) == 5));
+            let mut lost = lost_by_reason(&mut end);
+            lost.sort_unstable_by_key(|(_, count)| *count);
+            let expected = [
+                (DropReason::HandOverRingFull, 3),
+                (DropReason::NoTwin, 5),
+                (DropReason::HeldQueueFull, 10),
+            ];
+            assert_eq!(lost, expected);
+
+            // The ring device holds 1023 frames; nobody receives them.
+            let before = 3 + HELD_PER_NEIGHBOUR_MAX as u64 + 10 + 5;
+            for (count, in_all) in [(500, 500), (500, 1_000), (100, 1_100)] {
+                lab.send(0, 0, &[TRANSMIT, 0], count);
+                assert!(lab.settles_at(before + in_all), "{:?}", lab.account());
+            }
+            assert_eq!(lost_by_reason(&mut end), [(DropReason::TxQueueFull, 1_100 - 1_023)]);
+            assert_eq!(end.lost[0].get(), 0, "there was a box for each");
+            lab.stop();
+        },
+    );
 }

@@ -36,7 +36,10 @@ const fn weight_default() -> u32 {
 
 /// Which clients stick together: a netmask for IPv4 (`"255.255.255.0"`), a prefix length for IPv6 (`64`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "write a netmask for IPv4, as in \"255.255.255.0\", or a prefix length for IPv6, as in 64"
+)]
 pub enum Netmask {
     /// Of an IPv4 service.
     #[schema(value_type = String, example = "255.255.255.0")]
@@ -116,12 +119,21 @@ pub enum GueChecksum {
     Remote,
 }
 
+/// A kind without options has none: serde alone would pass over them.
+fn nothing_else<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    Nothing::deserialize(deserializer).map(|Nothing {}| ())
+}
+
 /// How packets to a tunnelling server are wrapped (`ipvsadm --tun-type`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Tunnel {
     /// IP in IP.
     #[default]
+    #[serde(deserialize_with = "nothing_else")]
     Ipip,
     /// GRE.
     Gre {

@@ -117,6 +117,11 @@ impl L3 {
         self.local.find(addr).is_some_and(RouteEntry::is_own)
     }
 
+    /// Whether `addr` is everybody's on a network of the director's: a broadcast or anycast route.
+    pub fn is_broadcast<A: Address>(&self, addr: A) -> bool {
+        self.is_local(addr) && !self.is_own(addr)
+    }
+
     /// The first address of this family and of global scope on `device`, the untagged interface first:
     /// what ICMP from the director itself carries.
     pub fn source_address<A: Address>(&self, device: DeviceId) -> Option<A> {

@@ -9,8 +9,9 @@ pub const WORKERS_MAX: usize = 64;
 /// Devices of one director.
 pub const DEVICES_MAX: usize = 32;
 
-/// Longest timeout that may be configured, in seconds: the kernel's, with 250 ticks a second (99 days).
-pub const TIMEOUT_CONFIGURED_MAX_SEC: u32 = i32::MAX as u32 / 250;
+/// Longest timeout that may be configured, in seconds: 31 days, as ipvsadm and keepalived have it. The kernel alone
+/// would take 99 days.
+pub const TIMEOUT_CONFIGURED_MAX_SEC: u32 = 31 * 86_400;
 
 /// Longest timeout of the path, in seconds: a 32-bit millisecond clock can compare 24 days. What is configured
 /// longer is shown as configured and runs for 20 days.

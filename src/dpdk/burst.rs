@@ -110,17 +110,25 @@ impl Burst {
         self.len = usize::from(count).min(BURST_MAX);
     }
 
-    /// Lets `take` have the buffers and say how many of the first it took; the rest is freed.
-    /// Returns how many were not taken.
+    /// Lets `take` have the buffers and say how many of the first it took; the rest, if any, is shown to `refused`
+    /// and freed.
     ///
     /// # Safety
     /// `take` owns the first `n` mbufs from then on, `n` being what it returns.
     #[inline]
-    pub(super) unsafe fn give(&mut self, take: impl FnOnce(*mut *mut dpdk_sys::rte_mbuf, u16) -> u16) -> usize {
-        let taken = usize::from(take(self.mbufs.as_mut_ptr().cast(), self.len as u16)).min(self.len);
-        let refused = self.len - taken;
+    pub(super) unsafe fn give(
+        &mut self,
+        take: impl FnOnce(*mut *mut dpdk_sys::rte_mbuf, u16) -> u16,
+        refused: impl FnOnce(&[Mbuf]),
+    ) {
+        let len = self.len;
+        let taken = usize::from(take(self.mbufs.as_mut_ptr().cast(), len as u16)).min(len);
+        if let Some(rest) = self.mbufs.get(taken..len).filter(|rest| !rest.is_empty()) {
+            // SAFETY: those below `len` are initialised, those from `taken` on are still ours; `MaybeUninit<Mbuf>`
+            // has the layout of `Mbuf`.
+            refused(unsafe { std::slice::from_raw_parts(rest.as_ptr().cast::<Mbuf>(), rest.len()) });
+        }
         self.free_from(taken);
-        refused
     }
 
     /// Frees those from `first` on and forgets those before.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use lvs_core::l3::DeviceId;
 
-use crate::dpdk::Burst;
 use crate::dpdk::device::Port;
+use crate::dpdk::{Burst, Mbuf};
 
 /// Makes a type `!Sync` and leaves it `Send`.
 type NotSync = PhantomData<Cell<()>>;
@@ -125,24 +125,30 @@ impl TxQueue {
     /// Offers all of `burst` to the device and leaves it empty: what was refused is freed.
     #[inline]
     pub fn transmit(&mut self, burst: &mut Burst) -> Transmitted {
+        self.offer(burst, |_| {})
+    }
+
+    /// The same; what was refused is shown to `refused` before it is freed.
+    #[inline]
+    pub fn offer(&mut self, burst: &mut Burst, refused: impl FnOnce(&[Mbuf])) -> Transmitted {
         let (port, queue) = (self.port.number, self.queue);
         let (offered, offered_bytes) = (burst.len() as u64, burst.bytes());
-        let mut refused_bytes = 0;
+        let (mut refused_packets, mut refused_bytes) = (0, 0);
         // SAFETY: as in `receive`; the device owns what it took.
-        let refused = unsafe {
-            burst.give(|mbufs, count| {
-                let taken = dpdk_sys::shim_eth_tx_burst(port, queue, mbufs, count);
-                for index in taken..count {
-                    // SAFETY: not taken, so still ours and live.
-                    refused_bytes += u64::from((**mbufs.add(usize::from(index))).data_len);
-                }
-                taken
-            })
-        } as u64;
+        unsafe {
+            burst.give(
+                |mbufs, count| dpdk_sys::shim_eth_tx_burst(port, queue, mbufs, count),
+                |rest| {
+                    refused_packets = rest.len() as u64;
+                    refused_bytes = rest.iter().map(|mbuf| mbuf.len() as u64).sum();
+                    refused(rest);
+                },
+            );
+        }
         Transmitted {
-            packets: offered - refused,
+            packets: offered - refused_packets,
             bytes: offered_bytes - refused_bytes,
-            refused,
+            refused: refused_packets,
         }
     }
 }

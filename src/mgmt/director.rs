@@ -9,12 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lvs_api::{Action, ApiError, ErrorCode, Server, ServerPatch, Service, ServiceId, ServicePatch, State, StateDiff};
+use lvs_api::{
+    Action, ApiError, ErrorCode, Mode, Server, ServerPatch, Service, ServiceId, ServicePatch, State, StateDiff, Tunnel,
+};
 use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::client_address;
 use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError, ServiceListing, ServiceSpec};
 use lvs_core::ipvs::mark::MarkRules;
-use lvs_core::ipvs::protocol::Timeouts;
+use lvs_core::ipvs::protocol::{TimeoutError, Timeouts};
 use lvs_core::ipvs::scheduler::Overhead;
 use lvs_core::ipvs::service_table::ServiceTable;
 use lvs_core::ipvs::sync::daemon::SyncDaemon;
@@ -34,6 +36,7 @@ mod report;
 pub mod settings;
 mod sync;
 pub mod tend;
+mod unicast;
 mod why;
 
 #[cfg(test)]
@@ -152,8 +155,11 @@ impl Director {
         if let Action::ReplaceState(state) = action {
             return self.replace(state, false, now).map(|_| ());
         }
-        if let Action::StartSyncDaemon(daemon) = &action {
-            self.open_sync(daemon)?;
+        match &action {
+            Action::StartSyncDaemon(daemon) => self.open_sync(daemon)?,
+            Action::AddServer { server, .. } => self.refuse_broadcast(server)?,
+            Action::AddService(service) => self.refuse_broadcasts(service)?,
+            _ => {}
         }
         if matches!(action, Action::DeleteService(_) | Action::Flush) {
             // What was counted so far is the old service's, even if one of the same name follows at once.
@@ -383,8 +389,9 @@ impl Wanted {
                     tcp_fin_sec,
                     udp_sec,
                 } = *patch;
-                let refused = |error: lvs_core::ipvs::protocol::TimeoutError| {
-                    ApiError::new(ErrorCode::Refused, error.to_string())
+                let refused = |error: TimeoutError| {
+                    let TimeoutError::TooLong { name, .. } = error;
+                    ApiError::new(ErrorCode::Refused, error.to_string()).at(name)
                 };
                 self.timeouts.set(tcp_sec, tcp_fin_sec, udp_sec).map_err(refused)
             }
@@ -505,10 +512,12 @@ impl Wanted {
             upper_threshold_conns,
             lower_threshold_conns,
         } = *patch;
+        let mode = mode.unwrap_or(old.mode);
         let new = Server {
             server: end,
-            mode: mode.unwrap_or(old.mode),
-            tunnel: tunnel.unwrap_or(old.tunnel),
+            mode,
+            // A server that is no longer tunnelled keeps nothing of its tunnel.
+            tunnel: tunnel.unwrap_or(if mode == Mode::Tunnel { old.tunnel } else { Tunnel::Ipip }),
             weight: weight.unwrap_or(old.weight),
             upper_threshold_conns: upper_threshold_conns.unwrap_or(old.upper_threshold_conns),
             lower_threshold_conns: lower_threshold_conns.unwrap_or(old.lower_threshold_conns),

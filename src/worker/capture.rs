@@ -13,7 +13,7 @@ use lvs_core::counters::SingleWriter;
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::{BURST_MAX, DEVICES_MAX};
-use lvs_core::path::Verdict;
+use lvs_core::path::{DropReason, Verdict};
 use lvs_core::worker_state::ConnRecord;
 
 use crate::dpdk::Mbuf;
@@ -42,6 +42,8 @@ pub enum Kind {
     Held,
     /// The kernel sends it through a twin.
     FromKernel,
+    /// It was to go on, and a full ring or queue behind the path, or the lack of a buffer, dropped it.
+    Lost,
 }
 
 impl Kind {
@@ -359,6 +361,13 @@ impl Taps {
                 tap.leaves(0, cycles, device, kind, verdict, frame, conn);
             }
         }
+    }
+
+    /// Records a frame that was to go on, out of `device` or to its twin, and is dropped. Its connection is the
+    /// path's to know, which is done with it.
+    #[cold]
+    pub fn loses(&mut self, cycles: u64, device: DeviceId, reason: DropReason, frame: &[u8]) {
+        self.leaves(cycles, device, Kind::Lost, Verdict::Drop(reason), frame, |_| None);
     }
 }
 

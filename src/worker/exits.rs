@@ -9,7 +9,8 @@ use lvs_core::path::verdict::WaitId;
 use lvs_core::path::{DropReason, Verdict};
 use lvs_core::tick::Tick;
 
-use crate::dpdk::{Burst, Mbuf};
+use crate::dpdk::{Burst, Mbuf, clock};
+use crate::worker::capture::Taps;
 use crate::worker::handover::{Handed, Outbox};
 use crate::worker::hold::Hold;
 use crate::worker::punt::PuntedFrames;
@@ -26,6 +27,8 @@ pub struct Exits {
     twins: u32,
     /// Frames that wait for a neighbour.
     pub(super) hold: Hold,
+    /// Captures that run.
+    pub(super) taps: Taps,
     /// Dropped frames, freed together.
     dropped: Burst,
     counters: Arc<WorkerCounters>,
@@ -47,6 +50,7 @@ impl Exits {
             punted,
             twins,
             hold: Hold::new(),
+            taps: Taps::new(),
             dropped: Burst::new(),
             counters,
         }
@@ -71,11 +75,12 @@ impl Exits {
             Verdict::Transmit(to) => self.transmit(to, mbuf),
             Verdict::Punt => self.punt(device, mbuf),
             Verdict::HandOver(worker) => {
-                self.hand_over(usize::from(worker.0), Handed::Process { mbuf, from: device });
+                self.hand_over(usize::from(worker.0), Handed::Process { mbuf, from: device }, device);
             }
             Verdict::Hold(wait) => {
-                if let Err(mbuf) = self.hold.push(mbuf, neighbour(wait), now) {
-                    self.drop_frame(mbuf, DropReason::HeldQueueFull);
+                let neighbour = neighbour(wait);
+                if let Err(mbuf) = self.hold.push(mbuf, neighbour, now) {
+                    self.lose(neighbour.device, mbuf, DropReason::HeldQueueFull);
                 }
             }
             Verdict::Kept => {
@@ -89,7 +94,9 @@ impl Exits {
     /// Sends a frame from the kernel twin of `device` where `verdict` says.
     pub fn dispatch_from_host(&mut self, device: DeviceId, mbuf: Mbuf, verdict: Verdict) {
         match verdict {
-            Verdict::HandOver(worker) => self.hand_over(usize::from(worker.0), Handed::FromHost { mbuf, device }),
+            Verdict::HandOver(worker) => {
+                self.hand_over(usize::from(worker.0), Handed::FromHost { mbuf, device }, device);
+            }
             Verdict::Drop(reason) => self.drop_frame(mbuf, reason),
             _ => self.transmit(device, mbuf),
         }
@@ -99,12 +106,12 @@ impl Exits {
     #[inline]
     pub fn transmit(&mut self, to: DeviceId, mbuf: Mbuf) {
         match self.ways.get_mut(usize::from(to.0)) {
-            Some(Way::Own(outlet)) => outlet.push(mbuf, &self.counters),
+            Some(Way::Own(outlet)) => outlet.push(mbuf, &self.counters, &mut self.taps),
             Some(Way::Via(worker)) => {
                 let worker = *worker;
-                self.hand_over(worker, Handed::Transmit { mbuf, to });
+                self.hand_over(worker, Handed::Transmit { mbuf, to }, to);
             }
-            None => self.drop_frame(mbuf, DropReason::NoRoute),
+            None => self.lose(to, mbuf, DropReason::NoRoute),
         }
     }
 
@@ -122,12 +129,30 @@ impl Exits {
     #[inline]
     pub fn transmit_own(&mut self, to: DeviceId, mbuf: Mbuf) {
         match self.ways.get_mut(usize::from(to.0)) {
-            Some(Way::Own(outlet)) => outlet.push(mbuf, &self.counters),
-            _ => self.drop_frame(mbuf, DropReason::NoRoute),
+            Some(Way::Own(outlet)) => outlet.push(mbuf, &self.counters, &mut self.taps),
+            _ => self.lose(to, mbuf, DropReason::NoRoute),
         }
     }
 
-    /// Drops a frame by name.
+    /// Drops a frame that was to go on by `device`, or to its twin: no verdict says so, so captures are told here.
+    #[cold]
+    pub fn lose(&mut self, device: DeviceId, mbuf: Mbuf, reason: DropReason) {
+        if !self.taps.is_empty() {
+            self.taps.loses(clock::cycles(), device, reason, mbuf.bytes());
+        }
+        self.drop_frame(mbuf, reason);
+    }
+
+    /// The same for a frame that the path made and that found no buffer.
+    #[cold]
+    pub fn lose_made(&mut self, device: DeviceId, octets: &[u8]) {
+        if !self.taps.is_empty() {
+            self.taps.loses(clock::cycles(), device, DropReason::NoMbuf, octets);
+        }
+        self.counters.drop_packet(DropReason::NoMbuf);
+    }
+
+    /// Drops a frame by name, as its verdict says.
     #[inline]
     pub fn drop_frame(&mut self, mbuf: Mbuf, reason: DropReason) {
         self.counters.drop_packet(reason);
@@ -147,7 +172,7 @@ impl Exits {
     pub fn flush(&mut self) {
         for way in &mut self.ways {
             if let Way::Own(outlet) = way {
-                outlet.flush(&self.counters);
+                outlet.flush(&self.counters, &mut self.taps);
             }
         }
         self.dropped.free();
@@ -155,7 +180,7 @@ impl Exits {
 
     fn punt(&mut self, device: DeviceId, mbuf: Mbuf) {
         if self.twins.checked_shr(u32::from(device.0)).unwrap_or(0) & 1 == 0 {
-            self.drop_frame(mbuf, DropReason::NoTwin);
+            self.lose(device, mbuf, DropReason::NoTwin);
             return;
         }
         let bytes = mbuf.bytes().len() as u64;
@@ -165,15 +190,15 @@ impl Exits {
                 counters.punted_packets.add(1);
                 counters.punted_bytes.add(bytes);
             }
-            Err(mbuf) => self.drop_frame(mbuf, DropReason::PuntRingFull),
+            Err(mbuf) => self.lose(device, mbuf, DropReason::PuntRingFull),
         }
     }
 
     #[inline]
-    fn hand_over(&mut self, worker: usize, handed: Handed) {
+    fn hand_over(&mut self, worker: usize, handed: Handed, device: DeviceId) {
         match self.outbox.give(worker, handed) {
             Ok(()) => self.counters.handed_over_out.add(1),
-            Err(mbuf) => self.drop_frame(mbuf, DropReason::HandOverRingFull),
+            Err(mbuf) => self.lose(device, mbuf, DropReason::HandOverRingFull),
         }
     }
 }

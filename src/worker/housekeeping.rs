@@ -66,7 +66,7 @@ impl<P: PacketPath> Worker<P> {
         // They are on their way out: no device of arrival matters.
         self.send_made(DeviceId(0), now);
         self.tell();
-        if !self.taps.is_empty() {
+        if !self.exits.taps.is_empty() {
             self.give_back_taps();
         }
         let mut obeyed = false;
@@ -108,7 +108,7 @@ impl<P: PacketPath> Worker<P> {
                 self.mailbox.answer(Reply::TakenOver(conns));
             }
             Command::Tap(tap) => {
-                if let Err(tap) = self.taps.add(tap) {
+                if let Err(tap) = self.exits.taps.add(tap) {
                     self.mailbox.answer(Reply::Tap(tap));
                 }
             }
@@ -120,7 +120,7 @@ impl<P: PacketPath> Worker<P> {
     #[cold]
     fn give_back_taps(&mut self) {
         while !self.mailbox.replies.is_full()
-            && let Some(tap) = self.taps.take_ended()
+            && let Some(tap) = self.exits.taps.take_ended()
         {
             self.mailbox.answer(Reply::Tap(tap));
         }
@@ -138,8 +138,9 @@ impl<P: PacketPath> Worker<P> {
             let Some(mut held) = self.exits.hold.pop() else { break };
             match self.path.finish(&mut held.mbuf, held.neighbour) {
                 None => {
+                    let device = held.neighbour.device;
                     if let Err(mbuf) = self.exits.hold.give_back(held, now) {
-                        self.exits.drop_frame(mbuf, DropReason::HeldQueueFull);
+                        self.exits.lose(device, mbuf, DropReason::HeldQueueFull);
                     }
                 }
                 Some(Verdict::Drop(DropReason::NeighbourFailed)) => self.give_up(held, now),

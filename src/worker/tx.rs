@@ -1,10 +1,12 @@
 //! Step 8: transmitting. Frames are collected in a batch for each device and offered to it at once.
 
 use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::path::DropReason;
 
-use crate::dpdk::{Burst, Mbuf, TxQueue};
+use crate::dpdk::{Burst, Mbuf, TxQueue, clock};
+use crate::worker::capture::Taps;
 
 /// How this worker reaches a device.
 #[derive(Debug)]
@@ -38,9 +40,9 @@ impl Outlet {
 
     /// Collects a frame; a full batch is sent first.
     #[inline]
-    pub fn push(&mut self, mbuf: Mbuf, counters: &WorkerCounters) {
+    pub fn push(&mut self, mbuf: Mbuf, counters: &WorkerCounters, taps: &mut Taps) {
         if let Err(mbuf) = self.batch.push(mbuf) {
-            self.flush(counters);
+            self.flush(counters, taps);
             // Flushed, so there is room.
             let _ = self.batch.push(mbuf);
         }
@@ -59,12 +61,19 @@ impl Outlet {
     /// Sends what was collected. What the device does not take is dropped: it is slower than the traffic, and
     /// waiting would only move the loss to the receive queue.
     #[inline]
-    pub fn flush(&mut self, counters: &WorkerCounters) {
+    pub fn flush(&mut self, counters: &WorkerCounters, taps: &mut Taps) {
         if self.batch.is_empty() {
             return;
         }
-        let sent = self.queue.transmit(&mut self.batch);
-        let device = counters.device(self.queue.device());
+        let to = self.queue.device();
+        let sent = self.queue.offer(&mut self.batch, |refused| {
+            if !taps.is_empty() {
+                for mbuf in refused {
+                    taps.loses(clock::cycles(), to, DropReason::TxQueueFull, mbuf.bytes());
+                }
+            }
+        });
+        let device = counters.device(to);
         device.tx_packets.add(sent.packets);
         device.tx_bytes.add(sent.bytes);
         if sent.refused > 0

@@ -90,8 +90,10 @@ impl Contestant for Ours {
         }
         let candidates = hashes.map(|hash| self.table.prefetch_candidate(hash));
         for ((candidate, hash), key) in candidates.iter().zip(&hashes).zip(keys) {
-            let confirmed = self.table.confirm(*candidate, key);
-            if let Some((index, _)) = confirmed.or_else(|| self.table.find(*hash, key)) {
+            if let Some((conn, _)) = self.table.confirm(*candidate, key) {
+                conn.last_seen = now;
+                found += 1;
+            } else if let Some((index, _)) = self.table.find(*hash, key) {
                 self.table.conn_mut(index).last_seen = now;
                 found += 1;
             }

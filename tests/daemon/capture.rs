@@ -233,8 +233,8 @@ fn wrong_questions_are_told_place_cause_and_cure() {
             "reason: there is no reason \"no_such\"; choose one of truncated, malformed, ",
         ),
         (
-            "reason=tx_queue_full",
-            "reason: tx_queue_full happens outside the path, where nothing is captured; lvsctl drops counts it",
+            "reason=twin_write_failed",
+            "reason: twin_write_failed happens outside the workers, where nothing is captured; lvsctl drops counts it",
         ),
         (
             "reason=no_route&verdict=punt",

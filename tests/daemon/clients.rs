@@ -81,7 +81,7 @@ fn wrong_requests_are_told_place_cause_and_cure() {
                 servers,
                 r#"{"server": "198.51.100.12:80", "weight": "1"}"#,
                 400,
-                "weight: invalid type: string \"1\", expected u32 at line 1 column 44",
+                "weight: invalid type: string \"1\", expected a whole number from 0 to 4294967295 at line 1 column 44",
             ),
             (
                 "POST",

@@ -3,6 +3,7 @@
 //! Needs root; works without hugepages and without a NIC. Tests run side by side: names carry the process id
 //! and a number.
 
+mod bad_input;
 mod capture;
 mod changes;
 mod clients;
@@ -17,4 +18,6 @@ mod spread;
 mod stand;
 mod sync;
 mod systemd;
+#[path = "../goldens/tools.rs"]
+mod tools;
 mod why;

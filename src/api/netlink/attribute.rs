@@ -43,8 +43,11 @@ impl<'bytes> Attribute<'bytes> {
         self.payload.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
     }
 
-    /// Text up to its NUL or its end, of at most `len_max` octets.
+    /// Text up to its NUL or its end, of at most `len_max` octets; `None` when there is not even a NUL.
     pub fn text(&self, len_max: usize) -> Option<String> {
+        if self.payload.is_empty() {
+            return None;
+        }
         let text = self.payload.split(|byte| *byte == 0).next().unwrap_or_default();
         (text.len() <= len_max).then(|| String::from_utf8_lossy(text).into_owned())
     }

@@ -141,7 +141,7 @@ fn every_key_in_the_reference_says_type_default_range_and_restart() {
 fn the_ranges_that_the_reference_states_are_the_real_ones() {
     for (limit, stated) in [
         (WORKERS_MAX as u64, "range: 1 to 64 -"),
-        (u64::from(TIMEOUT_CONFIGURED_MAX_SEC), "range: 1 to 8589934 -"),
+        (u64::from(TIMEOUT_CONFIGURED_MAX_SEC), "range: 1 to 2678400 -"),
         (u64::from(crate::limits::WEIGHT_MAX), "range: 0 to 2147483647 -"),
         (crate::limits::DEVICES_MAX as u64, "for each, at most 32."),
         (crate::limits::LOCAL_ADDRESSES_MAX as u64, "at most 1024 -"),
@@ -320,11 +320,11 @@ fn numbers_out_of_range_are_refused() {
         ),
         (
             "[timeouts]\nudp_sec = 0",
-            "2:11: timeouts.udp_sec: 0 is out of range: give 1 to 8589934",
+            "2:11: timeouts.udp_sec: 0 is out of range: give 1 to 2678400",
         ),
         (
-            "[timeouts]\ntcp_sec = 8589935",
-            "2:11: timeouts.tcp_sec: 8589935 is out of range: give 1 to 8589934",
+            "[timeouts]\ntcp_sec = 2678401",
+            "2:11: timeouts.tcp_sec: 2678401 is out of range: give 1 to 2678400",
         ),
         (
             "[eal]\nmain_core = 5000",
@@ -628,7 +628,7 @@ fn services_of_marks_persistence_and_tunnels_are_refused_with_their_line() {
             "3:23: service.persistence_netmask: \"wide\" is not a netmask: ",
         ),
         (
-            "fwmark = 66\npersistence_timeout_sec = 8589935",
+            "fwmark = 66\npersistence_timeout_sec = 2678401",
             "3:27: service.persistence_timeout_sec: ",
         ),
     ] {

@@ -353,6 +353,7 @@ fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Resu
                 raw.mss_max.as_ref().map(Spanned::span)
             }
             ServiceError::ZeroPortNotPersistent { .. } => raw.port.as_ref().map(Spanned::span),
+            ServiceError::OnePacketWithoutUdp { .. } => raw.one_packet.as_ref().map(Spanned::span),
             ServiceError::PersistenceOutOfRange { .. } => raw.persistence_timeout_sec.as_ref().map(Spanned::span),
             ServiceError::PersistenceMask { .. } => raw.persistence_netmask.as_ref().map(Spanned::span),
             _ => None,
@@ -477,6 +478,7 @@ fn server_spec(raw: &RawRealServer, service_port: u16) -> Result<ServerSpec, Inv
 fn server_span(raw: &RawRealServer, error: &ServiceError) -> Range<usize> {
     let at = match error {
         ServiceError::WeightOutOfRange { .. } => raw.weight.as_ref().map(Spanned::span),
+        ServiceError::TunnelWithoutMode { .. } => raw.tunnel.as_ref().map(Spanned::span),
         ServiceError::GuePortZero { .. } => {
             let port = raw.tunnel_port.as_ref().map(Spanned::span);
             port.or_else(|| raw.tunnel.as_ref().map(Spanned::span))
@@ -493,7 +495,9 @@ fn local_address_span(pool: &[Spanned<IpAddr>], error: &ServiceError) -> Option<
     let culprit = match error {
         ServiceError::LocalAddressFamily { addr, .. }
         | ServiceError::LocalAddressTwice { addr, .. }
-        | ServiceError::NotUnicast { addr, .. } => pool.iter().rev().find(|candidate| candidate.get_ref() == addr),
+        | ServiceError::LocalAddressNotUnicast { addr } => {
+            pool.iter().rev().find(|candidate| candidate.get_ref() == addr)
+        }
         _ => pool.first(),
     };
     culprit.map(Spanned::span)

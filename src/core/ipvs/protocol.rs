@@ -27,6 +27,8 @@ pub enum TimeoutError {
     /// Above [`TIMEOUT_CONFIGURED_MAX_SEC`].
     #[error("timeout of {sec} s is too long: give at most {TIMEOUT_CONFIGURED_MAX_SEC} s, or 0 to leave it unchanged")]
     TooLong {
+        /// Which one: `tcp_sec`, `tcp_fin_sec` or `udp_sec`.
+        name: &'static str,
         /// What was asked for.
         sec: u32,
     },
@@ -58,11 +60,9 @@ impl Timeouts {
     /// `ipvsadm --set tcp tcpfin udp`: the timeouts of ESTABLISHED, of FIN_WAIT and of UDP in seconds;
     /// 0 leaves one as it is. On an error nothing is changed.
     pub fn set(&mut self, tcp_sec: u32, tcp_fin_sec: u32, udp_sec: u32) -> Result<(), TimeoutError> {
-        if let Some(sec) = [tcp_sec, tcp_fin_sec, udp_sec]
-            .into_iter()
-            .find(|&sec| sec > TIMEOUT_CONFIGURED_MAX_SEC)
-        {
-            return Err(TimeoutError::TooLong { sec });
+        let named = [("tcp_sec", tcp_sec), ("tcp_fin_sec", tcp_fin_sec), ("udp_sec", udp_sec)];
+        if let Some((name, sec)) = named.into_iter().find(|(_, sec)| *sec > TIMEOUT_CONFIGURED_MAX_SEC) {
+            return Err(TimeoutError::TooLong { name, sec });
         }
         let replace = |timeout: &mut u32, sec: u32| {
             if sec > 0 {
@@ -158,7 +158,7 @@ mod tests {
     fn a_timeout_beyond_the_clock_is_refused_and_changes_nothing() {
         let mut timeouts = Timeouts::default();
         let error = timeouts.set(60, 60, TIMEOUT_CONFIGURED_MAX_SEC + 1).unwrap_err();
-        assert!(error.to_string().contains("at most 8589934 s"), "{error}");
+        assert!(error.to_string().contains("at most 2678400 s"), "{error}");
         assert_eq!(timeouts, Timeouts::default());
         timeouts.set(TIMEOUT_CONFIGURED_MAX_SEC, 0, 0).unwrap();
         assert_eq!(timeout_ms(&timeouts, TCP, TcpState::Established as u8), 1_728_000_000);

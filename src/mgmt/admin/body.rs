@@ -89,12 +89,26 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let place = error.path().to_string();
-        ApiError::new(ErrorCode::Malformed, error.into_inner().to_string()).at(place)
+        ApiError::new(ErrorCode::Malformed, in_words(error.into_inner().to_string())).at(place)
     })?;
     deserializer
         .end()
         .map_err(|error| ApiError::new(ErrorCode::Malformed, error.to_string()))?;
     Ok(value)
+}
+
+/// A parser's message without the names of Rust's types.
+fn in_words(message: String) -> String {
+    let numbers = [
+        ("u8", u64::from(u8::MAX)),
+        ("u16", u64::from(u16::MAX)),
+        ("u32", u64::from(u32::MAX)),
+        ("u64", u64::MAX),
+    ];
+    numbers.into_iter().fold(message, |message, (name, max)| {
+        let of_rust = format!("expected {name} at line");
+        message.replace(&of_rust, &format!("expected a whole number from 0 to {max} at line"))
+    })
 }
 
 /// The query of a request.

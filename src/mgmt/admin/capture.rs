@@ -33,18 +33,6 @@ const RECORDS_OF_WORKER: (usize, usize) = (256, 1_024);
 /// An Ethernet header.
 const SNAP_MIN: u64 = 14;
 
-/// Reasons for which the path does not drop: the frame is gone before it, or was sent on by it.
-const OUTSIDE_THE_PATH: [DropReason; 8] = [
-    DropReason::MultiSegment,
-    DropReason::NoMbuf,
-    DropReason::HeldQueueFull,
-    DropReason::HandOverRingFull,
-    DropReason::PuntRingFull,
-    DropReason::TxQueueFull,
-    DropReason::NoTwin,
-    DropReason::TwinWriteFailed,
-];
-
 /// How much at most.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
@@ -147,16 +135,17 @@ fn verdict_named(name: &str) -> Result<VerdictName, ApiError> {
 }
 
 fn reason_named(name: &str) -> Result<DropReason, ApiError> {
+    // The twin thread has no tap.
     let seen = || {
         DropReason::ALL
             .iter()
-            .filter(|reason| !OUTSIDE_THE_PATH.contains(reason))
+            .filter(|reason| **reason != DropReason::TwinWriteFailed)
     };
     if let Some(reason) = seen().find(|reason| reason.name() == name) {
         return Ok(*reason);
     }
     let message = if DropReason::ALL.iter().any(|reason| reason.name() == name) {
-        format!("{name} happens outside the path, where nothing is captured; lvsctl drops counts it")
+        format!("{name} happens outside the workers, where nothing is captured; lvsctl drops counts it")
     } else {
         let known: Vec<_> = seen().map(|reason| reason.name()).collect();
         format!("there is no reason {name:?}; choose one of {}", known.join(", "))

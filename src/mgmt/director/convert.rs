@@ -3,13 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lvs_api::{
-    ApiError, ClientAddress, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, Service, ServiceId, SyncDaemon,
-    SyncRole, Timeouts, Tunnel,
+    ApiError, ClientAddress, ErrorCode, MarkProtocol, MarkRule, Mode, Netmask, Persistence, PortRange, Prefix,
+    Protocol, Server, Service, ServiceId, SyncDaemon, SyncRole, Timeouts, Tunnel,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::client_address;
 use lvs_core::ipvs::desired::{ServerSpec, ServiceError, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::mark;
 use lvs_core::ipvs::persistence::{self, ClientMask};
 use lvs_core::ipvs::protocol::sctp::SctpState;
 use lvs_core::ipvs::protocol::tcp::TcpState;
@@ -19,6 +20,7 @@ use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::ipvs::stats;
 use lvs_core::ipvs::sync::daemon;
 use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
+use lvs_core::l3::DeviceId;
 use lvs_core::worker_state::ConnRecord;
 
 /// The core's key of a service.
@@ -61,7 +63,6 @@ pub const fn id(key: &ServiceKey) -> ServiceId {
     }
 }
 
-/// The core's persistence of a service of `family`.
 /// The core's way of telling servers the client's address.
 const fn core_client_address(carrier: ClientAddress) -> client_address::ClientAddress {
     use client_address::ClientAddress as Core;
@@ -86,6 +87,7 @@ pub const fn client_address(carrier: client_address::ClientAddress) -> ClientAdd
     }
 }
 
+/// The core's persistence of a service of `family`.
 fn core_persistence(persistence: Persistence, family: AddressFamily) -> persistence::Persistence {
     let Persistence { timeout_sec, netmask } = persistence;
     let mask = match netmask {
@@ -409,6 +411,88 @@ pub fn state_names() -> impl Iterator<Item = &'static str> {
     })
 }
 
+const fn mark_protocol_number(protocol: MarkProtocol) -> u8 {
+    match protocol {
+        MarkProtocol::Tcp => 6,
+        MarkProtocol::Udp => 17,
+        MarkProtocol::Sctp => 132,
+        MarkProtocol::Icmp => 1,
+    }
+}
+
+/// The core's rule of the classifier; devices by their places.
+pub fn core_mark_rule(rule: &MarkRule, devices: &[String]) -> Result<mark::MarkRule, ApiError> {
+    let MarkRule {
+        mark,
+        protocol,
+        source,
+        destination,
+        source_ports,
+        destination_ports,
+        device,
+        divert,
+    } = rule;
+    let ranges = |ranges: &[PortRange]| ranges.iter().map(|range| range.first..=range.last).collect();
+    let device = match device {
+        None => None,
+        Some(name) => {
+            let index = devices.iter().position(|device| device == name).ok_or_else(|| {
+                let message = format!(
+                    "there is no device {name:?}; there are: {} (one that is new in the configuration needs a restart)",
+                    devices.join(", ")
+                );
+                ApiError::new(ErrorCode::Refused, message).at("device")
+            })?;
+            Some(DeviceId(index as u8))
+        }
+    };
+    Ok(mark::MarkRule {
+        mark: *mark,
+        protocol: protocol.map(mark_protocol_number),
+        source: source.map(Prefix::net),
+        destination: destination.map(Prefix::net),
+        source_ports: ranges(source_ports),
+        destination_ports: ranges(destination_ports),
+        device,
+        divert: *divert,
+    })
+}
+
+/// The API's rule of the classifier; devices by their names.
+pub fn mark_rule(rule: &mark::MarkRule, devices: &[String]) -> MarkRule {
+    let mark::MarkRule {
+        mark,
+        protocol,
+        source,
+        destination,
+        source_ports,
+        destination_ports,
+        device,
+        divert,
+    } = rule;
+    let named = |number: u8| {
+        let mut all = MarkProtocol::ALL.into_iter();
+        all.find(|protocol| mark_protocol_number(*protocol) == number)
+    };
+    let ranges = |ranges: &[std::ops::RangeInclusive<u16>]| {
+        let one = |range: &std::ops::RangeInclusive<u16>| PortRange {
+            first: *range.start(),
+            last: *range.end(),
+        };
+        ranges.iter().map(one).collect()
+    };
+    MarkRule {
+        mark: *mark,
+        protocol: protocol.and_then(named),
+        source: source.map(Prefix::new),
+        destination: destination.map(Prefix::new),
+        source_ports: ranges(source_ports),
+        destination_ports: ranges(destination_ports),
+        device: device.and_then(|id| devices.get(usize::from(id.0)).cloned()),
+        divert: *divert,
+    }
+}
+
 /// The refusal that an error of the core becomes.
 pub fn refusal(error: ServiceError) -> ApiError {
     use ServiceError::*;
@@ -420,10 +504,12 @@ pub fn refusal(error: ServiceError) -> ApiError {
         WeightOutOfRange { .. } => (ErrorCode::Refused, "weight"),
         ThresholdsReversed { .. } => (ErrorCode::Refused, "lower_threshold_conns"),
         ThresholdOutOfRange { .. } => (ErrorCode::Refused, "upper_threshold_conns"),
-        MixedFamilies { .. } => (ErrorCode::Refused, "server"),
+        MixedFamilies { .. } | ServerNotUnicast { .. } => (ErrorCode::Refused, "server"),
         ModeNotConfigurable { .. } | MixedModes { .. } => (ErrorCode::Refused, "mode"),
         GuePortZero { .. } => (ErrorCode::Refused, "tunnel.port"),
+        TunnelWithoutMode { .. } => (ErrorCode::Refused, "tunnel"),
         MarkZero => (ErrorCode::Refused, "service"),
+        OnePacketWithoutUdp { .. } => (ErrorCode::Refused, "one_packet"),
         ClientAddressWithoutPool { .. } | ClientAddressProtocol { .. } => (ErrorCode::Refused, "client_address"),
         MssOutOfRange { .. } | MssWithoutTcp { .. } => (ErrorCode::Refused, "mss_max"),
         PersistenceOutOfRange { .. } => (ErrorCode::Refused, "persistence.timeout_sec"),
@@ -431,9 +517,10 @@ pub fn refusal(error: ServiceError) -> ApiError {
         ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),
         LocalAddressFamily { .. }
         | LocalAddressTwice { .. }
+        | LocalAddressNotUnicast { .. }
         | TooManyLocalAddresses { .. }
         | PoolCarriesClientAddress { .. } => (ErrorCode::Refused, "local_addresses"),
-        NotUnicast { .. } | TooManyServices | TooManyServers => (ErrorCode::Refused, ""),
+        TooManyServices | TooManyServers => (ErrorCode::Refused, ""),
     };
     ApiError::new(code, error.to_string()).at(place)
 }

@@ -5,12 +5,11 @@
 
 use std::sync::Arc;
 
-use lvs_api::{Action, ApiError, ErrorCode, MarkProtocol, MarkRule, PortRange, Prefix, SettingValue, Settings, State};
-use lvs_core::ipvs::mark::{self, MarkError, MarkRules};
+use lvs_api::{Action, ApiError, ErrorCode, MarkRule, SettingValue, Settings, State};
+use lvs_core::ipvs::mark::{MarkError, MarkRules};
 use lvs_core::ipvs::sysctl::Sysctls;
-use lvs_core::l3::DeviceId;
 
-use super::{Director, Wanted};
+use super::{Director, Wanted, convert};
 
 /// The kernel's value of a setting before anyone changed it; `None` for a name that does not exist.
 pub fn sysctl_default(name: &str) -> Option<SettingValue> {
@@ -28,7 +27,11 @@ pub fn sysctls(sysctls: &Sysctls) -> Settings {
 
 /// The rules by the names of their devices.
 pub fn marks(rules: &MarkRules, devices: &[String]) -> Vec<MarkRule> {
-    rules.rules().iter().map(|rule| of_core(rule, devices)).collect()
+    rules
+        .rules()
+        .iter()
+        .map(|rule| convert::mark_rule(rule, devices))
+        .collect()
 }
 
 /// What leads to the settings and rules of a whole state, one by one, so that one that is refused costs no other.
@@ -69,7 +72,7 @@ impl Wanted {
         };
         let mut core = Vec::with_capacity(rules.len());
         for (index, rule) in rules.iter().enumerate() {
-            core.push(to_core(rule, &self.devices).map_err(|error| inside(index, error))?);
+            core.push(convert::core_mark_rule(rule, &self.devices).map_err(|error| inside(index, error))?);
         }
         let checked = MarkRules::new(core).map_err(|error| match error.rule() {
             Some(index) => inside(index, refusal(error)),
@@ -91,7 +94,7 @@ impl Wanted {
             );
             return Err(ApiError::new(ErrorCode::Refused, message).at("number"));
         }
-        rules.insert(position, to_core(rule, &self.devices)?);
+        rules.insert(position, convert::core_mark_rule(rule, &self.devices)?);
         self.marks = Arc::new(MarkRules::new(rules).map_err(refusal)?);
         Ok(())
     }
@@ -128,84 +131,4 @@ fn refusal(error: MarkError) -> ApiError {
         MarkError::EmptyRange { .. } | MarkError::Twice { .. } | MarkError::TooMany { .. } => "",
     };
     ApiError::new(ErrorCode::Refused, error.to_string()).at(place)
-}
-
-const fn protocol_number(protocol: MarkProtocol) -> u8 {
-    match protocol {
-        MarkProtocol::Tcp => 6,
-        MarkProtocol::Udp => 17,
-        MarkProtocol::Sctp => 132,
-        MarkProtocol::Icmp => 1,
-    }
-}
-
-fn to_core(rule: &MarkRule, devices: &[String]) -> Result<mark::MarkRule, ApiError> {
-    let MarkRule {
-        mark,
-        protocol,
-        source,
-        destination,
-        source_ports,
-        destination_ports,
-        device,
-        divert,
-    } = rule;
-    let ranges = |ranges: &[PortRange]| ranges.iter().map(|range| range.first..=range.last).collect();
-    let device = match device {
-        None => None,
-        Some(name) => {
-            let index = devices.iter().position(|device| device == name).ok_or_else(|| {
-                let message = format!(
-                    "there is no device {name:?}; there are: {} (one that is new in the configuration needs a restart)",
-                    devices.join(", ")
-                );
-                ApiError::new(ErrorCode::Refused, message).at("device")
-            })?;
-            Some(DeviceId(index as u8))
-        }
-    };
-    Ok(mark::MarkRule {
-        mark: *mark,
-        protocol: protocol.map(protocol_number),
-        source: source.map(Prefix::net),
-        destination: destination.map(Prefix::net),
-        source_ports: ranges(source_ports),
-        destination_ports: ranges(destination_ports),
-        device,
-        divert: *divert,
-    })
-}
-
-fn of_core(rule: &mark::MarkRule, devices: &[String]) -> MarkRule {
-    let mark::MarkRule {
-        mark,
-        protocol,
-        source,
-        destination,
-        source_ports,
-        destination_ports,
-        device,
-        divert,
-    } = rule;
-    let named = |number: u8| {
-        let mut all = MarkProtocol::ALL.into_iter();
-        all.find(|protocol| protocol_number(*protocol) == number)
-    };
-    let ranges = |ranges: &[std::ops::RangeInclusive<u16>]| {
-        let one = |range: &std::ops::RangeInclusive<u16>| PortRange {
-            first: *range.start(),
-            last: *range.end(),
-        };
-        ranges.iter().map(one).collect()
-    };
-    MarkRule {
-        mark: *mark,
-        protocol: protocol.and_then(named),
-        source: source.map(Prefix::new),
-        destination: destination.map(Prefix::new),
-        source_ports: ranges(source_ports),
-        destination_ports: ranges(destination_ports),
-        device: device.and_then(|id| devices.get(usize::from(id.0)).cloned()),
-        divert: *divert,
-    }
 }

@@ -123,7 +123,8 @@ impl Director {
             role: role.unwrap_or(SyncRole::Master),
             interface: wanted.interface.clone(),
             sync_id: u8::try_from(wanted.sync_id).map_err(|_| Errno::Invalid)?,
-            max_len_bytes: wanted.max_len,
+            // The kernel shortens what does not fit.
+            max_len_bytes: wanted.max_len.min(daemon::MESSAGE_MAX),
             group: wanted.group.unwrap_or(SyncDaemon::GROUP_DEFAULT),
             port: given(wanted.port, SyncDaemon::PORT_DEFAULT),
             ttl: given(u16::from(wanted.ttl), u16::from(SyncDaemon::TTL_DEFAULT)) as u8,
@@ -205,6 +206,9 @@ fn refusal(error: &SyncDaemonError) -> ApiError {
     let (code, place) = match error {
         SyncDaemonError::InterfaceName { .. } => (ErrorCode::Refused, "interface"),
         SyncDaemonError::Group { .. } => (ErrorCode::Refused, "group"),
+        SyncDaemonError::Length { .. } => (ErrorCode::Refused, "max_len_bytes"),
+        SyncDaemonError::Port => (ErrorCode::Refused, "port"),
+        SyncDaemonError::Ttl => (ErrorCode::Refused, "ttl"),
         SyncDaemonError::Exists { .. } => (ErrorCode::SyncDaemonExists, "role"),
         SyncDaemonError::Missing { .. } => (ErrorCode::NoSuchSyncDaemon, ""),
         SyncDaemonError::MixedFamilies => (ErrorCode::Refused, ""),

@@ -40,6 +40,9 @@ fn protocols(spec: &ServiceSpec) -> Result<(), ServiceError> {
     let ServiceKey::Address { protocol, .. } = spec.key else {
         return Ok(());
     };
+    if spec.one_packet && protocol != ServiceProtocol::Udp {
+        return Err(ServiceError::OnePacketWithoutUdp { service: spec.key });
+    }
     if spec.mss_max != 0 && protocol != ServiceProtocol::Tcp {
         return Err(ServiceError::MssWithoutTcp { service: spec.key });
     }
@@ -89,10 +92,8 @@ fn persistence(key: &ServiceKey, persistence: &Persistence) -> Result<(), Servic
 
 pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceError> {
     let server = SocketAddr::new(spec.addr, spec.port);
-    unicast(spec.addr, "real server")?;
-    if matches!(spec.addr, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-        let (addr, role) = (spec.addr, "real server");
-        return Err(ServiceError::NotUnicast { addr, role });
+    if !is_unicast(spec.addr) || matches!(spec.addr, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return Err(ServiceError::ServerNotUnicast { addr: spec.addr });
     }
     if !matches!(
         spec.mode,
@@ -106,8 +107,11 @@ pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceE
     if AddressFamily::of(&spec.addr) != key.family() && spec.mode != ForwardingMode::Tunnel {
         return Err(ServiceError::MixedFamilies { service: *key, server });
     }
-    if matches!(spec.tunnel, TunnelKind::Gue { port: 0, .. }) && spec.mode == ForwardingMode::Tunnel {
+    if matches!(spec.tunnel, TunnelKind::Gue { port: 0, .. }) {
         return Err(ServiceError::GuePortZero { server });
+    }
+    if spec.tunnel != TunnelKind::IpIp && spec.mode != ForwardingMode::Tunnel {
+        return Err(ServiceError::TunnelWithoutMode { server });
     }
     if spec.weight > WEIGHT_MAX {
         return Err(ServiceError::WeightOutOfRange {
@@ -154,7 +158,9 @@ pub(super) fn local_addresses(key: &ServiceKey, addresses: &[IpAddr]) -> Result<
     }
     let mut seen = HashSet::new();
     for &addr in addresses {
-        unicast(addr, "local-address pool")?;
+        if !is_unicast(addr) {
+            return Err(ServiceError::LocalAddressNotUnicast { addr });
+        }
         if AddressFamily::of(&addr) != key.family() {
             return Err(ServiceError::LocalAddressFamily { service: *key, addr });
         }
@@ -165,10 +171,12 @@ pub(super) fn local_addresses(key: &ServiceKey, addresses: &[IpAddr]) -> Result<
     Ok(())
 }
 
-fn unicast(addr: IpAddr, role: &'static str) -> Result<(), ServiceError> {
-    let is_broadcast = matches!(addr, IpAddr::V4(v4) if v4.is_broadcast());
-    if addr.is_unspecified() || addr.is_multicast() || is_broadcast {
-        return Err(ServiceError::NotUnicast { addr, role });
-    }
-    Ok(())
+/// Of IPv4 without the broadcast addresses of networks, which only the director knows.
+const fn is_unicast(addr: IpAddr) -> bool {
+    let is_other = match addr {
+        IpAddr::V4(v4) => v4.is_broadcast(),
+        // No packet has such an address; the kernel calls it no unicast address either.
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().is_some(),
+    };
+    !(addr.is_unspecified() || addr.is_multicast() || is_other)
 }

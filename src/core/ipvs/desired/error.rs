@@ -72,6 +72,12 @@ pub enum ServiceError {
          give a port from 1 to 65535, or a persistence timeout"
     )]
     ZeroPortNotPersistent { service: ServiceKey },
+    /// ipvsadm: `One-Packet Scheduling is only for UDP virtual services`; a mark's packets may be UDP.
+    #[error(
+        "service {service} cannot schedule packet by packet, only udp and fwmark services can: \
+         leave one-packet scheduling out, or make it a udp service"
+    )]
+    OnePacketWithoutUdp { service: ServiceKey },
     /// Kernel: `EINVAL`.
     #[error("a fwmark service needs a mark: give 1 or more")]
     MarkZero,
@@ -89,6 +95,9 @@ pub enum ServiceError {
         "real server {server} is tunnelled by GUE to port 0: give the UDP port that its GUE listens on, 1 to 65535"
     )]
     GuePortZero { server: SocketAddr },
+    /// ipvsadm: `Tunnel options conflict with forward method`.
+    #[error("real server {server} has a kind of tunnel and no tunnel: give mode tunnel, or leave the tunnel out")]
+    TunnelWithoutMode { server: SocketAddr },
     /// Replies are seen of some and not of others, so their traffic cannot be compared.
     #[error(
         "scheduler {scheduler} of service {service} compares traffic, which wants all its real servers in one mode: \
@@ -99,8 +108,11 @@ pub enum ServiceError {
         scheduler: &'static str,
     },
     /// Kernel: `EINVAL`.
-    #[error("{addr} cannot be the address of a {role}: give a unicast address")]
-    NotUnicast { addr: IpAddr, role: &'static str },
+    #[error("{addr} cannot be the address of a real server: give a unicast address")]
+    ServerNotUnicast { addr: IpAddr },
+    /// Replies are sent to it.
+    #[error("{addr} cannot be the address of a local-address pool: give a unicast address")]
+    LocalAddressNotUnicast { addr: IpAddr },
     /// FULLNAT does not change the family.
     #[error(
         "local address {addr} is of another address family than service {service}: \

@@ -16,6 +16,8 @@ pub const PORT_DEFAULT: u16 = 8_848;
 pub const TTL_DEFAULT: u8 = 1;
 /// `IFNAMSIZ` less the terminating octet.
 const INTERFACE_NAME_MAX: usize = 15;
+/// Longest message, in octets: what an IPv4 datagram of UDP carries.
+pub const MESSAGE_MAX: u16 = u16::MAX - 28;
 /// The MTU that a master fits its messages to, whatever its interface has.
 const MTU_ASSUMED: u16 = 1_500;
 /// Shortest message that a backup makes room for, in octets.
@@ -55,6 +57,18 @@ pub enum SyncDaemonError {
         /// As given.
         group: IpAddr,
     },
+    /// Longer than a datagram.
+    #[error("messages of {len} octets are too long: give at most {MESSAGE_MAX}, or 0 for what fits the link")]
+    Length {
+        /// As given.
+        len: u16,
+    },
+    /// ipvsadm: `illegal mcast-port specified`.
+    #[error("messages cannot go to port 0: give 1 to 65535, like {PORT_DEFAULT}")]
+    Port,
+    /// ipvsadm: `illegal mcast-ttl specified`.
+    #[error("messages with a TTL of 0 do not leave: give 1 to 255, like {TTL_DEFAULT}")]
+    Ttl,
     /// One daemon of each role.
     #[error("a {} daemon runs already: stop it first", role.name())]
     Exists {
@@ -62,7 +76,7 @@ pub enum SyncDaemonError {
         role: SyncRole,
     },
     /// None runs.
-    #[error("no {} daemon runs", role.name())]
+    #[error("no {} daemon runs: there is nothing to stop", role.name())]
     Missing {
         /// Which.
         role: SyncRole,
@@ -108,7 +122,7 @@ impl SyncDaemon {
     /// Checks what can be checked without the machine.
     ///
     /// # Errors
-    /// A name or group that cannot be.
+    /// A name, group, port, TTL or length that cannot be.
     pub fn check(&self) -> Result<(), SyncDaemonError> {
         let name = &self.interface;
         let is_name = (1..=INTERFACE_NAME_MAX).contains(&name.len())
@@ -118,6 +132,15 @@ impl SyncDaemon {
         }
         if !self.group.is_multicast() {
             return Err(SyncDaemonError::Group { group: self.group });
+        }
+        if self.max_len > MESSAGE_MAX {
+            return Err(SyncDaemonError::Length { len: self.max_len });
+        }
+        if self.port == 0 {
+            return Err(SyncDaemonError::Port);
+        }
+        if self.ttl == 0 {
+            return Err(SyncDaemonError::Ttl);
         }
         Ok(())
     }

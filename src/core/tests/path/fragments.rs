@@ -32,7 +32,7 @@ pub(crate) fn in_fragments(frame: &[u8], payload: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn fill_header_checksum(frame: &mut [u8]) {
+pub(crate) fn fill_header_checksum(frame: &mut [u8]) {
     frame[24..26].fill(0);
     let words = frame[14..34]
         .chunks(2)

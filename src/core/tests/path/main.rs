@@ -2,6 +2,7 @@
 
 mod errors;
 mod explanations;
+mod fragment_orders;
 mod fragments;
 mod introduce;
 mod modes;

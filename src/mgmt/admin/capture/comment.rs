@@ -63,6 +63,7 @@ const fn kind(kind: Kind) -> &'static str {
         Kind::Made => "made",
         Kind::Held => "held",
         Kind::FromKernel => "from_kernel",
+        Kind::Lost => "lost",
     }
 }
 

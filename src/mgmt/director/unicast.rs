@@ -1,0 +1,29 @@
+//! Real servers that are everybody: the broadcast addresses of the director's networks, which the core cannot know.
+//!
+//! In:  a server or service that is about to be added. Out: a refusal. Asked of what is new only: networks come and
+//! go, and a server once taken stays. Ref: Linux ip_vs_ctl.c `ip_vs_add_dest()`, `inet_addr_type()`.
+
+use lvs_api::{ApiError, Server, Service};
+use lvs_core::address::{Addr4, Address};
+use lvs_core::ipvs::desired::ServiceError;
+
+use super::{Director, convert};
+
+impl Director {
+    pub(super) fn refuse_broadcast(&self, server: &Server) -> Result<(), ApiError> {
+        let addr = server.server.ip();
+        // IPv6 has no broadcasts, and the kernel takes a subnet's anycast address.
+        if Addr4::from_ip(addr).is_some_and(|addr| self.l3.is_broadcast(addr)) {
+            return Err(convert::refusal(ServiceError::ServerNotUnicast { addr }));
+        }
+        Ok(())
+    }
+
+    pub(super) fn refuse_broadcasts(&self, service: &Service) -> Result<(), ApiError> {
+        for (index, server) in service.servers.iter().enumerate() {
+            self.refuse_broadcast(server)
+                .map_err(|error| error.at(format!("servers[{index}].server")))?;
+        }
+        Ok(())
+    }
+}
