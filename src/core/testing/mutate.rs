@@ -52,8 +52,9 @@ pub fn add_services(desired: &mut DesiredServices) {
             };
             for number in 11..14 {
                 let server = ServerSpec {
-                    // Of effect in tunnel mode only: one server of each kind.
+                    // One server of each kind.
                     tunnel: match number {
+                        _ if mode != ForwardingMode::Tunnel => TunnelKind::IpIp,
                         12 => TunnelKind::Gre { checksum: true },
                         13 => TunnelKind::Gue {
                             port: 6_080,
