@@ -103,21 +103,17 @@ impl Mailbox {
         }
     }
 
-    /// Whether a command waits, for the worker.
+    /// Whether a command waits and there is room for its reply, for the worker.
     #[inline]
     pub(super) fn has_command(&self) -> bool {
-        !self.commands.is_empty()
+        // The worker is the only sender of replies, so room seen here is still there when it answers.
+        !self.commands.is_empty() && !self.replies.is_full()
     }
 
     /// The next command, for the worker: `None` also while there is no room for its reply.
     #[inline]
     pub(super) fn next_command(&self) -> Option<Command> {
-        // The worker is the only sender of replies, so room seen here is still there when it answers.
-        if self.commands.is_empty() || self.replies.is_full() {
-            None
-        } else {
-            self.commands.pop()
-        }
+        if self.has_command() { self.commands.pop() } else { None }
     }
 
     /// Answers a command, for the worker: there is room, by [`Self::next_command`].
