@@ -121,6 +121,8 @@ fn the_screen_shows_workers_services_servers_and_drops_and_follows_the_keys() {
     // What changes is seen.
     terminal.keys("/");
     terminal.tmux(&["send-keys", "Escape"]);
+    // A key that follows at once would be read as one with Alt.
+    terminal.shows(&["198.51.100.1:80", "198.51.100.2:80"]);
     terminal.keys("4");
     terminal.shows(&["[4:Drops]", "no_route"]);
     stand.workers[1].counters.drop_packet(DropReason::Truncated);
