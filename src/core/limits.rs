@@ -80,7 +80,7 @@ pub const IPV6_EXTENSIONS_MAX: usize = 8;
 /// VLAN tags walked (802.1Q and 802.1ad).
 pub const VLAN_TAGS_MAX: usize = 2;
 
-/// Timers of one family served in one pass of the loop, some 15 µs: a mass expiry never stalls the queue. One pass begins
+/// Timers of one family served in one pass of the loop, so that a mass expiry never stalls the queue. One pass begins
 /// up to [`BURST_MAX`] connections a queue, each of which is served twice or three times (it may come down a level first).
 pub const TIMERS_PER_PASS_MAX: usize = 128;
 
@@ -113,7 +113,7 @@ pub const DEFENCE_PERIOD_MS: u32 = 1_000;
 /// `drop_entry` looks at one part in so many of the table each time (ip_vs_conn.c: a 32nd).
 pub const DROP_ENTRY_PARTS: usize = 32;
 /// Slots of a connection table looked at in one housekeeping pass by `drop_entry` and as many by `expire_nodest_conn`, so
-/// that neither stalls the queue: some 40 µs if all of them go.
+/// that neither stalls the queue.
 pub const SWEEP_SLOTS_MAX: usize = 256;
 
 /// Hops (resolved neighbours times the MTUs that routes impose): ids are 16 bits and the last one means none.

@@ -27,7 +27,7 @@ const PAUSE_FACTOR: u32 = 4;
 /// The longest that an answer waits for workers; a quiet one looks into its mailbox every millisecond.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// So long a waiting answer looks again and again before it sleeps: a worker that polls needs microseconds.
+/// So long a waiting answer looks again and again before it sleeps: a worker that polls has it with its next pass.
 const KEEN: Duration = Duration::from_micros(100);
 
 /// Between two looks of an answer that waits for longer.
