@@ -10,5 +10,6 @@ fn main() {
     let revision = described.as_deref().map_or("unknown", str::trim);
     println!("cargo:rustc-env=LVSD_REVISION={revision}");
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=.git/HEAD");
+    // Written by every commit and checkout, while HEAD often only names the branch.
+    println!("cargo:rerun-if-changed=.git/logs/HEAD");
 }
