@@ -35,7 +35,7 @@ use crew::WorkerParts;
 use exits::Exits;
 use handover::{Handed, Inbox};
 use housekeeping::Pace;
-use idle::Idle;
+use idle::{Idle, Resting};
 use mailbox::Mailbox;
 use packet_path::PacketPath;
 use punt::{InjectedFrames, TwinFrame};
@@ -109,7 +109,7 @@ impl<P: PacketPath> Worker<P> {
             // Housekeeping serves timers too.
             let worked = house || self.expire(now);
             if busy || !worked {
-                self.idle.after_pass(busy, before, &mut self.rx, &self.counters);
+                self.rest_if_idle(busy, before);
             } else if obeyed {
                 self.idle.stay_awake(before);
             }
@@ -117,6 +117,17 @@ impl<P: PacketPath> Worker<P> {
             self.mark(StepName::House);
         }
         self.exits.flush();
+    }
+
+    #[inline]
+    fn rest_if_idle(&mut self, busy: bool, began: u64) {
+        let resting = Resting {
+            mailbox: &self.mailbox,
+            counters: &self.counters,
+        };
+        if self.idle.after_pass(busy, began, &mut self.rx, resting) && self.obey_all() {
+            self.idle.stay_awake(clock::cycles());
+        }
     }
 
     /// Takes one burst from each receive queue to its end.

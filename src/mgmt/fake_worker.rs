@@ -22,6 +22,7 @@ pub(super) struct FakeWorker {
     pub published: Mutex<Vec<Arc<Snapshot>>>,
     pub mailbox_full: AtomicBool,
     pub silent: AtomicBool,
+    pub at_rest: AtomicBool,
     pub conns: Mutex<Vec<ConnRecord>>,
     /// How many parts of its table were asked for.
     pub dumps: AtomicUsize,
@@ -38,6 +39,7 @@ impl FakeWorker {
             published: Mutex::default(),
             mailbox_full: AtomicBool::new(false),
             silent: AtomicBool::new(false),
+            at_rest: AtomicBool::new(false),
             conns: Mutex::default(),
             dumps: AtomicUsize::new(0),
             synced: Mutex::default(),
@@ -61,6 +63,10 @@ impl WorkerPort for FakeWorker {
         }
         self.published.lock().unwrap().push(snapshot);
         true
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.at_rest.load(Ordering::Relaxed)
     }
 
     fn counters(&self) -> &WorkerCounters {

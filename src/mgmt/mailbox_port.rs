@@ -95,6 +95,10 @@ impl WorkerPort for MailboxPort {
         self.mailbox.commands.push(Command::Publish(snapshot)).is_ok()
     }
 
+    fn is_at_rest(&self) -> bool {
+        self.mailbox.is_at_rest()
+    }
+
     fn counters(&self) -> &WorkerCounters {
         &self.counters
     }

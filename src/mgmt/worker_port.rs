@@ -27,6 +27,9 @@ pub trait WorkerPort: Send + Sync {
     /// Sends the newest snapshot; `false` when the mailbox is full: the director tries again.
     fn publish(&self, snapshot: Arc<Snapshot>) -> bool;
 
+    /// Whether the worker uses what was published before it takes its next frame, because it rests.
+    fn is_at_rest(&self) -> bool;
+
     /// What the worker counts.
     fn counters(&self) -> &WorkerCounters;
 

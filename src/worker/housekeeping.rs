@@ -7,10 +7,11 @@ use lvs_core::l3::DeviceId;
 use lvs_core::path::{DropReason, Verdict};
 use lvs_core::tick::Tick;
 
+use crate::dpdk::clock;
 use crate::worker::Worker;
 use crate::worker::capture::Kind;
 use crate::worker::hold::Held;
-use crate::worker::mailbox::{Command, ConnDump, Reply};
+use crate::worker::mailbox::{COMMANDS_MAX, Command, ConnDump, Reply};
 use crate::worker::packet_path::PacketPath;
 
 /// Busy passes after which it is time even within the same millisecond: nobody waits longer for a busy worker's answer
@@ -84,6 +85,20 @@ impl<P: PacketPath> Worker<P> {
         }
         self.counters.held.set(self.exits.hold.len() as u64);
         obeyed
+    }
+
+    /// Behind a rest: whoever saw the worker at rest relies on it that no frame is judged before. Whether there were
+    /// commands.
+    #[cold]
+    pub(super) fn obey_all(&mut self) -> bool {
+        let now = self.clock.tick_of(clock::cycles());
+        for taken in 0..COMMANDS_MAX {
+            let Some(command) = self.mailbox.next_command() else {
+                return taken > 0;
+            };
+            self.obey(command, now);
+        }
+        true
     }
 
     fn obey(&mut self, command: Command, now: Tick) {

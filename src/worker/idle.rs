@@ -10,6 +10,7 @@ use std::time::Duration;
 use lvs_core::counters::{SingleWriter, WorkerCounters};
 
 use crate::dpdk::{Clock, RxQueue, clock, queue};
+use crate::worker::mailbox::Mailbox;
 
 /// How much CPU an idle worker burns against how soon it notices a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,16 +77,16 @@ impl Idle {
         }
     }
 
-    /// Behind every pass; `began` is when it did, in cycles.
+    /// Behind every pass; `began` is when it did, in cycles. Whether there was a rest.
     #[inline]
-    pub(super) fn after_pass(&mut self, busy: bool, began: u64, rx: &mut [RxQueue], counters: &WorkerCounters) {
+    pub(super) fn after_pass(&mut self, busy: bool, began: u64, rx: &mut [RxQueue], resting: Resting<'_>) -> bool {
         if busy {
             self.empty_passes = 0;
             self.busy_at = began;
             if self.armed {
                 self.disarm(rx);
             }
-            return;
+            return false;
         }
         match self.policy {
             IdlePolicy::Spin => {}
@@ -93,23 +94,25 @@ impl Idle {
             IdlePolicy::Sleep { after_polls, us } => {
                 self.empty_passes = self.empty_passes.saturating_add(1);
                 if self.empty_passes > after_polls {
-                    asleep(counters, || std::thread::sleep(Duration::from_micros(u64::from(us))));
-                } else {
-                    std::hint::spin_loop();
+                    resting.asleep(|| std::thread::sleep(Duration::from_micros(u64::from(us))));
+                    return true;
                 }
+                std::hint::spin_loop();
             }
             IdlePolicy::Adaptive { quiet_us, sleep_max_us } => {
                 let silence_us = began.wrapping_sub(self.busy_at) / self.cycles_per_us;
                 if silence_us < u64::from(quiet_us) {
                     std::hint::spin_loop();
                 } else if self.wakes {
-                    self.await_interrupt(rx, counters);
+                    return self.await_interrupt(rx, resting);
                 } else {
                     let us = sleep_us(silence_us, sleep_max_us);
-                    asleep(counters, || std::thread::sleep(Duration::from_micros(us)));
+                    resting.asleep(|| std::thread::sleep(Duration::from_micros(us)));
+                    return true;
                 }
             }
         }
+        false
     }
 
     /// Behind a pass that brought no frames and took a command: one change seldom comes alone.
@@ -119,21 +122,22 @@ impl Idle {
         self.busy_at = began;
     }
 
-    /// Arms the queues and lets one more pass look for what came before; behind that pass, waits.
+    /// Arms the queues and lets one more pass look for what came before; behind that pass, waits. Whether it did.
     #[cold]
-    fn await_interrupt(&mut self, rx: &mut [RxQueue], counters: &WorkerCounters) {
+    fn await_interrupt(&mut self, rx: &mut [RxQueue], resting: Resting<'_>) -> bool {
         if !self.armed {
             rx.iter_mut().for_each(RxQueue::arm);
             self.armed = true;
-            return;
+            return false;
         }
         let mut woken = false;
-        asleep(counters, || woken = queue::wait_for_interrupt(WAIT_MS));
+        resting.asleep(|| woken = queue::wait_for_interrupt(WAIT_MS));
         if woken {
-            counters.interrupts.add(1);
+            resting.counters.interrupts.add(1);
             // Many NICs arm a queue for one interrupt.
             self.disarm(rx);
         }
+        true
     }
 
     #[cold]
@@ -148,12 +152,21 @@ fn sleep_us(silence_us: u64, sleep_max_us: u32) -> u64 {
     (silence_us / SILENCE_TO_SLEEP).clamp(1, u64::from(sleep_max_us.max(1)))
 }
 
-#[cold]
-fn asleep(counters: &WorkerCounters, sleep: impl FnOnce()) {
-    let before = clock::cycles();
-    sleep();
-    counters.sleeps.add(1);
-    counters.sleep_cycles.add(clock::cycles().wrapping_sub(before));
+/// Who is told of a rest.
+#[derive(Clone, Copy)]
+pub(super) struct Resting<'a> {
+    pub(super) mailbox: &'a Mailbox,
+    pub(super) counters: &'a WorkerCounters,
+}
+
+impl Resting<'_> {
+    #[cold]
+    fn asleep(self, sleep: impl FnOnce()) {
+        let before = clock::cycles();
+        self.mailbox.rest(sleep);
+        self.counters.sleeps.add(1);
+        self.counters.sleep_cycles.add(clock::cycles().wrapping_sub(before));
+    }
 }
 
 #[cfg(test)]

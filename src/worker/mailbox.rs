@@ -4,6 +4,7 @@
 //! reply is never lost and never waited for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 use lvs_core::ipvs::sync::SyncConn;
@@ -17,7 +18,7 @@ use crate::worker::capture::Tap;
 
 /// Commands that may wait for a worker: snapshots follow each other quickly in a mass change, and only the
 /// newest matters, so a full mailbox means "try again with a newer one".
-const COMMANDS_MAX: usize = 64;
+pub(super) const COMMANDS_MAX: usize = 64;
 
 /// Replies that may wait for the management core.
 const REPLIES_MAX: usize = 1_024;
@@ -91,6 +92,8 @@ pub struct Mailbox {
     pub replies: ArrayQueue<Reply>,
     /// Worker to management core: connections to tell other directors.
     pub synced: ArrayQueue<SyncConn>,
+    /// See [`Self::rest`].
+    at_rest: AtomicBool,
 }
 
 impl Mailbox {
@@ -100,7 +103,24 @@ impl Mailbox {
             commands: ArrayQueue::new(COMMANDS_MAX),
             replies: ArrayQueue::new(REPLIES_MAX),
             synced: ArrayQueue::new(SYNCED_MAX),
+            at_rest: AtomicBool::new(false),
         }
+    }
+
+    /// Rests, for the worker. Behind it the worker obeys what has come meanwhile before it takes a frame.
+    pub(super) fn rest(&self, rest: impl FnOnce()) {
+        self.at_rest.store(true, Ordering::SeqCst);
+        rest();
+        self.at_rest.store(false, Ordering::SeqCst);
+        // Who pushed a command and then saw the worker at rest did both before this.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether the worker obeys every command pushed so far before it takes its next frame, because it is at rest.
+    pub fn is_at_rest(&self) -> bool {
+        fence(Ordering::SeqCst);
+        // A worker at rest replies nothing, so the room seen here is still there when it obeys.
+        self.at_rest.load(Ordering::SeqCst) && self.replies.len() + COMMANDS_MAX <= REPLIES_MAX
     }
 
     /// Whether a command waits and there is room for its reply, for the worker.

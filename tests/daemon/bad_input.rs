@@ -14,7 +14,6 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, co
 use serde::Deserialize;
 
 use crate::stand::{Daemon, Stand};
-use crate::tools::lvs_run;
 
 /// The table's columns; `bad-input.toml` says what they are.
 #[derive(Debug, Deserialize)]
@@ -70,13 +69,7 @@ impl Ways<'_> {
 
     /// The distribution's ipvsadm, or any shell line with it.
     fn shell(&self, line: &str) -> Output {
-        let mut command = self.stand.command();
-        command
-            .arg(&lvs_run().program)
-            .env("LVS_IPVS_LIBRARY", &lvs_run().library)
-            .env("LVS_IPVS_SOCK", self.stand.path("ipvs.sock"))
-            .args(["sh", "-c", line]);
-        command.output().unwrap()
+        self.stand.led(&["sh", "-c", line]).output().unwrap()
     }
 
     /// The error number of the answer to a netlink request; 0 for success.

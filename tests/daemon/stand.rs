@@ -19,6 +19,8 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
+use crate::tools::lvs_run;
+
 /// A daemon that is not ready by then has failed.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
@@ -54,6 +56,19 @@ impl Stand {
     #[allow(dead_code)]
     pub fn shell(&self, line: &str) -> Output {
         self.command().args(["sh", "-c", line]).output().unwrap()
+    }
+
+    /// A command behind `lvs-run`: what IPVS tools in it say comes to this stand's daemon.
+    pub fn led(&self, command: &[&str]) -> Command {
+        let mut led = self.command();
+        led.arg(&lvs_run().program)
+            .arg("--library")
+            .arg(&lvs_run().library)
+            .arg("--socket")
+            .arg(self.path("ipvs.sock"))
+            .args(["--mode", "preload", "--"])
+            .args(command);
+        led
     }
 
     /// Runs a command in the namespace; what it prints.

@@ -151,13 +151,13 @@ impl<'s> Machine<'s> {
         self.restore(&format!("-C\n{rules}"));
         for role in ["master", "backup"] {
             // One that does not run cannot be stopped.
-            let _ = self.led(&["ipvsadm", "--stop-daemon", role]).output();
+            let _ = self.stand.led(&["ipvsadm", "--stop-daemon", role]).output();
         }
     }
 
     /// `ipvsadm -R`. What it refuses, the recording's later listings show.
     pub fn restore(&self, rules: &str) {
-        let mut command = self.led(&["ipvsadm", "-R"]);
+        let mut command = self.stand.led(&["ipvsadm", "-R"]);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -213,7 +213,7 @@ impl<'s> Machine<'s> {
             "mount --bind /dev/null /etc/hosts; mount --bind /dev/null /etc/resolv.conf; {}",
             left.join("; ")
         );
-        let done = self.led(&["sh", "-c", &script]).stdin(Stdio::null()).output();
+        let done = self.stand.led(&["sh", "-c", &script]).stdin(Stdio::null()).output();
         let done = done.map_err(|error| error.to_string())?;
         // A change of the kernel's network reaches the daemon by messages; one of services is with the workers.
         if self.setup.run(line).is_ok() {
@@ -238,21 +238,6 @@ impl<'s> Machine<'s> {
             errors: String::new(),
             code: 0,
         }
-    }
-
-    /// A command behind `lvs-run` in the director's namespace.
-    fn led(&self, command: &[&str]) -> Command {
-        let tools = tools::lvs_run();
-        let mut run = Command::new("ip");
-        run.args(["netns", "exec", self.stand.name()])
-            .arg(&tools.program)
-            .arg("--library")
-            .arg(&tools.library)
-            .arg("--socket")
-            .arg(self.stand.path("ipvs.sock"))
-            .args(["--mode", "preload", "--"])
-            .args(command);
-        run
     }
 }
 

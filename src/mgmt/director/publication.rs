@@ -24,7 +24,7 @@ const PROMPT_MAX: Duration = Duration::from_millis(1);
 /// waits up to 8 ms, so that thousands of changes in a row stay linear.
 const PAUSE_FACTOR: u32 = 4;
 
-/// The longest that an answer waits for workers; a quiet one looks into its mailbox every millisecond.
+/// The longest that an answer waits for workers; one at rest is not waited for, it obeys before it takes a frame.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// So long a waiting answer looks again and again before it sleeps: a worker that polls has it with its next pass.
@@ -133,12 +133,13 @@ impl Director {
         (!self.publication.stale).then_some(self.publication.generation)
     }
 
-    /// Whether every worker that is waited for uses this snapshot or a newer one.
+    /// Whether every worker that is waited for judges its next frame by this snapshot or a newer one.
     fn has_arrived(&self, generation: u64) -> bool {
         self.workers.iter().enumerate().all(|(index, worker)| {
             let used = worker.counters().generation.get();
             let given_up = self.publication.given_up.get(index).copied().unwrap_or(0);
-            used >= generation || used < given_up
+            let has_it = || !self.publication.waiting.contains(&index);
+            used >= generation || used < given_up || (has_it() && worker.is_at_rest())
         })
     }
 
@@ -262,6 +263,21 @@ mod tests {
         bench.take_up(1);
         assert!(bench.is_arrived().await);
         assert_eq!(lock(&bench.director).answered_early(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_worker_at_rest_that_has_the_change_in_its_mailbox_is_not_waited_for() {
+        let bench = Bench::new();
+        bench.workers[1].silent.store(true, Ordering::Relaxed);
+        bench.workers[1].at_rest.store(true, Ordering::Relaxed);
+        bench.apply(WEB);
+        assert!(bench.is_arrived().await, "it obeys before it takes a frame");
+        bench.workers[1].mailbox_full.store(true, Ordering::Relaxed);
+        bench.apply(MAIL);
+        assert!(!bench.is_arrived().await, "it wakes without knowing");
+        bench.workers[1].mailbox_full.store(false, Ordering::Relaxed);
+        lock(&bench.director).tick(Instant::now());
+        assert!(bench.is_arrived().await);
     }
 
     #[tokio::test]
