@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,7 +12,6 @@ use lvs_core::ipvs::mark::MarkRule;
 use crate::scenario::{Scenario, Step, octets};
 use crate::setup::Setup;
 use crate::stand::{Daemon, Stand};
-use crate::tools;
 use crate::wire::Wire;
 
 const DEVICES: [&str; 2] = ["eth0", "eth1"];
