@@ -92,6 +92,7 @@ impl<P: PacketPath> Worker<P> {
     pub fn run(&mut self) {
         self.idle.begin(&mut self.rx);
         let mut before = clock::cycles();
+        self.counters.steps.begin(before);
         while !self.stopped {
             let now = self.clock.tick_of(before);
             self.path.set_us(self.clock.us_of(before));

@@ -6,23 +6,14 @@ mod lone_worker;
 mod own_process;
 #[path = "process/scripted_path.rs"]
 mod scripted_path;
-
-use std::process::{Command, Stdio};
+#[path = "process/traced.rs"]
+mod traced;
 
 use lone_worker::LoneWorker;
 use lvs_core::counters::SingleWriter;
 use lvsd::worker::idle::IdlePolicy;
 use own_process::in_own_process;
-
-/// The thread of this process that polls, by the name that DPDK gives it.
-fn worker_thread() -> String {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("own threads");
-    let is_worker = |task: &std::fs::DirEntry| {
-        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("rte-worker"))
-    };
-    let task = tasks.flatten().find(is_worker).expect("a worker runs");
-    task.file_name().into_string().expect("a number")
-}
+use traced::{Traced, worker_thread};
 
 #[test]
 fn a_worker_makes_no_system_call_while_it_runs() {
@@ -49,28 +40,13 @@ fn makes_no_system_call(idle: IdlePolicy) {
         std::thread::yield_now();
     }
 
-    let log = std::env::temp_dir().join(format!("lvsd-strace-{}", std::process::id()));
-    let mut strace = Command::new("strace")
-        .args(["-qq", "-p", &worker_thread(), "-o"])
-        .arg(&log)
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("strace is installed: scripts/dev setup");
-    // It is attached once it traces: the kernel then names it as the tracer.
-    let status = format!("/proc/self/task/{}/status", worker_thread());
-    while std::fs::read_to_string(&status).unwrap().contains("TracerPid:\t0\n") {
-        assert!(strace.try_wait().unwrap().is_none(), "strace may trace this process");
-        std::thread::yield_now();
-    }
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let traced = Traced::attach("self", &worker_thread("self"), log.path());
     let begin = sent();
     while sent() < begin + 300_000 || worker.captured < 1_000 {
         worker.manage();
     }
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(strace.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    strace.wait().unwrap();
+    let calls = traced.calls();
     worker.stop();
-    let calls = std::fs::read_to_string(&log).unwrap_or_default();
-    let _ = std::fs::remove_file(&log);
     assert_eq!(calls, "");
 }

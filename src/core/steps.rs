@@ -51,6 +51,11 @@ pub struct StepCycles {
 }
 
 impl StepCycles {
+    /// Nothing before the time-stamp `cycles` counts.
+    pub fn begin(&self, cycles: u64) {
+        self.last.set(cycles);
+    }
+
     /// The end of `step` at the time-stamp `cycles`.
     #[inline(always)]
     pub fn mark(&self, step: StepName, cycles: u64) {
@@ -73,7 +78,7 @@ mod tests {
     #[test]
     fn each_step_gets_the_cycles_since_the_mark_before() {
         let steps = StepCycles::default();
-        steps.mark(StepName::House, 1_000);
+        steps.begin(1_000);
         for round in 0..3u64 {
             steps.mark(StepName::Receive, 1_000 + round * 10 + 7);
             steps.mark(StepName::Forward, 1_000 + round * 10 + 10);

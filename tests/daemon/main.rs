@@ -17,7 +17,10 @@ mod rude_clients;
 mod spread;
 mod stand;
 mod sync;
+mod system_calls;
 mod systemd;
 #[path = "../goldens/tools.rs"]
 mod tools;
+#[path = "../process/traced.rs"]
+mod traced;
 mod why;

@@ -1,0 +1,51 @@
+//! strace on one thread of a process: which system calls it makes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The thread of a process that polls, by the name that DPDK gives it.
+pub fn worker_thread(process: &str) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
+    let is_worker = |task: &std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("rte-worker"))
+    };
+    let task = tasks.flatten().find(is_worker).expect("a worker runs");
+    task.file_name().into_string().expect("a number")
+}
+
+/// A thread that strace watches.
+pub struct Traced {
+    strace: Child,
+    log: PathBuf,
+}
+
+impl Traced {
+    /// Watches `thread` of `process`; what it calls goes to the file `log`.
+    pub fn attach(process: &str, thread: &str, log: &Path) -> Self {
+        let mut strace = Command::new("strace")
+            .args(["-qq", "-p", thread, "-o"])
+            .arg(log)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("strace is installed: scripts/dev setup");
+        // It is attached once it traces: the kernel then names it as the tracer.
+        let status = format!("/proc/{process}/task/{thread}/status");
+        while std::fs::read_to_string(&status).unwrap().contains("TracerPid:\t0\n") {
+            assert!(strace.try_wait().unwrap().is_none(), "strace may trace this process");
+            std::thread::yield_now();
+        }
+        let log = log.to_owned();
+        Self { strace, log }
+    }
+
+    /// The system calls made since, a line each.
+    pub fn calls(mut self) -> String {
+        let pid = Pid::from_raw(i32::try_from(self.strace.id()).unwrap());
+        kill(pid, Signal::SIGINT).unwrap();
+        self.strace.wait().unwrap();
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
