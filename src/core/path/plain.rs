@@ -134,10 +134,9 @@ pub(crate) fn forward<A: Plain, F: Frame>(
             Direction::Inbound => (&conn.local, &conn.real),
             Direction::Outbound => (&conn.virt, &conn.client),
         };
-        let turn = |delta: u16| match direction {
-            Direction::Inbound => delta,
-            Direction::Outbound => checksum::complement(delta),
-        };
+        // The complement for a reply, by arithmetic: directions come mixed.
+        let complement = 0u16.wrapping_sub(direction as u16);
+        let turn = |delta: u16| delta ^ complement;
         plain.rewrite(headers.protocol, src, dst, turn(conn.l4_delta))?;
         plain.ip.step(turn(conn.l3_delta));
     } else {

@@ -50,9 +50,8 @@ pub const fn update(field: u16, delta: u16) -> u16 {
 /// The delta of undoing what has the delta `delta`.
 #[inline]
 pub const fn complement(delta: u16) -> u16 {
-    let complement = !delta;
-    // Zero is written 0xffff here, as a sum would come out; by arithmetic, as branches wait for what they depend on.
-    complement.wrapping_sub((complement == 0) as u16)
+    // 0 and 0xffff are both nothing to any field but 0xffff, which none is that was made by a sum.
+    !delta
 }
 
 /// The sum of the pseudo header of TCP, UDP and ICMPv6 (RFC 9293 3.1, RFC 8200 8.1); `len` is the upper
