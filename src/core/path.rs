@@ -231,7 +231,7 @@ fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames:
         table, entries, count, ..
     } = lane;
     let changes = table.changes();
-    for entry in entries.iter().take(*count) {
+    for entry in entries.get(..*count).unwrap_or_default() {
         let (Some(frame), Some(verdict)) = (
             frames.get_mut(usize::from(entry.slot)),
             verdicts.get_mut(usize::from(entry.slot)),

@@ -15,7 +15,7 @@ pub(crate) fn prefetch_conns<A: Address>(lane: &mut Lane<A>) {
     let Lane {
         table, entries, count, ..
     } = lane;
-    for entry in entries.iter_mut().take(*count) {
+    for entry in entries.get_mut(..*count).unwrap_or_default() {
         entry.candidate = table.prefetch_candidate(entry.hash);
     }
 }

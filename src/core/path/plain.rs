@@ -233,7 +233,7 @@ impl PlainHeader<Addr4> for Ipv4Header {
     fn step(&mut self, delta: u16) {
         self.ttl = self.ttl.wrapping_sub(1);
         let delta = checksum::add(delta, TTL_DELTA);
-        self.checksum = U16::new(checksum::update(self.checksum.get(), delta));
+        checksum::update_in(&mut self.checksum, delta);
     }
 
     #[inline(always)]
@@ -268,15 +268,16 @@ impl<H> PlainFrame<H> {
         H: PlainHeader<A>,
     {
         if protocol == tcp::PROTOCOL {
-            self.tcp_checksum = U16::new(checksum::update(self.tcp_checksum.get(), l4_delta));
+            checksum::update_in(&mut self.tcp_checksum, l4_delta);
         } else {
-            let old = self.udp_checksum.get();
-            if old == 0 {
+            if self.udp_checksum == U16::ZERO {
                 return None;
             }
-            let new = checksum::update(old, l4_delta);
-            // RFC 768: 0 would say that there is none.
-            self.udp_checksum = U16::new(if new == 0 { 0xffff } else { new });
+            checksum::update_in(&mut self.udp_checksum, l4_delta);
+            if self.udp_checksum == U16::ZERO {
+                // RFC 768: that would say that there is none.
+                self.udp_checksum = U16::MAX_VALUE;
+            }
         }
         self.ip.set_addresses(src.addr, dst.addr);
         (self.src_port, self.dst_port) = (U16::new(src.port), U16::new(dst.port));

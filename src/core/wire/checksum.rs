@@ -3,6 +3,8 @@
 //! Sums are one's complement sums of 16-bit words, as numbers in host order. `0` and `0xffff` are both zero;
 //! a sum of anything but zeros comes out as `0xffff`, and a checksum field, its complement, as `0`.
 
+use zerocopy::network_endian::U16;
+
 use crate::address::Address;
 
 /// What data with a right checksum in it sum up to.
@@ -45,6 +47,14 @@ pub const fn add(one: u16, other: u16) -> u16 {
 #[inline]
 pub const fn update(field: u16, delta: u16) -> u16 {
     !add(!field, delta)
+}
+
+/// [`update`] of a field where it lies.
+#[inline(always)]
+pub fn update_in(field: &mut U16, delta: u16) {
+    // The sum is the same in any byte order (RFC 1071 2 B): the delta is swapped once, not the field twice.
+    let swapped = update(u16::from_ne_bytes(field.to_bytes()), delta.to_be());
+    *field = U16::from_bytes(swapped.to_ne_bytes());
 }
 
 /// The delta of undoing what has the delta `delta`.
@@ -94,6 +104,17 @@ mod tests {
     #[test]
     fn the_example_of_rfc_1624_does_not_come_out_as_minus_zero() {
         assert_eq!(update(0xdd2f, add(!0x5555, 0x3285)), 0x0000);
+    }
+
+    #[test]
+    fn a_field_where_it_lies_changes_like_its_number() {
+        let mut random = Random::new(2);
+        for _ in 0..100_000 {
+            let (number, delta) = (random.next_u32() as u16, random.next_u32() as u16);
+            let mut field = U16::new(number);
+            update_in(&mut field, delta);
+            assert_eq!(field.get(), update(number, delta), "{number:#x} {delta:#x}");
+        }
     }
 
     #[test]
