@@ -444,17 +444,30 @@ another_runs() {
     now=$(in_machine pidof lvsd) && [[ $now != "$1" && $(in_machine systemctl is-active lvsd) == active ]]
 }
 
-# The same package once more, over a running lvsd.
+# A newer package over a running lvsd.
 step_upgrade() {
     local before
+    newer_package
     title "an upgrade"
     use_family 4
     mode_nat
     before=$(in_machine pidof lvsd)
-    director_types dpkg -i /run/machine/lvsd.deb
+    director_types dpkg -i /run/machine/newer.deb
+    # shellcheck disable=SC2016
+    equal "the newer package is installed" 0.1.0-2 "$(in_machine dpkg-query -W -f '${Version}' lvsd)"
     check "the new lvsd runs" another_runs "$before"
     check "with the rules of the old one" until_true 60 answers "$(url "$VIP")/" rs1 rs2
     ipvsadm -C
+}
+
+# newer_package: the one that was installed, with a higher version.
+newer_package() {
+    local tree
+    tree=$(machine_folder)/newer
+    rm -rf "$tree"
+    dpkg-deb -R "$(machine_folder)/lvsd.deb" "$tree"
+    sed -i 's/^Version: .*/Version: 0.1.0-2/' "$tree/DEBIAN/control"
+    dpkg-deb -Zgzip -z1 -b "$tree" "$tree.deb" >/dev/null
 }
 
 # NICs bound, twins with their addresses, lvsd with its rules: all of it comes back by itself.
