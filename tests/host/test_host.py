@@ -235,6 +235,24 @@ class Apply(HostCase):
         self.assertEqual(before, after)
         self.assertIn("nothing was applied", self.host_command("revert")[1])
 
+    def test_interrupts_of_an_earlier_boot_are_neither_put_back_nor_remembered(self):
+        self.spoil()
+        self.file(host.BOOT, "first")
+        place = "/proc/irq/25/smp_affinity_list"
+        self.host_command("apply")
+        self.file(host.BOOT, "second")
+        self.file(place, "1")
+        _, out, _ = self.host_command("revert")
+        self.assertEqual(self.text(place), "1")
+        self.assertNotIn("/proc/irq/", out)
+        self.assertIn("transparent_hugepage", out)
+        for boot, affinity in (("third", "0-3"), ("fourth", "0-2")):
+            self.file(host.BOOT, boot)
+            self.interrupt(25, affinity)
+            self.host_command("apply")
+        self.host_command("revert")
+        self.assertEqual(self.text(place), "0-2")
+
     def test_an_amd_machine_gets_amds_words(self):
         self.spoil()
         self.file("/proc/cpuinfo", "vendor_id : AuthenticAMD")
