@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use mgmt::admin::socket::{self, AdminSocket};
 use mgmt::ipvs_netlink::socket::IpvsSocket;
+use mgmt::link::LinkWatch;
 use mgmt::mailbox_port::MailboxPort;
 use mgmt::punt;
 use mgmt::reload::Reloader;
@@ -52,6 +53,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         pool: ground.pools.of(ground.nodes.main),
     };
     let crew = crew::assemble(queues, &settings);
+    let links = LinkWatch::new(&twins);
     let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), settings.pool)
         .map_err(StartError::io("start the twin thread"))?;
     let snapshot = director.first_snapshot(config.workers.count);
@@ -65,6 +67,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let parts = Parts {
         director: Arc::new(Mutex::new(director)),
         reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),
+        links,
         spread: SpreadWatch::new(startup::claims(&devices, rss.is_some()), Arc::clone(&counters)),
         devices,
         pools: ground.pools.clone(),

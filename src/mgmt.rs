@@ -5,6 +5,7 @@ pub mod director;
 pub mod ipvs_netlink;
 pub mod journal;
 pub mod kernel;
+pub mod link;
 pub mod mailbox_port;
 pub mod metrics;
 pub mod punt;

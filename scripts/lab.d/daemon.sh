@@ -124,8 +124,10 @@ end_lvsd() {
     wait "${LVSD_PIDS[$AT]}" 2>/dev/null || true
 }
 
-lvsctl_quiet() { "$(director_file bin/lvsctl)" "$@"; }
-ipvsadm_quiet() { in_ns "$AT" "$(director_file bin/ipvsadm)" "$@"; }
+# on_director COMMAND...: done on the director that is typed on; the tools are in its PATH.
+on_director() { PATH=$(director_file bin):$PATH in_ns "$AT" "$@"; }
+lvsctl_quiet() { on_director lvsctl "$@"; }
+ipvsadm_quiet() { on_director ipvsadm "$@"; }
 
 # lvsctl ARGUMENTS..., ipvsadm ARGUMENTS...: shown as typed, and done.
 lvsctl() {
@@ -138,10 +140,10 @@ ipvsadm() {
     ipvsadm_quiet "$@"
 }
 
-# director_types COMMAND...: shown as typed on the director, and done; the tools are in its PATH.
+# director_types COMMAND...: shown as typed, and done.
 director_types() {
     typed "$AT" "$*"
-    PATH=$(director_file bin):$PATH in_ns "$AT" "$@"
+    on_director "$@"
 }
 
 typed() { echo "$1\$ $2"; }

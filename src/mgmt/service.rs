@@ -25,6 +25,7 @@ use crate::mgmt::ipvs_netlink::proc_files;
 use crate::mgmt::ipvs_netlink::serve::{self as serve_ipvs, Served};
 use crate::mgmt::ipvs_netlink::socket::IpvsSocket;
 use crate::mgmt::kernel::KernelMirror;
+use crate::mgmt::link::LinkWatch;
 use crate::mgmt::mailbox_port::MailboxPort;
 use crate::mgmt::metrics;
 use crate::mgmt::reload::Reloader;
@@ -42,6 +43,8 @@ pub struct Parts {
     pub reloader: Arc<Reloader>,
     /// All devices, in the order of their ids.
     pub devices: Vec<Device>,
+    /// Whether their links are up.
+    pub links: LinkWatch,
     /// Whether they spread flows as they claim.
     pub spread: SpreadWatch,
     /// All packet buffers.
@@ -66,6 +69,7 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         director,
         reloader,
         devices,
+        links,
         spread,
         pools,
         twins,
@@ -75,6 +79,8 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         version,
         metrics,
     } = parts;
+    let devices = Arc::new(devices);
+    let devices_of_admin = Arc::clone(&devices);
     let spread = Arc::new(spread);
     let spread_of_admin = Arc::clone(&spread);
     let (reloader_of_admin, director_of_admin) = (Arc::clone(&reloader), Arc::clone(&director));
@@ -82,7 +88,9 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         director: Arc::clone(&director),
         version,
         devices: Box::new(move || {
-            let described = devices.iter().map(|device| describe(device, &spread_of_admin, &twins));
+            let described = devices_of_admin
+                .iter()
+                .map(|device| describe(device, &spread_of_admin, &twins));
             described.collect()
         }),
         buffers: Box::new(move || buffers(&pools)),
@@ -118,6 +126,7 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         }
         () = tend::tend(Arc::clone(&director)) => {}
         () = take_replies(&ports, &mirror, &director) => {}
+        () = links.watch(|device| devices.get(usize::from(device.0)).is_none_or(|device| device.link().up)) => {}
         () = spread.watch() => {}
         () = follow_network(&director, l3) => {}
         () = reload_on_hangup(&director, &reloader) => {}

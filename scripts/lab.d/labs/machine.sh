@@ -7,13 +7,22 @@ source "$LAB_HOME/scripts/machine.d/build.sh"
 # shellcheck source=/dev/null
 source "$LAB_HOME/scripts/machine.d/boot.sh"
 
-# Commands are typed on the machine; its tools are installed there.
-director_types() { typed director "$*" && in_machine "$@"; }
-ipvsadm_quiet() { in_machine ipvsadm "$@"; }
-lvsctl_quiet() { in_machine lvsctl "$@"; }
+# README's pair, of which the machine is one.
+# shellcheck source=scripts/lab.d/labs/pair.sh
+source "$LAB_HOME/scripts/lab.d/labs/pair.sh"
+PAIR=(director director2)
+
+# Commands are typed on the machine, where the tools are installed, or in the namespace of the director beside it.
+on_director() {
+    if [[ $AT == director ]]; then
+        in_machine "$@"
+    else
+        PATH=$(director_file bin):$PATH in_ns "$AT" "$@"
+    fi
+}
 
 # What can be asked for, in this order. Installation, refusals, binding and the first start come before all but 'bare'.
-MACHINE_STEPS="bare unit nat fullnat dr tun spread workers interrupts link crash upgrade reboot unbind revert"
+MACHINE_STEPS="bare unit nat fullnat dr tun spread workers interrupts link crash upgrade pair reboot unbind revert"
 
 machine_addresses() {
     VIP4=198.51.100.80 VIP6=2001:db8:1::80 DIRECTOR4=198.51.100.1 DIRECTOR6=2001:db8:1::1
@@ -215,10 +224,14 @@ step_start() {
     director_types ip tuntap add dev lan mode tap
     director_types systemctl enable lvsd
     systemd_does start
-    twin_has wan 198.51.100.1/24 198.51.100.80/32 2001:db8:1::1/64 2001:db8:1::80/128
-    twin_has lan 192.0.2.1/24 192.0.2.100/32 2001:db8:2::1/64 2001:db8:2::100/128
+    director_addresses
     director_types lvsctl devices
     in_machine journalctl -u lvsd -o cat --no-pager
+}
+
+director_addresses() {
+    twin_has wan 198.51.100.1/24 198.51.100.80/32 2001:db8:1::1/64 2001:db8:1::80/128
+    twin_has lan 192.0.2.1/24 192.0.2.100/32 2001:db8:2::1/64 2001:db8:2::100/128
 }
 
 # systemd_does VERB: Type=notify, so systemctl returns when the sockets are open.
@@ -274,6 +287,7 @@ serve() {
     for family in $FAMILIES; do
         use_family "$family"
         title "$1 over IPv$family, $WORKERS worker(s)"
+        client_has_ports_of_its_own
         "mode_$1"
         check "$1: pages come" until_true 60 answers "$(url "$VIP")/" rs1 rs2
         before=$(workers_now)
@@ -284,6 +298,17 @@ serve() {
         ipvsadm -Ln
         ipvsadm -C
     done
+}
+
+# A director that sees no replies keeps a connection that its client closed for two minutes, and what that client sends
+# from the same port goes the old way, whatever the service's mode is by then (conn_reuse_mode 1, as in the kernel). A
+# crowd in a new mode therefore comes from other ports than those before.
+client_has_ports_of_its_own() {
+    local turn first
+    turn=$(cat "$(machine_folder)/turn" 2>/dev/null || echo 0)
+    echo "$((turn + 1))" >"$(machine_folder)/turn"
+    first=$((16000 + turn % 48 * 1000))
+    set_sysctl client net.ipv4.ip_local_port_range="$first $((first + 999))"
 }
 
 servers() {
@@ -354,6 +379,7 @@ step_spread() {
     spreads && return 0
     title "a NIC that does not spread flows"
     use_family 4
+    client_has_ports_of_its_own
     mode_dr
     check "lvsd notices that all flows come by one queue" until_true 120 a_crowd_shows_it
     check "and says so once" in_machine sh -c '[ $(journalctl -u lvsd -o cat | grep -c "wan.* receive queues, but all flows come by one of them") = 1 ]'
@@ -414,14 +440,17 @@ step_link() {
     title "a cable comes off"
     monitor "set_link net1 off"
     check "the director notices" until_true 60 link_is false
+    check "its twin has no carrier" until_true 10 twin_carrier_is 0
     monitor "set_link net1 on"
     check "and notices its return" until_true 60 link_is true
+    check "its twin has one again" until_true 10 twin_carrier_is 1
     use_family 4
     mode_nat
     check "and pages come as before" until_true 60 answers "$(url "$VIP")/" rs1 rs2
     ipvsadm -C
 }
 
+twin_carrier_is() { [[ $(in_machine cat /sys/class/net/wan/carrier) == "$1" ]]; }
 link_is() { [[ $(lvsctl_quiet --json devices | jq -r '.[] | select(.name == "wan") | .link_up') == "$1" ]]; }
 
 # kill -9 leaves NICs that the next start can use; systemd starts it.
@@ -468,6 +497,74 @@ newer_package() {
     dpkg-deb -R "$(machine_folder)/lvsd.deb" "$tree"
     sed -i 's/^Version: .*/Version: 0.1.0-2/' "$tree/DEBIAN/control"
     dpkg-deb -Zgzip -z1 -b "$tree" "$tree.deb" >/dev/null
+}
+
+# README's pair: the machine is master, a director in a namespace beside it the backup.
+step_pair() {
+    title "README's pair"
+    client_has_ports_of_its_own
+    gateway_is director
+    second_director
+    at director
+    in_machine ip address flush dev wan scope global
+    in_machine ip address flush dev lan scope global
+    own_addresses 1
+    readme_keepalived 150 >"$(machine_folder)/keepalived.conf"
+    director_types cp /run/machine/keepalived.conf /etc/keepalived/keepalived.conf
+    director_types keepalived --config-test
+    director_types systemctl enable --now keepalived
+    use_family 4
+    comes_up_as_readme_says
+    leaves_with_downloads "keepalived of the master stopped" director_types systemctl stop keepalived
+    director_types systemctl start keepalived
+    comes_back_to_machine
+    leaves_with_downloads "the master's cable pulled" monitor "set_link net1 off"
+    monitor "set_link net1 on"
+    comes_back_to_machine
+    # systemd starts another, so the VIP may be back before the backup has missed it.
+    director_types systemctl kill -s KILL lvsd
+    check_takeover "lvsd of the master killed"
+    comes_back_to_machine
+    director_types systemctl disable --now keepalived
+    at director2
+    stop_keepalived
+    end_lvsd TERM
+    at director
+    in_machine ip address flush dev wan scope global
+    in_machine ip address flush dev lan scope global
+    director_addresses
+}
+
+second_director() {
+    at director2
+    new_host director2
+    plug_device wan outside
+    plug_device lan inside
+    start_lvsd
+    own_addresses 2
+    copy_from_readme 100
+    start_keepalived
+}
+
+# leaves_with_downloads SENTENCE COMMAND...: by the command the VIP goes to the backup, and with it downloads that run.
+leaves_with_downloads() {
+    start_downloads 4 "$(url "$VIP")"
+    check "downloads run" until_true 30 at_least_active 4
+    at director2
+    check "director2 knows them" until_true 30 has_connections 4
+    at director
+    "${@:2}"
+    check_takeover "$1"
+    check_downloads
+    at director2
+    check "director2 is master" is_master
+    at director
+}
+
+comes_back_to_machine() {
+    check "the machine is master again" until_true 60 is_master
+    check "the client is told" until_true 30 is_reached
+    check "pages come by it" until_true 10 answers "$(url "$VIP")/" rs1 rs2
 }
 
 # NICs bound, twins with their addresses, lvsd with its rules: all of it comes back by itself.

@@ -5,6 +5,9 @@
 # shellcheck source=scripts/lab.d/labs/vrrp.sh
 source "$LAB_HOME/scripts/lab.d/labs/vrrp.sh"
 
+# Which directors they are; the first is to be master.
+PAIR=(director1 director2)
+
 run_lab() {
     local n
     pair_network
@@ -23,16 +26,17 @@ run_lab() {
     master_dies
 }
 
-# The block of README that begins with keepalived's global_defs; 'priority' is what an operator changes.
+# readme_keepalived PRIORITY: the block of README that begins with keepalived's global_defs; 'priority' is what an
+# operator changes.
 readme_keepalived() {
     awk '/^```/ { fenced = !fenced; if (found) exit; next }
         fenced && /^global_defs/ { found = 1 }
-        found { print }' "$LAB_HOME/README.md"
+        found { print }' "$LAB_HOME/README.md" | sed "s/priority 150/priority $1/"
 }
 
 # copy_from_readme PRIORITY
 copy_from_readme() {
-    readme_keepalived | sed "s/priority 150/priority $1/" >"$(director_file keepalived.conf)"
+    readme_keepalived "$1" >"$(director_file keepalived.conf)"
     check "README's file is there, for 192.0.2.11 and 192.0.2.12" \
         grep -qx "    real_server ${RS4[0]} 80 {" "$(director_file keepalived.conf)"
     typed "$AT" "grep priority $(director_file keepalived.conf)"
@@ -40,22 +44,23 @@ copy_from_readme() {
 }
 
 comes_up_as_readme_says() {
-    local n
-    for n in 1 2; do
-        at "director$n"
-        check "director$n has both servers" until_true 20 has_both_servers
+    local director
+    for director in "${PAIR[@]}"; do
+        at "$director"
+        check "$director has both servers" until_true 60 has_both_servers
     done
-    at director1
-    check "director1 is master" until_true 15 is_master
+    at "${PAIR[0]}"
+    check "$AT is master" until_true 15 is_master
     director_types ip -br address
     ipvsadm -Ln
-    check_sync
+    check_sync "${PAIR[@]}"
     director_types lvsctl why 203.0.113.7 tcp:198.51.100.80:80
-    at director2
-    check "director2 is backup" is_no_master
+    at "${PAIR[1]}"
+    check "$AT is backup" is_no_master
+    at "${PAIR[0]}"
     check "pages come" until_true 10 answers "$(url "$VIP")/" rs1 rs2
-    check "the client reaches the master's MAC" reaches_mac director1
-    equal "both directors list the same" "$(at director1 && rules)" "$(rules)"
+    check "the client reaches the master's MAC" is_reached
+    equal "both directors list the same" "$(rules)" "$(at "${PAIR[1]}" && rules)"
 }
 
 rules() { ipvsadm_quiet -Sn | sort; }

@@ -101,7 +101,7 @@ CONF
 }
 
 # is_master: whether the director that is typed on has the VIP.
-is_master() { [[ -n $(in_ns "$AT" ip -o addr show dev wan to "$VIP4" 2>/dev/null) ]]; }
+is_master() { [[ -n $(on_director ip -o addr show dev wan to "$VIP4" 2>/dev/null) ]]; }
 is_no_master() { ! is_master; }
 has_both_servers() { servers_are "$(rs 1 80)=1 $(rs 2 80)=1" -t "$(vip 80)"; }
 
@@ -119,24 +119,24 @@ both_come_up() {
     ipvsadm -Ln
     check "pages come" until_true 10 answers "$(url "$VIP")/" rs1 rs2
     check "over IPv6 too" until_true 10 answers "$(url "$VIP6")/" rs1 rs2
-    check "the client reaches the master's MAC" reaches_mac director1
-    check_sync
+    check "the client reaches the master's MAC" is_reached
+    check_sync director1 director2
 }
 
-# The master tells the backup of its connections; keepalived has the daemons follow the VIP.
+# check_sync MASTER BACKUP: the master tells the backup of its connections; keepalived has the daemons follow the VIP.
 check_sync() {
-    at director2
-    check "director2 listens: $(daemons)" until_true 10 runs_daemon backup
-    at director1
-    check "director1 tells: $(daemons)" until_true 10 runs_daemon master
+    at "$2"
+    check "$2 listens: $(daemons)" until_true 10 runs_daemon backup
+    at "$1"
+    check "$1 tells: $(daemons)" until_true 10 runs_daemon master
     ipvsadm -L --daemon
 }
 
 daemons() { ipvsadm_quiet -L --daemon | xargs; }
 runs_daemon() { [[ $(daemons) == "$1 sync daemon (mcast=lan, syncid=7"* ]]; }
 
-# reaches_mac HOST: whether the client's neighbour entry of the VIP is that director's.
-reaches_mac() { in_ns client ip neigh show "$VIP4" | grep -q "$(in_ns "$1" cat /sys/class/net/wan/address)"; }
+# Whether the client's neighbour entry of the VIP is that of the director that is typed on.
+is_reached() { in_ns client ip neigh show "$VIP4" | grep -q "$(on_director cat /sys/class/net/wan/address)"; }
 
 # check_takeover SENTENCE: new connections within the time that VRRP takes to notice.
 check_takeover() {
@@ -163,7 +163,7 @@ both_die() {
     at director2
     check "director2 is master" is_master
     check "IPv6 works again too" until_true 5 answers "$(url "$VIP6")/" rs1 rs2
-    check "the client was told by gratuitous ARP" reaches_mac director2
+    check "the client was told by gratuitous ARP" is_reached
     check_ab 500 10 "$(url "$VIP")"
     check_downloads
     ipvsadm -Ln --stats
@@ -177,7 +177,7 @@ comes_back() {
     start_keepalived
     check "director1 is master again" until_true 15 is_master
     check "pages come" until_true 5 answers "$(url "$VIP")/" rs1 rs2
-    check "by director1" until_true 5 reaches_mac director1
+    check "by director1" until_true 5 is_reached
     at director2
     check "director2 has given the VIP up" until_true 5 is_no_master
 }

@@ -1,0 +1,133 @@
+//! Watches the devices' links: each kernel twin has a carrier while its device's link is up.
+//!
+//! So whatever watches interfaces (VRRP, bonding, routing daemons) acts when a cable comes off, as with any NIC.
+//! In:  the link of each device, looked at every [`PERIOD`]. Out: its twin's carrier, a line in the log.
+//! Never: touches routes or addresses; what a missing carrier means to them is the kernel's to say.
+//! Ref:  Linux net/core/rtnetlink.c `IFLA_CARRIER`, drivers/net/tun.c `tun_net_change_carrier` (Linux 5.0).
+
+use std::time::Duration;
+
+use lvs_core::l3::DeviceId;
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::mgmt::twin::Twin;
+
+/// How often it looks: a tenth of the advertisement interval that VRRP has by default.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// See the module.
+#[derive(Debug)]
+pub struct LinkWatch(Vec<Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    device: DeviceId,
+    name: String,
+    ifindex: u32,
+    /// What the twin's carrier says.
+    up: bool,
+}
+
+impl LinkWatch {
+    /// Of twins that have just been opened: they have a carrier.
+    pub fn new(twins: &[Twin]) -> Self {
+        let watched = |twin: &Twin| Watched {
+            device: twin.device,
+            name: twin.name.clone(),
+            ifindex: twin.ifindex,
+            up: true,
+        };
+        Self(twins.iter().map(watched).collect())
+    }
+
+    /// Looks now and then, until dropped; `is_up` says how a device's link is now.
+    pub async fn watch(mut self, is_up: impl Fn(DeviceId) -> bool) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for watched in &mut self.0 {
+                watched.look(is_up(watched.device)).await;
+            }
+        }
+    }
+}
+
+impl Watched {
+    async fn look(&mut self, up: bool) {
+        if self.up == up {
+            return;
+        }
+        self.up = up;
+        let name = &self.name;
+        if up {
+            log::info!("device \"{name}\": its link is up");
+        } else {
+            log::warn!("device \"{name}\": its link is down: look at the cable and at the switch's port");
+        }
+        if let Err(error) = set_carrier(self.ifindex, up).await {
+            log::warn!(
+                "device \"{name}\": its kernel twin cannot be told ({error}); what watches the interface does not notice"
+            );
+        }
+    }
+}
+
+/// As `ip link set dev … carrier on` does; links change so seldom that each change may open a socket.
+async fn set_carrier(ifindex: u32, up: bool) -> Result<(), Box<dyn std::error::Error>> {
+    let (connection, kernel, _) = rtnetlink::new_connection()?;
+    let connection = tokio::spawn(connection);
+    let carrier = LinkMessageBuilder::<LinkUnspec>::default()
+        .index(ifindex)
+        .append_extra_attribute(LinkAttribute::Carrier(u8::from(up)));
+    let told = kernel.link().change(carrier.build()).execute().await;
+    connection.abort();
+    Ok(told?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::mgmt::namespace::{in_namespace, ip};
+    use crate::mgmt::twin;
+
+    /// Watches until the twin is as `ip` is to show it.
+    async fn shows(links: LinkWatch, is_up: impl Fn(DeviceId) -> bool, expected: &str) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let seen = async {
+            while !ip("-o link show lan").contains(expected) {
+                assert!(Instant::now() < deadline, "{expected}: {}", ip("-o link show lan"));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = links.watch(is_up) => {}
+            () = seen => {}
+        }
+    }
+
+    #[test]
+    fn a_twin_has_a_carrier_while_its_device_has_a_link() {
+        in_namespace(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let twins = [twin::open(DeviceId(1), "lan", [2, 0, 0, 0, 0x11, 0x22], 1500).unwrap()];
+            let looked = Cell::new(0);
+            let comes_back = |device| {
+                assert_eq!(device, DeviceId(1));
+                looked.set(looked.get() + 1);
+                looked.get() > 3
+            };
+            runtime.block_on(shows(LinkWatch::new(&twins), |_| false, "<NO-CARRIER,"));
+            runtime.block_on(shows(LinkWatch::new(&twins), comes_back, ",UP,LOWER_UP"));
+            assert!(looked.get() > 3, "down before it is up");
+        });
+    }
+}
