@@ -1,6 +1,6 @@
 //! Watches the devices' links: each kernel twin has a carrier while its device's link is up.
 //!
-//! So whatever watches interfaces (VRRP, bonding, routing daemons) acts when a cable comes off, as with any NIC.
+//! So keepalived, which watches the twin, gives the VIP up when a cable comes off, as with any NIC.
 //! In:  the link of each device, looked at every [`PERIOD`]. Out: its twin's carrier, a line in the log.
 //! Never: touches routes or addresses; what a missing carrier means to them is the kernel's to say.
 //! Ref:  Linux net/core/rtnetlink.c `IFLA_CARRIER`, drivers/net/tun.c `tun_net_change_carrier` (Linux 5.0).
