@@ -45,7 +45,8 @@ use sampling::Sampling;
 /// the host must not hold up the director.
 const INJECTED_PER_PASS_MAX: usize = 2 * BURST_MAX;
 
-/// One worker: all it owns. Made on the management core, then moved onto its lcore.
+/// One worker: all it owns. Made on the management core, then moved onto its lcore; it shares no line with another one.
+#[repr(align(128))]
 pub struct Worker<P: PacketPath> {
     path: P,
     clock: Clock,
@@ -88,8 +89,9 @@ impl<P: PacketPath> Worker<P> {
         }
     }
 
-    /// Polls until [`mailbox::Command::Stop`].
+    /// Polls until [`mailbox::Command::Stop`]; can be called again after it.
     pub fn run(&mut self) {
+        self.stopped = false;
         self.idle.begin(&mut self.rx);
         let mut before = clock::cycles();
         self.counters.steps.begin(before);

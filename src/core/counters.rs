@@ -229,7 +229,7 @@ impl PlacedCounters {
 
 /// Everything one worker counts. The first lines are written for every burst, the rest less often.
 #[derive(Debug)]
-#[repr(C, align(64))]
+#[repr(C, align(128))]
 pub struct WorkerCounters {
     /// Bursts with at least one frame.
     pub bursts: AtomicU64,

@@ -147,7 +147,26 @@ fn share_out(shares: &mut [Share], device: usize, Queues { rx, tx }: Queues) {
 
 #[cfg(test)]
 mod tests {
-    use super::owner;
+    use lvs_core::limits::WORKERS_MAX;
+    use lvs_core::worker_state::WorkerState;
+
+    use super::*;
+    use crate::worker::Worker;
+    use crate::worker::handover::Handed;
+
+    /// Two lines: processors fetch them together.
+    const APART: usize = 128;
+
+    #[test]
+    fn what_workers_write_all_the_time_shares_no_line_with_what_others_do() {
+        assert_eq!(align_of::<Worker<WorkerState>>(), APART);
+        assert_eq!(align_of::<WorkerCounters>(), APART);
+        assert_eq!(align_of::<Outlet>(), APART);
+        assert!(
+            size_of::<Inbox>() >= WORKERS_MAX * size_of::<rtrb::Consumer<Handed>>(),
+            "the ends of the rings are within the worker"
+        );
+    }
 
     #[test]
     fn as_many_queues_as_workers_go_one_to_one() {

@@ -3,7 +3,9 @@
 //! A frame goes to the worker that owns its connection, or to one that has a transmit queue of a device of
 //! which this worker has none.
 
+use arrayvec::ArrayVec;
 use lvs_core::l3::DeviceId;
+use lvs_core::limits::WORKERS_MAX;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use crate::dpdk::Mbuf;
@@ -56,13 +58,14 @@ impl Handed {
     }
 }
 
-/// What other workers hand to this one.
+/// What other workers hand to this one. Within the worker: polling an empty ring writes to its end, and on the heap the ends
+/// of two workers lie on one cache line.
 #[derive(Debug, Default)]
-pub struct Inbox(Vec<Consumer<Handed>>);
+pub struct Inbox(ArrayVec<Consumer<Handed>, WORKERS_MAX>);
 
 /// What this worker hands to others; nothing at its own index.
 #[derive(Debug, Default)]
-pub struct Outbox(Vec<Option<Producer<Handed>>>);
+pub struct Outbox(ArrayVec<Option<Producer<Handed>>, WORKERS_MAX>);
 
 impl Inbox {
     /// How many workers may hand something over.
@@ -90,6 +93,9 @@ impl Outbox {
 }
 
 /// The rings between `workers_count` workers, by worker.
+///
+/// # Panics
+/// When there are more than [`WORKERS_MAX`].
 pub fn mesh(workers_count: usize) -> Vec<(Inbox, Outbox)> {
     let mut inboxes: Vec<_> = (0..workers_count).map(|_| Inbox::default()).collect();
     let mut outboxes = Vec::with_capacity(workers_count);

@@ -17,8 +17,10 @@ pub enum Way {
     Via(usize),
 }
 
-/// A transmit queue and the frames collected for it.
+/// A transmit queue and the frames collected for it. On lines of its own, because those of all workers are allocated one after
+/// another: two lines each, which processors fetch together.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Outlet {
     queue: TxQueue,
     batch: Burst,

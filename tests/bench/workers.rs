@@ -1,14 +1,18 @@
 //! Whether a second worker doubles the packets: `scripts/dev bench workers`.
 //!
-//! `workers FLOWS MODE`: the real loop and the real path on one net_pcap device with a queue a worker. Each queue replays
+//! `workers FLOWS MODE`: the real loop and the real path, each worker with a net_pcap device to receive from. Each replays
 //! data of FLOWS connections that belong to its worker (found by asking: a worker's path says whose a first packet is), as
-//! RSS would bring them. The first polls alone, then both, then the second alone. Prints, in JSON, packets a microsecond
-//! of the workers' time on a CPU, and how many were handed over: none, or the figures mean nothing.
+//! RSS would bring them to queues of one device; net_pcap's own queues share cache lines, its devices do not. In each round the first polls alone, then both, then the second alone, and so does arithmetic that
+//! touches no memory: two cores that are free for it do twice as much of it, and what they lack of that is the machine's.
+//! Prints, in JSON, packets a microsecond of the workers' time on a CPU, both ratios, and how many packets were handed over:
+//! none, or the figures mean nothing.
 
+use std::hint::black_box;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lvs_core::arena::Arena;
@@ -17,11 +21,12 @@ use lvs_core::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
+use lvs_core::l3::DeviceId;
 use lvs_core::path::verdict::WorkerId;
 use lvs_core::path::{self, Verdict};
 use lvs_core::random::Random;
 use lvs_core::snapshot::Snapshot;
-use lvs_core::testing::network::{WAN, network};
+use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{CapturedFrame, VecFrame, tcp4, write_pcap};
 use lvs_core::tick::Tick;
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
@@ -31,57 +36,88 @@ use lvsd::dpdk::{Clock, Eal, EalSettings, Hugepages, Mempool, PoolSettings, lcor
 use lvsd::worker::Worker;
 use lvsd::worker::crew::{CrewSettings, assemble};
 use lvsd::worker::idle::IdlePolicy;
-use lvsd::worker::mailbox::Command;
+use lvsd::worker::mailbox::{Command, Mailbox};
+use nix::time::{ClockId, clock_gettime};
 
 const WORKERS: u8 = 2;
-const WINDOWS: usize = 5;
-const WINDOW: Duration = Duration::from_millis(400);
-/// What passes before the first window.
-const SETTLING: Duration = Duration::from_millis(300);
+const ROUNDS: usize = 15;
+/// For how long one worker polls, or both: short, so that whatever else slows the machine down meets all alike.
+const SLICE: Duration = Duration::from_millis(100);
+/// Steps of arithmetic between two looks at whether to stop.
+const STEPS: u64 = 1_024;
 const SERVERS_MAX: usize = 64;
 
 fn addr(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn snapshot(mode: &str, workers_count: u8) -> Arc<Snapshot> {
-    let mut desired = DesiredServices::default();
-    let key = ServiceKey::Address {
-        protocol: ServiceProtocol::Tcp,
-        addr: addr("192.0.2.100"),
-        port: 80,
-    };
-    let service = ServiceSpec::new(key, SchedulerKind::Rr);
-    desired.add_service(service).expect("a new service");
+/// What one worker is to forward: it comes from a device, and leaves by it.
+struct Line {
+    device: DeviceId,
+    vip: &'static str,
+    /// Of the real servers, without the last octet.
+    net: &'static str,
+    servers: Range<u8>,
+}
+
+/// By worker.
+const LINES: [Line; WORKERS as usize] = [
+    Line {
+        device: WAN,
+        vip: "192.0.2.100",
+        net: "192.0.2",
+        servers: 3..7,
+    },
+    Line {
+        device: LAN,
+        vip: "198.51.100.100",
+        net: "198.51.100",
+        servers: 11..15,
+    },
+];
+
+fn snapshot(mode: &str) -> Arc<Snapshot> {
     let forwarding = match mode {
         "fullnat" | "nat" => ForwardingMode::Nat,
         "dr" => ForwardingMode::DirectRouting,
         "tunnel" => ForwardingMode::Tunnel,
         other => panic!("no mode {other}: fullnat, nat, dr or tunnel"),
     };
-    for host in 3..7 {
-        let server = ServerSpec::new(addr(&format!("192.0.2.{host}")), 80, forwarding, 1);
-        desired.add_server(&key, server).expect("a new server");
+    let mut desired = DesiredServices::default();
+    for line in LINES {
+        let key = ServiceKey::Address {
+            protocol: ServiceProtocol::Tcp,
+            addr: addr(line.vip),
+            port: 80,
+        };
+        let service = ServiceSpec::new(key, SchedulerKind::Rr);
+        desired.add_service(service).expect("a new service");
+        for host in line.servers {
+            let server = ServerSpec::new(addr(&format!("{}.{host}", line.net)), 80, forwarding, 1);
+            desired.add_server(&key, server).expect("a new server");
+        }
+        if mode == "fullnat" {
+            let locals = (150..250).map(|host| addr(&format!("{}.{host}", line.net))).collect();
+            desired.set_local_addresses(&key, locals).expect("local addresses");
+        }
     }
-    if mode == "fullnat" {
-        let locals = (150..250).map(|host| addr(&format!("192.0.2.{host}"))).collect();
-        desired.set_local_addresses(&key, locals).expect("local addresses");
-    }
+    let mut l3 = network();
+    l3.address(LAN, 0, "198.51.100.100/32".parse().expect("a prefix"));
     Arc::new(Snapshot {
         services: Arc::new(desired.build()),
-        l3: Arc::new(network().build(1)),
-        workers_count,
+        l3: Arc::new(l3.build(1)),
+        workers_count: WORKERS,
         ..Snapshot::default()
     })
 }
 
 /// Opens `flows` connections that belong to this worker and writes their data, shuffled, to `file`.
-fn open_flows(state: &mut WorkerState, flows: usize, now: Tick, file: &Path) {
+fn open_flows(state: &mut WorkerState, line: &Line, flows: usize, now: Tick, file: &Path) {
     let mut data = Vec::with_capacity(flows);
     let mut verdicts = [Verdict::Punt];
     let mut process = |frame: &[u8]| {
         let mut frames = [VecFrame::new(frame)];
-        path::process(state, WAN, now, &mut frames, &mut verdicts);
+        path::process(state, line.device, now, &mut frames, &mut verdicts);
         verdicts[0]
     };
     for flow in 0_u32.. {
@@ -89,7 +125,8 @@ fn open_flows(state: &mut WorkerState, flows: usize, now: Tick, file: &Path) {
             break;
         }
         let (low, port) = (flow % 16_384, 1_024 + flow / 16_384);
-        let first = tcp4(&format!("203.{}.113.{}:{port} > 192.0.2.100:80", low / 256, low % 256));
+        let first = tcp4(&format!("203.{}.113.{}:{port} > {}:80", low / 256, low % 256, line.vip))
+            .dst_mac(director_mac(line.device));
         match process(&first.clone().syn().build()) {
             Verdict::HandOver(_) => continue,
             verdict => assert!(matches!(verdict, Verdict::Transmit(_)), "{verdict:?}"),
@@ -109,42 +146,148 @@ fn open_flows(state: &mut WorkerState, flows: usize, now: Tick, file: &Path) {
     std::fs::write(file, write_pcap(&data)).expect("the temporary directory is writable");
 }
 
-/// Nanoseconds that each worker's thread was on a CPU, by worker.
-fn on_cpu() -> Vec<u64> {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("own threads").flatten();
-    let mut workers: Vec<(String, u64)> = tasks
-        .filter_map(|task| {
-            let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
-            let spent = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-            let spent = spent.split(' ').next()?.parse().ok()?;
-            name.starts_with("rte-worker").then_some((name, spent))
-        })
-        .collect();
-    workers.sort();
-    workers.into_iter().map(|(_, spent)| spent).collect()
+/// Nanoseconds that the calling thread has spent on a CPU.
+fn on_cpu() -> u64 {
+    let spent = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a thread has such a clock");
+    Duration::from(spent).as_nanos() as u64
 }
 
-fn sent(counters: &WorkerCounters) -> u64 {
-    counters.devices.iter().map(|device| device.tx_packets.get()).sum()
+/// What a core is given to do until it is told to stop.
+trait Job: Send + Sync {
+    /// Works until [`Job::stop`].
+    fn run(&self);
+    /// Ends [`Job::run`] soon.
+    fn stop(&self);
+    /// What was done so far, of its own unit.
+    fn done(&self) -> u64;
 }
 
-/// Packets a microsecond of those workers together: the median of five windows.
-fn rate(counters: &[Arc<WorkerCounters>], running: Range<usize>) -> f64 {
-    let sample = || -> Vec<(u64, u64)> { on_cpu().into_iter().zip(counters.iter().map(|own| sent(own))).collect() };
-    let mut windows: Vec<f64> = (0..WINDOWS)
-        .map(|_| {
-            let before = sample();
-            std::thread::sleep(WINDOW);
-            let after = sample();
-            let rate = |worker: usize| {
-                let (ns, packets) = (after[worker].0 - before[worker].0, after[worker].1 - before[worker].1);
-                packets as f64 * 1_000.0 / ns as f64
-            };
-            running.clone().map(rate).sum()
-        })
-        .collect();
-    windows.sort_by(f64::total_cmp);
-    windows[WINDOWS / 2]
+/// Packets that a worker transmits.
+struct Forwarding {
+    worker: Mutex<Worker<WorkerState>>,
+    mailbox: Arc<Mailbox>,
+    counters: Arc<WorkerCounters>,
+}
+
+impl Job for Forwarding {
+    fn run(&self) {
+        self.worker.lock().expect("no other lcore runs it").run();
+    }
+
+    fn stop(&self) {
+        self.mailbox.commands.force_push(Command::Stop);
+    }
+
+    fn done(&self) -> u64 {
+        self.counters.devices.iter().map(|device| device.tx_packets.get()).sum()
+    }
+}
+
+/// Steps of a generator of random numbers: nothing but registers.
+#[derive(Default)]
+struct Arithmetic {
+    stopped: AtomicBool,
+    done: AtomicU64,
+}
+
+impl Job for Arithmetic {
+    fn run(&self) {
+        let mut number = 1_u64;
+        let mut done = 0;
+        while !self.stopped.swap(false, Ordering::Relaxed) {
+            for _ in 0..STEPS {
+                number ^= number << 13;
+                number ^= number >> 7;
+                number ^= number << 17;
+            }
+            done += STEPS;
+        }
+        black_box(number);
+        self.done.fetch_add(done, Ordering::Relaxed);
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+/// A job on a core of its own.
+struct Launched<'job> {
+    job: &'job dyn Job,
+    done_before: u64,
+    /// Nanoseconds of its core's time, once it has ended.
+    spent: Arc<AtomicU64>,
+    handle: LcoreHandle,
+}
+
+impl<'job> Launched<'job> {
+    fn on(eal: &Eal, core: usize, job: &'job Arc<dyn Job>) -> Self {
+        let spent = Arc::new(AtomicU64::new(0));
+        let done_before = job.done();
+        let (task, spent_there) = (Arc::clone(job), Arc::clone(&spent));
+        let handle = lcore::launch(eal, core, move || {
+            let begin = on_cpu();
+            task.run();
+            spent_there.store(on_cpu() - begin, Ordering::Release);
+        });
+        Self {
+            job: &**job,
+            done_before,
+            spent,
+            handle: handle.expect("an idle core"),
+        }
+    }
+
+    /// What it did in a microsecond of its core's time.
+    fn rate(self) -> f64 {
+        self.handle.join().expect("the core comes back");
+        (self.job.done() - self.done_before) as f64 * 1_000.0 / self.spent.load(Ordering::Acquire) as f64
+    }
+}
+
+/// What these cores did in a microsecond of their time, together, while only they worked.
+fn rate(eal: &Eal, jobs: &[(usize, &Arc<dyn Job>)]) -> f64 {
+    let launched: Vec<_> = jobs.iter().map(|(core, job)| Launched::on(eal, *core, job)).collect();
+    std::thread::sleep(SLICE);
+    launched.iter().for_each(|launched| launched.job.stop());
+    launched.into_iter().map(Launched::rate).sum()
+}
+
+/// One round of one kind of work.
+struct Round {
+    /// The mean of both cores, each while the other slept.
+    alone: f64,
+    both: f64,
+}
+
+impl Round {
+    fn of(eal: &Eal, jobs: &[Arc<dyn Job>; 2]) -> Self {
+        let [first, second] = jobs;
+        let alone = rate(eal, &[(0, first)]);
+        let both = rate(eal, &[(0, first), (1, second)]);
+        let alone = (alone + rate(eal, &[(1, second)])) / 2.0;
+        Self { alone, both }
+    }
+
+    fn times(&self) -> f64 {
+        self.both / self.alone
+    }
+}
+
+/// Median, least and most, as JSON.
+fn spread(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> String {
+    let mut figures: Vec<f64> = rounds.iter().map(figure).collect();
+    figures.sort_by(f64::total_cmp);
+    format!(
+        "[{:.3},{:.3},{:.3}]",
+        figures[figures.len() / 2],
+        figures[0],
+        figures[figures.len() - 1]
+    )
 }
 
 /// What is to be measured.
@@ -185,7 +328,7 @@ impl Wanted {
 
     /// The workers' states with all connections, and the data that each is to be fed, in `directory`.
     fn states(&self, counters: &[Arc<WorkerCounters>], now: Tick, directory: &Path) -> Vec<(WorkerState, PathBuf)> {
-        let snapshot = snapshot(&self.mode, WORKERS);
+        let snapshot = snapshot(&self.mode);
         let all: Arc<[Arc<WorkerCounters>]> = counters.into();
         let state_of = |(worker, own): (usize, &Arc<WorkerCounters>)| {
             let settings = WorkerSettings {
@@ -200,24 +343,17 @@ impl Wanted {
             let (snapshot, all, own) = (Arc::clone(&snapshot), Arc::clone(&all), Arc::clone(own));
             let mut state = WorkerState::new(settings, &mut arena, snapshot, all, own).expect("enough memory");
             let capture = directory.join(format!("{worker}.pcap"));
-            open_flows(&mut state, self.flows, now, &capture);
+            open_flows(&mut state, &LINES[worker], self.flows, now, &capture);
             (state, capture)
         };
         counters.iter().enumerate().map(state_of).collect()
     }
 
-    /// The device that replays, and counts what it is to transmit. It has a line of counters for each queue, net_null
-    /// one for several.
-    fn device(&self, eal: &Eal, pool: Mempool, captures: &[PathBuf]) -> (Device, Queues) {
-        let replayed: String = captures
-            .iter()
-            .map(|file| format!(",rx_pcap={}", file.display()))
-            .collect();
+    /// The device that replays for one worker, and counts what it is to transmit.
+    fn device(&self, eal: &Eal, pool: Mempool, worker: usize, capture: &Path) -> (Device, Queues) {
         let settings = DeviceSettings {
-            id: WAN,
-            driver: format!("net_pcap0{replayed},infinite_rx=1"),
-            rx_queues: u16::from(WORKERS),
-            tx_queues: u16::from(WORKERS),
+            id: LINES[worker].device,
+            driver: format!("net_pcap{worker},rx_pcap={},infinite_rx=1", capture.display()),
             ..DeviceSettings::default()
         };
         Device::open(eal, &settings, pool).expect("a device")
@@ -241,7 +377,11 @@ fn main() {
         .states(&counters, clock.now(), directory.path())
         .into_iter()
         .unzip();
-    let (_device, queues) = wanted.device(&eal, pool, &captures);
+    let (_devices, queues): (Vec<_>, Vec<_>) = captures
+        .iter()
+        .enumerate()
+        .map(|(worker, capture)| wanted.device(&eal, pool, worker, capture))
+        .unzip();
     let crew_settings = CrewSettings {
         counters: &counters,
         twins: &[],
@@ -249,34 +389,37 @@ fn main() {
         clock,
         pool,
     };
-    let crew = assemble(vec![queues], &crew_settings);
-    let mut workers = crew
+    let crew = assemble(queues, &crew_settings);
+    let forwarding: Vec<Arc<dyn Job>> = crew
         .workers
         .into_iter()
         .zip(states)
-        .map(|(parts, state)| Worker::new(parts, state));
-    let mut launch = |number| {
-        let mut worker = workers.next().expect("two workers");
-        let handle = lcore::launch(&eal, number, move || worker.run()).expect("a worker");
-        std::thread::sleep(SETTLING);
-        handle
+        .zip(crew.mailboxes.iter().zip(&counters))
+        .map(|((parts, state), (mailbox, own))| -> Arc<dyn Job> {
+            Arc::new(Forwarding {
+                worker: Mutex::new(Worker::new(parts, state)),
+                mailbox: Arc::clone(mailbox),
+                counters: Arc::clone(own),
+            })
+        })
+        .collect();
+    let Ok(forwarding) = <[_; 2]>::try_from(forwarding) else {
+        panic!("two workers");
     };
-    let stop = |number: usize, handle: LcoreHandle| {
-        crew.mailboxes[number].commands.force_push(Command::Stop);
-        handle.join().expect("the worker ends");
-    };
-    let first = launch(0);
-    let first_alone = rate(&counters, 0..1);
-    let second = launch(1);
-    let both = rate(&counters, 0..2);
-    stop(0, first);
-    let second_alone = rate(&counters, 1..2);
-    stop(1, second);
+    let arithmetic: [Arc<dyn Job>; 2] = std::array::from_fn(|_| -> Arc<dyn Job> { Arc::new(Arithmetic::default()) });
+    // The first meets caches and pages that nothing touched yet.
+    Round::of(&eal, &forwarding);
+    let (packets, machine): (Vec<_>, Vec<_>) = (0..ROUNDS)
+        .map(|_| (Round::of(&eal, &forwarding), Round::of(&eal, &arithmetic)))
+        .unzip();
     let handed_over: u64 = counters.iter().map(|own| own.handed_over_out.get()).sum();
-    let times = 2.0 * both / (first_alone + second_alone);
     println!(
-        "{{\"mode\":\"{}\",\"flows\":{},\"first_alone\":{first_alone:.2},\"second_alone\":{second_alone:.2},\"both\":{both:.2},\
-         \"times\":{times:.3},\"handed_over\":{handed_over}}}",
-        wanted.mode, wanted.flows
+        "{{\"mode\":\"{}\",\"flows\":{},\"alone\":{},\"both\":{},\"times\":{},\"machine\":{},\"handed_over\":{handed_over}}}",
+        wanted.mode,
+        wanted.flows,
+        spread(&packets, |round| round.alone),
+        spread(&packets, |round| round.both),
+        spread(&packets, Round::times),
+        spread(&machine, Round::times),
     );
 }
