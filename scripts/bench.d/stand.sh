@@ -6,7 +6,8 @@
 # shellcheck shell=bash
 
 namespace=lvsd-bench
-work=$(mktemp -d)
+# In memory: nothing that is measured waits for a disk.
+work=$(mktemp -d -p /dev/shm)
 feeds=target/bench-feeds
 bin=${LVSD_BENCH_BIN:-target/release}
 cpus=

@@ -3,7 +3,8 @@
 //! No device: bursts of 32 frames are copied into buffers laid out like mbufs, and `path::process` decides about
 //! them. Times are of this thread on the CPU, the copying measured apart and taken off; each is the median of five.
 //! `path turns [FLOWS] [MODE]`: the longest pass of a worker's loop while connections come and go.
-//! `path [new] [FLOWS] [MODE] [PROTOCOL] [DIRECTION] [FAMILY]`; `new` for first packets instead. `path count …` runs `measured` only as often as it says, for
+//! `path [new] [FLOWS] [MODE] [PROTOCOL] [DIRECTION] [FAMILY] [N-workers]`; `new` for first packets instead. With `N-workers` it is
+//! the first of so many, and gets packets of established connections of its own. `path count …` runs `measured` only as often as it says, for
 //! `valgrind --tool=callgrind --toggle-collect='*measured*'`, whose count of instructions no neighbour disturbs.
 #![allow(
     unsafe_code,
@@ -122,6 +123,7 @@ struct Scenario {
     protocol: ServiceProtocol,
     direction: &'static str,
     is_v6: bool,
+    workers_count: u8,
 }
 
 impl Scenario {
@@ -136,7 +138,7 @@ impl Scenario {
     }
 
     /// All that make sense: replies are seen in NAT and FULLNAT only.
-    fn all() -> Vec<Self> {
+    fn all(workers_count: u8) -> Vec<Self> {
         let modes = [
             ForwardingMode::FullNat,
             ForwardingMode::Nat,
@@ -154,6 +156,7 @@ impl Scenario {
                                 protocol,
                                 direction,
                                 is_v6,
+                                workers_count,
                             });
                         }
                     }
@@ -244,13 +247,15 @@ fn worker(scenario: Scenario, flows: u32) -> WorkerState {
     let snapshot = Arc::new(Snapshot {
         services: Arc::new(desired.build()),
         l3: Arc::new(network().build(1)),
-        workers_count: 1,
+        workers_count: scenario.workers_count,
         ..Snapshot::default()
     });
-    let counters = [Arc::new(WorkerCounters::new(1_024))];
+    let counters: Arc<[_]> = (0..scenario.workers_count)
+        .map(|_| Arc::new(WorkerCounters::new(1_024)))
+        .collect();
     let settings = WorkerSettings {
         id: WorkerId(0),
-        workers_count: 1,
+        workers_count: scenario.workers_count,
         conns4_max: flows as usize + flows as usize / 8 + 64,
         conns6_max: flows as usize + flows as usize / 8 + 64,
         secret: [11, 22, 33, 44],
@@ -258,7 +263,7 @@ fn worker(scenario: Scenario, flows: u32) -> WorkerState {
     };
     let mut arena = Arena::in_memory(WorkerState::arena_bytes(&settings));
     let own = Arc::clone(&counters[0]);
-    WorkerState::new(settings, &mut arena, snapshot, Arc::from(counters), own).expect("as much memory as needed")
+    WorkerState::new(settings, &mut arena, snapshot, counters, own).expect("as much memory as needed")
 }
 
 impl Stand {
@@ -285,18 +290,23 @@ impl Stand {
     fn new(scenario: Scenario, flows: u32) -> Self {
         let mut stand = Self::empty(scenario, flows);
         let mut replies = Vec::new();
-        for flow in 0..flows {
+        for flow in 0.. {
+            if stand.frames.len() == flows as usize {
+                break;
+            }
             let first = scenario.first_packet(flow);
             let data = first.clone().ack().payload(b"bench!").padded_to(60).build();
-            stand.open(&first.syn().dst_mac(director_mac(WAN)).build());
+            if !stand.open(&first.syn().dst_mac(director_mac(WAN)).build()) {
+                continue;
+            }
             stand.push(&data);
             if scenario.mode.sees_replies() {
                 replies.push(stand.reply_of_last(scenario));
                 stand.device = LAN;
-                stand.open(&replies[replies.len() - 1]);
+                assert!(stand.open(&replies[replies.len() - 1]), "replies come to this worker");
                 stand.device = WAN;
             }
-            stand.open(&data);
+            assert!(stand.open(&data), "so does data");
         }
         if scenario.direction == "out" {
             stand.frames.clear();
@@ -357,8 +367,9 @@ impl Stand {
         self.frames.push(padded);
     }
 
-    /// Sends one frame through the path; what it looks like afterwards is in the first buffer.
-    fn open(&mut self, frame: &[u8]) {
+    /// Sends one frame through the path and tells whether this worker has its connection; what the frame looks like
+    /// afterwards is in the first buffer.
+    fn open(&mut self, frame: &[u8]) -> bool {
         self.buffers[0].fill(frame);
         path::process(
             &mut self.worker,
@@ -367,11 +378,11 @@ impl Stand {
             &mut self.buffers[..1],
             &mut self.verdicts[..1],
         );
-        assert!(
-            matches!(self.verdicts[0], Verdict::Transmit(_)),
-            "{:?}",
-            self.verdicts[0]
-        );
+        match self.verdicts[0] {
+            Verdict::Transmit(_) => true,
+            Verdict::HandOver(_) => false,
+            verdict => panic!("{verdict:?}"),
+        }
     }
 
     /// What the real server answers to the frame in the first buffer.
@@ -504,10 +515,14 @@ fn main() {
     let flows = words.iter().find_map(|word| word.parse().ok()).unwrap_or(1_024);
     let is_new = words.iter().any(|word| word == "new");
     let is_turns = words.iter().any(|word| word == "turns");
-    let is_scenario =
-        |word: &&String| !["count", "new", "turns"].contains(&word.as_str()) && word.parse::<u32>().is_err();
+    let workers_of = |word: &String| word.strip_suffix("-workers").and_then(|count| count.parse().ok());
+    let workers_count = words.iter().find_map(workers_of).unwrap_or(1);
+    let is_scenario = |word: &&String| {
+        let is_known = ["count", "new", "turns"].contains(&word.as_str()) || workers_of(word).is_some();
+        !is_known && word.parse::<u32>().is_err()
+    };
     let wanted: Vec<&String> = words.iter().filter(is_scenario).collect();
-    for scenario in Scenario::all() {
+    for scenario in Scenario::all(workers_count) {
         let name = scenario.name();
         if wanted
             .iter()
