@@ -1,11 +1,13 @@
 //! NAT, FULLNAT, DR and TUN carry a TCP connection and a UDP exchange.
 
+use lvs_core::ipvs::desired::ServerSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
+use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::testing::network::{LAN, WAN, director_mac, neighbour_mac};
 use lvs_core::testing::{checksum_faults, tcp4, tcp6, udp4};
 
-use super::{counts, director, packet, service};
+use super::{addr, counts, director, packet, service};
 
 const VIP: &str = "192.0.2.100";
 const VIP6: &str = "2001:db8:a::100";
@@ -127,6 +129,35 @@ fn tunnels_lead_to_servers_of_either_family() {
             "{vip} in {server}: {changed:?}"
         );
         assert_eq!(checksum_faults(&out), Vec::<String>::new());
+    }
+}
+
+/// Of a connection by DR the director sees no packet of the server: when its client has closed it, it is in FIN_WAIT,
+/// and bit 2 of `conn_reuse_mode` says whether a client that comes again from the port begins anew.
+#[test]
+fn a_client_that_comes_again_meets_the_new_mode_only_with_conn_reuse_mode_3() {
+    for (conn_reuse_mode, expected) in [
+        (1, "TCP S 192.0.2.2:40000 > 192.0.2.100:80 ttl 63 len 40"),
+        (3, "TCP S 192.0.2.2:40000 > 198.51.100.11:80 ttl 63 len 40"),
+    ] {
+        let key = service(ServiceProtocol::Tcp, VIP, 80);
+        let mut director = director(1, key, ForwardingMode::DirectRouting, &["198.51.100.11"], 80);
+        director.set_sysctls(Sysctls {
+            conn_reuse_mode,
+            ..Default::default()
+        });
+        let client = || tcp4("192.0.2.2:40000 > 192.0.2.100:80");
+        for frame in [client().syn(), client().ack(), client().ack().fin()] {
+            director.inject(WAN, &frame.build()).transmitted();
+        }
+        director.change(|desired| {
+            let server = ServerSpec::new(addr("198.51.100.11"), 80, ForwardingMode::Nat, 1);
+            desired.edit_server(&key, server).expect("the server is there");
+        });
+        let (device, out) = director.inject(WAN, &client().syn().build()).transmitted();
+        assert_eq!(device, LAN);
+        assert_eq!(packet(&out), expected, "conn_reuse_mode {conn_reuse_mode}");
+        assert_eq!(director.conns().len(), 1);
     }
 }
 
