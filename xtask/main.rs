@@ -5,6 +5,7 @@
 
 #[cfg(feature = "daemon")]
 mod documents;
+mod fuzz_seeds;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,12 @@ enum Task {
     /// `conf/openapi.json`, from the routes of the daemon.
     #[cfg(feature = "daemon")]
     Openapi,
+    /// What fuzzing begins with, from the recordings of the kernel and the tests' bad input.
+    FuzzSeeds {
+        /// Gets a folder for each target.
+        #[arg(default_value = "fuzz/corpus")]
+        folder: PathBuf,
+    },
 }
 
 /// The repository.
@@ -44,6 +51,7 @@ fn run(task: &Task) -> io::Result<()> {
         Task::Documents { folder } => documents::write(folder),
         #[cfg(feature = "daemon")]
         Task::Openapi => std::fs::write(root().join("conf/openapi.json"), lvsd::mgmt::admin::routes::openapi()),
+        Task::FuzzSeeds { folder } => fuzz_seeds::write(root(), folder),
     }
 }
 
