@@ -357,7 +357,7 @@ real_servers_have_vip() {
 }
 
 # workers_now: for each worker a line: frames received, connections begun, frames handed over.
-workers_now() { lvsctl_quiet --json workers | jq -r '.[] | "\(.rx_packets) \(.scheduler_picks) \(.hand_over_packets)"'; }
+workers_now() { lvsctl_quiet --json workers | jq -r '.[] | "\(.rx_packets) \(.scheduler_picks) \(.handoff_out_packets)"'; }
 
 # check_spread MODE BEFORE AFTER: with RSS every worker has its share, and only NAT's replies need a hand-over; without
 # it workers give each other their shares.
@@ -393,7 +393,7 @@ a_crowd_shows_it() {
 }
 
 # What lvsd found out of how the NIC with the clients spreads flows.
-spread_is() { [[ $(lvsctl_quiet --json devices | jq -r '.[] | select(.name == "wan") | .spread') == "$1" ]]; }
+spread_is() { [[ $(lvsctl_quiet --json devices | jq -r '.[] | select(.name == "wan") | .rss') == "$1" ]]; }
 
 # Whether frames of the run's NICs are spread by RSS; the others put all in one queue, whatever they claim.
 spreads() { [[ $MACHINE_NIC == virtio-rss || $MACHINE_NIC == igb ]]; }
