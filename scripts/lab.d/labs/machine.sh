@@ -7,7 +7,7 @@ source "$LAB_HOME/scripts/machine.d/build.sh"
 # shellcheck source=/dev/null
 source "$LAB_HOME/scripts/machine.d/boot.sh"
 
-# README's pair, of which the machine is one.
+# The pair of docs/deploy.md, of which the machine is one.
 # shellcheck source=scripts/lab.d/labs/pair.sh
 source "$LAB_HOME/scripts/lab.d/labs/pair.sh"
 PAIR=(director director2)
@@ -499,9 +499,9 @@ newer_package() {
     dpkg-deb -Zgzip -z1 -b "$tree" "$tree.deb" >/dev/null
 }
 
-# README's pair: the machine is master, a director in a namespace beside it the backup.
+# The pair of docs/deploy.md: the machine is master, a director in a namespace beside it the backup.
 step_pair() {
-    title "README's pair"
+    title "The pair of docs/deploy.md"
     client_has_ports_of_its_own
     gateway_is director
     second_director
@@ -509,12 +509,12 @@ step_pair() {
     in_machine ip address flush dev wan scope global
     in_machine ip address flush dev lan scope global
     own_addresses 1
-    readme_keepalived 150 >"$(machine_folder)/keepalived.conf"
+    deploy_keepalived 150 >"$(machine_folder)/keepalived.conf"
     director_types cp /run/machine/keepalived.conf /etc/keepalived/keepalived.conf
     director_types keepalived --config-test
     director_types systemctl enable --now keepalived
     use_family 4
-    comes_up_as_readme_says
+    comes_up_as_deploy_says
     leaves_with_downloads "keepalived of the master stopped" director_types systemctl stop keepalived
     director_types systemctl start keepalived
     comes_back_to_machine
@@ -542,7 +542,7 @@ second_director() {
     plug_device lan inside
     start_lvsd
     own_addresses 2
-    copy_from_readme 100
+    copy_from_deploy 100
     start_keepalived
 }
 
