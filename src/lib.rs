@@ -15,13 +15,13 @@ use std::time::Instant;
 use mgmt::admin::socket::{self, AdminSocket};
 use mgmt::ipvs_netlink::socket::IpvsSocket;
 use mgmt::link::LinkWatch;
-use mgmt::mailbox_port::MailboxPort;
+use mgmt::mailbox_handle::MailboxHandle;
 use mgmt::punt;
 use mgmt::reload::Reloader;
-use mgmt::service::{self, Parts};
-use mgmt::spread::SpreadWatch;
+use mgmt::rss_check::RssCheck;
+use mgmt::runtime::{self, Parts};
 use startup::{Opened, StartError};
-use worker::crew::{self, CrewSettings};
+use worker::assignment::{self, AssignmentSettings};
 
 /// Runs the director until SIGTERM or SIGINT.
 ///
@@ -33,33 +33,43 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let metrics = startup::metrics_listener(&config)?;
     let mut director = startup::restore(&config)?;
 
-    let ground = startup::ground(&config)?;
+    let environment = startup::environment(&config)?;
     let Opened {
         devices,
         queues,
         twins,
         rss,
-    } = startup::devices(&config, &ground)?;
+    } = startup::devices(&config, &environment)?;
     let runtime = startup::runtime()?;
     let (mirror, l3) = runtime.block_on(startup::mirror(&twins))?;
     director.set_l3(Arc::clone(&l3.borrow()), Instant::now());
 
-    let counters = startup::counters(&config, &ground.nodes);
-    let settings = CrewSettings {
+    let counters = startup::counters(&config, &environment.nodes);
+    let settings = AssignmentSettings {
         counters: &counters,
         twins: &twins.iter().map(|twin| twin.device).collect::<Vec<_>>(),
         idle: startup::idle_policy(&config),
-        clock: ground.clock,
-        pool: ground.pools.of(ground.nodes.main),
+        clock: environment.clock,
+        pool: environment.pools.of(environment.nodes.main),
     };
-    let crew = crew::assemble(queues, &settings);
+    let assignment = assignment::assemble(queues, &settings);
     let links = LinkWatch::new(&twins);
-    let punt_thread = punt::start(crew.twin_ends, startup::twin_descriptors(twins), settings.pool)
+    let punt_thread = punt::start(assignment.twin_ends, startup::twin_descriptors(twins), settings.pool)
         .map_err(StartError::io("start the twin thread"))?;
     let snapshot = director.first_snapshot(config.workers.count);
-    let workers = startup::launch_workers(&config, &ground, crew.workers, &counters, &snapshot, rss.as_ref())?;
-    let ports: Vec<Arc<MailboxPort>> = startup::ports(&ground, crew.mailboxes, &counters);
-    director.attach(ports.iter().map(|port| Arc::clone(port) as _).collect(), Instant::now());
+    let workers = startup::launch_workers(
+        &config,
+        &environment,
+        assignment.workers,
+        &counters,
+        &snapshot,
+        rss.as_ref(),
+    )?;
+    let handles: Vec<Arc<MailboxHandle>> = startup::worker_handles(&environment, assignment.mailboxes, &counters);
+    director.attach(
+        handles.iter().map(|handle| Arc::clone(handle) as _).collect(),
+        Instant::now(),
+    );
     director.attach_twins(Arc::clone(punt_thread.counters()));
 
     let socket = AdminSocket::open(&config.api.socket, startup::group(&config))?;
@@ -68,11 +78,11 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         director: Arc::new(Mutex::new(director)),
         reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),
         links,
-        spread: SpreadWatch::new(startup::claims(&devices, rss.is_some()), Arc::clone(&counters)),
+        rss_check: RssCheck::new(startup::claims(&devices, rss.is_some()), Arc::clone(&counters)),
         devices,
-        pools: ground.pools.clone(),
+        pools: environment.pools.clone(),
         twins: Arc::clone(punt_thread.counters()),
-        ports: ports.clone(),
+        handles: handles.clone(),
         mirror,
         l3,
         version: startup::version(&config, revision),
@@ -88,23 +98,23 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
             "flows spread by workers"
         }
     );
-    runtime.block_on(service::serve(socket, ipvs_socket, parts));
+    runtime.block_on(runtime::serve(socket, ipvs_socket, parts));
 
-    for port in &ports {
-        port.stop();
+    for handle in &handles {
+        handle.stop();
     }
     for worker in workers {
         worker.join()?;
     }
     drop(punt_thread);
-    #[cfg(feature = "steps")]
+    #[cfg(feature = "stages")]
     for worker in counters.iter() {
         use lvs_core::counters::SingleWriter;
         let packets: u64 = worker.devices.iter().map(|device| device.rx_packets.get()).sum();
         log::info!(
-            "cycles of {packets} packets by step: {:?} {:?}",
-            lvs_core::steps::StepName::ALL,
-            worker.steps.sums()
+            "cycles of {packets} packets by stage: {:?} {:?}",
+            lvs_core::stages::Stage::ALL,
+            worker.stages.sums()
         );
     }
     log::info!("stopped");

@@ -6,15 +6,15 @@ pub mod ipvs_netlink;
 pub mod journal;
 pub mod kernel;
 pub mod link;
-pub mod mailbox_port;
+pub mod mailbox_handle;
 pub mod metrics;
 pub mod punt;
 pub mod reload;
-pub mod service;
-pub mod spread;
+pub mod rss_check;
+pub mod runtime;
 pub mod sync;
 pub mod twin;
-pub mod worker_port;
+pub mod worker_handle;
 
 #[cfg(test)]
 mod fake_worker;

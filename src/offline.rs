@@ -196,7 +196,7 @@ impl Director {
     fn frame(&mut self, number: usize, captured: &Captured) -> Result<(), OfflineError> {
         self.cause = (number, captured.time_ns);
         self.summary.read += 1;
-        let mut frame = VecFrame::new(&captured.octets);
+        let mut frame = VecFrame::new(&captured.bytes);
         let mut verdicts = [Verdict::Punt];
         let frames = std::slice::from_mut(&mut frame);
         path::process(&mut self.workers[0], captured.device, self.now, frames, &mut verdicts);
@@ -218,20 +218,20 @@ impl Director {
                 let comment = format!("worker {worker}, for frame {number}");
                 self.out.write(to, time_ns, frame.bytes(), &comment)?;
             }
-            Verdict::HandOver(owner) => {
+            Verdict::Handoff(owner) => {
                 let owner = usize::from(owner.0);
                 let mut verdicts = [Verdict::Punt];
                 let frames = std::slice::from_mut(&mut frame);
-                path::process_handed_over(&mut self.workers[owner], device, self.now, frames, &mut verdicts);
+                path::process_handoff(&mut self.workers[owner], device, self.now, frames, &mut verdicts);
                 self.made(owner, device)?;
                 // Never handed over again.
-                if !matches!(verdicts[0], Verdict::HandOver(_)) {
+                if !matches!(verdicts[0], Verdict::Handoff(_)) {
                     return self.dispatch(owner, device, frame, verdicts[0]);
                 }
             }
             Verdict::Punt => self.summary.punted += 1,
             Verdict::Hold(_) => self.summary.held += 1,
-            Verdict::Kept => self.summary.kept += 1,
+            Verdict::Consumed => self.summary.kept += 1,
             Verdict::Drop(reason) => self.counters[worker].drop_packet(reason),
         }
         Ok(())
@@ -239,8 +239,8 @@ impl Director {
 
     /// Frames that the path made besides those of the capture.
     fn made(&mut self, worker: usize, device: DeviceId) -> Result<(), OfflineError> {
-        while let Some((verdict, octets)) = self.workers[worker].next_made() {
-            let frame = VecFrame::new(octets);
+        while let Some((verdict, bytes)) = self.workers[worker].next_generated() {
+            let frame = VecFrame::new(bytes);
             self.dispatch(worker, device, frame, verdict)?;
         }
         Ok(())

@@ -33,18 +33,18 @@ use crate::mgmt::admin::socket::SocketError;
 use crate::mgmt::director::Director;
 use crate::mgmt::journal::JournalError;
 use crate::mgmt::kernel::{KernelError, KernelMirror, MirroredTwin};
-use crate::mgmt::mailbox_port::MailboxPort;
+use crate::mgmt::mailbox_handle::MailboxHandle;
 use crate::mgmt::metrics;
 use crate::mgmt::punt::TwinDescriptor;
 use crate::mgmt::reload;
-use crate::mgmt::spread::Claim;
+use crate::mgmt::rss_check::Claim;
 use crate::mgmt::twin::{self, Twin, TwinError};
 use crate::offline::{self, OfflineError};
 use crate::worker::Worker;
-use crate::worker::crew::WorkerParts;
+use crate::worker::assignment::WorkerParts;
 use crate::worker::idle::IdlePolicy;
 use crate::worker::mailbox::Mailbox;
-use crate::worker::{handover, punt};
+use crate::worker::{handoff, punt};
 
 /// Mbufs that each thread keeps for itself.
 const MBUF_CACHE: u32 = 256;
@@ -162,7 +162,7 @@ pub fn restore(config: &Config) -> Result<Director, StartError> {
     let (mut director, report) = Director::restore_with_devices(&config.journal.path, devices)?;
     if let Some(damage) = &report.damage {
         log::warn!(
-            "journal: its last {} octets are no whole record (kept in {}); everything before is restored",
+            "journal: its last {} bytes are no whole record (kept in {}); everything before is restored",
             damage.lost_bytes,
             damage.copy.display()
         );
@@ -219,18 +219,18 @@ pub fn twin_descriptors(twins: Vec<Twin>) -> Vec<TwinDescriptor> {
 }
 
 /// The management core's ends of all mailboxes.
-pub fn ports(
-    ground: &Ground,
+pub fn worker_handles(
+    environment: &Environment,
     mailboxes: Vec<Arc<Mailbox>>,
     counters: &Arc<[Arc<WorkerCounters>]>,
-) -> Vec<Arc<MailboxPort>> {
-    let ends = mailboxes.into_iter().zip(counters.iter()).zip(&ground.worker_cpus);
+) -> Vec<Arc<MailboxHandle>> {
+    let ends = mailboxes.into_iter().zip(counters.iter()).zip(&environment.worker_cpus);
     ends.map(|((mailbox, counters), cpu)| {
-        Arc::new(MailboxPort::new(
+        Arc::new(MailboxHandle::new(
             mailbox,
             Arc::clone(counters),
             Some(u32::from(*cpu)),
-            ground.clock.hz(),
+            environment.clock.hz(),
         ))
     })
     .collect()
@@ -277,7 +277,7 @@ fn worker_cpus(config: &Config) -> Vec<u16> {
 fn pool_settings(config: &Config) -> PoolSettings {
     let workers = u32::from(config.workers.count);
     let waiting = punt::PUNTED_SLOTS + punt::CONTROL_SLOTS + punt::INJECTED_SLOTS + HELD_MAX;
-    let rings = workers * ((workers - 1) * handover::slots(usize::from(config.workers.count)) as u32 + waiting as u32);
+    let rings = workers * ((workers - 1) * handoff::slots(usize::from(config.workers.count)) as u32 + waiting as u32);
     let needed = PoolSettings::mbufs_needed(descriptors(config), rings, workers + 1, MBUF_CACHE);
     PoolSettings {
         mbufs: needed.max(config.eal.mbufs),
@@ -293,7 +293,7 @@ fn descriptors(config: &Config) -> u32 {
 }
 
 /// DPDK, its buffers and its clock.
-pub struct Ground {
+pub struct Environment {
     /// Proof that DPDK runs.
     pub eal: Eal,
     /// All packet buffers.
@@ -310,7 +310,7 @@ pub struct Ground {
 ///
 /// # Errors
 /// Missing hugepages, cores or memory; another director of the same name.
-pub fn ground(config: &Config) -> Result<Ground, StartError> {
+pub fn environment(config: &Config) -> Result<Environment, StartError> {
     let worker_cpus = worker_cpus(config);
     let pool_settings = pool_settings(config);
     let names = config.devices.iter().map(|device| device.dpdk.as_str());
@@ -341,7 +341,7 @@ pub fn ground(config: &Config) -> Result<Ground, StartError> {
     })?;
     let pools = Pools::create(&eal, &pool_settings, &nodes.used())?;
     let clock = Clock::start(&eal);
-    Ok(Ground {
+    Ok(Environment {
         eal,
         pools,
         nodes,
@@ -381,10 +381,10 @@ pub struct Opened {
 ///
 /// # Errors
 /// A device that is missing, busy or refuses a setting; a twin that cannot be made.
-pub fn devices(config: &Config, ground: &Ground) -> Result<Opened, StartError> {
+pub fn devices(config: &Config, environment: &Environment) -> Result<Opened, StartError> {
     let queues_count = u16::from(config.workers.count);
     // Nobody outside can know which flows meet on one worker.
-    let rss_key = random_octets().map_err(StartError::io("read randomness"))?;
+    let rss_key = random_bytes().map_err(StartError::io("read randomness"))?;
     let mut opened = Opened::default();
     for (number, wanted) in config.devices.iter().enumerate().take(DEVICES_MAX) {
         let settings = DeviceSettings {
@@ -401,15 +401,15 @@ pub fn devices(config: &Config, ground: &Ground) -> Result<Opened, StartError> {
             rx_descriptors: wanted.rx_queue_size,
             tx_descriptors: wanted.tx_queue_size,
         };
-        let node = ground.nodes.devices.get(number).copied().flatten();
-        if let Some(node) = ground.nodes.far(number) {
+        let node = environment.nodes.devices.get(number).copied().flatten();
+        if let Some(node) = environment.nodes.far(number) {
             log::warn!(
                 "device \"{}\" is on NUMA node {node} and no worker is: every packet crosses the processors' link; \
                  choose eal.worker_cores of that node (lscpu)",
                 settings.name
             );
         }
-        let (device, queues) = Device::open(&ground.eal, &settings, ground.pools.of(node))?;
+        let (device, queues) = Device::open(&environment.eal, &settings, environment.pools.of(node))?;
         if settings.rx_interrupts {
             tell_how_workers_wake(&device, config.workers.idle_sleep_us);
         }
@@ -486,7 +486,7 @@ pub fn idle_policy(config: &Config) -> IdlePolicy {
 /// No memory for the connection tables, no randomness, a core that cannot be used.
 pub fn launch_workers(
     config: &Config,
-    ground: &Ground,
+    environment: &Environment,
     parts: Vec<WorkerParts>,
     counters: &Arc<[Arc<WorkerCounters>]>,
     snapshot: &Arc<Snapshot>,
@@ -504,10 +504,10 @@ pub fn launch_workers(
             secret,
             seed: secret[3] ^ number as u64,
         };
-        let node = ground.nodes.workers.get(number).copied().flatten();
-        parts.use_pool(ground.pools.of(node));
+        let node = environment.nodes.workers.get(number).copied().flatten();
+        parts.use_pool(environment.pools.of(node));
         let preference = Preference::of(node);
-        let mut arena = memory::arena(&ground.eal, WorkerState::arena_bytes(&settings), node)?;
+        let mut arena = memory::arena(&environment.eal, WorkerState::arena_bytes(&settings), node)?;
         let (snapshot, all) = (Arc::clone(snapshot), Arc::clone(counters));
         let mut state = WorkerState::new(settings, &mut arena, snapshot, all, Arc::clone(own))?;
         drop(preference);
@@ -515,7 +515,7 @@ pub fn launch_workers(
             state.follow_rss(rss.clone());
         }
         let mut worker = Worker::new(parts, state);
-        handles.push(lcore::launch(&ground.eal, number, move || worker.run())?);
+        handles.push(lcore::launch(&environment.eal, number, move || worker.run())?);
     }
     Ok(handles)
 }
@@ -528,19 +528,19 @@ fn share(capacity: u32, workers: u8) -> usize {
 
 /// The key of the connection hash: nobody outside can know it.
 fn secret() -> std::io::Result<[u64; 4]> {
-    let octets: [u8; 32] = random_octets()?;
+    let bytes: [u8; 32] = random_bytes()?;
     let mut secret = [0; 4];
-    for (word, chunk) in secret.iter_mut().zip(octets.chunks_exact(8)) {
-        *word = chunk.iter().fold(0, |word, octet| word << 8 | u64::from(*octet));
+    for (word, chunk) in secret.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
     }
     Ok(secret)
 }
 
-fn random_octets<const COUNT: usize>() -> std::io::Result<[u8; COUNT]> {
+fn random_bytes<const COUNT: usize>() -> std::io::Result<[u8; COUNT]> {
     use std::io::Read;
-    let mut octets = [0; COUNT];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut octets)?;
-    Ok(octets)
+    let mut bytes = [0; COUNT];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

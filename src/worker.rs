@@ -5,10 +5,10 @@
 //! Never: blocks, allocates, locks, logs, or makes a system call, unless it is told to rest when idle ([`idle`]).
 //! Every frame is accounted for: received + injected + made = transmitted + punted + dropped + kept (+ held, + in rings).
 
+pub mod assignment;
 pub mod capture;
-pub mod crew;
-pub mod exits;
-pub mod handover;
+pub mod dispatch;
+pub mod handoff;
 pub mod hold;
 pub mod housekeeping;
 pub mod idle;
@@ -26,16 +26,16 @@ use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
 use lvs_core::path::{DropReason, Verdict};
-use lvs_core::steps::StepName;
+use lvs_core::stages::Stage;
 use lvs_core::tick::Tick;
 
 use crate::dpdk::{Burst, Clock, Mempool, RxQueue, clock};
+use assignment::WorkerParts;
 use capture::Kind;
-use crew::WorkerParts;
-use exits::Exits;
-use handover::{Handed, Inbox};
+use dispatch::Dispatcher;
+use handoff::{Handoff, Inbox};
 use housekeeping::Pace;
-use idle::{Idle, Resting};
+use idle::{Idle, Sleeper};
 use mailbox::Mailbox;
 use packet_path::PacketPath;
 use punt::{InjectedFrames, TwinFrame};
@@ -53,7 +53,7 @@ pub struct Worker<P: PacketPath> {
     rx: Vec<RxQueue>,
     inbox: Inbox,
     injected: InjectedFrames,
-    exits: Exits,
+    dispatcher: Dispatcher,
     mailbox: Arc<Mailbox>,
     /// For frames that the path makes.
     pool: Mempool,
@@ -69,14 +69,14 @@ pub struct Worker<P: PacketPath> {
 impl<P: PacketPath> Worker<P> {
     /// A worker that decides by `path`.
     pub fn new(parts: WorkerParts, path: P) -> Self {
-        let counters = parts.exits.counters();
+        let counters = parts.dispatcher.counters();
         Self {
             path,
             clock: parts.clock,
             rx: parts.rx,
             inbox: parts.inbox,
             injected: parts.injected,
-            exits: parts.exits,
+            dispatcher: parts.dispatcher,
             mailbox: parts.mailbox,
             pool: parts.pool,
             counters,
@@ -94,41 +94,41 @@ impl<P: PacketPath> Worker<P> {
         self.stopped = false;
         self.idle.begin(&mut self.rx);
         let mut before = clock::cycles();
-        self.counters.steps.begin(before);
+        self.counters.stages.begin(before);
         while !self.stopped {
             let now = self.clock.tick_of(before);
             self.path.set_us(self.clock.us_of(before));
             let mut busy = self.receive(now);
-            busy |= self.take_handed_over(now);
+            busy |= self.take_handoffs(now);
             busy |= self.take_injected(now);
-            self.mark(StepName::Dispatch);
-            self.exits.flush();
-            self.mark(StepName::Transmit);
+            self.mark(Stage::Dispatch);
+            self.dispatcher.flush();
+            self.mark(Stage::Transmit);
             if busy && self.sampling.is_due() {
                 self.counters.latency.record(clock::cycles().wrapping_sub(before));
             }
             let house = self.pace.is_due(now, busy) || (!busy && self.mailbox.has_command());
-            let obeyed = house && self.keep_house(now);
+            let handled_command = house && self.keep_up(now);
             // Housekeeping serves timers too.
             let worked = house || self.expire(now);
             if busy || !worked {
-                self.rest_if_idle(busy, before);
-            } else if obeyed {
+                self.sleep_if_idle(busy, before);
+            } else if handled_command {
                 self.idle.stay_awake(before);
             }
             before = self.count_cycles(before, busy, worked);
-            self.mark(StepName::House);
+            self.mark(Stage::Housekeeping);
         }
-        self.exits.flush();
+        self.dispatcher.flush();
     }
 
     #[inline]
-    fn rest_if_idle(&mut self, busy: bool, began: u64) {
-        let resting = Resting {
+    fn sleep_if_idle(&mut self, busy: bool, began: u64) {
+        let sleeper = Sleeper {
             mailbox: &self.mailbox,
             counters: &self.counters,
         };
-        if self.idle.after_pass(busy, began, &mut self.rx, resting) && self.obey_all() {
+        if self.idle.after_pass(busy, began, &mut self.rx, sleeper) && self.handle_commands() {
             self.idle.stay_awake(clock::cycles());
         }
     }
@@ -140,7 +140,7 @@ impl<P: PacketPath> Worker<P> {
             let Some(rx) = self.rx.get_mut(queue) else { break };
             let device = rx.device();
             rx.receive(&mut self.burst);
-            self.mark(StepName::Receive);
+            self.mark(Stage::Receive);
             if self.burst.is_empty() {
                 continue;
             }
@@ -151,7 +151,7 @@ impl<P: PacketPath> Worker<P> {
             counters.rx_bytes.add(self.burst.bytes());
             self.counters.bursts.add(1);
             self.drop_segmented(device);
-            self.mark(StepName::Admit);
+            self.mark(Stage::Admit);
             self.decide(device, now, Kind::Received, P::process);
         }
         busy
@@ -159,7 +159,7 @@ impl<P: PacketPath> Worker<P> {
 
     /// Takes bursts from each other worker. Frames come in the order they were sent; a change of device ends
     /// a burst early, because the path is told one device a burst.
-    fn take_handed_over(&mut self, now: Tick) -> bool {
+    fn take_handoffs(&mut self, now: Tick) -> bool {
         let mut busy = false;
         // As much of each peer as it may have received in one pass of its own: otherwise, when all are busy,
         // every ring fills however large it is.
@@ -182,17 +182,17 @@ impl<P: PacketPath> Worker<P> {
         for _ in 0..BURST_MAX {
             let Some(handed) = self.inbox.take(peer) else { break };
             any = true;
-            self.counters.handed_over_in.add(1);
+            self.counters.handoff_in.add(1);
             match handed {
-                Handed::Transmit { mbuf, to } => self.exits.transmit_own(to, mbuf),
-                Handed::FromHost { mut mbuf, device } => {
+                Handoff::Transmit { mbuf, to } => self.dispatcher.transmit_own(to, mbuf),
+                Handoff::FromHost { mut mbuf, device } => {
                     let verdict = self.path.process_from_host(device, now, true, &mut mbuf);
                     self.tap(device, Kind::FromKernel, verdict, mbuf.bytes(), now);
-                    self.exits.dispatch_from_host(device, mbuf, verdict);
+                    self.dispatcher.dispatch_from_host(device, mbuf, verdict);
                 }
-                Handed::Process { mbuf, from } => {
+                Handoff::Process { mbuf, from } => {
                     if from != device {
-                        self.decide(device, now, Kind::HandedOver, P::process_handed_over);
+                        self.decide(device, now, Kind::Handoff, P::process_handoff);
                         device = from;
                     }
                     // At most BURST_MAX are taken, so there is room.
@@ -200,7 +200,7 @@ impl<P: PacketPath> Worker<P> {
                 }
             }
         }
-        self.decide(device, now, Kind::HandedOver, P::process_handed_over);
+        self.decide(device, now, Kind::Handoff, P::process_handoff);
         any
     }
 
@@ -213,10 +213,10 @@ impl<P: PacketPath> Worker<P> {
             };
             busy = true;
             let verdict = self.path.process_from_host(device, now, false, &mut mbuf);
-            if !matches!(verdict, Verdict::HandOver(_)) {
+            if !matches!(verdict, Verdict::Handoff(_)) {
                 self.tap(device, Kind::FromKernel, verdict, mbuf.bytes(), now);
             }
-            self.exits.dispatch_from_host(device, mbuf, verdict);
+            self.dispatcher.dispatch_from_host(device, mbuf, verdict);
         }
         busy
     }
@@ -230,32 +230,32 @@ impl<P: PacketPath> Worker<P> {
         if verdicts.is_empty() {
             return;
         }
-        if !self.exits.taps.is_empty() {
-            self.exits
+        if !self.dispatcher.taps.is_empty() {
+            self.dispatcher
                 .taps
                 .stage(clock::cycles(), device, kind, self.burst.as_slice());
         }
         process(&mut self.path, device, now, self.burst.as_mut_slice(), verdicts);
-        if !self.exits.taps.is_empty() {
+        if !self.dispatcher.taps.is_empty() {
             let conn_of = |ends: &FrameEnds| self.path.conn_of(ends, now);
-            self.exits.taps.settle(self.burst.as_slice(), verdicts, conn_of);
+            self.dispatcher.taps.settle(self.burst.as_slice(), verdicts, conn_of);
         }
         // Almost every burst leaves by one device, as it came.
         let left_together = match verdicts.first() {
             Some(first @ Verdict::Transmit(to)) if verdicts.iter().all(|verdict| verdict == first) => {
-                self.exits.transmit_all(*to, &mut self.burst)
+                self.dispatcher.transmit_all(*to, &mut self.burst)
             }
             _ => false,
         };
         if !left_together {
             for (mbuf, verdict) in self.burst.drain().zip(verdicts.iter()) {
-                self.exits
+                self.dispatcher
                     .dispatch(device, mbuf, *verdict, now, |wait| self.path.neighbour(wait));
             }
         }
-        self.send_made(device, now);
+        self.send_generated(device, now);
         self.tell();
-        self.mark(StepName::Dispatch);
+        self.mark(Stage::Dispatch);
     }
 
     /// Leaves what other directors are to be told with the management core; what it has no room for is counted.
@@ -270,19 +270,19 @@ impl<P: PacketPath> Worker<P> {
 
     /// Gives each frame that the path made a buffer, and sends it where its verdict says.
     #[inline]
-    fn send_made(&mut self, device: DeviceId, now: Tick) {
-        while let Some((verdict, octets)) = self.path.next_made() {
+    fn send_generated(&mut self, device: DeviceId, now: Tick) {
+        while let Some((verdict, bytes)) = self.path.next_generated() {
             let Some(mut mbuf) = self.pool.alloc() else {
-                self.exits.lose_made(device, octets);
+                self.dispatcher.lose_generated(device, bytes);
                 continue;
             };
-            if mbuf.append(octets.len()) {
-                mbuf.bytes_mut().copy_from_slice(octets);
-                self.tap(device, Kind::Made, verdict, mbuf.bytes(), now);
-                self.exits
+            if mbuf.append(bytes.len()) {
+                mbuf.bytes_mut().copy_from_slice(bytes);
+                self.tap(device, Kind::Generated, verdict, mbuf.bytes(), now);
+                self.dispatcher
                     .dispatch(device, mbuf, verdict, now, |wait| self.path.neighbour(wait));
             } else {
-                self.exits.lose_made(device, octets);
+                self.dispatcher.lose_generated(device, bytes);
             }
         }
     }
@@ -290,9 +290,9 @@ impl<P: PacketPath> Worker<P> {
     /// Records a frame that leaves without having arrived just now.
     #[inline]
     fn tap(&mut self, device: DeviceId, kind: Kind, verdict: Verdict, frame: &[u8], now: Tick) {
-        if !self.exits.taps.is_empty() {
+        if !self.dispatcher.taps.is_empty() {
             let conn_of = |ends: &FrameEnds| self.path.conn_of(ends, now);
-            self.exits
+            self.dispatcher
                 .taps
                 .leaves(clock::cycles(), device, kind, verdict, frame, conn_of);
         }
@@ -309,7 +309,7 @@ impl<P: PacketPath> Worker<P> {
             if mbuf.is_whole() {
                 let _ = whole.push(mbuf);
             } else {
-                self.exits.lose(device, mbuf, DropReason::MultiSegment);
+                self.dispatcher.lose(device, mbuf, DropReason::MultiSegment);
             }
         }
         std::mem::swap(&mut self.burst, &mut whole);
@@ -331,15 +331,15 @@ impl<P: PacketPath> Worker<P> {
         after
     }
 
-    /// The end of a step, in builds with the feature `steps`.
+    /// The end of a step, in builds with the feature `stages`.
     #[inline(always)]
-    fn mark(&self, step: StepName) {
-        #[cfg(feature = "steps")]
-        self.counters.steps.mark(step, clock::cycles());
-        #[cfg(not(feature = "steps"))]
+    fn mark(&self, step: Stage) {
+        #[cfg(feature = "stages")]
+        self.counters.stages.mark(step, clock::cycles());
+        #[cfg(not(feature = "stages"))]
         let _ = step;
     }
 }
 
-/// [`PacketPath::process`] or [`PacketPath::process_handed_over`]; inlined, so no call through a pointer.
+/// [`PacketPath::process`] or [`PacketPath::process_handoff`]; inlined, so no call through a pointer.
 type Process<P> = fn(&mut P, DeviceId, Tick, &mut [crate::dpdk::Mbuf], &mut [Verdict]);

@@ -118,11 +118,11 @@ fn an_mbuf_grows_and_shrinks_at_both_ends_within_its_room() {
         let eal = start_eal(1);
         let pool = pool(&eal);
         let mut mbuf = frame(&pool, b"payload");
-        assert!(mbuf.prepend(128) && !mbuf.prepend(1), "the headroom is 128 octets");
+        assert!(mbuf.prepend(128) && !mbuf.prepend(1), "the headroom is 128 bytes");
         assert_eq!(mbuf.len(), 135);
         assert!(mbuf.trim_front(128) && !mbuf.trim_front(8));
         assert_eq!(mbuf.bytes(), b"payload");
-        assert!(mbuf.append(2_041) && !mbuf.append(1), "the frame room is 2048 octets");
+        assert!(mbuf.append(2_041) && !mbuf.append(1), "the frame room is 2048 bytes");
         mbuf.truncate(3);
         mbuf.truncate(9);
         assert_eq!(mbuf.bytes(), b"pay");

@@ -294,7 +294,7 @@ fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
 /// `ipvsadm -e -t 192.0.2.1:1000 -r 198.51.100.1:80 -m -w WEIGHT`, as bytes.
 fn edit(weight: u32) -> Vec<u8> {
     let number = |kind, value: u32| attribute(kind, &value.to_ne_bytes());
-    let sixteen = |octets: [u8; 4]| [&octets[..], &[0; 12]].concat();
+    let sixteen = |bytes: [u8; 4]| [&bytes[..], &[0; 12]].concat();
     let service = [
         attribute(1, &2_u16.to_ne_bytes()),
         attribute(2, &6_u16.to_ne_bytes()),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Rooms in which unsafe code is allowed.
 const UNSAFE_ROOMS: [&str; 10] = [
     "src/core/arena.rs",
-    "src/core/lanes.rs",
+    "src/core/tag_match.rs",
     "src/core/prefetch.rs",
     "src/dpdk",
     "dpdk-sys",

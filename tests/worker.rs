@@ -163,13 +163,13 @@ fn a_frame_handed_over_is_decided_by_its_owner() {
         assert_eq!(lab.receive(0, 250).len(), 250);
         assert!(lab.settles_at(253), "{:?}", lab.account());
         assert_eq!(
-            lab.drops(DropReason::HandOverRingFull),
+            lab.drops(DropReason::HandoffRingFull),
             3,
             "a worker has no ring to itself"
         );
         let [first, second] = [&lab.counters[0], &lab.counters[1]];
-        assert_eq!((first.handed_over_out.get(), first.handed_over_in.get()), (200, 50));
-        assert_eq!((second.handed_over_out.get(), second.handed_over_in.get()), (50, 200));
+        assert_eq!((first.handoff_out.get(), first.handoff_in.get()), (200, 50));
+        assert_eq!((second.handoff_out.get(), second.handoff_in.get()), (50, 200));
         assert_eq!(
             (first.devices[0].tx_packets.get(), second.devices[0].tx_packets.get()),
             (50, 200)
@@ -315,7 +315,7 @@ fn commands_wait_while_there_is_no_room_for_their_replies() {
 fn a_flood_to_the_kernel_does_not_starve_arp() {
     in_own_process("a_flood_to_the_kernel_does_not_starve_arp", || {
         let mut lab = Lab::start(&ONE);
-        let (mut punted, _injected, mut end) = lvsd::worker::punt::line();
+        let (mut punted, _injected, mut end) = lvsd::worker::punt::rings();
         let flood = lvs_core::testing::udp4("198.51.100.1:40000 > 192.0.2.1:9").build();
         let mut arp = vec![0xff; 60];
         arp[12..14].copy_from_slice(&[0x08, 0x06]);
@@ -385,7 +385,7 @@ fn what_full_rings_and_queues_drop_behind_the_path_is_captured_by_name() {
             let mut lost = lost_by_reason(&mut end);
             lost.sort_unstable_by_key(|(_, count)| *count);
             let expected = [
-                (DropReason::HandOverRingFull, 3),
+                (DropReason::HandoffRingFull, 3),
                 (DropReason::NoTwin, 5),
                 (DropReason::HeldQueueFull, 10),
             ];

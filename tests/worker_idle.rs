@@ -18,7 +18,7 @@ use lvs_core::path::DropReason;
 use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
 use lvsd::dpdk::{Burst, Clock, Mempool, PoolSettings, lcore};
 use lvsd::worker::Worker;
-use lvsd::worker::crew::{CrewSettings, assemble};
+use lvsd::worker::assignment::{AssignmentSettings, assemble};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, Reply};
 use own_process::{in_own_process, start_eal};
@@ -160,15 +160,15 @@ fn a_device_with_receive_interrupts_wakes_its_worker() {
         let (near, near_queues) = open(1, format!("net_virtio_user0,path={},queues=1", socket.display()));
         assert!(near.rx_interrupts() && !far.rx_interrupts());
         let counters = [Arc::new(WorkerCounters::new(1))];
-        let crew_settings = CrewSettings {
+        let crew_settings = AssignmentSettings {
             counters: &counters,
             twins: &[],
             idle: ADAPTIVE,
             clock: Clock::start(&eal),
             pool,
         };
-        let mut crew = assemble(vec![Queues::default(), near_queues], &crew_settings);
-        let mut worker = Worker::new(crew.workers.remove(0), ScriptedPath::new());
+        let mut assignment = assemble(vec![Queues::default(), near_queues], &crew_settings);
+        let mut worker = Worker::new(assignment.workers.remove(0), ScriptedPath::new());
         let handle = lcore::launch(&eal, 0, move || worker.run()).unwrap();
         assert!(
             wait_until(|| far.link().up && counters[0].sleeps.get() > 10),
@@ -189,7 +189,7 @@ fn a_device_with_receive_interrupts_wakes_its_worker() {
         }
         // A frame may come between two waits, when the worker is about to look anyway.
         assert!(counters[0].interrupts.get() > 25, "{}", counters[0].interrupts.get());
-        crew.mailboxes[0].commands.force_push(Command::Stop);
+        assignment.mailboxes[0].commands.force_push(Command::Stop);
         handle.join().unwrap();
     });
 }

@@ -25,7 +25,7 @@ use lvsd::dpdk::device::{Device, DeviceSettings};
 use lvsd::dpdk::lcore::LcoreHandle;
 use lvsd::dpdk::{Clock, Eal, Mempool, PoolSettings, lcore};
 use lvsd::worker::Worker;
-use lvsd::worker::crew::{CrewSettings, TwinEnds, assemble};
+use lvsd::worker::assignment::{AssignmentSettings, TwinEnds, assemble};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, ConnDump, Mailbox, Reply};
 use own_process::{in_own_process, start_eal};
@@ -87,14 +87,14 @@ impl Running {
         };
         let (devices, queues): (Vec<_>, Vec<_>) = captures.into_iter().enumerate().map(open).unzip();
         let counters = [Arc::new(WorkerCounters::new(SERVERS_MAX))];
-        let crew_settings = CrewSettings {
+        let crew_settings = AssignmentSettings {
             counters: &counters,
             twins: &[DeviceId(0), DeviceId(1)],
             idle: IdlePolicy::Pause,
             clock: Clock::start(&eal),
             pool,
         };
-        let mut crew = assemble(queues, &crew_settings);
+        let mut assignment = assemble(queues, &crew_settings);
         let mut desired = DesiredServices::default();
         add_services(&mut desired);
         let l3 = Arc::new(network().build(1));
@@ -116,7 +116,7 @@ impl Running {
             Arc::new([Arc::clone(own)]),
             Arc::clone(own),
         );
-        let mut worker = Worker::new(crew.workers.remove(0), state.unwrap());
+        let mut worker = Worker::new(assignment.workers.remove(0), state.unwrap());
         let (sender, counted) = mpsc::channel();
         let handle = lcore::launch(&eal, 0, move || {
             sender.send(allocation_counter::measure(|| worker.run())).unwrap();
@@ -125,8 +125,8 @@ impl Running {
         Self {
             pool,
             counters: Arc::clone(own),
-            mailbox: crew.mailboxes.remove(0),
-            twin_ends: crew.twin_ends,
+            mailbox: assignment.mailboxes.remove(0),
+            twin_ends: assignment.twin_ends,
             desired,
             l3,
             handle,
@@ -146,7 +146,7 @@ impl Running {
         let end = Instant::now() + time;
         let mut managed = Managed::default();
         while Instant::now() < end {
-            while self.twin_ends.lines[0].take().is_some() {}
+            while self.twin_ends.rings[0].take().is_some() {}
             while let Some(reply) = self.mailbox.replies.pop() {
                 match reply {
                     Reply::Retired(_) => managed.snapshots += 1,

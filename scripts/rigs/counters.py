@@ -47,11 +47,11 @@ class Worker(Listed):
 
     @property
     def handoff_out_packets(self) -> int:
-        return self.field("hand_over_packets")
+        return self.field("handoff_out_packets")
 
     @property
     def longest_pass_us(self) -> int:
-        return self.field("longest_turn_us")
+        return self.field("longest_pass_us")
 
     @property
     def interrupts(self) -> int:
@@ -83,4 +83,4 @@ class Device(Listed):
     @property
     def rss(self) -> str:
         """What lvsd found out of how the device spreads flows over its queues."""
-        return self.field("spread")
+        return self.field("rss")

@@ -37,7 +37,7 @@ pub struct CaptureAsked {
     /// Name of the device where it arrives or leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// What became of it: `transmit`, `punt`, `hand_over`, `hold`, `keep` or `drop`.
+    /// What became of it: `transmit`, `punt`, `handoff`, `hold`, `keep` or `drop`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
     /// Dropped for this reason, as `GET /v1/drops` names it.
@@ -47,13 +47,13 @@ pub struct CaptureAsked {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(inline)]
     pub direction: Option<CaptureDirection>,
-    /// Octets kept of each frame: 14 to 2048; left out: 2048.
+    /// Bytes kept of each frame: 14 to 2048; left out: 2048.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snap: Option<u64>,
     /// Frames at most: 1 to 10,000,000; left out: 10,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
-    /// Octets of frames at most: 1 to 2^32; left out: 64 MiB.
+    /// Bytes of frames at most: 1 to 2^32; left out: 64 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// Seconds at most: 1 to 3,600; left out: 60.

@@ -81,7 +81,7 @@ pub struct Service {
     pub persistence: Option<Persistence>,
     /// `-o`.
     pub one_packet: bool,
-    /// Connections, packets and octets in and out.
+    /// Connections, packets and bytes in and out.
     pub totals: [u64; 5],
     /// The same per second.
     pub rates: [u64; 5],
@@ -110,7 +110,7 @@ pub struct Server {
     pub inactive_conns: u32,
     /// `PersistConn`.
     pub persistent_conns: u32,
-    /// Connections, packets and octets in and out.
+    /// Connections, packets and bytes in and out.
     pub totals: [u64; 5],
     /// The same per second.
     pub rates: [u64; 5],
@@ -396,12 +396,12 @@ fn numbers(text: &mut String, name: &str, values: &[u64; 5], exact: bool) {
     text.push('\n');
 }
 
-/// ipvsadm shortens the octet rates of a real server but never its packet rates.
+/// ipvsadm shortens the byte rates of a real server but never its packet rates.
 fn server_rates(text: &mut String, name: &str, rates: &[u64; 5], exact: bool) {
     let [cps, in_pps, out_pps, in_bytes, out_bytes] = *rates;
-    let octets = large_number(in_bytes, exact) + &large_number(out_bytes, exact);
+    let bytes = large_number(in_bytes, exact) + &large_number(out_bytes, exact);
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{name} {cps:>8} {in_pps:>8} {out_pps:>8}{octets}");
+    let _ = writeln!(text, "{name} {cps:>8} {in_pps:>8} {out_pps:>8}{bytes}");
 }
 
 /// ipvsadm's `print_largenum`.
@@ -427,7 +427,7 @@ pub struct Daemon {
     pub interface: String,
     /// 0 to 255.
     pub sync_id: u32,
-    /// Octets of a message at most.
+    /// Bytes of a message at most.
     pub max_len: u16,
     /// Where messages go.
     pub group: IpAddr,

@@ -27,8 +27,8 @@ pub use state::{
     Service, ServicePatch, ServiceSettings, SettingValue, Settings, State, Timeouts, TimeoutsPatch, Tunnel,
 };
 pub use status::{
-    Buffers, ConnFilter, ConnRecord, Device, DropCount, Latency, Rates, ReloadReport, ServerOfService, ServerStatus,
-    ServiceStatus, Spread, StateDiff, Stats, Totals, Version, Worker,
+    Buffers, ConnFilter, ConnRecord, Device, DropCount, Latency, Rates, ReloadReport, RssState, ServerOfService,
+    ServerStatus, ServiceStatus, StateDiff, Stats, Totals, Version, Worker,
 };
 pub use sync::{SyncDaemon, SyncDaemonStatus, SyncRole};
 pub use why::{Why, WhyAsked, WhyHop, WhyServer, WhyVerdict};

@@ -191,7 +191,7 @@ pub struct Service {
     /// How FULLNAT servers learn the client's address. Default: `none`.
     #[serde(default)]
     pub client_address: ClientAddress,
-    /// Limit of the MSS that SYN segments announce, in octets: 0 for none, or 88 to 65495. Default: 0.
+    /// Limit of the MSS that SYN segments announce, in bytes: 0 for none, or 88 to 65495. Default: 0.
     #[serde(default)]
     pub mss_max: u16,
     /// Addresses from which masquerading servers are reached (FULLNAT); empty for plain NAT.
@@ -223,7 +223,7 @@ pub struct ServiceSettings {
     /// How FULLNAT servers learn the client's address. Default: `none`.
     #[serde(default)]
     pub client_address: ClientAddress,
-    /// Limit of the MSS that SYN segments announce, in octets: 0 for none, or 88 to 65495. Default: 0.
+    /// Limit of the MSS that SYN segments announce, in bytes: 0 for none, or 88 to 65495. Default: 0.
     #[serde(default)]
     pub mss_max: u16,
 }
@@ -248,7 +248,7 @@ pub struct ServicePatch {
     /// How FULLNAT servers learn the client's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_address: Option<ClientAddress>,
-    /// Limit of the MSS that SYN segments announce, in octets.
+    /// Limit of the MSS that SYN segments announce, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mss_max: Option<u16>,
 }

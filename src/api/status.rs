@@ -24,7 +24,7 @@ pub struct Version {
     pub conns6_max: u64,
 }
 
-/// Cumulative counters; octets are of IP packets (L3), as in ipvsadm.
+/// Cumulative counters; bytes are of IP packets (L3), as in ipvsadm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Totals {
     /// Connections scheduled.
@@ -33,9 +33,9 @@ pub struct Totals {
     pub in_packets: u64,
     /// Packets from real servers (NAT and FULLNAT only).
     pub out_packets: u64,
-    /// Octets from clients.
+    /// Bytes from clients.
     pub in_bytes: u64,
-    /// Octets from real servers (NAT and FULLNAT only).
+    /// Bytes from real servers (NAT and FULLNAT only).
     pub out_bytes: u64,
 }
 
@@ -48,9 +48,9 @@ pub struct Rates {
     pub in_pps: u64,
     /// Packets per second from real servers.
     pub out_pps: u64,
-    /// Octets per second from clients.
+    /// Bytes per second from clients.
     pub in_bytes_per_sec: u64,
-    /// Octets per second from real servers.
+    /// Bytes per second from real servers.
     pub out_bytes_per_sec: u64,
 }
 
@@ -81,7 +81,7 @@ pub struct ServiceStatus {
     /// How FULLNAT servers learn the client's address.
     #[serde(default)]
     pub client_address: ClientAddress,
-    /// Limit of the MSS that SYN segments announce, in octets; 0 for none.
+    /// Limit of the MSS that SYN segments announce, in bytes; 0 for none.
     #[serde(default)]
     pub mss_max: u16,
     /// Its local-address pool.
@@ -127,21 +127,21 @@ pub struct Device {
     pub twin: String,
     /// Whether the link is up.
     pub link_up: bool,
-    /// Largest IP packet in octets.
+    /// Largest IP packet in bytes.
     pub mtu: u16,
     /// Receive queues it has.
     #[serde(default)]
     pub rx_queues: u16,
     /// How it spreads flows over them.
     #[serde(default)]
-    pub spread: Spread,
+    pub rss: RssState,
     /// Frames received.
     pub rx_packets: u64,
-    /// Octets received.
+    /// Bytes received.
     pub rx_bytes: u64,
     /// Frames sent.
     pub tx_packets: u64,
-    /// Octets sent.
+    /// Bytes sent.
     pub tx_bytes: u64,
     /// Frames the NIC dropped because no worker took them in time.
     pub rx_missed: u64,
@@ -160,7 +160,7 @@ pub struct Device {
 /// How a device spreads flows over its receive queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Spread {
+pub enum RssState {
     /// It has one.
     #[default]
     OneQueue,
@@ -169,26 +169,26 @@ pub enum Spread {
     /// By rules of its own.
     Own,
     /// It claims RSS, and brings flows to other workers than it should: they hand over what is not theirs.
-    Astray,
+    Mismatch,
     /// It has several, and all flows come by one of them: its worker hands over what is not its own.
     None,
 }
 
-impl Spread {
+impl RssState {
     /// As the API writes it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::OneQueue => "one-queue",
             Self::Rss => "rss",
             Self::Own => "own",
-            Self::Astray => "astray",
+            Self::Mismatch => "mismatch",
             Self::None => "none",
         }
     }
 
     /// Whether flows come as the device claims.
     pub const fn is_as_claimed(self) -> bool {
-        !matches!(self, Self::Astray | Self::None)
+        !matches!(self, Self::Mismatch | Self::None)
     }
 }
 
@@ -212,22 +212,22 @@ pub struct Worker {
     pub lcore: Option<u32>,
     /// Frames taken from devices.
     pub rx_packets: u64,
-    /// Octets taken from devices.
+    /// Bytes taken from devices.
     pub rx_bytes: u64,
     /// Frames given to devices.
     pub tx_packets: u64,
-    /// Octets given to devices.
+    /// Bytes given to devices.
     pub tx_bytes: u64,
     /// Frames on their way to the kernel twin.
     pub punt_packets: u64,
     /// Frames handed to other workers.
-    pub hand_over_packets: u64,
+    pub handoff_out_packets: u64,
     /// Frames dropped, for any reason.
     pub drop_packets: u64,
     /// Frames whose content is kept, to put a datagram together or to send it in pieces.
-    pub keep_packets: u64,
+    pub consumed_packets: u64,
     /// Frames made besides those received: whole datagrams and pieces.
-    pub make_packets: u64,
+    pub generated_packets: u64,
     /// Packets to real servers that carried the client's address.
     #[serde(default)]
     pub client_address_packets: u64,
@@ -263,9 +263,9 @@ pub struct Worker {
     pub scheduler_picks: u64,
     /// Longest pass of its loop since the start, in microseconds: how late a frame was looked at, at worst. Time for
     /// which the system took the core away counts.
-    pub longest_turn_us: u64,
+    pub longest_pass_us: u64,
     /// Frames taken from other workers.
-    pub take_over_packets: u64,
+    pub handoff_in_packets: u64,
     /// Connections whose time ran out.
     pub conns_expired: u64,
     /// ICMP errors sent.

@@ -70,7 +70,7 @@ pub struct SyncDaemon {
     /// Only messages of this number are taken; a backup with 0 takes all. Default: 0.
     #[serde(default)]
     pub sync_id: u8,
-    /// Octets of a message at most; 0 for what fits the link. Default: 0.
+    /// Bytes of a message at most; 0 for what fits the link. Default: 0.
     #[serde(default)]
     pub max_len_bytes: u16,
     /// Multicast group. Default: 224.0.0.81.
@@ -99,7 +99,7 @@ impl SyncDaemon {
 pub struct SyncDaemonStatus {
     /// What was asked for.
     pub daemon: SyncDaemon,
-    /// Octets of a message at most, on this link.
+    /// Bytes of a message at most, on this link.
     pub max_len_bytes: u16,
     /// Whether its sockets are open; otherwise they are tried again every second (the interface is not there).
     pub running: bool,

@@ -57,7 +57,7 @@ pub struct Why {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<ConnRecord>,
     /// Whether that connection is over and gives way to a new one.
-    pub gives_way: bool,
+    pub must_reschedule: bool,
     /// Whether it is a reply of a real server.
     pub is_reply: bool,
     /// The mark that the rules give it.
@@ -128,6 +128,6 @@ pub struct WhyHop {
     /// The next hop's MAC address; absent while it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
-    /// Octets of the largest IP packet that way; 0 while it waits.
+    /// Bytes of the largest IP packet that way; 0 while it waits.
     pub mtu: u16,
 }

@@ -48,7 +48,7 @@ pub async fn run(client: &Client, wanted: &Capture) -> Result<(), Failure> {
         };
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| Failure::Misunderstood(format!("the daemon broke off: {error}")))?;
-        reader.take(frame.data_ref().map_or(&[][..], |octets| octets));
+        reader.take(frame.data_ref().map_or(&[][..], |bytes| bytes));
         reader.write(&mut out, is_pcapng)?;
         out.flush().map_err(Failure::Output)?;
     }
@@ -101,8 +101,8 @@ struct Reader {
 }
 
 impl Reader {
-    fn take(&mut self, octets: &[u8]) {
-        self.pending.extend_from_slice(octets);
+    fn take(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
     }
 
     /// Writes whole blocks as they are, or a line for each frame among them.

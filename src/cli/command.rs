@@ -146,7 +146,7 @@ pub struct Proc {
 pub struct List {
     /// Only this one.
     pub service: Option<ServiceId>,
-    /// Connections, packets and octets since start or the last zero.
+    /// Connections, packets and bytes since start or the last zero.
     #[arg(long, conflicts_with_all = ["rate", "thresholds"])]
     pub stats: bool,
     /// The same per second.
@@ -291,7 +291,7 @@ pub struct ServiceOptions {
     /// How FULLNAT servers learn the client's address; give the service its local addresses first.
     #[arg(long, value_parser = parse_client_address, value_name = "none|toa|proxy-v1|proxy-v2|uoa")]
     pub client_address: Option<ClientAddress>,
-    /// Limit of the MSS that SYN segments announce, in octets; 0 for none.
+    /// Limit of the MSS that SYN segments announce, in bytes; 0 for none.
     #[arg(long, value_name = "OCTETS")]
     pub mss_max: Option<u16>,
 }
@@ -557,7 +557,7 @@ pub enum SyncCommand {
         /// Only messages of this number are taken; a backup with 0 takes all.
         #[arg(long, visible_alias = "syncid", default_value_t = 0)]
         sync_id: u8,
-        /// Octets of a message at most; 0 for what fits the link.
+        /// Bytes of a message at most; 0 for what fits the link.
         #[arg(long, visible_alias = "sync-maxlen", default_value_t = 0, value_name = "OCTETS")]
         max_len: u16,
         /// Multicast group.

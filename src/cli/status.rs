@@ -192,8 +192,8 @@ const LOSSES: [&str; 12] = [
     "neighbour_failed",
     "held_queue_full",
     "no_mbuf",
-    "made_frames_full",
-    "hand_over_ring_full",
+    "generated_frames_full",
+    "handoff_ring_full",
     "punt_ring_full",
     "tx_queue_full",
 ];

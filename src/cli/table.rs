@@ -61,7 +61,7 @@ pub fn workers(workers: Vec<Worker>) -> String {
         "RxPackets",
         "TxPackets",
         "Punted",
-        "HandedOver",
+        "Handoff",
         "TakenOver",
         "Dropped",
         "Held",
@@ -79,15 +79,15 @@ pub fn workers(workers: Vec<Worker>) -> String {
     let rows = workers.into_iter().map(|worker| {
         let cycles = worker.busy_cycles + worker.idle_cycles;
         let percent = |part: u64| (part / 100).checked_div(cycles / 10_000).unwrap_or(0).to_string();
-        let packets = worker.rx_packets + worker.take_over_packets;
+        let packets = worker.rx_packets + worker.handoff_in_packets;
         vec![
             worker.worker.to_string(),
             worker.lcore.map_or_else(|| "-".to_owned(), |lcore| lcore.to_string()),
             worker.rx_packets.to_string(),
             worker.tx_packets.to_string(),
             worker.punt_packets.to_string(),
-            worker.hand_over_packets.to_string(),
-            worker.take_over_packets.to_string(),
+            worker.handoff_out_packets.to_string(),
+            worker.handoff_in_packets.to_string(),
             worker.drop_packets.to_string(),
             worker.held_packets.to_string(),
             worker.conns4.to_string(),
@@ -95,7 +95,7 @@ pub fn workers(workers: Vec<Worker>) -> String {
             percent(worker.busy_cycles),
             percent(worker.sleep_cycles),
             worker.busy_cycles.checked_div(packets).unwrap_or(0).to_string(),
-            format!("{}us", worker.longest_turn_us),
+            format!("{}us", worker.longest_pass_us),
             microseconds(worker.latency.p50_ns),
             microseconds(worker.latency.p99_ns),
             microseconds(worker.latency.p999_ns),
@@ -106,12 +106,12 @@ pub fn workers(workers: Vec<Worker>) -> String {
 
 /// How evenly several workers share the frames: a line below their table, once there are any.
 fn shared(workers: &[Worker]) -> String {
-    let decided = |of: &Worker| (of.rx_packets + of.take_over_packets).saturating_sub(of.hand_over_packets);
+    let decided = |of: &Worker| (of.rx_packets + of.handoff_in_packets).saturating_sub(of.handoff_out_packets);
     let (received, handed_over, all, most) = workers.iter().fold((0, 0, 0, 0), |(rx, over, all, most), of| {
         let own = decided(of);
         (
             rx + of.rx_packets,
-            over + of.hand_over_packets,
+            over + of.handoff_out_packets,
             all + own,
             own.max(most),
         )
@@ -142,7 +142,7 @@ pub fn devices(devices: Vec<Device>) -> String {
         "Link",
         "MTU",
         "Queues",
-        "Spread",
+        "RSS",
         "RxPackets",
         "RxMissed",
         "RxErrors",
@@ -159,7 +159,7 @@ pub fn devices(devices: Vec<Device>) -> String {
             if device.link_up { "up" } else { "down" }.to_owned(),
             device.mtu.to_string(),
             device.rx_queues.to_string(),
-            device.spread.name().to_owned(),
+            device.rss.name().to_owned(),
             device.rx_packets.to_string(),
             device.rx_missed.to_string(),
             device.rx_errors.to_string(),
@@ -336,11 +336,11 @@ mod tests {
 
     #[test]
     fn workers_show_what_a_packet_costs_how_much_they_rest_and_how_evenly_they_share() {
-        let worker = |number, rx_packets, hand_over_packets, take_over_packets| Worker {
+        let worker = |number, rx_packets, handoff_out_packets, handoff_in_packets| Worker {
             worker: number,
             rx_packets,
-            hand_over_packets,
-            take_over_packets,
+            handoff_out_packets,
+            handoff_in_packets,
             busy_cycles: 300_000,
             idle_cycles: 700_000,
             sleep_cycles: 600_000,
@@ -350,7 +350,7 @@ mod tests {
         let cells = |line: usize| shown.lines().nth(line).unwrap().split_whitespace().collect::<Vec<_>>();
         let at = |name| cells(0).iter().position(|title| *title == name).unwrap();
         for (name, values) in [
-            ("HandedOver", ["1000", "0"]),
+            ("Handoff", ["1000", "0"]),
             ("TakenOver", ["0", "1000"]),
             ("Busy%", ["30", "30"]),
             ("Asleep%", ["60", "60"]),

@@ -32,7 +32,7 @@ pub fn text(why: &Why) -> String {
         "connection",
         why.connection.as_ref().map_or_else(|| "none".to_owned(), connection),
     ));
-    if why.gives_way {
+    if why.must_reschedule {
         lines.push(("", "it is over and gives way to a new one".to_owned()));
     }
     if why.is_reply {

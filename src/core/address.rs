@@ -1,6 +1,6 @@
 //! Addresses of both families behind one trait, so that table, path and rewrite are written once.
 //!
-//! Addresses are kept as octets in network order; ports are host order everywhere outside `wire/`.
+//! Addresses are kept as bytes in network order; ports are host order everywhere outside `wire/`.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -28,7 +28,7 @@ impl AddressFamily {
     }
 }
 
-/// Octets of one family's address, in network order.
+/// Bytes of one family's address, in network order.
 pub trait Address:
     Copy
     + Eq
@@ -47,7 +47,7 @@ pub trait Address:
 {
     /// Which family this is.
     const FAMILY: AddressFamily;
-    /// Octets of an address: 4 or 16.
+    /// Bytes of an address: 4 or 16.
     const LEN: usize;
 
     /// The standard library's form.
@@ -152,7 +152,7 @@ impl Debug for Addr6 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Endpoint<A: Address> {
-    /// Octets of the address.
+    /// Bytes of the address.
     pub addr: A,
     /// L4 port in host order; 0 where the protocol has none.
     pub port: u16,

@@ -22,13 +22,13 @@ use zerocopy::FromBytes;
 /// Every slice begins on a cache line.
 pub const SLICE_ALIGN: usize = 64;
 
-/// Octets of the header in front of the first slice.
+/// Bytes of the header in front of the first slice.
 pub const HEADER_BYTES: usize = size_of::<Header>();
 
 /// Changes whenever any structure in an arena changes its meaning without changing its size.
 const LAYOUT_VERSION: u32 = 1;
 const MAGIC: u64 = u64::from_le_bytes(*b"lvsarena");
-/// Alignment of memory of our own: a page, or a large page where that many octets are wanted.
+/// Alignment of memory of our own: a page, or a large page where that many bytes are wanted.
 const PAGE: usize = 4096;
 const LARGE_PAGE: usize = 2 << 20;
 
@@ -38,9 +38,9 @@ pub enum ArenaError {
     /// The slices asked for need more memory than the arena has.
     #[error("the arena has {left} bytes left and {needed} are needed: map more memory or configure fewer connections")]
     OutOfMemory {
-        /// Octets asked for.
+        /// Bytes asked for.
         needed: usize,
-        /// Octets left.
+        /// Bytes left.
         left: usize,
     },
     /// A slice of nothing, or more connections than an index can count.
@@ -98,7 +98,7 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// An arena of at least `len` octets of plain zeroed memory (tests, `--no-huge`), page-aligned.
+    /// An arena of at least `len` bytes of plain zeroed memory (tests, `--no-huge`), page-aligned.
     /// Ends the process when there is no such memory: this happens at start only.
     pub fn in_memory(len: usize) -> Self {
         let len = len.max(HEADER_BYTES + SLICE_ALIGN).next_multiple_of(PAGE);
@@ -119,7 +119,7 @@ impl Arena {
     /// An arena over memory mapped by the caller, fresh or left behind by an earlier process.
     ///
     /// # Safety
-    /// `start..start+len` must be readable and writable, aligned to 64 octets, at least [`HEADER_BYTES`]
+    /// `start..start+len` must be readable and writable, aligned to 64 bytes, at least [`HEADER_BYTES`]
     /// long, initialised (mappings are), used by nobody else, and must stay mapped as long as the arena
     /// or any of its slices lives. It must be all zero or have been an arena.
     pub unsafe fn from_raw(start: NonNull<u8>, len: usize) -> Self {
@@ -216,7 +216,7 @@ impl Arena {
 
     fn format(&mut self, zero: bool) {
         if zero {
-            // SAFETY: nothing has been carved, so that nobody else refers to any octet of the region.
+            // SAFETY: nothing has been carved, so that nobody else refers to any byte of the region.
             unsafe { self.region.start.write_bytes(0, self.region.len) }
         }
         let len = self.region.len as u64;
@@ -230,7 +230,7 @@ impl Arena {
         };
     }
 
-    /// What a restarted process would map: the same octets at another address.
+    /// What a restarted process would map: the same bytes at another address.
     #[cfg(test)]
     pub(crate) fn twin_elsewhere(&self) -> Self {
         let copy = Self::in_memory(self.region.len);
@@ -247,7 +247,7 @@ impl Arena {
     }
 }
 
-/// Octets of an arena that `count` elements occupy.
+/// Bytes of an arena that `count` elements occupy.
 pub const fn slice_bytes<T>(count: usize) -> usize {
     (size_of::<T>() * count).next_multiple_of(SLICE_ALIGN)
 }
@@ -292,7 +292,7 @@ impl<T> Deref for ArenaSlice<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: the elements from `start` to the last are ours, aligned, and valid whatever their octets (`FromBytes`).
+        // SAFETY: the elements from `start` to the last are ours, aligned, and valid whatever their bytes (`FromBytes`).
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.last + 1) }
     }
 }

@@ -57,12 +57,12 @@ pub enum VerdictName {
     Transmit,
     /// [`Verdict::Punt`]
     Punt,
-    /// [`Verdict::HandOver`]
-    HandOver,
+    /// [`Verdict::Handoff`]
+    Handoff,
     /// [`Verdict::Hold`]
     Hold,
-    /// [`Verdict::Kept`]
-    Kept,
+    /// [`Verdict::Consumed`]
+    Consumed,
     /// [`Verdict::Drop`]
     Drop,
 }
@@ -72,9 +72,9 @@ impl VerdictName {
     pub const ALL: [Self; 6] = [
         Self::Transmit,
         Self::Punt,
-        Self::HandOver,
+        Self::Handoff,
         Self::Hold,
-        Self::Kept,
+        Self::Consumed,
         Self::Drop,
     ];
 
@@ -83,9 +83,9 @@ impl VerdictName {
         match verdict {
             Verdict::Transmit(_) => Self::Transmit,
             Verdict::Punt => Self::Punt,
-            Verdict::HandOver(_) => Self::HandOver,
+            Verdict::Handoff(_) => Self::Handoff,
             Verdict::Hold(_) => Self::Hold,
-            Verdict::Kept => Self::Kept,
+            Verdict::Consumed => Self::Consumed,
             Verdict::Drop(_) => Self::Drop,
         }
     }
@@ -95,9 +95,9 @@ impl VerdictName {
         match self {
             Self::Transmit => "transmit",
             Self::Punt => "punt",
-            Self::HandOver => "hand_over",
+            Self::Handoff => "handoff",
             Self::Hold => "hold",
-            Self::Kept => "keep",
+            Self::Consumed => "consumed",
             Self::Drop => "drop",
         }
     }
@@ -166,8 +166,8 @@ impl WorkerState {
             return None;
         }
         match AddressFamily::of(&ends.src.0) {
-            AddressFamily::Ipv4 => self.record_of(&self.lanes().v4.table, ends, now),
-            AddressFamily::Ipv6 => self.record_of(&self.lanes().v6.table, ends, now),
+            AddressFamily::Ipv4 => self.record_of(&self.families().v4.table, ends, now),
+            AddressFamily::Ipv6 => self.record_of(&self.families().v6.table, ends, now),
         }
     }
 

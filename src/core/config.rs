@@ -176,7 +176,7 @@ pub struct DeviceConfig {
     pub rx_queue_size: u16,
     /// Descriptors of a transmit queue.
     pub tx_queue_size: u16,
-    /// Largest IP packet in octets.
+    /// Largest IP packet in bytes.
     pub mtu: u16,
     /// Whether frames to other MAC addresses are received.
     pub promiscuous: bool,

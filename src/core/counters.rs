@@ -14,7 +14,7 @@ use crate::l3::DeviceId;
 use crate::latency::LatencyHistogram;
 use crate::limits::DEVICES_MAX;
 use crate::path::verdict::DropReason;
-use crate::steps::StepCycles;
+use crate::stages::StageCycles;
 
 /// A counter or gauge with one writer.
 pub trait SingleWriter {
@@ -75,9 +75,9 @@ pub struct ServerCounters {
     pub in_packets: AtomicU64,
     /// Packets to clients.
     pub out_packets: AtomicU64,
-    /// IP octets from clients.
+    /// IP bytes from clients.
     pub in_bytes: AtomicU64,
-    /// IP octets to clients.
+    /// IP bytes to clients.
     pub out_bytes: AtomicU64,
     /// Gauge: this worker's connections in an active state (`ActiveConn`).
     pub active: AtomicU32,
@@ -102,7 +102,7 @@ impl ServerCounters {
         self.gauge(active).sub(1);
     }
 
-    /// A packet of `bytes` octets in one direction.
+    /// A packet of `bytes` bytes in one direction.
     #[inline]
     pub fn count(&self, direction: Direction, bytes: u64) {
         // Chosen by address, not by branch: directions alternate unpredictably.
@@ -164,7 +164,7 @@ impl ConnsLoad {
 #[derive(Debug, Default)]
 #[repr(C, align(32))]
 pub struct MeasuredLoad {
-    /// Octets a second as the estimator scales them (2⁵).
+    /// Bytes a second as the estimator scales them (2⁵).
     pub traffic: AtomicU64,
     /// Connections since the worker's estimator took its last sample.
     pub assigned: AtomicU32,
@@ -180,43 +180,43 @@ pub struct MeasuredLoad {
 pub struct DeviceCounters {
     /// Frames received.
     pub rx_packets: AtomicU64,
-    /// Octets received, Ethernet header included.
+    /// Bytes received, Ethernet header included.
     pub rx_bytes: AtomicU64,
     /// Frames given to the device.
     pub tx_packets: AtomicU64,
-    /// Octets given to the device.
+    /// Bytes given to the device.
     pub tx_bytes: AtomicU64,
     /// Frames for the kernel twin: at a worker given to the twin thread, at that thread given to the kernel.
     pub punted_packets: AtomicU64,
-    /// Their octets.
+    /// Their bytes.
     pub punted_bytes: AtomicU64,
     /// Frames taken from the kernel twin.
     pub injected_packets: AtomicU64,
-    /// Octets taken from the kernel twin.
+    /// Bytes taken from the kernel twin.
     pub injected_bytes: AtomicU64,
 }
 
 /// Packets of one device that this worker received and has no connection for: whose are they?
 #[derive(Debug, Default)]
 #[repr(C, align(32))]
-pub struct PlacedCounters {
+pub struct RssCounters {
     /// Those that another worker owns.
     pub elsewhere: AtomicU64,
     /// Those that the device's RSS should bring here.
-    pub rss_here: AtomicU64,
+    pub rss_hits: AtomicU64,
     /// Those that the device's RSS should have brought to another worker.
-    pub rss_elsewhere: AtomicU64,
+    pub rss_misses: AtomicU64,
     /// One bit for each flow, shared by some, of the last packets of `elsewhere`: many bits are many flows.
     pub flows: AtomicU64,
 }
 
-impl PlacedCounters {
+impl RssCounters {
     /// Packets after which `flows` begins anew.
     const FLOWS_PERIOD: u64 = 1_024;
 
     /// A packet of another worker's connection; `flow` is any number that tells flows apart.
     #[inline]
-    pub fn count_elsewhere(&self, flow: u64) {
+    pub fn count_miss(&self, flow: u64) {
         let seen = match self.elsewhere.get() % Self::FLOWS_PERIOD {
             0 => 0,
             _ => self.flows.get(),
@@ -246,9 +246,9 @@ pub struct WorkerCounters {
     /// Sleeps that a device ended by its interrupt.
     pub interrupts: AtomicU64,
     /// Frames given to the worker that owns their connection.
-    pub handed_over_out: AtomicU64,
+    pub handoff_out: AtomicU64,
     /// Frames taken from other workers.
-    pub handed_over_in: AtomicU64,
+    pub handoff_in: AtomicU64,
     /// Connections for which a scheduler was asked.
     pub scheduler_picks: AtomicU64,
     /// ICMP errors sent.
@@ -260,9 +260,9 @@ pub struct WorkerCounters {
     /// Connections whose time ran out.
     pub conns_expired: AtomicU64,
     /// Frames whose content the path kept, to put a datagram together or to send it in pieces.
-    pub kept_frames: AtomicU64,
+    pub consumed_frames: AtomicU64,
     /// Frames that the path made besides those received.
-    pub made_frames: AtomicU64,
+    pub generated_frames: AtomicU64,
     /// Connections told to another director.
     pub synced_out: AtomicU64,
     /// Connections that were due to be told, but nobody carried them on in time.
@@ -282,14 +282,14 @@ pub struct WorkerCounters {
     pub longest_pass_cycles: AtomicU64,
     /// Gauge: the generation of the snapshot in use. Every packet taken after it was seen here is judged by it.
     pub generation: AtomicU64,
-    /// Only written in builds with the feature `steps`.
-    pub steps: StepCycles,
+    /// Only written in builds with the feature `stages`.
+    pub stages: StageCycles,
     /// From the poll that took frames to their transmission, of sampled passes.
     pub latency: LatencyHistogram,
     /// By [`DeviceId`].
     pub devices: [DeviceCounters; DEVICES_MAX],
     /// By [`DeviceId`].
-    pub placed: [PlacedCounters; DEVICES_MAX],
+    pub rss: [RssCounters; DEVICES_MAX],
     /// By [`DropReason`].
     pub drops: [AtomicU64; DropReason::COUNT],
     /// Packets answered by an ICMP error instead of being dropped, by the reason.
@@ -317,15 +317,15 @@ impl WorkerCounters {
             sleeps: AtomicU64::default(),
             sleep_cycles: AtomicU64::default(),
             interrupts: AtomicU64::default(),
-            handed_over_out: AtomicU64::default(),
-            handed_over_in: AtomicU64::default(),
+            handoff_out: AtomicU64::default(),
+            handoff_in: AtomicU64::default(),
             scheduler_picks: AtomicU64::default(),
             icmp_errors: AtomicU64::default(),
             conns_ipv4: AtomicU64::default(),
             conns_ipv6: AtomicU64::default(),
             conns_expired: AtomicU64::default(),
-            kept_frames: AtomicU64::default(),
-            made_frames: AtomicU64::default(),
+            consumed_frames: AtomicU64::default(),
+            generated_frames: AtomicU64::default(),
             synced_out: AtomicU64::default(),
             synced_out_dropped: AtomicU64::default(),
             synced_in: AtomicU64::default(),
@@ -335,10 +335,10 @@ impl WorkerCounters {
             held: AtomicU64::default(),
             longest_pass_cycles: AtomicU64::default(),
             generation: AtomicU64::default(),
-            steps: StepCycles::default(),
+            stages: StageCycles::default(),
             latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
-            placed: std::array::from_fn(|_| PlacedCounters::default()),
+            rss: std::array::from_fn(|_| RssCounters::default()),
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             answers: [const { AtomicU64::new(0) }; DropReason::COUNT],
             servers: (0..servers_max).map(|_| ServerCounters::default()).collect(),
@@ -435,13 +435,13 @@ mod tests {
 
     #[test]
     fn one_flow_leaves_one_mark_and_many_flows_many_until_the_marks_begin_anew() {
-        let placed = PlacedCounters::default();
-        (0..100).for_each(|_| placed.count_elsewhere(7));
-        assert_eq!(placed.flows.get().count_ones(), 1);
-        (0..924).for_each(|flow| placed.count_elsewhere(flow));
-        assert!(placed.flows.get().count_ones() > 50);
-        (0..100).for_each(|_| placed.count_elsewhere(7));
-        assert_eq!((placed.elsewhere.get(), placed.flows.get().count_ones()), (1_124, 1));
+        let rss = RssCounters::default();
+        (0..100).for_each(|_| rss.count_miss(7));
+        assert_eq!(rss.flows.get().count_ones(), 1);
+        (0..924).for_each(|flow| rss.count_miss(flow));
+        assert!(rss.flows.get().count_ones() > 50);
+        (0..100).for_each(|_| rss.count_miss(7));
+        assert_eq!((rss.elsewhere.get(), rss.flows.get().count_ones()), (1_124, 1));
     }
 
     #[test]

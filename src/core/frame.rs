@@ -5,25 +5,25 @@
 
 /// One Ethernet frame in one contiguous buffer with room in front and behind.
 pub trait Frame {
-    /// The frame from its destination MAC to its last octet (no FCS).
+    /// The frame from its destination MAC to its last byte (no FCS).
     fn bytes(&self) -> &[u8];
 
     /// The same, writable.
     fn bytes_mut(&mut self) -> &mut [u8];
 
-    /// Grows the frame by `count` octets at its front; `false` (and unchanged) without headroom.
-    /// The new octets have no defined content.
+    /// Grows the frame by `count` bytes at its front; `false` (and unchanged) without headroom.
+    /// The new bytes have no defined content.
     #[must_use]
     fn prepend(&mut self, count: usize) -> bool;
 
-    /// Drops `count` octets at the front; `false` (and unchanged) when the frame is shorter.
+    /// Drops `count` bytes at the front; `false` (and unchanged) when the frame is shorter.
     #[must_use]
     fn trim_front(&mut self, count: usize) -> bool;
 
-    /// Grows the frame by `count` octets at its end; `false` (and unchanged) without tailroom.
+    /// Grows the frame by `count` bytes at its end; `false` (and unchanged) without tailroom.
     #[must_use]
     fn append(&mut self, count: usize) -> bool;
 
-    /// Cuts the frame to `len` octets; longer than it is: no effect.
+    /// Cuts the frame to `len` bytes; longer than it is: no effect.
     fn truncate(&mut self, len: usize);
 }

@@ -167,7 +167,7 @@ impl L3 {
             .unwrap_or(&NO_HOP)
     }
 
-    /// Largest IP packet in octets on `device`'s untagged interface; 0 if there is none.
+    /// Largest IP packet in bytes on `device`'s untagged interface; 0 if there is none.
     pub fn mtu(&self, device: DeviceId) -> u16 {
         self.interface(device, 0).map_or(0, |interface| interface.mtu)
     }

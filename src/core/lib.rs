@@ -2,7 +2,7 @@
 //!
 //! No DPDK, no async, no I/O, no clock, no threads: time, randomness and buffers are parameters.
 //! Nouns live in [`ipvs`], verbs in [`path`], headers in [`wire`], the kernel's mirrored tables in [`l3`].
-//! Unsafe code is confined to the rooms `arena.rs`, `lanes.rs` and `prefetch.rs`.
+//! Unsafe code is confined to the rooms `arena.rs`, `tag_match.rs` and `prefetch.rs`.
 
 pub mod address;
 pub mod arena;
@@ -12,7 +12,6 @@ pub mod counters;
 pub mod frame;
 pub mod ipvs;
 pub mod l3;
-pub mod lanes;
 pub mod latency;
 pub mod limits;
 pub mod path;
@@ -20,7 +19,8 @@ pub mod prefetch;
 pub mod random;
 pub mod rss;
 pub mod snapshot;
-pub mod steps;
+pub mod stages;
+pub mod tag_match;
 pub mod testing;
 pub mod tick;
 pub mod wire;

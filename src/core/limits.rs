@@ -65,9 +65,9 @@ pub const HELD_PER_NEIGHBOUR_MAX: usize = 64;
 /// Packets that wait for any neighbour, per worker: bounds the buffers a scan can pin.
 pub const HELD_MAX: usize = 512;
 
-/// Octets of an ICMPv4 error in total (RFC 1812 4.3.2.3, kernel `icmp_send`).
+/// Bytes of an ICMPv4 error in total (RFC 1812 4.3.2.3, kernel `icmp_send`).
 pub const ICMP4_ERROR_MAX: usize = 576;
-/// Octets of an ICMPv6 error in total (RFC 4443 2.4 c).
+/// Bytes of an ICMPv6 error in total (RFC 4443 2.4 c).
 pub const ICMP6_ERROR_MAX: usize = 1_280;
 /// ICMP errors a worker may send per second (kernel `icmp_msgs_per_sec`).
 pub const ICMP_ERRORS_PER_SEC: u32 = 1_000;
@@ -123,10 +123,10 @@ pub const HOPS_MAX: usize = 65_535;
 /// that a flood of first fragments cannot keep others out.
 pub const DATAGRAMS_MAX: usize = 64;
 
-/// Fragments of one datagram: 64 KiB in fragments of 576 octets are 119. More are a way of wasting time.
+/// Fragments of one datagram: 64 KiB in fragments of 576 bytes are 119. More are a way of wasting time.
 pub const FRAGMENTS_PER_DATAGRAM_MAX: usize = 128;
 
-/// Octets of IP header and options, or of the headers before the fragment header, that fragments may have.
+/// Bytes of IP header and options, or of the headers before the fragment header, that fragments may have.
 pub const FRAGMENT_HEADER_MAX: usize = 256;
 
 /// Seconds that an incomplete IPv4 datagram is kept (kernel `ipfrag_time`).
@@ -135,9 +135,9 @@ pub const REASSEMBLY4_SEC: u32 = 30;
 pub const REASSEMBLY6_SEC: u32 = 60;
 
 /// Frames that one burst can make besides its own: each of its frames completes a datagram of most fragments.
-pub const MADE_FRAMES_MAX: usize = BURST_MAX * FRAGMENTS_PER_DATAGRAM_MAX;
-/// Their octets: each is one of 64 KiB with the headers of its pieces.
-pub const MADE_OCTETS_MAX: usize = BURST_MAX * 72 * 1_024;
+pub const GENERATED_FRAMES_MAX: usize = BURST_MAX * FRAGMENTS_PER_DATAGRAM_MAX;
+/// Their bytes: each is one of 64 KiB with the headers of its pieces.
+pub const GENERATED_BYTES_MAX: usize = BURST_MAX * 72 * 1_024;
 
 /// Limits of the MSS that a service may impose: from the kernel's own least (`TCP_MIN_MSS`) to the longest packet.
 pub const MSS_MAX_RANGE: std::ops::RangeInclusive<u16> = 88..=65_495;

@@ -2,7 +2,7 @@
 //!
 //! In:  up to [`BURST_MAX`] frames that one device received, the worker's own state, the time.
 //! Out: one [`Verdict`] a frame; frames that are to be transmitted have been rewritten in place. Besides, the
-//!      frames that [`WorkerState::next_made`] gives: to be asked until it gives none, after every call here.
+//!      frames that [`WorkerState::next_generated`] gives: to be asked until it gives none, after every call here.
 //! Never: allocates, locks, logs, reads a clock, panics, or loops without bound.
 //!
 //! The stages run as loops over the burst so that the cache misses of 32 packets overlap; behind
@@ -12,29 +12,29 @@
 pub mod admit;
 pub mod announce;
 pub mod classify;
+pub mod client_address;
 pub mod defence;
-pub mod emit;
 pub mod established;
 pub mod explain;
+pub mod fast_path;
 pub mod forward;
 pub mod fragment;
 pub mod from_host;
+pub mod generated_frames;
 pub mod headers;
 pub mod icmp;
-pub mod introduce;
+pub mod import;
+pub mod l3_cache;
 pub mod lookup;
 pub mod outer_error;
 pub mod parse;
 pub mod path_mtu;
 pub mod persist;
-pub mod plain;
 pub mod reassemble;
-pub mod recall;
 pub mod related;
 pub mod reply;
 pub mod resolve;
 pub mod schedule;
-pub mod take_over;
 pub mod track;
 pub mod tunnelled;
 pub mod undelivered;
@@ -50,15 +50,15 @@ use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{ConnIndex, Direction};
 use crate::l3::DeviceId;
 use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
-use crate::steps::StepName;
+use crate::stages::Stage;
 use crate::tick::Tick;
-use crate::worker_state::{Lane, LaneEntry, Lanes, Step, WorkerState};
+use crate::worker_state::{Context, Families, Family, LookupEntry, WorkerState};
 
 use admit::Admission;
 use classify::{Class, is_balanced};
 use established::Known;
+use fast_path::FastPath;
 use parse::Parsed;
-use plain::Plain;
 
 /// Decides about frames that `device` received. Frames beyond [`BURST_MAX`] are left as they are with
 /// their verdicts untouched; callers never pass more.
@@ -74,7 +74,7 @@ pub fn process<F: Frame>(
 
 /// The same for frames that another worker handed over because this one owns their connections:
 /// whatever the tables say, they are not handed over again.
-pub fn process_handed_over<F: Frame>(
+pub fn process_handoff<F: Frame>(
     worker: &mut WorkerState,
     device: DeviceId,
     now: Tick,
@@ -97,81 +97,81 @@ pub fn expire(worker: &mut WorkerState, now: Tick) -> bool {
 
 #[inline(never)]
 fn serve_timers(worker: &mut WorkerState, now: Tick) {
-    let (step, lanes) = worker.step(DeviceId(0), now, false);
-    track::expire(&step, &mut lanes.v4.table, TIMERS_PER_PASS_MAX);
-    track::expire(&step, &mut lanes.v6.table, TIMERS_PER_PASS_MAX);
+    let (ctx, families) = worker.context(DeviceId(0), now, false);
+    track::expire(&ctx, &mut families.v4.table, TIMERS_PER_PASS_MAX);
+    track::expire(&ctx, &mut families.v6.table, TIMERS_PER_PASS_MAX);
 }
 
 /// What is due besides packets about every millisecond: walks through the tables, incomplete datagrams, samples and
 /// gauges, and what [`expire`] does; a bounded number of each a call.
 pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
     let defends = worker.look_at_defences(now);
-    let (mut step, lanes) = worker.step(DeviceId(0), now, false);
+    let (mut ctx, families) = worker.context(DeviceId(0), now, false);
     if defends {
-        lanes.v4.idle.begin_part(&lanes.v4.table);
-        lanes.v6.idle.begin_part(&lanes.v6.table);
+        families.v4.idle.begin_part(&families.v4.table);
+        families.v6.idle.begin_part(&families.v6.table);
     }
-    sweep(&mut step, &mut lanes.v4);
-    sweep(&mut step, &mut lanes.v6);
-    reassemble::expire(&mut step, &mut lanes.reassembly);
-    step.loads.sample(&step.snapshot.services, step.own, now);
-    step.own.conns_ipv4.set(lanes.v4.table.len() as u64);
-    step.own.conns_ipv6.set(lanes.v6.table.len() as u64);
+    sweep(&mut ctx, &mut families.v4);
+    sweep(&mut ctx, &mut families.v6);
+    reassemble::expire(&mut ctx, &mut families.reassembly);
+    ctx.loads.sample(&ctx.snapshot.services, ctx.own, now);
+    ctx.own.conns_ipv4.set(families.v4.table.len() as u64);
+    ctx.own.conns_ipv6.set(families.v6.table.len() as u64);
     expire(worker, now);
 }
 
 /// Connections that must go before their time, a bounded number a call.
-fn sweep<A: Address>(step: &mut Step<'_>, lane: &mut Lane<A>) {
-    defence::drop_idle(step, &mut lane.table, &mut lane.idle);
-    defence::drop_orphans(step, &mut lane.table, &mut lane.orphans);
+fn sweep<A: Address>(ctx: &mut Context<'_>, family: &mut Family<A>) {
+    defence::drop_idle(ctx, &mut family.table, &mut family.idle);
+    defence::drop_orphans(ctx, &mut family.table, &mut family.orphans);
 }
 
 fn run<F: Frame>(
     worker: &mut WorkerState,
     device: DeviceId,
     now: Tick,
-    handed_over: bool,
+    is_handoff: bool,
     frames: &mut [F],
     verdicts: &mut [Verdict],
 ) {
-    let (mut step, lanes) = worker.step(device, now, handed_over);
-    if step.snapshot.services.is_empty() {
+    let (mut ctx, families) = worker.context(device, now, is_handoff);
+    if ctx.snapshot.services.is_empty() {
         // Like the kernel, which unhooks itself with its last service: even known connections are left alone.
         verdicts.fill(Verdict::Punt);
         return;
     }
-    lanes.v4.clear();
-    lanes.v6.clear();
-    if step.snapshot.leaves_clients_alone() {
-        run_as_backup(&mut step, lanes, frames, verdicts);
+    families.v4.clear();
+    families.v6.clear();
+    if ctx.snapshot.leaves_clients_alone() {
+        run_as_backup(&mut ctx, families, frames, verdicts);
         return;
     }
-    let mac = step.snapshot.l3.mac(device);
+    let mac = ctx.snapshot.l3.mac(device);
     for slot in 0..frames.len().min(verdicts.len()).min(BURST_MAX) {
         let (Some(frame), Some(verdict)) = (frames.get_mut(slot), verdicts.get_mut(slot)) else {
             break;
         };
         // What is plain and sent to the device is looked up.
-        if let Some((headers, key)) = parse::plain(frame.bytes(), mac) {
-            lanes.v4.push(slot, headers, key);
+        if let Some((headers, key)) = parse::fast_v4(frame.bytes(), mac) {
+            families.v4.push(slot, headers, key);
             continue;
         }
-        if let Some(decided) = any_frame(&mut step, lanes, slot, frame) {
+        if let Some(decided) = any_frame(&mut ctx, families, slot, frame) {
             *verdict = decided;
         }
     }
-    step.mark(StepName::Parse);
-    run_lane(&mut step, &mut lanes.v4, frames, verdicts);
-    run_lane(&mut step, &mut lanes.v6, frames, verdicts);
+    ctx.mark(Stage::Parse);
+    run_family(&mut ctx, &mut families.v4, frames, verdicts);
+    run_family(&mut ctx, &mut families.v6, frames, verdicts);
 }
 
 /// While another director serves the clients: only replies of connections that are known here are ours.
 #[cold]
-fn run_as_backup<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, frames: &mut [F], verdicts: &mut [Verdict]) {
+fn run_as_backup<F: Frame>(ctx: &mut Context<'_>, families: &mut Families, frames: &mut [F], verdicts: &mut [Verdict]) {
     for (frame, verdict) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX) {
         *verdict = match parse::parse(frame.bytes()) {
-            Ok(Parsed::Ip(headers, Flow::V4(key))) => reply_only(step, &mut lanes.v4.table, &headers, &key, frame),
-            Ok(Parsed::Ip(headers, Flow::V6(key))) => reply_only(step, &mut lanes.v6.table, &headers, &key, frame),
+            Ok(Parsed::Ip(headers, Flow::V4(key))) => reply_only(ctx, &mut families.v4.table, &headers, &key, frame),
+            Ok(Parsed::Ip(headers, Flow::V6(key))) => reply_only(ctx, &mut families.v6.table, &headers, &key, frame),
             Ok(Parsed::Other) => Verdict::Punt,
             Err(reason) => Verdict::Drop(reason),
         };
@@ -179,28 +179,28 @@ fn run_as_backup<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, frames: &mut 
 }
 
 fn reply_only<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     headers: &Headers,
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
-    match classify::classify(step, frame.bytes(), headers) {
+    match classify::classify(ctx, frame.bytes(), headers) {
         Class::Balanced => {}
         Class::Decided(verdict) => return verdict,
         Class::Fragment | Class::Icmp => return Verdict::Punt,
     }
     match table.find(table.hash(key), key) {
-        Some((index, Direction::Outbound)) => established::outbound(step, table, &Known { index, headers, key }, frame),
+        Some((index, Direction::Outbound)) => established::outbound(ctx, table, &Known { index, headers, key }, frame),
         _ => Verdict::Punt,
     }
 }
 
-/// A frame that is not plainly to be looked up: its verdict, or `None` when it went onto a lane after all.
+/// A frame that is not plainly to be looked up: its verdict, or `None` when it went onto a family after all.
 #[inline(never)]
-fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, frame: &mut F) -> Option<Verdict> {
-    if let Some((headers, key)) = parse::plain_v6(frame.bytes(), step.snapshot.l3.mac(step.device)) {
-        lanes.v6.push(slot, headers, key);
+fn any_frame<F: Frame>(ctx: &mut Context<'_>, families: &mut Families, slot: usize, frame: &mut F) -> Option<Verdict> {
+    if let Some((headers, key)) = parse::fast_v6(frame.bytes(), ctx.snapshot.l3.mac(ctx.device)) {
+        families.v6.push(slot, headers, key);
         return None;
     }
     let (headers, flow) = match parse::parse(frame.bytes()) {
@@ -208,15 +208,15 @@ fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, fram
         Ok(Parsed::Other) => return Some(Verdict::Punt),
         Err(reason) => return Some(Verdict::Drop(reason)),
     };
-    match classify::classify(step, frame.bytes(), &headers) {
+    match classify::classify(ctx, frame.bytes(), &headers) {
         Class::Balanced => match flow {
-            Flow::V4(key) => lanes.v4.push(slot, headers, key),
-            Flow::V6(key) => lanes.v6.push(slot, headers, key),
+            Flow::V4(key) => families.v4.push(slot, headers, key),
+            Flow::V6(key) => families.v6.push(slot, headers, key),
         },
-        Class::Fragment => return Some(reassemble::fragment(step, lanes, &headers, &flow, frame)),
+        Class::Fragment => return Some(reassemble::fragment(ctx, families, &headers, &flow, frame)),
         Class::Icmp => {
-            let (v4, v6) = (&mut lanes.v4.table, &mut lanes.v6.table);
-            return Some(related::icmp(step, v4, v6, &headers, &flow, frame));
+            let (v4, v6) = (&mut families.v4.table, &mut families.v6.table);
+            return Some(related::icmp(ctx, v4, v6, &headers, &flow, frame));
         }
         Class::Decided(decided) => return Some(decided),
     }
@@ -224,12 +224,17 @@ fn any_frame<F: Frame>(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, fram
 }
 
 /// The stages behind parsing for the packets of one family.
-fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames: &mut [F], verdicts: &mut [Verdict]) {
-    lookup::prefetch_conns(lane);
-    step.mark(StepName::Tags);
-    let Lane {
+fn run_family<A: FastPath, F: Frame>(
+    ctx: &mut Context<'_>,
+    family: &mut Family<A>,
+    frames: &mut [F],
+    verdicts: &mut [Verdict],
+) {
+    lookup::prefetch_conns(family);
+    ctx.mark(Stage::Tags);
+    let Family {
         table, entries, count, ..
-    } = lane;
+    } = family;
     let changes = table.changes();
     for entry in entries.get(..*count).unwrap_or_default() {
         let (Some(frame), Some(verdict)) = (
@@ -238,48 +243,48 @@ fn run_lane<A: Plain, F: Frame>(step: &mut Step<'_>, lane: &mut Lane<A>, frames:
         ) else {
             continue;
         };
-        *verdict = one_entry(step, table, changes, entry, frame);
+        *verdict = one_entry(ctx, table, changes, entry, frame);
     }
-    step.mark(StepName::Forward);
+    ctx.mark(Stage::Forward);
 }
 
 /// Almost every packet is plainly of an established connection, the one that its tag meant; the others go the full way.
 #[inline(always)]
-fn one_entry<A: Plain, F: Frame>(
-    step: &mut Step<'_>,
+fn one_entry<A: FastPath, F: Frame>(
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     changes: u32,
-    entry: &LaneEntry<A>,
+    entry: &LookupEntry<A>,
     frame: &mut F,
 ) -> Verdict {
     if let Some((conn, direction)) = lookup::confirm(table, changes, entry)
-        && let Some(verdict) = plain::forward(step, conn, direction, &entry.headers, frame)
+        && let Some(verdict) = fast_path::forward(ctx, conn, direction, &entry.headers, frame)
     {
         return verdict;
     }
-    other_entry(step, table, entry, frame)
+    other_entry(ctx, table, entry, frame)
 }
 
 /// A packet whose connection the first tag did not mean, or that is not plain.
 #[inline(never)]
-fn other_entry<A: Plain, F: Frame>(
-    step: &mut Step<'_>,
+fn other_entry<A: FastPath, F: Frame>(
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
-    entry: &LaneEntry<A>,
+    entry: &LookupEntry<A>,
     frame: &mut F,
 ) -> Verdict {
     let found = table.find(entry.hash, &entry.key);
     if let Some((index, direction)) = found
-        && let Some(verdict) = plain::forward(step, table.conn_mut(index), direction, &entry.headers, frame)
+        && let Some(verdict) = fast_path::forward(ctx, table.conn_mut(index), direction, &entry.headers, frame)
     {
         return verdict;
     }
-    decide(step, table, found, &entry.headers, &entry.key, frame)
+    decide(ctx, table, found, &entry.headers, &entry.key, frame)
 }
 
 /// From lookup to verdict for one TCP, UDP or SCTP packet.
 fn one_packet<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     hash: u64,
     headers: &Headers,
@@ -287,13 +292,13 @@ fn one_packet<A: Address, F: Frame>(
     frame: &mut F,
 ) -> Verdict {
     let found = table.find(hash, key);
-    decide(step, table, found, headers, key, frame)
+    decide(ctx, table, found, headers, key, frame)
 }
 
 /// The full way from lookup to verdict.
 #[inline(never)]
 fn decide<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     found: Option<(ConnIndex, Direction)>,
     headers: &Headers,
@@ -301,14 +306,14 @@ fn decide<A: Address, F: Frame>(
     frame: &mut F,
 ) -> Verdict {
     match found {
-        Some((index, Direction::Inbound)) if !established::gives_way(step, table, index, headers) => {
-            established::inbound(step, table, &Known { index, headers, key }, frame)
+        Some((index, Direction::Inbound)) if !established::must_reschedule(ctx, table, index, headers) => {
+            established::inbound(ctx, table, &Known { index, headers, key }, frame)
         }
-        Some((index, Direction::Outbound)) => established::outbound(step, table, &Known { index, headers, key }, frame),
-        _ => match admit::admit(step, headers, key) {
+        Some((index, Direction::Outbound)) => established::outbound(ctx, table, &Known { index, headers, key }, frame),
+        _ => match admit::admit(ctx, headers, key) {
             Admission::Decided(verdict) => verdict,
-            Admission::Schedule(service) => schedule::first_packet(step, table, service, headers, key, frame),
-            Admission::Refuse => established::refuse_stray(step, headers, key, frame),
+            Admission::Schedule(service) => schedule::first_packet(ctx, table, service, headers, key, frame),
+            Admission::Refuse => established::refuse_stray(ctx, headers, key, frame),
         },
     }
 }

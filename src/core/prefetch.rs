@@ -19,7 +19,7 @@ pub fn prefetch_read<T>(reference: &T) {
 }
 
 /// The time-stamp counter, for measuring builds only: it decides nothing.
-#[cfg(feature = "steps")]
+#[cfg(feature = "stages")]
 #[inline(always)]
 pub fn cycles() -> u64 {
     #[cfg(target_arch = "x86_64")]

@@ -7,7 +7,7 @@
 use crate::address::{Address, Endpoint};
 use crate::path::verdict::WorkerId;
 
-/// Octets of a key: enough for two IPv6 addresses, two ports and the 32 bits of the window behind them.
+/// Bytes of a key: enough for two IPv6 addresses, two ports and the 32 bits of the window behind them.
 pub const KEY_LEN: usize = 40;
 /// The longest input: two IPv6 addresses and two ports.
 const INPUT_LEN_MAX: usize = 36;
@@ -15,7 +15,7 @@ const INPUT_LEN_MAX: usize = 36;
 /// different tables agree.
 pub const TABLE_LEN: u16 = 128;
 
-/// One key, with the hash of every half octet at every place of the input.
+/// One key, with the hash of every half byte at every place of the input.
 #[derive(Clone, Debug)]
 pub struct RssHash {
     key: [u8; KEY_LEN],
@@ -44,17 +44,17 @@ impl RssHash {
     /// The hash of a TCP or UDP packet, as the NIC computes it: addresses, then ports.
     #[inline]
     pub fn hash<A: Address>(&self, src: Endpoint<A>, dst: Endpoint<A>) -> u32 {
-        let octets = |part: &[u8], from: usize| {
+        let bytes = |part: &[u8], from: usize| {
             let places = self.halves.get(2 * from..).unwrap_or_default();
             places
                 .chunks_exact(2)
                 .zip(part)
-                .fold(0, |hash, (pair, octet)| hash ^ of_octet(pair, *octet))
+                .fold(0, |hash, (pair, byte)| hash ^ of_byte(pair, *byte))
         };
-        octets(src.addr.as_bytes(), 0)
-            ^ octets(dst.addr.as_bytes(), A::LEN)
-            ^ octets(&src.port.to_be_bytes(), 2 * A::LEN)
-            ^ octets(&dst.port.to_be_bytes(), 2 * A::LEN + 2)
+        bytes(src.addr.as_bytes(), 0)
+            ^ bytes(dst.addr.as_bytes(), A::LEN)
+            ^ bytes(&src.port.to_be_bytes(), 2 * A::LEN)
+            ^ bytes(&dst.port.to_be_bytes(), 2 * A::LEN + 2)
     }
 
     /// The worker whose queue gets packets from `src` to `dst`, of `workers_count` with one queue each.
@@ -75,9 +75,9 @@ pub const fn queue_of_entry(entry: u16, queues_count: u16) -> u16 {
 }
 
 #[inline]
-fn of_octet(pair: &[[u32; 16]], octet: u8) -> u32 {
+fn of_byte(pair: &[[u32; 16]], byte: u8) -> u32 {
     match pair {
-        [high, low] => high[usize::from(octet >> 4)] ^ low[usize::from(octet & 15)],
+        [high, low] => high[usize::from(byte >> 4)] ^ low[usize::from(byte & 15)],
         _ => 0,
     }
 }
@@ -88,7 +88,7 @@ fn window(key: &[u8; KEY_LEN], bit: usize) -> u32 {
         .iter()
         .skip(bit / 8)
         .take(5)
-        .fold(0_u64, |word, octet| word << 8 | u64::from(*octet));
+        .fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
     (whole >> (8 - bit % 8)) as u32
 }
 

@@ -25,17 +25,17 @@ use crate::l3::{DeviceId, NeighbourKey};
 use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
 use crate::path::Headers;
 use crate::path::defence::{Defence, Sweep};
-use crate::path::emit::MadeFrames;
+use crate::path::generated_frames::GeneratedFrames;
+use crate::path::l3_cache::L3Cache;
 use crate::path::path_mtu::PathMtus;
 use crate::path::reassemble::Reassembly;
-use crate::path::recall::Recalls;
 use crate::path::reply::IcmpBudget;
-use crate::path::resolve::Wanted;
+use crate::path::resolve::PendingNeighbours;
 use crate::path::verdict::{Verdict, WaitId, WorkerId};
 use crate::random::Random;
 use crate::rss::RssHash;
 use crate::snapshot::Snapshot;
-use crate::steps::StepName;
+use crate::stages::Stage;
 use crate::tick::Tick;
 use crate::wire::{tcp, udp};
 
@@ -60,7 +60,7 @@ pub struct WorkerSettings {
 pub struct WorkerState {
     settings: WorkerSettings,
     snapshot: Arc<Snapshot>,
-    lanes: Lanes,
+    families: Families,
     schedulers: Box<[SchedulerState]>,
     port_cursors: Box<[LocalPortCursor]>,
     counters: Arc<[Arc<WorkerCounters>]>,
@@ -70,26 +70,26 @@ pub struct WorkerState {
     defence: Defence,
     localities: Localities,
     loads: LoadBoard,
-    made: MadeFrames,
+    generated: GeneratedFrames,
     path_mtus: PathMtus,
     outbox: Outbox,
     rss: Option<RssHash>,
-    wanted: Wanted,
-    recalls: Box<Recalls>,
+    pending_neighbours: PendingNeighbours,
+    l3_cache: Box<L3Cache>,
     ports_ahead: PortsAhead,
 }
 
 /// The tables of both families, each with the scratch space of the burst under way.
-pub(crate) struct Lanes {
-    pub(crate) v4: Lane<Addr4>,
-    pub(crate) v6: Lane<Addr6>,
+pub(crate) struct Families {
+    pub(crate) v4: Family<Addr4>,
+    pub(crate) v6: Family<Addr6>,
     pub(crate) reassembly: Reassembly,
 }
 
 /// One family's connections, and those packets of the burst that are looked up in them.
-pub(crate) struct Lane<A: Address> {
+pub(crate) struct Family<A: Address> {
     pub(crate) table: ConnTable<A>,
-    pub(crate) entries: [LaneEntry<A>; BURST_MAX],
+    pub(crate) entries: [LookupEntry<A>; BURST_MAX],
     pub(crate) count: usize,
     /// The walk of `drop_entry`.
     pub(crate) idle: Sweep,
@@ -99,7 +99,7 @@ pub(crate) struct Lane<A: Address> {
 
 /// A packet on its way through lookup.
 #[derive(Clone, Copy)]
-pub(crate) struct LaneEntry<A: Address> {
+pub(crate) struct LookupEntry<A: Address> {
     pub(crate) hash: u64,
     pub(crate) key: FlowKey<A>,
     pub(crate) headers: Headers,
@@ -108,9 +108,9 @@ pub(crate) struct LaneEntry<A: Address> {
     pub(crate) slot: u8,
 }
 
-impl<A: Address> Lane<A> {
+impl<A: Address> Family<A> {
     fn new(table: ConnTable<A>) -> Self {
-        let empty = LaneEntry {
+        let empty = LookupEntry {
             hash: 0,
             key: FlowKey::default(),
             headers: Headers::default(),
@@ -147,12 +147,12 @@ impl<A: Address> Lane<A> {
 }
 
 /// Everything but the tables that the steps behind lookup read and write, borrowed for one burst.
-pub(crate) struct Step<'a> {
+pub(crate) struct Context<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) now: Tick,
     /// The device the frames came from.
     pub(crate) device: DeviceId,
-    pub(crate) handed_over: bool,
+    pub(crate) is_handoff: bool,
     pub(crate) worker: WorkerId,
     pub(crate) workers_count: u8,
     pub(crate) secret: u64,
@@ -174,31 +174,31 @@ pub(crate) struct Step<'a> {
     pub(crate) localities: &'a mut Localities,
     pub(crate) loads: &'a mut LoadBoard,
     /// Frames besides those of the burst.
-    pub(crate) made: &'a mut MadeFrames,
+    pub(crate) generated: &'a mut GeneratedFrames,
     pub(crate) path_mtus: &'a mut PathMtus,
     /// What is to be told to another director.
     pub(crate) outbox: &'a Outbox,
-    pub(crate) wanted: &'a mut Wanted,
-    pub(crate) recalls: &'a mut Recalls,
+    pub(crate) pending_neighbours: &'a mut PendingNeighbours,
+    pub(crate) l3_cache: &'a mut L3Cache,
     pub(crate) ports_ahead: &'a mut PortsAhead,
-    /// While a datagram that was put together is processed: octets of the longest piece that it may leave in, its
+    /// While a datagram that was put together is processed: bytes of the longest piece that it may leave in, its
     /// longest fragment at first. Else 0.
     pub(crate) reassembled: u16,
 }
 
-impl Step<'_> {
-    /// The end of a step, in builds with the feature `steps`.
+impl Context<'_> {
+    /// The end of a step, in builds with the feature `stages`.
     #[inline(always)]
-    pub(crate) fn mark(&self, step: StepName) {
-        #[cfg(feature = "steps")]
-        self.own.steps.mark(step, crate::prefetch::cycles());
-        #[cfg(not(feature = "steps"))]
-        let _ = step;
+    pub(crate) fn mark(&self, ctx: Stage) {
+        #[cfg(feature = "stages")]
+        self.own.stages.mark(ctx, crate::prefetch::cycles());
+        #[cfg(not(feature = "stages"))]
+        let _ = ctx;
     }
 }
 
 impl WorkerState {
-    /// Octets that [`Self::new`] carves from its arena.
+    /// Bytes that [`Self::new`] carves from its arena.
     pub fn arena_bytes(settings: &WorkerSettings) -> usize {
         ConnTable::<Addr4>::bytes_needed(settings.conns4_max) + ConnTable::<Addr6>::bytes_needed(settings.conns6_max)
     }
@@ -219,9 +219,9 @@ impl WorkerState {
         let v6 = ConnTable::new(arena, settings.conns6_max, settings.secret)?;
         let loads = LoadBoard::new(own.servers.len(), SERVICES_MAX);
         let mut state = Self {
-            lanes: Lanes {
-                v4: Lane::new(v4),
-                v6: Lane::new(v6),
+            families: Families {
+                v4: Family::new(v4),
+                v6: Family::new(v6),
                 reassembly: Reassembly::new(),
             },
             schedulers: (0..SERVICES_MAX)
@@ -237,12 +237,12 @@ impl WorkerState {
             defence: Defence::default(),
             localities: Localities::new(),
             loads,
-            made: MadeFrames::new(),
+            generated: GeneratedFrames::new(),
             path_mtus: PathMtus::new(),
             outbox: Outbox::new(),
             rss: None,
-            wanted: Wanted::new(),
-            recalls: Recalls::new(),
+            pending_neighbours: PendingNeighbours::new(),
+            l3_cache: L3Cache::new(),
             ports_ahead: PortsAhead::new(),
             snapshot: Arc::new(Snapshot::default()),
             settings,
@@ -270,8 +270,8 @@ impl WorkerState {
         let old = std::mem::replace(&mut self.snapshot, new);
         self.update_defence();
         if self.snapshot.sysctls.expire_nodest_conn && !Arc::ptr_eq(&old.services, &self.snapshot.services) {
-            self.lanes.v4.orphans.begin(self.lanes.v4.table.capacity());
-            self.lanes.v6.orphans.begin(self.lanes.v6.table.capacity());
+            self.families.v4.orphans.begin(self.families.v4.table.capacity());
+            self.families.v6.orphans.begin(self.families.v6.table.capacity());
         }
         old
     }
@@ -296,7 +296,7 @@ impl WorkerState {
 
     fn update_defence(&mut self) {
         let room = |len: usize, capacity: usize| (capacity - len, capacity);
-        let (v4, v6) = (&self.lanes.v4.table, &self.lanes.v6.table);
+        let (v4, v6) = (&self.families.v4.table, &self.families.v6.table);
         let rooms = [room(v4.len(), v4.capacity()), room(v6.len(), v6.capacity())];
         // The fuller table counts: free / capacity is smaller.
         let [v4, v6] = rooms;
@@ -338,10 +338,10 @@ impl WorkerState {
     /// about datagrams that never became whole): it belongs into a buffer of its own, which then goes where its
     /// verdict says, as if it had been received. To be called after every call of the path until it gives none.
     #[inline]
-    pub fn next_made(&mut self) -> Option<(Verdict, &[u8])> {
-        let made = self.made.take()?;
-        self.own.made_frames.add(1);
-        Some(made)
+    pub fn next_generated(&mut self) -> Option<(Verdict, &[u8])> {
+        let generated = self.generated.take()?;
+        self.own.generated_frames.add(1);
+        Some(generated)
     }
 
     /// Takes the oldest connection that is to be told to another director. To be called after every call of the
@@ -359,41 +359,41 @@ impl WorkerState {
 
     /// The neighbour that a frame with the verdict [`Verdict::Hold`] waits for.
     pub const fn neighbour(&self, name: WaitId) -> NeighbourKey {
-        self.wanted.key(name)
+        self.pending_neighbours.key(name)
     }
 
     /// Connections held at this moment, IPv4 and IPv6.
     pub fn conns_count(&self) -> (usize, usize) {
-        (self.lanes.v4.table.len(), self.lanes.v6.table.len())
+        (self.families.v4.table.len(), self.families.v6.table.len())
     }
 
     /// Whether timers of connections wait for [`crate::path::expire`].
     #[inline]
     pub(crate) fn is_timer_due(&self, now: Tick) -> bool {
-        self.lanes.v4.table.is_timer_due(now) || self.lanes.v6.table.is_timer_due(now)
+        self.families.v4.table.is_timer_due(now) || self.families.v6.table.is_timer_due(now)
     }
 
     /// Splits the state for one burst: what the steps use, and the tables.
     #[inline]
-    pub(crate) fn step(&mut self, device: DeviceId, now: Tick, handed_over: bool) -> (Step<'_>, &mut Lanes) {
+    pub(crate) fn context(&mut self, device: DeviceId, now: Tick, is_handoff: bool) -> (Context<'_>, &mut Families) {
         let timeouts = &self.snapshot.timeouts;
         // While clients' packets are counted for another director none of them is plain: no timeout is 0.
         let inbound = |timeout_ms| if self.snapshot.sync.master { 0 } else { timeout_ms };
-        let plain_ms = |protocol, state| {
+        let fast_ms = |protocol, state| {
             let timeout_ms = protocol::timeout_ms(timeouts, protocol, state);
             [inbound(timeout_ms), timeout_ms]
         };
-        let step = Step {
+        let ctx = Context {
             snapshot: &self.snapshot,
             now,
             device,
-            handed_over,
+            is_handoff,
             worker: self.settings.id,
             workers_count: self.settings.workers_count,
             secret: self.settings.secret[0],
             rss: self.rss.as_ref(),
-            established_ms: plain_ms(tcp::PROTOCOL, TcpState::Established as u8),
-            udp_ms: plain_ms(udp::PROTOCOL, protocol::udp::NORMAL),
+            established_ms: fast_ms(tcp::PROTOCOL, TcpState::Established as u8),
+            udp_ms: fast_ms(udp::PROTOCOL, protocol::udp::NORMAL),
             schedulers: &mut self.schedulers,
             port_cursors: &mut self.port_cursors,
             own: &self.own,
@@ -403,19 +403,19 @@ impl WorkerState {
             defence: &mut self.defence,
             localities: &mut self.localities,
             loads: &mut self.loads,
-            made: &mut self.made,
+            generated: &mut self.generated,
             path_mtus: &mut self.path_mtus,
             outbox: &self.outbox,
-            wanted: &mut self.wanted,
-            recalls: &mut self.recalls,
+            pending_neighbours: &mut self.pending_neighbours,
+            l3_cache: &mut self.l3_cache,
             ports_ahead: &mut self.ports_ahead,
             reassembled: 0,
         };
-        (step, &mut self.lanes)
+        (ctx, &mut self.families)
     }
 
-    pub(crate) const fn lanes(&self) -> &Lanes {
-        &self.lanes
+    pub(crate) const fn families(&self) -> &Families {
+        &self.families
     }
 
     /// Copies connections behind `cursor` into `out` until its capacity is reached or a bounded part of
@@ -425,14 +425,14 @@ impl WorkerState {
         match cursor {
             DumpCursor::V4(from) => {
                 let next = self
-                    .lanes
+                    .families
                     .v4
                     .table
                     .scan(from, room, |_, conn| self.list(conn, now, out));
                 Some(next.map_or(DumpCursor::V6(0), DumpCursor::V4))
             }
             DumpCursor::V6(from) => self
-                .lanes
+                .families
                 .v6
                 .table
                 .scan(from, room, |_, conn| self.list(conn, now, out))

@@ -85,13 +85,13 @@ impl Burst {
         self.free_from(0);
     }
 
-    /// Octets of all frames together.
+    /// Bytes of all frames together.
     #[inline]
     pub fn bytes(&self) -> u64 {
         self.as_slice().iter().map(|mbuf| mbuf.len() as u64).sum()
     }
 
-    /// Asks the CPU to load the first octets of every frame soon.
+    /// Asks the CPU to load the first bytes of every frame soon.
     #[inline]
     pub fn prefetch(&self) {
         for mbuf in self.as_slice() {

@@ -25,7 +25,7 @@ pub struct DeviceSettings {
     pub driver: String,
     /// Its MAC address; `None` to keep its own.
     pub mac: Option<[u8; 6]>,
-    /// Largest IP packet in octets; the same as the kernel twin's.
+    /// Largest IP packet in bytes; the same as the kernel twin's.
     pub mtu: u16,
     /// Whether to receive frames to other MAC addresses too (VRRP's virtual MAC needs it).
     pub promiscuous: bool,
@@ -151,11 +151,11 @@ pub struct Link {
 pub struct DeviceStats {
     /// Frames received.
     pub rx_packets: u64,
-    /// Their octets.
+    /// Their bytes.
     pub rx_bytes: u64,
     /// Frames transmitted.
     pub tx_packets: u64,
-    /// Their octets.
+    /// Their bytes.
     pub tx_bytes: u64,
     /// Frames that came while the receive queue was full: the workers are too slow.
     pub rx_missed: u64,
@@ -234,7 +234,7 @@ impl Device {
         self.mac
     }
 
-    /// Largest IP packet in octets.
+    /// Largest IP packet in bytes.
     pub fn mtu(&self) -> u16 {
         self.mtu
     }

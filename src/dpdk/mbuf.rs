@@ -37,7 +37,7 @@ impl Mbuf {
         unsafe { self.0.as_mut() }
     }
 
-    /// Octets of the frame in its first segment.
+    /// Bytes of the frame in its first segment.
     #[inline]
     #[allow(
         clippy::len_without_is_empty,
@@ -53,7 +53,7 @@ impl Mbuf {
         self.raw().nb_segs == 1
     }
 
-    /// Asks the CPU to load the frame's first octets soon.
+    /// Asks the CPU to load the frame's first bytes soon.
     #[inline]
     pub fn prefetch(&self) {
         let first = self.data();

@@ -67,10 +67,10 @@ fn set_policy(mode: libc::c_int, mask: Option<&u64>) -> bool {
     unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes, libc::c_ulong::from(bits)) == 0 }
 }
 
-/// An arena over a fresh region of `len` octets for a connection table.
+/// An arena over a fresh region of `len` bytes for a connection table.
 pub fn arena(eal: &Eal, len: usize, node: Option<u16>) -> Result<Arena, MemoryError> {
     let region = zeroed_region(eal, len, node)?;
-    // SAFETY: the region is zeroed, page-aligned, `len` octets long, nobody else's, and never unmapped.
+    // SAFETY: the region is zeroed, page-aligned, `len` bytes long, nobody else's, and never unmapped.
     Ok(unsafe { Arena::from_raw(region, len) })
 }
 
@@ -112,7 +112,7 @@ mod tests {
         let len = 3 * (1 << 20) + 17;
         let region = map_ordinary(len).unwrap();
         assert_eq!(region.as_ptr().align_offset(4096), 0);
-        // SAFETY: mapped readable for `len` octets and never unmapped.
+        // SAFETY: mapped readable for `len` bytes and never unmapped.
         let bytes = unsafe { std::slice::from_raw_parts(region.as_ptr(), len) };
         assert!(bytes.iter().all(|&byte| byte == 0));
     }

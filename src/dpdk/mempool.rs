@@ -10,7 +10,7 @@ use crate::dpdk::{Eal, Mbuf, last_error};
 /// (DPDK programmer's guide, ring library, "MP_RTS"), which happens where workers share a CPU.
 const RING: &std::ffi::CStr = c"ring_mt_rts";
 
-/// Octets of bookkeeping that DPDK keeps for each buffer beside its data (mbuf, object header, alignment).
+/// Bytes of bookkeeping that DPDK keeps for each buffer beside its data (mbuf, object header, alignment).
 const OVERHEAD_BYTES: usize = 128 + 64 + 64;
 
 /// The largest Ethernet header: two VLAN tags.
@@ -23,7 +23,7 @@ pub struct PoolSettings {
     pub mbufs: u32,
     /// Buffers that each thread keeps for itself: 0 to 512; at most two thirds of the pool.
     pub cache: u32,
-    /// The largest MTU of any device in octets.
+    /// The largest MTU of any device in bytes.
     pub mtu_max: u16,
 }
 
@@ -38,7 +38,7 @@ impl Default for PoolSettings {
 }
 
 impl PoolSettings {
-    /// Octets for a frame in each buffer, headroom not counted; never below DPDK's usual 2048.
+    /// Bytes for a frame in each buffer, headroom not counted; never below DPDK's usual 2048.
     pub const fn frame_room(&self) -> usize {
         let needed = self.mtu_max as usize + ETHERNET_MAX;
         if needed > 2_048 {
@@ -66,7 +66,7 @@ impl PoolSettings {
 /// The pool could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no packet buffers: {mbufs} buffers of {bytes} octets refused ({cause}); \
+    "no packet buffers: {mbufs} buffers of {bytes} bytes refused ({cause}); \
      give DPDK more memory (memory_mb) or ask for fewer buffers"
 )]
 pub struct PoolError {

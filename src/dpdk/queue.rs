@@ -34,7 +34,7 @@ pub struct TxQueue {
 pub struct Transmitted {
     /// Frames that the device took.
     pub packets: u64,
-    /// Their octets.
+    /// Their bytes.
     pub bytes: u64,
     /// Frames that it refused; they were freed.
     pub refused: u64,

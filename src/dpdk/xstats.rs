@@ -36,7 +36,7 @@ pub fn read(device: &Device) -> Vec<Xstat> {
         .take(filled)
         .filter_map(|entry| {
             let name = names.get(usize::try_from(entry.id).ok()?)?;
-            // SAFETY: DPDK terminates each name within its 64 octets.
+            // SAFETY: DPDK terminates each name within its 64 bytes.
             let name = unsafe { CStr::from_ptr(name.name.as_ptr()) };
             Some(Xstat {
                 name: name.to_string_lossy().into_owned(),

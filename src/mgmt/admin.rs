@@ -37,9 +37,9 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// For a worker to give a part of its connections.
     pub worker_timeout: Duration,
-    /// Octets of a body, `PUT /v1/state` excepted.
+    /// Bytes of a body, `PUT /v1/state` excepted.
     pub body_max_bytes: usize,
-    /// Octets of the body of `PUT /v1/state`: 16,384 services and 65,536 servers need about 10 MiB.
+    /// Bytes of the body of `PUT /v1/state`: 16,384 services and 65,536 servers need about 10 MiB.
     pub state_max_bytes: usize,
 }
 

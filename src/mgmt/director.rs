@@ -25,7 +25,7 @@ use lvs_core::l3::L3;
 
 use crate::mgmt::journal::{Damage, Drained, Journal, JournalError, Whole};
 use crate::mgmt::sync::Sync;
-use crate::mgmt::worker_port::WorkerPort;
+use crate::mgmt::worker_handle::WorkerHandle;
 
 pub mod convert;
 pub mod counts;
@@ -47,7 +47,7 @@ use publication::Publication;
 
 /// What a worker is to see, besides services.
 #[derive(Clone, Debug)]
-struct Wanted {
+struct DesiredState {
     services: DesiredServices,
     timeouts: Timeouts,
     /// The master first.
@@ -71,11 +71,11 @@ pub struct RestoreReport {
 
 /// See the module.
 pub struct Director {
-    wanted: Wanted,
+    desired: DesiredState,
     /// The configuration file's part, as last loaded.
     base: State,
     journal: Journal,
-    workers: Vec<Arc<dyn WorkerPort>>,
+    workers: Vec<Arc<dyn WorkerHandle>>,
     /// What the twin thread counts.
     twins: Option<Arc<WorkerCounters>>,
     l3: Arc<L3>,
@@ -104,7 +104,7 @@ impl Director {
             damage: restored.damage,
             ..RestoreReport::default()
         };
-        let mut wanted = Wanted {
+        let mut desired = DesiredState {
             services: DesiredServices::default(),
             timeouts: Timeouts::default(),
             daemons: Vec::new(),
@@ -113,12 +113,12 @@ impl Director {
             devices,
         };
         for action in replayed(&restored.whole).iter().chain(&restored.actions) {
-            if let Err(error) = wanted.carry_out(action) {
+            if let Err(error) = desired.carry_out(action) {
                 report.refused.push(error.to_string());
             }
         }
         let director = Self {
-            wanted,
+            desired,
             base: restored.whole.base,
             journal,
             workers: Vec::new(),
@@ -135,7 +135,7 @@ impl Director {
     }
 
     /// Gives the director its workers and publishes to them.
-    pub fn attach(&mut self, workers: Vec<Arc<dyn WorkerPort>>, now: Instant) {
+    pub fn attach(&mut self, workers: Vec<Arc<dyn WorkerHandle>>, now: Instant) {
         self.workers = workers;
         self.publish_soon(now);
     }
@@ -146,7 +146,7 @@ impl Director {
     }
 
     /// The workers, by id.
-    pub fn workers(&self) -> &[Arc<dyn WorkerPort>] {
+    pub fn workers(&self) -> &[Arc<dyn WorkerHandle>] {
         &self.workers
     }
 
@@ -166,7 +166,7 @@ impl Director {
             self.count();
         }
         self.journal.append(&action).map_err(|error| journal_failed(&error))?;
-        if let Err(error) = self.wanted.carry_out(&action) {
+        if let Err(error) = self.desired.carry_out(&action) {
             self.journal.retract().map_err(|error| journal_failed(&error))?;
             return Err(error);
         }
@@ -176,36 +176,36 @@ impl Director {
 
     /// Makes the desired state exactly `state`, or only computes what would change.
     pub fn replace(&mut self, state: State, dry_run: bool, now: Instant) -> Result<StateDiff, ApiError> {
-        let (mut diff, steps) = diff::difference(&self.state(), &state)?;
+        let (mut diff, edits) = diff::difference(&self.state(), &state)?;
         diff.dry_run = dry_run;
-        let mut wanted = self.wanted.clone();
-        wanted.take_steps(&steps)?;
-        if dry_run || steps.is_empty() {
+        let mut desired = self.desired.clone();
+        desired.apply_edits(&edits)?;
+        if dry_run || edits.is_empty() {
             return Ok(diff);
         }
         self.journal
             .append(&Action::ReplaceState(state))
             .map_err(|error| journal_failed(&error))?;
         self.count();
-        self.wanted = wanted;
+        self.desired = desired;
         self.changed(now);
         Ok(diff)
     }
 
     /// Makes the desired state `state` and remembers `base` as what the configuration file says.
     pub fn rebase(&mut self, state: State, base: State, now: Instant) -> Result<StateDiff, ApiError> {
-        let (diff, steps) = diff::difference(&self.state(), &state)?;
-        let mut wanted = self.wanted.clone();
-        wanted.take_steps(&steps)?;
-        let drained = wanted.drained();
+        let (diff, edits) = diff::difference(&self.state(), &state)?;
+        let mut desired = self.desired.clone();
+        desired.apply_edits(&edits)?;
+        let drained = desired.drained();
         let whole = Whole {
-            state: wanted.state(),
+            state: desired.state(),
             base,
             drained,
         };
         self.journal.compact(&whole).map_err(|error| journal_failed(&error))?;
         self.count();
-        self.wanted = wanted;
+        self.desired = desired;
         self.base = whole.base;
         self.changed(now);
         Ok(diff)
@@ -213,7 +213,7 @@ impl Director {
 
     /// The desired state.
     pub fn state(&self) -> State {
-        self.wanted.state()
+        self.desired.state()
     }
 
     /// The configuration file's part, as last loaded.
@@ -231,7 +231,7 @@ impl Director {
     pub fn set_overhead(&mut self, overhead: Overhead, now: Instant) {
         if self.overhead != overhead {
             self.overhead = overhead;
-            self.wanted.services.set_overhead(overhead);
+            self.desired.services.set_overhead(overhead);
             self.publish_soon(now);
         }
     }
@@ -241,8 +241,8 @@ impl Director {
         self.count();
         let workers = &self.workers;
         let is_idle = |id| counts::load(workers, id) == counts::Load::default();
-        if self.wanted.services.collect_trash(now_sec, is_idle) > 0 {
-            let table = self.wanted.services.build();
+        if self.desired.services.collect_trash(now_sec, is_idle) > 0 {
+            let table = self.desired.services.build();
             self.counts.forget(&table);
             self.table = Arc::new(table);
             self.publish_soon(now);
@@ -257,7 +257,7 @@ impl Director {
     fn changed(&mut self, now: Instant) {
         self.follow_sync(now);
         if self.journal.wants_compaction() {
-            let drained = self.wanted.drained();
+            let drained = self.desired.drained();
             let whole = Whole {
                 state: self.state(),
                 base: self.base.clone(),
@@ -321,7 +321,7 @@ fn service_of(listing: &ServiceListing<'_>) -> Service {
     convert::service(listing.spec, listing.local_addresses, servers.iter())
 }
 
-impl Wanted {
+impl DesiredState {
     /// Quiesced servers and the weight they had before: mh fills its table by it.
     fn drained(&self) -> Vec<Drained> {
         let mut drained = Vec::new();
@@ -402,9 +402,9 @@ impl Wanted {
             Action::AddMark { position, rule } => self.add_mark(*position, rule),
             Action::DeleteMark { position } => self.delete_mark(*position),
             Action::ReplaceState(state) => {
-                let (_, steps) = diff::difference(&self.state(), state)?;
+                let (_, edits) = diff::difference(&self.state(), state)?;
                 let mut next = self.clone();
-                next.take_steps(&steps)?;
+                next.apply_edits(&edits)?;
                 *self = next;
                 Ok(())
             }
@@ -412,13 +412,13 @@ impl Wanted {
     }
 
     /// Several actions; on a refusal `self` is spoilt.
-    fn take_steps(&mut self, steps: &[diff::Step]) -> Result<(), ApiError> {
-        for step in steps {
-            self.carry_out(&step.action).map_err(|error| {
+    fn apply_edits(&mut self, edits: &[diff::Edit]) -> Result<(), ApiError> {
+        for edit in edits {
+            self.carry_out(&edit.action).map_err(|error| {
                 let place = match &error.place {
-                    Some(inner) if inner.starts_with('[') => format!("{}{inner}", step.place),
-                    Some(inner) if !step.place.is_empty() => format!("{}.{inner}", step.place),
-                    _ => step.place.clone(),
+                    Some(inner) if inner.starts_with('[') => format!("{}{inner}", edit.place),
+                    Some(inner) if !edit.place.is_empty() => format!("{}.{inner}", edit.place),
+                    _ => edit.place.clone(),
                 };
                 error.at(place)
             })?;

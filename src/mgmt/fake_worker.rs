@@ -13,7 +13,7 @@ use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
 
-use super::worker_port::{ConnChunk, WorkerPort};
+use super::worker_handle::{ConnChunk, WorkerHandle};
 use crate::worker::capture::Tap;
 
 /// See the module.
@@ -53,7 +53,7 @@ impl FakeWorker {
     }
 }
 
-impl WorkerPort for FakeWorker {
+impl WorkerHandle for FakeWorker {
     fn publish(&self, snapshot: Arc<Snapshot>) -> bool {
         if self.mailbox_full.load(Ordering::Relaxed) {
             return false;
@@ -113,7 +113,7 @@ impl WorkerPort for FakeWorker {
         self.synced.lock().unwrap().pop()
     }
 
-    fn take_over(&self, conns: Arc<[SyncConn]>) -> bool {
+    fn import_synced(&self, conns: Arc<[SyncConn]>) -> bool {
         self.taken_over.lock().unwrap().extend_from_slice(&conns);
         true
     }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 mod tests;
 
-/// First octets of a journal; the digit changes when old daemons could misread it.
+/// First bytes of a journal; the digit changes when old daemons could misread it.
 const MAGIC: &[u8; 8] = b"LVSDJRN1";
 
 /// Length and CRC in front of each payload.
@@ -94,12 +94,12 @@ enum Record {
     Action(Action),
 }
 
-/// Octets at the end that were no whole record.
+/// Bytes at the end that were no whole record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// Octets before, all kept.
+    /// Bytes before, all kept.
     pub kept_bytes: u64,
-    /// Octets cut off.
+    /// Bytes cut off.
     pub lost_bytes: u64,
     /// Where they were copied to.
     pub copy: PathBuf,
@@ -121,9 +121,9 @@ pub struct Restored {
 pub struct Journal {
     path: PathBuf,
     file: Flock<File>,
-    /// Octets of complete records, magic included.
+    /// Bytes of complete records, magic included.
     len_bytes: u64,
-    /// Octets up to the end of the whole-state record.
+    /// Bytes up to the end of the whole-state record.
     whole_bytes: u64,
     /// Where the last appended record begins, until it is retracted.
     last_bytes: u64,
@@ -318,7 +318,7 @@ fn read_records(bytes: &[u8]) -> ReadRecords {
     read
 }
 
-/// The record at the front of `bytes` and its length in octets; `None` when it is torn or garbled.
+/// The record at the front of `bytes` and its length in bytes; `None` when it is torn or garbled.
 fn decode(bytes: &[u8]) -> Option<(Record, usize)> {
     let len_bytes: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
     let crc: [u8; 4] = bytes.get(4..RECORD_HEADER_BYTES)?.try_into().ok()?;

@@ -23,7 +23,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 
 use crate::dpdk::Mempool;
 use crate::dpdk::lcore::Registration;
-use crate::worker::crew::TwinEnds;
+use crate::worker::assignment::TwinEnds;
 use crate::worker::punt::{TwinEnd, TwinFrame};
 
 /// How often the rings are looked into for [`BRISK_FOR`] after a frame.
@@ -78,7 +78,7 @@ pub fn start(ends: TwinEnds, twins: Vec<TwinDescriptor>, pool: Mempool) -> std::
     let stop = Arc::new(AtomicBool::new(false));
     let counters = Arc::new(WorkerCounters::new(0));
     let carrier = Carrier {
-        lines: ends.lines,
+        rings: ends.rings,
         transmitters: ends.transmitters,
         twins: twins
             .into_iter()
@@ -108,7 +108,7 @@ struct Twin {
 
 /// All that the thread owns.
 struct Carrier {
-    lines: Vec<TwinEnd>,
+    rings: Vec<TwinEnd>,
     transmitters: Vec<usize>,
     twins: Vec<Twin>,
     pool: Mempool,
@@ -136,9 +136,9 @@ impl Carrier {
     /// Writes what the workers punted; how many frames.
     fn carry_to_kernel(&mut self) -> usize {
         let mut carried = 0;
-        for line in 0..self.lines.len() {
+        for line in 0..self.rings.len() {
             for _ in 0..FRAMES_PER_TURN_MAX {
-                let Some(frame) = self.lines.get_mut(line).and_then(TwinEnd::take) else {
+                let Some(frame) = self.rings.get_mut(line).and_then(TwinEnd::take) else {
                     break;
                 };
                 self.write(&frame);
@@ -169,7 +169,7 @@ impl Carrier {
         let mut carried = 0;
         for twin in &mut self.twins {
             let transmitter = self.transmitters.get(usize::from(twin.device.0)).copied().unwrap_or(0);
-            let Some(line) = self.lines.get_mut(transmitter) else {
+            let Some(line) = self.rings.get_mut(transmitter) else {
                 continue;
             };
             for _ in 0..FRAMES_PER_TURN_MAX {
@@ -217,6 +217,6 @@ impl Carrier {
                 events.contains(PollFlags::POLLIN) && !events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP)
             })
         });
-        alive && self.lines.iter().all(TwinEnd::has_room) && self.pool.alloc().is_some()
+        alive && self.rings.iter().all(TwinEnd::has_room) && self.pool.alloc().is_some()
     }
 }

@@ -17,7 +17,7 @@ use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncRole};
 use lvs_core::ipvs::sync::{SyncConn, message};
 use lvs_core::ipvs::sysctl::Sysctls;
 
-use crate::mgmt::worker_port::WorkerPort;
+use crate::mgmt::worker_handle::WorkerHandle;
 
 pub mod sockets;
 
@@ -143,14 +143,14 @@ impl Sync {
         self.running.iter().find(|running| running.daemon.role == role)
     }
 
-    /// Octets of a message at most and what was done; `None` when no daemon of this role runs.
+    /// Bytes of a message at most and what was done; `None` when no daemon of this role runs.
     pub fn status(&self, role: SyncRole) -> Option<(u16, &Tally)> {
         let running = self.find(role)?;
         Some((running.sockets.max_len, &running.tally))
     }
 
     /// Carries what there is to carry now.
-    pub fn tend(&mut self, workers: &[Arc<dyn WorkerPort>], sysctls: &Sysctls) {
+    pub fn tend(&mut self, workers: &[Arc<dyn WorkerHandle>], sysctls: &Sysctls) {
         let now_ms = self.begun.elapsed().as_millis() as u64;
         let role = |role| move |running: &&mut Running| running.daemon.role == role;
         match self.running.iter_mut().find(role(SyncRole::Master)) {
@@ -168,7 +168,7 @@ impl Sync {
         }
         for (worker, waiting) in workers.iter().zip(&mut self.waiting) {
             while let Some(batch) = waiting.front() {
-                if !worker.take_over(Arc::clone(batch)) {
+                if !worker.import_synced(Arc::clone(batch)) {
                     break;
                 }
                 waiting.pop_front();
@@ -184,7 +184,7 @@ impl Default for Sync {
 }
 
 impl Running {
-    fn tell(&mut self, workers: &[Arc<dyn WorkerPort>], sysctls: &Sysctls, now_ms: u64) {
+    fn tell(&mut self, workers: &[Arc<dyn WorkerHandle>], sysctls: &Sysctls, now_ms: u64) {
         for worker in workers {
             for _ in 0..TOLD_PER_TURN_MAX {
                 let Some(conn) = worker.next_synced() else { break };

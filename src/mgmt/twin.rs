@@ -18,7 +18,7 @@ use nix::net::if_::if_nametoindex;
 use thiserror::Error;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
-/// Longest name of a kernel interface in octets (`IFNAMSIZ` without the terminator).
+/// Longest name of a kernel interface in bytes (`IFNAMSIZ` without the terminator).
 const NAME_MAX_BYTES: usize = 15;
 
 /// A kernel twin. The interface lives as long as `fd`, longer if the operator made it persistent.
@@ -87,7 +87,7 @@ pub enum TwinError {
     },
 }
 
-/// Makes (or takes over) the TAP `name`, gives it `mac` and `mtu` (octets of IP) and brings it up.
+/// Makes (or takes over) the TAP `name`, gives it `mac` and `mtu` (bytes of IP) and brings it up.
 pub fn open(device: DeviceId, name: &str, mac: [u8; 6], mtu: u16) -> Result<Twin, TwinError> {
     if !is_interface_name(name) {
         return Err(TwinError::BadName { name: name.to_owned() });

@@ -16,7 +16,7 @@ use pcap_file::{DataLink, PcapError};
 
 use super::OfflineError;
 
-/// The first octets of a pcapng file, in either byte order.
+/// The first bytes of a pcapng file, in either byte order.
 const PCAPNG: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 /// Nanoseconds: 10⁻⁹ s.
 const RESOLUTION_NS: u8 = 9;
@@ -26,7 +26,7 @@ pub(super) struct Captured {
     pub(super) time_ns: u64,
     /// The interface of the file.
     pub(super) device: DeviceId,
-    pub(super) octets: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// All frames of a file, in its order.
@@ -61,7 +61,7 @@ fn read_pcap(path: &Path, file: impl Read) -> Result<Vec<Captured>, Failed> {
         frames.push(Captured {
             time_ns: packet.timestamp.as_nanos() as u64,
             device: DeviceId(0),
-            octets: packet.data.into_owned(),
+            bytes: packet.data.into_owned(),
         });
     }
     Ok(frames)
@@ -90,7 +90,7 @@ fn read_pcapng(path: &Path, file: impl Read) -> Result<Vec<Captured>, Failed> {
                 frames.push(Captured {
                     time_ns: nanoseconds(packet.timestamp.as_nanos() as u64, resolution),
                     device: DeviceId(number.min(DEVICES_MAX - 1) as u8),
-                    octets: packet.data.into_owned(),
+                    bytes: packet.data.into_owned(),
                 });
             }
             _ => {}
@@ -153,14 +153,14 @@ impl Output {
         &mut self,
         device: DeviceId,
         time_ns: u64,
-        octets: &[u8],
+        bytes: &[u8],
         comment: &str,
     ) -> Result<(), OfflineError> {
         let block = EnhancedPacketBlock {
             interface_id: u32::from(device.0).min(self.interfaces - 1),
             timestamp: Duration::from_nanos(time_ns),
-            original_len: octets.len() as u32,
-            data: Cow::Borrowed(octets),
+            original_len: bytes.len() as u32,
+            data: Cow::Borrowed(bytes),
             options: vec![EnhancedPacketOption::Comment(Cow::Borrowed(comment))],
         };
         self.writer

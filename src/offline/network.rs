@@ -4,7 +4,7 @@
 //! * A device's MAC is the configured one, else the one to which most frames of its interface are addressed,
 //!   those to the director's addresses before all others.
 //! * Who sends a frame is a neighbour on that device with that MAC; real servers that send none are neighbours on the
-//!   last device, with the MAC 02:00 and their last four octets. Everybody is on-link.
+//!   last device, with the MAC 02:00 and their last four bytes. Everybody is on-link.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -48,7 +48,7 @@ pub(super) fn learn(config: &Config, frames: &[Captured]) -> L3 {
         neighbours.insert(server.addr, (last, made_up_mac(server.addr)));
     }
     for frame in frames {
-        if let Some(((src, _), Some(mac))) = ends(&frame.octets).map(|ends| (ends, mac_at(&frame.octets, 6)))
+        if let Some(((src, _), Some(mac))) = ends(&frame.bytes).map(|ends| (ends, mac_at(&frame.bytes, 6)))
             && usize::from(frame.device.0) < devices
             && !own.contains(&src)
         {
@@ -92,12 +92,12 @@ fn own_addresses(config: &Config) -> HashSet<IpAddr> {
 fn learn_mac(device: DeviceId, own: &HashSet<IpAddr>, frames: &[Captured]) -> Mac {
     let mut votes: HashMap<Mac, (u64, u64)> = HashMap::new();
     for frame in frames.iter().filter(|frame| frame.device == device) {
-        let Some(mac) = mac_at(&frame.octets, 0).filter(|mac| mac[0] & 1 == 0) else {
+        let Some(mac) = mac_at(&frame.bytes, 0).filter(|mac| mac[0] & 1 == 0) else {
             continue;
         };
         let votes = votes.entry(mac).or_default();
         votes.1 += 1;
-        votes.0 += u64::from(ends(&frame.octets).is_some_and(|(_, dst)| own.contains(&dst)));
+        votes.0 += u64::from(ends(&frame.bytes).is_some_and(|(_, dst)| own.contains(&dst)));
     }
     let most = votes.into_iter().max_by_key(|(mac, votes)| (*votes, *mac));
     most.map_or([2, 0, 0, 0, 0xff, device.0], |(mac, _)| mac)

@@ -102,17 +102,17 @@ pub(crate) fn lead(fd: c_int, tracked: &Tracked) -> bool {
         close(connection);
         return false;
     }
-    let placed = replace(fd, connection);
-    if placed {
+    let rss = replace(fd, connection);
+    if rss {
         tracked.follow(fd);
         tracked.dead.store(false, Ordering::Release);
     }
-    placed
+    rss
 }
 
 fn hello(port_id: u32) -> [u8; 48] {
     let mut comm = [0_u8; 16];
-    // SAFETY: PR_GET_NAME writes at most 16 octets.
+    // SAFETY: PR_GET_NAME writes at most 16 bytes.
     unsafe { libc::prctl(libc::PR_GET_NAME, comm.as_mut_ptr()) };
     // SAFETY: asks for the process id.
     let pid = unsafe { libc::getpid() };
@@ -145,7 +145,7 @@ fn inode(path: &CStr) -> u64 {
 /// Puts `fresh` where `fd` is, with its blocking mode and close-on-exec, and closes `fresh`.
 fn replace(fd: c_int, fresh: c_int) -> bool {
     // SAFETY: fcntl and dup3 take descriptors and flags only.
-    let placed = unsafe {
+    let rss = unsafe {
         let status = libc::fcntl(fd, libc::F_GETFL);
         if status >= 0 && status & libc::O_NONBLOCK != 0 {
             libc::fcntl(fresh, libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK);
@@ -154,7 +154,7 @@ fn replace(fd: c_int, fresh: c_int) -> bool {
         libc::dup3(fresh, fd, if keep { 0 } else { libc::O_CLOEXEC }) >= 0
     };
     close(fresh);
-    placed
+    rss
 }
 
 /// Gives up what is behind `fd`: nothing late will be read from it, and whoever waits gets `ENODEV`.
@@ -184,12 +184,12 @@ pub(crate) fn bury(fd: c_int, tracked: &Tracked) -> bool {
     if tracked.waiting.swap(false, Ordering::AcqRel) {
         send_all(letter, &netlink::error(tracked, libc::ENODEV));
     }
-    let placed = replace(fd, letter);
-    if placed {
+    let rss = replace(fd, letter);
+    if rss {
         tracked.follow(fd);
         tracked.dead.store(true, Ordering::Release);
     }
-    placed
+    rss
 }
 
 /// A socket that reads what is sent on it, and never an end of file.

@@ -18,9 +18,9 @@ const FLAG_CAPPED: u16 = 0x100;
 const HEADER_BYTES: usize = 16;
 const GENERIC_BYTES: usize = 20;
 
-/// Octets of a request that [`is_ours`] may need.
+/// Bytes of a request that [`is_ours`] may need.
 pub(crate) const HEAD_BYTES: usize = 64;
-/// Octets of an error message with the request's header.
+/// Bytes of an error message with the request's header.
 pub(crate) const ERROR_BYTES: usize = 36;
 
 fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {

@@ -73,7 +73,7 @@ pub unsafe extern "C" fn getsockopt(
         && !len.is_null()
         && tracked::find(fd).is_some()
     {
-        // SAFETY: the caller keeps getsockopt's contract: `len` octets are writable.
+        // SAFETY: the caller keeps getsockopt's contract: `len` bytes are writable.
         unsafe {
             let room = size_of::<c_int>().min(*len as usize);
             core::ptr::copy_nonoverlapping((&raw const answer).cast::<u8>(), value.cast::<u8>(), room);

@@ -33,7 +33,7 @@ unsafe fn pieces<'message>(message: *const msghdr) -> &'message [iovec] {
     unsafe { slice::from_raw_parts(first, count) }
 }
 
-/// The first octets of a message.
+/// The first bytes of a message.
 ///
 /// # Safety
 /// As for [`pieces`], and the pieces' memory is readable.
@@ -203,7 +203,7 @@ unsafe fn answer(fd: c_int, entry: &Tracked, message: *mut msghdr, flags: c_int)
 }
 
 /// # Safety
-/// The message's pieces were just filled with at most `count` octets.
+/// The message's pieces were just filled with at most `count` bytes.
 unsafe fn note(entry: &Tracked, message: *const msghdr, count: usize) {
     // Clients give one piece; in more, messages are not looked for beyond the first.
     // SAFETY: the caller vouches for it.
@@ -211,7 +211,7 @@ unsafe fn note(entry: &Tracked, message: *const msghdr, count: usize) {
         return;
     };
     if !piece.iov_base.is_null() {
-        // SAFETY: so many octets of the piece exist and were written.
+        // SAFETY: so many bytes of the piece exist and were written.
         let bytes = unsafe { slice::from_raw_parts(piece.iov_base.cast::<u8>(), count.min(piece.iov_len)) };
         note_answer(entry, bytes);
     }
@@ -220,7 +220,7 @@ unsafe fn note(entry: &Tracked, message: *const msghdr, count: usize) {
 /// Writes {AF_NETLINK, port 0}, the kernel, as far as there is room; the length of the whole.
 ///
 /// # Safety
-/// `name` is null or has `room` writable octets.
+/// `name` is null or has `room` writable bytes.
 unsafe fn write_kernel_name(name: *mut c_void, room: socklen_t) -> socklen_t {
     // SAFETY: the caller vouches for it.
     if name.is_null() {
@@ -233,7 +233,7 @@ unsafe fn write_kernel_name(name: *mut c_void, room: socklen_t) -> socklen_t {
 /// Writes a netlink name; the length of the whole.
 ///
 /// # Safety
-/// `name` has `room` writable octets.
+/// `name` has `room` writable bytes.
 unsafe fn write_name(name: *mut c_void, room: socklen_t, port_id: u32) -> socklen_t {
     // SAFETY: all zeros is a valid sockaddr_nl.
     let mut whole: sockaddr_nl = unsafe { zeroed() };

@@ -18,7 +18,7 @@ use lvs_core::worker_state::ConnRecord;
 
 use crate::dpdk::Mbuf;
 
-/// Octets kept of a frame at most: a packet of 1,500 octets with all its tags, and more.
+/// Bytes kept of a frame at most: a packet of 1,500 bytes with all its tags, and more.
 pub const SNAP_MAX: usize = 2_048;
 
 /// Captures at once.
@@ -30,14 +30,14 @@ const TAPS_MAX: usize = 2 * CAPTURES_MAX;
 /// What a frame was when it was recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It has arrived; its octets are as they were.
+    /// It has arrived; its bytes are as they were.
     Received,
-    /// Another worker had received it and handed it over; its octets are as they were.
-    HandedOver,
+    /// Another worker had received it and handed it over; its bytes are as they were.
+    Handoff,
     /// It leaves.
     Forwarded,
     /// The path made it: a piece, an ICMP error, a frame that tells the client's address.
-    Made,
+    Generated,
     /// It had waited for its neighbour.
     Held,
     /// The kernel sends it through a twin.
@@ -49,7 +49,7 @@ pub enum Kind {
 impl Kind {
     /// Whether it leaves.
     pub const fn is_leaving(self) -> bool {
-        !matches!(self, Self::Received | Self::HandedOver)
+        !matches!(self, Self::Received | Self::Handoff)
     }
 }
 
@@ -68,12 +68,12 @@ pub struct Record {
     pub conn: Option<ConnRecord>,
     /// Its ends on the wire.
     pub ends: Option<FrameEnds>,
-    /// Octets that it has on the wire.
+    /// Bytes that it has on the wire.
     pub wire_len: u32,
     len: u16,
     /// Its place in the burst.
     slot: u8,
-    octets: [u8; SNAP_MAX],
+    bytes: [u8; SNAP_MAX],
 }
 
 impl Record {
@@ -88,18 +88,18 @@ impl Record {
             wire_len: 0,
             len: 0,
             slot: 0,
-            octets: [0; SNAP_MAX],
+            bytes: [0; SNAP_MAX],
         })
     }
 
-    /// The octets that were kept.
-    pub fn octets(&self) -> &[u8] {
-        self.octets.get(..usize::from(self.len)).unwrap_or_default()
+    /// The bytes that were kept.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
     fn copy(&mut self, frame: &[u8], snap: usize) {
         let len = frame.len().min(snap).min(SNAP_MAX);
-        if let (Some(room), Some(kept)) = (self.octets.get_mut(..len), frame.get(..len)) {
+        if let (Some(room), Some(kept)) = (self.bytes.get_mut(..len), frame.get(..len)) {
             room.copy_from_slice(kept);
         }
         self.wire_len = frame.len() as u32;
@@ -117,7 +117,7 @@ pub struct TapSettings {
     pub arriving: bool,
     /// Those that leave.
     pub leaving: bool,
-    /// Octets kept of each.
+    /// Bytes kept of each.
     pub snap: usize,
     /// Nothing from this value of the time stamp counter on.
     pub end_cycles: u64,
@@ -394,7 +394,7 @@ mod tests {
 
     fn leave(taps: &mut Taps, cycles: u64, frame: &[u8]) {
         let to = Verdict::Transmit(DeviceId(3));
-        taps.leaves(cycles, DeviceId(0), Kind::Made, to, frame, |_| None);
+        taps.leaves(cycles, DeviceId(0), Kind::Generated, to, frame, |_| None);
     }
 
     #[test]
@@ -407,8 +407,11 @@ mod tests {
         }
         assert_eq!(end.lost[3].get(), 3);
         let first = end.records.pop().unwrap();
-        assert_eq!((first.octets().len(), first.wire_len), (SNAP_MAX, SNAP_MAX as u32 + 9));
-        assert_eq!((first.device, first.kind, first.cycles), (DeviceId(3), Kind::Made, 0));
+        assert_eq!((first.bytes().len(), first.wire_len), (SNAP_MAX, SNAP_MAX as u32 + 9));
+        assert_eq!(
+            (first.device, first.kind, first.cycles),
+            (DeviceId(3), Kind::Generated, 0)
+        );
         end.empty.push(first).unwrap();
         leave(&mut taps, 8, &[1, 2]);
         let cycles: Vec<_> = std::iter::from_fn(|| end.records.pop().ok())

@@ -62,46 +62,46 @@ impl<P: PacketPath> Worker<P> {
     }
 
     /// See the module. Whether there were commands.
-    pub(super) fn keep_house(&mut self, now: Tick) -> bool {
+    pub(super) fn keep_up(&mut self, now: Tick) -> bool {
         self.path.housekeeping(now);
         // They are on their way out: no device of arrival matters.
-        self.send_made(DeviceId(0), now);
+        self.send_generated(DeviceId(0), now);
         self.tell();
-        if !self.exits.taps.is_empty() {
+        if !self.dispatcher.taps.is_empty() {
             self.give_back_taps();
         }
-        let mut obeyed = false;
+        let mut handled_command = false;
         for _ in 0..COMMANDS_PER_PASS_MAX {
             let Some(command) = self.mailbox.next_command() else {
                 break;
             };
-            self.obey(command, now);
-            obeyed = true;
+            self.handle_command(command, now);
+            handled_command = true;
         }
-        if !self.exits.hold.is_empty() {
+        if !self.dispatcher.hold.is_empty() {
             self.give_up_expired(now);
             let mailbox = &self.mailbox;
-            self.exits.hold.ask(now, |neighbour| mailbox.ask(neighbour));
+            self.dispatcher.hold.ask(now, |neighbour| mailbox.ask(neighbour));
         }
-        self.counters.held.set(self.exits.hold.len() as u64);
-        obeyed
+        self.counters.held.set(self.dispatcher.hold.len() as u64);
+        handled_command
     }
 
     /// Behind a rest: whoever saw the worker at rest relies on it that no frame is judged before. Whether there were
     /// commands.
     #[cold]
-    pub(super) fn obey_all(&mut self) -> bool {
+    pub(super) fn handle_commands(&mut self) -> bool {
         let now = self.clock.tick_of(clock::cycles());
         for taken in 0..COMMANDS_MAX {
             let Some(command) = self.mailbox.next_command() else {
                 return taken > 0;
             };
-            self.obey(command, now);
+            self.handle_command(command, now);
         }
         true
     }
 
-    fn obey(&mut self, command: Command, now: Tick) {
+    fn handle_command(&mut self, command: Command, now: Tick) {
         match command {
             Command::Publish(snapshot) => {
                 let generation = snapshot.generation;
@@ -119,11 +119,11 @@ impl<P: PacketPath> Worker<P> {
                 self.mailbox.answer(Reply::Explained(ask));
             }
             Command::TakeOver(conns) => {
-                self.path.take_over(now, &conns);
+                self.path.import_synced(now, &conns);
                 self.mailbox.answer(Reply::TakenOver(conns));
             }
             Command::Tap(tap) => {
-                if let Err(tap) = self.exits.taps.add(tap) {
+                if let Err(tap) = self.dispatcher.taps.add(tap) {
                     self.mailbox.answer(Reply::Tap(tap));
                 }
             }
@@ -135,7 +135,7 @@ impl<P: PacketPath> Worker<P> {
     #[cold]
     fn give_back_taps(&mut self) {
         while !self.mailbox.replies.is_full()
-            && let Some(tap) = self.exits.taps.take_ended()
+            && let Some(tap) = self.dispatcher.taps.take_ended()
         {
             self.mailbox.answer(Reply::Tap(tap));
         }
@@ -149,20 +149,22 @@ impl<P: PacketPath> Worker<P> {
 
     /// Looks at every held frame once: a new snapshot may know its neighbour.
     fn retry_held(&mut self, now: Tick) {
-        for _ in 0..self.exits.hold.len() {
-            let Some(mut held) = self.exits.hold.pop() else { break };
+        for _ in 0..self.dispatcher.hold.len() {
+            let Some(mut held) = self.dispatcher.hold.pop() else {
+                break;
+            };
             match self.path.finish(&mut held.mbuf, held.neighbour) {
                 None => {
                     let device = held.neighbour.device;
-                    if let Err(mbuf) = self.exits.hold.give_back(held, now) {
-                        self.exits.lose(device, mbuf, DropReason::HeldQueueFull);
+                    if let Err(mbuf) = self.dispatcher.hold.give_back(held, now) {
+                        self.dispatcher.lose(device, mbuf, DropReason::HeldQueueFull);
                     }
                 }
                 Some(Verdict::Drop(DropReason::NeighbourFailed)) => self.give_up(held, now),
                 Some(verdict) => {
                     let device = held.neighbour.device;
                     self.tap(device, Kind::Held, verdict, held.mbuf.bytes(), now);
-                    self.exits
+                    self.dispatcher
                         .dispatch(device, held.mbuf, verdict, now, |wait| self.path.neighbour(wait));
                 }
             }
@@ -170,7 +172,7 @@ impl<P: PacketPath> Worker<P> {
     }
 
     fn give_up_expired(&mut self, now: Tick) {
-        while let Some(held) = self.exits.hold.pop_expired(now) {
+        while let Some(held) = self.dispatcher.hold.pop_expired(now) {
             self.give_up(held, now);
         }
     }
@@ -180,7 +182,7 @@ impl<P: PacketPath> Worker<P> {
         let device = held.neighbour.device;
         let verdict = self.path.give_up(device, now, &mut held.mbuf);
         self.tap(device, Kind::Held, verdict, held.mbuf.bytes(), now);
-        self.exits
+        self.dispatcher
             .dispatch(device, held.mbuf, verdict, now, |wait| self.path.neighbour(wait));
     }
 }

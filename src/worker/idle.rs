@@ -79,7 +79,7 @@ impl Idle {
 
     /// Behind every pass; `began` is when it did, in cycles. Whether there was a rest.
     #[inline]
-    pub(super) fn after_pass(&mut self, busy: bool, began: u64, rx: &mut [RxQueue], resting: Resting<'_>) -> bool {
+    pub(super) fn after_pass(&mut self, busy: bool, began: u64, rx: &mut [RxQueue], sleeper: Sleeper<'_>) -> bool {
         if busy {
             self.empty_passes = 0;
             self.busy_at = began;
@@ -94,7 +94,7 @@ impl Idle {
             IdlePolicy::Sleep { after_polls, us } => {
                 self.empty_passes = self.empty_passes.saturating_add(1);
                 if self.empty_passes > after_polls {
-                    resting.asleep(|| std::thread::sleep(Duration::from_micros(u64::from(us))));
+                    sleeper.asleep(|| std::thread::sleep(Duration::from_micros(u64::from(us))));
                     return true;
                 }
                 std::hint::spin_loop();
@@ -104,10 +104,10 @@ impl Idle {
                 if silence_us < u64::from(quiet_us) {
                     std::hint::spin_loop();
                 } else if self.wakes {
-                    return self.await_interrupt(rx, resting);
+                    return self.await_interrupt(rx, sleeper);
                 } else {
                     let us = sleep_us(silence_us, sleep_max_us);
-                    resting.asleep(|| std::thread::sleep(Duration::from_micros(us)));
+                    sleeper.asleep(|| std::thread::sleep(Duration::from_micros(us)));
                     return true;
                 }
             }
@@ -124,16 +124,16 @@ impl Idle {
 
     /// Arms the queues and lets one more pass look for what came before; behind that pass, waits. Whether it did.
     #[cold]
-    fn await_interrupt(&mut self, rx: &mut [RxQueue], resting: Resting<'_>) -> bool {
+    fn await_interrupt(&mut self, rx: &mut [RxQueue], sleeper: Sleeper<'_>) -> bool {
         if !self.armed {
             rx.iter_mut().for_each(RxQueue::arm);
             self.armed = true;
             return false;
         }
         let mut woken = false;
-        resting.asleep(|| woken = queue::wait_for_interrupt(WAIT_MS));
+        sleeper.asleep(|| woken = queue::wait_for_interrupt(WAIT_MS));
         if woken {
-            resting.counters.interrupts.add(1);
+            sleeper.counters.interrupts.add(1);
             // Many NICs arm a queue for one interrupt.
             self.disarm(rx);
         }
@@ -154,12 +154,12 @@ fn sleep_us(silence_us: u64, sleep_max_us: u32) -> u64 {
 
 /// Who is told of a rest.
 #[derive(Clone, Copy)]
-pub(super) struct Resting<'a> {
+pub(super) struct Sleeper<'a> {
     pub(super) mailbox: &'a Mailbox,
     pub(super) counters: &'a WorkerCounters,
 }
 
-impl Resting<'_> {
+impl Sleeper<'_> {
     #[cold]
     fn asleep(self, sleep: impl FnOnce()) {
         let before = clock::cycles();

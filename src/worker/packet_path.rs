@@ -25,11 +25,11 @@ pub trait PacketPath: Send {
     fn process(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]);
 
     /// The same for frames that another worker handed over; never hands over again.
-    fn process_handed_over(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]);
+    fn process_handoff(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]);
 
     /// The next frame that the path made besides those it was given, until there is none: to be copied into a
     /// buffer of its own, which then goes where its verdict says.
-    fn next_made(&mut self) -> Option<(Verdict, &[u8])> {
+    fn next_generated(&mut self) -> Option<(Verdict, &[u8])> {
         None
     }
 
@@ -39,7 +39,7 @@ pub trait PacketPath: Send {
     }
 
     /// Takes over those of another director's connections that are this worker's.
-    fn take_over(&mut self, _now: Tick, _conns: &[SyncConn]) {}
+    fn import_synced(&mut self, _now: Tick, _conns: &[SyncConn]) {}
 
     /// Once a pass of the loop: lets connections expire, a bounded number, and tells whether any timer was due.
     fn expire(&mut self, _now: Tick) -> bool {
@@ -97,13 +97,13 @@ impl PacketPath for WorkerState {
     }
 
     #[inline]
-    fn process_handed_over(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
-        path::process_handed_over(self, device, now, frames, verdicts);
+    fn process_handoff(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
+        path::process_handoff(self, device, now, frames, verdicts);
     }
 
     #[inline]
-    fn next_made(&mut self) -> Option<(Verdict, &[u8])> {
-        Self::next_made(self)
+    fn next_generated(&mut self) -> Option<(Verdict, &[u8])> {
+        Self::next_generated(self)
     }
 
     #[inline]
@@ -111,8 +111,8 @@ impl PacketPath for WorkerState {
         Self::next_synced(self)
     }
 
-    fn take_over(&mut self, now: Tick, conns: &[SyncConn]) {
-        path::take_over::take_over(self, now, conns);
+    fn import_synced(&mut self, now: Tick, conns: &[SyncConn]) {
+        path::import::import_synced(self, now, conns);
     }
 
     #[inline]
@@ -136,8 +136,8 @@ impl PacketPath for WorkerState {
         path::undelivered::give_up(self, device, now, frame)
     }
 
-    fn process_from_host(&mut self, device: DeviceId, now: Tick, handed_over: bool, frame: &mut Mbuf) -> Verdict {
-        path::from_host::process(self, device, now, handed_over, frame)
+    fn process_from_host(&mut self, device: DeviceId, now: Tick, is_handoff: bool, frame: &mut Mbuf) -> Verdict {
+        path::from_host::process(self, device, now, is_handoff, frame)
     }
 
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {

@@ -50,7 +50,7 @@ pub struct TwinEnd {
 }
 
 /// Both ends of one worker's rings.
-pub fn line() -> (PuntedFrames, InjectedFrames, TwinEnd) {
+pub fn rings() -> (PuntedFrames, InjectedFrames, TwinEnd) {
     let (give_control, control) = RingBuffer::new(CONTROL_SLOTS);
     let (give_other, other) = RingBuffer::new(PUNTED_SLOTS);
     let (injected, take_injected) = RingBuffer::new(INJECTED_SLOTS);

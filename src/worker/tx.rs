@@ -10,9 +10,9 @@ use crate::worker::capture::Taps;
 
 /// How this worker reaches a device.
 #[derive(Debug)]
-pub enum Way {
+pub enum TxRoute {
     /// By a transmit queue of its own.
-    Own(Box<Outlet>),
+    Own(Box<TxBuffer>),
     /// The device has fewer queues than there are workers: by this one's.
     Via(usize),
 }
@@ -21,13 +21,13 @@ pub enum Way {
 /// another: two lines each, which processors fetch together.
 #[derive(Debug)]
 #[repr(align(128))]
-pub struct Outlet {
+pub struct TxBuffer {
     queue: TxQueue,
     batch: Burst,
 }
 
-impl Outlet {
-    /// An outlet through `queue`.
+impl TxBuffer {
+    /// An tx_buffer through `queue`.
     pub fn new(queue: TxQueue) -> Self {
         Self {
             queue,

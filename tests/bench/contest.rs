@@ -202,7 +202,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// A key in 16 octets, which rte_hash compares at once.
+/// A key in 16 bytes, which rte_hash compares at once.
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
 struct Packed([u64; 2]);

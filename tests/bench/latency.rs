@@ -172,9 +172,9 @@ impl Generator {
             let template = &self.templates[self.next];
             self.next = (self.next + 1) % self.templates.len();
             assert!(mbuf.append(template.len()));
-            let octets = mbuf.bytes_mut();
-            octets.copy_from_slice(template);
-            octets[STAMP_AT..STAMP_AT + 8].copy_from_slice(&clock::cycles().to_le_bytes());
+            let bytes = mbuf.bytes_mut();
+            bytes.copy_from_slice(template);
+            bytes[STAMP_AT..STAMP_AT + 8].copy_from_slice(&clock::cycles().to_le_bytes());
             let _ = self.burst.push(mbuf);
             self.due += self.gap;
         }

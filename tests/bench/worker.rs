@@ -20,7 +20,7 @@ use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use lvsd::dpdk::device::{Device, DeviceSettings};
 use lvsd::dpdk::{Clock, Eal, EalSettings, Hugepages, Mbuf, Mempool, PoolSettings, lcore};
 use lvsd::worker::Worker;
-use lvsd::worker::crew::{CrewSettings, assemble};
+use lvsd::worker::assignment::{AssignmentSettings, assemble};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::Command;
 use lvsd::worker::packet_path::PacketPath;
@@ -33,7 +33,7 @@ impl PacketPath for Straight {
     fn process(&mut self, _device: DeviceId, _now: Tick, _frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
         verdicts.fill(Verdict::Transmit(DeviceId(1)));
     }
-    fn process_handed_over(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
+    fn process_handoff(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
         self.process(device, now, frames, verdicts);
     }
     fn housekeeping(&mut self, _now: Tick) {}
@@ -91,21 +91,21 @@ fn main() {
     }
     let counters = [Arc::new(WorkerCounters::new(1))];
     let clock = Clock::start(&eal);
-    let crew_settings = CrewSettings {
+    let crew_settings = AssignmentSettings {
         counters: &counters,
         twins: &[],
         idle: IdlePolicy::Spin,
         clock,
         pool,
     };
-    let mut crew = assemble(queues, &crew_settings);
-    let mut worker = Worker::new(crew.workers.remove(0), Straight);
+    let mut assignment = assemble(queues, &crew_settings);
+    let mut worker = Worker::new(assignment.workers.remove(0), Straight);
     let handle = lcore::launch(&eal, 0, move || worker.run()).expect("a worker");
     std::thread::sleep(Duration::from_millis(500));
     let before = (packets(&counters[0]), counters[0].busy_cycles.get());
     std::thread::sleep(Duration::from_secs(seconds));
     let after = (packets(&counters[0]), counters[0].busy_cycles.get());
-    let _ = crew.mailboxes[0].commands.push(Command::Stop);
+    let _ = assignment.mailboxes[0].commands.push(Command::Stop);
     handle.join().expect("the worker ends");
     let count = (after.0 - before.0) as f64;
     let ns = (after.1 - before.1) as f64 * 1e9 / clock.hz() as f64 / count;

@@ -34,7 +34,7 @@ use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
 use lvsd::dpdk::lcore::LcoreHandle;
 use lvsd::dpdk::{Clock, Eal, EalSettings, Hugepages, Mempool, PoolSettings, lcore};
 use lvsd::worker::Worker;
-use lvsd::worker::crew::{CrewSettings, assemble};
+use lvsd::worker::assignment::{AssignmentSettings, assemble};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, Mailbox};
 use nix::time::{ClockId, clock_gettime};
@@ -55,7 +55,7 @@ fn addr(text: &str) -> IpAddr {
 struct Line {
     device: DeviceId,
     vip: &'static str,
-    /// Of the real servers, without the last octet.
+    /// Of the real servers, without the last byte.
     net: &'static str,
     servers: Range<u8>,
 }
@@ -128,7 +128,7 @@ fn open_flows(state: &mut WorkerState, line: &Line, flows: usize, now: Tick, fil
         let first = tcp4(&format!("203.{}.113.{}:{port} > {}:80", low / 256, low % 256, line.vip))
             .dst_mac(director_mac(line.device));
         match process(&first.clone().syn().build()) {
-            Verdict::HandOver(_) => continue,
+            Verdict::Handoff(_) => continue,
             verdict => assert!(matches!(verdict, Verdict::Transmit(_)), "{verdict:?}"),
         }
         let frame = first.ack().payload(b"bench!").padded_to(60).build();
@@ -382,19 +382,19 @@ fn main() {
         .enumerate()
         .map(|(worker, capture)| wanted.device(&eal, pool, worker, capture))
         .unzip();
-    let crew_settings = CrewSettings {
+    let crew_settings = AssignmentSettings {
         counters: &counters,
         twins: &[],
         idle: IdlePolicy::Spin,
         clock,
         pool,
     };
-    let crew = assemble(queues, &crew_settings);
-    let forwarding: Vec<Arc<dyn Job>> = crew
+    let assignment = assemble(queues, &crew_settings);
+    let forwarding: Vec<Arc<dyn Job>> = assignment
         .workers
         .into_iter()
         .zip(states)
-        .zip(crew.mailboxes.iter().zip(&counters))
+        .zip(assignment.mailboxes.iter().zip(&counters))
         .map(|((parts, state), (mailbox, own))| -> Arc<dyn Job> {
             Arc::new(Forwarding {
                 worker: Mutex::new(Worker::new(parts, state)),
@@ -412,7 +412,7 @@ fn main() {
     let (packets, machine): (Vec<_>, Vec<_>) = (0..ROUNDS)
         .map(|_| (Round::of(&eal, &forwarding), Round::of(&eal, &arithmetic)))
         .unzip();
-    let handed_over: u64 = counters.iter().map(|own| own.handed_over_out.get()).sum();
+    let handed_over: u64 = counters.iter().map(|own| own.handoff_out.get()).sum();
     println!(
         "{{\"mode\":\"{}\",\"flows\":{},\"alone\":{},\"both\":{},\"times\":{},\"machine\":{},\"handed_over\":{handed_over}}}",
         wanted.mode,

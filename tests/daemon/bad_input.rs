@@ -89,7 +89,7 @@ impl Ways<'_> {
         }
         let mut room = [0; 4_096];
         let len = recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()).unwrap();
-        assert!(len >= 20, "an answer of {len} octets");
+        assert!(len >= 20, "an answer of {len} bytes");
         assert_eq!(room[4..6], [2, 0], "an error message");
         -i32::from_ne_bytes(room[16..20].try_into().unwrap())
     }
@@ -130,7 +130,7 @@ fn first_sentence(mut said: Typed) -> Typed {
 }
 
 /// What differs from the table, as lines of the table.
-fn differences(ways: &Ways<'_>, row: &Row) -> Vec<String> {
+fn differences(tx_routes: &Ways<'_>, row: &Row) -> Vec<String> {
     let mut found = Vec::new();
     let mut compare = |same: bool, text: String| {
         if !same {
@@ -138,19 +138,23 @@ fn differences(ways: &Ways<'_>, row: &Row) -> Vec<String> {
         }
     };
     if let Some(text) = &row.netlink {
-        let errno = ways.go(row, || ways.netlink(&request::message(text)), |errno| *errno != 0);
+        let errno = tx_routes.go(row, || tx_routes.netlink(&request::message(text)), |errno| *errno != 0);
         let wanted = row.lvsd.or(row.kernel);
         compare(Some(errno) == wanted, format!("netlink = {errno}"));
     }
     if let Some(wanted) = &row.ipvsadm {
         let line = format!("ipvsadm {}", wanted.words);
-        let output = ways.go(row, || ways.shell(&line), |output| !output.status.success());
+        let output = tx_routes.go(row, || tx_routes.shell(&line), |output| !output.status.success());
         let got = typed(&wanted.words, &output);
         compare(got == *wanted, format!("ipvsadm = {got:?}"));
     }
     if let Some(wanted) = &row.rest {
         let (method, path) = wanted.request.split_once(' ').expect("METHOD PATH");
-        let (status, answer) = ways.go(row, || ways.daemon.ask(method, path, &wanted.body), |got| got.0 >= 400);
+        let (status, answer) = tx_routes.go(
+            row,
+            || tx_routes.daemon.ask(method, path, &wanted.body),
+            |got| got.0 >= 400,
+        );
         let says = match serde_json::from_str::<lvs_api::ApiError>(&answer) {
             Ok(error) => error.to_string(),
             Err(_) => String::new(),
@@ -161,9 +165,9 @@ fn differences(ways: &Ways<'_>, row: &Row) -> Vec<String> {
         );
     }
     if let Some(wanted) = &row.lvsctl {
-        let output = ways.go(
+        let output = tx_routes.go(
             row,
-            || ways.daemon.lvsctl(&wanted.words),
+            || tx_routes.daemon.lvsctl(&wanted.words),
             |output| !output.status.success(),
         );
         let got = first_sentence(typed(&wanted.words, &output));
@@ -183,21 +187,21 @@ fn what_the_kernel_refuses_is_refused_likewise_by_every_way_and_changes_nothing(
     stand.twin("cable", "02:00:00:00:00:01");
     stand.address("cable", "10.9.0.1/24");
     let mut daemon = stand.start();
-    let mut ways = Ways {
+    let mut tx_routes = Ways {
         stand: &stand,
         daemon: &daemon,
         before: daemon.get("/v1/state"),
     };
     std::fs::write(stand.path("base"), &table.base).unwrap();
-    let restored = ways.shell(&format!("ipvsadm -R < {}", stand.path("base").display()));
+    let restored = tx_routes.shell(&format!("ipvsadm -R < {}", stand.path("base").display()));
     assert!(restored.status.success(), "{restored:?}");
-    ways.before = ways.state();
-    assert_eq!(ways.before.services.len(), 4);
+    tx_routes.before = tx_routes.state();
+    assert_eq!(tx_routes.before.services.len(), 4);
     let mut found = Vec::new();
     for row in &table.row {
         let differs = row.lvsd.is_some() && row.lvsd != row.kernel;
         assert_eq!(differs, row.why.is_some(), "{}: a reason where lvsd differs", row.what);
-        found.extend(differences(&ways, row));
+        found.extend(differences(&tx_routes, row));
     }
     assert!(found.is_empty(), "{} differences\n{}", found.len(), found.join("\n"));
     assert!(daemon.is_alive());

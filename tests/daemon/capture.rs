@@ -189,11 +189,11 @@ fn a_filter_follows_a_connection_through_its_rewriting() {
 }
 
 #[test]
-fn frames_octets_and_seconds_are_bounds_and_a_short_frame_still_tells_its_length() {
+fn frames_bytes_and_seconds_are_bounds_and_a_short_frame_still_tells_its_length() {
     let stand = stand();
     let daemon = stand.start();
     assert_eq!(captured(&stand, &daemon, "-c 1 --seconds 20").len(), 1);
-    // Two frames of 20 octets fit into 50, three do not.
+    // Two frames of 20 bytes fit into 50, three do not.
     let short = captured(
         &stand,
         &daemon,
@@ -242,7 +242,7 @@ fn wrong_questions_are_told_place_cause_and_cure() {
         ),
         (
             "verdict=lost",
-            "verdict: there is no verdict \"lost\"; choose one of transmit, punt, hand_over, hold, keep, drop",
+            "verdict: there is no verdict \"lost\"; choose one of transmit, punt, handoff, hold, keep, drop",
         ),
         ("device=dmz", "device: there is no device \"dmz\"; there are wan, lan"),
         ("count=0", "count: 0 is out of range: give 1 to 10000000"),
@@ -395,18 +395,18 @@ fn a_client_that_never_reads_delays_nobody_and_what_it_misses_is_counted() {
     told(&daemon.lvsctl("capture --vip 192.0.2.100:81 --drop -c 5 --seconds 20"));
     assert!(begun.elapsed() < Duration::from_secs(10), "others are served");
     // It reads after all: the end of the file says what it missed.
-    let mut octets = Vec::new();
-    lazy.read_to_end(&mut octets).unwrap();
-    let text = String::from_utf8_lossy(&octets);
-    assert!(text.contains("received verdict="), "{} octets", octets.len());
-    assert!(lost_of(&octets) > 100_000, "{} lost", lost_of(&octets));
+    let mut bytes = Vec::new();
+    lazy.read_to_end(&mut bytes).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains("received verdict="), "{} bytes", bytes.len());
+    assert!(lost_of(&bytes) > 100_000, "{} lost", lost_of(&bytes));
     daemon.stop();
 }
 
-/// The frames lost on `wan`, as the last statistics of a chunked pcapng stream say: option 5 (isb_ifdrop) of 8 octets.
-fn lost_of(octets: &[u8]) -> u64 {
+/// The frames lost on `wan`, as the last statistics of a chunked pcapng stream say: option 5 (isb_ifdrop) of 8 bytes.
+fn lost_of(bytes: &[u8]) -> u64 {
     let option = [5, 0, 8, 0];
-    let places = octets.windows(12).filter(|window| window.starts_with(&option));
+    let places = bytes.windows(12).filter(|window| window.starts_with(&option));
     let counts = places.map(|window| u64::from_le_bytes(window[4..].try_into().unwrap()));
     counts.filter(|count| *count < 1 << 40).max().unwrap_or_default()
 }

@@ -204,7 +204,7 @@ fn an_oversized_body_is_refused() {
             daemon.refusal("POST", "/v1/services", &body),
             (
                 413,
-                "the body is larger than 1048576 octets; send it in parts".to_owned()
+                "the body is larger than 1048576 bytes; send it in parts".to_owned()
             )
         );
     });

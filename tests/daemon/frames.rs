@@ -136,8 +136,8 @@ impl Account {
             transmitted: workers.iter().map(|worker| worker.tx_packets).sum(),
             punted: devices.iter().map(|device| device.punt_packets).sum(),
             dropped: drops.iter().map(|drop| drop.packets).sum(),
-            kept: workers.iter().map(|worker| worker.keep_packets).sum(),
-            made: workers.iter().map(|worker| worker.make_packets).sum(),
+            kept: workers.iter().map(|worker| worker.consumed_packets).sum(),
+            made: workers.iter().map(|worker| worker.generated_packets).sum(),
             held: workers.iter().map(|worker| worker.held_packets).sum(),
         }
     }

@@ -12,9 +12,9 @@ mod frames;
 mod idle;
 mod metrics;
 mod refused_start;
+mod rss_check;
 #[path = "../process/rude_clients.rs"]
 mod rude_clients;
-mod spread;
 mod stand;
 mod sync;
 mod system_calls;

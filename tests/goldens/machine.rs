@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use lvs_core::ipvs::mark::MarkRule;
 
-use crate::scenario::{Scenario, Step, octets};
+use crate::scenario::{Scenario, Step, bytes};
 use crate::setup::Setup;
 use crate::stand::{Daemon, Stand};
 use crate::wire::Wire;
@@ -263,7 +263,7 @@ fn has_fragments(scenario: &Scenario) -> bool {
         is_ipv4 && frame.get(20..22).is_some_and(|two| (two[0] & 0x3F, two[1]) != (0, 0))
     };
     scenario.steps.iter().any(|step| match step {
-        Step::Inject { frame, .. } => is_fragment(&octets(frame)),
+        Step::Inject { frame, .. } => is_fragment(&bytes(frame)),
         _ => false,
     })
 }

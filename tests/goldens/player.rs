@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::frames::{self, Identities};
 use crate::machine::{self, Machine, Printed};
 use crate::messages::Messages;
-use crate::scenario::{Command, Expected, Scenario, Side, Step, expectation, expectations, octets};
+use crate::scenario::{Command, Expected, Scenario, Side, Step, bytes, expectation, expectations};
 use crate::stand::Stand;
 use crate::text::{self, EXPIRY_TOLERANCE_SEC};
 use crate::wire::Wire;
@@ -76,7 +76,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
             Step::Inject {
                 iface, frame, summary, ..
             } => {
-                let bytes = octets(frame);
+                let bytes = bytes(frame);
                 let expected = expectations(&mut steps);
                 machine.wire.send(*iface, &bytes);
                 let arrived = machine.wire.settle(*iface, messages.others(&expected));
@@ -171,7 +171,7 @@ fn inject_unlisted(machine: &mut Machine<'_>, text: &str, frame: &str) -> Result
         .split_once(" times this frame injected on client")
         .and_then(|(times, _)| times.parse().ok())
         .ok_or_else(|| format!("note with a frame not understood: {text}"))?;
-    let bytes = octets(frame);
+    let bytes = bytes(frame);
     for sent in 1..=times {
         machine.wire.send(Side::Client, &bytes);
         // No faster than the software device takes them.

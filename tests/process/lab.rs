@@ -15,7 +15,7 @@ use lvsd::dpdk::lcore::{self, LcoreHandle};
 use lvsd::dpdk::{Burst, Clock, Eal, Mempool, PoolSettings, RxQueue, TxQueue};
 use lvsd::mgmt::punt::{self, PuntThread, TwinDescriptor};
 use lvsd::worker::Worker;
-use lvsd::worker::crew::{CrewSettings, assemble};
+use lvsd::worker::assignment::{AssignmentSettings, assemble};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, Mailbox, Reply};
 
@@ -72,17 +72,17 @@ impl Lab {
             .map(|number| ring_device(&eal, pool, number, settings))
             .unzip();
         let twin_ids: Vec<_> = (0..settings.twins).map(|number| DeviceId(number as u8)).collect();
-        let crew_settings = CrewSettings {
+        let crew_settings = AssignmentSettings {
             counters: &counters,
             twins: &twin_ids,
             idle: settings.idle,
             clock: Clock::start(&eal),
             pool,
         };
-        let crew = assemble(near_ends, &crew_settings);
+        let assignment = assemble(near_ends, &crew_settings);
         let (twins, descriptors): (Vec<_>, Vec<_>) = twin_ids.iter().map(|&device| twin(device)).unzip();
-        let punt = (settings.twins > 0).then(|| punt::start(crew.twin_ends, descriptors, pool).unwrap());
-        let handles = crew
+        let punt = (settings.twins > 0).then(|| punt::start(assignment.twin_ends, descriptors, pool).unwrap());
+        let handles = assignment
             .workers
             .into_iter()
             .enumerate()
@@ -94,7 +94,7 @@ impl Lab {
         Self {
             pool,
             far_ends,
-            mailboxes: crew.mailboxes,
+            mailboxes: assignment.mailboxes,
             counters,
             twins,
             punt,
@@ -103,7 +103,7 @@ impl Lab {
         }
     }
 
-    /// Sends `count` frames of `len` octets that begin with `start` to `worker` through `device`.
+    /// Sends `count` frames of `len` bytes that begin with `start` to `worker` through `device`.
     pub fn send(&mut self, device: usize, worker: usize, start: &[u8], count: usize) {
         let mut burst = Burst::new();
         for _ in 0..count {

@@ -13,8 +13,8 @@ use lvsd::dpdk::device::{Device, DeviceSettings};
 use lvsd::dpdk::lcore::{self, LcoreHandle};
 use lvsd::dpdk::{Clock, Eal, Mbuf, Mempool, PoolSettings};
 use lvsd::worker::Worker;
+use lvsd::worker::assignment::{AssignmentSettings, TwinEnds, assemble};
 use lvsd::worker::capture::{SNAP_MAX, Tap, TapEnd, TapSettings};
-use lvsd::worker::crew::{CrewSettings, TwinEnds, assemble};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, ConnRecord, DumpCursor, Mailbox};
 use lvsd::worker::packet_path::PacketPath;
@@ -35,13 +35,13 @@ impl PacketPath for EveryVerdict {
             *verdict = match self.1 % 8 {
                 0 => Verdict::Punt,
                 1 => Verdict::Hold(WaitId((self.1 >> 3) as u8)),
-                2 => Verdict::HandOver(WorkerId(1)),
+                2 => Verdict::Handoff(WorkerId(1)),
                 3 => Verdict::Drop(DropReason::NoRoute),
                 _ => Verdict::Transmit(DeviceId(0)),
             };
         }
     }
-    fn process_handed_over(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
+    fn process_handoff(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
         self.process(device, now, frames, verdicts);
     }
     fn housekeeping(&mut self, now: Tick) {
@@ -90,22 +90,22 @@ impl LoneWorker {
         };
         let (device, queues) = Device::open(&eal, &settings, pool).unwrap();
         let counters = [Arc::new(WorkerCounters::new(1))];
-        let crew_settings = CrewSettings {
+        let crew_settings = AssignmentSettings {
             counters: &counters,
             twins: &[DeviceId(0)],
             idle,
             clock: Clock::start(&eal),
             pool,
         };
-        let mut crew = assemble(vec![queues], &crew_settings);
-        let mut worker = Worker::new(crew.workers.remove(0), EveryVerdict(ScriptedPath::new(), 0));
+        let mut assignment = assemble(vec![queues], &crew_settings);
+        let mut worker = Worker::new(assignment.workers.remove(0), EveryVerdict(ScriptedPath::new(), 0));
         let handle = lcore::launch(&eal, 0, move || run(&mut worker)).unwrap();
         let [counters] = counters;
         Self {
             counters,
             captured: 0,
-            mailbox: crew.mailboxes.remove(0),
-            twin_ends: crew.twin_ends,
+            mailbox: assignment.mailboxes.remove(0),
+            twin_ends: assignment.twin_ends,
             handle,
             rounds: 0,
             tap: None,
@@ -122,7 +122,7 @@ impl LoneWorker {
             .commands
             .push(Command::Publish(snapshot(self.rounds % 200)));
         while self.mailbox.replies.pop().is_some() {}
-        while self.twin_ends.lines[0].take().is_some() {}
+        while self.twin_ends.rings[0].take().is_some() {}
         if self.rounds.is_multiple_of(ROUNDS_PER_CAPTURE) {
             let settings = TapSettings {
                 filter: CaptureFilter::default(),

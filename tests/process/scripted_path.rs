@@ -1,4 +1,4 @@
-//! A path for tests of the worker: the first octet of a frame says what becomes of it.
+//! A path for tests of the worker: the first byte of a frame says what becomes of it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use lvsd::dpdk::Mbuf;
 use lvsd::worker::mailbox::{ConnRecord, DumpCursor};
 use lvsd::worker::packet_path::PacketPath;
 
-/// First octet: transmit on the device in the second.
+/// First byte: transmit on the device in the second.
 pub const TRANSMIT: u8 = 1;
-/// First octet: punt.
+/// First byte: punt.
 pub const PUNT: u8 = 2;
-/// First octet: hand over to the worker in the second; there it is transmitted on device 0.
+/// First byte: hand over to the worker in the second; there it is transmitted on device 0.
 pub const HAND_OVER: u8 = 3;
-/// First octet: hold for the neighbour in the second, behind device 0.
+/// First byte: hold for the neighbour in the second, behind device 0.
 pub const HOLD: u8 = 4;
 
 /// See the module. What has no meaning is dropped as `no_real_server`.
@@ -61,7 +61,7 @@ fn verdict(frame: &Mbuf, handed_over: bool) -> Verdict {
         [TRANSMIT, device, ..] => Verdict::Transmit(DeviceId(device)),
         [PUNT, ..] => Verdict::Punt,
         [HAND_OVER, ..] if handed_over => Verdict::Transmit(DeviceId(0)),
-        [HAND_OVER, worker, ..] => Verdict::HandOver(WorkerId(worker)),
+        [HAND_OVER, worker, ..] => Verdict::Handoff(WorkerId(worker)),
         [HOLD, number, ..] => Verdict::Hold(WaitId(number)),
         _ => Verdict::Drop(DropReason::NoRealServer),
     }
@@ -75,7 +75,7 @@ impl PacketPath for ScriptedPath {
         }
     }
 
-    fn process_handed_over(&mut self, _device: DeviceId, _now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
+    fn process_handoff(&mut self, _device: DeviceId, _now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
         for (frame, slot) in frames.iter().zip(verdicts) {
             *slot = verdict(frame, true);
         }

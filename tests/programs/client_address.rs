@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use lvs_lab_programs::introduction::{self, Introduced};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Room for what arrives while the program is not scheduled, in octets.
+/// Room for what arrives while the program is not scheduled, in bytes.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// What is known of more senders than that is forgotten.
 const SENDERS_MAX: usize = 65_536;

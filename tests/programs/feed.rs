@@ -16,9 +16,9 @@ use clap::{Parser, ValueEnum};
 enum Kind {
     /// One SYN with an MSS option, flows in order.
     Syn,
-    /// One PSH+ACK with 6 octets of payload, shuffled.
+    /// One PSH+ACK with 6 bytes of payload, shuffled.
     Ack,
-    /// One UDP datagram with 18 octets of payload, shuffled.
+    /// One UDP datagram with 18 bytes of payload, shuffled.
     Udp,
     /// What real server 198.18.100.1, the only one and masqueraded to, answers to `Ack`, shuffled.
     Reply,

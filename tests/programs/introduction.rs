@@ -74,8 +74,8 @@ fn ports(upper: &[u8]) -> Option<Introduced> {
     })
 }
 
-fn word(octets: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes([*octets.get(at)?, *octets.get(at + 1)?]))
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
 }
 
 /// Port and address in the first option of one of these kinds.

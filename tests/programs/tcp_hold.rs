@@ -126,9 +126,9 @@ fn describe(sources: &Sources) -> String {
 
 async fn hold(mut stream: TcpStream, source: IpAddr, sources: Sources) {
     change(&sources, source, 1);
-    let mut octet = [0; 1];
-    while let Ok(1) = stream.read(&mut octet).await {
-        if stream.write_all(&octet).await.is_err() {
+    let mut byte = [0; 1];
+    while let Ok(1) = stream.read(&mut byte).await {
+        if stream.write_all(&byte).await.is_err() {
             break;
         }
     }
@@ -208,8 +208,8 @@ async fn count_alive(held: Vec<TcpStream>) -> usize {
         }
     }
     for stream in &mut waiting {
-        let mut octet = [0; 1];
-        if let Ok(Ok(1)) = timeout(PATIENCE, stream.read(&mut octet)).await {
+        let mut byte = [0; 1];
+        if let Ok(Ok(1)) = timeout(PATIENCE, stream.read(&mut byte)).await {
             alive += 1;
         }
     }

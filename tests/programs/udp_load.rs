@@ -24,7 +24,7 @@ struct Arguments {
     /// Source ports to spread them over.
     #[arg(long, default_value_t = 10)]
     flows: u32,
-    /// Octets of payload, at least 4.
+    /// Bytes of payload, at least 4.
     #[arg(long, default_value_t = 64)]
     size_bytes: usize,
 }

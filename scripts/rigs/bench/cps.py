@@ -5,7 +5,7 @@
 
 Beside the longest pass of the loop stands the longest gap that a program meets which only reads the clock and as much
 memory, on the worker's CPU, in the worker's place, for as long: that much of it is the machine's. `cargo bench -p lvs-core
---bench path -- turns FLOWS` shows what a pass takes without the machine's part.
+--bench path -- passes FLOWS` shows what a pass takes without the machine's part.
 """
 
 import argparse

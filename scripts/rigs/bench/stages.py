@@ -17,7 +17,7 @@ from rigs.processes import Word, show
 
 MEASURED_SECONDS = 3
 # What a worker of that build says when it ends.
-LINE = re.compile(r"cycles of ([0-9]+) packets by \w+: \[(.*?)\] \[(.*?)\]")
+LINE = re.compile(r"cycles of ([0-9]+) packets by stage: \[(.*?)\] \[(.*?)\]")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ pub struct Attribute<'bytes> {
 }
 
 impl<'bytes> Attribute<'bytes> {
-    /// A number of one octet.
+    /// A number of one byte.
     pub fn u8(&self) -> Option<u8> {
         self.payload.first().copied()
     }
@@ -43,7 +43,7 @@ impl<'bytes> Attribute<'bytes> {
         self.payload.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
     }
 
-    /// Text up to its NUL or its end, of at most `len_max` octets; `None` when there is not even a NUL.
+    /// Text up to its NUL or its end, of at most `len_max` bytes; `None` when there is not even a NUL.
     pub fn text(&self, len_max: usize) -> Option<String> {
         if self.payload.is_empty() {
             return None;
@@ -103,7 +103,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Continues what is there already, a multiple of 4 octets.
+    /// Continues what is there already, a multiple of 4 bytes.
     pub(super) const fn after(bytes: Vec<u8>) -> Self {
         Self { bytes }
     }

@@ -2,7 +2,7 @@
 
 use super::message::done;
 
-/// Octets of one datagram of a dump at most: half of what libnl reads at once.
+/// Bytes of one datagram of a dump at most: half of what libnl reads at once.
 pub const DATAGRAM_MAX_BYTES: usize = 8192;
 
 /// Datagrams of a dump: rows, then the end, then nothing.

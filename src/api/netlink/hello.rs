@@ -8,7 +8,7 @@ pub const HELLO_MAGIC: [u8; 8] = *b"LVSDNL1\0";
 pub const FILE_MAGIC: [u8; 8] = *b"LVSDPF1\0";
 /// Begins the withdrawal of a request that its sender no longer waits for; the sequence follows.
 pub const CANCEL_MAGIC: [u8; 8] = *b"LVSDCN1\0";
-/// Octets of a hello.
+/// Bytes of a hello.
 pub const HELLO_BYTES: usize = 48;
 
 /// Who speaks.

@@ -61,7 +61,7 @@ pub struct ServerRequest {
     /// Family number; 0: the service's.
     pub family: u16,
     /// IPv4 in the first four.
-    pub octets: [u8; 16],
+    pub bytes: [u8; 16],
     /// Its port.
     pub port: u16,
     /// Present when adding and editing.
@@ -76,7 +76,7 @@ impl ServerRequest {
         } else {
             Family::from_number(self.family).ok_or(Errno::NoFamily)?
         };
-        Ok(family.address(self.octets))
+        Ok(family.address(self.bytes))
     }
 }
 
@@ -98,7 +98,7 @@ pub struct DaemonRequest {
     pub interface: String,
     /// 0 to 255; others are for the table to refuse.
     pub sync_id: u32,
-    /// Octets; 0 for the default.
+    /// Bytes; 0 for the default.
     pub max_len: u16,
     /// `None` for 224.0.0.81.
     pub group: Option<McastGroup>,
@@ -260,20 +260,20 @@ fn may<'b, T>(
         .transpose()
 }
 
-/// 4 or 16 octets; fewer are filled with zeros, like `nla_memcpy()`.
-fn octets(attribute: &Attribute<'_>) -> Option<[u8; 16]> {
-    let mut octets = [0; 16];
-    octets
+/// 4 or 16 bytes; fewer are filled with zeros, like `nla_memcpy()`.
+fn bytes(attribute: &Attribute<'_>) -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    bytes
         .get_mut(..attribute.payload.len())?
         .copy_from_slice(attribute.payload);
-    Some(octets)
+    Some(bytes)
 }
 
 fn service_key(attributes: Attributes<'_>) -> Result<ServiceKey, Errno> {
     let nest = attributes.find(1).ok_or(Errno::Invalid)?.nested();
     let family = may(nest.find(1), Attribute::u16)?;
     let protocol = may(nest.find(2), Attribute::u16)?;
-    let addr = may(nest.find(3), octets)?;
+    let addr = may(nest.find(3), bytes)?;
     let port = may(nest.find(4), Attribute::be16)?;
     let mark = may(nest.find(5), Attribute::u32)?;
     let family = family.ok_or(Errno::Invalid)?;
@@ -325,13 +325,13 @@ fn service(attributes: Attributes<'_>) -> Result<(ServiceKey, ServiceOptions), E
 
 fn server(attributes: Attributes<'_>, full: bool) -> Result<ServerRequest, Errno> {
     let nest = attributes.find(2).ok_or(Errno::Invalid)?.nested();
-    let octets = must(nest.find(1), octets)?;
+    let bytes = must(nest.find(1), bytes)?;
     let port = must(nest.find(2), Attribute::be16)?;
     let family = may(nest.find(11), Attribute::u16)?.unwrap_or(0);
     let options = full.then(|| server_options(nest)).transpose()?;
     Ok(ServerRequest {
         family,
-        octets,
+        bytes,
         port,
         options,
     })
@@ -368,10 +368,10 @@ fn daemon_state(attributes: Attributes<'_>) -> Result<u32, Errno> {
 fn new_daemon(attributes: Attributes<'_>) -> Result<DaemonRequest, Errno> {
     let nest = attributes.find(3).ok_or(Errno::Invalid)?.nested();
     let group4 = may(nest.find(5), |group| {
-        group.payload.first_chunk::<4>().map(|octets| IpAddr::from(*octets))
+        group.payload.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes))
     })?;
     let group6 = may(nest.find(6), |group| {
-        group.payload.first_chunk::<16>().map(|octets| IpAddr::from(*octets))
+        group.payload.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes))
     })?;
     let group = group4.or(group6);
     if group.is_some_and(|group| !group.is_multicast()) {

@@ -30,14 +30,14 @@ impl Family {
         }
     }
 
-    /// The address of this family in 16 octets, of which IPv4 uses the first four.
-    pub fn address(self, octets: [u8; 16]) -> IpAddr {
+    /// The address of this family in 16 bytes, of which IPv4 uses the first four.
+    pub fn address(self, bytes: [u8; 16]) -> IpAddr {
         match self {
             Self::V4 => {
-                let [a, b, c, d, ..] = octets;
+                let [a, b, c, d, ..] = bytes;
                 IpAddr::V4(Ipv4Addr::new(a, b, c, d))
             }
-            Self::V6 => IpAddr::V6(Ipv6Addr::from(octets)),
+            Self::V6 => IpAddr::V6(Ipv6Addr::from(bytes)),
         }
     }
 }
@@ -206,7 +206,7 @@ pub struct DaemonRow {
     pub interface: String,
     /// 0 to 255.
     pub sync_id: u32,
-    /// Octets of a message at most.
+    /// Bytes of a message at most.
     pub max_len: u16,
     /// Where messages go.
     pub group: McastGroup,

@@ -163,7 +163,7 @@ fn faults_come_in_the_kernels_order() {
 }
 
 #[test]
-fn a_destination_may_give_four_octets_or_sixteen() {
+fn a_destination_may_give_four_bytes_or_sixteen() {
     let with = |addr: &str| {
         let nests = format!("14000180 06000100 02000000 08000500 01000000 {addr}");
         let body = hex(&format!("07010000 {nests}"));
@@ -273,7 +273,7 @@ fn inside(answer: &[u8], kind: u16) -> Vec<u8> {
     found.unwrap_or_else(|| panic!("no attribute {kind}")).1.to_vec()
 }
 
-/// `enum ip_vs_stats_attr`: counters of packets and connections, then octets, then rates.
+/// `enum ip_vs_stats_attr`: counters of packets and connections, then bytes, then rates.
 const STATISTICS: Statistics = Statistics {
     connections: 0x1_0000_0001,
     in_packets: 0x2_0000_0002,

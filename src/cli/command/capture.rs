@@ -43,7 +43,7 @@ pub struct Capture {
     /// Only frames dropped, for this reason (lvsctl drops names them) or any.
     #[arg(long, value_name = "REASON", num_args = 0..=1, default_missing_value = "any")]
     pub drop: Option<String>,
-    /// Only frames with this verdict: transmit, punt, hand_over, hold, keep or drop.
+    /// Only frames with this verdict: transmit, punt, handoff, hold, keep or drop.
     #[arg(long, value_name = "NAME", conflicts_with = "drop")]
     pub verdict: Option<String>,
     /// Frames as they arrive, as they leave, or both.
@@ -52,13 +52,13 @@ pub struct Capture {
     /// Frames at most.
     #[arg(long, short = 'c', value_name = "FRAMES", default_value_t = 10_000)]
     pub count: u64,
-    /// Octets of frames at most.
+    /// Bytes of frames at most.
     #[arg(long, value_name = "OCTETS", default_value_t = 64 << 20)]
     pub bytes: u64,
     /// Seconds at most.
     #[arg(long, value_name = "SEC", default_value_t = 60)]
     pub seconds: u64,
-    /// Octets kept of each frame.
+    /// Bytes kept of each frame.
     #[arg(long, short = 's', value_name = "OCTETS", default_value_t = 2_048)]
     pub snap: u64,
 }

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Octets read of a program: its headers are at its beginning.
+/// Bytes read of a program: its headers are at its beginning.
 const HEAD_BYTES: u64 = 16 << 10;
 /// Scripts run by scripts run by scripts.
 const INTERPRETERS_MAX: usize = 4;

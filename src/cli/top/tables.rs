@@ -163,7 +163,7 @@ fn of_worker(pace: &Pace, before: &Sample, now: &Worker) -> Vec<Cell> {
     let was = was.cloned().unwrap_or_default();
     let grown = |read: fn(&Worker) -> u64| read(now).saturating_sub(read(&was));
     let (busy, idle) = (grown(|of| of.busy_cycles), grown(|of| of.idle_cycles));
-    let packets = grown(|of| of.rx_packets) + grown(|of| of.take_over_packets);
+    let packets = grown(|of| of.rx_packets) + grown(|of| of.handoff_in_packets);
     let share = if busy + idle == 0 {
         0.0
     } else {
@@ -180,7 +180,7 @@ fn of_worker(pace: &Pace, before: &Sample, now: &Worker) -> Vec<Cell> {
         pace.of(was.rx_packets, now.rx_packets),
         pace.of(was.tx_packets, now.tx_packets),
         Cell::Measure(cycles.round()),
-        pace.of(was.hand_over_packets, now.hand_over_packets),
+        pace.of(was.handoff_out_packets, now.handoff_out_packets),
         pace.of(was.punt_packets, now.punt_packets),
         pace.of(was.drop_packets, now.drop_packets),
         Cell::Count(now.held_packets),
@@ -255,7 +255,7 @@ pub(super) fn summary(before: &Sample, now: &Sample) -> [String; 2] {
     let sum = |sample: &Sample| sample.drops.iter().map(|drop| drop.packets).sum::<u64>();
     let dropped = sum(now).saturating_sub(sum(before)) as f64 / seconds;
     let rates = now.stats.rates;
-    let bits = |octets: u64| short(octets as f64 * 8.0);
+    let bits = |bytes: u64| short(bytes as f64 * 8.0);
     [
         format!(
             "lvsd {}: {} services, {servers} servers, {} of {} connections, {} of {} buffers",

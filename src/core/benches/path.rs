@@ -2,7 +2,7 @@
 //!
 //! No device: bursts of 32 frames are copied into buffers laid out like mbufs, and `path::process` decides about
 //! them. Times are of this thread on the CPU, the copying measured apart and taken off; each is the median of five.
-//! `path turns [FLOWS] [MODE]`: the longest pass of a worker's loop while connections come and go.
+//! `path passes [FLOWS] [MODE]`: the longest pass of a worker's loop while connections come and go.
 //! `path [new] [FLOWS] [MODE] [PROTOCOL] [DIRECTION] [FAMILY] [N-workers]`; `new` for first packets instead. With `N-workers` it is
 //! the first of so many, and gets packets of established connections of its own. `path count …` runs `measured` only as often as it says, for
 //! `valgrind --tool=callgrind --toggle-collect='*measured*'`, whose count of instructions no neighbour disturbs.
@@ -11,8 +11,8 @@
     reason = "the CPU clock of this thread, and buffers without bounds checks, as mbufs are"
 )]
 
-#[path = "path/turns.rs"]
-mod turns;
+#[path = "path/passes.rs"]
+mod passes;
 
 use std::ffi::c_int;
 use std::hint::black_box;
@@ -380,7 +380,7 @@ impl Stand {
         );
         match self.verdicts[0] {
             Verdict::Transmit(_) => true,
-            Verdict::HandOver(_) => false,
+            Verdict::Handoff(_) => false,
             verdict => panic!("{verdict:?}"),
         }
     }
@@ -390,10 +390,10 @@ impl Stand {
         let frame = self.buffers[0].bytes();
         let (at, len) = if scenario.is_v6 { (22, 16) } else { (26, 4) };
         let end = |from: usize, port: usize| {
-            let octets = &frame[from..from + len];
-            let text = match <[u8; 4]>::try_from(octets) {
+            let bytes = &frame[from..from + len];
+            let text = match <[u8; 4]>::try_from(bytes) {
                 Ok(v4) => IpAddr::from(v4).to_string(),
-                Err(_) => IpAddr::from(<[u8; 16]>::try_from(octets).expect("16 octets")).to_string(),
+                Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes).expect("16 bytes")).to_string(),
             };
             (text, u16::from_be_bytes([frame[port], frame[port + 1]]))
         };
@@ -514,11 +514,11 @@ fn main() {
     let is_count = words.first().is_some_and(|word| word == "count");
     let flows = words.iter().find_map(|word| word.parse().ok()).unwrap_or(1_024);
     let is_new = words.iter().any(|word| word == "new");
-    let is_turns = words.iter().any(|word| word == "turns");
+    let is_passes = words.iter().any(|word| word == "passes");
     let workers_of = |word: &String| word.strip_suffix("-workers").and_then(|count| count.parse().ok());
     let workers_count = words.iter().find_map(workers_of).unwrap_or(1);
     let is_scenario = |word: &&String| {
-        let is_known = ["count", "new", "turns"].contains(&word.as_str()) || workers_of(word).is_some();
+        let is_known = ["count", "new", "passes"].contains(&word.as_str()) || workers_of(word).is_some();
         !is_known && word.parse::<u32>().is_err()
     };
     let wanted: Vec<&String> = words.iter().filter(is_scenario).collect();
@@ -528,10 +528,10 @@ fn main() {
             .iter()
             .all(|word| name.split(' ').any(|part| part == word.as_str()))
         {
-            if is_turns {
+            if is_passes {
                 // Replies begin nothing, and with UDP's timeout no connection would end in a round.
                 if scenario.direction == "in" && scenario.protocol == ServiceProtocol::Tcp {
-                    turns::report(scenario, flows);
+                    passes::report(scenario, flows);
                 }
             } else if is_count {
                 count(scenario, is_new);

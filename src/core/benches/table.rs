@@ -95,8 +95,8 @@ fn on_cpu() -> Duration {
 }
 
 fn end<A: Address>(host: u32, port: u16) -> Endpoint<A> {
-    let octets: [u8; 16] = ((0x2001_0db8u128 << 96) | u128::from(host)).to_be_bytes();
-    Endpoint::new(A::read_from_bytes(&octets[16 - A::LEN..]).unwrap(), port)
+    let bytes: [u8; 16] = ((0x2001_0db8u128 << 96) | u128::from(host)).to_be_bytes();
+    Endpoint::new(A::read_from_bytes(&bytes[16 - A::LEN..]).unwrap(), port)
 }
 
 fn flow<A: Address>(n: u32) -> Conn<A> {

@@ -392,7 +392,7 @@ fn devices_must_be_distinct_and_well_formed() {
             &device("dp0", "x", &format!("mac = {mac:?}")),
             &format!(
                 "lvsd.toml:4:7: device.mac: {mac:?} is not a unicast MAC address: \
-                 give six octets like \"02:00:00:00:00:01\", the first one even"
+                 give six bytes like \"02:00:00:00:00:01\", the first one even"
             ),
         );
     }
@@ -464,7 +464,7 @@ fn services_are_refused_as_the_api_refuses_them() {
     assert_refused(
         &service("mss_max = 87"),
         "lvsd.toml:5:11: service.mss_max: MSS limit 87 for service tcp:192.0.2.1:80 is out of range: \
-         give 0 (none), or 88 to 65495 octets",
+         give 0 (none), or 88 to 65495 bytes",
     );
     let same_port = parse(&with_server("port = 0"));
     assert_eq!(

@@ -41,7 +41,7 @@ const CONNECTIONS: RangeInclusive<u64> = 1_024..=(1 << 28);
 const QUEUE_SIZE: RangeInclusive<u64> = 64..=32_768;
 /// From IPv6's minimum (RFC 8200 5) to the largest jumbo frame of common NICs.
 const MTU: RangeInclusive<u64> = 1_280..=9_600;
-/// `IFNAMSIZ` less the terminating octet.
+/// `IFNAMSIZ` less the terminating byte.
 const INTERFACE_NAME_MAX: usize = 15;
 
 pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
@@ -242,7 +242,7 @@ fn check_interface_name(name: &Spanned<String>) -> Result<(), Invalid> {
         && text != ".."
         && text
             .bytes()
-            .all(|octet| octet.is_ascii_graphic() && octet != b'/' && octet != b':');
+            .all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
     if is_usable {
         return Ok(());
     }
@@ -277,16 +277,16 @@ fn mac(text: &Spanned<String>) -> Result<Option<[u8; 6]>, Invalid> {
     if text.get_ref().is_empty() {
         return Ok(None);
     }
-    let octet = |digits: &str| {
+    let byte = |digits: &str| {
         let is_hex = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
         u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)
     };
-    let octets: Option<Vec<u8>> = text.get_ref().split(':').map(octet).collect();
-    let mac = octets.and_then(|octets| <[u8; 6]>::try_from(octets).ok());
+    let bytes: Option<Vec<u8>> = text.get_ref().split(':').map(byte).collect();
+    let mac = bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
     match mac.filter(|mac| mac[0] & 1 == 0 && *mac != [0; 6]) {
         Some(mac) => Ok(Some(mac)),
         None => {
-            let cure = "give six octets like \"02:00:00:00:00:01\", the first one even".into();
+            let cure = "give six bytes like \"02:00:00:00:00:01\", the first one even".into();
             let value = text.get_ref().clone();
             invalid(
                 text,

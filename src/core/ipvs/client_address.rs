@@ -1,7 +1,7 @@
 //! How a real server behind FULLNAT learns who its client is, and how far a connection has come with telling it.
 //!
-//! A service says which [`ClientAddress`] its real servers read; each connection keeps an [`Introduction`] of one
-//! octet in its first cache line, 0 when nothing is left to be done, which is all that an established packet looks at.
+//! A service says which [`ClientAddress`] its real servers read; each connection keeps an [`ClientAddressState`] of one
+//! byte in its first cache line, 0 when nothing is left to be done, which is all that an established packet looks at.
 //!
 //! Ref: Alibaba's and DPVS's toa and uoa kernel modules; the PROXY protocol specification (HAProxy).
 
@@ -16,9 +16,9 @@ pub enum ClientAddress {
     None = 0,
     /// TCP option 254 (IPv4) or 253 (IPv6), until the server has answered.
     Toa = 1,
-    /// The PROXY protocol's line of text as the first octets of the TCP stream.
+    /// The PROXY protocol's line of text as the first bytes of the TCP stream.
     ProxyV1 = 2,
-    /// The PROXY protocol's binary header as the first octets of the TCP stream.
+    /// The PROXY protocol's binary header as the first bytes of the TCP stream.
     ProxyV2 = 3,
     /// The first UDP datagrams carry IPv4 option 31, or behind IPv6 the option protocol 248.
     Uoa = 4,
@@ -57,9 +57,9 @@ impl ClientAddress {
 /// What is left to be told or changed in the packets of one connection; [`Self::OVER`] for nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
-pub struct Introduction(u8);
+pub struct ClientAddressState(u8);
 
-impl Introduction {
+impl ClientAddressState {
     /// Nothing is left.
     pub const OVER: Self = Self(0);
     /// PROXY: the header went out.
@@ -139,31 +139,31 @@ mod tests {
     fn names_lead_back_to_their_carriers() {
         for carrier in ClientAddress::ALL {
             assert_eq!(ClientAddress::parse(carrier.name()), Some(carrier));
-            assert_eq!(Introduction::begin(carrier, true).carrier(), carrier);
+            assert_eq!(ClientAddressState::begin(carrier, true).carrier(), carrier);
         }
         assert_eq!(ClientAddress::parse("proxy"), None);
     }
 
     #[test]
     fn an_introduction_is_over_when_the_address_is_told_and_the_mss_known() {
-        let mut introduction = Introduction::begin(ClientAddress::ProxyV2, true);
-        introduction.note(Introduction::SENT | Introduction::FOLLOWED);
-        assert!(introduction.has(Introduction::SENT) && !introduction.has(Introduction::RECEIVED));
-        introduction.restart();
-        assert_eq!(introduction, Introduction::begin(ClientAddress::ProxyV2, true));
-        introduction.told();
-        assert!(introduction.is_pending());
-        introduction.mss_known();
-        assert_eq!(introduction, Introduction::OVER);
+        let mut client_address = ClientAddressState::begin(ClientAddress::ProxyV2, true);
+        client_address.note(ClientAddressState::SENT | ClientAddressState::FOLLOWED);
+        assert!(client_address.has(ClientAddressState::SENT) && !client_address.has(ClientAddressState::RECEIVED));
+        client_address.restart();
+        assert_eq!(client_address, ClientAddressState::begin(ClientAddress::ProxyV2, true));
+        client_address.told();
+        assert!(client_address.is_pending());
+        client_address.mss_known();
+        assert_eq!(client_address, ClientAddressState::OVER);
     }
 
     #[test]
     fn datagrams_are_counted_beside_the_carrier() {
-        let mut introduction = Introduction::begin(ClientAddress::Uoa, false);
+        let mut client_address = ClientAddressState::begin(ClientAddress::Uoa, false);
         assert_eq!(
-            [introduction.count(), introduction.count(), introduction.count()],
+            [client_address.count(), client_address.count(), client_address.count()],
             [1, 2, 3]
         );
-        assert_eq!(introduction.carrier(), ClientAddress::Uoa);
+        assert_eq!(client_address.carrier(), ClientAddress::Uoa);
     }
 }

@@ -14,7 +14,7 @@ use std::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::address::{Addr4, Addr6, Address, Endpoint, FlowKey};
-use crate::ipvs::client_address::Introduction;
+use crate::ipvs::client_address::ClientAddressState;
 use crate::ipvs::persistence;
 use crate::tick::Tick;
 
@@ -54,7 +54,7 @@ pub struct ConnIndex(pub u32);
 pub struct SequenceShift {
     /// Sequence numbers after this one are shifted by `delta`, earlier ones by `previous_delta`.
     pub from: u32,
-    /// Octets inserted (or removed, negative) up to and including the last change.
+    /// Bytes inserted (or removed, negative) up to and including the last change.
     pub delta: i32,
     /// The same before the last change.
     pub previous_delta: i32,
@@ -141,9 +141,9 @@ pub struct Conn<A: Address> {
     /// [`crate::ipvs::forwarding::ForwardingMode`].
     pub mode: u8,
     /// What is left to be told the real server about the client, or changed in SYN segments.
-    pub introduction: Introduction,
-    /// Octets put in front of the client's TCP stream (PROXY protocol): `shift.delta`, in the first line.
-    pub preface_len: u8,
+    pub client_address: ClientAddressState,
+    /// Bytes put in front of the client's TCP stream (PROXY protocol): `shift.delta`, in the first line.
+    pub proxy_header_len: u8,
     /// State in which it was last told to another director.
     pub synced_state: u8,
     /// [`crate::ipvs::service::ServiceId`].
@@ -241,8 +241,8 @@ impl<A: Address> Default for Conn<A> {
             protocol: 0,
             state: 0,
             mode: 0,
-            introduction: Introduction::OVER,
-            preface_len: 0,
+            client_address: ClientAddressState::OVER,
+            proxy_header_len: 0,
             synced_state: 0,
             service: 0,
             timeout_ms: 0,

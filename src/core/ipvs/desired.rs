@@ -40,7 +40,7 @@ pub struct ServiceSpec {
     pub one_packet: bool,
     /// How FULLNAT real servers learn the client's address; other than `None` only with a local-address pool.
     pub client_address: ClientAddress,
-    /// Limit of the MSS that SYN segments announce, in octets: 0 for none, or [`crate::limits::MSS_MAX_RANGE`].
+    /// Limit of the MSS that SYN segments announce, in bytes: 0 for none, or [`crate::limits::MSS_MAX_RANGE`].
     pub mss_max: u16,
 }
 

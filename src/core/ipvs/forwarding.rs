@@ -17,7 +17,7 @@ pub enum ForwardingMode {
 }
 
 impl ForwardingMode {
-    /// From the octet a [`crate::ipvs::conn::Conn`] stores; anything unknown reads as `Nat`.
+    /// From the byte a [`crate::ipvs::conn::Conn`] stores; anything unknown reads as `Nat`.
     #[inline]
     pub const fn from_u8(value: u8) -> Self {
         match value {

@@ -15,7 +15,7 @@ use crate::ipvs::stats::ESTIMATION_PERIOD_SEC;
 use crate::limits::{LOADS_BEAT_US, LOADS_READ_MAX, RESPONSES_MERGE_MS, SERVERS_SAMPLED_PER_PASS_MAX};
 use crate::tick::Tick;
 
-/// Octets a second are scaled by 2⁵ and halved, because a sample covers two seconds (Linux ip_vs_est.c).
+/// Bytes a second are scaled by 2⁵ and halved, because a sample covers two seconds (Linux ip_vs_est.c).
 const TRAFFIC_SHIFT: u32 = 4;
 /// Response time of a server nobody has heard of, in a service where nobody has been heard of.
 const RESPONSE_UNKNOWN_US: u32 = 1_000;
@@ -27,7 +27,7 @@ const MEDIAN_AMONG: usize = 64;
 /// What this worker's estimator remembers of one server.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sampled {
-    octets: u64,
+    bytes: u64,
     /// Scaled average.
     traffic: u64,
 }
@@ -109,7 +109,7 @@ impl LoadBoard {
         self.others.get(id.0 as usize).copied().unwrap_or_default()
     }
 
-    /// Octets a second (scaled) of a server at all workers.
+    /// Bytes a second (scaled) of a server at all workers.
     #[inline]
     pub fn traffic(&self, id: RealServerId) -> u64 {
         let index = id.0 as usize;
@@ -231,11 +231,11 @@ impl LoadBoard {
                 continue;
             };
             let counted = own.server(*id);
-            let octets = counted.in_bytes.get().wrapping_add(counted.out_bytes.get());
-            let rate = octets.wrapping_sub(sampled.octets) << TRAFFIC_SHIFT;
+            let bytes = counted.in_bytes.get().wrapping_add(counted.out_bytes.get());
+            let rate = bytes.wrapping_sub(sampled.bytes) << TRAFFIC_SHIFT;
             let difference = (rate as i64).wrapping_sub(sampled.traffic as i64);
             sampled.traffic = sampled.traffic.wrapping_add_signed(difference >> 2);
-            sampled.octets = octets;
+            sampled.bytes = bytes;
             let shown = own.measured(*id);
             shown.traffic.set(sampled.traffic);
             shown.assigned.set(0);

@@ -83,8 +83,8 @@ impl ClientMask {
             Self::Ipv4(mask) => u128::from(u32::from(mask)) << 96,
             Self::Ipv6(len) => u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0),
         };
-        for (octet, mask) in masked.as_mut_bytes().iter_mut().zip(mask.to_be_bytes()) {
-            *octet &= mask;
+        for (byte, mask) in masked.as_mut_bytes().iter_mut().zip(mask.to_be_bytes()) {
+            *byte &= mask;
         }
         masked
     }
@@ -122,11 +122,11 @@ pub fn template_key<A: Address>(
     }
 }
 
-/// The mark in the first four octets, as the kernel writes it into a template's virtual address.
+/// The mark in the first four bytes, as the kernel writes it into a template's virtual address.
 fn mark_as_address<A: Address>(mark: u32) -> A {
     let mut addr = A::default();
-    for (octet, of_mark) in addr.as_mut_bytes().iter_mut().zip(mark.to_be_bytes()) {
-        *octet = of_mark;
+    for (byte, of_mark) in addr.as_mut_bytes().iter_mut().zip(mark.to_be_bytes()) {
+        *byte = of_mark;
     }
     addr
 }

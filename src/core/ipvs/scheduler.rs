@@ -284,7 +284,7 @@ pub trait Loads {
     fn inactive(&self, id: RealServerId) -> u32;
     /// Whether its upper threshold keeps it from new connections.
     fn overloaded(&self, id: RealServerId) -> bool;
-    /// Octets a second, in and out where replies are seen, as the estimator scales them (lt, wlt).
+    /// Bytes a second, in and out where replies are seen, as the estimator scales them (lt, wlt).
     fn traffic(&self, _id: RealServerId) -> u64 {
         0
     }
@@ -364,8 +364,8 @@ pub enum SchedulerTable {
     /// wrr.
     Weights {
         /// Greatest common divisor of the positive weights, at least 1.
-        step: i32,
-        /// Largest weight less (`step` - 1); 0 without a positive weight.
+        gcd: i32,
+        /// Largest weight less (`gcd` - 1); 0 without a positive weight.
         top: i32,
         /// Where a worker begins that has not picked yet: follows from the history of the weights.
         start: i32,
@@ -465,9 +465,9 @@ impl VirtualService {
     }
 }
 
-/// Linux `hash_32(value, 8)`: the top octet of a multiplication with the golden ratio.
+/// Linux `hash_32(value, 8)`: the top byte of a multiplication with the golden ratio.
 #[inline]
-const fn hash_to_octet(value: u32) -> u8 {
+const fn hash_to_byte(value: u32) -> u8 {
     (value.wrapping_mul(0x61C8_8647) >> 24) as u8
 }
 

@@ -138,7 +138,7 @@ pub struct VirtualService {
     pub one_packet: bool,
     /// How FULLNAT real servers learn the client's address.
     pub client_address: ClientAddress,
-    /// Limit of the MSS that SYN segments announce, in octets; 0 for none.
+    /// Limit of the MSS that SYN segments announce, in bytes; 0 for none.
     pub mss_max: u16,
     /// Which clients' packets must meet on one worker. Set by the table that holds the service.
     pub spread: Spread,

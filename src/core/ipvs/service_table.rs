@@ -408,7 +408,7 @@ mod tests {
         assert_eq!(found(table.find(TCP, end4("192.0.2.2", 80))), None);
         assert!(table.has_vip(end4("192.0.2.1", 0).addr) && !table.has_vip(end4("192.0.2.2", 0).addr));
         assert!(table.has_vip(end6("2001:db8::1", 0).addr));
-        // The words of an IPv4 address must not be taken for an IPv6 address with the same octets in front.
+        // The words of an IPv4 address must not be taken for an IPv6 address with the same bytes in front.
         assert!(!table.has_vip(end6("c000:201::", 0).addr));
         assert_eq!(
             table.service(table.services()[1].id).map(|service| service.key),

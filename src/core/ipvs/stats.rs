@@ -15,9 +15,9 @@ pub struct Totals {
     pub in_packets: u64,
     /// Packets from real servers.
     pub out_packets: u64,
-    /// IP octets from clients.
+    /// IP bytes from clients.
     pub in_bytes: u64,
-    /// IP octets from real servers.
+    /// IP bytes from real servers.
     pub out_bytes: u64,
 }
 
@@ -56,15 +56,15 @@ pub struct Rates {
     pub in_packets_per_sec: u64,
     /// Packets from real servers per second (`OutPPS`).
     pub out_packets_per_sec: u64,
-    /// Octets from clients per second (`InBPS`: octets in spite of the name).
+    /// Bytes from clients per second (`InBPS`: bytes in spite of the name).
     pub in_bytes_per_sec: u64,
-    /// Octets from real servers per second (`OutBPS`).
+    /// Bytes from real servers per second (`OutBPS`).
     pub out_bytes_per_sec: u64,
 }
 
 /// Scale of connections and packets: 2¹⁰, halved because a sample covers two seconds.
 const COUNT_SHIFT: u32 = 10;
-/// Scale of octets: 2⁵, halved for the same reason.
+/// Scale of bytes: 2⁵, halved for the same reason.
 const BYTES_SHIFT: u32 = 5;
 
 /// Exponentially weighted moving averages (α = ¼) of one set of counters.

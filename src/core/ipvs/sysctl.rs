@@ -294,7 +294,7 @@ sysctls! {
     sync_refresh_period: u32 = 0, NUMBER;
     /// How often a refresh is repeated.
     sync_retries: u32 = 0, RETRIES;
-    /// Octets of the sync socket's buffer; 0 for the system's default.
+    /// Bytes of the sync socket's buffer; 0 for the system's default.
     sync_sock_size: u32 = 0, NUMBER;
     /// The packet of a connection at which sync sends it, and every how many again.
     sync_threshold: [u32; 2] = [3, 50], PAIR;

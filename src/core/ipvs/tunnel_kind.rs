@@ -38,7 +38,7 @@ pub enum GueChecksum {
 }
 
 impl TunnelKind {
-    /// Octets between the outer IP header and the inner packet.
+    /// Bytes between the outer IP header and the inner packet.
     #[inline]
     pub const fn header_len(self) -> u16 {
         match self {

@@ -21,7 +21,7 @@ pub struct Interface {
     pub vlan: u16,
     /// Its MAC address.
     pub mac: [u8; 6],
-    /// Largest IP packet in octets.
+    /// Largest IP packet in bytes.
     pub mtu: u16,
     /// The kernel's name for it.
     pub name: String,

@@ -38,7 +38,7 @@ pub enum NeighbourState {
 pub struct Hop {
     /// The device to transmit on.
     pub device: DeviceId,
-    /// Largest IP packet in octets.
+    /// Largest IP packet in bytes.
     pub mtu: u16,
     /// 802.1Q VLAN id of the interface the route goes out of; 0 for untagged.
     pub vlan: u16,

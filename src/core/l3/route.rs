@@ -42,7 +42,7 @@ pub enum RouteKind {
         vlan: u16,
         /// The router, of either family; `None` when the destination itself is on the link.
         gateway: Option<IpAddr>,
-        /// Largest IP packet in octets, where the route says less than the interface.
+        /// Largest IP packet in bytes, where the route says less than the interface.
         mtu: Option<u16>,
         /// Preferred source address.
         source: Option<IpAddr>,

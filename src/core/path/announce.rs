@@ -15,7 +15,7 @@ use crate::ipvs::sync::SyncConn;
 use crate::ipvs::sysctl::Sysctls;
 use crate::tick::Tick;
 use crate::wire::{sctp, tcp};
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// Least half of a timeout that a refresh looks at, in milliseconds.
 const REFRESH_HALF_MIN_MS: u32 = 10_000;
@@ -26,43 +26,43 @@ const RETRIES: u32 = 3;
 
 /// See the module.
 #[inline(always)]
-pub(crate) fn packet<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
-    if step.snapshot.sync.master {
-        conn_and_template(step, table, index);
+pub(crate) fn packet<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
+    if ctx.snapshot.sync.master {
+        conn_and_template(ctx, table, index);
     }
 }
 
 #[inline(never)]
-fn conn_and_template<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
-    let sysctls = &step.snapshot.sysctls;
+fn conn_and_template<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
+    let sysctls = &ctx.snapshot.sysctls;
     let conn = table.conn_mut(index);
-    let was_told = conn.flags & FLAG_ONE_PACKET == 0 && tell(step, conn, conn.in_packets);
+    let was_told = conn.flags & FLAG_ONE_PACKET == 0 && tell(ctx, conn, conn.in_packets);
     if conn.flags & FLAG_CONTROLLED == 0 || (sysctls.sync_version == 0 && !was_told) {
         return;
     }
     let template = ConnIndex(conn.control);
     let template = table.conn_mut(template);
     template.in_packets = template.in_packets.wrapping_add(1);
-    tell(step, template, template.in_packets);
+    tell(ctx, template, template.in_packets);
 }
 
 /// A template that its connections have outlived is kept here: there, too.
-pub(crate) fn extension<A: Address>(step: &Step<'_>, template: &mut Conn<A>) {
-    if step.snapshot.sync.master {
-        tell(step, template, step.snapshot.sysctls.sync_threshold[0]);
+pub(crate) fn extension<A: Address>(ctx: &Context<'_>, template: &mut Conn<A>) {
+    if ctx.snapshot.sync.master {
+        tell(ctx, template, ctx.snapshot.sysctls.sync_threshold[0]);
     }
 }
 
 /// Tells of `conn` if that is due with the packet of this number.
-fn tell<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, packets: u32) -> bool {
-    if !is_due(&step.snapshot.sysctls, conn, packets, step.now) {
+fn tell<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, packets: u32) -> bool {
+    if !is_due(&ctx.snapshot.sysctls, conn, packets, ctx.now) {
         return false;
     }
     if let Some(synced) = SyncConn::of(conn) {
-        let counter = if step.outbox.push(synced) {
-            &step.own.synced_out
+        let counter = if ctx.outbox.push(synced) {
+            &ctx.own.synced_out
         } else {
-            &step.own.synced_out_dropped
+            &ctx.own.synced_out_dropped
         };
         counter.add(1);
     }

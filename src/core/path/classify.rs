@@ -6,7 +6,7 @@
 use crate::path::headers::{Fragment, Headers};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::wire::{icmp, sctp, tcp, udp};
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// What happens to a packet next.
 pub(crate) enum Class {
@@ -22,8 +22,8 @@ pub(crate) enum Class {
 
 /// See the module.
 #[inline]
-pub(crate) fn classify(step: &Step<'_>, frame: &[u8], headers: &Headers) -> Class {
-    if !frame.starts_with(&step.snapshot.l3.mac(step.device)) {
+pub(crate) fn classify(ctx: &Context<'_>, frame: &[u8], headers: &Headers) -> Class {
+    if !frame.starts_with(&ctx.snapshot.l3.mac(ctx.device)) {
         return Class::Decided(other_host(frame));
     }
     if is_balanced(headers.protocol) && headers.fragment == Fragment::Whole {

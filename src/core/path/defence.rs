@@ -18,7 +18,7 @@ use crate::limits::{DEFENCE_PERIOD_MS, DEFENCE_RESERVE_PARTS, DROP_ENTRY_PARTS, 
 use crate::path::track;
 use crate::tick::Tick;
 use crate::wire::{sctp, tcp};
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// `drop_entry` lets a connection live that was seen within this time (`todrop_entry`).
 const IDLE_MIN_MS: u32 = 60_000;
@@ -156,25 +156,25 @@ impl Sweep {
 }
 
 /// The walk of `drop_entry`, as far as one pass goes.
-pub(crate) fn drop_idle<A: Address>(step: &mut Step<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
-    let now = step.now;
-    walk(step, table, sweep, |step, conn| step.defence.takes(conn, now));
+pub(crate) fn drop_idle<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
+    let now = ctx.now;
+    walk(ctx, table, sweep, |ctx, conn| ctx.defence.takes(conn, now));
 }
 
 /// The walk of `expire_nodest_conn`, as far as one pass goes.
-pub(crate) fn drop_orphans<A: Address>(step: &mut Step<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
-    walk(step, table, sweep, |step, conn| {
+pub(crate) fn drop_orphans<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
+    walk(ctx, table, sweep, |ctx, conn| {
         let id = RealServerId(conn.real_server);
-        let slot = step.snapshot.services.real_server(id);
+        let slot = ctx.snapshot.services.real_server(id);
         conn.controlled == 0 && id != RealServerId::UNBOUND && slot.is_none_or(|slot| !slot.available)
     });
 }
 
 fn walk<A: Address>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     sweep: &mut Sweep,
-    mut goes: impl FnMut(&mut Step<'_>, &Conn<A>) -> bool,
+    mut goes: impl FnMut(&mut Context<'_>, &Conn<A>) -> bool,
 ) {
     if sweep.left == 0 {
         return;
@@ -183,7 +183,7 @@ fn walk<A: Address>(
     let mut found = [ConnIndex(0); SWEEP_SLOTS_MAX];
     let mut count = 0;
     let next = table.scan(sweep.next, slots, |index, conn| {
-        if goes(step, conn)
+        if goes(ctx, conn)
             && let Some(place) = found.get_mut(count)
         {
             *place = index;
@@ -194,9 +194,9 @@ fn walk<A: Address>(
     sweep.next = next.unwrap_or(0);
     for index in found.into_iter().take(count) {
         let template = table.conn(index).control;
-        track::forget(step, table, index);
+        track::forget(ctx, table, index);
         if template != Conn::<A>::NO_CONTROL && table.conn(ConnIndex(template)).controlled == 0 {
-            track::forget(step, table, ConnIndex(template));
+            track::forget(ctx, table, ConnIndex(template));
         }
     }
 }

@@ -19,12 +19,12 @@ use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::path::forward::rewrite::{self, Rewrite};
 use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
-use crate::path::resolve::{self, Obstacle, Way};
+use crate::path::resolve::{self, NextHop, RouteError};
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{announce, fragment, introduce, reply, track, tunnelled};
+use crate::path::{announce, client_address, fragment, reply, track, tunnelled};
 use crate::wire::checksum::complement;
 use crate::wire::{sctp, tcp};
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// A packet of a known connection, on its way to its verdict.
 pub(crate) struct Known<'a, A: Address> {
@@ -36,30 +36,30 @@ pub(crate) struct Known<'a, A: Address> {
 /// Whether a client's packet of the connection at `index` must begin anew: the connection is gone then
 /// (`ip_vs_in`: `is_new_conn_expected`, `expire_nodest_conn`).
 #[inline]
-pub(crate) fn gives_way<A: Address>(
-    step: &Step<'_>,
+pub(crate) fn must_reschedule<A: Address>(
+    ctx: &Context<'_>,
     table: &mut ConnTable<A>,
     index: ConnIndex,
     headers: &Headers,
 ) -> bool {
     let plain = headers.tcp_flags & tcp::SYN == 0 && headers.protocol != sctp::PROTOCOL;
-    if plain && !step.snapshot.sysctls.expire_nodest_conn {
+    if plain && !ctx.snapshot.sysctls.expire_nodest_conn {
         return false;
     }
-    let must = is_over(step, table.conn(index), headers);
+    let must = is_finished(ctx, table.conn(index), headers);
     if must {
-        track::forget(step, table, index);
+        track::forget(ctx, table, index);
     } else if headers.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
-        introduce::again(step, table.conn_mut(index), headers);
+        client_address::again(ctx, table.conn_mut(index), headers);
     }
     must
 }
 
 /// Whether the connection ends with this packet of its client, which then begins a new one.
 #[cold]
-pub(crate) fn is_over<A: Address>(step: &Step<'_>, conn: &Conn<A>, headers: &Headers) -> bool {
-    let sysctls = &step.snapshot.sysctls;
-    let slot = step.snapshot.services.real_server(RealServerId(conn.real_server));
+pub(crate) fn is_finished<A: Address>(ctx: &Context<'_>, conn: &Conn<A>, headers: &Headers) -> bool {
+    let sysctls = &ctx.snapshot.sysctls;
+    let slot = ctx.snapshot.services.real_server(RealServerId(conn.real_server));
     let begins = headers.tcp_flags & tcp::SYN != 0 || headers.sctp_chunk == sctp::CHUNK_INIT;
     let is_nodest = match slot {
         Some(slot) => !slot.available || begins && slot.server.weight == 0,
@@ -86,18 +86,18 @@ pub(crate) fn is_over<A: Address>(step: &Step<'_>, conn: &Conn<A>, headers: &Hea
 /// Client → real server.
 #[inline]
 pub(crate) fn inbound<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     packet: &Known<'_, A>,
     frame: &mut F,
 ) -> Verdict {
     let conn = table.conn(packet.index);
     let id = RealServerId(conn.real_server);
-    match step.snapshot.services.real_server(id) {
-        Some(slot) if slot.available => inbound_to(step, table, packet, frame, slot),
+    match ctx.snapshot.services.real_server(id) {
+        Some(slot) if slot.available => inbound_to(ctx, table, packet, frame, slot),
         _ if id == RealServerId::UNBOUND => {
             let slot = unbound(conn);
-            inbound_to(step, table, packet, frame, &slot)
+            inbound_to(ctx, table, packet, frame, &slot)
         }
         _ => Verdict::Drop(DropReason::RealServerGone),
     }
@@ -125,7 +125,7 @@ fn unbound<A: Address>(conn: &Conn<A>) -> ServerSlot {
 
 #[inline]
 fn inbound_to<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     packet: &Known<'_, A>,
     frame: &mut F,
@@ -134,23 +134,23 @@ fn inbound_to<A: Address, F: Frame>(
     let headers = packet.headers;
     let id = slot.server.id;
     let conn = table.conn_mut(packet.index);
-    conn.last_seen = step.now;
+    conn.last_seen = ctx.now;
     conn.in_packets = conn.in_packets.wrapping_add(1);
-    let counters = step.own.server(id);
+    let counters = ctx.own.server(id);
     counters.in_packets.add(1);
     counters.in_bytes.add(headers.packet_len() as u64);
-    track::packet(step, table, packet.index, Direction::Inbound, headers);
-    announce::packet(step, table, packet.index);
+    track::packet(ctx, table, packet.index, Direction::Inbound, headers);
+    announce::packet(ctx, table, packet.index);
 
     let conn = table.conn_mut(packet.index);
     let mode = ForwardingMode::from_u8(conn.mode);
-    let way = match resolve::way(step, conn, Direction::Inbound, slot.server.addr) {
-        Ok(way) => way,
-        Err(Obstacle::Local) => return to_local_server(conn, headers, frame.bytes_mut()),
+    let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, slot.server.addr) {
+        Ok(next_hop) => next_hop,
+        Err(RouteError::Local) => return to_local_server(conn, headers, frame.bytes_mut()),
         // Towards real servers the kernel tells the client even when the route says blackhole.
-        Err(Obstacle::Drop(_) | Obstacle::Unreachable) => {
+        Err(RouteError::Drop(_) | RouteError::Unreachable) => {
             return refuse(
-                step,
+                ctx,
                 packet,
                 frame,
                 &slot.server,
@@ -161,7 +161,7 @@ fn inbound_to<A: Address, F: Frame>(
     };
     if headers.ttl <= 1 {
         return refuse(
-            step,
+            ctx,
             packet,
             frame,
             &slot.server,
@@ -170,47 +170,47 @@ fn inbound_to<A: Address, F: Frame>(
         );
     }
     let mtu = match mode {
-        ForwardingMode::Tunnel => tunnelled::mtu(step, &slot.server, &way),
-        _ => way.hop.mtu,
+        ForwardingMode::Tunnel => tunnelled::mtu(ctx, &slot.server, &next_hop),
+        _ => next_hop.hop.mtu,
     };
     let is_oversize = headers.packet_len() > usize::from(mtu);
-    if is_oversize | conn.introduction.is_pending() {
-        return unusual(step, conn, packet, frame, slot, (&way, mtu));
+    if is_oversize | conn.client_address.is_pending() {
+        return unusual(ctx, conn, packet, frame, slot, (&next_hop, mtu));
     }
-    rewritten(step, conn, mode, headers, frame, slot, &way)
+    rewritten(ctx, conn, mode, headers, frame, slot, &next_hop)
 }
 
 /// A packet that is longer than `mtu`, or one that has something to tell the real server.
 #[inline(never)]
 fn unusual<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     conn: &mut Conn<A>,
     packet: &Known<'_, A>,
     frame: &mut F,
     slot: &ServerSlot,
-    (way, mtu): (&Way<'_>, u16),
+    (next_hop, mtu): (&NextHop<'_>, u16),
 ) -> Verdict {
     let mode = ForwardingMode::from_u8(conn.mode);
     let is_oversize = packet.headers.packet_len() > usize::from(mtu);
-    if is_oversize && let Some(error) = too_big_error(step, packet.headers, mode, mtu) {
-        return refuse(step, packet, frame, &slot.server, error, DropReason::MtuExceeded);
+    if is_oversize && let Some(error) = too_big_error(ctx, packet.headers, mode, mtu) {
+        return refuse(ctx, packet, frame, &slot.server, error, DropReason::MtuExceeded);
     }
-    let (headers, preface_first) = if conn.introduction.is_pending() {
-        introduce::inbound(step, conn, packet.headers, frame, mtu)
+    let (headers, proxy_header_first) = if conn.client_address.is_pending() {
+        client_address::inbound(ctx, conn, packet.headers, frame, mtu)
     } else {
         (*packet.headers, false)
     };
-    let verdict = rewritten(step, conn, mode, &headers, frame, slot, way);
-    let verdict = if preface_first {
-        let will_be_cut = is_oversize || step.reassembled != 0;
-        introduce::send_before(step, conn, &headers, frame, will_be_cut, verdict)
+    let verdict = rewritten(ctx, conn, mode, &headers, frame, slot, next_hop);
+    let verdict = if proxy_header_first {
+        let will_be_cut = is_oversize || ctx.reassembled != 0;
+        client_address::send_before(ctx, conn, &headers, frame, will_be_cut, verdict)
     } else {
         verdict
     };
     match mode {
         // The tunnel cuts its outer packet itself.
         ForwardingMode::Tunnel => verdict,
-        _ if is_oversize => fragment::to_fit(step, frame.bytes(), mtu, verdict),
+        _ if is_oversize => fragment::to_fit(ctx, frame.bytes(), mtu, verdict),
         _ => verdict,
     }
 }
@@ -218,13 +218,13 @@ fn unusual<A: Address, F: Frame>(
 /// Changes the packet as its mode wants it and puts it on its way.
 #[inline(always)]
 fn rewritten<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     conn: &Conn<A>,
     mode: ForwardingMode,
     headers: &Headers,
     frame: &mut F,
     slot: &ServerSlot,
-    way: &Way<'_>,
+    next_hop: &NextHop<'_>,
 ) -> Verdict {
     match mode {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
@@ -235,40 +235,40 @@ fn rewritten<A: Address, F: Frame>(
                 l4_delta: conn.l4_delta,
             };
             rewrite::apply(frame.bytes_mut(), headers, &rewrite);
-            resolve::depart(frame, headers, A::FAMILY, way)
+            resolve::depart(frame, headers, A::FAMILY, next_hop)
         }
         ForwardingMode::DirectRouting | ForwardingMode::Local => {
             rewrite::decrement_ttl(frame.bytes_mut(), headers);
-            resolve::depart(frame, headers, A::FAMILY, way)
+            resolve::depart(frame, headers, A::FAMILY, next_hop)
         }
-        ForwardingMode::Tunnel => tunnelled::send(step, headers, frame, conn, &slot.server, way),
+        ForwardingMode::Tunnel => tunnelled::send(ctx, headers, frame, conn, &slot.server, next_hop),
     }
 }
 
 /// Real server → client, in NAT and FULLNAT.
 #[inline]
 pub(crate) fn outbound<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     packet: &Known<'_, A>,
     frame: &mut F,
 ) -> Verdict {
     let headers = packet.headers;
     let conn = table.conn_mut(packet.index);
-    let way = match resolve::way(step, conn, Direction::Outbound, conn.client.addr.to_ip()) {
-        Ok(way) => way,
-        Err(Obstacle::Local) => return Verdict::Drop(DropReason::NoRoute),
-        Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
-        Err(Obstacle::Unreachable) => {
-            return refuse_as_router(step, packet, frame, IcmpError::HostUnreachable, DropReason::NoRoute);
+    let next_hop = match resolve::next_hop(ctx, conn, Direction::Outbound, conn.client.addr.to_ip()) {
+        Ok(next_hop) => next_hop,
+        Err(RouteError::Local) => return Verdict::Drop(DropReason::NoRoute),
+        Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
+        Err(RouteError::Unreachable) => {
+            return refuse_as_router(ctx, packet, frame, IcmpError::HostUnreachable, DropReason::NoRoute);
         }
     };
     if headers.ttl <= 1 {
-        return refuse_as_router(step, packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
+        return refuse_as_router(ctx, packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
     }
-    let is_oversize = headers.packet_len() > usize::from(way.hop.mtu);
-    if is_oversize && let Some(error) = too_big_error(step, headers, ForwardingMode::Nat, way.hop.mtu) {
-        return refuse_as_router(step, packet, frame, error, DropReason::MtuExceeded);
+    let is_oversize = headers.packet_len() > usize::from(next_hop.hop.mtu);
+    if is_oversize && let Some(error) = too_big_error(ctx, headers, ForwardingMode::Nat, next_hop.hop.mtu) {
+        return refuse_as_router(ctx, packet, frame, error, DropReason::MtuExceeded);
     }
     let id = RealServerId(conn.real_server);
     let rewrite = Rewrite {
@@ -277,26 +277,21 @@ pub(crate) fn outbound<A: Address, F: Frame>(
         l3_delta: complement(conn.l3_delta),
         l4_delta: complement(conn.l4_delta),
     };
-    let is_introduced = conn.introduction.is_pending();
-    conn.last_seen = step.now;
-    if step
-        .snapshot
-        .services
-        .real_server(id)
-        .is_some_and(|slot| slot.available)
-    {
-        let counters = step.own.server(id);
+    let carries_client_address = conn.client_address.is_pending();
+    conn.last_seen = ctx.now;
+    if ctx.snapshot.services.real_server(id).is_some_and(|slot| slot.available) {
+        let counters = ctx.own.server(id);
         counters.out_packets.add(1);
         counters.out_bytes.add(headers.packet_len() as u64);
     }
-    track::packet(step, table, packet.index, Direction::Outbound, headers);
-    if is_introduced {
-        introduce::outbound(step, table.conn_mut(packet.index), headers, frame.bytes_mut());
+    track::packet(ctx, table, packet.index, Direction::Outbound, headers);
+    if carries_client_address {
+        client_address::outbound(ctx, table.conn_mut(packet.index), headers, frame.bytes_mut());
     }
     rewrite::apply(frame.bytes_mut(), headers, &rewrite);
-    let verdict = resolve::depart(frame, headers, A::FAMILY, &way);
+    let verdict = resolve::depart(frame, headers, A::FAMILY, &next_hop);
     if is_oversize {
-        return fragment::to_fit(step, frame.bytes(), way.hop.mtu, verdict);
+        return fragment::to_fit(ctx, frame.bytes(), next_hop.hop.mtu, verdict);
     }
     verdict
 }
@@ -327,12 +322,12 @@ fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u
 
 /// What the sender of a packet longer than `mtu` is told; `None` when it is sent in pieces instead.
 #[cold]
-fn too_big_error(step: &Step<'_>, headers: &Headers, mode: ForwardingMode, mtu: u16) -> Option<IcmpError> {
-    let is_pmtu_disc = mode != ForwardingMode::Tunnel || tunnelled::is_pmtu_disc(step);
+fn too_big_error(ctx: &Context<'_>, headers: &Headers, mode: ForwardingMode, mtu: u16) -> Option<IcmpError> {
+    let is_pmtu_disc = mode != ForwardingMode::Tunnel || tunnelled::is_pmtu_disc(ctx);
     let must_be_told = match headers.family {
         AddressFamily::Ipv4 => headers.dont_fragment && is_pmtu_disc,
         // No router cuts IPv6; what arrived in pieces may leave in pieces of that length.
-        AddressFamily::Ipv6 => step.reassembled == 0 || step.reassembled > mtu,
+        AddressFamily::Ipv6 => ctx.reassembled == 0 || ctx.reassembled > mtu,
     };
     must_be_told.then_some(IcmpError::FragmentationNeeded { mtu })
 }
@@ -341,7 +336,7 @@ fn too_big_error(step: &Step<'_>, headers: &Headers, mode: ForwardingMode, mtu: 
 /// packet of the connection, as what leaves from VIP to client is (`ip_vs_out_icmp`).
 #[cold]
 fn refuse<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     packet: &Known<'_, A>,
     frame: &mut F,
     server: &RealServer,
@@ -353,9 +348,9 @@ fn refuse<A: Address, F: Frame>(
         rewrite::decrement_ttl(frame.bytes_mut(), packet.headers);
     }
     let vip = packet.key.dst.addr;
-    let verdict = reply::answer(step, packet.headers, packet.key, frame, error, vip, reason);
+    let verdict = reply::answer(ctx, packet.headers, packet.key, frame, error, vip, reason);
     if !server.mode.sees_replies() && !matches!(verdict, Verdict::Drop(_)) {
-        let counters = step.own.server(server.id);
+        let counters = ctx.own.server(server.id);
         counters.out_packets.add(1);
         counters.out_bytes.add(reply::sent_len(frame.bytes()) as u64);
     }
@@ -365,7 +360,7 @@ fn refuse<A: Address, F: Frame>(
 /// Tells a real server that its packet belongs to no connection (`nat_icmp_send`).
 #[cold]
 pub(crate) fn refuse_stray<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     headers: &Headers,
     key: &FlowKey<A>,
     frame: &mut F,
@@ -375,15 +370,15 @@ pub(crate) fn refuse_stray<A: Address, F: Frame>(
         headers,
         key,
     };
-    if !step.snapshot.l3.is_local(key.dst.addr) {
+    if !ctx.snapshot.l3.is_local(key.dst.addr) {
         if headers.ttl <= 1 {
-            return refuse_as_router(step, &packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
+            return refuse_as_router(ctx, &packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
         }
         // The stack was about to forward it: what is quoted has been through that.
         rewrite::decrement_ttl(frame.bytes_mut(), headers);
     }
     refuse_as_router(
-        step,
+        ctx,
         &packet,
         frame,
         IcmpError::PortUnreachable,
@@ -394,14 +389,14 @@ pub(crate) fn refuse_stray<A: Address, F: Frame>(
 /// Answers a real server's packet in the name of the director's address on that link.
 #[cold]
 fn refuse_as_router<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     packet: &Known<'_, A>,
     frame: &mut F,
     error: IcmpError,
     reason: DropReason,
 ) -> Verdict {
-    match step.snapshot.l3.source_address::<A>(step.device) {
-        Some(source) => reply::answer(step, packet.headers, packet.key, frame, error, source, reason),
+    match ctx.snapshot.l3.source_address::<A>(ctx.device) {
+        Some(source) => reply::answer(ctx, packet.headers, packet.key, frame, error, source, reason),
         None => Verdict::Drop(reason),
     }
 }

@@ -24,7 +24,7 @@ use crate::path::schedule::{self, Chosen};
 use crate::path::verdict::{DropReason, Verdict, WorkerId};
 use crate::tick::Tick;
 use crate::wire::{sctp, tcp};
-use crate::worker_state::{ConnRecord, Lane, Step, WorkerState};
+use crate::worker_state::{ConnRecord, Context, Family, WorkerState};
 
 /// A packet in words. Both addresses are of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Question {
     /// Whether it begins a connection (SYN, INIT) or belongs into the middle of one.
     pub begins: bool,
     /// Whether another worker handed it over: it is not handed over again.
-    pub handed_over: bool,
+    pub is_handoff: bool,
 }
 
 /// What would happen, decision by decision; what does not come up is `None`.
@@ -51,7 +51,7 @@ pub struct Explanation {
     /// Whether it belongs to it as a reply.
     pub is_reply: bool,
     /// Whether that connection is over and gives way to a new one.
-    pub gives_way: bool,
+    pub must_reschedule: bool,
     /// The mark that the classifier gives it.
     pub mark: Option<u32>,
     /// The service that it is for.
@@ -76,7 +76,7 @@ pub enum End {
     /// It waits until the kernel has resolved this neighbour.
     Hold(NeighbourKey),
     /// Another worker owns its connection.
-    HandOver(WorkerId),
+    Handoff(WorkerId),
     /// The kernel's: see [`Left`].
     Punt(Left),
     /// Dropped, or answered by an ICMP error, for this reason.
@@ -105,20 +105,20 @@ pub enum Left {
 
 /// See the module.
 pub fn explain(worker: &mut WorkerState, now: Tick, question: &Question) -> Explanation {
-    let (step, lanes) = worker.step(question.device, now, question.handed_over);
-    if step.snapshot.services.is_empty() {
+    let (ctx, families) = worker.context(question.device, now, question.is_handoff);
+    if ctx.snapshot.services.is_empty() {
         return Explanation {
             end: End::Punt(Left::NoServices),
             ..Explanation::default()
         };
     }
     match AddressFamily::of(&question.dst.0) {
-        AddressFamily::Ipv4 => of_family::<Addr4>(step, &mut lanes.v4, question),
-        AddressFamily::Ipv6 => of_family::<Addr6>(step, &mut lanes.v6, question),
+        AddressFamily::Ipv4 => of_family::<Addr4>(ctx, &mut families.v4, question),
+        AddressFamily::Ipv6 => of_family::<Addr6>(ctx, &mut families.v6, question),
     }
 }
 
-fn of_family<A: Address>(mut step: Step<'_>, lane: &mut Lane<A>, question: &Question) -> Explanation {
+fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question: &Question) -> Explanation {
     let (Some(src), Some(dst)) = (A::from_ip(question.src.0), A::from_ip(question.dst.0)) else {
         return Explanation::default();
     };
@@ -129,25 +129,21 @@ fn of_family<A: Address>(mut step: Step<'_>, lane: &mut Lane<A>, question: &Ques
     };
     let headers = headers(question);
     let mut told = Explanation {
-        mark: step
-            .snapshot
-            .marks
-            .classify(step.device, &key)
-            .map(|marked| marked.mark),
+        mark: ctx.snapshot.marks.classify(ctx.device, &key).map(|marked| marked.mark),
         ..Explanation::default()
     };
-    let table = &mut lane.table;
+    let table = &mut family.table;
     if let Some((index, direction)) = table.find(table.hash(&key), &key) {
         let conn = table.conn(index);
-        told.conn = Some(ConnRecord::of(step.snapshot, conn, step.now));
+        told.conn = Some(ConnRecord::of(ctx.snapshot, conn, ctx.now));
         told.is_reply = direction == Direction::Outbound;
-        told.gives_way = !told.is_reply && established::is_over(&step, conn, &headers);
-        if !told.gives_way {
-            known(&step, &mut told);
+        told.must_reschedule = !told.is_reply && established::is_finished(&ctx, conn, &headers);
+        if !told.must_reschedule {
+            known(&ctx, &mut told);
             return told;
         }
     }
-    new(&mut step, table, &headers, &key, &mut told);
+    new(&mut ctx, table, &headers, &key, &mut told);
     told
 }
 
@@ -164,7 +160,7 @@ fn headers(question: &Question) -> Headers {
 }
 
 /// A packet of a connection: where that leads.
-fn known(step: &Step<'_>, told: &mut Explanation) {
+fn known(ctx: &Context<'_>, told: &mut Explanation) {
     let Some(conn) = told.conn else { return };
     told.service = Some(conn.service);
     told.server = Some(conn.real_server);
@@ -173,48 +169,48 @@ fn known(step: &Step<'_>, told: &mut Explanation) {
         told.local = Some(conn.local);
     }
     if told.is_reply {
-        told.end = leave(step, conn.client.0, End::Drop(DropReason::NoRoute));
+        told.end = leave(ctx, conn.client.0, End::Drop(DropReason::NoRoute));
         return;
     }
-    told.end = match step.snapshot.services.real_server(conn.real_server) {
-        Some(slot) if slot.available => towards(step, &slot.server, conn.mode, conn.real.1 != conn.virt.1),
+    told.end = match ctx.snapshot.services.real_server(conn.real_server) {
+        Some(slot) if slot.available => towards(ctx, &slot.server, conn.mode, conn.real.1 != conn.virt.1),
         _ => End::Drop(DropReason::RealServerGone),
     };
 }
 
 /// A packet without a connection.
 fn new<A: Address>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     headers: &Headers,
     key: &FlowKey<A>,
     told: &mut Explanation,
 ) {
-    let found = admit::service_of(step, key);
+    let found = admit::service_of(ctx, key);
     told.service = found.map(|service| service.id);
-    let service = match admit::admit(step, headers, key) {
+    let service = match admit::admit(ctx, headers, key) {
         Admission::Schedule(service) => service,
         Admission::Refuse => {
             told.end = End::Drop(DropReason::NoConnection);
             return;
         }
-        Admission::Decided(Verdict::HandOver(owner)) => {
-            told.end = End::HandOver(owner);
+        Admission::Decided(Verdict::Handoff(owner)) => {
+            told.end = End::Handoff(owner);
             return;
         }
         Admission::Decided(_) => {
             told.end = End::Punt(match found {
                 None => Left::NoService,
-                Some(_) if step.snapshot.l3.is_local(key.dst.addr) => Left::StartsNothing,
+                Some(_) if ctx.snapshot.l3.is_local(key.dst.addr) => Left::StartsNothing,
                 Some(_) => Left::NotLocal,
             });
             return;
         }
     };
-    let chosen = match choose(step, table, service, key, told) {
+    let chosen = match choose(ctx, table, service, key, told) {
         Some(chosen) => chosen,
         None => {
-            told.end = if schedule::is_left_to_the_kernel(step, service, key) {
+            told.end = if schedule::is_left_to_the_kernel(ctx, service, key) {
                 End::Punt(Left::NoServer)
             } else {
                 End::Drop(DropReason::NoRealServer)
@@ -225,7 +221,7 @@ fn new<A: Address>(
     told.server = Some(chosen.server.id);
     told.port = chosen.port;
     if chosen.server.mode == ForwardingMode::FullNat {
-        told.local = local_end(step, table, service, &chosen, key);
+        told.local = local_end(ctx, table, service, &chosen, key);
         if told.local.is_none() {
             told.end = End::Drop(DropReason::LocalPortsExhausted);
             return;
@@ -234,13 +230,13 @@ fn new<A: Address>(
     told.end = if table.len() == table.capacity() {
         End::Drop(DropReason::ConnTableFull)
     } else {
-        towards(step, chosen.server, chosen.server.mode, chosen.port != key.dst.port)
+        towards(ctx, chosen.server, chosen.server.mode, chosen.port != key.dst.port)
     };
 }
 
 /// The server of the client's template, or the scheduler's next pick.
 fn choose<'s, A: Address>(
-    step: &mut Step<'s>,
+    ctx: &mut Context<'s>,
     table: &ConnTable<A>,
     service: &'s VirtualService,
     key: &FlowKey<A>,
@@ -249,8 +245,8 @@ fn choose<'s, A: Address>(
     if let Some(persistence) = &service.persistence {
         let template_key = persistence::template_key(service, persistence, key.protocol, key.src.addr, key.dst);
         if let Some((index, _)) = table.find(table.hash(&template_key), &template_key) {
-            told.template = Some(ConnRecord::of(step.snapshot, table.conn(index), step.now));
-            if let Some(server) = persist::server_of(step, table, index) {
+            told.template = Some(ConnRecord::of(ctx.snapshot, table.conn(index), ctx.now));
+            if let Some(server) = persist::server_of(ctx, table, index) {
                 let port = persist::port_of(service, server, key);
                 return Some(Chosen {
                     server,
@@ -259,7 +255,7 @@ fn choose<'s, A: Address>(
                 });
             }
         }
-        let server = picked(step, service, key)?;
+        let server = picked(ctx, service, key)?;
         let port = persist::port_of(service, server, key);
         return Some(Chosen {
             server,
@@ -270,7 +266,7 @@ fn choose<'s, A: Address>(
     if !schedule::is_for(service, key.dst.port) {
         return None;
     }
-    let server = picked(step, service, key)?;
+    let server = picked(ctx, service, key)?;
     let port = if server.port == 0 { key.dst.port } else { server.port };
     Some(Chosen {
         server,
@@ -281,16 +277,16 @@ fn choose<'s, A: Address>(
 
 /// The scheduler's pick, and everything as it was before.
 fn picked<'s, A: Address>(
-    step: &mut Step<'s>,
+    ctx: &mut Context<'s>,
     service: &'s VirtualService,
     key: &FlowKey<A>,
 ) -> Option<&'s RealServer> {
     let slot = service.id.0 as usize;
-    let state = step.schedulers.get(slot)?.clone();
-    let places = step.localities.keep(service.id, key.dst.addr.words());
-    let server = schedule::pick_uncounted(step, service, key);
-    step.localities.put_back(service.id, key.dst.addr.words(), places);
-    if let Some(changed) = step.schedulers.get_mut(slot) {
+    let state = ctx.schedulers.get(slot)?.clone();
+    let places = ctx.localities.keep(service.id, key.dst.addr.words());
+    let server = schedule::pick_uncounted(ctx, service, key);
+    ctx.localities.put_back(service.id, key.dst.addr.words(), places);
+    if let Some(changed) = ctx.schedulers.get_mut(slot) {
         *changed = state;
     }
     server
@@ -298,37 +294,37 @@ fn picked<'s, A: Address>(
 
 /// The local end that the next connection gets; the cursor and what was chosen ahead are as they were before.
 fn local_end<A: Address>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &ConnTable<A>,
     service: &VirtualService,
     chosen: &Chosen<'_>,
     key: &FlowKey<A>,
 ) -> Option<(IpAddr, u16)> {
     let slot = service.id.0 as usize;
-    let cursor = *step.port_cursors.get(slot)?;
+    let cursor = *ctx.port_cursors.get(slot)?;
     let server = chosen.server.id.0;
-    let ahead = step.ports_ahead.keep(server);
-    let found = schedule::local_end(step, table, service, chosen, key);
-    step.ports_ahead.put_back(server, ahead);
-    if let Some(changed) = step.port_cursors.get_mut(slot) {
+    let ahead = ctx.ports_ahead.keep(server);
+    let found = schedule::local_end(ctx, table, service, chosen, key);
+    ctx.ports_ahead.put_back(server, ahead);
+    if let Some(changed) = ctx.port_cursors.get_mut(slot) {
         *changed = cursor;
     }
     found.map(|end| (end.addr.to_ip(), end.port))
 }
 
 /// To a real server; `maps` when its port differs from the service's.
-fn towards(step: &Step<'_>, server: &RealServer, mode: ForwardingMode, maps: bool) -> End {
+fn towards(ctx: &Context<'_>, server: &RealServer, mode: ForwardingMode, maps: bool) -> End {
     let masquerades = matches!(mode, ForwardingMode::Nat | ForwardingMode::FullNat);
     let local = if masquerades && maps {
         End::Drop(DropReason::LocalRealServer)
     } else {
         End::Punt(Left::LocalServer)
     };
-    leave(step, server.addr, local)
+    leave(ctx, server.addr, local)
 }
 
-fn leave(step: &Step<'_>, target: IpAddr, local: End) -> End {
-    let l3 = &step.snapshot.l3;
+fn leave(ctx: &Context<'_>, target: IpAddr, local: End) -> End {
+    let l3 = &ctx.snapshot.l3;
     match resolve::route_to(l3, target) {
         Route::Hop(id) => End::Transmit(*l3.hop(id)),
         Route::Unresolved(neighbour) | Route::NeighbourFailed(neighbour) => End::Hold(neighbour),

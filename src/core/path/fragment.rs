@@ -1,7 +1,7 @@
 //! Step 7, too long for its link: a finished packet leaves in pieces.
 //!
 //! In:  a frame that is complete, Ethernet header included, with its verdict.
-//! Out: its pieces in [`MadeFrames`], each with that verdict; the frame itself is done with.
+//! Out: its pieces in [`GeneratedFrames`], each with that verdict; the frame itself is done with.
 //! Never: looks at DF or decides whether a packet may be cut; that is its caller's.
 //! Ref:  RFC 791 3.2, RFC 8200 4.5; Linux net/ipv4/ip_output.c `ip_do_fragment`, ip_options.c
 //!       `ip_options_fragment`, net/ipv6/ip6_output.c `ip6_fragment`.
@@ -10,7 +10,7 @@ use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::limits::FRAGMENT_HEADER_MAX;
-use crate::path::emit::MadeFrames;
+use crate::path::generated_frames::GeneratedFrames;
 use crate::path::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EthernetHeader};
@@ -19,9 +19,9 @@ use crate::wire::ipv6::{
     ExtensionHeader, FragmentHeader, Ipv6Header, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP, NEXT_ROUTING,
 };
 use crate::wire::vlan::VlanTag;
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
-/// Fragment offsets are in units of so many octets.
+/// Fragment offsets are in units of so many bytes.
 const UNIT: usize = 8;
 /// Options from this bit on are copied into every fragment (RFC 791 3.1).
 const OPTION_COPIED: u8 = 0x80;
@@ -31,9 +31,9 @@ const OPTION_NOOP: u8 = 1;
 /// Where a packet is cut.
 #[derive(Clone, Copy)]
 pub(crate) struct Cuts<'a> {
-    /// Octets of the longest piece, IP header included.
+    /// Bytes of the longest piece, IP header included.
     pub(crate) longest: u16,
-    /// IPv6: octets up to which a packet needs no fragment header.
+    /// IPv6: bytes up to which a packet needs no fragment header.
     pub(crate) whole_up_to: u16,
     /// Lengths of the pieces' payloads as they came in, to be kept where the kernel keeps them; empty otherwise.
     pub(crate) as_received: &'a [u16],
@@ -42,9 +42,9 @@ pub(crate) struct Cuts<'a> {
 /// Cuts a frame that its link is too small for, unless it was not to be sent at all. A datagram that was put
 /// together is cut once, at the end of its way.
 #[cold]
-pub(crate) fn to_fit(step: &mut Step<'_>, frame: &[u8], mtu: u16, verdict: Verdict) -> Verdict {
-    if step.reassembled != 0 {
-        step.reassembled = step.reassembled.min(mtu);
+pub(crate) fn to_fit(ctx: &mut Context<'_>, frame: &[u8], mtu: u16, verdict: Verdict) -> Verdict {
+    if ctx.reassembled != 0 {
+        ctx.reassembled = ctx.reassembled.min(mtu);
         return verdict;
     }
     let cuts = Cuts {
@@ -52,21 +52,21 @@ pub(crate) fn to_fit(step: &mut Step<'_>, frame: &[u8], mtu: u16, verdict: Verdi
         whole_up_to: mtu,
         as_received: &[],
     };
-    in_pieces(step, frame, &cuts, verdict)
+    in_pieces(ctx, frame, &cuts, verdict)
 }
 
 /// Puts the pieces of `frame` into the worker's made frames.
-pub(crate) fn in_pieces(step: &mut Step<'_>, frame: &[u8], cuts: &Cuts<'_>, verdict: Verdict) -> Verdict {
-    if matches!(verdict, Verdict::Drop(_) | Verdict::Kept) {
+pub(crate) fn in_pieces(ctx: &mut Context<'_>, frame: &[u8], cuts: &Cuts<'_>, verdict: Verdict) -> Verdict {
+    if matches!(verdict, Verdict::Drop(_) | Verdict::Consumed) {
         return verdict;
     }
-    let identification = step.random.next_u32();
-    let before = step.made.mark();
-    match cut(step.made, frame, cuts, verdict, identification) {
-        Ok(()) => Verdict::Kept,
+    let identification = ctx.random.next_u32();
+    let before = ctx.generated.mark();
+    match cut(ctx.generated, frame, cuts, verdict, identification) {
+        Ok(()) => Verdict::Consumed,
         Err(reason) => {
             // Half a packet is of no use to anybody.
-            step.made.rewind(before);
+            ctx.generated.rewind(before);
             Verdict::Drop(reason)
         }
     }
@@ -74,14 +74,14 @@ pub(crate) fn in_pieces(step: &mut Step<'_>, frame: &[u8], cuts: &Cuts<'_>, verd
 
 /// `identification` is for IPv6.
 fn cut(
-    made: &mut MadeFrames,
+    generated: &mut GeneratedFrames,
     frame: &[u8],
     cuts: &Cuts<'_>,
     verdict: Verdict,
     identification: u32,
 ) -> Result<(), DropReason> {
     let (l2, packet, ethertype) = link_header(frame).ok_or(DropReason::Malformed)?;
-    let mut pieces = Pieces { made, l2, verdict };
+    let mut pieces = Pieces { generated, l2, verdict };
     match ethertype {
         ETHERTYPE_IPV4 => cut_v4(&mut pieces, packet, cuts),
         ETHERTYPE_IPV6 => cut_v6(&mut pieces, packet, cuts, identification),
@@ -90,15 +90,15 @@ fn cut(
 }
 
 struct Pieces<'a> {
-    made: &'a mut MadeFrames,
+    generated: &'a mut GeneratedFrames,
     l2: &'a [u8],
     verdict: Verdict,
 }
 
 impl Pieces<'_> {
     fn push(&mut self, header: &[u8], payload: &[u8]) -> Result<(), DropReason> {
-        if !self.made.push(self.verdict, &[self.l2, header, payload]) {
-            return Err(DropReason::MadeFramesFull);
+        if !self.generated.push(self.verdict, &[self.l2, header, payload]) {
+            return Err(DropReason::GeneratedFramesFull);
         }
         Ok(())
     }
@@ -117,7 +117,7 @@ fn link_header(frame: &[u8]) -> Option<(&[u8], &[u8], u16)> {
 }
 
 impl Cuts<'_> {
-    /// Octets of the piece that begins at `at` of `payload_len` when at most `room` fit; all but the last a
+    /// Bytes of the piece that begins at `at` of `payload_len` when at most `room` fit; all but the last a
     /// whole number of units.
     fn piece_len(&self, index: usize, payload_len: usize, at: usize, room: usize) -> Result<usize, DropReason> {
         let left = payload_len.saturating_sub(at);

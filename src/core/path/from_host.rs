@@ -19,29 +19,33 @@ use crate::path::verdict::Verdict;
 use crate::path::{admit, related, track};
 use crate::tick::Tick;
 use crate::wire::checksum::complement;
-use crate::worker_state::{Step, WorkerState};
+use crate::worker_state::{Context, WorkerState};
 
 /// See the module. `handed_over`: another worker gave it to this one.
 pub fn process<F: Frame>(
     worker: &mut WorkerState,
     device: DeviceId,
     now: Tick,
-    handed_over: bool,
+    is_handoff: bool,
     frame: &mut F,
 ) -> Verdict {
-    let (mut step, lanes) = worker.step(device, now, handed_over);
-    if step.snapshot.services.is_empty() {
+    let (mut ctx, families) = worker.context(device, now, is_handoff);
+    if ctx.snapshot.services.is_empty() {
         return Verdict::Transmit(device);
     }
     let elsewhere = match parse(frame.bytes()) {
         Ok(Parsed::Ip(headers, flow)) if headers.fragment == Fragment::Whole => {
             let quoted = embedded(frame.bytes(), &headers).filter(|_| related::is_passed_on(frame.bytes(), &headers));
             match (quoted.as_ref().map_or(flow, |quoted| quoted.reply), quoted) {
-                (Flow::V4(key), Some(quoted)) => error(&mut step, &mut lanes.v4.table, &headers, &quoted, &key, frame),
-                (Flow::V6(key), Some(quoted)) => error(&mut step, &mut lanes.v6.table, &headers, &quoted, &key, frame),
+                (Flow::V4(key), Some(quoted)) => {
+                    error(&mut ctx, &mut families.v4.table, &headers, &quoted, &key, frame)
+                }
+                (Flow::V6(key), Some(quoted)) => {
+                    error(&mut ctx, &mut families.v6.table, &headers, &quoted, &key, frame)
+                }
                 _ if !is_balanced(headers.protocol) => None,
-                (Flow::V4(key), None) => reply(&mut step, &mut lanes.v4.table, &headers, &key, frame),
-                (Flow::V6(key), None) => reply(&mut step, &mut lanes.v6.table, &headers, &key, frame),
+                (Flow::V4(key), None) => reply(&mut ctx, &mut families.v4.table, &headers, &key, frame),
+                (Flow::V6(key), None) => reply(&mut ctx, &mut families.v6.table, &headers, &key, frame),
             }
         }
         _ => None,
@@ -60,14 +64,14 @@ enum Replied {
     Elsewhere(Option<Verdict>),
 }
 
-fn replied<A: Address>(step: &Step<'_>, table: &ConnTable<A>, key: &FlowKey<A>) -> Replied {
+fn replied<A: Address>(ctx: &Context<'_>, table: &ConnTable<A>, key: &FlowKey<A>) -> Replied {
     let asked = key.reversed();
     match (table.find(table.hash(key), key), table.find(table.hash(&asked), &asked)) {
         (Some((index, Direction::Outbound)), _) => Replied::Translated(index),
         (_, Some((index, Direction::Inbound))) if !has_outbound_key(table.conn(index)) => Replied::Direct(index),
         _ => {
-            let owner = admit::other_owner(step, key).or_else(|| admit::other_owner(step, &asked));
-            Replied::Elsewhere(owner.map(Verdict::HandOver))
+            let owner = admit::other_owner(ctx, key).or_else(|| admit::other_owner(ctx, &asked));
+            Replied::Elsewhere(owner.map(Verdict::Handoff))
         }
     }
 }
@@ -77,20 +81,20 @@ const fn has_outbound_key<A: Address>(conn: &Conn<A>) -> bool {
 }
 
 fn reply<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     headers: &Headers,
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Option<Verdict> {
-    let (index, is_translated) = match replied(step, table, key) {
+    let (index, is_translated) = match replied(ctx, table, key) {
         Replied::Translated(index) => (index, true),
         Replied::Direct(index) => (index, false),
         Replied::Elsewhere(verdict) => return verdict,
     };
     let conn = table.conn_mut(index);
-    conn.last_seen = step.now;
-    related::count_out(step, conn, headers.packet_len());
+    conn.last_seen = ctx.now;
+    related::count_out(ctx, conn, headers.packet_len());
     if is_translated {
         let rewrite = Rewrite {
             src: conn.virt,
@@ -100,26 +104,26 @@ fn reply<A: Address, F: Frame>(
         };
         rewrite::apply_keeping_ttl(frame.bytes_mut(), headers, &rewrite);
     }
-    track::packet(step, table, index, Direction::Outbound, headers);
+    track::packet(ctx, table, index, Direction::Outbound, headers);
     None
 }
 
 /// The local stack refuses a packet that went to a server on the director.
 fn error<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     headers: &Headers,
     quoted: &Embedded,
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Option<Verdict> {
-    match replied(step, table, key) {
+    match replied(ctx, table, key) {
         Replied::Translated(index) => {
             let conn = table.conn(index);
-            related::count_out(step, conn, headers.packet_len());
+            related::count_out(ctx, conn, headers.packet_len());
             related::translate_to_client(frame.bytes_mut(), headers, quoted, conn);
         }
-        Replied::Direct(index) => related::count_out(step, table.conn(index), headers.packet_len()),
+        Replied::Direct(index) => related::count_out(ctx, table.conn(index), headers.packet_len()),
         Replied::Elsewhere(verdict) => return verdict,
     }
     None

@@ -19,7 +19,7 @@ pub enum Fragment {
 /// Offsets and fields of an IPv4 or IPv6 packet in its frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// Octets before the IP header (14 plus VLAN tags).
+    /// Bytes before the IP header (14 plus VLAN tags).
     pub l3_offset: u16,
     /// Where the TCP, UDP, SCTP or ICMP header begins, from the start of the frame.
     pub l4_offset: u16,
@@ -33,7 +33,7 @@ pub struct Headers {
     pub vlan: u16,
     /// TTL or hop limit as it arrived.
     pub ttl: u8,
-    /// Flags octet of the TCP header; 0 for other protocols.
+    /// Flags byte of the TCP header; 0 for other protocols.
     pub tcp_flags: u8,
     /// Type of the SCTP chunk that decides what the packet means; 0 for other protocols.
     pub sctp_chunk: u8,
@@ -44,7 +44,7 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Length of the IP packet in octets: what IPVS counts as bytes.
+    /// Length of the IP packet in bytes: what IPVS counts as bytes.
     #[inline]
     pub const fn packet_len(&self) -> usize {
         self.packet_end as usize - self.l3_offset as usize

@@ -18,12 +18,12 @@ use crate::path::{DropReason, Fragment, Headers};
 use crate::wire::checksum;
 use crate::wire::ethernet::EthernetHeader;
 use crate::wire::icmp::{self, IcmpHeader};
-use crate::wire::ipv4::{Ipv4Header, VERSION_IHL_PLAIN};
+use crate::wire::ipv4::{Ipv4Header, VERSION_IHL_WITHOUT_OPTIONS};
 use crate::wire::ipv6::Ipv6Header;
 
 /// TTL and hop limit of errors (kernel: `ip_default_ttl`, `hop_limit`).
 const TTL: u8 = 64;
-/// Precedence "internetwork control"; the rest of the TOS octet but its lowest bit is that of the packet
+/// Precedence "internetwork control"; the rest of the TOS byte but its lowest bit is that of the packet
 /// (RFC 1812 4.3.2.5, kernel `RT_TOS`).
 const PRECEDENCE: u8 = 0xc0;
 /// See [`PRECEDENCE`].
@@ -38,7 +38,7 @@ pub enum IcmpError {
     HostUnreachable,
     /// Too long to go on, and not to be fragmented.
     FragmentationNeeded {
-        /// Octets of the longest packet that would get through.
+        /// Bytes of the longest packet that would get through.
         mtu: u16,
     },
     /// TTL or hop limit used up.
@@ -94,7 +94,7 @@ pub fn reply<F: Frame>(
     }
 }
 
-/// Cuts the packet to what an error of at most `error_max` octets quotes, makes room for Ethernet and the
+/// Cuts the packet to what an error of at most `error_max` bytes quotes, makes room for Ethernet and the
 /// headers `H` in front of it and returns its length.
 fn quote<H, F: Frame>(frame: &mut F, headers: &Headers, error_max: usize) -> Result<usize, DropReason> {
     let l3_offset = usize::from(headers.l3_offset);
@@ -117,7 +117,7 @@ fn fill_v4(
     let (headers, quoted) = Error4::mut_from_prefix(packet).map_err(|_| DropReason::Truncated)?;
     let (original, _) = Ipv4Header::ref_from_prefix(quoted).map_err(|_| DropReason::Truncated)?;
     headers.ip = Ipv4Header {
-        version_ihl: VERSION_IHL_PLAIN,
+        version_ihl: VERSION_IHL_WITHOUT_OPTIONS,
         tos: (original.tos & TOS_KEPT) | PRECEDENCE,
         total_len: U16::new((size_of::<Error4>() + quoted_len) as u16),
         identification: U16::new(identification),

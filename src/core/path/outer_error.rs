@@ -27,25 +27,25 @@ use crate::wire::gue::GueHeader;
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::udp::{self, UdpHeader};
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// See the module. `outer` is the packet that `frame` quotes; `None` when it is not of a tunnel.
 pub(crate) fn about_tunnel<F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<Addr4>,
     headers: &Headers,
     outer: &Embedded,
     frame: &mut F,
 ) -> Option<Verdict> {
     let error = TunnelError::read(frame.bytes(), headers, outer)?;
-    if !step.snapshot.l3.is_local(error.told) {
+    if !ctx.snapshot.l3.is_local(error.told) {
         return None;
     }
     let Some((index, Direction::Inbound)) = table.find(table.hash(&error.key), &error.key) else {
-        return Some(admit::other_owner(step, &error.key).map_or(Verdict::Punt, Verdict::HandOver));
+        return Some(admit::other_owner(ctx, &error.key).map_or(Verdict::Punt, Verdict::Handoff));
     };
     let conn = table.conn_mut(index);
-    let slot = step.snapshot.services.real_server(RealServerId(conn.real_server));
+    let slot = ctx.snapshot.services.real_server(RealServerId(conn.real_server));
     let Some(server) = slot.map(|slot| &slot.server).filter(|server| {
         server.addr == error.end.to_ip()
             && error.is_of(server.tunnel)
@@ -59,12 +59,12 @@ pub(crate) fn about_tunnel<F: Frame>(
     let IcmpHeader { kind, code, rest, .. } = error.message;
     let mut rest = rest.get();
     if (kind, code) == (icmp::V4_UNREACHABLE, icmp::V4_CODE_FRAGMENTATION_NEEDED) {
-        let Ok(way) = resolve::way(step, conn, Direction::Inbound, server.addr) else {
+        let Ok(next_hop) = resolve::next_hop(ctx, conn, Direction::Inbound, server.addr) else {
             return Some(Verdict::Drop(DropReason::TunnelPath));
         };
         let overhead = tunnel::overhead(server.tunnel, AddressFamily::Ipv4);
         // RFC 1191 4: the low half.
-        let mtu = step.path_mtus.learn(server.addr, rest as u16, way.hop.mtu, step.now);
+        let mtu = ctx.path_mtus.learn(server.addr, rest as u16, next_hop.hop.mtu, ctx.now);
         if !error.inner.dont_fragment {
             return Some(Verdict::Drop(DropReason::TunnelPath));
         }
@@ -74,7 +74,7 @@ pub(crate) fn about_tunnel<F: Frame>(
     let quoted_len = error.inner.packet_len();
     let vip = error.key.dst.addr;
     let verdict = reply::answer(
-        step,
+        ctx,
         &error.inner,
         &error.key,
         frame,
@@ -84,15 +84,15 @@ pub(crate) fn about_tunnel<F: Frame>(
     );
     if !matches!(verdict, Verdict::Drop(_)) {
         // tun_icmp_outer: the kernel counts what it quotes as well as what it sends.
-        related::count_out(step, table.conn_mut(index), quoted_len);
-        related::count_out(step, table.conn_mut(index), reply::sent_len(frame.bytes()));
+        related::count_out(ctx, table.conn_mut(index), quoted_len);
+        related::count_out(ctx, table.conn_mut(index), reply::sent_len(frame.bytes()));
     }
     Some(verdict)
 }
 
 /// A packet that we wrapped never left: the kernel's error about it reaches the director itself, which counts the
 /// packet inside as one to the client and tells nobody, for too little of it is quoted.
-pub(crate) fn count_undelivered(step: &Step<'_>, table: &ConnTable<Addr4>, headers: &Headers, frame: &[u8]) {
+pub(crate) fn count_undelivered(ctx: &Context<'_>, table: &ConnTable<Addr4>, headers: &Headers, frame: &[u8]) {
     let outer = Embedded {
         reply: Flow::V4(FlowKey::default()),
         l3_offset: headers.l3_offset,
@@ -106,7 +106,7 @@ pub(crate) fn count_undelivered(step: &Step<'_>, table: &ConnTable<Addr4>, heade
         && let Some((index, Direction::Inbound)) = table.find(table.hash(&key), &key)
     {
         let len = headers.packet_end.saturating_sub(inner.l3_offset);
-        related::count_out(step, table.conn(index), usize::from(len));
+        related::count_out(ctx, table.conn(index), usize::from(len));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Step 1: what is it?
 //!
-//! In:  the octets of a frame.
+//! In:  the bytes of a frame.
 //! Out: [`Headers`] and [`Flow`] of an IP packet, or [`Parsed`]`::Other` for the kernel, or a named drop.
 //! Never: changes the frame, believes a length that it has not compared with another one.
 //! Ref:  RFC 791, RFC 1812 5.2.2, RFC 8200 4, IEEE 802.1Q; Linux `ip_rcv_core`, `ipv6_find_hdr`.
@@ -12,13 +12,13 @@ use zerocopy::FromBytes;
 
 pub(crate) use embedded::quoted_v4;
 pub use embedded::{Embedded, embedded};
-pub(crate) use ipv6::plain as plain_v6;
+pub(crate) use ipv6::fast_v6;
 
 use crate::address::{Addr4, AddressFamily, Endpoint, FlowKey};
 use crate::limits::VLAN_TAGS_MAX;
 use crate::path::{DropReason, Flow, Fragment, Headers};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EthernetHeader};
-use crate::wire::ipv4::{FRAGMENT_OFFSET_MASK, Ipv4Header, MORE_FRAGMENTS, VERSION_IHL_PLAIN};
+use crate::wire::ipv4::{FRAGMENT_OFFSET_MASK, Ipv4Header, MORE_FRAGMENTS, VERSION_IHL_WITHOUT_OPTIONS};
 use crate::wire::sctp::{self, SctpHeader};
 use crate::wire::tcp::{self, TcpHeader};
 use crate::wire::udp::{self, UdpHeader};
@@ -36,7 +36,7 @@ pub enum Parsed {
 /// What nearly every frame begins with; read behind one comparison of lengths.
 #[derive(FromBytes, zerocopy::Immutable, zerocopy::KnownLayout, zerocopy::Unaligned)]
 #[repr(C)]
-struct PlainFrame {
+struct FastFrame4 {
     ethernet: EthernetHeader,
     ip: Ipv4Header,
     tcp: TcpHeader,
@@ -46,7 +46,7 @@ struct PlainFrame {
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     let dst = frame.first_chunk().copied().unwrap_or_default();
-    match plain(frame, dst) {
+    match fast_v4(frame, dst) {
         Some((headers, key)) => Ok(Parsed::Ip(headers, Flow::V4(key))),
         None => parse_any(frame),
     }
@@ -55,24 +55,24 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
 /// A whole TCP or UDP packet over IPv4 without VLAN tag and IP options that was sent to `mac`, if it is one and nothing
 /// is wrong with it.
 ///
-/// Inlined into the spine: what it finds stays in registers on its way to the lane.
+/// Inlined into the spine: what it finds stays in registers on its way to the family.
 #[inline(always)]
-pub(crate) fn plain(frame: &[u8], mac: [u8; 6]) -> Option<(Headers, FlowKey<Addr4>)> {
-    let (plain, _) = PlainFrame::ref_from_prefix(frame).ok()?;
+pub(crate) fn fast_v4(frame: &[u8], mac: [u8; 6]) -> Option<(Headers, FlowKey<Addr4>)> {
+    let (plain, _) = FastFrame4::ref_from_prefix(frame).ok()?;
     let ip = &plain.ip;
     let total_len = usize::from(ip.total_len.get());
     let packet_end = u16::try_from(EthernetHeader::LEN + total_len).ok()?;
     let segment_len = total_len.checked_sub(Ipv4Header::LEN)?;
     let is_plain = plain.ethernet.dst == mac
         && plain.ethernet.ethertype.get() == ETHERTYPE_IPV4
-        && ip.version_ihl == VERSION_IHL_PLAIN
+        && ip.version_ihl == VERSION_IHL_WITHOUT_OPTIONS
         && ip.flags_offset.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET_MASK) == 0
         && usize::from(packet_end) <= frame.len()
-        && ip.is_plain_checksum_valid();
+        && ip.is_checksum_valid_without_options();
     if !is_plain {
         return None;
     }
-    let tcp_flags = plain_flags(ip.protocol, &plain.tcp, segment_len)?;
+    let tcp_flags = tcp_flags_of(ip.protocol, &plain.tcp, segment_len)?;
     let headers = Headers {
         l3_offset: EthernetHeader::LEN as u16,
         l4_offset: (EthernetHeader::LEN + Ipv4Header::LEN) as u16,
@@ -96,7 +96,7 @@ pub(crate) fn plain(frame: &[u8], mac: [u8; 6]) -> Option<(Headers, FlowKey<Addr
 
 /// The flags of a TCP segment, 0 for a datagram of UDP; `None` for what is neither or does not fit its packet.
 #[inline(always)]
-fn plain_flags(protocol: u8, tcp: &TcpHeader, segment_len: usize) -> Option<u8> {
+fn tcp_flags_of(protocol: u8, tcp: &TcpHeader, segment_len: usize) -> Option<u8> {
     match protocol {
         tcp::PROTOCOL => {
             let header_len = tcp.header_len();
@@ -143,7 +143,7 @@ struct Place {
 }
 
 impl Place {
-    /// `offset` from the start of the packet, as one from the start of the frame. Frames beyond 65,535 octets do
+    /// `offset` from the start of the packet, as one from the start of the frame. Frames beyond 65,535 bytes do
     /// not fit a buffer segment.
     fn in_frame(self, offset: usize) -> Result<u16, DropReason> {
         u16::try_from(self.l3_offset + offset).map_err(|_| DropReason::MultiSegment)

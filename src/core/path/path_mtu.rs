@@ -55,7 +55,7 @@ impl PathMtus {
         }
     }
 
-    /// Notes that a router on the way to `server` lets through packets of `mtu` octets only. The MTU that the
+    /// Notes that a router on the way to `server` lets through packets of `mtu` bytes only. The MTU that the
     /// sender is to be told: that of the path once it is in use.
     pub(crate) fn learn(&mut self, server: IpAddr, mtu: u16, link_mtu: u16, now: Tick) -> u16 {
         let mtu = mtu.max(PATH_MTU_MIN);
@@ -107,7 +107,7 @@ fn slot_of(server: IpAddr) -> usize {
     (fold.wrapping_mul(0x9e37_79b9) >> 16) as usize % PATH_MTUS_MAX
 }
 
-/// What a client is told of a path MTU when a tunnel takes `overhead` octets of it (`ip_vs_in_icmp`).
+/// What a client is told of a path MTU when a tunnel takes `overhead` bytes of it (`ip_vs_in_icmp`).
 pub(crate) const fn for_client(mtu: u16, overhead: u16) -> u16 {
     /// Every link carries this much (RFC 791 3.2).
     const IPV4_MTU_MIN: u16 = 68;

@@ -14,11 +14,11 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::path::schedule::{self, Chosen};
 use crate::path::verdict::DropReason;
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// See the module. `Ok(None)` when no real server may take the client.
 pub(crate) fn choose<'s, A: Address>(
-    step: &mut Step<'s>,
+    ctx: &mut Context<'s>,
     table: &mut ConnTable<A>,
     service: &'s VirtualService,
     persistence: &Persistence,
@@ -28,15 +28,15 @@ pub(crate) fn choose<'s, A: Address>(
     let known = table
         .find(table.hash(&template_key), &template_key)
         .map(|(index, _)| index);
-    let (server, template) = match known.and_then(|index| still_good(step, table, index)) {
+    let (server, template) = match known.and_then(|index| still_good(ctx, table, index)) {
         Some(found) => found,
         None => {
-            let Some(server) = schedule::pick(step, service, key) else {
+            let Some(server) = schedule::pick(ctx, service, key) else {
                 return Ok(None);
             };
             (
                 server,
-                remember(step, table, service, persistence, &template_key, server)?,
+                remember(ctx, table, service, persistence, &template_key, server)?,
             )
         }
     };
@@ -55,11 +55,11 @@ pub(crate) const fn port_of<A: Address>(service: &VirtualService, server: &RealS
 
 /// The server that a template remembers; `None` when it is gone or drained.
 pub(crate) fn server_of<'s, A: Address>(
-    step: &Step<'s>,
+    ctx: &Context<'s>,
     table: &ConnTable<A>,
     index: ConnIndex,
 ) -> Option<&'s RealServer> {
-    let snapshot = step.snapshot;
+    let snapshot = ctx.snapshot;
     let id = RealServerId(table.conn(index).real_server);
     let drains = snapshot.sysctls.expire_quiescent_template;
     let slot = snapshot.services.real_server(id)?;
@@ -68,13 +68,13 @@ pub(crate) fn server_of<'s, A: Address>(
 
 /// The server of a template, whose time begins anew; a template whose server is gone or drained is retired.
 fn still_good<'s, A: Address>(
-    step: &Step<'s>,
+    ctx: &Context<'s>,
     table: &mut ConnTable<A>,
     index: ConnIndex,
 ) -> Option<(&'s RealServer, ConnIndex)> {
-    match server_of(step, table, index) {
+    match server_of(ctx, table, index) {
         Some(server) => {
-            table.conn_mut(index).last_seen = step.now;
+            table.conn_mut(index).last_seen = ctx.now;
             Some((server, index))
         }
         None => {
@@ -85,7 +85,7 @@ fn still_good<'s, A: Address>(
 }
 
 fn remember<A: Address>(
-    step: &Step<'_>,
+    ctx: &Context<'_>,
     table: &mut ConnTable<A>,
     service: &VirtualService,
     persistence: &Persistence,
@@ -113,9 +113,7 @@ fn remember<A: Address>(
         fwmark,
         ..Conn::default()
     };
-    let index = table
-        .insert(template, step.now)
-        .map_err(|_| DropReason::ConnTableFull)?;
-    step.own.server(server.id).persistent.add(1);
+    let index = table.insert(template, ctx.now).map_err(|_| DropReason::ConnTableFull)?;
+    ctx.own.server(server.id).persistent.add(1);
     Ok(index)
 }

@@ -1,7 +1,7 @@
 //! Step 2 for fragments: the datagram is put together, goes the way of any packet, and leaves in pieces again.
 //!
 //! In:  a fragment that may belong to one of our connections. Ports are in the first one only, which may come last.
-//! Out: [`Verdict::Kept`] until the datagram is whole; then its pieces, rewritten, with the verdict of the whole.
+//! Out: [`Verdict::Consumed`] until the datagram is whole; then its pieces, rewritten, with the verdict of the whole.
 //!      Of an incomplete one the sender is told when its time is over. Fragments of others are the kernel's.
 //! Never: keeps a buffer of the worker's, takes part of a datagram whose fragments overlap.
 //! Many workers: a hash of what fragments share says which one puts the datagram together; if another owns the
@@ -24,26 +24,26 @@ use crate::path::parse::{self, Parsed};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::path::{admit, is_balanced, one_packet, related, reply};
 use crate::wire::icmp;
-use crate::worker_state::{Lanes, Step};
+use crate::worker_state::{Context, Families};
 
 use datagram::{Assembled, Datagram};
 use piece::Piece;
 
-/// Octets of the shortest MTU that IPv6 knows: the kernel cuts no smaller.
+/// Bytes of the shortest MTU that IPv6 knows: the kernel cuts no smaller.
 const IPV6_MTU_MIN: u16 = 1_280;
 
 /// See the module.
 #[cold]
 pub(crate) fn fragment<F: Frame>(
-    step: &mut Step<'_>,
-    lanes: &mut Lanes,
+    ctx: &mut Context<'_>,
+    families: &mut Families,
     headers: &Headers,
     flow: &Flow,
     frame: &mut F,
 ) -> Verdict {
     let concerns_us = match flow {
-        Flow::V4(key) => concerns_us(step, headers, key),
-        Flow::V6(key) => concerns_us(step, headers, key),
+        Flow::V4(key) => concerns_us(ctx, headers, key),
+        Flow::V6(key) => concerns_us(ctx, headers, key),
     };
     if !concerns_us {
         return Verdict::Punt;
@@ -52,60 +52,60 @@ pub(crate) fn fragment<F: Frame>(
         Ok(piece) => piece,
         Err(reason) => return Verdict::Drop(reason),
     };
-    let owner = admit::worker_of_hash(step, piece.key.hash(step.secret));
-    if owner != step.worker && !step.handed_over {
-        return Verdict::HandOver(owner);
+    let owner = admit::worker_of_hash(ctx, piece.key.hash(ctx.secret));
+    if owner != ctx.worker && !ctx.is_handoff {
+        return Verdict::Handoff(owner);
     }
-    // Handed over by the worker that put it together: the connection is ours, whatever the tables say.
-    let is_final = owner != step.worker;
-    let Some(slot) = lanes.reassembly.slot(&piece.key, step.now) else {
+    // Handoff over by the worker that put it together: the connection is ours, whatever the tables say.
+    let is_final = owner != ctx.worker;
+    let Some(slot) = families.reassembly.slot(&piece.key, ctx.now) else {
         return Verdict::Drop(DropReason::FragmentMalformed);
     };
-    match lanes.reassembly.add(slot, frame.bytes(), &piece) {
-        Ok(false) => Verdict::Kept,
-        Ok(true) => whole(step, lanes, slot, is_final),
+    match families.reassembly.add(slot, frame.bytes(), &piece) {
+        Ok(false) => Verdict::Consumed,
+        Ok(true) => whole(ctx, families, slot, is_final),
         Err(reason) => Verdict::Drop(reason),
     }
 }
 
 /// Whether a packet between these hosts can be one of a service's.
-fn concerns_us<A: Address>(step: &Step<'_>, headers: &Headers, key: &FlowKey<A>) -> bool {
-    let services = &step.snapshot.services;
+fn concerns_us<A: Address>(ctx: &Context<'_>, headers: &Headers, key: &FlowKey<A>) -> bool {
+    let services = &ctx.snapshot.services;
     let is_icmp = matches!(headers.protocol, icmp::PROTOCOL_V4 | icmp::PROTOCOL_V6);
     (is_icmp || is_balanced(headers.protocol))
         && (services.has_vip(key.dst.addr)
             || services.is_local_address(key.dst.addr)
             || services.is_nat_server_address(key.src.addr)
-            || step.snapshot.marks.may_mark(step.device, key))
+            || ctx.snapshot.marks.may_mark(ctx.device, key))
 }
 
 /// The datagram in `slot` is complete.
-fn whole(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, is_final: bool) -> Verdict {
-    let Lanes { v4, v6, reassembly } = lanes;
+fn whole(ctx: &mut Context<'_>, families: &mut Families, slot: usize, is_final: bool) -> Verdict {
+    let Families { v4, v6, reassembly } = families;
     let mut received = [0; FRAGMENTS_PER_DATAGRAM_MAX];
     let verdict = match reassembly.assemble(slot, &mut received) {
         Some(mut assembled) => {
-            let was_handed_over = std::mem::replace(&mut step.handed_over, is_final);
-            step.reassembled = assembled.longest;
+            let was_handed_over = std::mem::replace(&mut ctx.is_handoff, is_final);
+            ctx.reassembled = assembled.longest;
             let verdict = match parse::parse(assembled.datagram.bytes()) {
                 Ok(Parsed::Ip(mut headers, flow)) => {
                     headers.dont_fragment = assembled.dont_fragment;
                     let datagram = &mut assembled.datagram;
                     if is_balanced(headers.protocol) {
                         match &flow {
-                            Flow::V4(key) => look_up(step, &mut v4.table, &headers, key, datagram),
-                            Flow::V6(key) => look_up(step, &mut v6.table, &headers, key, datagram),
+                            Flow::V4(key) => look_up(ctx, &mut v4.table, &headers, key, datagram),
+                            Flow::V6(key) => look_up(ctx, &mut v6.table, &headers, key, datagram),
                         }
                     } else {
-                        related::icmp(step, &mut v4.table, &mut v6.table, &headers, &flow, datagram)
+                        related::icmp(ctx, &mut v4.table, &mut v6.table, &headers, &flow, datagram)
                     }
                 }
                 Ok(Parsed::Other) => Verdict::Drop(DropReason::FragmentMalformed),
                 Err(reason) => Verdict::Drop(reason),
             };
-            let longest = std::mem::take(&mut step.reassembled);
-            step.handed_over = was_handed_over;
-            leave(step, &assembled, longest, verdict)
+            let longest = std::mem::take(&mut ctx.reassembled);
+            ctx.is_handoff = was_handed_over;
+            leave(ctx, &assembled, longest, verdict)
         }
         None => Verdict::Drop(DropReason::FragmentMalformed),
     };
@@ -114,20 +114,20 @@ fn whole(step: &mut Step<'_>, lanes: &mut Lanes, slot: usize, is_final: bool) ->
 }
 
 fn look_up<A: Address>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     headers: &Headers,
     key: &FlowKey<A>,
     datagram: &mut Datagram<'_>,
 ) -> Verdict {
     let hash = table.hash(key);
-    one_packet(step, table, hash, headers, key, datagram)
+    one_packet(ctx, table, hash, headers, key, datagram)
 }
 
 /// Sends the pieces of a datagram with the verdict of the whole. Where they were cut stays only where it stays in
 /// the kernel: not in IPv4 to the director itself (which joins the buffers), nor in IPv6 that is too long for one
 /// packet of its smallest MTU.
-fn leave(step: &mut Step<'_>, assembled: &Assembled<'_>, longest: u16, verdict: Verdict) -> Verdict {
+fn leave(ctx: &mut Context<'_>, assembled: &Assembled<'_>, longest: u16, verdict: Verdict) -> Verdict {
     let frame = assembled.datagram.bytes();
     let whole_up_to = longest;
     let is_forwarded = matches!(verdict, Verdict::Transmit(_) | Verdict::Hold(_));
@@ -139,43 +139,48 @@ fn leave(step: &mut Step<'_>, assembled: &Assembled<'_>, longest: u16, verdict: 
         let longest = longest.max(IPV6_MTU_MIN);
         (longest, frame.len() <= usize::from(longest))
     } else {
-        (longest, !assembled.is_to_director(step))
+        (longest, !assembled.is_to_director(ctx))
     };
     let cuts = Cuts {
         longest,
         whole_up_to,
         as_received: if keeps_cuts { assembled.received } else { &[] },
     };
-    fragment::in_pieces(step, frame, &cuts, verdict)
+    fragment::in_pieces(ctx, frame, &cuts, verdict)
 }
 
 /// Gives up datagrams whose time is over; of those to the director itself the sender is told, when it has the
 /// first fragment to tell it by (RFC 792, RFC 4443 3.3).
-pub(crate) fn expire(step: &mut Step<'_>, reassembly: &mut Reassembly) {
-    while let Some(slot) = reassembly.next_expired(step.now) {
+pub(crate) fn expire(ctx: &mut Context<'_>, reassembly: &mut Reassembly) {
+    while let Some(slot) = reassembly.next_expired(ctx.now) {
         if let Some(mut datagram) = reassembly.first_fragment(slot) {
-            tell_sender(step, &mut datagram);
+            tell_sender(ctx, &mut datagram);
         }
         reassembly.free(slot);
     }
 }
 
-fn tell_sender(step: &mut Step<'_>, datagram: &mut Datagram<'_>) {
+fn tell_sender(ctx: &mut Context<'_>, datagram: &mut Datagram<'_>) {
     let Ok(Parsed::Ip(headers, flow)) = parse::parse(datagram.bytes()) else {
         return;
     };
     let verdict = match flow {
-        Flow::V4(key) => tell(step, &headers, &key, datagram),
-        Flow::V6(key) => tell(step, &headers, &key, datagram),
+        Flow::V4(key) => tell(ctx, &headers, &key, datagram),
+        Flow::V6(key) => tell(ctx, &headers, &key, datagram),
     };
     if matches!(verdict, Verdict::Transmit(_) | Verdict::Hold(_)) {
         // Without room nobody is told, as without budget.
-        let _ = step.made.push(verdict, &[datagram.bytes()]);
+        let _ = ctx.generated.push(verdict, &[datagram.bytes()]);
     }
 }
 
-fn tell<A: Address>(step: &mut Step<'_>, headers: &Headers, key: &FlowKey<A>, datagram: &mut Datagram<'_>) -> Verdict {
-    if !step.snapshot.l3.is_local(key.dst.addr) {
+fn tell<A: Address>(
+    ctx: &mut Context<'_>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    datagram: &mut Datagram<'_>,
+) -> Verdict {
+    if !ctx.snapshot.l3.is_local(key.dst.addr) {
         return Verdict::Drop(DropReason::FragmentTimeout);
     }
     let key = FlowKey {
@@ -183,7 +188,7 @@ fn tell<A: Address>(step: &mut Step<'_>, headers: &Headers, key: &FlowKey<A>, da
         ..*key
     };
     let (error, reason) = (IcmpError::ReassemblyTimeExceeded, DropReason::FragmentTimeout);
-    reply::answer(step, headers, &key, datagram, error, key.dst.addr, reason)
+    reply::answer(ctx, headers, &key, datagram, error, key.dst.addr, reason)
 }
 
 #[cfg(test)]

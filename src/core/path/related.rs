@@ -23,20 +23,20 @@ use crate::path::admit::Admission;
 use crate::path::forward::rewrite;
 use crate::path::headers::{Flow, Headers};
 use crate::path::parse::{Embedded, embedded};
-use crate::path::resolve::{self, Obstacle, Way};
+use crate::path::resolve::{self, NextHop, RouteError};
 use crate::path::schedule::Refusal;
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{admit, fragment, introduce, outer_error, schedule, tunnelled};
+use crate::path::{admit, client_address, fragment, outer_error, schedule, tunnelled};
 use crate::wire::checksum;
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::tcp;
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// See the module.
 #[cold]
 pub(crate) fn icmp<F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     v4: &mut ConnTable<Addr4>,
     v6: &mut ConnTable<Addr6>,
     headers: &Headers,
@@ -47,14 +47,14 @@ pub(crate) fn icmp<F: Frame>(
         return Verdict::Punt;
     };
     let known = match &quoted.reply {
-        Flow::V4(key) => about(step, v4, headers, &quoted, key, frame)
-            .or_else(|| outer_error::about_tunnel(step, v4, headers, &quoted, frame)),
-        Flow::V6(key) => about(step, v6, headers, &quoted, key, frame),
+        Flow::V4(key) => about(ctx, v4, headers, &quoted, key, frame)
+            .or_else(|| outer_error::about_tunnel(ctx, v4, headers, &quoted, frame)),
+        Flow::V6(key) => about(ctx, v6, headers, &quoted, key, frame),
     };
     let decided = known.or_else(|| match (outer, &quoted.reply) {
-        _ if !step.snapshot.sysctls.schedule_icmp => None,
+        _ if !ctx.snapshot.sysctls.schedule_icmp => None,
         (Flow::V4(outer), Flow::V4(key)) => begin(
-            step,
+            ctx,
             v4,
             &Related {
                 headers,
@@ -65,7 +65,7 @@ pub(crate) fn icmp<F: Frame>(
             frame,
         ),
         (Flow::V6(outer), Flow::V6(key)) => begin(
-            step,
+            ctx,
             v6,
             &Related {
                 headers,
@@ -93,7 +93,7 @@ struct Related<'a, A: Address> {
 /// With `schedule_icmp` an error may begin the connection that it is about. The protocol's machine does not
 /// see it: the connection has no state yet, and the timeout of one.
 fn begin<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     error: &Related<'_, A>,
     frame: &mut F,
@@ -107,12 +107,12 @@ fn begin<A: Address, F: Frame>(
     if !Embedded::has_ports(quoted.protocol) {
         return None;
     }
-    let service = match admit::admit_error(step, outer, key)? {
+    let service = match admit::admit_error(ctx, outer, key)? {
         Admission::Schedule(service) => service,
         Admission::Decided(verdict) => return Some(verdict),
         Admission::Refuse => return None,
     };
-    let index = match schedule::begin(step, table, service, headers, key) {
+    let index = match schedule::begin(ctx, table, service, headers, key) {
         Ok(index) => index,
         // Nobody is told about an error (`ip_vs_leave`).
         Err(Refusal::NoServer) => return Some(Verdict::Drop(DropReason::NoRealServer)),
@@ -120,9 +120,9 @@ fn begin<A: Address, F: Frame>(
     };
     let conn = table.conn_mut(index);
     conn.state = 0;
-    table.set_timeout(index, TIMEOUT_STATELESS_MS, step.now);
-    let verdict = to_server(step, table, index, headers, quoted, frame);
-    schedule::end_one_packet(step, table, index);
+    table.set_timeout(index, TIMEOUT_STATELESS_MS, ctx.now);
+    let verdict = to_server(ctx, table, index, headers, quoted, frame);
+    schedule::end_one_packet(ctx, table, index);
     Some(verdict)
 }
 
@@ -140,7 +140,7 @@ pub(crate) fn is_passed_on(frame: &[u8], headers: &Headers) -> bool {
 
 /// `None` when the quoted packet is of no connection, here or on another worker.
 fn about<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     headers: &Headers,
     quoted: &Embedded,
@@ -148,9 +148,9 @@ fn about<A: Address, F: Frame>(
     frame: &mut F,
 ) -> Option<Verdict> {
     match table.find(table.hash(key), key) {
-        Some((index, Direction::Inbound)) => Some(to_server(step, table, index, headers, quoted, frame)),
-        Some((index, Direction::Outbound)) => Some(to_client(step, table, index, headers, quoted, frame)),
-        None => admit::other_owner(step, key).map(Verdict::HandOver),
+        Some((index, Direction::Inbound)) => Some(to_server(ctx, table, index, headers, quoted, frame)),
+        Some((index, Direction::Outbound)) => Some(to_client(ctx, table, index, headers, quoted, frame)),
+        None => admit::other_owner(ctx, key).map(Verdict::Handoff),
     }
 }
 
@@ -171,7 +171,7 @@ pub(crate) fn is_checksum_right(frame: &[u8], headers: &Headers) -> bool {
 
 /// An error about what we sent to the client: on to the real server.
 fn to_server<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     index: ConnIndex,
     headers: &Headers,
@@ -183,17 +183,17 @@ fn to_server<A: Address, F: Frame>(
     }
     let conn = table.conn_mut(index);
     let id = RealServerId(conn.real_server);
-    let Some(slot) = step.snapshot.services.real_server(id).filter(|slot| slot.available) else {
+    let Some(slot) = ctx.snapshot.services.real_server(id).filter(|slot| slot.available) else {
         return Verdict::Drop(DropReason::RealServerGone);
     };
-    let counters = step.own.server(id);
+    let counters = ctx.own.server(id);
     counters.in_packets.add(1);
     counters.in_bytes.add(headers.packet_len() as u64);
-    let way = match resolve::way(step, conn, Direction::Inbound, slot.server.addr) {
-        Ok(way) => way,
-        Err(Obstacle::Local) => return to_local_server(conn, headers, quoted, frame.bytes_mut()),
-        Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
-        Err(Obstacle::Unreachable) => return Verdict::Drop(DropReason::NoRoute),
+    let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, slot.server.addr) {
+        Ok(next_hop) => next_hop,
+        Err(RouteError::Local) => return to_local_server(conn, headers, quoted, frame.bytes_mut()),
+        Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
+        Err(RouteError::Unreachable) => return Verdict::Drop(DropReason::NoRoute),
     };
     if headers.ttl <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
@@ -202,12 +202,12 @@ fn to_server<A: Address, F: Frame>(
         ForwardingMode::Nat | ForwardingMode::FullNat => {
             rewrite::decrement_ttl(frame.bytes_mut(), headers);
             translate(frame.bytes_mut(), headers, quoted, &ends_at_server(conn));
-            depart(step, headers, frame, A::FAMILY, &way)
+            depart(ctx, headers, frame, A::FAMILY, &next_hop)
         }
-        ForwardingMode::Tunnel => tunnelled::send(step, headers, frame, conn, &slot.server, &way),
+        ForwardingMode::Tunnel => tunnelled::send(ctx, headers, frame, conn, &slot.server, &next_hop),
         ForwardingMode::DirectRouting | ForwardingMode::Local => {
             rewrite::decrement_ttl(frame.bytes_mut(), headers);
-            depart(step, headers, frame, A::FAMILY, &way)
+            depart(ctx, headers, frame, A::FAMILY, &next_hop)
         }
     }
 }
@@ -232,7 +232,7 @@ fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, quoted: &Embed
 
 /// An error about what we sent to the real server: on to the client, in the name of the VIP whoever sent it.
 fn to_client<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     index: ConnIndex,
     headers: &Headers,
@@ -240,10 +240,10 @@ fn to_client<A: Address, F: Frame>(
     frame: &mut F,
 ) -> Verdict {
     let conn = table.conn_mut(index);
-    let way = match resolve::way(step, conn, Direction::Outbound, conn.client.addr.to_ip()) {
-        Ok(way) => way,
-        Err(Obstacle::Drop(reason)) => return Verdict::Drop(reason),
-        Err(Obstacle::Local | Obstacle::Unreachable) => return Verdict::Drop(DropReason::NoRoute),
+    let next_hop = match resolve::next_hop(ctx, conn, Direction::Outbound, conn.client.addr.to_ip()) {
+        Ok(next_hop) => next_hop,
+        Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
+        Err(RouteError::Local | RouteError::Unreachable) => return Verdict::Drop(DropReason::NoRoute),
     };
     if headers.ttl <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
@@ -251,19 +251,19 @@ fn to_client<A: Address, F: Frame>(
     if !is_checksum_right(frame.bytes(), headers) {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
-    count_out(step, conn, headers.packet_len());
+    count_out(ctx, conn, headers.packet_len());
     rewrite::decrement_ttl(frame.bytes_mut(), headers);
     translate_to_client(frame.bytes_mut(), headers, quoted, conn);
-    depart(step, headers, frame, A::FAMILY, &way)
+    depart(ctx, headers, frame, A::FAMILY, &next_hop)
 }
 
 /// An error about what was sent to the real server of `conn`, as the client is to see it.
 pub(crate) fn translate_to_client<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded, conn: &Conn<A>) {
-    if conn.preface_len != 0
+    if conn.proxy_header_len != 0
         && quoted.protocol == tcp::PROTOCOL
         && let Some(segment) = frame.get_mut(usize::from(quoted.l4_offset)..)
     {
-        introduce::quoted_sequence(conn, segment);
+        client_address::quoted_sequence(conn, segment);
     }
     let ends = NewEnds {
         src: Some(conn.virt.addr),
@@ -275,26 +275,26 @@ pub(crate) fn translate_to_client<A: Address>(frame: &mut [u8], headers: &Header
 }
 
 /// Counts a packet that goes to the client in the connection's name.
-pub(crate) fn count_out<A: Address>(step: &Step<'_>, conn: &Conn<A>, packet_len: usize) {
-    let counters = step.own.server(RealServerId(conn.real_server));
+pub(crate) fn count_out<A: Address>(ctx: &Context<'_>, conn: &Conn<A>, packet_len: usize) {
+    let counters = ctx.own.server(RealServerId(conn.real_server));
     counters.out_packets.add(1);
     counters.out_bytes.add(packet_len as u64);
 }
 
 fn depart<F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     headers: &Headers,
     frame: &mut F,
     family: AddressFamily,
-    way: &Way<'_>,
+    next_hop: &NextHop<'_>,
 ) -> Verdict {
-    let is_oversize = headers.packet_len() > usize::from(way.hop.mtu);
+    let is_oversize = headers.packet_len() > usize::from(next_hop.hop.mtu);
     if is_oversize && headers.dont_fragment {
         return Verdict::Drop(DropReason::MtuExceeded);
     }
-    let verdict = resolve::depart(frame, headers, family, way);
+    let verdict = resolve::depart(frame, headers, family, next_hop);
     if is_oversize {
-        fragment::to_fit(step, frame.bytes(), way.hop.mtu, verdict)
+        fragment::to_fit(ctx, frame.bytes(), next_hop.hop.mtu, verdict)
     } else {
         verdict
     }
@@ -330,7 +330,7 @@ fn translate<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded,
     fill_checksum(frame, headers);
 }
 
-/// Writes the two ports at `l4_offset` of a packet that ends at `end`, if it has that many octets.
+/// Writes the two ports at `l4_offset` of a packet that ends at `end`, if it has that many bytes.
 pub(crate) fn set_ports(frame: &mut [u8], l4_offset: u16, end: u16, src: u16, dst: u16) {
     if let Some(segment) = frame.get_mut(usize::from(l4_offset)..usize::from(end))
         && let Some((ports, _)) = segment.split_first_chunk_mut::<4>()

@@ -10,13 +10,13 @@ use crate::frame::Frame;
 use crate::path::admit;
 use crate::path::headers::Headers;
 use crate::path::icmp::{self, IcmpError};
-use crate::path::resolve::{self, Obstacle};
+use crate::path::resolve::{self, RouteError};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::tick::Tick;
 use crate::wire::ethernet::EthernetHeader;
 use crate::wire::icmp as icmp_wire;
 use crate::wire::vlan::VlanTag;
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// Errors to one host at once before the pauses begin (`inet_peer_xrlim_allow`, `XRLIM_BURST_FACTOR`).
 const PEER_BURST: u32 = 6;
@@ -102,27 +102,27 @@ const fn is_limited_by_host(error: IcmpError) -> bool {
     )
 }
 
-fn is_within_budget<A: Address>(step: &mut Step<'_>, to: A, error: IcmpError) -> bool {
+fn is_within_budget<A: Address>(ctx: &mut Context<'_>, to: A, error: IcmpError) -> bool {
     if !is_limited_by_host(error) {
-        return step.icmp_budget.take(step.now);
+        return ctx.icmp_budget.take(ctx.now);
     }
-    let pauses = &step.snapshot.l3.icmp_pauses;
+    let pauses = &ctx.snapshot.l3.icmp_pauses;
     let pause_ms = match A::FAMILY {
         AddressFamily::Ipv4 => pauses.v4_ms,
         // As to hosts behind a default route (`icmpv6_xrlim_allow`).
         AddressFamily::Ipv6 => pauses.v6_ms >> 4,
     };
     if pause_ms == 0 {
-        return step.icmp_budget.take(step.now);
+        return ctx.icmp_budget.take(ctx.now);
     }
-    let hash = admit::hash_of_end(step, Endpoint::new(to, 0));
-    step.icmp_budget.take_for(step.now, hash, pause_ms)
+    let hash = admit::hash_of_end(ctx, Endpoint::new(to, 0));
+    ctx.icmp_budget.take_for(ctx.now, hash, pause_ms)
 }
 
 /// See the module.
 #[cold]
 pub(crate) fn answer<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     headers: &Headers,
     key: &FlowKey<A>,
     frame: &mut F,
@@ -130,29 +130,29 @@ pub(crate) fn answer<A: Address, F: Frame>(
     source: A,
     reason: DropReason,
 ) -> Verdict {
-    if !is_within_budget(step, key.src.addr, error) {
+    if !is_within_budget(ctx, key.src.addr, error) {
         return Verdict::Drop(reason);
     }
-    let way = match resolve::route(step, key.src.addr.to_ip()) {
-        Ok(way) => way,
-        Err(Obstacle::Local | Obstacle::Unreachable | Obstacle::Drop(_)) => return Verdict::Drop(reason),
+    let next_hop = match resolve::route(ctx, key.src.addr.to_ip()) {
+        Ok(next_hop) => next_hop,
+        Err(RouteError::Local | RouteError::Unreachable | RouteError::Drop(_)) => return Verdict::Drop(reason),
     };
-    let identification = step.random.next_u32() as u16;
+    let identification = ctx.random.next_u32() as u16;
     match icmp::reply(frame, headers, error, source.to_ip(), identification) {
         Ok(()) => {
-            step.own.icmp_errors.add(1);
-            step.own.answer_packet(reason);
-            if step.reassembled != 0 {
+            ctx.own.icmp_errors.add(1);
+            ctx.own.answer_packet(reason);
+            if ctx.reassembled != 0 {
                 // What stands in the datagram's place now is one packet and leaves as one.
-                step.reassembled = u16::MAX;
+                ctx.reassembled = u16::MAX;
             }
-            resolve::depart_from(frame, resolve::L3_OFFSET, A::FAMILY, &way)
+            resolve::depart_from(frame, resolve::L3_OFFSET, A::FAMILY, &next_hop)
         }
         Err(_) => Verdict::Drop(reason),
     }
 }
 
-/// Octets of the IP packet in an answer that is on its way.
+/// Bytes of the IP packet in an answer that is on its way.
 pub(crate) fn sent_len(frame: &[u8]) -> usize {
     let l2_len = match frame.get(12..14) {
         Some([0x81, 0]) => EthernetHeader::LEN + VlanTag::LEN,

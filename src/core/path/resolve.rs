@@ -16,14 +16,14 @@ use crate::path::forward::ethernet;
 use crate::path::headers::Headers;
 use crate::path::verdict::{DropReason, Verdict, WaitId};
 use crate::snapshot::Snapshot;
-use crate::worker_state::{Step, WorkerState};
+use crate::worker_state::{Context, WorkerState};
 
 /// Where IP begins in frames that the director builds or holds: behind an untagged Ethernet header.
 pub(crate) const L3_OFFSET: u16 = 14;
 
 /// How a packet leaves.
 #[derive(Clone, Copy)]
-pub(crate) struct Way<'a> {
+pub(crate) struct NextHop<'a> {
     /// Device, MACs and MTU; the destination MAC is void while `waits_for` is set.
     pub(crate) hop: &'a Hop,
     /// The neighbour that must be resolved first.
@@ -32,12 +32,12 @@ pub(crate) struct Way<'a> {
 
 /// The neighbours that frames were last held for. One call of the path cannot name as many as there are places.
 #[derive(Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct PendingNeighbours {
     keys: [NeighbourKey; 256],
     next: u8,
 }
 
-impl Wanted {
+impl PendingNeighbours {
     pub(crate) const fn new() -> Self {
         let nobody = NeighbourKey {
             device: DeviceId(0),
@@ -68,7 +68,7 @@ impl Wanted {
 }
 
 /// Why there is no way.
-pub(crate) enum Obstacle {
+pub(crate) enum RouteError {
     /// The address is the director's own.
     Local,
     /// No route, or one that says unreachable: the sender is to be told.
@@ -79,34 +79,34 @@ pub(crate) enum Obstacle {
 
 /// The way to `target`, by the hop that `conn` remembers for `direction` where that still holds.
 #[inline]
-pub(crate) fn way<'a, A: Address>(
-    step: &mut Step<'a>,
+pub(crate) fn next_hop<'a, A: Address>(
+    ctx: &mut Context<'a>,
     conn: &mut Conn<A>,
     direction: Direction,
     target: IpAddr,
-) -> Result<Way<'a>, Obstacle> {
-    let snapshot: &'a Snapshot = step.snapshot;
+) -> Result<NextHop<'a>, RouteError> {
+    let snapshot: &'a Snapshot = ctx.snapshot;
     let l3 = &*snapshot.l3;
     if conn.hop_generation == l3.generation
         && let id = conn.hops[direction as usize]
         && id != Conn::<A>::NO_HOP
     {
-        return Ok(Way {
+        return Ok(NextHop {
             hop: l3.hop(HopId(id)),
             waits_for: None,
         });
     }
-    look_up(step, conn, direction, target)
+    look_up(ctx, conn, direction, target)
 }
 
 #[cold]
 fn look_up<'a, A: Address>(
-    step: &mut Step<'a>,
+    ctx: &mut Context<'a>,
     conn: &mut Conn<A>,
     direction: Direction,
     target: IpAddr,
-) -> Result<Way<'a>, Obstacle> {
-    let snapshot: &'a Snapshot = step.snapshot;
+) -> Result<NextHop<'a>, RouteError> {
+    let snapshot: &'a Snapshot = ctx.snapshot;
     let l3 = &*snapshot.l3;
     if conn.hop_generation != l3.generation {
         conn.hop_generation = l3.generation;
@@ -114,19 +114,19 @@ fn look_up<'a, A: Address>(
     }
     // The same real servers come again and again; clients do not.
     let found = match direction {
-        Direction::Inbound => step.recalls.routes.about(l3, target, || route_to(l3, target)),
+        Direction::Inbound => ctx.l3_cache.routes.get_or_look_up(l3, target, || route_to(l3, target)),
         Direction::Outbound => route_to(l3, target),
     };
     if let Route::Hop(HopId(id)) = found {
         conn.hops[direction as usize] = id;
     }
-    way_by(step, found)
+    next_hop_by(ctx, found)
 }
 
 /// The way to `target` for a packet without a connection.
-pub(crate) fn route<'a>(step: &mut Step<'a>, target: IpAddr) -> Result<Way<'a>, Obstacle> {
-    let found = route_to(&step.snapshot.l3, target);
-    way_by(step, found)
+pub(crate) fn route<'a>(ctx: &mut Context<'a>, target: IpAddr) -> Result<NextHop<'a>, RouteError> {
+    let found = route_to(&ctx.snapshot.l3, target);
+    next_hop_by(ctx, found)
 }
 
 /// What the mirrored tables say of `target`.
@@ -137,43 +137,53 @@ pub(crate) fn route_to(l3: &L3, target: IpAddr) -> Route {
     }
 }
 
-fn way_by<'a>(step: &mut Step<'a>, route: Route) -> Result<Way<'a>, Obstacle> {
-    let snapshot: &'a Snapshot = step.snapshot;
+fn next_hop_by<'a>(ctx: &mut Context<'a>, route: Route) -> Result<NextHop<'a>, RouteError> {
+    let snapshot: &'a Snapshot = ctx.snapshot;
     let l3 = &*snapshot.l3;
     match route {
-        Route::Hop(id) => Ok(Way {
+        Route::Hop(id) => Ok(NextHop {
             hop: l3.hop(id),
             waits_for: None,
         }),
         // A failed neighbour is asked for again, like the kernel does with each new packet; packets wait
         // and are dropped by name if it stays silent.
-        Route::Unresolved(key) | Route::NeighbourFailed(key) => Ok(Way {
+        Route::Unresolved(key) | Route::NeighbourFailed(key) => Ok(NextHop {
             hop: l3.unresolved_hop(&key),
-            waits_for: Some(step.wanted.name(key)),
+            waits_for: Some(ctx.pending_neighbours.name(key)),
         }),
-        Route::Local => Err(Obstacle::Local),
-        Route::Unreachable => Err(Obstacle::Unreachable),
-        Route::Blackhole => Err(Obstacle::Drop(DropReason::NoRoute)),
+        Route::Local => Err(RouteError::Local),
+        Route::Unreachable => Err(RouteError::Unreachable),
+        Route::Blackhole => Err(RouteError::Drop(DropReason::NoRoute)),
     }
 }
 
 /// Writes the Ethernet header of a packet that has been forwarded in place.
 #[inline]
-pub(crate) fn depart<F: Frame>(frame: &mut F, headers: &Headers, family: AddressFamily, way: &Way<'_>) -> Verdict {
+pub(crate) fn depart<F: Frame>(
+    frame: &mut F,
+    headers: &Headers,
+    family: AddressFamily,
+    next_hop: &NextHop<'_>,
+) -> Verdict {
     // Padding of a short frame was the incoming link's, not the packet's.
     frame.truncate(usize::from(headers.packet_end));
-    depart_from(frame, headers.l3_offset, family, way)
+    depart_from(frame, headers.l3_offset, family, next_hop)
 }
 
 /// Writes the Ethernet header in front of the packet that begins at `l3_offset`.
 #[inline]
-pub(crate) fn depart_from<F: Frame>(frame: &mut F, l3_offset: u16, family: AddressFamily, way: &Way<'_>) -> Verdict {
-    match way.waits_for {
-        None => match ethernet::write(frame, l3_offset, way.hop, family) {
-            Ok(()) => Verdict::Transmit(way.hop.device),
+pub(crate) fn depart_from<F: Frame>(
+    frame: &mut F,
+    l3_offset: u16,
+    family: AddressFamily,
+    next_hop: &NextHop<'_>,
+) -> Verdict {
+    match next_hop.waits_for {
+        None => match ethernet::write(frame, l3_offset, next_hop.hop, family) {
+            Ok(()) => Verdict::Transmit(next_hop.hop.device),
             Err(reason) => Verdict::Drop(reason),
         },
-        Some(neighbour) => match ethernet::write(frame, l3_offset, way.hop, family) {
+        Some(neighbour) => match ethernet::write(frame, l3_offset, next_hop.hop, family) {
             Ok(()) => Verdict::Hold(neighbour),
             Err(reason) => Verdict::Drop(reason),
         },
@@ -190,11 +200,11 @@ pub fn finish<F: Frame>(worker: &WorkerState, frame: &mut F, key: NeighbourKey) 
     };
     match l3.neighbour(&key) {
         Route::Hop(id) => {
-            let way = Way {
+            let next_hop = NextHop {
                 hop: l3.hop(id),
                 waits_for: None,
             };
-            Some(depart_from(frame, L3_OFFSET, family, &way))
+            Some(depart_from(frame, L3_OFFSET, family, &next_hop))
         }
         Route::Unresolved(_) => None,
         _ => Some(Verdict::Drop(DropReason::NeighbourFailed)),

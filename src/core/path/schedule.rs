@@ -27,9 +27,9 @@ use crate::path::forward::rewrite;
 use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
 use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{introduce, persist, reply, track};
+use crate::path::{client_address, persist, reply, track};
 use crate::wire;
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// Where a new connection goes.
 pub(crate) struct Chosen<'s> {
@@ -42,22 +42,22 @@ pub(crate) struct Chosen<'s> {
 
 /// See the module.
 pub(crate) fn first_packet<'s, A: Address, F: Frame>(
-    step: &mut Step<'s>,
+    ctx: &mut Context<'s>,
     table: &mut ConnTable<A>,
     service: &'s VirtualService,
     headers: &Headers,
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
-    match begin(step, table, service, headers, key) {
+    match begin(ctx, table, service, headers, key) {
         Ok(index) => {
-            let verdict = established::inbound(step, table, &Known { index, headers, key }, frame);
-            if !end_one_packet(step, table, index) && service.scheduler.is_measured() {
-                track::time_response(step, table.conn_mut(index));
+            let verdict = established::inbound(ctx, table, &Known { index, headers, key }, frame);
+            if !end_one_packet(ctx, table, index) && service.scheduler.is_measured() {
+                track::time_response(ctx, table.conn_mut(index));
             }
             verdict
         }
-        Err(Refusal::NoServer) => leave(step, service, headers, key, frame),
+        Err(Refusal::NoServer) => leave(ctx, service, headers, key, frame),
         Err(Refusal::Drop(reason)) => Verdict::Drop(reason),
     }
 }
@@ -72,40 +72,40 @@ pub(crate) enum Refusal {
 
 /// A new connection in `table` for a client's packet of `key`, which is still to be sent through it.
 pub(crate) fn begin<'s, A: Address>(
-    step: &mut Step<'s>,
+    ctx: &mut Context<'s>,
     table: &mut ConnTable<A>,
     service: &'s VirtualService,
     headers: &Headers,
     key: &FlowKey<A>,
 ) -> Result<ConnIndex, Refusal> {
-    if step.defence.takes_packet() {
+    if ctx.defence.takes_packet() {
         return Err(Refusal::Drop(DropReason::DropPacketDefence));
     }
     let chosen = match &service.persistence {
-        Some(persistence) => persist::choose(step, table, service, persistence, key).map_err(Refusal::Drop)?,
-        None if is_for(service, key.dst.port) => choose(step, service, key),
+        Some(persistence) => persist::choose(ctx, table, service, persistence, key).map_err(Refusal::Drop)?,
+        None if is_for(service, key.dst.port) => choose(ctx, service, key),
         None => None,
     };
     let chosen = chosen.ok_or(Refusal::NoServer)?;
-    let local = local_end(step, table, service, &chosen, key).ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?;
-    let conn = new_conn(step, service, &chosen, headers, key, local);
+    let local = local_end(ctx, table, service, &chosen, key).ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?;
+    let conn = new_conn(ctx, service, &chosen, headers, key, local);
     let index = table
-        .insert(conn, step.now)
+        .insert(conn, ctx.now)
         .map_err(|_: InsertError| Refusal::Drop(DropReason::ConnTableFull))?;
     if let Some(template) = chosen.template {
         table.control(index, template);
     }
-    step.own.server(chosen.server.id).connections.add(1);
+    ctx.own.server(chosen.server.id).connections.add(1);
     // Inactive until its protocol says otherwise (`ip_vs_bind_dest`).
-    track::bind(step, chosen.server, false);
+    track::bind(ctx, chosen.server, false);
     Ok(index)
 }
 
 /// A connection of one-packet scheduling ends with its packet. Whether it was one.
-pub(crate) fn end_one_packet<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnIndex) -> bool {
+pub(crate) fn end_one_packet<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) -> bool {
     let one_packet = table.conn(index).flags & FLAG_ONE_PACKET != 0;
     if one_packet {
-        track::forget(step, table, index);
+        track::forget(ctx, table, index);
     }
     one_packet
 }
@@ -118,8 +118,8 @@ pub(crate) const fn is_for(service: &VirtualService, port: u16) -> bool {
     }
 }
 
-fn choose<'s, A: Address>(step: &mut Step<'s>, service: &'s VirtualService, key: &FlowKey<A>) -> Option<Chosen<'s>> {
-    let server = pick(step, service, key)?;
+fn choose<'s, A: Address>(ctx: &mut Context<'s>, service: &'s VirtualService, key: &FlowKey<A>) -> Option<Chosen<'s>> {
+    let server = pick(ctx, service, key)?;
     let port = if server.port == 0 { key.dst.port } else { server.port };
     Some(Chosen {
         server,
@@ -131,23 +131,23 @@ fn choose<'s, A: Address>(step: &mut Step<'s>, service: &'s VirtualService, key:
 /// No real server may take it (`ip_vs_leave`).
 #[cold]
 fn leave<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     service: &VirtualService,
     headers: &Headers,
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
-    if is_left_to_the_kernel(step, service, key) {
+    if is_left_to_the_kernel(ctx, service, key) {
         return Verdict::Punt;
     }
     let (error, reason) = (IcmpError::PortUnreachable, DropReason::NoRealServer);
-    reply::answer(step, headers, key, frame, error, key.dst.addr, reason)
+    reply::answer(ctx, headers, key, frame, error, key.dst.addr, reason)
 }
 
 /// Without a server: whether the kernel's stack answers, or forwards it to the address that the client meant.
-pub(crate) fn is_left_to_the_kernel<A: Address>(step: &Step<'_>, service: &VirtualService, key: &FlowKey<A>) -> bool {
+pub(crate) fn is_left_to_the_kernel<A: Address>(ctx: &Context<'_>, service: &VirtualService, key: &FlowKey<A>) -> bool {
     let may_be_another_service = service.key.port() == PORT_FTP && key.dst.port != PORT_FTP;
-    let snapshot = step.snapshot;
+    let snapshot = ctx.snapshot;
     let bypasses = matches!(service.key, ServiceKey::Fwmark { .. })
         && snapshot.sysctls.cache_bypass
         && !snapshot.l3.is_local(key.dst.addr);
@@ -156,14 +156,14 @@ pub(crate) fn is_left_to_the_kernel<A: Address>(step: &Step<'_>, service: &Virtu
 
 /// The server that the service's scheduler picks for a new client.
 pub(crate) fn pick<'s, A: Address>(
-    step: &mut Step<'s>,
+    ctx: &mut Context<'s>,
     service: &'s VirtualService,
     key: &FlowKey<A>,
 ) -> Option<&'s RealServer> {
-    step.own.scheduler_picks.add(1);
-    let server = pick_uncounted(step, service, key)?;
+    ctx.own.scheduler_picks.add(1);
+    let server = pick_uncounted(ctx, service, key)?;
     if service.scheduler.is_measured() {
-        LoadBoard::assign(step.own, server);
+        LoadBoard::assign(ctx.own, server);
     }
     Some(server)
 }
@@ -171,23 +171,23 @@ pub(crate) fn pick<'s, A: Address>(
 /// The scheduler's pick, of which nothing is counted.
 #[inline]
 pub(crate) fn pick_uncounted<'s, A: Address>(
-    step: &mut Step<'s>,
+    ctx: &mut Context<'s>,
     service: &'s VirtualService,
     key: &FlowKey<A>,
 ) -> Option<&'s RealServer> {
     let flow = FlowHint::of(key);
-    let own = usize::from(step.worker.0);
-    step.loads.look(service, step.counters, own, step.now);
+    let own = usize::from(ctx.worker.0);
+    ctx.loads.look(service, ctx.counters, own, ctx.now);
     let loads = WorkersLoads {
-        own: step.own,
-        others: step.loads,
-        services: &step.snapshot.services,
+        own: ctx.own,
+        others: ctx.loads,
+        services: &ctx.snapshot.services,
     };
-    let state = step.schedulers.get_mut(service.id.0 as usize)?;
-    let sysctls = &step.snapshot.sysctls;
+    let state = ctx.schedulers.get_mut(service.id.0 as usize)?;
+    let sysctls = &ctx.snapshot.sysctls;
     let mut memory = Memory {
-        localities: step.localities,
-        now: step.now,
+        localities: ctx.localities,
+        now: ctx.now,
         lblc_lifetime_ms: lifetime_ms(sysctls.lblc_expiration),
         lblcr_lifetime_ms: lifetime_ms(sysctls.lblcr_expiration),
     };
@@ -223,7 +223,7 @@ impl Loads for WorkersLoads<'_> {
     #[inline]
     fn overloaded(&self, id: RealServerId) -> bool {
         // A worker that set the mark may not have seen others' connections end since.
-        (self.own.server(id).overloaded.get() != 0 || self.others.others(id).overloaded) && self.is_over(id)
+        (self.own.server(id).overloaded.get() != 0 || self.others.others(id).overloaded) && self.is_finished(id)
     }
 
     fn traffic(&self, id: RealServerId) -> u64 {
@@ -242,7 +242,7 @@ impl Loads for WorkersLoads<'_> {
 
 impl WorkersLoads<'_> {
     #[cold]
-    fn is_over(&self, id: RealServerId) -> bool {
+    fn is_finished(&self, id: RealServerId) -> bool {
         let conns = self.active(id).wrapping_add(self.inactive(id));
         let slot = self.services.real_server(id);
         slot.is_some_and(|slot| slot.server.overloaded(true, conns))
@@ -252,7 +252,7 @@ impl WorkersLoads<'_> {
 /// The director's own end towards the real server: the client itself, or in FULLNAT a free local
 /// address and port. The table proves that the pair is free towards this real server.
 pub(crate) fn local_end<A: Address>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &ConnTable<A>,
     service: &VirtualService,
     chosen: &Chosen<'_>,
@@ -263,10 +263,10 @@ pub(crate) fn local_end<A: Address>(
         return Some(key.src);
     }
     let pool = service.local_addresses.as_ref()?;
-    let cursor = step.port_cursors.get_mut(service.id.0 as usize)?;
+    let cursor = ctx.port_cursors.get_mut(service.id.0 as usize)?;
     let real = Endpoint::new(A::from_ip(server.addr)?, chosen.port);
-    let (worker, workers_count) = (step.worker, step.workers_count);
-    let home = step.rss.map(|rss| ReplyHome {
+    let (worker, workers_count) = (ctx.worker, ctx.workers_count);
+    let home = ctx.rss.map(|rss| ReplyHome {
         rss,
         real,
         worker,
@@ -289,7 +289,7 @@ pub(crate) fn local_end<A: Address>(
     };
     for _ in 0..LOCAL_PORT_TRIES_MAX {
         let fetch = |ahead| table.prefetch_bucket(table.hash(&reply_to(ahead)));
-        let candidate = step.ports_ahead.next(of, pool, &mut advance, fetch)?;
+        let candidate = ctx.ports_ahead.next(of, pool, &mut advance, fetch)?;
         let reply = reply_to(candidate);
         if table.find(table.hash(&reply), &reply).is_none() {
             return Some(candidate);
@@ -299,7 +299,7 @@ pub(crate) fn local_end<A: Address>(
 }
 
 fn new_conn<A: Address>(
-    step: &Step<'_>,
+    ctx: &Context<'_>,
     service: &VirtualService,
     chosen: &Chosen<'_>,
     headers: &Headers,
@@ -329,7 +329,7 @@ fn new_conn<A: Address>(
         virt: key.dst,
         local,
         real,
-        last_seen: step.now,
+        last_seen: ctx.now,
         real_server: server.id.0,
         service: service.id.0,
         protocol: key.protocol,
@@ -337,13 +337,13 @@ fn new_conn<A: Address>(
         flags,
         l3_delta,
         l4_delta,
-        introduction: introduce::begin(service, server.mode, headers),
+        client_address: client_address::begin(service, server.mode, headers),
         fwmark: match service.key {
             ServiceKey::Fwmark { mark, .. } => mark,
             ServiceKey::Address { .. } => 0,
         },
         // The timeout of the state that this packet leads to, so that the timer is armed once.
-        timeout_ms: protocol::timeout_ms(&step.snapshot.timeouts, key.protocol, first_state(key.protocol)),
+        timeout_ms: protocol::timeout_ms(&ctx.snapshot.timeouts, key.protocol, first_state(key.protocol)),
         ..Conn::default()
     }
 }

@@ -22,12 +22,12 @@ use crate::path::announce;
 use crate::path::headers::Headers;
 use crate::wire;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// See the module.
 #[inline]
 pub(crate) fn packet<A: Address>(
-    step: &Step<'_>,
+    ctx: &Context<'_>,
     table: &mut ConnTable<A>,
     index: ConnIndex,
     direction: Direction,
@@ -39,64 +39,64 @@ pub(crate) fn packet<A: Address>(
         const EVENTS: u8 = SYN | FIN | RST | ACK;
         if conn.state != TcpState::Established as u8 || headers.tcp_flags & EVENTS != ACK {
             if conn.flags & FLAG_TIMED != 0 {
-                responded(step, conn, direction);
+                responded(ctx, conn, direction);
             }
-            tcp_event(step, conn, direction, headers.tcp_flags);
+            tcp_event(ctx, conn, direction, headers.tcp_flags);
             assure_template(table, index, TcpState::Established as u8);
         }
     } else if headers.protocol == wire::sctp::PROTOCOL {
-        sctp_event(step, conn, direction, headers.sctp_chunk);
+        sctp_event(ctx, conn, direction, headers.sctp_chunk);
         assure_template(table, index, SctpState::Established as u8);
     } else if direction == Direction::Outbound {
         if conn.flags & FLAG_TIMED != 0 {
-            responded(step, conn, direction);
+            responded(ctx, conn, direction);
         }
         assure_template(table, index, protocol::udp::NORMAL);
     }
     let conn = table.conn(index);
-    let timeout_ms = protocol::timeout_ms(&step.snapshot.timeouts, conn.protocol, conn.state);
+    let timeout_ms = protocol::timeout_ms(&ctx.snapshot.timeouts, conn.protocol, conn.state);
     if conn.timeout_ms != timeout_ms {
-        table.set_timeout(index, timeout_ms, step.now);
+        table.set_timeout(index, timeout_ms, ctx.now);
     }
 }
 
-fn tcp_event<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, direction: Direction, tcp_flags: u8) {
+fn tcp_event<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direction, tcp_flags: u8) {
     let state = TcpState::from_u8(conn.state).unwrap_or(TcpState::None);
     let no_output = conn.flags & FLAG_NO_OUTPUT != 0;
-    let next = if step.defence.is_tcp_secure() {
+    let next = if ctx.defence.is_tcp_secure() {
         tcp::next_secure(state, direction, no_output, tcp_flags)
     } else {
         tcp::next(state, direction, no_output, tcp_flags)
     };
     conn.state = next as u8;
-    count_as(step, conn, tcp::is_active(next));
+    count_as(ctx, conn, tcp::is_active(next));
 }
 
-fn sctp_event<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, direction: Direction, chunk: u8) {
+fn sctp_event<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direction, chunk: u8) {
     let state = SctpState::from_u8(conn.state).unwrap_or(SctpState::None);
     let no_output = conn.flags & FLAG_NO_OUTPUT != 0;
     let next = sctp::next(state, direction, no_output, SctpEvent::of_chunk(chunk));
     conn.state = next as u8;
-    count_as(step, conn, sctp::is_active(next));
+    count_as(ctx, conn, sctp::is_active(next));
 }
 
 /// Begins to measure how long the real server takes to answer (wrt), if its answer will pass here.
-pub(crate) fn time_response<A: Address>(step: &Step<'_>, conn: &mut Conn<A>) {
+pub(crate) fn time_response<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>) {
     let is_measured = matches!(conn.protocol, wire::tcp::PROTOCOL | wire::udp::PROTOCOL);
     if is_measured && conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
         conn.flags |= FLAG_TIMED;
-        conn.asked_us = step.loads.us();
+        conn.asked_us = ctx.loads.us();
     }
 }
 
 /// The first packet after the one that asked. From the client it is a SYN once more: the answer could be to
 /// either (Karn), so there will be no measure.
 #[cold]
-fn responded<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, direction: Direction) {
+fn responded<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direction) {
     conn.flags &= !FLAG_TIMED;
-    let us = step.loads.us().wrapping_sub(conn.asked_us);
+    let us = ctx.loads.us().wrapping_sub(conn.asked_us);
     if direction == Direction::Outbound && us < RESPONSE_MAX_MS * 1_000 {
-        LoadBoard::responded(step.own, RealServerId(conn.real_server), us, step.now);
+        LoadBoard::responded(ctx.own, RealServerId(conn.real_server), us, ctx.now);
     }
 }
 
@@ -111,72 +111,72 @@ fn assure_template<A: Address>(table: &mut ConnTable<A>, index: ConnIndex, state
 }
 
 /// Moves the connection between its server's ActiveConn and InActConn.
-pub(crate) fn count_as<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, active: bool) {
+pub(crate) fn count_as<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, active: bool) {
     let was_active = conn.flags & FLAG_INACTIVE == 0;
     if active == was_active {
         return;
     }
     conn.flags ^= FLAG_INACTIVE;
-    let server = step.own.server(RealServerId(conn.real_server));
+    let server = ctx.own.server(RealServerId(conn.real_server));
     server.unbind(was_active);
     server.bind(active);
-    tell(step, RealServerId(conn.real_server));
+    tell(ctx, RealServerId(conn.real_server));
 }
 
 /// Shows the other workers, if there are any, how many connections of this server there are here.
 #[inline]
-fn tell(step: &Step<'_>, id: RealServerId) {
-    if step.workers_count > 1 {
-        step.own.publish_conns(id);
+fn tell(ctx: &Context<'_>, id: RealServerId) {
+    if ctx.workers_count > 1 {
+        ctx.own.publish_conns(id);
     }
 }
 
 /// One connection more with `server`, which may be one too many (`ip_vs_bind_dest`).
-pub(crate) fn bind(step: &Step<'_>, server: &RealServer, active: bool) {
-    let counters = step.own.server(server.id);
+pub(crate) fn bind(ctx: &Context<'_>, server: &RealServer, active: bool) {
+    let counters = ctx.own.server(server.id);
     counters.bind(active);
-    if server.upper_threshold > 0 && server.overloaded(false, conns(step, server.id)) {
+    if server.upper_threshold > 0 && server.overloaded(false, conns(ctx, server.id)) {
         counters.overloaded.set(1);
     }
-    tell(step, server.id);
+    tell(ctx, server.id);
 }
 
 /// What the end of `conn` changes in the counters of its server (`ip_vs_unbind_dest`).
-fn unbind<A: Address>(step: &Step<'_>, conn: &Conn<A>) {
+fn unbind<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) {
     let id = RealServerId(conn.real_server);
-    let counters = step.own.server(id);
+    let counters = ctx.own.server(id);
     if conn.flags & FLAG_TEMPLATE != 0 {
         counters.persistent.sub(1);
         return;
     }
     counters.unbind(conn.flags & FLAG_INACTIVE == 0);
     if counters.overloaded.get() != 0 {
-        let slot = step.snapshot.services.real_server(id);
-        let still = slot.is_some_and(|slot| slot.server.overloaded(true, conns(step, id)));
+        let slot = ctx.snapshot.services.real_server(id);
+        let still = slot.is_some_and(|slot| slot.server.overloaded(true, conns(ctx, id)));
         counters.overloaded.set(u32::from(still));
     }
-    tell(step, id);
+    tell(ctx, id);
 }
 
 /// Connections of a server at all workers, templates not counted: for servers with a threshold, which wants the
 /// number as it is.
-fn conns(step: &Step<'_>, id: RealServerId) -> u32 {
-    WorkerCounters::conns_of_all(step.counters, id)
+fn conns(ctx: &Context<'_>, id: RealServerId) -> u32 {
+    WorkerCounters::conns_of_all(ctx.counters, id)
 }
 
 /// Takes a connection out before its time, and its template too if nobody else needs that.
-pub(crate) fn forget<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
-    unbind(step, table.conn(index));
+pub(crate) fn forget<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
+    unbind(ctx, table.conn(index));
     table.remove(index);
 }
 
 /// Removes at most `budget` connections that have been idle for their timeout.
-pub(crate) fn expire<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, budget: usize) {
-    table.expire(step.now, budget, |conn| {
+pub(crate) fn expire<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, budget: usize) {
+    table.expire(ctx.now, budget, |conn| {
         if conn.controlled > 0 {
-            conn.last_seen = step.now;
+            conn.last_seen = ctx.now;
             conn.timeout_ms = TEMPLATE_EXTENSION_MS;
-            announce::extension(step, conn);
+            announce::extension(ctx, conn);
             return Expiry::Rearm {
                 ms: TEMPLATE_EXTENSION_MS,
             };
@@ -184,13 +184,13 @@ pub(crate) fn expire<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, budg
         if conn.timeout_ms > TIMEOUT_MAX_MS {
             // Another director asked for more than the clock can tell: what is left of it.
             conn.timeout_ms -= TIMEOUT_MAX_MS;
-            conn.last_seen = step.now;
+            conn.last_seen = ctx.now;
             return Expiry::Rearm {
                 ms: conn.timeout_ms.min(TIMEOUT_MAX_MS),
             };
         }
-        unbind(step, conn);
-        step.own.conns_expired.add(1);
+        unbind(ctx, conn);
+        ctx.own.conns_expired.add(1);
         Expiry::Remove
     });
 }

@@ -12,78 +12,78 @@ use crate::ipvs::real_server::RealServer;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::path::forward::tunnel::{self, Outer};
 use crate::path::headers::Headers;
-use crate::path::resolve::{self, Way};
+use crate::path::resolve::{self, NextHop};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::path::{admit, fragment};
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// First port and number of ports that GUE sends from (kernel: `ip_local_port_range`).
 const SRC_PORTS: (u16, u16) = (32_768, 28_232);
 
-/// Octets that the tunnel to `server` adds to a packet.
+/// Bytes that the tunnel to `server` adds to a packet.
 #[inline]
 pub(crate) const fn overhead(server: &RealServer) -> u16 {
     tunnel::overhead(server.tunnel, AddressFamily::of(&server.addr))
 }
 
-/// Octets of the longest packet that fits the tunnel to `server` whole.
+/// Bytes of the longest packet that fits the tunnel to `server` whole.
 #[inline]
-pub(crate) fn mtu(step: &mut Step<'_>, server: &RealServer, way: &Way<'_>) -> u16 {
-    outer_mtu(step, server, way).saturating_sub(overhead(server))
+pub(crate) fn mtu(ctx: &mut Context<'_>, server: &RealServer, next_hop: &NextHop<'_>) -> u16 {
+    outer_mtu(ctx, server, next_hop).saturating_sub(overhead(server))
 }
 
 /// The director's address towards `server`.
 #[inline]
-pub(crate) fn source(step: &mut Step<'_>, server: IpAddr) -> Option<IpAddr> {
-    let l3 = &step.snapshot.l3;
-    step.recalls.sources.about(l3, server, || match server {
+pub(crate) fn source(ctx: &mut Context<'_>, server: IpAddr) -> Option<IpAddr> {
+    let l3 = &ctx.snapshot.l3;
+    ctx.l3_cache.sources.get_or_look_up(l3, server, || match server {
         IpAddr::V4(v4) => l3.source_for(Addr4(v4.octets())).map(Address::to_ip),
         IpAddr::V6(v6) => l3.source_for(Addr6(v6.octets())).map(Address::to_ip),
     })
 }
 
 #[inline]
-fn outer_mtu(step: &mut Step<'_>, server: &RealServer, way: &Way<'_>) -> u16 {
-    step.path_mtus.towards(server.addr, way.hop.mtu, step.now)
+fn outer_mtu(ctx: &mut Context<'_>, server: &RealServer, next_hop: &NextHop<'_>) -> u16 {
+    ctx.path_mtus.towards(server.addr, next_hop.hop.mtu, ctx.now)
 }
 
 /// Whether DF of the inner packet is copied and obeyed (sysctl `pmtu_disc`).
 #[inline]
-pub(crate) fn is_pmtu_disc(step: &Step<'_>) -> bool {
-    step.snapshot.sysctls.pmtu_disc
+pub(crate) fn is_pmtu_disc(ctx: &Context<'_>) -> bool {
+    ctx.snapshot.sysctls.pmtu_disc
 }
 
 /// See the module.
 #[inline]
 pub(crate) fn send<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     headers: &Headers,
     frame: &mut F,
     conn: &Conn<A>,
     server: &RealServer,
-    way: &Way<'_>,
+    next_hop: &NextHop<'_>,
 ) -> Verdict {
-    let Some(source) = source(step, server.addr) else {
+    let Some(source) = source(ctx, server.addr) else {
         return Verdict::Drop(DropReason::NoRoute);
     };
     let outer = Outer {
         kind: server.tunnel,
         src: source,
         dst: server.addr,
-        identification: step.random.next_u32() as u16,
+        identification: ctx.random.next_u32() as u16,
         src_port: match server.tunnel {
-            TunnelKind::Gue { .. } => src_port(step, conn),
+            TunnelKind::Gue { .. } => src_port(ctx, conn),
             TunnelKind::IpIp | TunnelKind::Gre { .. } => 0,
         },
-        pmtu_disc: is_pmtu_disc(step),
+        pmtu_disc: is_pmtu_disc(ctx),
     };
     match tunnel::encapsulate(frame, headers, &outer) {
         Ok(()) => {
             let family = AddressFamily::of(&server.addr);
-            let verdict = resolve::depart_from(frame, resolve::L3_OFFSET, family, way);
-            if headers.packet_len() > usize::from(mtu(step, server, way)) {
-                let outer_mtu = outer_mtu(step, server, way);
-                fragment::to_fit(step, frame.bytes(), outer_mtu, verdict)
+            let verdict = resolve::depart_from(frame, resolve::L3_OFFSET, family, next_hop);
+            if headers.packet_len() > usize::from(mtu(ctx, server, next_hop)) {
+                let outer_mtu = outer_mtu(ctx, server, next_hop);
+                fragment::to_fit(ctx, frame.bytes(), outer_mtu, verdict)
             } else {
                 verdict
             }
@@ -93,8 +93,8 @@ pub(crate) fn send<A: Address, F: Frame>(
 }
 
 /// The same for all packets of a connection, so that routers and receivers spread connections, not packets.
-fn src_port<A: Address>(step: &Step<'_>, conn: &Conn<A>) -> u16 {
+fn src_port<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) -> u16 {
     let (first, count) = SRC_PORTS;
-    let hash = admit::hash_of_end(step, conn.client) ^ u32::from(conn.virt.port).wrapping_mul(0x9e37_79b9);
+    let hash = admit::hash_of_end(ctx, conn.client) ^ u32::from(conn.virt.port).wrapping_mul(0x9e37_79b9);
     first + ((u64::from(hash) * u64::from(count)) >> 32) as u16
 }

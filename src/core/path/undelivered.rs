@@ -23,23 +23,23 @@ use crate::path::verdict::{DropReason, Verdict};
 use crate::path::{outer_error, related, reply};
 use crate::tick::Tick;
 use crate::wire::ipv4::Ipv4Header;
-use crate::worker_state::{Step, WorkerState};
+use crate::worker_state::{Context, WorkerState};
 
 /// See the module. `device` is that of the silent neighbour.
 #[cold]
 pub fn give_up<F: Frame>(worker: &mut WorkerState, device: DeviceId, now: Tick, frame: &mut F) -> Verdict {
-    let (mut step, lanes) = worker.step(device, now, true);
+    let (mut ctx, families) = worker.context(device, now, true);
     let Ok(Parsed::Ip(headers, flow)) = parse(frame.bytes()) else {
         return Verdict::Drop(DropReason::NeighbourFailed);
     };
     let told = match &flow {
         _ if !is_balanced(headers.protocol) || headers.fragment == Fragment::Later => None,
-        Flow::V4(key) => tell(&mut step, &mut lanes.v4.table, &headers, key, frame),
-        Flow::V6(key) => tell(&mut step, &mut lanes.v6.table, &headers, key, frame),
+        Flow::V4(key) => tell(&mut ctx, &mut families.v4.table, &headers, key, frame),
+        Flow::V6(key) => tell(&mut ctx, &mut families.v6.table, &headers, key, frame),
     };
     told.unwrap_or_else(|| {
         if headers.family == AddressFamily::Ipv4 {
-            outer_error::count_undelivered(&step, &lanes.v4.table, &headers, frame.bytes());
+            outer_error::count_undelivered(&ctx, &families.v4.table, &headers, frame.bytes());
         }
         Verdict::Drop(DropReason::NeighbourFailed)
     })
@@ -47,7 +47,7 @@ pub fn give_up<F: Frame>(worker: &mut WorkerState, device: DeviceId, now: Tick, 
 
 /// `None` when the packet is of no connection.
 fn tell<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     headers: &Headers,
     key: &FlowKey<A>,
@@ -60,8 +60,8 @@ fn tell<A: Address, F: Frame>(
             let conn = table.conn(index);
             let (sent, vip) = (conn.inbound_key(), conn.virt.addr);
             set_ends(frame.bytes_mut(), headers, sent.src, sent.dst);
-            let verdict = reply::answer(step, headers, &sent, frame, error, vip, reason);
-            count_to_client(step, conn, frame, verdict);
+            let verdict = reply::answer(ctx, headers, &sent, frame, error, vip, reason);
+            count_to_client(ctx, conn, frame, verdict);
             Some(verdict)
         }
         Some((index, Direction::Inbound)) => {
@@ -73,8 +73,8 @@ fn tell<A: Address, F: Frame>(
                 conn.local
             };
             set_ends(frame.bytes_mut(), headers, sent.src, sent.dst);
-            let verdict = reply::answer(step, headers, &sent, frame, error, speaker.addr, reason);
-            count_to_server(step, conn, frame, verdict);
+            let verdict = reply::answer(ctx, headers, &sent, frame, error, speaker.addr, reason);
+            count_to_server(ctx, conn, frame, verdict);
             Some(verdict)
         }
         None => {
@@ -83,26 +83,26 @@ fn tell<A: Address, F: Frame>(
             if ForwardingMode::from_u8(conn.mode) != ForwardingMode::DirectRouting {
                 return None;
             }
-            let source = step.snapshot.l3.source_for(key.src.addr)?;
-            let verdict = reply::answer(step, headers, key, frame, error, source, reason);
-            count_to_client(step, conn, frame, verdict);
+            let source = ctx.snapshot.l3.source_for(key.src.addr)?;
+            let verdict = reply::answer(ctx, headers, key, frame, error, source, reason);
+            count_to_client(ctx, conn, frame, verdict);
             Some(verdict)
         }
     }
 }
 
-fn count_to_client<A: Address, F: Frame>(step: &Step<'_>, conn: &Conn<A>, frame: &F, verdict: Verdict) {
+fn count_to_client<A: Address, F: Frame>(ctx: &Context<'_>, conn: &Conn<A>, frame: &F, verdict: Verdict) {
     if !matches!(verdict, Verdict::Drop(_)) {
-        related::count_out(step, conn, reply::sent_len(frame.bytes()));
+        related::count_out(ctx, conn, reply::sent_len(frame.bytes()));
     }
 }
 
 /// The kernel sends it to the VIP, itself, and forwards it as any error about the connection: one hop more.
-fn count_to_server<A: Address, F: Frame>(step: &Step<'_>, conn: &Conn<A>, frame: &mut F, verdict: Verdict) {
+fn count_to_server<A: Address, F: Frame>(ctx: &Context<'_>, conn: &Conn<A>, frame: &mut F, verdict: Verdict) {
     if matches!(verdict, Verdict::Drop(_)) {
         return;
     }
-    let counters = step.own.server(RealServerId(conn.real_server));
+    let counters = ctx.own.server(RealServerId(conn.real_server));
     counters.in_packets.add(1);
     counters.in_bytes.add(reply::sent_len(frame.bytes()) as u64);
     if let Ok(Parsed::Ip(headers, _)) = parse(frame.bytes()) {

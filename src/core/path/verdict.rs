@@ -20,12 +20,12 @@ pub enum Verdict {
     /// Not ours: hand it unchanged to the kernel twin of the device it came from.
     Punt,
     /// Another worker owns its connection.
-    HandOver(WorkerId),
+    Handoff(WorkerId),
     /// Complete but for the MAC addresses: hold it until the kernel has resolved this neighbour.
     Hold(WaitId),
     /// The path has taken what was in it (a fragment of a datagram that is being put together, a packet that
     /// leaves in pieces): free the buffer. Nothing is lost and nothing is dropped.
-    Kept,
+    Consumed,
     /// Free it and count the reason.
     Drop(DropReason),
 }
@@ -78,7 +78,7 @@ drop_reasons! {
     /// Contradicts other fragments of its datagram, or is one of too many.
     FragmentMalformed = "fragment_malformed",
     /// One burst led to more pieces of packets than there is room for.
-    MadeFramesFull = "made_frames_full",
+    GeneratedFramesFull = "generated_frames_full",
     /// No buffer for a frame that the path made.
     NoMbuf = "no_mbuf",
     /// An ICMP error about a connection with a wrong checksum.
@@ -114,7 +114,7 @@ drop_reasons! {
     /// An ICMP error was due but the packet must not be answered by one (RFC 1122 3.2.2, RFC 4443 2.4 e).
     IcmpForbidden = "icmp_forbidden",
     /// The ring to the owning worker is full.
-    HandOverRingFull = "hand_over_ring_full",
+    HandoffRingFull = "handoff_ring_full",
     /// The ring to the kernel twin is full.
     PuntRingFull = "punt_ring_full",
     /// The device took fewer packets than offered.

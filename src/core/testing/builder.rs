@@ -197,7 +197,7 @@ impl PacketBuilder {
         self
     }
 
-    /// A payload of `len` octets 0, 1, 2 … 255, 0 …
+    /// A payload of `len` bytes 0, 1, 2 … 255, 0 …
     pub fn payload_len(mut self, len: usize) -> Self {
         self.payload = (0..len).map(|index| index as u8).collect();
         self
@@ -209,7 +209,7 @@ impl PacketBuilder {
         self
     }
 
-    /// TOS octet or traffic class; 0 otherwise.
+    /// TOS byte or traffic class; 0 otherwise.
     pub fn tos(mut self, tos: u8) -> Self {
         self.tos = tos;
         self
@@ -239,12 +239,12 @@ impl PacketBuilder {
         self
     }
 
-    /// An IPv6 hop-by-hop options header of `len` octets (a multiple of 8).
+    /// An IPv6 hop-by-hop options header of `len` bytes (a multiple of 8).
     pub fn hop_by_hop(self, len: usize) -> Self {
         self.options_header(NEXT_HOP_BY_HOP, len)
     }
 
-    /// An IPv6 destination options header of `len` octets (a multiple of 8).
+    /// An IPv6 destination options header of `len` bytes (a multiple of 8).
     pub fn destination_options(self, len: usize) -> Self {
         self.options_header(NEXT_DESTINATION, len)
     }
@@ -255,7 +255,7 @@ impl PacketBuilder {
         self
     }
 
-    /// An IPv6 authentication header with a check value of `value_len` octets (a multiple of 4).
+    /// An IPv6 authentication header with a check value of `value_len` bytes (a multiple of 4).
     pub fn authentication(mut self, value_len: usize) -> Self {
         let mut header = vec![0; 12 + value_len];
         header[1] = (header.len() / 4 - 2) as u8;
@@ -263,7 +263,7 @@ impl PacketBuilder {
         self
     }
 
-    /// A fragment whose payload belongs at `offset` octets (a multiple of 8) and is followed by others if `more`.
+    /// A fragment whose payload belongs at `offset` bytes (a multiple of 8) and is followed by others if `more`.
     /// One with an offset has no L4 header.
     pub fn fragment(mut self, offset: u16, more: bool) -> Self {
         assert!(offset.is_multiple_of(8), "fragments begin at a multiple of 8");
@@ -301,7 +301,7 @@ impl PacketBuilder {
         self
     }
 
-    /// Padding to at least `len` octets of frame; a NIC pads to 60.
+    /// Padding to at least `len` bytes of frame; a NIC pads to 60.
     pub fn padded_to(mut self, len: usize) -> Self {
         self.frame_min = len;
         self
@@ -325,7 +325,7 @@ impl PacketBuilder {
         self
     }
 
-    /// The frame's octets.
+    /// The frame's bytes.
     pub fn build(&self) -> Vec<u8> {
         emit::frame(self)
     }
@@ -338,7 +338,7 @@ impl PacketBuilder {
     fn options_header(mut self, kind: u8, len: usize) -> Self {
         assert!(
             len >= 8 && len.is_multiple_of(8),
-            "options headers are multiples of 8 octets"
+            "options headers are multiples of 8 bytes"
         );
         let mut header = vec![0, (len / 8 - 1) as u8];
         // Pad1 options all the way.

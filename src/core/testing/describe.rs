@@ -15,7 +15,7 @@ use crate::wire::{sctp, tcp, udp};
 /// Letters of the TCP flags, lowest bit first.
 const TCP_FLAGS: &[u8] = b"FSRPAUEC";
 
-/// One line about any octets: `TCP S 198.51.100.1:40000 > 192.0.2.1:80 ttl 64 len 40 | MACs | 54 octets`.
+/// One line about any bytes: `TCP S 198.51.100.1:40000 > 192.0.2.1:80 ttl 64 len 40 | MACs | 54 bytes`.
 pub fn describe(frame: &[u8]) -> String {
     let what = match parse(frame) {
         Ok(Parsed::Ip(headers, Flow::V4(key))) => packet(frame, &headers, &key),
@@ -27,7 +27,7 @@ pub fn describe(frame: &[u8]) -> String {
         Ok((ethernet, _)) => format!("{} > {}", mac(&ethernet.src), mac(&ethernet.dst)),
         Err(_) => "no MACs".into(),
     };
-    format!("{what} | {macs} | {} octets", frame.len())
+    format!("{what} | {macs} | {} bytes", frame.len())
 }
 
 fn packet<A: Address>(frame: &[u8], headers: &Headers, key: &FlowKey<A>) -> String {
@@ -76,8 +76,8 @@ fn message(frame: &[u8], headers: &Headers) -> String {
     }
 }
 
-fn flags(octet: u8) -> String {
-    let set = TCP_FLAGS.iter().enumerate().filter(|(bit, _)| octet & (1 << bit) != 0);
+fn flags(byte: u8) -> String {
+    let set = TCP_FLAGS.iter().enumerate().filter(|(bit, _)| byte & (1 << bit) != 0);
     let letters: String = set.map(|(_, &letter)| char::from(letter)).collect();
     if letters.is_empty() { "-".into() } else { letters }
 }
@@ -104,13 +104,13 @@ fn other(frame: &[u8]) -> String {
     }
 }
 
-fn mac(octets: &[u8; 6]) -> String {
-    octets.map(|octet| format!("{octet:02x}")).join(":")
+fn mac(bytes: &[u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// The first octets in hexadecimal.
+/// The first bytes in hexadecimal.
 fn digits(frame: &[u8]) -> String {
-    frame.iter().take(64).map(|octet| format!("{octet:02x}")).collect()
+    frame.iter().take(64).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(
             describe(&syn),
             "TCP S 198.51.100.1:40000 > 192.0.2.1:80 ttl 64 len 40 DF vlan 7 | \
-             02:00:00:00:01:02 > 02:00:00:00:00:01 | 58 octets"
+             02:00:00:00:01:02 > 02:00:00:00:00:01 | 58 bytes"
         );
         let fragment = udp6("[2001:db8::1]:1 > [2001:db8::2]:2")
             .fragment(8, false)
@@ -146,7 +146,7 @@ mod tests {
     fn what_is_no_packet_is_described_too() {
         let arp = hex("ffffffffffff020000000102080600010800060400010200000001020a0000020000000000000a000064");
         assert!(describe(&arp).starts_with("ARP who has 10.0.0.100 from 10.0.0.2 02:00:00:00:01:02 |"));
-        assert_eq!(describe(&[0xab]), "truncated ab | no MACs | 1 octets");
+        assert_eq!(describe(&[0xab]), "truncated ab | no MACs | 1 bytes");
         assert!(describe(&[0; 60]).starts_with("ethertype 0000 |"));
     }
 }

@@ -32,8 +32,8 @@ pub enum Outcome {
     Punted(Vec<u8>),
     /// Waiting for this neighbour.
     Held(NeighbourKey, Vec<u8>),
-    /// The path kept what was in it; see [`TestDirector::take_made`].
-    Kept,
+    /// The path kept what was in it; see [`TestDirector::take_generated`].
+    Consumed,
     /// Dropped.
     Dropped(DropReason),
 }
@@ -67,9 +67,9 @@ pub struct TestDirector {
     now: Tick,
     /// Microseconds behind `now`.
     now_us: u64,
-    made: Vec<Outcome>,
+    generated: Vec<Outcome>,
     /// Frames that one worker handed to another.
-    pub hand_overs: u64,
+    pub handoffs: u64,
 }
 
 /// Servers that the counters of a test have room for.
@@ -125,8 +125,8 @@ impl TestDirector {
             now: Tick(1_000),
             now_us: 1_000_000,
             counters,
-            made: Vec::new(),
-            hand_overs: 0,
+            generated: Vec::new(),
+            handoffs: 0,
         }
     }
 
@@ -189,9 +189,9 @@ impl TestDirector {
     }
 
     /// What another director tells, to every worker.
-    pub fn take_over(&mut self, conns: &[SyncConn]) {
+    pub fn import_synced(&mut self, conns: &[SyncConn]) {
         for worker in &mut self.workers {
-            path::take_over::take_over(worker, self.now, conns);
+            path::import::import_synced(worker, self.now, conns);
         }
     }
 
@@ -232,7 +232,7 @@ impl TestDirector {
             self.workers[worker].set_us(self.now_us as u32);
             if is_housekeeping_due {
                 path::housekeeping(&mut self.workers[worker], self.now);
-                self.collect_made(worker, DeviceId(0));
+                self.collect_generated(worker, DeviceId(0));
             } else {
                 path::expire(&mut self.workers[worker], self.now);
             }
@@ -271,22 +271,22 @@ impl TestDirector {
         let mut verdicts = vec![Verdict::Punt; frames.len()];
         path::process(&mut self.workers[worker], device, self.now, frames, &mut verdicts);
         let mut outcomes = Vec::with_capacity(frames.len());
-        self.collect_made(worker, device);
+        self.collect_generated(worker, device);
         for (frame, verdict) in frames.iter_mut().zip(verdicts) {
             outcomes.push(match verdict {
-                Verdict::HandOver(owner) => self.hand_over(owner, device, frame),
+                Verdict::Handoff(owner) => self.handoff(owner, device, frame),
                 decided => self.outcome(worker, decided, frame),
             });
         }
         outcomes
     }
 
-    fn hand_over(&mut self, owner: WorkerId, device: DeviceId, frame: &mut VecFrame) -> Outcome {
+    fn handoff(&mut self, owner: WorkerId, device: DeviceId, frame: &mut VecFrame) -> Outcome {
         let mut verdicts = [Verdict::Punt];
-        self.hand_overs += 1;
+        self.handoffs += 1;
         let worker = &mut self.workers[usize::from(owner.0)];
-        path::process_handed_over(worker, device, self.now, std::slice::from_mut(frame), &mut verdicts);
-        self.collect_made(usize::from(owner.0), device);
+        path::process_handoff(worker, device, self.now, std::slice::from_mut(frame), &mut verdicts);
+        self.collect_generated(usize::from(owner.0), device);
         self.outcome(usize::from(owner.0), verdicts[0], frame)
     }
 
@@ -294,7 +294,7 @@ impl TestDirector {
     pub fn from_host(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
         let mut frame = VecFrame::new(bytes);
         let verdict = path::from_host::process(&mut self.workers[0], device, self.now, false, &mut frame);
-        let Verdict::HandOver(owner) = verdict else {
+        let Verdict::Handoff(owner) = verdict else {
             return self.outcome(0, verdict, &frame);
         };
         let owner = usize::from(owner.0);
@@ -318,23 +318,23 @@ impl TestDirector {
         self.outcome(0, verdict, &frame)
     }
 
-    /// What became of the frames that the path made besides those that went in, oldest first.
-    pub fn take_made(&mut self) -> Vec<Outcome> {
-        std::mem::take(&mut self.made)
+    /// What became of the frames that the path generated besides those that went in, oldest first.
+    pub fn take_generated(&mut self) -> Vec<Outcome> {
+        std::mem::take(&mut self.generated)
     }
 
-    fn collect_made(&mut self, worker: usize, device: DeviceId) {
-        let mut made = Vec::new();
-        while let Some((verdict, bytes)) = self.workers[worker].next_made() {
-            made.push((verdict, VecFrame::new(bytes)));
+    fn collect_generated(&mut self, worker: usize, device: DeviceId) {
+        let mut generated = Vec::new();
+        while let Some((verdict, bytes)) = self.workers[worker].next_generated() {
+            generated.push((verdict, VecFrame::new(bytes)));
         }
-        for (verdict, mut frame) in made {
+        for (verdict, mut frame) in generated {
             let outcome = match verdict {
-                Verdict::HandOver(owner) => self.hand_over(owner, device, &mut frame),
+                Verdict::Handoff(owner) => self.handoff(owner, device, &mut frame),
                 decided => self.outcome(worker, decided, &frame),
             };
-            if outcome != Outcome::Kept {
-                self.made.push(outcome);
+            if outcome != Outcome::Consumed {
+                self.generated.push(outcome);
             }
         }
     }
@@ -358,9 +358,9 @@ impl TestDirector {
             Verdict::Transmit(device) => Outcome::Transmitted(device, frame.bytes().to_vec()),
             Verdict::Punt => Outcome::Punted(frame.bytes().to_vec()),
             Verdict::Hold(wait) => Outcome::Held(self.workers[worker].neighbour(wait), frame.bytes().to_vec()),
-            Verdict::Kept => Outcome::Kept,
+            Verdict::Consumed => Outcome::Consumed,
             Verdict::Drop(reason) => Outcome::Dropped(reason),
-            Verdict::HandOver(to) => panic!("a frame that was handed over already is handed to {to:?} again"),
+            Verdict::Handoff(to) => panic!("a frame that was handed over already is handed to {to:?} again"),
         }
     }
 }

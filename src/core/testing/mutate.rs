@@ -182,7 +182,7 @@ fn icmp_errors() -> Vec<Vec<u8>> {
     frames
 }
 
-/// Damages a frame: flipped octets, cuts, growth, or nothing but other ports.
+/// Damages a frame: flipped bytes, cuts, growth, or nothing but other ports.
 pub fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
     match random.below(8) {
         0 => frame.truncate(random.below(frame.len() as u32 + 1) as usize),
@@ -190,15 +190,15 @@ pub fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
         2 | 3 => {
             for _ in 0..=random.below(6) {
                 let at = random.below(frame.len().max(1) as u32) as usize;
-                if let Some(octet) = frame.get_mut(at) {
-                    *octet = random.next_u32() as u8;
+                if let Some(byte) = frame.get_mut(at) {
+                    *byte = random.next_u32() as u8;
                 }
             }
         }
         4 => frame
             .iter_mut()
             .skip(14)
-            .for_each(|octet| *octet = random.next_u32() as u8),
+            .for_each(|byte| *byte = random.next_u32() as u8),
         _ => {
             // Another client port: a new connection if it is a SYN.
             let at = if frame.get(12) == Some(&0x86) { 54 } else { 34 };

@@ -15,7 +15,7 @@ pub(super) fn internet_checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// CRC32c (RFC 9260 appendix A), bit by bit. SCTP sends its least significant octet first.
+/// CRC32c (RFC 9260 appendix A), bit by bit. SCTP sends its least significant byte first.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     /// The Castagnoli polynomial, reflected.
     const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -81,11 +81,11 @@ fn upper_fault(frame: &[u8], headers: &Headers, flow: &Flow) -> Option<String> {
 fn with_pseudo_header(flow: &Flow, segment: &[u8]) -> u16 {
     let (addresses, protocol) = match flow {
         Flow::V4(key) => (
-            [key.src.addr, key.dst.addr].map(|Addr4(octets)| octets).concat(),
+            [key.src.addr, key.dst.addr].map(|Addr4(bytes)| bytes).concat(),
             key.protocol,
         ),
         Flow::V6(key) => (
-            [key.src.addr, key.dst.addr].map(|Addr6(octets)| octets).concat(),
+            [key.src.addr, key.dst.addr].map(|Addr6(bytes)| bytes).concat(),
             key.protocol,
         ),
     };

@@ -1,4 +1,4 @@
-//! Capture files in the classic pcap format (draft-ietf-opsawg-pcap), Ethernet only; octets in, octets out.
+//! Capture files in the classic pcap format (draft-ietf-opsawg-pcap), Ethernet only; bytes in, bytes out.
 
 use thiserror::Error;
 
@@ -34,9 +34,9 @@ pub enum PcapError {
 pub struct CapturedFrame {
     /// Nanoseconds since 1970.
     pub time_ns: u64,
-    /// Octets captured.
+    /// Bytes captured.
     pub bytes: Vec<u8>,
-    /// Octets the frame had on the wire; more than `bytes` when it was cut.
+    /// Bytes the frame had on the wire; more than `bytes` when it was cut.
     pub wire_len: u32,
 }
 
@@ -98,15 +98,15 @@ pub fn write_pcap(frames: &[CapturedFrame]) -> Vec<u8> {
 }
 
 fn word(header: &[u8], offset: usize, is_swapped: bool) -> u32 {
-    let octets = header
+    let bytes = header
         .get(offset..)
         .and_then(<[u8]>::first_chunk)
         .copied()
         .unwrap_or_default();
     if is_swapped {
-        u32::from_be_bytes(octets)
+        u32::from_be_bytes(bytes)
     } else {
-        u32::from_le_bytes(octets)
+        u32::from_le_bytes(bytes)
     }
 }
 
@@ -152,7 +152,7 @@ mod tests {
         let file = write_pcap(&capture());
         for len in 0..file.len() {
             let is_at_boundary = [24, 24 + 16 + 9].contains(&len);
-            assert_eq!(read_pcap(&file[..len]).is_ok(), is_at_boundary, "{len} octets");
+            assert_eq!(read_pcap(&file[..len]).is_ok(), is_at_boundary, "{len} bytes");
         }
     }
 

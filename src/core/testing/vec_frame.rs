@@ -2,11 +2,11 @@
 
 use crate::frame::Frame;
 
-/// Octets in front of a new frame: DPDK's `RTE_PKTMBUF_HEADROOM`.
+/// Bytes in front of a new frame: DPDK's `RTE_PKTMBUF_HEADROOM`.
 const HEADROOM: usize = 128;
-/// Octets behind a new frame.
+/// Bytes behind a new frame.
 const TAILROOM: usize = 512;
-/// What the room is filled with, so that a step that forgets to write its octets is seen.
+/// What the room is filled with, so that a step that forgets to write its bytes is seen.
 const UNDEFINED: u8 = 0xa5;
 
 /// See the module. Two are equal when their frames are, whatever the room around them.
@@ -18,12 +18,12 @@ pub struct VecFrame {
 }
 
 impl VecFrame {
-    /// A frame of these octets with 128 octets of headroom and 512 of tailroom.
+    /// A frame of these bytes with 128 bytes of headroom and 512 of tailroom.
     pub fn new(bytes: &[u8]) -> Self {
         Self::with_room(bytes, HEADROOM, TAILROOM)
     }
 
-    /// A frame of these octets with room as given.
+    /// A frame of these bytes with room as given.
     pub fn with_room(bytes: &[u8], headroom: usize, tailroom: usize) -> Self {
         let mut buffer = vec![UNDEFINED; headroom + bytes.len() + tailroom];
         let end = headroom + bytes.len();
@@ -84,7 +84,7 @@ impl PartialEq for VecFrame {
 
 impl Eq for VecFrame {}
 
-/// Octets from hexadecimal digits; white space between them is skipped.
+/// Bytes from hexadecimal digits; white space between them is skipped.
 ///
 /// # Panics
 /// On anything else.
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn hexadecimal_digits_become_octets() {
+    fn hexadecimal_digits_become_bytes() {
         assert_eq!(hex("00 fF\n7e"), [0, 255, 0x7e]);
     }
 }

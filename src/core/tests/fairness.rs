@@ -168,8 +168,8 @@ fn wlc_picks_over_many_workers_as_over_one_under_a_load_of_service_times() {
 struct Traffic {
     /// Share of the busiest server in any half second of new connections.
     herd: f64,
-    /// Octets of each server in the second half.
-    octets: Vec<u64>,
+    /// Bytes of each server in the second half.
+    bytes: Vec<u64>,
 }
 
 fn under_traffic(scheduler: &str, workers: u8, weights: &[u32]) -> Traffic {
@@ -179,9 +179,9 @@ fn under_traffic(scheduler: &str, workers: u8, weights: &[u32]) -> Traffic {
     let mut due: BinaryHeap<Reverse<(u64, u32, u32, usize)>> = BinaryHeap::new();
     let mut traffic = Traffic {
         herd: 0.0,
-        octets: Vec::new(),
+        bytes: Vec::new(),
     };
-    let octets = |director: &TestDirector| -> Vec<u64> {
+    let bytes = |director: &TestDirector| -> Vec<u64> {
         let of = |id: usize| {
             let workers = director.counters.iter();
             workers
@@ -216,10 +216,10 @@ fn under_traffic(scheduler: &str, workers: u8, weights: &[u32]) -> Traffic {
             before = now;
         }
         if number == SECONDS * 500 {
-            half = octets(&director);
+            half = bytes(&director);
         }
     }
-    traffic.octets = octets(&director)
+    traffic.bytes = bytes(&director)
         .iter()
         .zip(&half)
         .map(|(now, then)| now - then)
@@ -232,9 +232,9 @@ fn lt_and_wlt_level_traffic_by_weight_and_do_not_herd() {
     for (scheduler, weights) in [("lt", [1; 8]), ("wlt", [1, 1, 1, 1, 2, 2, 4, 4])] {
         for workers in [1, 2, 16] {
             let traffic = under_traffic(scheduler, workers, &weights);
-            let total: u64 = traffic.octets.iter().sum();
+            let total: u64 = traffic.bytes.iter().sum();
             let shares = exact_by_weight(&weights, total as u32);
-            let uneven = worst_percent(&traffic.octets, &shares);
+            let uneven = worst_percent(&traffic.bytes, &shares);
             let fair = f64::from(*weights.iter().max().unwrap()) / f64::from(weights.iter().sum::<u32>());
             let herd = traffic.herd / fair;
             println!("{scheduler:3} {workers:2} workers: traffic {uneven:.1} % from its share, herd {herd:.2} x fair");
@@ -242,7 +242,7 @@ fn lt_and_wlt_level_traffic_by_weight_and_do_not_herd() {
                 herd < 3.0,
                 "{scheduler} {workers}: {herd} times its share to one server"
             );
-            assert!(uneven < 20.0, "{scheduler} {workers}: {uneven} %: {:?}", traffic.octets);
+            assert!(uneven < 20.0, "{scheduler} {workers}: {uneven} %: {:?}", traffic.bytes);
         }
     }
 }

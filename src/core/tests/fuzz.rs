@@ -43,7 +43,7 @@ fn run(seed: u64, workers: u8, frames_count: usize) {
         let worker = random.below(u32::from(workers)) as usize;
         let outcomes = director.burst(worker, device, &mut frames);
         verdicts += outcomes.len();
-        let made = director.take_made();
+        let made = director.take_generated();
         made_count += made.len();
         for outcome in outcomes.into_iter().chain(made) {
             if let Outcome::Transmitted(DeviceId(device), bytes) = outcome {
@@ -120,7 +120,7 @@ fn frames_of_every_short_length_are_named_drops_or_punted() {
     for len in 0..whole.len() {
         let mut frames = [VecFrame::new(&whole[..len])];
         let outcome = director.burst(0, WAN, &mut frames).remove(0);
-        assert!(matches!(outcome, Outcome::Dropped(_)), "{len} octets: {outcome:?}");
+        assert!(matches!(outcome, Outcome::Dropped(_)), "{len} bytes: {outcome:?}");
         assert_eq!(frames[0].bytes().len(), len, "a dropped frame is left as it was");
     }
     assert_eq!(director.conns().len(), 0);

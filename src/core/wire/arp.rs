@@ -18,9 +18,9 @@ pub struct ArpPacket {
     pub hardware: U16,
     /// 0x0800 for IPv4.
     pub protocol: U16,
-    /// Octets of a MAC address: 6.
+    /// Bytes of a MAC address: 6.
     pub hardware_len: u8,
-    /// Octets of an IPv4 address: 4.
+    /// Bytes of an IPv4 address: 4.
     pub protocol_len: u8,
     /// Request or reply.
     pub operation: U16,
@@ -35,7 +35,7 @@ pub struct ArpPacket {
 }
 
 impl ArpPacket {
-    /// Octets of the packet.
+    /// Bytes of the packet.
     pub const LEN: usize = 28;
 }
 

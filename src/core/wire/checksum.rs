@@ -10,7 +10,7 @@ use crate::address::Address;
 /// What data with a right checksum in it sum up to.
 pub const VALID: u16 = 0xffff;
 
-/// The sum of `bytes` as big-endian words; an odd last octet is padded with zero.
+/// The sum of `bytes` as big-endian words; an odd last byte is padded with zero.
 pub fn sum(bytes: &[u8]) -> u16 {
     let (words, rest) = bytes.as_chunks::<4>();
     let mut last = [0; 4];
@@ -65,7 +65,7 @@ pub const fn complement(delta: u16) -> u16 {
 }
 
 /// The sum of the pseudo header of TCP, UDP and ICMPv6 (RFC 9293 3.1, RFC 8200 8.1); `len` is the upper
-/// layer's length in octets.
+/// layer's length in bytes.
 pub fn pseudo_header<A: Address>(src: A, dst: A, protocol: u8, len: u16) -> u16 {
     let addresses = add(sum(src.as_bytes()), sum(dst.as_bytes()));
     add(addresses, add(u16::from(protocol), len))
@@ -91,7 +91,7 @@ mod tests {
         let mut random = Random::new(1);
         for len in 0..300 {
             let bytes: Vec<u8> = (0..len).map(|_| random.next_u32() as u8).collect();
-            assert_eq!(sum(&bytes), sum_slowly(&bytes), "{len} octets");
+            assert_eq!(sum(&bytes), sum_slowly(&bytes), "{len} bytes");
         }
         assert_eq!(sum(&[0xff; 65_535]), sum_slowly(&[0xff; 65_535]));
     }

@@ -14,7 +14,7 @@ pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// An 802.1ad service tag follows.
 pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 
-/// Octets of the shortest frame without FCS; senders pad up to it.
+/// Bytes of the shortest frame without FCS; senders pad up to it.
 pub const FRAME_MIN: usize = 60;
 
 /// The untagged header.
@@ -30,7 +30,7 @@ pub struct EthernetHeader {
 }
 
 impl EthernetHeader {
-    /// Octets of the header.
+    /// Bytes of the header.
     pub const LEN: usize = 14;
 
     /// Whether the frame is addressed to a group (multicast or broadcast).

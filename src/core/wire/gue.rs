@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct GueHeader {
-    /// Version (2 bits), control flag, length of the optional fields in words of 4 octets (5 bits).
+    /// Version (2 bits), control flag, length of the optional fields in words of 4 bytes (5 bits).
     pub version_len: u8,
     /// IP protocol number of the inner packet.
     pub protocol: u8,
@@ -16,7 +16,7 @@ pub struct GueHeader {
 }
 
 impl GueHeader {
-    /// Octets of the optional fields; `None` for a control message or another version.
+    /// Bytes of the optional fields; `None` for a control message or another version.
     pub const fn options_len(&self) -> Option<u16> {
         if self.version_len & 0xe0 == 0 {
             Some((self.version_len & 0x1f) as u16 * 4)

@@ -51,7 +51,7 @@ pub const V6_CODE_ADDRESS: u8 = 3;
 /// ICMPv6 code: port unreachable.
 pub const V6_CODE_PORT: u8 = 4;
 
-/// The first eight octets of every message.
+/// The first eight bytes of every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct IcmpHeader {
@@ -66,7 +66,7 @@ pub struct IcmpHeader {
 }
 
 impl IcmpHeader {
-    /// Octets of the header.
+    /// Bytes of the header.
     pub const LEN: usize = 8;
 }
 

@@ -7,24 +7,24 @@ use crate::address::Addr4;
 use crate::path::DropReason;
 use crate::wire::checksum;
 
-/// Version 4 and the header length of a packet without options, in one octet.
-pub const VERSION_IHL_PLAIN: u8 = 0x45;
+/// Version 4 and the header length of a packet without options, in one byte.
+pub const VERSION_IHL_WITHOUT_OPTIONS: u8 = 0x45;
 /// The DF bit of [`Ipv4Header::flags_offset`].
 pub const DONT_FRAGMENT: u16 = 0x4000;
 /// The MF bit of [`Ipv4Header::flags_offset`].
 pub const MORE_FRAGMENTS: u16 = 0x2000;
-/// The fragment offset, in units of 8 octets, of [`Ipv4Header::flags_offset`].
+/// The fragment offset, in units of 8 bytes, of [`Ipv4Header::flags_offset`].
 pub const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
 
 /// The header without options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Ipv4Header {
-    /// Version (4 bits) and header length in words of 4 octets (4 bits).
+    /// Version (4 bits) and header length in words of 4 bytes (4 bits).
     pub version_ihl: u8,
     /// DSCP (6 bits) and ECN (2 bits).
     pub tos: u8,
-    /// Octets of the packet, this header included.
+    /// Bytes of the packet, this header included.
     pub total_len: U16,
     /// What fragments of one packet share.
     pub identification: U16,
@@ -43,7 +43,7 @@ pub struct Ipv4Header {
 }
 
 impl Ipv4Header {
-    /// Octets of a header without options.
+    /// Bytes of a header without options.
     pub const LEN: usize = 20;
 
     /// The header of `packet`, verified: version, header length, total length (at most what is there) and
@@ -65,7 +65,7 @@ impl Ipv4Header {
         Ok(header)
     }
 
-    /// Octets of the header with its options: 0 to 60.
+    /// Bytes of the header with its options: 0 to 60.
     #[inline]
     pub const fn header_len(&self) -> usize {
         (self.version_ihl & 0x0f) as usize * 4
@@ -73,9 +73,9 @@ impl Ipv4Header {
 
     /// Whether the checksum of a header without options is right.
     #[inline(always)]
-    pub fn is_plain_checksum_valid(&self) -> bool {
+    pub fn is_checksum_valid_without_options(&self) -> bool {
         let words: [u32; 5] = zerocopy::transmute!(*self);
-        // The order of octets within the words does not matter to whether the sum is all ones (RFC 1071 2 B).
+        // The order of bytes within the words does not matter to whether the sum is all ones (RFC 1071 2 B).
         checksum::fold(words.iter().map(|&word| u64::from(word)).sum()) == checksum::VALID
     }
 
@@ -104,7 +104,7 @@ impl Ipv4Header {
         }
     }
 
-    /// Offset of this fragment's payload in the whole one, in octets.
+    /// Offset of this fragment's payload in the whole one, in bytes.
     #[inline]
     pub const fn fragment_offset(&self) -> usize {
         (self.flags_offset.get() & FRAGMENT_OFFSET_MASK) as usize * 8
@@ -137,12 +137,14 @@ mod tests {
     fn a_recorded_header_is_valid_and_every_flipped_bit_is_noticed() {
         let good = hex(RECORDED);
         let header = Ipv4Header::ref_from_bytes(&good).unwrap();
-        assert!(header.is_plain_checksum_valid() && header.dont_fragment());
+        assert!(header.is_checksum_valid_without_options() && header.dont_fragment());
         for bit in 0..160 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(
-                !Ipv4Header::ref_from_bytes(&bad).unwrap().is_plain_checksum_valid(),
+                !Ipv4Header::ref_from_bytes(&bad)
+                    .unwrap()
+                    .is_checksum_valid_without_options(),
                 "bit {bit}"
             );
         }

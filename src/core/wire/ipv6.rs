@@ -25,7 +25,7 @@ pub const NEXT_DESTINATION: u8 = 60;
 pub struct Ipv6Header {
     /// Version (4 bits), traffic class (8 bits), flow label (20 bits).
     pub version_class_flow: U32,
-    /// Octets behind this header.
+    /// Bytes behind this header.
     pub payload_len: U16,
     /// Protocol or extension header that follows.
     pub next_header: u8,
@@ -38,7 +38,7 @@ pub struct Ipv6Header {
 }
 
 impl Ipv6Header {
-    /// Octets of the header.
+    /// Bytes of the header.
     pub const LEN: usize = 40;
 
     /// The first word of a header with this traffic class and flow label 0.
@@ -93,13 +93,13 @@ pub struct ExtensionHeader {
 }
 
 impl ExtensionHeader {
-    /// Octets of a hop-by-hop, routing or destination options header.
+    /// Bytes of a hop-by-hop, routing or destination options header.
     #[inline]
     pub const fn options_len(&self) -> usize {
         (self.len as usize + 1) * 8
     }
 
-    /// Octets of an authentication header (RFC 4302 2.2).
+    /// Bytes of an authentication header (RFC 4302 2.2).
     #[inline]
     pub const fn authentication_len(&self) -> usize {
         (self.len as usize + 2) * 4
@@ -114,17 +114,17 @@ pub struct FragmentHeader {
     pub next_header: u8,
     /// Zero.
     pub reserved: u8,
-    /// Offset in units of 8 octets (13 bits), reserved (2 bits), M (1 bit).
+    /// Offset in units of 8 bytes (13 bits), reserved (2 bits), M (1 bit).
     pub offset_more: U16,
     /// What fragments of one packet share.
     pub identification: U32,
 }
 
 impl FragmentHeader {
-    /// Octets of the header.
+    /// Bytes of the header.
     pub const LEN: usize = 8;
 
-    /// Offset of this fragment in the fragmentable part, in octets.
+    /// Offset of this fragment in the fragmentable part, in bytes.
     #[inline]
     pub const fn offset(&self) -> usize {
         (self.offset_more.get() & 0xfff8) as usize

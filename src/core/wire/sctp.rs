@@ -16,12 +16,12 @@ pub struct SctpHeader {
     pub dst_port: U16,
     /// Chosen by the receiver of this packet.
     pub verification_tag: U32,
-    /// CRC32c of the packet, least significant octet first; addresses are not part of it.
+    /// CRC32c of the packet, least significant byte first; addresses are not part of it.
     pub checksum: [u8; 4],
 }
 
 impl SctpHeader {
-    /// Octets of the header.
+    /// Bytes of the header.
     pub const LEN: usize = 12;
 }
 
@@ -68,10 +68,10 @@ mod tests {
     use super::*;
 
     /// Bit by bit, from the polynomial of RFC 9260 appendix A.
-    fn crc_by_definition(octets: &[u8]) -> u32 {
+    fn crc_by_definition(bytes: &[u8]) -> u32 {
         let mut crc = u32::MAX;
-        for octet in octets {
-            crc ^= u32::from(*octet);
+        for byte in bytes {
+            crc ^= u32::from(*byte);
             for _ in 0..8 {
                 crc = crc >> 1 ^ if crc & 1 == 1 { 0x82F6_3B78 } else { 0 };
             }
@@ -85,7 +85,7 @@ mod tests {
         let computed = checksum(&packet);
         packet[8..12].fill(0);
         assert_eq!(computed, crc_by_definition(&packet).to_le_bytes());
-        // RFC 3720 B.4: 32 octets of zeroes.
+        // RFC 3720 B.4: 32 bytes of zeroes.
         assert_eq!(crc_by_definition(&[0; 32]), 0x8A91_36AA);
     }
 

@@ -29,15 +29,15 @@ pub struct TcpHeader {
     pub src_port: U16,
     /// Port of the receiver.
     pub dst_port: U16,
-    /// Number of the first octet.
+    /// Number of the first byte.
     pub sequence: U32,
-    /// Number of the next octet expected.
+    /// Number of the next byte expected.
     pub acknowledgement: U32,
-    /// Header length in words of 4 octets (4 bits), reserved.
+    /// Header length in words of 4 bytes (4 bits), reserved.
     pub data_offset: u8,
     /// See [`SYN`] and its neighbours.
     pub flags: u8,
-    /// Octets the sender is ready to take.
+    /// Bytes the sender is ready to take.
     pub window: U16,
     /// Internet checksum of pseudo header and segment.
     pub checksum: U16,
@@ -46,7 +46,7 @@ pub struct TcpHeader {
 }
 
 impl TcpHeader {
-    /// Octets of a header without options.
+    /// Bytes of a header without options.
     pub const LEN: usize = 20;
 
     /// The header of `segment`. Where it says that its options end is not looked at, as in the kernel: what the
@@ -57,7 +57,7 @@ impl TcpHeader {
         Ok(header)
     }
 
-    /// Octets of the header with its options: 0 to 60.
+    /// Bytes of the header with its options: 0 to 60.
     #[inline]
     pub const fn header_len(&self) -> usize {
         (self.data_offset >> 4) as usize * 4
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn twenty_octets_are_a_header_whatever_its_own_length_says() {
+    fn twenty_bytes_are_a_header_whatever_its_own_length_says() {
         let mut segment = [0; 24];
         for offset in [0x00, 0x40, 0x60, 0xf0] {
             segment[12] = offset;

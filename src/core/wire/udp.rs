@@ -17,14 +17,14 @@ pub struct UdpHeader {
     pub src_port: U16,
     /// Port of the receiver.
     pub dst_port: U16,
-    /// Octets of header and data.
+    /// Bytes of header and data.
     pub len: U16,
     /// Internet checksum of pseudo header and datagram; 0 when the sender computed none.
     pub checksum: U16,
 }
 
 impl UdpHeader {
-    /// Octets of the header.
+    /// Bytes of the header.
     pub const LEN: usize = 8;
 }
 

@@ -17,7 +17,7 @@ pub struct VlanTag {
 }
 
 impl VlanTag {
-    /// Octets a tag adds to the frame.
+    /// Bytes a tag adds to the frame.
     pub const LEN: usize = 4;
 
     /// The VLAN id; 0 is a priority tag of untagged traffic.

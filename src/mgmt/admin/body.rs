@@ -35,9 +35,9 @@ impl IntoResponse for Refusal {
 
 /// A body of ordinary size.
 #[derive(Debug)]
-pub struct Wanted<T>(pub T);
+pub struct JsonBody<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<Arc<Admin>> for Wanted<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<Admin>> for JsonBody<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, admin: &Arc<Admin>) -> Result<Self, Refusal> {
@@ -48,9 +48,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Admin>> for Wanted<T> {
 
 /// A body that may be as large as a whole desired state.
 #[derive(Debug)]
-pub struct WantedState(pub State);
+pub struct StateBody(pub State);
 
-impl FromRequest<Arc<Admin>> for WantedState {
+impl FromRequest<Arc<Admin>> for StateBody {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, admin: &Arc<Admin>) -> Result<Self, Refusal> {
@@ -71,7 +71,7 @@ async fn read(request: Request, admin: &Admin, max_bytes: usize) -> Result<Bytes
     match collected {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
-            let message = format!("the body is larger than {max_bytes} octets; send it in parts");
+            let message = format!("the body is larger than {max_bytes} bytes; send it in parts");
             Err(ApiError::new(ErrorCode::BodyTooLarge, message).into())
         }
         Err(error) => Err(ApiError::new(ErrorCode::BadRequest, format!("the body cannot be read: {error}")).into()),

@@ -17,13 +17,13 @@ use tokio::time::timeout;
 
 use super::Admin;
 use crate::mgmt::director::convert;
-use crate::mgmt::worker_port::WorkerPort;
+use crate::mgmt::worker_handle::WorkerHandle;
 
 /// Connections a worker copies at once: about 100 kB.
 const PART_MAX: usize = 1_024;
 
 struct Reading {
-    workers: Vec<Arc<dyn WorkerPort>>,
+    workers: Vec<Arc<dyn WorkerHandle>>,
     /// The worker being read, and where.
     worker: usize,
     cursor: DumpCursor,

@@ -18,7 +18,7 @@ use utoipa::{IntoParams, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::body::{Asked, Path, Refusal, Wanted, WantedState};
+use super::body::{Asked, JsonBody, Path, Refusal, StateBody};
 use super::{Admin, capture, connections, observe, why};
 use crate::mgmt::director::publication::changes_arrive;
 
@@ -154,7 +154,7 @@ struct Replacing {
 async fn replace_state(
     Shared(admin): Lvsd,
     Asked(replacing): Asked<Replacing>,
-    WantedState(state): WantedState,
+    StateBody(state): StateBody,
 ) -> Answer<StateDiff> {
     let diff = admin.director().replace(state, replacing.dry_run, Instant::now())?;
     if !replacing.dry_run {
@@ -174,7 +174,7 @@ async fn list_services(Shared(admin): Lvsd) -> axum::Json<Vec<ServiceStatus>> {
     post, path = "/v1/services", request_body = Service,
     responses((status = 201), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
-async fn add_service(Shared(admin): Lvsd, Wanted(service): Wanted<Service>) -> Done {
+async fn add_service(Shared(admin): Lvsd, JsonBody(service): JsonBody<Service>) -> Done {
     carry_out(&admin, Action::AddService(service))
         .await
         .map(|_| StatusCode::CREATED)
@@ -205,7 +205,7 @@ async fn get_service(Shared(admin): Lvsd, Path(service): Path<String>) -> Answer
 async fn set_service(
     Shared(admin): Lvsd,
     Path(service): Path<String>,
-    Wanted(settings): Wanted<ServiceSettings>,
+    JsonBody(settings): JsonBody<ServiceSettings>,
 ) -> Done {
     let service = named(&service, "service")?;
     carry_out(
@@ -224,7 +224,11 @@ async fn set_service(
     request_body = ServicePatch,
     responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
-async fn patch_service(Shared(admin): Lvsd, Path(service): Path<String>, Wanted(patch): Wanted<ServicePatch>) -> Done {
+async fn patch_service(
+    Shared(admin): Lvsd,
+    Path(service): Path<String>,
+    JsonBody(patch): JsonBody<ServicePatch>,
+) -> Done {
     let service = named(&service, "service")?;
     carry_out(&admin, Action::EditService { service, patch }).await
 }
@@ -255,7 +259,7 @@ async fn list_servers(Shared(admin): Lvsd, Path(service): Path<String>) -> Answe
     params(("service" = String, Path, description = "tcp:192.0.2.1:80")), request_body = Server,
     responses((status = 201), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
-async fn add_server(Shared(admin): Lvsd, Path(service): Path<String>, Wanted(server): Wanted<Server>) -> Done {
+async fn add_server(Shared(admin): Lvsd, Path(service): Path<String>, JsonBody(server): JsonBody<Server>) -> Done {
     let service = named(&service, "service")?;
     carry_out(&admin, Action::AddServer { service, server })
         .await
@@ -275,7 +279,7 @@ async fn add_server(Shared(admin): Lvsd, Path(service): Path<String>, Wanted(ser
 async fn set_server(
     Shared(admin): Lvsd,
     Path((service, server)): Path<(String, String)>,
-    Wanted(settings): Wanted<ServerSettings>,
+    JsonBody(settings): JsonBody<ServerSettings>,
 ) -> Done {
     let (service, server) = (named(&service, "service")?, server_named(&server)?);
     carry_out(
@@ -302,7 +306,7 @@ async fn set_server(
 async fn patch_server(
     Shared(admin): Lvsd,
     Path((service, server)): Path<(String, String)>,
-    Wanted(patch): Wanted<ServerPatch>,
+    JsonBody(patch): JsonBody<ServerPatch>,
 ) -> Done {
     let (service, server) = (named(&service, "service")?, server_named(&server)?);
     carry_out(&admin, Action::EditServer { service, server, patch }).await
@@ -343,7 +347,7 @@ async fn get_local_addresses(Shared(admin): Lvsd, Path(service): Path<String>) -
 async fn set_local_addresses(
     Shared(admin): Lvsd,
     Path(service): Path<String>,
-    Wanted(pool): Wanted<LocalAddresses>,
+    JsonBody(pool): JsonBody<LocalAddresses>,
 ) -> Done {
     let service = named(&service, "service")?;
     carry_out(
@@ -435,7 +439,7 @@ async fn get_timeouts(Shared(admin): Lvsd) -> axum::Json<Timeouts> {
     put, path = "/v1/timeouts", request_body = TimeoutsPatch,
     responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
-async fn set_timeouts(Shared(admin): Lvsd, Wanted(patch): Wanted<TimeoutsPatch>) -> Done {
+async fn set_timeouts(Shared(admin): Lvsd, JsonBody(patch): JsonBody<TimeoutsPatch>) -> Done {
     carry_out(&admin, Action::SetTimeouts(patch)).await
 }
 

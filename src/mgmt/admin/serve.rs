@@ -21,7 +21,7 @@ use tokio_io_timeout::TimeoutStream;
 use super::socket::AdminSocket;
 use super::{Admin, Limits, routes};
 
-/// Octets of a request head; also what is buffered of a body at once.
+/// Bytes of a request head; also what is buffered of a body at once.
 const BUFFER_MAX_BYTES: usize = 64 << 10;
 
 /// After `accept` failed for want of descriptors or memory.

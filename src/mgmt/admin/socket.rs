@@ -137,12 +137,12 @@ impl AdminSocket {
             _ => {}
         }
         let listener = UnixListener::bind(&fresh).map_err(failed)?;
-        let placed = listener
+        let rss = listener
             .set_nonblocking(true)
             .and_then(|()| group.map_or(Ok(()), |gid| chown(&fresh, None, Some(gid.as_raw()))))
             .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(0o660)))
             .and_then(|()| fs::rename(&fresh, path));
-        if let Err(error) = placed {
+        if let Err(error) = rss {
             // The first error is the one to report.
             let _ = fs::remove_file(&fresh);
             return Err(failed(error));

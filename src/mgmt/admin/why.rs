@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::Admin;
 use super::body::{Asked, Refusal};
 use crate::mgmt::director::convert;
-use crate::mgmt::worker_port::WorkerPort;
+use crate::mgmt::worker_handle::WorkerHandle;
 
 /// What stands for the client's port when none is given.
 const EXAMPLE_PORT: u16 = 40_000;
@@ -42,7 +42,7 @@ pub async fn get_why(Shared(admin): Shared<Arc<Admin>>, Asked(asked): Asked<WhyA
         src: (asked.client, asked.client_port.unwrap_or(EXAMPLE_PORT)),
         dst: (asked.virt.ip(), asked.virt.port()),
         begins: !asked.established,
-        handed_over: false,
+        is_handoff: false,
     };
     let (worker, told) = ask(&admin, question).await?;
     Ok(Json(admin.director().in_words(words(&asked, &question), worker, &told)))
@@ -71,7 +71,7 @@ async fn ask(admin: &Admin, question: Question) -> Result<(usize, Explanation), 
         match told.end {
             // Whoever finds it in its own table simply has it.
             _ if told.conn.is_some() => return Ok((number, told)),
-            End::HandOver(to) => owner = usize::from(to.0),
+            End::Handoff(to) => owner = usize::from(to.0),
             _ => {}
         }
     }
@@ -79,7 +79,7 @@ async fn ask(admin: &Admin, question: Question) -> Result<(usize, Explanation), 
         return Err(ApiError::new(ErrorCode::Busy, "no worker runs; try again"));
     };
     let handed_over = Question {
-        handed_over: true,
+        is_handoff: true,
         ..question
     };
     Ok((owner, ask_one(admin, owner, worker, handed_over).await?))
@@ -88,7 +88,7 @@ async fn ask(admin: &Admin, question: Question) -> Result<(usize, Explanation), 
 async fn ask_one(
     admin: &Admin,
     number: usize,
-    worker: &Arc<dyn WorkerPort>,
+    worker: &Arc<dyn WorkerHandle>,
     question: Question,
 ) -> Result<Explanation, ApiError> {
     match timeout(admin.limits.worker_timeout, worker.explain(question)).await {

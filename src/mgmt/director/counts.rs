@@ -12,7 +12,7 @@ use lvs_core::ipvs::service::ServiceId;
 use lvs_core::ipvs::service_table::ServiceTable;
 use lvs_core::ipvs::stats::{Estimator, Rates, Totals};
 
-use crate::mgmt::worker_port::WorkerPort;
+use crate::mgmt::worker_handle::WorkerHandle;
 
 /// One object's counts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,7 +45,7 @@ pub struct Load {
 }
 
 /// The present connections of one real server over all workers.
-pub fn load(workers: &[Arc<dyn WorkerPort>], id: RealServerId) -> Load {
+pub fn load(workers: &[Arc<dyn WorkerHandle>], id: RealServerId) -> Load {
     let mut load = Load::default();
     for worker in workers {
         let counters = worker.counters().server(id);
@@ -71,7 +71,7 @@ pub struct Counts {
 
 impl Counts {
     /// Adds what was counted since the last look.
-    pub fn collect(&mut self, table: &ServiceTable, workers: &[Arc<dyn WorkerPort>]) {
+    pub fn collect(&mut self, table: &ServiceTable, workers: &[Arc<dyn WorkerHandle>]) {
         for slot in table.real_servers() {
             let id = slot.server.id;
             let now = workers.iter().fold(Totals::default(), |sum, worker| {

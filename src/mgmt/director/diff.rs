@@ -13,7 +13,7 @@ use super::settings;
 
 /// An action and the place in the wanted state that asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct Edit {
     /// `services[2].servers[0]`; empty for removals.
     pub place: String,
     /// What to do.
@@ -21,7 +21,7 @@ pub struct Step {
 }
 
 /// What leads from `from` to `to`: removals first, so that limits and ids are free for what is added.
-pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Step>), ApiError> {
+pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Edit>), ApiError> {
     refuse_duplicates(to)?;
     let old: HashMap<_, _> = from.services.iter().map(|service| (service.service, service)).collect();
     let wanted: HashSet<_> = to.services.iter().map(|service| service.service).collect();
@@ -32,7 +32,7 @@ pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Step>), Ap
         .filter(|service| !wanted.contains(&service.service))
     {
         plan.diff.services_removed.push(service.service);
-        plan.step(String::new(), Action::DeleteService(service.service));
+        plan.edit(String::new(), Action::DeleteService(service.service));
     }
     for (index, service) in to.services.iter().enumerate() {
         let place = format!("services[{index}]");
@@ -45,7 +45,7 @@ pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Step>), Ap
         && from.timeouts != to.timeouts
     {
         plan.diff.timeouts_changed = true;
-        plan.step("timeouts".to_owned(), Action::SetTimeouts(timeouts.into()));
+        plan.edit("timeouts".to_owned(), Action::SetTimeouts(timeouts.into()));
     }
     plan.change_sync_daemons(from, to);
     plan.change_sysctls(from, to);
@@ -53,9 +53,9 @@ pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Step>), Ap
         && from.marks.as_ref() != Some(marks)
     {
         plan.diff.marks_changed = true;
-        plan.step("marks".to_owned(), Action::SetMarks(marks.clone()));
+        plan.edit("marks".to_owned(), Action::SetMarks(marks.clone()));
     }
-    Ok((plan.diff, plan.steps))
+    Ok((plan.diff, plan.edits))
 }
 
 fn refuse_duplicates(state: &State) -> Result<(), ApiError> {
@@ -92,12 +92,12 @@ fn refuse_duplicates(state: &State) -> Result<(), ApiError> {
 #[derive(Default)]
 struct Plan {
     diff: StateDiff,
-    steps: Vec<Step>,
+    edits: Vec<Edit>,
 }
 
 impl Plan {
-    fn step(&mut self, place: String, action: Action) {
-        self.steps.push(Step { place, action });
+    fn edit(&mut self, place: String, action: Action) {
+        self.edits.push(Edit { place, action });
     }
 
     fn change_sync_daemons(&mut self, from: &State, to: &State) {
@@ -111,10 +111,10 @@ impl Plan {
             }
             self.diff.sync_daemons_changed.push(role);
             if old.is_some() {
-                self.step(String::new(), Action::StopSyncDaemon(role));
+                self.edit(String::new(), Action::StopSyncDaemon(role));
             }
             if let Some((index, daemon)) = new {
-                self.step(
+                self.edit(
                     format!("sync_daemons[{index}]"),
                     Action::StartSyncDaemon(daemon.clone()),
                 );
@@ -135,7 +135,7 @@ impl Plan {
         let changed: Settings = changed.collect();
         if !changed.is_empty() {
             self.diff.sysctls_changed = changed.keys().cloned().collect();
-            self.step("sysctls".to_owned(), Action::SetSysctls(changed));
+            self.edit("sysctls".to_owned(), Action::SetSysctls(changed));
         }
     }
 
@@ -146,7 +146,7 @@ impl Plan {
             server: server.server,
         };
         self.diff.servers_added.extend(service.servers.iter().map(of));
-        self.step(place, Action::AddService(service.clone()));
+        self.edit(place, Action::AddService(service.clone()));
     }
 
     fn change_pool(&mut self, place: &str, old: &Service, new: &Service) {
@@ -156,7 +156,7 @@ impl Plan {
                 service: new.service,
                 addresses: new.local_addresses.clone(),
             };
-            self.step(format!("{place}.local_addresses"), action);
+            self.edit(format!("{place}.local_addresses"), action);
         }
     }
 
@@ -190,7 +190,7 @@ impl Plan {
                 client_address: Some(*client_address),
                 mss_max: Some(*mss_max),
             };
-            self.step(place.to_owned(), Action::EditService { service: id, patch });
+            self.edit(place.to_owned(), Action::EditService { service: id, patch });
         }
         let wanted: HashSet<_> = servers.iter().map(|server| server.server).collect();
         for server in old.servers.iter().filter(|server| !wanted.contains(&server.server)) {
@@ -198,7 +198,7 @@ impl Plan {
                 service: id,
                 server: server.server,
             });
-            self.step(
+            self.edit(
                 String::new(),
                 Action::DeleteServer {
                     service: id,
@@ -219,7 +219,7 @@ impl Plan {
             match present.get(&server.server) {
                 None => {
                     self.diff.servers_added.push(of);
-                    self.step(
+                    self.edit(
                         place,
                         Action::AddServer {
                             service: id,
@@ -230,7 +230,7 @@ impl Plan {
                 Some(old) if *old != server => {
                     self.diff.servers_changed.push(of);
                     let patch = whole_patch(server);
-                    self.step(
+                    self.edit(
                         place,
                         Action::EditServer {
                             service: id,
@@ -278,8 +278,8 @@ mod tests {
 
     #[test]
     fn a_state_does_not_differ_from_itself() {
-        let (diff, steps) = difference(&state(BEFORE), &state(BEFORE)).unwrap();
-        assert!(diff.is_empty() && steps.is_empty());
+        let (diff, edits) = difference(&state(BEFORE), &state(BEFORE)).unwrap();
+        assert!(diff.is_empty() && edits.is_empty());
     }
 
     #[test]
@@ -291,7 +291,7 @@ mod tests {
             {"service": "tcp:192.0.2.2:80", "servers": [{"server": "198.51.100.9:80"}]}],
             "timeouts": {"tcp_sec": 900, "tcp_fin_sec": 120, "udp_sec": 10}}"#,
         );
-        let (diff, steps) = difference(&state(BEFORE), &after).unwrap();
+        let (diff, edits) = difference(&state(BEFORE), &after).unwrap();
         let lengths = [
             diff.services_added.len(),
             diff.services_changed.len(),
@@ -304,10 +304,10 @@ mod tests {
         assert_eq!(lengths, [1, 1, 1, 2, 1, 1, 1]);
         assert!(diff.timeouts_changed);
         assert_eq!(
-            steps[0].action,
+            edits[0].action,
             Action::DeleteService("udp:192.0.2.1:53".parse().unwrap())
         );
-        let places: Vec<_> = steps.iter().map(|step| step.place.as_str()).collect();
+        let places: Vec<_> = edits.iter().map(|edit| edit.place.as_str()).collect();
         let expected = [
             "",
             "services[0].local_addresses",
@@ -342,12 +342,12 @@ mod tests {
             r#"[{{"role": "backup", "interface": "lan"}}, {}]"#,
             master.replace('7', "8")
         ));
-        let (diff, steps) = difference(&before, &after).unwrap();
+        let (diff, edits) = difference(&before, &after).unwrap();
         assert_eq!(diff.sync_daemons_changed, SyncRole::ALL);
-        let places: Vec<_> = steps.iter().map(|step| step.place.as_str()).collect();
+        let places: Vec<_> = edits.iter().map(|edit| edit.place.as_str()).collect();
         assert_eq!(places, ["", "sync_daemons[1]", "sync_daemons[0]"]);
-        let (_, steps) = difference(&before, &with("[]")).unwrap();
-        assert_eq!(steps[0].action, Action::StopSyncDaemon(SyncRole::Master));
+        let (_, edits) = difference(&before, &with("[]")).unwrap();
+        assert_eq!(edits[0].action, Action::StopSyncDaemon(SyncRole::Master));
         let twice = with(&format!("[{master}, {master}]"));
         assert_eq!(
             difference(&before, &twice).unwrap_err().place.as_deref(),

@@ -46,7 +46,7 @@ impl IpvsTable for Director {
     }
 
     fn timeouts(&self) -> Timeouts {
-        let (tcp_sec, tcp_fin_sec, udp_sec) = self.wanted.timeouts.shown();
+        let (tcp_sec, tcp_fin_sec, udp_sec) = self.desired.timeouts.shown();
         Timeouts {
             tcp_sec,
             tcp_fin_sec,
@@ -72,17 +72,17 @@ impl IpvsTable for Director {
     }
 
     fn flags(&self, key: &ServiceKey) -> Option<u32> {
-        let listing = self.wanted.services.listing(&core_key(key)?).ok()?;
+        let listing = self.desired.services.listing(&core_key(key)?).ok()?;
         Some(flags_of(listing.spec))
     }
 
     fn service(&mut self, key: &ServiceKey) -> Option<ServiceRow> {
-        let listing = self.wanted.services.listing(&core_key(key)?).ok()?;
+        let listing = self.desired.services.listing(&core_key(key)?).ok()?;
         Some(self.service_row(&listing))
     }
 
     fn services(&mut self) -> Vec<ServiceRow> {
-        let listings = self.wanted.services.services();
+        let listings = self.desired.services.services();
         listings.map(|listing| self.service_row(&listing)).collect()
     }
 
@@ -121,7 +121,7 @@ impl IpvsTable for Director {
     }
 
     fn servers(&mut self, key: &ServiceKey) -> Vec<ServerRow> {
-        let Some(listing) = core_key(key).and_then(|key| self.wanted.services.listing(&key).ok()) else {
+        let Some(listing) = core_key(key).and_then(|key| self.desired.services.listing(&key).ok()) else {
             return Vec::new();
         };
         let newest_first = listing.servers().rev();
@@ -179,7 +179,7 @@ impl IpvsTable for Director {
         };
         self.count();
         let key = core_key(key).ok_or(Errno::NoService)?;
-        let listing = self.wanted.services.listing(&key).map_err(|_| Errno::NoService)?;
+        let listing = self.desired.services.listing(&key).map_err(|_| Errno::NoService)?;
         self.counts
             .zero_service(listing.id, listing.servers().map(|server| server.id));
         Ok(())

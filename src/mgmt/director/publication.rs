@@ -180,9 +180,9 @@ impl Director {
         Arc::new(Snapshot {
             services: self.current_table(),
             l3: Arc::clone(&self.l3),
-            timeouts: self.wanted.timeouts,
-            marks: Arc::clone(&self.wanted.marks),
-            sysctls: self.wanted.sysctls,
+            timeouts: self.desired.timeouts,
+            marks: Arc::clone(&self.desired.marks),
+            sysctls: self.desired.sysctls,
             sync: self.sync_roles(),
             workers_count,
             generation: self.publication.generation,
@@ -191,9 +191,9 @@ impl Director {
 
     /// The table of the desired services as they are now.
     pub(super) fn current_table(&mut self) -> Arc<ServiceTable> {
-        let revision = self.wanted.services.revision();
+        let revision = self.desired.services.revision();
         if self.table_revision != revision {
-            self.table = Arc::new(self.wanted.services.build());
+            self.table = Arc::new(self.desired.services.build());
             self.table_revision = revision;
         }
         Arc::clone(&self.table)

@@ -16,7 +16,7 @@ impl Director {
     /// Every service as it runs, oldest first.
     pub fn services(&mut self) -> Vec<ServiceStatus> {
         self.count();
-        self.wanted
+        self.desired
             .services
             .services()
             .map(|listing| self.status(&listing, convert::id(&listing.spec.key)))
@@ -27,7 +27,7 @@ impl Director {
     pub fn service(&mut self, id: &ServiceId) -> Result<ServiceStatus, ApiError> {
         self.count();
         let listing = self
-            .wanted
+            .desired
             .services
             .listing(&convert::key(id))
             .map_err(convert::refusal)?;
@@ -36,7 +36,7 @@ impl Director {
 
     /// The slot by which connections name a service; `None` when it is not there.
     pub fn slot(&self, id: &ServiceId) -> Option<lvs_core::ipvs::service::ServiceId> {
-        let listing = self.wanted.services.listing(&convert::key(id)).ok()?;
+        let listing = self.desired.services.listing(&convert::key(id)).ok()?;
         Some(listing.id)
     }
 
@@ -99,12 +99,12 @@ impl Director {
 
     /// The timeouts of connections.
     pub const fn timeouts(&self) -> lvs_api::Timeouts {
-        convert::timeouts(&self.wanted.timeouts)
+        convert::timeouts(&self.desired.timeouts)
     }
 
     /// The kernel's settings by their names, as `sysctl` prints them.
     pub fn settings(&self) -> BTreeMap<String, String> {
-        let shown = |name: &&str| Some(((*name).to_owned(), self.wanted.sysctls.get(name)?));
+        let shown = |name: &&str| Some(((*name).to_owned(), self.desired.sysctls.get(name)?));
         Sysctls::NAMES.iter().filter_map(shown).collect()
     }
 
@@ -115,10 +115,10 @@ impl Director {
             let mut report = Worker {
                 worker: u8::try_from(index).unwrap_or(u8::MAX),
                 lcore: port.lcore(),
-                hand_over_packets: counters.handed_over_out.get(),
+                handoff_out_packets: counters.handoff_out.get(),
                 drop_packets: counters.drops.iter().map(SingleWriter::get).sum(),
-                keep_packets: counters.kept_frames.get(),
-                make_packets: counters.made_frames.get(),
+                consumed_packets: counters.consumed_frames.get(),
+                generated_packets: counters.generated_frames.get(),
                 client_address_packets: counters.client_addresses.get(),
                 client_address_no_room_packets: counters.client_address_no_room.get(),
                 held_packets: counters.held.get(),
@@ -133,8 +133,8 @@ impl Director {
                 interrupts: counters.interrupts.get(),
                 cycles_per_sec: port.cycles_per_sec(),
                 scheduler_picks: counters.scheduler_picks.get(),
-                longest_turn_us: us(counters.longest_pass_cycles.get(), port.cycles_per_sec()),
-                take_over_packets: counters.handed_over_in.get(),
+                longest_pass_us: us(counters.longest_pass_cycles.get(), port.cycles_per_sec()),
+                handoff_in_packets: counters.handoff_in.get(),
                 conns_expired: counters.conns_expired.get(),
                 icmp_errors: counters.icmp_errors.get(),
                 latency: latency(&counters.latency.read(), port.cycles_per_sec()),

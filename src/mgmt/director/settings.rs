@@ -9,7 +9,7 @@ use lvs_api::{Action, ApiError, ErrorCode, MarkRule, SettingValue, Settings, Sta
 use lvs_core::ipvs::mark::{MarkError, MarkRules};
 use lvs_core::ipvs::sysctl::Sysctls;
 
-use super::{Director, Wanted, convert};
+use super::{DesiredState, Director, convert};
 
 /// The kernel's value of a setting before anyone changed it; `None` for a name that does not exist.
 pub fn sysctl_default(name: &str) -> Option<SettingValue> {
@@ -44,7 +44,7 @@ pub(super) fn replayed(state: &State) -> impl Iterator<Item = Action> + use<> {
         .chain(marks.map(|rule| Action::AddMark { position: None, rule }))
 }
 
-impl Wanted {
+impl DesiredState {
     /// Sets the named settings, all of them or none.
     pub(super) fn set_sysctls(&mut self, named: &Settings) -> Result<(), ApiError> {
         let mut next = self.sysctls;
@@ -118,7 +118,7 @@ impl Wanted {
 impl Director {
     /// The rules of the classifier, in order.
     pub fn mark_rules(&self) -> Vec<MarkRule> {
-        self.wanted.mark_rules()
+        self.desired.mark_rules()
     }
 }
 

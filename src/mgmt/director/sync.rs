@@ -10,7 +10,7 @@ use lvs_core::ipvs::service::ServiceKey;
 use lvs_core::ipvs::sync::daemon::{self, SyncDaemonError};
 use lvs_core::ipvs::sync::{SyncRoles, daemon::SyncRole as CoreRole};
 
-use super::{Director, Wanted, convert};
+use super::{DesiredState, Director, convert};
 use crate::mgmt::sync::sockets::OpenError;
 
 /// `IP_VS_STATE_MASTER`.
@@ -37,7 +37,7 @@ impl Director {
                 refused: refused.map(|(name, count)| (name.to_owned(), count)).collect(),
             }
         };
-        self.wanted.daemons.iter().map(status).collect()
+        self.desired.daemons.iter().map(status).collect()
     }
 
     /// What workers could not tell or take over, by reason.
@@ -59,20 +59,20 @@ impl Director {
     /// Makes the sockets what is wanted, once there are workers to carry for: the twins are there then.
     pub(super) fn follow_sync(&mut self, now: Instant) {
         if !self.workers.is_empty() {
-            self.sync.follow(&self.wanted.daemons, &self.wanted.sysctls, now);
+            self.sync.follow(&self.desired.daemons, &self.desired.sysctls, now);
         }
     }
 
     /// Carries connections between workers and daemons. To be called every millisecond.
     pub fn tend_sync(&mut self, now: Instant) {
         self.follow_sync(now);
-        self.sync.tend(&self.workers, &self.wanted.sysctls);
+        self.sync.tend(&self.workers, &self.desired.sysctls);
     }
 
     /// Opens the sockets of a daemon that is about to be wanted, so that its refusal is the machine's.
     pub(super) fn open_sync(&mut self, wanted: &SyncDaemon) -> Result<(), ApiError> {
         let daemon = convert::core_sync_daemon(wanted);
-        let is_sound = daemon.check().is_ok() && !self.wanted.has_mixed_families();
+        let is_sound = daemon.check().is_ok() && !self.desired.has_mixed_families();
         if !is_sound || self.sync.status(daemon.role).is_some() {
             // Refused for that below.
             return Ok(());
@@ -85,12 +85,12 @@ impl Director {
             ApiError::new(code, error.to_string()).at("interface")
         };
         self.sync
-            .start(&daemon, &self.wanted.sysctls)
+            .start(&daemon, &self.desired.sysctls)
             .map_err(|error| refused(&error))
     }
 
     pub(super) fn sync_roles(&self) -> SyncRoles {
-        let has = |role| self.wanted.daemons.iter().any(|daemon| daemon.role == role);
+        let has = |role| self.desired.daemons.iter().any(|daemon| daemon.role == role);
         SyncRoles {
             master: has(CoreRole::Master),
             backup: has(CoreRole::Backup),
@@ -129,7 +129,7 @@ impl Director {
             port: given(wanted.port, SyncDaemon::PORT_DEFAULT),
             ttl: given(u16::from(wanted.ttl), u16::from(SyncDaemon::TTL_DEFAULT)) as u8,
         };
-        if self.wanted.has_mixed_families() {
+        if self.desired.has_mixed_families() {
             return Err(Errno::Invalid);
         }
         if nix::net::if_::if_nametoindex(daemon.interface.as_str()).is_err() {
@@ -155,7 +155,7 @@ const fn role_of(state: u32) -> Option<SyncRole> {
     }
 }
 
-impl Wanted {
+impl DesiredState {
     /// Whether a real server has another family than its service, which messages cannot say.
     pub(super) fn has_mixed_families(&self) -> bool {
         self.services.services().any(|listing| {

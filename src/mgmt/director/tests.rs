@@ -380,7 +380,7 @@ fn a_compacted_journal_remembers_the_weight_a_drained_server_had() {
         .unwrap();
     let (director, _) = bench.restarted();
     assert_eq!(director.state(), state);
-    let drained = director.wanted.drained();
+    let drained = director.desired.drained();
     assert_eq!((drained.len(), drained[0].last_weight), (1, 3));
 }
 

@@ -18,14 +18,14 @@ impl Director {
         let Some(name) = name else {
             return Ok(DeviceId(0));
         };
-        let position = self.wanted.devices.iter().position(|known| known == name);
+        let position = self.desired.devices.iter().position(|known| known == name);
         let id = position.and_then(|position| u8::try_from(position).ok());
-        id.map(DeviceId).ok_or_else(|| self.wanted.devices.to_vec())
+        id.map(DeviceId).ok_or_else(|| self.desired.devices.to_vec())
     }
 
     /// By device: its name.
     pub fn device_names(&self) -> &[String] {
-        &self.wanted.devices
+        &self.desired.devices
     }
 
     /// What `worker` told about `packet`, in words.
@@ -41,7 +41,7 @@ impl Director {
             packet,
             worker: u8::try_from(worker).unwrap_or(u8::MAX),
             connection: told.conn.and_then(|conn| convert::conn_record(&conn, worker)),
-            gives_way: told.gives_way,
+            must_reschedule: told.must_reschedule,
             is_reply: told.is_reply,
             mark: told.mark,
             service: service.map(|service| convert::id(&service.key)),
@@ -84,7 +84,7 @@ impl Director {
 
     fn hop(&self, end: &End) -> Option<WhyHop> {
         let name = |device: DeviceId| {
-            let known = self.wanted.devices.get(usize::from(device.0));
+            let known = self.desired.devices.get(usize::from(device.0));
             known.cloned().unwrap_or_else(|| device.0.to_string())
         };
         match end {
@@ -92,7 +92,7 @@ impl Director {
                 device: name(hop.device),
                 vlan: hop.vlan,
                 waits_for: None,
-                mac: Some(hop.dst_mac.map(|octet| format!("{octet:02x}")).join(":")),
+                mac: Some(hop.dst_mac.map(|byte| format!("{byte:02x}")).join(":")),
                 mtu: hop.mtu,
             }),
             End::Hold(neighbour) => Some(WhyHop {
@@ -114,7 +114,7 @@ fn verdict(end: &End) -> (WhyVerdict, Option<String>) {
         End::Hold(_) => (WhyVerdict::Hold, None),
         End::Drop(reason) => (WhyVerdict::Drop, Some(reason.name().to_owned())),
         End::Nonsense => punt("its addresses are of two families"),
-        End::HandOver(_) => punt("no worker owns it"),
+        End::Handoff(_) => punt("no worker owns it"),
         End::Punt(Left::NoServices) => punt("there are no services"),
         End::Punt(Left::NoService) => punt("no service is for this protocol, destination and mark"),
         End::Punt(Left::NotLocal) => punt("the director does not have the destination's address"),

@@ -68,7 +68,7 @@ fn total(director: &mut Director) -> Statistics {
 
 fn per_worker(director: &mut Director) -> String {
     let sum = total(director);
-    let of = |worker: &Arc<dyn crate::mgmt::worker_port::WorkerPort>| {
+    let of = |worker: &Arc<dyn crate::mgmt::worker_handle::WorkerHandle>| {
         let mut sum = Statistics::default();
         for server in &worker.counters().servers {
             let totals = server.totals();

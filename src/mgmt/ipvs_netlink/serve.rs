@@ -34,7 +34,7 @@ pub struct Limits {
     pub opening_timeout: Duration,
     /// For a client to take a datagram of its answer.
     pub write_timeout: Duration,
-    /// Octets of a datagram.
+    /// Bytes of a datagram.
     pub request_max_bytes: usize,
 }
 
@@ -160,7 +160,7 @@ async fn answer_all<Table: IpvsTable>(
     let limit = served.limits.write_timeout;
     while let Some(len) = connection.receive(room).await? {
         let Some(datagram) = room.get(..len) else {
-            log::debug!("IPVS socket: {} sent {len} octets at once and is closed", hello.comm);
+            log::debug!("IPVS socket: {} sent {len} bytes at once and is closed", hello.comm);
             return Ok(());
         };
         if cancelled_sequence(datagram).is_some() {

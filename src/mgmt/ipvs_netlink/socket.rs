@@ -75,14 +75,14 @@ impl IpvsSocket {
             _ => {}
         }
         let listener = seqpacket().map_err(failed)?;
-        let placed = UnixAddr::new(&fresh)
+        let rss = UnixAddr::new(&fresh)
             .and_then(|address| bind(listener.as_raw_fd(), &address))
             .map_err(io::Error::from)
             .and_then(|()| group.map_or(Ok(()), |gid| chown(&fresh, None, Some(gid.as_raw()))))
             .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(0o660)))
             .and_then(|()| Ok(listen(&listener, Backlog::new(BACKLOG)?)?))
             .and_then(|()| fs::rename(&fresh, path));
-        if let Err(error) = placed {
+        if let Err(error) = rss {
             // The first error is the one to report.
             let _ = fs::remove_file(&fresh);
             return Err(failed(error));

@@ -1,4 +1,4 @@
-//! Kill -9 at any octet: what was answered before is still there.
+//! Kill -9 at any byte: what was answered before is still there.
 
 use super::*;
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ fn whole(count: u16) -> Whole {
     }
 }
 
-/// A journal of one whole record (two services) and five actions; its octets and where each record ends.
+/// A journal of one whole record (two services) and five actions; its bytes and where each record ends.
 fn sample() -> (Vec<u8>, Vec<usize>) {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("journal");

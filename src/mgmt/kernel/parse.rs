@@ -40,7 +40,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<LinkRecord> {
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => record.name.clone_from(name),
-            LinkAttribute::Address(octets) => record.mac = octets.as_slice().try_into().ok()?,
+            LinkAttribute::Address(bytes) => record.mac = bytes.as_slice().try_into().ok()?,
             LinkAttribute::Mtu(mtu) => record.mtu = clamp_u16(*mtu),
             LinkAttribute::Link(ifindex) => parent = Some(*ifindex),
             LinkAttribute::LinkInfo(infos) => vlan = infos.iter().find_map(vlan_id),
@@ -215,7 +215,7 @@ pub(super) fn neighbour(message: &NeighbourMessage, gone: bool) -> Option<Neighb
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => addr = Some(IpAddr::from(*v4)),
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => addr = Some(IpAddr::from(*v6)),
-            NeighbourAttribute::LinkLayerAddress(octets) => mac = <[u8; 6]>::try_from(octets.as_slice()).ok(),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = <[u8; 6]>::try_from(bytes.as_slice()).ok(),
             _ => {}
         }
     }

@@ -96,13 +96,13 @@ fn workers(page: &mut Page, workers: &[Worker]) {
         (("lvsd_worker_rx_packets_total", "Frames taken from devices."), |of| {
             of.rx_packets
         }),
-        (("lvsd_worker_rx_bytes_total", "Octets taken from devices."), |of| {
+        (("lvsd_worker_rx_bytes_total", "Bytes taken from devices."), |of| {
             of.rx_bytes
         }),
         (("lvsd_worker_tx_packets_total", "Frames given to devices."), |of| {
             of.tx_packets
         }),
-        (("lvsd_worker_tx_bytes_total", "Octets given to devices."), |of| {
+        (("lvsd_worker_tx_bytes_total", "Bytes given to devices."), |of| {
             of.tx_bytes
         }),
         (
@@ -111,29 +111,32 @@ fn workers(page: &mut Page, workers: &[Worker]) {
         ),
         (
             (
-                "lvsd_worker_hand_over_packets_total",
+                "lvsd_worker_handoff_out_packets_total",
                 "Frames handed to the worker that owns their connection.",
             ),
-            |of| of.hand_over_packets,
+            |of| of.handoff_out_packets,
         ),
         (
             (
-                "lvsd_worker_take_over_packets_total",
+                "lvsd_worker_handoff_in_packets_total",
                 "Frames taken from other workers.",
             ),
-            |of| of.take_over_packets,
+            |of| of.handoff_in_packets,
         ),
         (
             ("lvsd_worker_drop_packets_total", "Frames dropped, for any reason."),
             |of| of.drop_packets,
         ),
         (
-            ("lvsd_worker_keep_packets_total", "Frames whose content was kept."),
-            |of| of.keep_packets,
+            ("lvsd_worker_consumed_packets_total", "Frames whose content was kept."),
+            |of| of.consumed_packets,
         ),
         (
-            ("lvsd_worker_make_packets_total", "Frames made besides those received."),
-            |of| of.make_packets,
+            (
+                "lvsd_worker_generated_packets_total",
+                "Frames made besides those received.",
+            ),
+            |of| of.generated_packets,
         ),
         (
             (
@@ -269,9 +272,9 @@ type OfDevice = (Named, fn(&Device) -> u64);
 /// What is counted of each device.
 pub const DEVICE_METRICS: [OfDevice; 10] = [
     (("lvsd_device_rx_packets_total", "Frames received."), |of| of.rx_packets),
-    (("lvsd_device_rx_bytes_total", "Octets received."), |of| of.rx_bytes),
+    (("lvsd_device_rx_bytes_total", "Bytes received."), |of| of.rx_bytes),
     (("lvsd_device_tx_packets_total", "Frames sent."), |of| of.tx_packets),
-    (("lvsd_device_tx_bytes_total", "Octets sent."), |of| of.tx_bytes),
+    (("lvsd_device_tx_bytes_total", "Bytes sent."), |of| of.tx_bytes),
     (
         (
             "lvsd_device_rx_missed_total",
@@ -308,10 +311,10 @@ fn devices(page: &mut Page, devices: &[Device]) {
         ("lvsd_device_up", "Whether the link is up."),
         devices.iter().map(|of| one("device", &of.name, u64::from(of.link_up))),
     );
-    let as_claimed = |of: &Device| u64::from(of.spread.is_as_claimed());
+    let as_claimed = |of: &Device| u64::from(of.rss.is_as_claimed());
     page.gauge(
         (
-            "lvsd_device_spreads",
+            "lvsd_device_rss_as_claimed",
             "Whether flows come by its receive queues as it claims; 0 costs hand-overs between workers.",
         ),
         devices.iter().map(|of| one("device", &of.name, as_claimed(of))),
@@ -374,24 +377,21 @@ const TOTALS: [OfTotals; 5] = [
         |totals| totals.out_packets,
     ),
     (
-        (
-            "lvsd_service_incoming_bytes_total",
-            "Octets of IP packets from clients.",
-        ),
+        ("lvsd_service_incoming_bytes_total", "Bytes of IP packets from clients."),
         (
             "lvsd_server_incoming_bytes_total",
-            "Octets of IP packets from clients to the real server.",
+            "Bytes of IP packets from clients to the real server.",
         ),
         |totals| totals.in_bytes,
     ),
     (
         (
             "lvsd_service_outgoing_bytes_total",
-            "Octets of IP packets from real servers.",
+            "Bytes of IP packets from real servers.",
         ),
         (
             "lvsd_server_outgoing_bytes_total",
-            "Octets of IP packets from the real server.",
+            "Bytes of IP packets from the real server.",
         ),
         |totals| totals.out_bytes,
     ),

@@ -39,7 +39,7 @@ pub enum OpenError {
 pub struct Sockets {
     /// By port, from the daemon's on.
     pub sockets: Vec<UdpSocket>,
-    /// Octets of a message at most.
+    /// Bytes of a message at most.
     pub max_len: u16,
 }
 

@@ -72,7 +72,7 @@ fn what_all_workers_tell_travels_in_one_message_to_every_worker_of_the_other_dir
     for (teller, port) in tellers.iter().zip([1_000, 2_000]) {
         teller.synced.lock().unwrap().push(conn(port));
     }
-    let tellers: Vec<Arc<dyn WorkerPort>> = tellers.into_iter().map(|worker| worker as _).collect();
+    let tellers: Vec<Arc<dyn WorkerHandle>> = tellers.into_iter().map(|worker| worker as _).collect();
     let mut master = running(master(), vec![sender]);
     master.tell(&tellers, &Sysctls::default(), 0);
     assert_eq!(master.tally.messages, 0, "it waits for more");
@@ -88,7 +88,7 @@ fn what_all_workers_tell_travels_in_one_message_to_every_worker_of_the_other_dir
     receiver.peek(&mut [0]).unwrap();
     there.running.push(running(backup, vec![receiver]));
     let takers = [FakeWorker::new(), FakeWorker::new()];
-    let ports: Vec<Arc<dyn WorkerPort>> = takers.iter().map(|worker| Arc::clone(worker) as _).collect();
+    let ports: Vec<Arc<dyn WorkerHandle>> = takers.iter().map(|worker| Arc::clone(worker) as _).collect();
     there.tend(&ports, &Sysctls::default());
     for taker in takers {
         assert_eq!(*taker.taken_over.lock().unwrap(), [conn(1_000), conn(2_000)]);

@@ -1,6 +1,6 @@
 //! Netlink requests in words: `add-server d.weight=-1` is `ipvsadm -a`'s request with that weight.
 //!
-//! A word sets an attribute (`key=value`), takes it away (`-key`), or gives it a payload of 0, 1 or 17 octets
+//! A word sets an attribute (`key=value`), takes it away (`-key`), or gives it a payload of 0, 1 or 17 bytes
 //! (`key:empty`, `key:short`, `key:long`). `d.` is the real server's part. `-service`, `-dest`, `-daemon` leave a
 //! nest out, `service:empty` and `dest:empty` leave it empty. What is not said is as of a sound request.
 
@@ -69,7 +69,7 @@ fn fields(text: &str) -> Fields {
     text.split_whitespace().filter_map(pair).collect()
 }
 
-fn octets(addr: IpAddr) -> Vec<u8> {
+fn bytes(addr: IpAddr) -> Vec<u8> {
     match addr {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
@@ -95,11 +95,11 @@ fn payload(kind: Kind, value: &str) -> Vec<u8> {
             [hex(flags), hex(mask)].concat()
         }
         Kind::Mask if !value.contains('.') => (number() as u32).to_ne_bytes().to_vec(),
-        Kind::Mask | Kind::Group => octets(value.parse().unwrap()),
+        Kind::Mask | Kind::Group => bytes(value.parse().unwrap()),
         Kind::Address => {
-            let mut octets = octets(value.parse().unwrap());
-            octets.resize(16, 0);
-            octets
+            let mut bytes = bytes(value.parse().unwrap());
+            bytes.resize(16, 0);
+            bytes
         }
     }
 }

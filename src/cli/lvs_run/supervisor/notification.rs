@@ -13,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 use super::target::Memory;
 use crate::raw_calls;
 
-/// Arguments of a command looked at, at most, and octets of each.
+/// Arguments of a command looked at, at most, and bytes of each.
 const ARGUMENTS_MAX: usize = 16;
 const ARGUMENT_MAX_BYTES: usize = 256;
 

@@ -75,7 +75,7 @@ impl Places {
         self.flags & flag != 0
     }
 
-    /// Writes the datagram; the octets that found room.
+    /// Writes the datagram; the bytes that found room.
     fn fill(&self, memory: &Memory, datagram: &[u8]) -> Result<usize, Errno> {
         let mut rest = datagram;
         for (address, room) in &self.pieces {
@@ -123,7 +123,7 @@ pub(super) fn start(wish: Wish, call: Notification) {
 
 async fn receive(call: Notification, places: Places, socket: OwnedFd) {
     match await_datagram(&call, &places, &socket).await {
-        Ok(Some(datagram)) => hand_over(call, &places, &socket, &datagram),
+        Ok(Some(datagram)) => handoff(call, &places, &socket, &datagram),
         // Nobody waits for it any more.
         Ok(None) => {}
         Err(error) => call.fail(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
@@ -172,7 +172,7 @@ fn peek(socket: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(datagram))
 }
 
-fn hand_over(call: Notification, places: &Places, socket: &OwnedFd, datagram: &[u8]) {
+fn handoff(call: Notification, places: &Places, socket: &OwnedFd, datagram: &[u8]) {
     let written = call.memory().and_then(|memory| {
         let count = places.fill(&memory, datagram)?;
         places.sign(&call, &memory, count < datagram.len())?;

@@ -12,8 +12,8 @@
 //! work to 18 buckets, and in a full table it takes 16 full ones at once, of which [`buckets_for`] leaves few.
 
 use crate::arena::{Arena, ArenaError, ArenaSlice, slice_bytes};
-use crate::lanes;
 use crate::prefetch::prefetch_read;
+use crate::tag_match;
 use zerocopy::FromBytes;
 
 const PLACES: usize = 8;
@@ -38,7 +38,7 @@ impl Bucket {
     /// Where the tag is `tag`: bit `n` for place `n`.
     #[inline(always)]
     fn places_of(&self, tag: u16) -> u32 {
-        lanes::equal(&self.tags, tag)
+        tag_match::equal(&self.tags, tag)
     }
 
     #[inline(always)]

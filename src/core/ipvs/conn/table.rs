@@ -15,7 +15,7 @@ use crate::address::{Address, FlowKey};
 use crate::arena::{Arena, ArenaError, ArenaSlice, HEADER_BYTES, slice_bytes};
 use crate::ipvs::conn::key::KeyHash;
 use crate::ipvs::conn::key_index::KeyIndex;
-use crate::ipvs::conn::timer_wheel::{self, Step, TimerWheel};
+use crate::ipvs::conn::timer_wheel::{self, TimerWheel, WheelEvent};
 use crate::ipvs::conn::{
     Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_OUTBOUND_INDEXED, FLAG_RETIRED, FLAG_SHADOWED, FLAG_TEMPLATE,
     TimerLink,
@@ -92,7 +92,7 @@ pub struct ConnTable<A: Address> {
 }
 
 impl<A: Address> ConnTable<A> {
-    /// Octets of an arena for `capacity` connections, everything included.
+    /// Bytes of an arena for `capacity` connections, everything included.
     pub fn bytes_needed(capacity: usize) -> usize {
         HEADER_BYTES
             + slice_bytes::<State>(1)
@@ -371,10 +371,10 @@ impl<A: Address> ConnTable<A> {
         // One fired connection waits until the next has come, while its buckets are fetched.
         let mut waiting = None;
         for _ in 0..budget {
-            match self.wheel.step(&mut self.conns, now) {
-                Step::Done => break,
-                Step::Moved => {}
-                Step::Fired(slot) => {
+            match self.wheel.advance(&mut self.conns, now) {
+                WheelEvent::Done => break,
+                WheelEvent::Moved => {}
+                WheelEvent::Fired(slot) => {
                     self.prefetch_buckets_of(slot);
                     let before = waiting.replace(slot);
                     decided += before.map_or(0, |slot| self.fired(slot, now, &mut decide));

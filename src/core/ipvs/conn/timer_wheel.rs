@@ -78,8 +78,8 @@ pub(super) struct TimerWheel {
     wheel: ArenaSlice<Wheel>,
 }
 
-/// What [`TimerWheel::step`] came upon.
-pub(super) enum Step {
+/// What [`TimerWheel::advance`] came upon.
+pub(super) enum WheelEvent {
     /// Everything up to now has been served.
     Done,
     /// One unit passed, or one timer came down a level.
@@ -148,9 +148,9 @@ impl TimerWheel {
     }
 
     /// One bounded piece of work towards `now`.
-    pub(super) fn step<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, now: Tick) -> Step {
+    pub(super) fn advance<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, now: Tick) -> WheelEvent {
         if !self.is_due(now) {
-            return Step::Done;
+            return WheelEvent::Done;
         }
         let position = self.position();
         for level in LEVELS[1..].iter().rev() {
@@ -160,14 +160,14 @@ impl TimerWheel {
             if let Some(index) = self.pop(conns, level.slot_of(position)) {
                 let unit = conns.at(index as usize).timer.fires_at;
                 self.link(conns, index, unit);
-                return Step::Moved;
+                return WheelEvent::Moved;
             }
         }
         if let Some(index) = self.pop(conns, LEVELS[0].slot_of(position)) {
-            return Step::Fired(index);
+            return WheelEvent::Fired(index);
         }
         self.wheel.at_mut(0).position = position.wrapping_add(1) & UNIT_MASK;
-        Step::Moved
+        WheelEvent::Moved
     }
 
     #[inline]

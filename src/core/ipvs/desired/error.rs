@@ -142,7 +142,7 @@ pub enum ServiceError {
     ClientAddressProtocol { service: ServiceKey, carrier: &'static str },
     /// [`MSS_MAX_RANGE`].
     #[error(
-        "MSS limit {mss} for service {service} is out of range: give 0 (none), or {} to {} octets",
+        "MSS limit {mss} for service {service} is out of range: give 0 (none), or {} to {} bytes",
         MSS_MAX_RANGE.start(), MSS_MAX_RANGE.end()
     )]
     MssOutOfRange { service: ServiceKey, mss: u16 },

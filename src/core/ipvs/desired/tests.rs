@@ -579,7 +579,7 @@ fn essence(desired: &DesiredServices) -> Vec<String> {
         )
     };
     let table = |table: &SchedulerTable| match table {
-        SchedulerTable::Weights { step, top, .. } => format!("{step} {top}"),
+        SchedulerTable::Weights { gcd, top, .. } => format!("{gcd} {top}"),
         other => format!("{other:?}"),
     };
     let describe = |service: &VirtualService| {

@@ -88,7 +88,7 @@ pub const fn is_active(state: TcpState) -> bool {
     matches!(state, ES | SS | SR | SA)
 }
 
-/// FIN, of the flags octet of a TCP header (RFC 9293 3.1).
+/// FIN, of the flags byte of a TCP header (RFC 9293 3.1).
 pub const FLAG_FIN: u8 = 0x01;
 /// SYN.
 pub const FLAG_SYN: u8 = 0x02;
@@ -160,7 +160,7 @@ pub const fn next(state: TcpState, direction: Direction, no_output: bool, tcp_fl
         Direction::Inbound if no_output => &IN_ONLY,
         Direction::Inbound => &IN,
     };
-    step(transitions, state, tcp_flags)
+    next_state(transitions, state, tcp_flags)
 }
 
 /// The same under `secure_tcp`, which believes a handshake only when the real server took part in it.
@@ -171,12 +171,12 @@ pub const fn next_secure(state: TcpState, direction: Direction, no_output: bool,
         Direction::Inbound if no_output => &SECURE_IN_ONLY,
         Direction::Inbound => &SECURE_IN,
     };
-    step(transitions, state, tcp_flags)
+    next_state(transitions, state, tcp_flags)
 }
 
 /// RST counts before SYN, SYN before FIN, FIN before ACK; a packet with none of them closes.
 #[inline]
-const fn step(transitions: &Transitions, state: TcpState, tcp_flags: u8) -> TcpState {
+const fn next_state(transitions: &Transitions, state: TcpState, tcp_flags: u8) -> TcpState {
     let event = if tcp_flags & FLAG_RST != 0 {
         3
     } else if tcp_flags & FLAG_SYN != 0 {

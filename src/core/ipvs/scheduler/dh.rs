@@ -2,7 +2,7 @@
 //!
 //! A bucket whose server is quiesced or overloaded takes nothing: there is no fallback. Follows Linux ip_vs_dh.c.
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState, SchedulerTable, TableInputs, hash_to_octet};
+use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState, SchedulerTable, TableInputs, hash_to_byte};
 use crate::ipvs::service::VirtualService;
 
 /// `IP_VS_DH_TAB_SIZE`.
@@ -27,7 +27,7 @@ impl Scheduler for DestinationHashing {
         let SchedulerTable::Buckets(buckets) = &service.table else {
             return None;
         };
-        let hash = usize::from(hash_to_octet(flow.dst_fold));
+        let hash = usize::from(hash_to_byte(flow.dst_fold));
         let (index, takes) = service.bucket(buckets, hash, loads)?;
         takes.then_some(index)
     }

@@ -1,6 +1,6 @@
 //! lt: the server with the least traffic, the first one on a tie.
 //!
-//! Traffic is what the estimator shows (octets in, and out where replies are seen) and, for each connection since
+//! Traffic is what the estimator shows (bytes in, and out where replies are seen) and, for each connection since
 //! its last sample, what a connection of the service brings on average: without that all connections between two
 //! samples would go to one server. No kernel has this scheduler.
 

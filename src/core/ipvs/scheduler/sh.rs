@@ -5,7 +5,7 @@
 //! Follows Linux ip_vs_sh.c.
 
 use super::{
-    FlowHint, Loads, Memory, Scheduler, SchedulerFlags, SchedulerState, SchedulerTable, TableInputs, hash_to_octet,
+    FlowHint, Loads, Memory, Scheduler, SchedulerFlags, SchedulerState, SchedulerTable, TableInputs, hash_to_byte,
 };
 use crate::ipvs::service::VirtualService;
 
@@ -38,7 +38,7 @@ impl Scheduler for SourceHashing {
         };
         let with_port = service.scheduler_flags.contains(SchedulerFlags::PORT);
         let port = if with_port { u32::from(flow.src_port) } else { 0 };
-        let hash = usize::from(hash_to_octet(flow.src_fold.wrapping_add(port)));
+        let hash = usize::from(hash_to_byte(flow.src_fold.wrapping_add(port)));
         let (index, takes) = service.bucket(buckets, hash, loads)?;
         if takes {
             return Some(index);

@@ -22,20 +22,20 @@ impl Scheduler for WeightedRoundRobin {
                 .map(|server| server.weight as i32)
                 .filter(|&weight| weight > 0)
         };
-        let step = weights().reduce(gcd).unwrap_or(1);
-        let top = weights().max().unwrap_or(0) - (step - 1);
+        let gcd = weights().reduce(gcd).unwrap_or(1);
+        let top = weights().max().unwrap_or(0) - (gcd - 1);
         let start = match inputs.previous {
-            Some(&SchedulerTable::Weights { start, .. }) => after_change(start, step, top),
+            Some(&SchedulerTable::Weights { start, .. }) => after_change(start, gcd, top),
             _ => top,
         };
-        SchedulerTable::Weights { step, top, start }
+        SchedulerTable::Weights { gcd, top, start }
     }
 
     fn adopt(state: &mut SchedulerState, _old: Option<&VirtualService>, new: &VirtualService) {
-        if let SchedulerTable::Weights { step, top, start } = new.table {
+        if let SchedulerTable::Weights { gcd, top, start } = new.table {
             state.cursor = HEAD;
             state.current_weight = if state.started {
-                after_change(state.current_weight, step, top)
+                after_change(state.current_weight, gcd, top)
             } else {
                 start
             };
@@ -50,7 +50,7 @@ impl Scheduler for WeightedRoundRobin {
         loads: &L,
         _memory: &mut Memory<'_>,
     ) -> Option<usize> {
-        let SchedulerTable::Weights { step, top, .. } = service.table else {
+        let SchedulerTable::Weights { gcd, top, .. } = service.table else {
             return None;
         };
         if top <= 0 {
@@ -58,7 +58,7 @@ impl Scheduler for WeightedRoundRobin {
         }
         let mut walk = Walk {
             service,
-            step,
+            gcd,
             top,
             first: state.cursor,
             current_weight: state.current_weight,
@@ -77,7 +77,7 @@ impl Scheduler for WeightedRoundRobin {
 /// The kernel's double loop; `first` and `current_weight` are the mark that it leaves.
 struct Walk<'service> {
     service: &'service VirtualService,
-    step: i32,
+    gcd: i32,
     top: i32,
     first: u32,
     current_weight: i32,
@@ -88,7 +88,7 @@ impl Walk<'_> {
     #[inline]
     fn cycle(&self) -> usize {
         let weights = self.service.servers.iter().map(|server| server.weight as usize);
-        (weights.sum::<usize>() / self.step.max(1) as usize).min(SKIPPED_MAX)
+        (weights.sum::<usize>() / self.gcd.max(1) as usize).min(SKIPPED_MAX)
     }
 
     /// Leaves out so many picks.
@@ -117,7 +117,7 @@ impl Walk<'_> {
                 }
             }
             from = 0;
-            self.current_weight -= self.step;
+            self.current_weight -= self.gcd;
             if self.current_weight <= 0 {
                 self.current_weight = self.top;
                 if is_last_round || self.first == HEAD {
@@ -127,7 +127,7 @@ impl Walk<'_> {
                 restarted = true;
             }
             self.sink_to_takers(loads);
-            is_last_round = self.current_weight <= self.step;
+            is_last_round = self.current_weight <= self.gcd;
             if is_last_round && restarted {
                 last = Some(self.first);
             }
@@ -144,21 +144,21 @@ impl Walk<'_> {
             .filter(|server| VirtualService::takes(server, loads));
         let heaviest = takers.map(|server| server.weight as i32).max().unwrap_or(0).max(1);
         if self.current_weight > heaviest {
-            let rounds = (self.current_weight - heaviest + self.step - 1) / self.step;
-            self.current_weight -= rounds * self.step;
+            let rounds = (self.current_weight - heaviest + self.gcd - 1) / self.gcd;
+            self.current_weight -= rounds * self.gcd;
             if self.current_weight <= 0 {
-                self.current_weight += self.step;
+                self.current_weight += self.gcd;
             }
         }
     }
 }
 
 /// The threshold after servers changed (`ip_vs_wrr_dest_changed`).
-const fn after_change(current_weight: i32, step: i32, top: i32) -> i32 {
+const fn after_change(current_weight: i32, gcd: i32, top: i32) -> i32 {
     if current_weight > top || current_weight == 0 {
         top
-    } else if step > 1 {
-        (current_weight / step) * step + 1
+    } else if gcd > 1 {
+        (current_weight / gcd) * gcd + 1
     } else {
         current_weight
     }

@@ -23,7 +23,7 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// Nothing yet, for messages of `sync_id` and at most `max_len` octets; a single entry may need more.
+    /// Nothing yet, for messages of `sync_id` and at most `max_len` bytes; a single entry may need more.
     pub const fn new(sync_id: u8, max_len: u16) -> Self {
         Self {
             sync_id,

@@ -14,13 +14,13 @@ pub const GROUP_DEFAULT: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 81));
 pub const PORT_DEFAULT: u16 = 8_848;
 /// TTL of messages unless another is given: they stay on their link.
 pub const TTL_DEFAULT: u8 = 1;
-/// `IFNAMSIZ` less the terminating octet.
+/// `IFNAMSIZ` less the terminating byte.
 const INTERFACE_NAME_MAX: usize = 15;
-/// Longest message, in octets: what an IPv4 datagram of UDP carries.
+/// Longest message, in bytes: what an IPv4 datagram of UDP carries.
 pub const MESSAGE_MAX: u16 = u16::MAX - 28;
 /// The MTU that a master fits its messages to, whatever its interface has.
 const MTU_ASSUMED: u16 = 1_500;
-/// Shortest message that a backup makes room for, in octets.
+/// Shortest message that a backup makes room for, in bytes.
 const BACKUP_LEN_MIN: u16 = 1_024;
 
 /// Which way connections are told.
@@ -58,7 +58,7 @@ pub enum SyncDaemonError {
         group: IpAddr,
     },
     /// Longer than a datagram.
-    #[error("messages of {len} octets are too long: give at most {MESSAGE_MAX}, or 0 for what fits the link")]
+    #[error("messages of {len} bytes are too long: give at most {MESSAGE_MAX}, or 0 for what fits the link")]
     Length {
         /// As given.
         len: u16,
@@ -95,7 +95,7 @@ pub struct SyncDaemon {
     pub interface: String,
     /// Only messages of this number are taken; a backup with 0 takes all.
     pub sync_id: u8,
-    /// Octets of a message at most; 0 for what fits the link.
+    /// Bytes of a message at most; 0 for what fits the link.
     pub max_len: u16,
     /// Multicast group.
     pub group: IpAddr,
@@ -145,7 +145,7 @@ impl SyncDaemon {
         Ok(())
     }
 
-    /// Octets of a message at most, on an interface of this MTU.
+    /// Bytes of a message at most, on an interface of this MTU.
     pub fn effective_max_len(&self, interface_mtu: u16) -> u16 {
         let headers = match AddressFamily::of(&self.group) {
             AddressFamily::Ipv4 => 28,

@@ -14,7 +14,7 @@ use crate::ipvs::conn::{FLAG_ONE_PACKET, SequenceShift};
 use crate::ipvs::protocol;
 use crate::wire::{sctp, tcp, udp};
 
-/// Octets before the first entry.
+/// Bytes before the first entry.
 pub(super) const HEADER_LEN: usize = 8;
 const HEADER_V0_LEN: usize = 4;
 const VERSION: u8 = 1;
@@ -129,10 +129,10 @@ pub fn read(message: &[u8], sync_id: u8, mut take: impl FnMut(Result<SyncConn, S
     Ok(())
 }
 
-/// Takes octets off a slice.
-pub(super) struct Octets<'a>(pub(super) &'a [u8]);
+/// Takes bytes off a slice.
+pub(super) struct ByteReader<'a>(pub(super) &'a [u8]);
 
-impl<'a> Octets<'a> {
+impl<'a> ByteReader<'a> {
     pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
@@ -146,7 +146,7 @@ impl<'a> Octets<'a> {
     }
 
     pub(super) fn u8(&mut self) -> Option<u8> {
-        self.array::<1>().map(|[octet]| octet)
+        self.array::<1>().map(|[byte]| byte)
     }
 
     pub(super) fn u16(&mut self) -> Option<u16> {
@@ -172,12 +172,12 @@ fn read_entry(entry: &[u8]) -> Result<Result<SyncConn, Skip>, Fault> {
     if !is_ipv6 && kind != 0 {
         return Err(Fault::EntryType);
     }
-    let mut octets = Octets(entry);
-    let (conn, flags) = read_fixed(&mut octets, is_ipv6).ok_or(Fault::EntryLength)?;
+    let mut bytes = ByteReader(entry);
+    let (conn, flags) = read_fixed(&mut bytes, is_ipv6).ok_or(Fault::EntryLength)?;
     let mut options = Options::default();
     // Nobody looks further once an unknown option has disqualified the entry.
-    while !octets.0.is_empty() && !options.is_unknown {
-        options.read(&mut octets, is_ipv6).ok_or(Fault::Option)?;
+    while !bytes.0.is_empty() && !options.is_unknown {
+        options.read(&mut bytes, is_ipv6).ok_or(Fault::Option)?;
     }
     if options.is_unknown {
         return Ok(Err(Skip::Option));
@@ -197,21 +197,21 @@ fn read_entry(entry: &[u8]) -> Result<Result<SyncConn, Skip>, Fault> {
 }
 
 /// The entry before its options, and its flags as they were sent.
-fn read_fixed(octets: &mut Octets<'_>, is_ipv6: bool) -> Option<(SyncConn, u32)> {
-    octets.u8()?;
-    let protocol = octets.u8()?;
-    octets.u16()?;
-    let flags = octets.u32()?;
-    let state = octets.u16()?;
-    let (client_port, virt_port, real_port) = (octets.u16()?, octets.u16()?, octets.u16()?);
-    let (fwmark, timeout_sec) = (octets.u32()?, octets.u32()?);
+fn read_fixed(bytes: &mut ByteReader<'_>, is_ipv6: bool) -> Option<(SyncConn, u32)> {
+    bytes.u8()?;
+    let protocol = bytes.u8()?;
+    bytes.u16()?;
+    let flags = bytes.u32()?;
+    let state = bytes.u16()?;
+    let (client_port, virt_port, real_port) = (bytes.u16()?, bytes.u16()?, bytes.u16()?);
+    let (fwmark, timeout_sec) = (bytes.u32()?, bytes.u32()?);
     let conn = SyncConn {
         protocol,
         flags: flags & (FLAGS_METHOD | u32::from(FLAGS_TAKEN)),
         state,
-        client: (octets.addr(is_ipv6)?, client_port),
-        virt: (octets.addr(is_ipv6)?, virt_port),
-        real: (octets.addr(is_ipv6)?, real_port),
+        client: (bytes.addr(is_ipv6)?, client_port),
+        virt: (bytes.addr(is_ipv6)?, virt_port),
+        real: (bytes.addr(is_ipv6)?, real_port),
         local: None,
         fwmark,
         timeout_sec,
@@ -247,9 +247,9 @@ struct Options {
 
 impl Options {
     /// One option; `None` when it is malformed.
-    fn read(&mut self, octets: &mut Octets<'_>, is_ipv6: bool) -> Option<()> {
-        let (kind, len) = (octets.u8()?, usize::from(octets.u8()?));
-        let data = octets.take(len).filter(|data| !data.is_empty())?;
+    fn read(&mut self, bytes: &mut ByteReader<'_>, is_ipv6: bool) -> Option<()> {
+        let (kind, len) = (bytes.u8()?, usize::from(bytes.u8()?));
+        let data = bytes.take(len).filter(|data| !data.is_empty())?;
         match kind & !OPTION_MAY_IGNORE {
             OPTION_SHIFTS => {
                 let is_first = self.shifts.is_none();
@@ -264,7 +264,7 @@ impl Options {
                 self.has_engine_name = true;
             }
             OPTION_LOCAL => {
-                let mut local = Octets(data);
+                let mut local = ByteReader(data);
                 let (addr, port) = (local.addr(is_ipv6)?, local.u16()?);
                 (local.0.is_empty() && self.local.is_none()).then_some(())?;
                 self.local = Some((addr, port));
@@ -275,20 +275,20 @@ impl Options {
     }
 }
 
-/// Shifts in octets of either order.
+/// Shifts in bytes of either order.
 pub(super) fn read_shifts(data: &[u8], word: fn([u8; 4]) -> u32) -> Option<[SequenceShift; 2]> {
-    let mut octets = Octets(data.get(..SHIFTS_LEN).filter(|_| data.len() == SHIFTS_LEN)?);
+    let mut bytes = ByteReader(data.get(..SHIFTS_LEN).filter(|_| data.len() == SHIFTS_LEN)?);
     let mut shift = || {
         Some(SequenceShift {
-            from: word(octets.array()?),
-            delta: word(octets.array()?).cast_signed(),
-            previous_delta: word(octets.array()?).cast_signed(),
+            from: word(bytes.array()?),
+            delta: word(bytes.array()?).cast_signed(),
+            previous_delta: word(bytes.array()?).cast_signed(),
         })
     };
     Some([shift()?, shift()?])
 }
 
-/// Octets of `shifts`, each word by `word`.
+/// Bytes of `shifts`, each word by `word`.
 pub(super) fn write_shifts(out: &mut Vec<u8>, shifts: &[SequenceShift; 2], word: fn(u32) -> [u8; 4]) {
     for shift in shifts {
         for value in [
@@ -342,7 +342,7 @@ pub(super) fn write_addr(out: &mut Vec<u8>, addr: IpAddr) {
     }
 }
 
-/// Octets that `conn` takes in a message of version 1, padding aside.
+/// Bytes that `conn` takes in a message of version 1, padding aside.
 pub(super) fn entry_len(conn: &SyncConn) -> usize {
     let is_ipv6 = conn.client.0.is_ipv6();
     let fixed = if is_ipv6 { ENTRY6_LEN } else { ENTRY4_LEN };

@@ -2,11 +2,11 @@
 //!
 //! Ref: Linux ip_vs_sync.c `ip_vs_process_message_v0()`, `ip_vs_sync_conn_v0()`.
 
-use super::message::{Fault, Octets, Skip, check, read_shifts, write_addr, write_shifts};
+use super::message::{ByteReader, Fault, Skip, check, read_shifts, write_addr, write_shifts};
 use super::{FLAGS_METHOD, FLAGS_TAKEN, SyncConn};
 use crate::ipvs::conn::{FLAG_INBOUND_SHIFTED, FLAG_OUTBOUND_SHIFTED};
 
-/// Octets before the first entry.
+/// Bytes before the first entry.
 const HEADER_LEN: usize = 4;
 const ENTRY_LEN: usize = 24;
 const SHIFTS_LEN: usize = 24;
@@ -14,12 +14,12 @@ const SHIFTS_LEN: usize = 24;
 /// Gives `take` the entries of a message whose length and sync id are right.
 pub(super) fn read(message: &[u8], mut take: impl FnMut(Result<SyncConn, Skip>)) -> Result<(), Fault> {
     let count = message.first().copied().ok_or(Fault::Short)?;
-    let mut octets = Octets(message.get(HEADER_LEN..).unwrap_or_default());
+    let mut bytes = ByteReader(message.get(HEADER_LEN..).unwrap_or_default());
     for _ in 0..count {
-        let entry = octets.take(ENTRY_LEN).ok_or(Fault::EntryLength)?;
+        let entry = bytes.take(ENTRY_LEN).ok_or(Fault::EntryLength)?;
         let (mut conn, flags) = read_fixed(entry).ok_or(Fault::EntryLength)?;
         if flags as u16 & (FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED) != 0 {
-            let shifts = octets.take(SHIFTS_LEN).ok_or(Fault::EntryLength)?;
+            let shifts = bytes.take(SHIFTS_LEN).ok_or(Fault::EntryLength)?;
             // As they lie in the sender's memory: both ends must be machines of one kind.
             conn.shifts = read_shifts(shifts, u32::from_ne_bytes);
         }
@@ -30,12 +30,12 @@ pub(super) fn read(message: &[u8], mut take: impl FnMut(Result<SyncConn, Skip>))
 
 /// The entry, and its flags as they were sent.
 fn read_fixed(entry: &[u8]) -> Option<(SyncConn, u32)> {
-    let mut octets = Octets(entry);
-    octets.u8()?;
-    let protocol = octets.u8()?;
-    let (client_port, virt_port, real_port) = (octets.u16()?, octets.u16()?, octets.u16()?);
-    let (client, virt, real) = (octets.addr(false)?, octets.addr(false)?, octets.addr(false)?);
-    let (flags, state) = (u32::from(octets.u16()?), octets.u16()?);
+    let mut bytes = ByteReader(entry);
+    bytes.u8()?;
+    let protocol = bytes.u8()?;
+    let (client_port, virt_port, real_port) = (bytes.u16()?, bytes.u16()?, bytes.u16()?);
+    let (client, virt, real) = (bytes.addr(false)?, bytes.addr(false)?, bytes.addr(false)?);
+    let (flags, state) = (u32::from(bytes.u16()?), bytes.u16()?);
     let conn = SyncConn {
         protocol,
         flags: flags & (FLAGS_METHOD | u32::from(FLAGS_TAKEN)),
@@ -61,7 +61,7 @@ pub(super) fn can_say(conn: &SyncConn) -> bool {
     conn.client.0.is_ipv4() && conn.local.is_none()
 }
 
-/// Octets that `conn` takes.
+/// Bytes that `conn` takes.
 pub(super) const fn entry_len(conn: &SyncConn) -> usize {
     ENTRY_LEN + if conn.shifts.is_some() { SHIFTS_LEN } else { 0 }
 }

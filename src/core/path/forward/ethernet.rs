@@ -22,7 +22,7 @@ struct TaggedHeader {
 }
 
 /// Makes `frame`, whose IP packet of family `ethertype_of` begins at `l3_offset`, begin with exactly the header
-/// that `hop` needs: 14 octets, 18 with a VLAN tag.
+/// that `hop` needs: 14 bytes, 18 with a VLAN tag.
 #[inline]
 pub fn write<F: Frame>(
     frame: &mut F,
@@ -66,14 +66,18 @@ fn write_tagged<F: Frame>(frame: &mut F, l3_offset: u16, hop: &Hop, ethertype: U
 
 /// Moves the beginning of `frame` so that what lies at `offset` lies at `wanted` afterwards.
 #[inline]
-pub(crate) fn resize_front<F: Frame>(frame: &mut F, offset: usize, wanted: usize) -> Result<(), DropReason> {
-    if let Some(missing) = wanted.checked_sub(offset) {
+pub(crate) fn resize_front<F: Frame>(
+    frame: &mut F,
+    offset: usize,
+    pending_neighbours: usize,
+) -> Result<(), DropReason> {
+    if let Some(missing) = pending_neighbours.checked_sub(offset) {
         if missing == 0 || frame.prepend(missing) {
             Ok(())
         } else {
             Err(DropReason::NoHeadroom)
         }
-    } else if frame.trim_front(offset - wanted) {
+    } else if frame.trim_front(offset - pending_neighbours) {
         Ok(())
     } else {
         Err(DropReason::Truncated)

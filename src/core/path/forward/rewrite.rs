@@ -17,7 +17,7 @@ use crate::wire::sctp::{self, SctpHeader};
 use crate::wire::tcp::{self, TcpHeader};
 use crate::wire::udp::{self, UdpHeader};
 
-/// What TTL − 1 adds to the sum of an IPv4 header: the TTL is the high octet of its word.
+/// What TTL − 1 adds to the sum of an IPv4 header: the TTL is the high byte of its word.
 pub(crate) const TTL_DELTA: u16 = !0x0100;
 
 /// The new ends of a packet, and what they change in its checksums.

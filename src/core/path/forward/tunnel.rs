@@ -1,6 +1,6 @@
 //! Step 7, TUN: the packet goes to its real server inside another one.
 //!
-//! In:  a whole packet, outer addresses of either family. Out: 14 octets for Ethernet, outer header, GRE or
+//! In:  a whole packet, outer addresses of either family. Out: 14 bytes for Ethernet, outer header, GRE or
 //!      UDP and GUE header where the kind has them, packet.
 //! Never: fragments; whether the result fits the MTU is the caller's to check ([`overhead`]).
 //! Ref:  RFC 2003, RFC 2473, RFC 4213, RFC 2784; Linux ip_vs_xmit.c `ip_vs_prepare_tunneled_skb`, `ip_vs_tunnel_xmit`.
@@ -20,7 +20,7 @@ use crate::wire::checksum;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader};
 use crate::wire::gre::{self, GreHeader};
 use crate::wire::gue::GueHeader;
-use crate::wire::ipv4::{DONT_FRAGMENT, Ipv4Header, VERSION_IHL_PLAIN};
+use crate::wire::ipv4::{DONT_FRAGMENT, Ipv4Header, VERSION_IHL_WITHOUT_OPTIONS};
 use crate::wire::ipv6::Ipv6Header;
 use crate::wire::udp::{self, UdpHeader};
 
@@ -33,10 +33,10 @@ pub const PROTOCOL_IPV6: u8 = 41;
 const ECN_CE: u8 = 0b11;
 /// The low one of them.
 const ECN_LOW: u8 = 0b01;
-/// Octets of the longest header between outer and inner one.
+/// Bytes of the longest header between outer and inner one.
 const BETWEEN_MAX: usize = 12;
 
-/// Octets that a tunnel of this kind, with an outer header of family `outer`, adds.
+/// Bytes that a tunnel of this kind, with an outer header of family `outer`, adds.
 #[inline]
 pub const fn overhead(kind: TunnelKind, outer: AddressFamily) -> u16 {
     let ip = match outer {
@@ -101,7 +101,7 @@ pub fn encapsulate<F: Frame>(frame: &mut F, headers: &Headers, outer: &Outer) ->
 
 /// The header between the outer and the inner IP header: none for IP in IP.
 struct Between {
-    octets: [u8; BETWEEN_MAX],
+    bytes: [u8; BETWEEN_MAX],
     len: usize,
     /// What the outer header calls it.
     protocol: u8,
@@ -112,7 +112,7 @@ struct Between {
 impl Between {
     fn new(outer: &Outer, inner: &Packet) -> Result<Self, DropReason> {
         let mut between = Self {
-            octets: [0; BETWEEN_MAX],
+            bytes: [0; BETWEEN_MAX],
             len: usize::from(outer.kind.header_len()),
             protocol: inner.protocol(),
             checksum_at: None,
@@ -126,7 +126,7 @@ impl Between {
                     flags: U16::new(if checksum { gre::CHECKSUM_PRESENT } else { 0 }),
                     ethertype: U16::new(inner.ethertype()),
                 };
-                write(&mut between.octets, &header)?;
+                write(&mut between.bytes, &header)?;
             }
             TunnelKind::Gue { port, checksum } => {
                 between.protocol = udp::PROTOCOL;
@@ -145,8 +145,8 @@ impl Between {
                     protocol: inner.protocol(),
                     flags: U16::ZERO,
                 };
-                write(&mut between.octets, &udp)?;
-                write(between.octets.get_mut(UdpHeader::LEN..).unwrap_or_default(), &gue)?;
+                write(&mut between.bytes, &udp)?;
+                write(between.bytes.get_mut(UdpHeader::LEN..).unwrap_or_default(), &gue)?;
             }
         }
         Ok(between)
@@ -188,7 +188,7 @@ impl Packet {
         })
     }
 
-    /// An outer IPv4 header in front of `payload_len` octets, with its checksum.
+    /// An outer IPv4 header in front of `payload_len` bytes, with its checksum.
     #[inline(always)]
     pub(crate) fn outer_ipv4(
         &self,
@@ -206,7 +206,7 @@ impl Packet {
         let total_len = payload_len.wrapping_add(Ipv4Header::LEN as u16);
         // Summed as numbers: reading back in wide words what narrow stores have just built would wait for them.
         let words = [
-            u16::from_be_bytes([VERSION_IHL_PLAIN, tos]),
+            u16::from_be_bytes([VERSION_IHL_WITHOUT_OPTIONS, tos]),
             total_len,
             identification,
             flags,
@@ -216,7 +216,7 @@ impl Packet {
             + u64::from(u32::from_be_bytes(src.0))
             + u64::from(u32::from_be_bytes(dst.0));
         Ipv4Header {
-            version_ihl: VERSION_IHL_PLAIN,
+            version_ihl: VERSION_IHL_WITHOUT_OPTIONS,
             tos,
             total_len: U16::new(total_len),
             identification: U16::new(identification),
@@ -265,8 +265,8 @@ fn wrap<F: Frame>(
     let outer = outer.as_bytes();
     frame.truncate(usize::from(headers.packet_end));
     decrement_ttl(frame.bytes_mut(), headers);
-    let wanted = EthernetHeader::LEN + outer.len() + between.len;
-    resize_front(frame, usize::from(headers.l3_offset), wanted)?;
+    let pending_neighbours = EthernetHeader::LEN + outer.len() + between.len;
+    resize_front(frame, usize::from(headers.l3_offset), pending_neighbours)?;
     let room = frame
         .bytes_mut()
         .get_mut(EthernetHeader::LEN..)
@@ -282,7 +282,7 @@ fn wrap<F: Frame>(
 /// Writes the header in between, with its checksum: that of GRE has no pseudo header.
 #[cold]
 fn fill_between(payload: &mut [u8], between: &Between, pseudo: impl FnOnce() -> u16) -> Option<()> {
-    let header = between.octets.get(..between.len)?;
+    let header = between.bytes.get(..between.len)?;
     payload.get_mut(..between.len)?.copy_from_slice(header);
     let Some(at) = between.checksum_at else {
         return Some(());

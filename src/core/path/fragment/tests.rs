@@ -7,22 +7,22 @@ use crate::testing::{checksum_faults, tcp4, udp4, udp6};
 const OUT: Verdict = Verdict::Transmit(DeviceId(1));
 
 fn pieces(frame: &[u8], longest: u16, as_received: &[u16]) -> Result<Vec<Vec<u8>>, DropReason> {
-    let mut made = MadeFrames::new();
+    let mut generated = GeneratedFrames::new();
     let cuts = Cuts {
         longest,
         whole_up_to: longest,
         as_received,
     };
-    cut(&mut made, frame, &cuts, OUT, 0x1234_5678)?;
+    cut(&mut generated, frame, &cuts, OUT, 0x1234_5678)?;
     let mut frames = Vec::new();
-    while let Some((verdict, frame)) = made.take() {
+    while let Some((verdict, frame)) = generated.take() {
         assert_eq!(verdict, OUT);
         frames.push(frame.to_vec());
     }
     Ok(frames)
 }
 
-/// dr_mtu: 1440 octets through a link of 1300.
+/// dr_mtu: 1440 bytes through a link of 1300.
 #[test]
 fn ipv4_is_cut_as_the_kernel_cuts_it() {
     let frame = tcp4("10.0.0.2:40000 > 10.0.0.100:80").ack().payload_len(1_400).build();
@@ -30,7 +30,7 @@ fn ipv4_is_cut_as_the_kernel_cuts_it() {
     let lens: Vec<usize> = cut.iter().map(|piece| piece.len() - 14).collect();
     assert_eq!(lens, [1_300, 160]);
     assert_eq!(cut[0][20..22], [0x20, 0x00], "more follow");
-    assert_eq!(cut[1][20..22], [0x00, 160], "1280 octets in units of eight");
+    assert_eq!(cut[1][20..22], [0x00, 160], "1280 bytes in units of eight");
     assert_eq!(cut[0][18..20], cut[1][18..20], "one identification");
     let payload: Vec<u8> = cut.iter().flat_map(|piece| piece[34..].to_vec()).collect();
     assert_eq!(payload, frame[34..]);

@@ -107,9 +107,9 @@ fn ipv6_errors_leave_as_the_kernel_sent_them_but_for_the_flow_label() {
     }
 }
 
-/// dr_mtu: a packet of 1440 octets towards a link of 1300; the kernel quotes 548 octets.
+/// dr_mtu: a packet of 1440 bytes towards a link of 1300; the kernel quotes 548 bytes.
 #[test]
-fn fragmentation_needed_quotes_576_octets_as_they_are() {
+fn fragmentation_needed_quotes_576_bytes_as_they_are() {
     let mut frame = frame_of("450005a0100240003f0611f10a0000020a0000649c400050000003e90000000150107210e00f0000");
     frame.extend((0..1_400usize).map(|index| index as u8));
     let got = told(&frame, IcmpError::FragmentationNeeded { mtu: 1_300 }, VIP, 0x8a95).unwrap();
@@ -119,9 +119,9 @@ fn fragmentation_needed_quotes_576_octets_as_they_are() {
     assert_eq!((got.len(), &got[expected.len()..]), (576, &frame[54..14 + 548]));
 }
 
-/// v6_tun: a packet of 1461 octets towards a tunnel; the kernel quotes 1232 octets.
+/// v6_tun: a packet of 1461 bytes towards a tunnel; the kernel quotes 1232 bytes.
 #[test]
-fn packet_too_big_quotes_1280_octets_as_they_are() {
+fn packet_too_big_quotes_1280_bytes_as_they_are() {
     let mut frame = frame_of(
         "60000000058d063ffd00000a000000000000000000000002fd00000a0000000000000000000001009c400050000003e90000000150107210815c0000",
     );

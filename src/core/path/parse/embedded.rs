@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ports_are_enough_and_three_octets_of_them_are_not() {
+    fn the_ports_are_enough_and_three_bytes_of_them_are_not() {
         let quoted = udp6("[2001:db8::1]:53 > [2001:db8::2]:4000")
             .destination_options(8)
             .payload(b"12345678")

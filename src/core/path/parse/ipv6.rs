@@ -7,7 +7,7 @@
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::{Parsed, Place, Upper, plain_flags};
+use super::{Parsed, Place, Upper, tcp_flags_of};
 use crate::address::{Addr6, AddressFamily, Endpoint, FlowKey};
 use crate::limits::IPV6_EXTENSIONS_MAX;
 use crate::path::{DropReason, Flow, Fragment, Headers};
@@ -21,7 +21,7 @@ use crate::wire::tcp::TcpHeader;
 /// What nearly every frame begins with.
 #[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct PlainFrame {
+struct FastFrame6 {
     ethernet: EthernetHeader,
     ip: Ipv6Header,
     tcp: TcpHeader,
@@ -30,9 +30,9 @@ struct PlainFrame {
 /// A whole TCP or UDP packet over IPv6 without VLAN tag and extension headers that was sent to `mac`, if it is one and
 /// nothing is wrong with it.
 #[inline(always)]
-pub(crate) fn plain(frame: &[u8], mac: [u8; 6]) -> Option<(Headers, FlowKey<Addr6>)> {
+pub(crate) fn fast_v6(frame: &[u8], mac: [u8; 6]) -> Option<(Headers, FlowKey<Addr6>)> {
     const L4_OFFSET: usize = EthernetHeader::LEN + Ipv6Header::LEN;
-    let (plain, _) = PlainFrame::ref_from_prefix(frame).ok()?;
+    let (plain, _) = FastFrame6::ref_from_prefix(frame).ok()?;
     let ip = &plain.ip;
     let segment_len = usize::from(ip.payload_len.get());
     let packet_end = u16::try_from(L4_OFFSET + segment_len).ok()?;
@@ -51,7 +51,7 @@ pub(crate) fn plain(frame: &[u8], mac: [u8; 6]) -> Option<(Headers, FlowKey<Addr
         protocol: ip.next_header,
         vlan: 0,
         ttl: ip.hop_limit,
-        tcp_flags: plain_flags(ip.next_header, &plain.tcp, segment_len)?,
+        tcp_flags: tcp_flags_of(ip.next_header, &plain.tcp, segment_len)?,
         sctp_chunk: 0,
         fragment: Fragment::Whole,
         dont_fragment: true,

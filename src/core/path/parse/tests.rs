@@ -29,7 +29,7 @@ fn reason(frame: &[u8]) -> DropReason {
     parse(frame).expect_err("a frame that is dropped")
 }
 
-/// The frame with one octet set.
+/// The frame with one byte set.
 fn with(frame: &[u8], offset: usize, value: u8) -> Vec<u8> {
     let mut frame = frame.to_vec();
     frame[offset] = value;
@@ -167,7 +167,7 @@ fn a_frame_cut_anywhere_is_truncated() {
             assert_eq!(
                 reason(&frame[..len]),
                 DropReason::Truncated,
-                "{len} octets of {}",
+                "{len} bytes of {}",
                 describe(&frame)
             );
         }
@@ -362,7 +362,7 @@ fn seeds() -> Vec<Vec<u8>> {
     packets.iter().map(PacketBuilder::build).collect()
 }
 
-/// Damages `frame`: flips octets, most of them in headers, cuts it, and often makes the IPv4 checksum right again.
+/// Damages `frame`: flips bytes, most of them in headers, cuts it, and often makes the IPv4 checksum right again.
 fn damage(frame: &mut Vec<u8>, random: &mut Random) {
     let mut bits = random.next_u64();
     let mut take = |count: u32| {
@@ -372,8 +372,8 @@ fn damage(frame: &mut Vec<u8>, random: &mut Random) {
     };
     for _ in 0..take(2) {
         let (offset, value) = (take(6), take(8) as u8);
-        if let Some(octet) = frame.get_mut(12 + offset) {
-            *octet = value;
+        if let Some(byte) = frame.get_mut(12 + offset) {
+            *byte = value;
         }
     }
     if take(2) == 0 {
@@ -414,7 +414,7 @@ fn a_million_damaged_frames_never_panic_and_never_give_offsets_outside_the_frame
         frame.clear();
         if round % 8 == 0 {
             frame.extend((0..16).flat_map(|_| random.next_u64().to_le_bytes()));
-            // Random octets hardly ever say what they are.
+            // Random bytes hardly ever say what they are.
             frame[12..14].copy_from_slice(if round % 16 == 0 { &[8, 0] } else { &[0x86, 0xdd] });
         } else {
             frame.extend_from_slice(&seeds[random.below(seeds.len() as u32) as usize]);

@@ -15,9 +15,9 @@ use crate::wire::ethernet::EthernetHeader;
 use crate::wire::ipv4::{DONT_FRAGMENT, Ipv4Header};
 use crate::wire::ipv6::{FragmentHeader, Ipv6Header};
 use crate::wire::vlan::VlanTag;
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
-/// Octets of the longest link header.
+/// Bytes of the longest link header.
 const L2_MAX: usize = EthernetHeader::LEN + VLAN_TAGS_MAX * VlanTag::LEN;
 /// Room in front for tunnel and ICMP headers, as an mbuf has it.
 const HEADROOM: usize = 128;
@@ -46,7 +46,7 @@ struct Span {
 struct Slot {
     key: Option<FragmentKey>,
     since: Tick,
-    octets: Box<[u8]>,
+    bytes: Box<[u8]>,
     /// In order, without overlap.
     spans: [Span; FRAGMENTS_PER_DATAGRAM_MAX],
     count: usize,
@@ -59,7 +59,7 @@ struct Slot {
     header: [u8; FRAGMENT_HEADER_MAX],
     header_len: usize,
     next_header_at: usize,
-    /// Octets of the longest fragment, and of the longest with DF.
+    /// Bytes of the longest fragment, and of the longest with DF.
     longest: usize,
     longest_with_df: usize,
 }
@@ -69,17 +69,17 @@ pub(super) struct Assembled<'a> {
     pub(super) datagram: Datagram<'a>,
     pub(super) is_ipv6: bool,
     pub(super) dont_fragment: bool,
-    /// Octets of the longest fragment, IP header included.
+    /// Bytes of the longest fragment, IP header included.
     pub(super) longest: u16,
-    /// Payload octets of the fragments, in order.
+    /// Payload bytes of the fragments, in order.
     pub(super) received: &'a [u16],
     dst: Option<Addr4>,
 }
 
 impl Assembled<'_> {
     /// Whether it was sent to an address of the director's own.
-    pub(super) fn is_to_director(&self, step: &Step<'_>) -> bool {
-        self.dst.is_some_and(|dst| step.snapshot.l3.is_local(dst))
+    pub(super) fn is_to_director(&self, ctx: &Context<'_>) -> bool {
+        self.dst.is_some_and(|dst| ctx.snapshot.l3.is_local(dst))
     }
 }
 
@@ -157,7 +157,7 @@ impl Slot {
         Self {
             key: None,
             since: Tick(0),
-            octets: vec![0; PAYLOAD_AT + PACKET_MAX].into_boxed_slice(),
+            bytes: vec![0; PAYLOAD_AT + PACKET_MAX].into_boxed_slice(),
             spans: [Span::default(); FRAGMENTS_PER_DATAGRAM_MAX],
             count: 0,
             received: 0,
@@ -209,7 +209,7 @@ impl Slot {
             self.keep_headers(frame, piece)?;
         }
         let payload = frame.get(piece.payload.clone()).ok_or(DropReason::Truncated)?;
-        self.octets
+        self.bytes
             .get_mut(PAYLOAD_AT + begin..PAYLOAD_AT + end)
             .ok_or(DropReason::FragmentMalformed)?
             .copy_from_slice(payload);
@@ -324,17 +324,17 @@ impl Slot {
         })
     }
 
-    /// The payload with `header_len` octets of the kept IP header and the link header in front.
+    /// The payload with `header_len` bytes of the kept IP header and the link header in front.
     fn with_headers(&mut self, header_len: usize, payload_len: usize) -> Option<Datagram<'_>> {
         let l3_at = PAYLOAD_AT.checked_sub(header_len)?;
         let start = l3_at.checked_sub(self.l2_len)?;
         let header = self.header.get(..header_len)?;
-        self.octets.get_mut(l3_at..PAYLOAD_AT)?.copy_from_slice(header);
+        self.bytes.get_mut(l3_at..PAYLOAD_AT)?.copy_from_slice(header);
         let l2 = self.l2.get(..self.l2_len)?;
-        self.octets.get_mut(start..l3_at)?.copy_from_slice(l2);
+        self.bytes.get_mut(start..l3_at)?.copy_from_slice(l2);
         let end = PAYLOAD_AT + payload_len;
-        (end <= self.octets.len()).then_some(Datagram {
-            octets: &mut self.octets,
+        (end <= self.bytes.len()).then_some(Datagram {
+            bytes: &mut self.bytes,
             start,
             end,
         })
@@ -343,18 +343,18 @@ impl Slot {
 
 /// A datagram in its place, as a frame like any other.
 pub(super) struct Datagram<'a> {
-    octets: &'a mut [u8],
+    bytes: &'a mut [u8],
     start: usize,
     end: usize,
 }
 
 impl Frame for Datagram<'_> {
     fn bytes(&self) -> &[u8] {
-        self.octets.get(self.start..self.end).unwrap_or_default()
+        self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        self.octets.get_mut(self.start..self.end).unwrap_or_default()
+        self.bytes.get_mut(self.start..self.end).unwrap_or_default()
     }
 
     fn prepend(&mut self, count: usize) -> bool {
@@ -376,7 +376,7 @@ impl Frame for Datagram<'_> {
     }
 
     fn append(&mut self, count: usize) -> bool {
-        let fits = self.end + count <= self.octets.len();
+        let fits = self.end + count <= self.bytes.len();
         if fits {
             self.end += count;
         }

@@ -40,7 +40,7 @@ impl FragmentKey {
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
     pub(super) key: FragmentKey,
-    /// Octets of the datagram's payload before this one.
+    /// Bytes of the datagram's payload before this one.
     pub(super) offset: usize,
     /// Whether more follow.
     pub(super) more: bool,
@@ -124,7 +124,7 @@ fn find_fragment_header(packet: &[u8]) -> Option<Found<'_>> {
     let mut next = ip.next_header;
     let mut next_header_at = std::mem::offset_of!(Ipv6Header, next_header);
     let mut at = Ipv6Header::LEN;
-    // Each header moves `at` on by eight octets at least.
+    // Each header moves `at` on by eight bytes at least.
     while let NEXT_HOP_BY_HOP | NEXT_ROUTING | NEXT_DESTINATION = next {
         let (extension, _) = ExtensionHeader::ref_from_prefix(packet.get(at..)?).ok()?;
         next = extension.next_header;

@@ -17,7 +17,7 @@ fn piece_of(upper: &[u8], begin: usize, end: usize, is_ipv6: bool) -> Vec<u8> {
         .fragment(begin as u16, more)
         .payload(&vec![0; end - begin])
         .build();
-    // The builder decides itself whether a fragment begins with a UDP header; the octets are put in here.
+    // The builder decides itself whether a fragment begins with a UDP header; the bytes are put in here.
     let at = if is_ipv6 { 14 + 40 + 8 } else { 14 + 20 };
     frame.truncate(at);
     frame.extend_from_slice(&upper[begin..end]);
@@ -40,11 +40,11 @@ fn add(reassembly: &mut Reassembly, frame: &[u8], now: Tick) -> Result<Option<us
     Ok(reassembly.add(slot, frame, &piece)?.then_some(slot))
 }
 
-/// A UDP header of ports 1 and 2 and counting octets.
+/// A UDP header of ports 1 and 2 and counting bytes.
 fn upper(len: usize) -> Vec<u8> {
-    let mut octets: Vec<u8> = (0..len).map(|at| (at / 3) as u8).collect();
-    octets[..8].copy_from_slice(&[0, 1, 0, 2, (len >> 8) as u8, len as u8, 0, 0]);
-    octets
+    let mut bytes: Vec<u8> = (0..len).map(|at| (at / 3) as u8).collect();
+    bytes[..8].copy_from_slice(&[0, 1, 0, 2, (len >> 8) as u8, len as u8, 0, 0]);
+    bytes
 }
 
 fn assembled(reassembly: &mut Reassembly, slot: usize) -> (Vec<u8>, Vec<u16>) {
@@ -133,7 +133,7 @@ impl Runs {
     }
 }
 
-/// All sequences of four of the ten fragments that a datagram of four units of eight octets may have.
+/// All sequences of four of the ten fragments that a datagram of four units of eight bytes may have.
 #[test]
 fn every_sequence_of_fragments_is_taken_refused_or_completed_as_by_the_kernel() {
     let upper = upper(32);
@@ -201,7 +201,7 @@ fn a_fragment_within_a_run_of_others_is_a_duplicate() {
 }
 
 #[test]
-fn a_second_end_or_octets_behind_the_end_are_malformed() {
+fn a_second_end_or_bytes_behind_the_end_are_malformed() {
     let upper = upper(64);
     let mut reassembly = Reassembly::new();
     add(&mut reassembly, &piece_of(&upper[..40], 32, 40, false), Tick(0)).unwrap();

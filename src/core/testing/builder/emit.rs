@@ -1,4 +1,4 @@
-//! The octets of a described packet, from the inside out.
+//! The bytes of a described packet, from the inside out.
 
 use std::net::IpAddr;
 
@@ -204,5 +204,5 @@ fn right_checksum(packet: &PacketBuilder, segment: &[u8]) -> u16 {
 }
 
 fn length(len: usize) -> u16 {
-    u16::try_from(len).expect("a packet of at most 65,535 octets")
+    u16::try_from(len).expect("a packet of at most 65,535 bytes")
 }

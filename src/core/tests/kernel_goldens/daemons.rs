@@ -127,7 +127,7 @@ impl Daemons {
     /// A message that the kernel sent must be the next of ours.
     pub fn expect(&mut self, frame: &[u8]) -> Result<(), String> {
         let theirs = Datagram::of(frame).ok_or("no message")?;
-        let shown = |payload: &[u8]| payload.iter().map(|octet| format!("{octet:02x}")).collect::<String>();
+        let shown = |payload: &[u8]| payload.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let (Some((daemon, _)), Some(ours)) = (&self.master, self.sent.pop_front()) else {
             return Err(format!("  the kernel told, lvsd did not: {}", shown(theirs.payload)));
         };
@@ -167,7 +167,7 @@ impl Daemons {
         let mut conns = Vec::new();
         // What is malformed is dropped in silence, as by the kernel.
         let _ = message::read(datagram.payload, daemon.sync_id, |entry| conns.extend(entry.ok()));
-        director.take_over(&conns);
+        director.import_synced(&conns);
     }
 
     /// What commands about daemons and what came from others print; `None` for other commands.

@@ -1,4 +1,4 @@
-//! Compares frames that came out with those that a recording says came out, octet by octet.
+//! Compares frames that came out with those that a recording says came out, byte by byte.
 //!
 //! Left out is what no run of a kernel repeats: identifications and flow labels of what the director itself makes,
 //! source ports of GUE. Fragments of one packet must still share one identification, and checksums that cover
@@ -25,7 +25,7 @@ pub fn ethertype(frame: &[u8]) -> u16 {
         .map_or(0, |two| u16::from_be_bytes([two[0], two[1]]))
 }
 
-/// Source address, destination address, protocol and the octets behind the fixed header.
+/// Source address, destination address, protocol and the bytes behind the fixed header.
 pub type Parts<'a> = (&'a [u8], &'a [u8], u8, &'a [u8]);
 
 /// See [`Parts`].
@@ -101,7 +101,7 @@ pub fn same_frame(
     let why = if ours == theirs {
         format!("the same fragments: {of_one_packet}, wrong checksums (lvsd, kernel): {faults:?}")
     } else {
-        format!("first difference at octet {at}")
+        format!("first difference at byte {at}")
     };
     Err(format!(
         "  kernel: {:?} {}\n  lvsd:   {side:?} {}\n  {why}\n  kernel: {}\n  lvsd:   {}",
@@ -167,8 +167,8 @@ fn blank_identification(frame: &mut [u8]) {
         _ => return,
     };
     for range in ranges {
-        if let Some(octets) = frame.get_mut(range) {
-            octets.fill(0);
+        if let Some(bytes) = frame.get_mut(range) {
+            bytes.fill(0);
         }
     }
 }
@@ -240,5 +240,5 @@ fn blank_time_of_day(frame: &mut [u8]) {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|octet| format!("{octet:02x}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

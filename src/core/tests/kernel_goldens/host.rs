@@ -113,8 +113,8 @@ fn answer_arp(l3: &L3, device: DeviceId, frame: &[u8]) -> Option<Action> {
     Some(Action::Send(device, reply))
 }
 
-fn address4(octets: &[u8]) -> IpAddr {
-    IpAddr::from([octets[0], octets[1], octets[2], octets[3]])
+fn address4(bytes: &[u8]) -> IpAddr {
+    IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 /// A packet to one of the host's own addresses.
@@ -148,7 +148,7 @@ fn local<A: Address>(l3: &L3, frame: &[u8], headers: &Headers, key: &FlowKey<A>,
                     rest: 0,
                 }
             } else {
-                // RFC 4443 3.4: the octet of the packet that is not understood.
+                // RFC 4443 3.4: the byte of the packet that is not understood.
                 IcmpError::Relayed {
                     kind: 4,
                     code: 1,
@@ -274,13 +274,13 @@ pub fn solicitation(l3: &L3, key: &NeighbourKey) -> Vec<u8> {
             frame
         }
         IpAddr::V6(target) => {
-            let octets = target.octets();
-            let [.., high, middle, low] = octets;
+            let bytes = target.octets();
+            let [.., high, middle, low] = bytes;
             let group = std::net::Ipv6Addr::from([0xFF, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xFF, high, middle, low]);
             // What waits is not from the host itself: it asks from its link-local address (RFC 4291 appendix A).
             let [a, b, c, d, e, f] = mac;
             let source = std::net::Ipv6Addr::from([0xFE, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xFF, 0xFE, d, e, f]);
-            let mut body = octets.to_vec();
+            let mut body = bytes.to_vec();
             body.extend_from_slice(&[1, 1]);
             body.extend_from_slice(&mac);
             icmp6(&format!("{source} > {group}"))

@@ -135,7 +135,7 @@ impl Machine {
     }
 
     fn settle_made(&mut self, device: DeviceId) {
-        for outcome in self.director.take_made() {
+        for outcome in self.director.take_generated() {
             self.settle(device, outcome);
         }
     }
@@ -145,7 +145,7 @@ impl Machine {
             Outcome::Transmitted(device, frame) => self.out.push((Side::of(device), frame)),
             Outcome::Held(key, frame) => self.wait(key, frame, Sender::Director),
             Outcome::Dropped(reason) => self.dropped.push(reason),
-            Outcome::Kept => {}
+            Outcome::Consumed => {}
             Outcome::Punted(frame) => {
                 let l3 = self.setup.network();
                 match self.host.receive(&l3, device, &frame) {
@@ -163,8 +163,8 @@ impl Machine {
     fn may_send(&mut self, l3: &L3, frame: &[u8]) -> bool {
         const BURST: u64 = 6;
         let pause_ms = u64::from(l3.icmp_pauses.v4_ms);
-        let is_own = |octets: &[u8]| {
-            let addr: Option<[u8; 4]> = octets.try_into().ok();
+        let is_own = |bytes: &[u8]| {
+            let addr: Option<[u8; 4]> = bytes.try_into().ok();
             addr.is_some_and(|addr| l3.is_own(lvs_core::address::Addr4(addr)))
         };
         let is_error = frame.get(26..30).is_some_and(is_own)

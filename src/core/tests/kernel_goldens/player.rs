@@ -10,7 +10,7 @@ use crate::frames::{self, Identities};
 use crate::host;
 use crate::listing::{GRID_MS, Listings};
 use crate::machine::{Machine, Outcomes};
-use crate::scenario::{Command, Expected, Scenario, Side, Step, expectations, octets};
+use crate::scenario::{Command, Expected, Scenario, Side, Step, bytes, expectations};
 use crate::setup::Setup;
 
 const CONNS_MAX: usize = 16_384;
@@ -71,7 +71,7 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
             Step::Inject {
                 iface, frame, summary, ..
             } => {
-                let (bytes, early) = (octets(frame), machine.take());
+                let (bytes, early) = (bytes(frame), machine.take());
                 let was_punted = machine.receive(*iface, &bytes);
                 let expected = expectations(&mut steps);
                 let outcomes = early.followed_by(machine.take());
@@ -99,9 +99,9 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
                 compare(&[], machine.take(), &expected, &mut identities)
                     .map_err(|why| format!("sleep {seconds}\n{why}"))?;
             }
-            Step::Expect { frame, .. } if frames::is_membership(&octets(frame)) => {}
-            Step::Expect { frame, summary, .. } if frames::is_sync_message(&octets(frame)) => {
-                let told = clock.daemons.expect(&octets(frame));
+            Step::Expect { frame, .. } if frames::is_membership(&bytes(frame)) => {}
+            Step::Expect { frame, summary, .. } if frames::is_sync_message(&bytes(frame)) => {
+                let told = clock.daemons.expect(&bytes(frame));
                 told.map_err(|why| format!("{summary}\n{why}"))?;
             }
             Step::Expect { summary, .. } => return Err(format!("came out without a packet going in: {summary}")),
@@ -123,7 +123,7 @@ fn inject_unlisted(director: &mut TestDirector, text: &str, frame: &str) -> Resu
         _ => None,
     };
     let times: u32 = times.ok_or_else(|| format!("note with a frame not understood: {text}"))?;
-    let bytes = octets(frame);
+    let bytes = bytes(frame);
     for _ in 0..times {
         director.inject(Side::Client.device(), &bytes);
     }
@@ -231,7 +231,7 @@ fn compare(
     if !outcomes.is_unsure {
         return same_frames(injected, &outcomes.frames, expected, identities).map_err(with_drops);
     }
-    // What the kernel's stack would add is not known to the last octet.
+    // What the kernel's stack would add is not known to the last byte.
     let mut ours = outcomes.frames.iter().peekable();
     for one in expected {
         let is_ours = ours

@@ -135,7 +135,7 @@ pub fn expectation(step: &Step) -> Option<Expected> {
     };
     Some(Expected {
         side: *iface,
-        bytes: octets(frame),
+        bytes: bytes(frame),
         volatile: volatile.clone(),
         summary: summary.clone(),
     })
@@ -163,8 +163,8 @@ pub fn read(path: &Path) -> Scenario {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Octets of a hexadecimal frame.
-pub fn octets(hex: &str) -> Vec<u8> {
+/// Bytes of a hexadecimal frame.
+pub fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len() / 2)
         .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("a hexadecimal frame"))
         .collect()

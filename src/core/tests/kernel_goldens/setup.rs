@@ -220,11 +220,11 @@ fn device_of(name: &str) -> Option<DeviceId> {
 }
 
 fn mac_of(text: &str) -> Option<[u8; 6]> {
-    let octets: Vec<u8> = text
+    let bytes: Vec<u8> = text
         .split(':')
-        .map(|octet| u8::from_str_radix(octet, 16).ok())
+        .map(|byte| u8::from_str_radix(byte, 16).ok())
         .collect::<Option<_>>()?;
-    octets.try_into().ok()
+    bytes.try_into().ok()
 }
 
 fn prefix_of(text: &str) -> Option<IpNet> {

@@ -24,7 +24,7 @@ fn question(client: u8, port: u16, begins: bool) -> Question {
         src: (addr(&format!("192.0.2.{client}")), port),
         dst: (addr(VIP), 80),
         begins,
-        handed_over: false,
+        is_handoff: false,
     }
 }
 
@@ -157,7 +157,7 @@ fn each_worker_names_the_owner_and_the_owner_the_server() {
             .expect("one owns it");
         let others = told.iter().enumerate().filter(|(worker, _)| *worker != own);
         for (_, end) in others {
-            assert_eq!(*end, End::HandOver(WorkerId(own as u8)));
+            assert_eq!(*end, End::Handoff(WorkerId(own as u8)));
         }
         owners.push(own);
         assert!(matches!(syn(&mut director, 5, port), Outcome::Transmitted(..)));

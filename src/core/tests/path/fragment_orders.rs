@@ -17,7 +17,7 @@ use lvs_core::testing::{PacketBuilder, checksum_faults, udp4, udp6};
 
 use super::{addr, counts, director, packet, service};
 
-/// Octets of a datagram of these tests, UDP header included: 27 units of 8 and a bit.
+/// Bytes of a datagram of these tests, UDP header included: 27 units of 8 and a bit.
 const UPPER: usize = 220;
 
 /// One way of forwarding.
@@ -203,14 +203,14 @@ fn as_if_whole(
     let mut made = Vec::new();
     for (place, &number) in how.order.iter().enumerate() {
         let outcome = director.inject_at((how.poll + place) % workers, from, &pieces[number]);
-        assert_eq!(outcome, Outcome::Kept);
+        assert_eq!(outcome, Outcome::Consumed);
         let complete = place + 1 == how.order.len();
-        made = director.take_made();
+        made = director.take_generated();
         assert!(complete || made.is_empty(), "complete before the last fragment");
         if let Some((_, number)) = how.again.filter(|(behind, _)| *behind == place) {
             let outcome = director.inject_at((how.poll + place + 1) % workers, from, &pieces[number]);
             assert_eq!(outcome, Outcome::Dropped(DropReason::FragmentDuplicate));
-            assert!(director.take_made().is_empty());
+            assert!(director.take_generated().is_empty());
         }
     }
     let to = if from == WAN { LAN } else { WAN };
@@ -273,7 +273,7 @@ fn every_order_of_four_fragments_with_any_duplicate_is_the_datagram_in_every_mod
             assert_eq!(counts(&director, 0)[0], u64::from(client), "{way:?}: a connection each");
             assert_eq!(
                 workers > 1,
-                director.hand_overs > 0,
+                director.handoffs > 0,
                 "{way:?}: fragments go to their owner"
             );
         }
@@ -332,7 +332,7 @@ fn an_overlap_is_dropped_by_name_and_ends_its_datagram_in_every_mode() {
                     (begin + 8, end + 8)
                 };
                 let overlap = (overlap.0, overlap.1 / 8 * 8);
-                assert_eq!(director.inject_at(0, WAN, &piece(begin, end)), Outcome::Kept);
+                assert_eq!(director.inject_at(0, WAN, &piece(begin, end)), Outcome::Consumed);
                 assert_eq!(
                     director.inject_at(1 % usize::from(workers), WAN, &piece(overlap.0, overlap.1)),
                     Outcome::Dropped(DropReason::FragmentOverlap),
@@ -344,9 +344,9 @@ fn an_overlap_is_dropped_by_name_and_ends_its_datagram_in_every_mode() {
                         WAN,
                         &piece(BOUNDS[other], BOUNDS[other + 1]),
                     );
-                    assert_eq!(outcome, Outcome::Kept);
+                    assert_eq!(outcome, Outcome::Consumed);
                 }
-                assert!(director.take_made().is_empty(), "{way:?}: nothing of it goes on");
+                assert!(director.take_generated().is_empty(), "{way:?}: nothing of it goes on");
             }
             assert_eq!(counts(&director, 0)[0], 0, "{way:?}: no connection began");
         }
@@ -359,13 +359,13 @@ fn the_oldest_datagram_gives_way_when_all_places_are_taken_in_every_mode() {
         let mut director = way.director(1);
         let begin = |director: &mut TestDirector, client: u16| {
             let first = pieces(&way.request(client).build(), way.is_ipv6, client, &[48]).remove(0);
-            assert_eq!(director.inject(WAN, &first), Outcome::Kept);
+            assert_eq!(director.inject(WAN, &first), Outcome::Consumed);
             director.advance_us(1_000);
         };
         let end = |director: &mut TestDirector, client: u16| {
             let last = pieces(&way.request(client).build(), way.is_ipv6, client, &[48]).remove(1);
-            assert_eq!(director.inject(WAN, &last), Outcome::Kept);
-            director.take_made().len()
+            assert_eq!(director.inject(WAN, &last), Outcome::Consumed);
+            director.take_generated().len()
         };
         let all = DATAGRAMS_MAX as u16;
         for client in 0..=all {

@@ -14,7 +14,7 @@ use lvs_core::testing::{checksum_faults, udp4, udp6};
 
 use super::{addr, counts, director, packet, service};
 
-/// An IPv4 packet in fragments of `payload` octets.
+/// An IPv4 packet in fragments of `payload` bytes.
 pub(crate) fn in_fragments(frame: &[u8], payload: usize) -> Vec<Vec<u8>> {
     let upper = &frame[34..];
     let count = upper.len().div_ceil(payload);
@@ -62,7 +62,7 @@ fn transmitted(outcomes: Vec<Outcome>) -> Vec<Vec<u8>> {
     outcomes.into_iter().map(|outcome| outcome.transmitted().1).collect()
 }
 
-/// A datagram of 20,000 octets there and back, its fragments polled by different workers, in order and reversed.
+/// A datagram of 20,000 bytes there and back, its fragments polled by different workers, in order and reversed.
 #[test]
 fn a_long_datagram_goes_there_and_back_whoever_polls_its_fragments() {
     for mode in [ForwardingMode::Nat, ForwardingMode::FullNat] {
@@ -135,8 +135,8 @@ fn through(director: &mut TestDirector, device: lvs_core::l3::DeviceId, frame: &
     let mut out = Vec::new();
     for (index, piece) in pieces.iter().enumerate() {
         let outcome = director.inject_at(index % workers, device, piece);
-        assert_eq!(outcome, Outcome::Kept);
-        let made = transmitted(director.take_made());
+        assert_eq!(outcome, Outcome::Consumed);
+        let made = transmitted(director.take_generated());
         assert!(
             made.is_empty() || index + 1 == pieces.len(),
             "complete before the last fragment"
@@ -172,10 +172,10 @@ fn fragments_of_others_and_of_no_service_are_the_kernels_as_they_came() {
         1_000,
     );
     for frame in &elsewhere {
-        assert_eq!(director.inject(WAN, frame), Outcome::Kept);
+        assert_eq!(director.inject(WAN, frame), Outcome::Consumed);
     }
     let punted: Vec<Outcome> = elsewhere.into_iter().map(Outcome::Punted).collect();
-    assert_eq!(director.take_made(), punted);
+    assert_eq!(director.take_generated(), punted);
 }
 
 #[test]
@@ -186,22 +186,22 @@ fn the_sender_of_an_incomplete_datagram_is_told_after_half_a_minute() {
         &udp4("192.0.2.2:1000 > 192.0.2.100:53").payload_len(2_000).build(),
         1_000,
     );
-    assert_eq!(director.inject(WAN, &pieces[0]), Outcome::Kept);
+    assert_eq!(director.inject(WAN, &pieces[0]), Outcome::Consumed);
     director.advance_ms(29_900);
-    assert_eq!(director.take_made(), []);
+    assert_eq!(director.take_generated(), []);
     director.advance_ms(200);
-    let told = transmitted(director.take_made());
+    let told = transmitted(director.take_generated());
     assert_eq!(told.len(), 1);
     assert_eq!(told[0][34..36], [11, 1], "reassembly time exceeded");
     assert!(packet(&told[0]).contains("192.0.2.100 > 192.0.2.2"));
     assert_eq!(
         director.inject(WAN, &pieces[1]),
-        Outcome::Kept,
+        Outcome::Consumed,
         "of the first fragment nothing is left"
     );
     // The last fragment alone tells nothing to anybody.
     director.advance_ms(60_000);
-    assert_eq!(director.take_made(), []);
+    assert_eq!(director.take_generated(), []);
 }
 
 #[test]
@@ -211,9 +211,9 @@ fn an_atomic_fragment_leaves_without_its_header() {
     let request = udp6("[2001:db8:a::2]:1000 > [2001:db8:a::100]:53").payload(b"query");
     assert_eq!(
         director.inject(WAN, &request.clone().atomic_fragment().build()),
-        Outcome::Kept
+        Outcome::Consumed
     );
-    let with = transmitted(director.take_made());
+    let with = transmitted(director.take_generated());
     let (_, without) = director.inject(WAN, &request.build()).transmitted();
     assert_eq!(with, [without]);
 }
@@ -229,8 +229,8 @@ fn a_packet_without_df_leaves_in_pieces_in_every_mode() {
         let key = service(ServiceProtocol::Udp, "192.0.2.100", 53);
         let mut director = director(1, key, mode, &["198.51.100.11"], 53);
         let long = udp4("192.0.2.2:1000 > 192.0.2.100:53").payload_len(1_600);
-        assert_eq!(director.inject(WAN, &long.build()), Outcome::Kept);
-        let out = transmitted(director.take_made());
+        assert_eq!(director.inject(WAN, &long.build()), Outcome::Consumed);
+        let out = transmitted(director.take_generated());
         assert_eq!(out.len(), pieces, "{mode:?}");
         assert!(out.iter().all(|piece| piece.len() <= 1_514));
         let whole = joined(&out);
@@ -251,7 +251,7 @@ fn a_flood_of_first_fragments_is_bounded_and_does_not_keep_others_out() {
         let flood = udp4("192.0.2.3:7 > 192.0.2.100:53")
             .identification(id)
             .fragment(0, true);
-        assert_eq!(director.inject(WAN, &flood.payload_len(64).build()), Outcome::Kept);
+        assert_eq!(director.inject(WAN, &flood.payload_len(64).build()), Outcome::Consumed);
     }
     let request = udp4("192.0.2.2:1000 > 192.0.2.100:53").payload_len(4_000).build();
     let out = through(&mut director, WAN, &request, false);
@@ -265,7 +265,7 @@ fn overlapping_fragments_are_dropped_by_name_and_so_is_what_they_overlap() {
     let ends = "192.0.2.2:1000 > 192.0.2.100:53";
     let first = udp4(ends).fragment(0, true).payload_len(56).build();
     let overlap = udp4(ends).fragment(56, false).payload_len(64).build();
-    assert_eq!(director.inject(WAN, &first), Outcome::Kept);
+    assert_eq!(director.inject(WAN, &first), Outcome::Consumed);
     assert_eq!(
         director.inject(WAN, &overlap),
         Outcome::Dropped(DropReason::FragmentOverlap)

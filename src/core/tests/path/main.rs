@@ -1,17 +1,17 @@
 //! Frames in, frames and counters out: every forwarding mode, both families, one worker and several.
 
+mod client_address;
 mod errors;
 mod explanations;
+mod fast_path;
 mod fragment_orders;
 mod fragments;
-mod introduce;
 mod modes;
+mod passes;
 mod persistence;
-mod plain;
 mod refusals;
 mod response_times;
 mod sync;
-mod turns;
 mod workers;
 
 use std::net::IpAddr;

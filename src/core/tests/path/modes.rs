@@ -96,7 +96,7 @@ fn direct_routing_changes_macs_and_ttl_only() {
     let changed: Vec<usize> = (14..54).filter(|&at| out[at] != syn[at]).collect();
     assert!(
         changed.iter().all(|at| [22, 24, 25].contains(at)),
-        "changed octets: {changed:?}"
+        "changed bytes: {changed:?}"
     );
     assert_eq!(counts(&director, 0), [1, 1, 0, 40, 0, 1, 0]);
 }

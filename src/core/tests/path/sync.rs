@@ -65,7 +65,7 @@ fn an_established_connection_goes_on_through_the_other_director_with_any_number_
             assert_eq!(told.len(), usize::from(CLIENTS), "the third packet of each");
             let mut backup = director(workers_there, web(), mode, &SERVERS, 80);
             backup.set_sync(BACKUP);
-            backup.take_over(&told);
+            backup.import_synced(&told);
             assert_eq!(
                 backup.conns().len(),
                 usize::from(CLIENTS),
@@ -121,7 +121,7 @@ fn a_connection_without_a_service_here_is_forwarded_as_it_was_told_and_bound_onc
     for mode in [ForwardingMode::Nat, ForwardingMode::DirectRouting] {
         let (told, forwarded) = opened(1, mode);
         let mut backup = stranger();
-        backup.take_over(&told[..1]);
+        backup.import_synced(&told[..1]);
         let (_, out) = backup.inject(WAN, &tcp4(&ends(0)).ack().build()).transmitted();
         assert_eq!(out, forwarded[0], "{mode:?}");
         assert_eq!(counts(&backup, 0), [0; 7], "nobody's");
@@ -135,7 +135,7 @@ fn a_connection_without_a_service_here_is_forwarded_as_it_was_told_and_bound_onc
                 .add_server(&web(), ServerSpec::new(server, 80, mode, 1))
                 .unwrap();
         });
-        backup.take_over(&told[..1]);
+        backup.import_synced(&told[..1]);
         assert_eq!(counts(&backup, 1)[5..], [1, 0], "{mode:?}: bound, and active");
         assert_eq!(backup.conns().len(), 1);
     }
@@ -146,7 +146,7 @@ fn a_full_nat_service_does_not_take_a_connection_without_its_local_address() {
     let (told, _) = opened(1, ForwardingMode::Nat);
     let mut backup = director(1, web(), ForwardingMode::FullNat, &SERVERS, 80);
     backup.set_sync(BACKUP);
-    backup.take_over(&told[..3]);
+    backup.import_synced(&told[..3]);
     use lvs_core::counters::SingleWriter;
     assert_eq!(
         (backup.conns().len(), backup.counters[0].synced_in_dropped.get()),
@@ -158,7 +158,7 @@ fn a_full_nat_service_does_not_take_a_connection_without_its_local_address() {
 fn a_later_message_changes_state_and_count_and_another_server_takes_the_place_of_the_old() {
     let (told, _) = opened(1, ForwardingMode::Nat);
     let mut backup = director(1, web(), ForwardingMode::Nat, &SERVERS, 80);
-    backup.take_over(&told[..1]);
+    backup.import_synced(&told[..1]);
     let server = SERVERS
         .iter()
         .position(|server| addr(server) == told[0].real.0)
@@ -169,17 +169,17 @@ fn a_later_message_changes_state_and_count_and_another_server_takes_the_place_of
         timeout_sec: 120,
         ..told[0]
     };
-    backup.take_over(&[closing]);
+    backup.import_synced(&[closing]);
     assert_eq!(counts(&backup, server)[5..], [0, 1]);
     assert_eq!((backup.conns()[0].state, backup.conns()[0].expires_in_ms), (5, 120_000));
     let other = SyncConn {
         real: (addr(SERVERS[1 - server as usize]), 80),
         ..told[0]
     };
-    backup.take_over(&[other]);
+    backup.import_synced(&[other]);
     assert_eq!((counts(&backup, server)[6], counts(&backup, 1 - server)[5]), (0, 1));
     // The end of the connection that was replaced comes late: it ends nothing.
-    backup.take_over(&[closing]);
+    backup.import_synced(&[closing]);
     assert_eq!(backup.conns()[0].state, 1);
 }
 
@@ -187,7 +187,7 @@ fn a_later_message_changes_state_and_count_and_another_server_takes_the_place_of
 fn a_full_table_takes_no_more_and_counts_it() {
     let (told, _) = opened(1, ForwardingMode::DirectRouting);
     let mut backup = TestDirector::new(1, 16, network().build(1));
-    backup.take_over(&told);
+    backup.import_synced(&told);
     use lvs_core::counters::SingleWriter;
     assert_eq!((backup.conns().len(), backup.counters[0].synced_in.get()), (16, 16));
     assert_eq!(backup.counters[0].synced_in_dropped.get(), u64::from(CLIENTS) - 16);
@@ -197,7 +197,7 @@ fn a_full_table_takes_no_more_and_counts_it() {
 fn a_timeout_beyond_the_clock_is_kept_and_counted_down() {
     let (told, _) = opened(1, ForwardingMode::DirectRouting);
     let mut backup = director(1, web(), ForwardingMode::DirectRouting, &SERVERS, 80);
-    backup.take_over(&[SyncConn {
+    backup.import_synced(&[SyncConn {
         timeout_sec: u32::MAX,
         ..told[0]
     }]);
@@ -211,7 +211,7 @@ fn while_backup_only_holds_clients_are_left_to_the_kernel_and_replies_are_not() 
     let mut sysctls = *backup.sysctls();
     sysctls.set("backup_only", "1").unwrap();
     backup.set_sysctls(sysctls);
-    backup.take_over(&told);
+    backup.import_synced(&told);
     let ack = tcp4(&ends(0)).ack().build();
     assert!(
         matches!(backup.inject(WAN, &ack), Outcome::Transmitted(..)),
@@ -231,7 +231,7 @@ fn while_backup_only_holds_clients_are_left_to_the_kernel_and_replies_are_not() 
 fn a_deleted_servers_connections_are_dropped_like_those_that_were_scheduled_here() {
     let (told, _) = opened(1, ForwardingMode::Nat);
     let mut backup = director(1, web(), ForwardingMode::Nat, &SERVERS, 80);
-    backup.take_over(&told[..1]);
+    backup.import_synced(&told[..1]);
     backup
         .change(|desired| desired.delete_server(&web(), told[0].real.0, 80))
         .unwrap();

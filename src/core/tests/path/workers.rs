@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use lvs_core::address::{Addr4, Address, Endpoint};
-use lvs_core::counters::{PlacedCounters, SingleWriter};
+use lvs_core::counters::{RssCounters, SingleWriter};
 use lvs_core::ipvs::desired::ServerSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
@@ -129,7 +129,7 @@ fn where_nics_spread_by_rss_fullnat_and_direct_routing_hand_nothing_over() {
     for mode in [ForwardingMode::FullNat, ForwardingMode::DirectRouting] {
         for workers in [2, 3, 4, 64] {
             let director = handshakes_by_rss(mode, workers);
-            assert_eq!(director.hand_overs, 0, "{mode:?}, {workers} workers");
+            assert_eq!(director.handoffs, 0, "{mode:?}, {workers} workers");
             let busy = director.workers.iter().filter(|worker| worker.conns_count().0 > 0);
             assert!(
                 busy.count() > usize::from(workers) / 2,
@@ -140,10 +140,10 @@ fn where_nics_spread_by_rss_fullnat_and_direct_routing_hand_nothing_over() {
 }
 
 #[test]
-fn where_nics_spread_by_rss_nat_replies_arrive_by_hand_over() {
+fn where_nics_spread_by_rss_nat_replies_arrive_by_handoff() {
     for workers in [2, 4] {
         let director = handshakes_by_rss(ForwardingMode::Nat, workers);
-        assert!(director.hand_overs > 0);
+        assert!(director.handoffs > 0);
     }
 }
 
@@ -167,7 +167,7 @@ fn connections_of_a_service_that_is_no_longer_masqueraded_are_found_where_they_b
 }
 
 #[test]
-fn a_nic_that_claims_rss_and_brings_all_to_one_queue_is_seen_and_costs_hand_overs_only() {
+fn a_nic_that_claims_rss_and_brings_all_to_one_queue_is_seen_and_costs_handoffs_only() {
     let rss = RssHash::new(std::array::from_fn(|index| (index as u8).wrapping_mul(91) ^ 0x6D));
     let key = service(ServiceProtocol::Tcp, "192.0.2.100", 80);
     for spreads in [true, false] {
@@ -189,16 +189,13 @@ fn a_nic_that_claims_rss_and_brings_all_to_one_queue_is_seen_and_costs_hand_over
         }
         assert_eq!(director.conns().len(), usize::from(CLIENTS), "no connection twice");
         for device in [WAN, LAN] {
-            let of = |read: fn(&PlacedCounters) -> u64| -> u64 {
+            let of = |read: fn(&RssCounters) -> u64| -> u64 {
                 let workers = director.workers.iter();
                 workers
-                    .map(|worker| read(&worker.counters().placed[usize::from(device.0)]))
+                    .map(|worker| read(&worker.counters().rss[usize::from(device.0)]))
                     .sum()
             };
-            let (here, elsewhere) = (
-                of(|placed| placed.rss_here.get()),
-                of(|placed| placed.rss_elsewhere.get()),
-            );
+            let (here, elsewhere) = (of(|placed| placed.rss_hits.get()), of(|placed| placed.rss_misses.get()));
             assert_eq!(of(|placed| placed.elsewhere.get()), elsewhere);
             if spreads {
                 assert_eq!(elsewhere, 0, "every packet came to its owner");

@@ -22,13 +22,13 @@ pub(super) fn comment(record: &Record, worker: usize, devices: &[String]) -> Str
             let name = devices.get(usize::from(to.0)).map_or("?", String::as_str);
             let _ = write!(text, " to={name}");
         }
-        Verdict::HandOver(to) => {
+        Verdict::Handoff(to) => {
             let _ = write!(text, " to_worker={}", to.0);
         }
         Verdict::Drop(reason) => {
             let _ = write!(text, " reason={}", reason.name());
         }
-        Verdict::Punt | Verdict::Hold(_) | Verdict::Kept => {}
+        Verdict::Punt | Verdict::Hold(_) | Verdict::Consumed => {}
     }
     let _ = write!(text, " worker={worker}");
     if let Some(ends) = &record.ends {
@@ -58,9 +58,9 @@ pub(super) fn comment(record: &Record, worker: usize, devices: &[String]) -> Str
 const fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Received => "received",
-        Kind::HandedOver => "handed_over",
+        Kind::Handoff => "handed_over",
         Kind::Forwarded => "forwarded",
-        Kind::Made => "made",
+        Kind::Generated => "generated",
         Kind::Held => "held",
         Kind::FromKernel => "from_kernel",
         Kind::Lost => "lost",

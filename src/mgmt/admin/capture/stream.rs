@@ -1,6 +1,6 @@
 //! A capture under way: what the workers recorded, as pcapng, part by part.
 //!
-//! In:  full boxes of every worker's tap. Out: octets for the client, asked for when it took the last; the boxes go back.
+//! In:  full boxes of every worker's tap. Out: bytes for the client, asked for when it took the last; the boxes go back.
 //! Never: holds more than one part, however slow the client is; meanwhile workers lose records and count them.
 
 use std::io;
@@ -116,12 +116,12 @@ impl Capture {
 
     /// One frame, unless it would be one too many.
     fn write(&mut self, writer: &mut PcapNgWriter<Vec<u8>>, worker: usize, record: &Record) -> Result<(), PcapError> {
-        let octets = record.octets().len() as u64;
-        if self.has_ended || self.bytes_left < octets {
+        let bytes = record.bytes().len() as u64;
+        if self.has_ended || self.bytes_left < bytes {
             self.has_ended = true;
             return Ok(());
         }
-        self.bytes_left -= octets;
+        self.bytes_left -= bytes;
         self.frames_left -= 1;
         self.has_ended = self.frames_left == 0;
         let comment = comment(record, worker, &self.devices);
@@ -129,7 +129,7 @@ impl Capture {
             interface_id: u32::from(record.device.0).min(self.devices.len().saturating_sub(1) as u32),
             timestamp: self.time_of(record.cycles),
             original_len: record.wire_len,
-            data: record.octets().into(),
+            data: record.bytes().into(),
             // Bits 0 and 1: 1 inbound, 2 outbound.
             options: vec![
                 EnhancedPacketOption::Comment(comment.into()),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{Done, Lvsd, carry_out};
-use crate::mgmt::admin::body::{Asked, Path, Refusal, Wanted};
+use crate::mgmt::admin::body::{Asked, JsonBody, Path, Refusal};
 
 /// The kernel's IPVS settings (`net.ipv4.vs.*`) as they are now, by name.
 #[utoipa::path(get, path = "/v1/sysctls", responses((status = 200, body = BTreeMap<String, String>)))]
@@ -22,7 +22,7 @@ pub(super) async fn get_sysctls(Shared(admin): Lvsd) -> axum::Json<BTreeMap<Stri
     patch, path = "/v1/sysctls", request_body = BTreeMap<String, SettingValue>,
     responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
-pub(super) async fn set_sysctls(Shared(admin): Lvsd, Wanted(named): Wanted<Settings>) -> Done {
+pub(super) async fn set_sysctls(Shared(admin): Lvsd, JsonBody(named): JsonBody<Settings>) -> Done {
     carry_out(&admin, Action::SetSysctls(named)).await
 }
 
@@ -37,7 +37,7 @@ pub(super) async fn list_marks(Shared(admin): Lvsd) -> axum::Json<Vec<MarkRule>>
     put, path = "/v1/marks", request_body = Vec<MarkRule>,
     responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
-pub(super) async fn set_marks(Shared(admin): Lvsd, Wanted(rules): Wanted<Vec<MarkRule>>) -> Done {
+pub(super) async fn set_marks(Shared(admin): Lvsd, JsonBody(rules): JsonBody<Vec<MarkRule>>) -> Done {
     carry_out(&admin, Action::SetMarks(rules)).await
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Numbered {
 pub(super) async fn add_mark(
     Shared(admin): Lvsd,
     Asked(numbered): Asked<Numbered>,
-    Wanted(rule): Wanted<MarkRule>,
+    JsonBody(rule): JsonBody<MarkRule>,
 ) -> Done {
     let position = numbered.number.map(position).transpose()?;
     carry_out(&admin, Action::AddMark { position, rule })

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use lvs_api::{Action, ApiError, SyncDaemon, SyncDaemonStatus};
 
 use super::{Done, Lvsd, carry_out, named};
-use crate::mgmt::admin::body::{Path, Wanted};
+use crate::mgmt::admin::body::{JsonBody, Path};
 
 /// Sync daemons as they run, the master first.
 #[utoipa::path(get, path = "/v1/sync-daemons", responses((status = 200, body = Vec<SyncDaemonStatus>)))]
@@ -18,7 +18,7 @@ pub(super) async fn list_sync_daemons(Shared(admin): Lvsd) -> axum::Json<Vec<Syn
     post, path = "/v1/sync-daemons", request_body = SyncDaemon,
     responses((status = 201), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
 )]
-pub(super) async fn start_sync_daemon(Shared(admin): Lvsd, Wanted(daemon): Wanted<SyncDaemon>) -> Done {
+pub(super) async fn start_sync_daemon(Shared(admin): Lvsd, JsonBody(daemon): JsonBody<SyncDaemon>) -> Done {
     carry_out(&admin, Action::StartSyncDaemon(daemon))
         .await
         .map(|_| StatusCode::CREATED)

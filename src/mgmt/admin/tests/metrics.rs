@@ -158,7 +158,7 @@ fn every_query_of_the_dashboard_names_metrics_that_exist() {
     // This stand has no NIC.
     exist.extend(crate::mgmt::metrics::DEVICE_METRICS.map(|((name, _), _)| name.to_owned()));
     exist.insert("lvsd_device_up".to_owned());
-    exist.insert("lvsd_device_spreads".to_owned());
+    exist.insert("lvsd_device_rss_as_claimed".to_owned());
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/grafana/lvsd.json")).unwrap();
     let mut found = Vec::new();
     queries(&serde_json::from_str(&text).unwrap(), &mut found);

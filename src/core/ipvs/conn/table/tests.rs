@@ -438,10 +438,10 @@ fn full_table_takes_a_new_connection_for_every_one_that_goes() {
 }
 
 #[test]
-fn ipv4_connection_costs_at_most_160_octets_with_everything() {
+fn ipv4_connection_costs_at_most_160_bytes_with_everything() {
     for capacity in [1 << 12, 1 << 16, 1 << 20, 4 << 20] {
         let each = ConnTable::<Addr4>::bytes_needed(capacity) as f64 / capacity as f64;
-        assert!(each <= 160.0, "{each} octets each of {capacity}");
+        assert!(each <= 160.0, "{each} bytes each of {capacity}");
     }
     let capacity = 1 << 12;
     let bytes = ConnTable::<Addr4>::bytes_needed(capacity);

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn sh_buckets_are_the_kernels() {
-    let bucket = |fold: u32, port: u32| hash_to_octet(fold.wrapping_add(port));
+    let bucket = |fold: u32, port: u32| hash_to_byte(fold.wrapping_add(port));
     let client6 = crate::address::Addr6::from_ip("2001:db8::1".parse().unwrap()).unwrap();
     assert_eq!(
         [bucket(0xC0A8_0001, 0), bucket(0x0A00_0001, 0), bucket(0xCB00_7107, 0)],

@@ -102,7 +102,7 @@ struct WrrTwin {
 }
 
 impl WrrTwin {
-    fn schedule(&mut self, servers: &[(i32, bool)], step: i32, top: i32) -> Option<usize> {
+    fn schedule(&mut self, servers: &[(i32, bool)], gcd: i32, top: i32) -> Option<usize> {
         if top == 0 {
             return None;
         }
@@ -124,7 +124,7 @@ impl WrrTwin {
                     return None;
                 }
             }
-            self.current_weight -= step;
+            self.current_weight -= gcd;
             if self.current_weight <= 0 {
                 self.current_weight = top;
                 if last_pass || last.is_none() {
@@ -133,7 +133,7 @@ impl WrrTwin {
                 }
                 restarts = true;
             }
-            last_pass = self.current_weight <= step;
+            last_pass = self.current_weight <= gcd;
             if last_pass && restarts && last.is_some() {
                 stop = last;
             }
@@ -150,7 +150,7 @@ proptest! {
         let commands: Vec<String> =
             weights.iter().enumerate().map(|(index, weight)| format!("a {} {weight}", index + 1)).collect();
         let mut bench = Bench::new(SchedulerKind::Wrr, &commands.join(", "));
-        let SchedulerTable::Weights { step, top, start } = bench.table.services()[0].table else { panic!() };
+        let SchedulerTable::Weights { gcd, top, start } = bench.table.services()[0].table else { panic!() };
         let mut twin = WrrTwin { cursor: None, current_weight: start };
         for overload in overloads {
             let mut list = vec![];
@@ -159,7 +159,7 @@ proptest! {
                 bench.set_overloaded(index as u8 + 1, is_overloaded);
                 list.insert(0, (weight, is_overloaded));
             }
-            let expected = twin.schedule(&list, step, top).map(|index| (weights.len() - index) as u8);
+            let expected = twin.schedule(&list, gcd, top).map(|index| (weights.len() - index) as u8);
             prop_assert_eq!(bench.pick_for(FlowHint::default()), expected);
         }
     }

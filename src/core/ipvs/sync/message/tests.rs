@@ -1,4 +1,4 @@
-//! Messages against what a kernel sent, and against arbitrary octets.
+//! Messages against what a kernel sent, and against arbitrary bytes.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::super::assembly::{Assembly, FLUSH_MS};
 use super::*;
 use crate::ipvs::conn::{FLAG_INACTIVE, FLAG_INBOUND_SHIFTED, FLAG_NO_OUTPUT, FLAG_SYNCED, FLAG_TEMPLATE};
 
-fn octets(hex: &str) -> Vec<u8> {
+fn bytes(hex: &str) -> Vec<u8> {
     let hex: String = hex.split_whitespace().collect();
     (0..hex.len() / 2)
         .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
@@ -52,14 +52,14 @@ const ESTABLISHED: &str =
 
 #[test]
 fn a_connection_is_written_as_the_kernel_writes_it_and_read_back() {
-    assert_eq!(written(&[conn()], 1), octets(ESTABLISHED));
-    assert_eq!(all(&octets(ESTABLISHED), 7), (vec![Ok(conn())], Ok(())));
+    assert_eq!(written(&[conn()], 1), bytes(ESTABLISHED));
+    assert_eq!(all(&bytes(ESTABLISHED), 7), (vec![Ok(conn())], Ok(())));
 }
 
 #[test]
 fn messages_of_other_ids_are_ignored_unless_all_are_wanted() {
-    assert_eq!(all(&octets(ESTABLISHED), 8), (vec![], Err(Fault::OtherSyncId)));
-    assert_eq!(all(&octets(ESTABLISHED), 0).1, Ok(()));
+    assert_eq!(all(&bytes(ESTABLISHED), 8), (vec![], Err(Fault::OtherSyncId)));
+    assert_eq!(all(&bytes(ESTABLISHED), 0).1, Ok(()));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn ipv6_and_mark_templates_are_written_as_the_kernel_writes_them() {
         timeout_sec: 100,
         ..conn()
     };
-    let kernel = octets(
+    let kernel = bytes(
         "0007007402010000 0106004800000000 0001 9c40 0050 1f90 00000000 00000384
          fd00000a000000000000000000000002 fd00000a000000000000000000000100 fd00000b000000000000000000000011
          00000024 00001183 0000 0000 0000 0000 00000042 00000064 0a000002 00000042 0a01000c",
@@ -100,7 +100,7 @@ fn version_0_says_ipv4_without_marks_and_timeouts() {
         ..conn()
     };
     // Recording sync_master_v0, its template aside.
-    let kernel = octets(
+    let kernel = bytes(
         "02070034 0006 9c40 0050 1f90 0a000002 0a000064 0a01000b 0000 0001
                   0006 9c41 0051 0051 0a000003 0a000064 0a01000c 0083 0001",
     );
@@ -168,7 +168,7 @@ fn the_local_address_of_fullnat_travels_as_an_option_that_others_must_understand
 fn an_option_that_may_be_ignored_is_and_one_that_may_not_disqualifies_its_entry() {
     let with_option = |option: &str| {
         let entry = "00060028 00000000 0001 9c40 0050 1f90 00000000 00000384 0a000002 0a000064 0a01000b";
-        octets(&format!("0007003001010000 {entry} {option}"))
+        bytes(&format!("0007003001010000 {entry} {option}"))
     };
     assert_eq!(all(&with_option("7f020000"), 7), (vec![Ok(conn())], Ok(())));
     assert_eq!(all(&with_option("3f020000"), 7), (vec![Err(Skip::Option)], Ok(())));
@@ -181,7 +181,7 @@ fn an_option_that_may_be_ignored_is_and_one_that_may_not_disqualifies_its_entry(
 
 #[test]
 fn what_a_backup_does_not_keep_is_taken_off_the_flags() {
-    let mut message = octets(ESTABLISHED);
+    let mut message = bytes(ESTABLISHED);
     message[12..16].copy_from_slice(&u32::from(FLAG_SYNCED | FLAG_INACTIVE | 0x40).to_be_bytes());
     let kept = SyncConn {
         flags: u32::from(FLAG_INACTIVE),
@@ -249,7 +249,7 @@ proptest! {
     }
 
     #[test]
-    fn no_octets_make_the_reader_panic(mut message in prop::collection::vec(any::<u8>(), 0..400), fix in any::<bool>()) {
+    fn no_bytes_make_the_reader_panic(mut message in prop::collection::vec(any::<u8>(), 0..400), fix in any::<bool>()) {
         if fix && message.len() >= 8 {
             let size = (message.len() as u16).to_be_bytes();
             message[2..4].copy_from_slice(&size);
@@ -261,11 +261,11 @@ proptest! {
 
     #[test]
     fn a_changed_octet_changes_entries_but_never_panics(
-        conns in prop::collection::vec(any_conn(), 1..6), at in any::<prop::sample::Index>(), octet in any::<u8>(),
+        conns in prop::collection::vec(any_conn(), 1..6), at in any::<prop::sample::Index>(), byte in any::<u8>(),
     ) {
         let mut message = written(&conns, 1);
         let at = at.index(message.len());
-        message[at] = octet;
+        message[at] = byte;
         prop_assert!(all(&message, 0).0.len() <= 255);
     }
 }

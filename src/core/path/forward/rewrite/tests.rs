@@ -207,8 +207,8 @@ fn any_end4(random: &mut Random) -> Endpoint<Addr4> {
 }
 
 fn any_end6(random: &mut Random) -> Endpoint<Addr6> {
-    let octets = (u128::from(random.next_u64()) << 64 | u128::from(random.next_u64())).to_be_bytes();
-    Endpoint::new(Addr6(octets), random.next_u32() as u16)
+    let bytes = (u128::from(random.next_u64()) << 64 | u128::from(random.next_u64())).to_be_bytes();
+    Endpoint::new(Addr6(bytes), random.next_u32() as u16)
 }
 
 fn socket<A: Address>(end: Endpoint<A>) -> std::net::SocketAddr {

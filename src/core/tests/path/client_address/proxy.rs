@@ -18,23 +18,23 @@ fn header(is_v6: bool, carrier: ClientAddress) -> Vec<u8> {
         let family = if is_v6 { "TCP6" } else { "TCP4" };
         return format!("PROXY {family} {client} {virt} 40000 80\r\n").into_bytes();
     }
-    let mut octets = b"\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a".to_vec();
-    octets.extend(if is_v6 {
+    let mut bytes = b"\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a".to_vec();
+    bytes.extend(if is_v6 {
         [0x21, 0x21, 0, 36]
     } else {
         [0x21, 0x11, 0, 12]
     });
     for address in [client, virt].map(addr) {
         match address {
-            std::net::IpAddr::V4(v4) => octets.extend(v4.octets()),
-            std::net::IpAddr::V6(v6) => octets.extend(v6.octets()),
+            std::net::IpAddr::V4(v4) => bytes.extend(v4.octets()),
+            std::net::IpAddr::V6(v6) => bytes.extend(v6.octets()),
         }
     }
-    octets.extend([0x9c, 0x40, 0, 80]);
-    octets
+    bytes.extend([0x9c, 0x40, 0, 80]);
+    bytes
 }
 
-/// A version 1 connection over IPv4 after SYN and SYN-ACK: the client's first octet is 1001, the server's 7001.
+/// A version 1 connection over IPv4 after SYN and SYN-ACK: the client's first byte is 1001, the server's 7001.
 fn opened() -> Pair {
     let mut pair = Pair::new(ServiceProtocol::Tcp, false, ClientAddress::ProxyV1, 0);
     let syn = pair.inbound(&pair.client().syn().mss(1_460));
@@ -145,7 +145,7 @@ fn until_the_server_has_the_header_the_first_octet_brings_it_again() {
 }
 
 #[test]
-fn selective_acknowledgements_are_about_the_clients_octets_only() {
+fn selective_acknowledgements_are_about_the_clients_bytes_only() {
     let mut pair = opened();
     let len = LINE.len() as u32;
     let sack = |blocks: &[[u32; 2]]| {
@@ -184,7 +184,7 @@ fn resets_are_believed_by_either_end() {
     assert_eq!(
         (early.sequence, early.payload.len()),
         (1_001, 0),
-        "the server expects its first octet"
+        "the server expects its first byte"
     );
 
     let mut pair = opened();
@@ -258,11 +258,11 @@ fn the_header_goes_before_the_fragments_of_the_first_data() {
     let mut pair = opened();
     let whole = client(&pair).payload_len(2_000).build();
     for fragment in in_fragments(&whole, 1_024) {
-        assert_eq!(pair.director.inject(WAN, &fragment), Outcome::Kept);
+        assert_eq!(pair.director.inject(WAN, &fragment), Outcome::Consumed);
     }
     let made: Vec<Vec<u8>> = pair
         .director
-        .take_made()
+        .take_generated()
         .into_iter()
         .map(|made| made.transmitted().1)
         .collect();
@@ -290,9 +290,9 @@ fn header_and_first_data_wait_together_for_the_next_hop() {
     pair.director.set_l3(l3.build(2));
     assert_eq!(
         pair.director.inject(WAN, &client(&pair).payload(b"GET").build()),
-        Outcome::Kept
+        Outcome::Consumed
     );
-    let held = pair.director.take_made();
+    let held = pair.director.take_generated();
     let payloads: Vec<Vec<u8>> = held
         .iter()
         .map(|made| match made {

@@ -74,10 +74,10 @@ impl Pair {
     /// What leaves towards the real server for a frame of the client, in order; all of it in good shape.
     fn inbound(&mut self, packet: &PacketBuilder) -> Vec<Vec<u8>> {
         let outcome = self.director.inject(WAN, &packet.build());
-        let made = self.director.take_made();
+        let made = self.director.take_generated();
         let frames: Vec<Vec<u8>> = made
             .into_iter()
-            .chain((outcome != Outcome::Kept).then_some(outcome))
+            .chain((outcome != Outcome::Consumed).then_some(outcome))
             .map(|outcome| {
                 let (device, frame) = outcome.transmitted();
                 assert_eq!(device, LAN);
@@ -85,7 +85,7 @@ impl Pair {
             })
             .collect();
         for frame in &frames {
-            assert!(frame.len() <= 14 + 1_500, "{} octets", frame.len());
+            assert!(frame.len() <= 14 + 1_500, "{} bytes", frame.len());
             if !self.is_udp || !self.is_v6 {
                 assert_eq!(checksum_faults(frame), Vec::<String>::new());
             }
@@ -131,7 +131,7 @@ fn segment(frame: &[u8]) -> Segment {
         _ => (54, 54 + usize::from(u16::from_be_bytes([frame[18], frame[19]]))),
     };
     let tcp = &frame[l4..end];
-    let number = |at: usize| u32::from_be_bytes(tcp[at..at + 4].try_into().expect("four octets"));
+    let number = |at: usize| u32::from_be_bytes(tcp[at..at + 4].try_into().expect("four bytes"));
     let header_len = usize::from(tcp[12] >> 4) * 4;
     let mut options = Vec::new();
     let mut rest = &tcp[20..header_len];

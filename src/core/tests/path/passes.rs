@@ -94,10 +94,10 @@ fn a_million_connections_a_second_expire_as_fast_as_others_begin_a_few_in_every_
     let mut flood = Flood::new(LIVE + LIVE / 8, 1);
     let (mut most_expired, mut most_live) = (0, 0);
     for pass in 0..2 * PASSES_PER_SEC {
-        let turn = flood.pass(BURST_MAX, 1_000_000 / PASSES_PER_SEC as u32);
-        assert_eq!(turn.created, BURST_MAX, "pass {pass}: {turn:?}");
-        most_expired = most_expired.max(turn.expired);
-        most_live = most_live.max(turn.live);
+        let seen = flood.pass(BURST_MAX, 1_000_000 / PASSES_PER_SEC as u32);
+        assert_eq!(seen.created, BURST_MAX, "pass {pass}: {seen:?}");
+        most_expired = most_expired.max(seen.expired);
+        most_live = most_live.max(seen.live);
     }
     assert!((1..=TIMERS_PER_PASS_MAX).contains(&most_expired), "{most_expired}");
     assert!(most_live < LIVE + LIVE / 8, "{most_live}");
@@ -112,9 +112,9 @@ fn a_million_connections_that_are_due_at_once_expire_in_passes_of_a_few() {
     flood.director.advance_us(400_000_000);
     let mut passes = 0;
     loop {
-        let turn = flood.pass(0, 1);
-        assert!(turn.expired <= TIMERS_PER_PASS_MAX, "{turn:?}");
-        if turn.live == 0 {
+        let seen = flood.pass(0, 1);
+        assert!(seen.expired <= TIMERS_PER_PASS_MAX, "{seen:?}");
+        if seen.live == 0 {
             break;
         }
         passes += 1;

@@ -23,7 +23,7 @@ pub struct ConnChunk {
 }
 
 /// A worker, seen from the management core. Nothing here waits.
-pub trait WorkerPort: Send + Sync {
+pub trait WorkerHandle: Send + Sync {
     /// Sends the newest snapshot; `false` when the mailbox is full: the director tries again.
     fn publish(&self, snapshot: Arc<Snapshot>) -> bool;
 
@@ -53,5 +53,5 @@ pub trait WorkerPort: Send + Sync {
     fn next_synced(&self) -> Option<SyncConn>;
 
     /// Sends connections of another director; `false` when the mailbox has no room for them now.
-    fn take_over(&self, conns: Arc<[SyncConn]>) -> bool;
+    fn import_synced(&self, conns: Arc<[SyncConn]>) -> bool;
 }

@@ -5,9 +5,9 @@
 
 use crate::address::{Address, AddressFamily, Endpoint};
 use crate::frame::Frame;
+use crate::path::client_address::option_of;
+use crate::path::client_address::segment::Segment;
 use crate::path::headers::Headers;
-use crate::path::introduce::option_of;
-use crate::path::introduce::segment::Segment;
 use crate::wire::checksum;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
@@ -15,12 +15,12 @@ use crate::wire::tcp::TcpHeader;
 
 const KIND_V4: u8 = 254;
 const KIND_V6: u8 = 253;
-/// Words of 4 octets in the longest TCP header.
+/// Words of 4 bytes in the longest TCP header.
 const WORDS_MAX: usize = 15;
-/// Octets of the option with an IPv6 address.
+/// Bytes of the option with an IPv6 address.
 const LEN_MAX: usize = 20;
 
-/// Octets of the option: a multiple of 4.
+/// Bytes of the option: a multiple of 4.
 pub(super) const fn len<A: Address>() -> u16 {
     4 + size_of::<A>() as u16
 }
@@ -61,7 +61,7 @@ pub(super) fn insert<A: Address, F: Frame>(
     true
 }
 
-/// Moves the first `until` octets behind a fresh gap of `len` to the front, and puts `content` into the gap.
+/// Moves the first `until` bytes behind a fresh gap of `len` to the front, and puts `content` into the gap.
 pub(super) fn open(bytes: &mut [u8], len: usize, until: usize, content: &[u8]) {
     if let Some(front) = bytes.get_mut(..until + len) {
         front.copy_within(len.., 0);
@@ -71,7 +71,7 @@ pub(super) fn open(bytes: &mut [u8], len: usize, until: usize, content: &[u8]) {
     }
 }
 
-/// The IP packet in `frame` is `len` octets longer now: its length field and header checksum say so.
+/// The IP packet in `frame` is `len` bytes longer now: its length field and header checksum say so.
 pub(super) fn grow_packet(frame: &mut [u8], headers: &mut Headers, len: u16) {
     set_packet_len(frame, headers, headers.packet_end + len);
 }

@@ -1,6 +1,6 @@
 //! A device that claims several receive queues and brings everything by one of them.
 
-use lvs_api::{Device, Spread, Worker};
+use lvs_api::{Device, RssState, Worker};
 use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
 
 use crate::stand::{Stand, until};
@@ -57,18 +57,18 @@ fn a_device_that_brings_all_flows_by_one_queue_is_shown_and_its_load_is_shared_a
     });
     let workers: Vec<Worker> = daemon.get("/v1/workers");
     assert_eq!((workers[0].rx_packets, workers[1].rx_packets), (u64::from(FLOWS), 0));
-    assert_eq!(workers[0].hand_over_packets, workers[1].take_over_packets);
+    assert_eq!(workers[0].handoff_out_packets, workers[1].handoff_in_packets);
     for worker in &workers {
         assert!(worker.conns4 > u64::from(FLOWS) * 2 / 5, "shared: {workers:?}");
     }
     until(10, "the device is judged", || {
-        daemon.get::<Vec<Device>>("/v1/devices")[0].spread == Spread::None
+        daemon.get::<Vec<Device>>("/v1/devices")[0].rss == RssState::None
     });
     assert_eq!(daemon.get::<Vec<Device>>("/v1/devices")[0].rx_queues, 2);
     let (_, metrics) = daemon.ask("GET", "/metrics", "");
-    assert!(metrics.contains("lvsd_device_spreads{device=\"wan\"} 0\n"));
+    assert!(metrics.contains("lvsd_device_rss_as_claimed{device=\"wan\"} 0\n"));
     let shown = daemon.printed("devices");
-    assert!(shown.contains("Spread") && shown.contains(" none "), "{shown}");
+    assert!(shown.contains("RssState") && shown.contains(" none "), "{shown}");
     let shown = daemon.printed("workers");
     assert!(
         shown.contains("Imbalance 1.") && shown.contains("frames handed over"),

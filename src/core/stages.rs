@@ -1,16 +1,16 @@
-//! Cycles by step of a packet's way, in builds with the feature `steps`; in others nothing at all, at no cost.
+//! Cycles by stage of a packet's way, in builds with the feature `stages`; in others nothing at all, at no cost.
 //!
-//! In:  a mark at the end of each step of each burst. Out: the sum of cycles since the mark before, by step.
+//! In:  a mark at the end of each stage of each burst. Out: the sum of cycles since the mark before, by stage.
 //! One thread marks, anybody reads the sums. Nothing on the path depends on them.
 
 use std::sync::atomic::AtomicU64;
 
 use crate::counters::SingleWriter;
 
-/// A step of the worker loop, or of the path where it works on a burst as a whole.
+/// A stage of the worker loop, or of the path where it works on a burst as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum StepName {
+pub enum Stage {
     /// Poll of a receive queue: the driver.
     Receive,
     /// Prefetch and count of what arrived.
@@ -26,10 +26,10 @@ pub enum StepName {
     /// Transmit and free: the driver.
     Transmit,
     /// Timers, commands, and everything else of a pass.
-    House,
+    Housekeeping,
 }
 
-impl StepName {
+impl Stage {
     /// All, in the order of a packet's way.
     pub const ALL: [Self; 8] = [
         Self::Receive,
@@ -39,35 +39,35 @@ impl StepName {
         Self::Forward,
         Self::Dispatch,
         Self::Transmit,
-        Self::House,
+        Self::Housekeeping,
     ];
 }
 
 /// See the module. Lives among a worker's counters.
 #[derive(Debug, Default)]
-pub struct StepCycles {
-    sums: [AtomicU64; StepName::ALL.len()],
+pub struct StageCycles {
+    sums: [AtomicU64; Stage::ALL.len()],
     last: AtomicU64,
 }
 
-impl StepCycles {
+impl StageCycles {
     /// Nothing before the time-stamp `cycles` counts.
     pub fn begin(&self, cycles: u64) {
         self.last.set(cycles);
     }
 
-    /// The end of `step` at the time-stamp `cycles`.
+    /// The end of `stage` at the time-stamp `cycles`.
     #[inline(always)]
-    pub fn mark(&self, step: StepName, cycles: u64) {
-        if let Some(sum) = self.sums.get(step as usize) {
+    pub fn mark(&self, stage: Stage, cycles: u64) {
+        if let Some(sum) = self.sums.get(stage as usize) {
             sum.add(cycles.wrapping_sub(self.last.get()));
         }
         self.last.set(cycles);
     }
 
-    /// Cycles by step.
-    pub fn sums(&self) -> [u64; StepName::ALL.len()] {
-        std::array::from_fn(|step| self.sums[step].get())
+    /// Cycles by stage.
+    pub fn sums(&self) -> [u64; Stage::ALL.len()] {
+        std::array::from_fn(|stage| self.sums[stage].get())
     }
 }
 
@@ -77,16 +77,13 @@ mod tests {
 
     #[test]
     fn each_step_gets_the_cycles_since_the_mark_before() {
-        let steps = StepCycles::default();
-        steps.begin(1_000);
+        let stages = StageCycles::default();
+        stages.begin(1_000);
         for round in 0..3u64 {
-            steps.mark(StepName::Receive, 1_000 + round * 10 + 7);
-            steps.mark(StepName::Forward, 1_000 + round * 10 + 10);
+            stages.mark(Stage::Receive, 1_000 + round * 10 + 7);
+            stages.mark(Stage::Forward, 1_000 + round * 10 + 10);
         }
-        let sums = steps.sums();
-        assert_eq!(
-            (sums[StepName::Receive as usize], sums[StepName::Forward as usize]),
-            (21, 9)
-        );
+        let sums = stages.sums();
+        assert_eq!((sums[Stage::Receive as usize], sums[Stage::Forward as usize]), (21, 9));
     }
 }

@@ -1,6 +1,6 @@
 //! Watches whether devices spread flows over their receive queues as their drivers claim.
 //!
-//! In:  what each worker received of each device, and what it then found to be another worker's. Out: [`Spread`] of each
+//! In:  what each worker received of each device, and what it then found to be another worker's. Out: [`RssState`] of each
 //! device, a line in the log when it turns out otherwise than claimed.
 //! Never: changes who owns a connection: that is computed from packets, so a device that does not spread costs
 //! hand-overs, and the load is shared all the same. Emulated e1000e and vmxnet3 are such devices.
@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lvs_api::Spread;
+use lvs_api::RssState;
 use lvs_core::counters::{SingleWriter, WorkerCounters};
 use lvs_core::l3::DeviceId;
 use tokio::time::{MissedTickBehavior, interval};
@@ -19,7 +19,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 /// Fewer packets than these say nothing.
 const PACKETS_MIN: u64 = 1_000;
 
-/// Marks of different flows ([`lvs_core::counters::PlacedCounters::flows`]) below which a few flows may have met in
+/// Marks of different flows ([`lvs_core::counters::RssCounters::flows`]) below which a few flows may have met in
 /// one queue by chance: of 16 flows over two queues, once in 32,768 times.
 const FLOWS_MIN: u32 = 16;
 
@@ -41,14 +41,14 @@ pub struct Claim {
 }
 
 /// See the module.
-pub struct SpreadWatch {
+pub struct RssCheck {
     counters: Arc<[Arc<WorkerCounters>]>,
     devices: Mutex<Vec<Watched>>,
 }
 
 struct Watched {
     claim: Claim,
-    spread: Spread,
+    state: RssState,
     /// When it was last judged.
     before: Seen,
     warned: bool,
@@ -60,20 +60,20 @@ struct Seen {
     /// By worker.
     rx: Vec<u64>,
     elsewhere: u64,
-    rss_here: u64,
-    rss_elsewhere: u64,
+    rss_hits: u64,
+    rss_misses: u64,
     /// Marks of different flows that came elsewhere, lately, at the worker with most of them.
     flows: u32,
 }
 
-impl SpreadWatch {
+impl RssCheck {
     /// Watches these devices by what these workers count.
     pub fn new(claims: Vec<Claim>, counters: Arc<[Arc<WorkerCounters>]>) -> Self {
         let watched = |claim: Claim| Watched {
-            spread: match (claim.rx_queues, claim.by_rss) {
-                (0 | 1, _) => Spread::OneQueue,
-                (_, true) => Spread::Rss,
-                (_, false) => Spread::Own,
+            state: match (claim.rx_queues, claim.by_rss) {
+                (0 | 1, _) => RssState::OneQueue,
+                (_, true) => RssState::Rss,
+                (_, false) => RssState::Own,
             },
             before: Seen::default(),
             warned: false,
@@ -86,10 +86,10 @@ impl SpreadWatch {
     }
 
     /// How a device spreads flows, as far as is known.
-    pub fn of(&self, device: DeviceId) -> Spread {
+    pub fn of(&self, device: DeviceId) -> RssState {
         let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         let watched = devices.iter().find(|watched| watched.claim.device == device);
-        watched.map_or(Spread::OneQueue, |watched| watched.spread)
+        watched.map_or(RssState::OneQueue, |watched| watched.state)
     }
 
     /// Looks at what has come since the last look that said something; what is to be logged.
@@ -120,16 +120,16 @@ impl Watched {
             return None;
         }
         self.before = now;
-        let spread = since.judge(self.claim.by_rss)?;
-        self.spread = spread;
-        if spread.is_as_claimed() || self.warned {
+        let state = since.judge(self.claim.by_rss)?;
+        self.state = state;
+        if state.is_as_claimed() || self.warned {
             return None;
         }
         self.warned = true;
         let (name, queues) = (&self.claim.name, self.claim.rx_queues);
         let cost = "its workers hand over what is not theirs, which costs time but no connection";
-        Some(match spread {
-            Spread::None => {
+        Some(match state {
+            RssState::None => {
                 format!("device \"{name}\" has {queues} receive queues, but all flows come by one of them: {cost}")
             }
             _ => format!("device \"{name}\" claims RSS, but brings flows to other workers than it should: {cost}"),
@@ -142,11 +142,11 @@ impl Seen {
         let mut seen = Self::default();
         for worker in counters {
             seen.rx.push(worker.device(device).rx_packets.get());
-            if let Some(placed) = worker.placed.get(usize::from(device.0)) {
-                seen.elsewhere += placed.elsewhere.get();
-                seen.rss_here += placed.rss_here.get();
-                seen.rss_elsewhere += placed.rss_elsewhere.get();
-                seen.flows = seen.flows.max(placed.flows.get().count_ones());
+            if let Some(rss) = worker.rss.get(usize::from(device.0)) {
+                seen.elsewhere += rss.elsewhere.get();
+                seen.rss_hits += rss.rss_hits.get();
+                seen.rss_misses += rss.rss_misses.get();
+                seen.flows = seen.flows.max(rss.flows.get().count_ones());
             }
         }
         seen
@@ -159,33 +159,30 @@ impl Seen {
                 .map(|(worker, rx)| rx - before.rx.get(worker).unwrap_or(&0))
                 .collect(),
             elsewhere: self.elsewhere - before.elsewhere,
-            rss_here: self.rss_here - before.rss_here,
-            rss_elsewhere: self.rss_elsewhere - before.rss_elsewhere,
+            rss_hits: self.rss_hits - before.rss_hits,
+            rss_misses: self.rss_misses - before.rss_misses,
             flows: self.flows,
         }
     }
 
     /// What at least [`PACKETS_MIN`] packets show; `None` when they could be either way.
-    fn judge(&self, by_rss: bool) -> Option<Spread> {
+    fn judge(&self, by_rss: bool) -> Option<RssState> {
         let packets: u64 = self.rx.iter().sum();
         let workers = self.rx.iter().filter(|packets| **packets > 0).count();
         let many_flows = self.flows >= FLOWS_MIN;
         if workers == 1 {
             let not_its_own = many_flows && self.elsewhere >= packets / ELSEWHERE_MIN;
-            return not_its_own.then_some(Spread::None);
+            return not_its_own.then_some(RssState::None);
         }
         if !by_rss {
-            return Some(Spread::Own);
+            return Some(RssState::Own);
         }
-        let decided = self.rss_here + self.rss_elsewhere;
-        if many_flows
-            && self.rss_elsewhere >= PACKETS_MIN / ELSEWHERE_MIN
-            && self.rss_elsewhere >= decided / ELSEWHERE_MIN
-        {
-            return Some(Spread::Astray);
+        let decided = self.rss_hits + self.rss_misses;
+        if many_flows && self.rss_misses >= PACKETS_MIN / ELSEWHERE_MIN && self.rss_misses >= decided / ELSEWHERE_MIN {
+            return Some(RssState::Mismatch);
         }
         // Too few to accuse are too few to acquit.
-        (decided >= PACKETS_MIN / ELSEWHERE_MIN).then_some(Spread::Rss)
+        (decided >= PACKETS_MIN / ELSEWHERE_MIN).then_some(RssState::Rss)
     }
 }
 
@@ -195,30 +192,30 @@ mod tests {
 
     const NIC: DeviceId = DeviceId(1);
 
-    fn watch(workers: usize, rx_queues: u16, by_rss: bool) -> SpreadWatch {
+    fn watch(workers: usize, rx_queues: u16, by_rss: bool) -> RssCheck {
         let claim = Claim {
             device: NIC,
             name: "wan".to_owned(),
             rx_queues,
             by_rss,
         };
-        SpreadWatch::new(
+        RssCheck::new(
             vec![claim],
             (0..workers).map(|_| Arc::new(WorkerCounters::new(1))).collect(),
         )
     }
 
     /// Packets of `flows` flows arrive at a worker; of each hundred, so many are another's.
-    fn arrive(watch: &SpreadWatch, worker: usize, packets: u64, flows: u64, astray_percent: u64) {
+    fn arrive(watch: &RssCheck, worker: usize, packets: u64, flows: u64, mismatched_percent: u64) {
         let counters = &watch.counters[worker];
         counters.device(NIC).rx_packets.add(packets);
-        let placed = &counters.placed[usize::from(NIC.0)];
+        let rss = &counters.rss[usize::from(NIC.0)];
         for packet in 0..packets {
-            if packet % 100 < astray_percent {
-                placed.count_elsewhere(packet % flows);
-                placed.rss_elsewhere.add(1);
+            if packet % 100 < mismatched_percent {
+                rss.count_miss(packet % flows);
+                rss.rss_misses.add(1);
             } else {
-                placed.rss_here.add(1);
+                rss.rss_hits.add(1);
             }
         }
     }
@@ -226,18 +223,18 @@ mod tests {
     #[test]
     fn a_device_that_brings_all_flows_by_one_queue_is_told_once() {
         let watch = watch(4, 4, true);
-        assert_eq!(watch.of(NIC), Spread::Rss, "as claimed until seen otherwise");
+        assert_eq!(watch.of(NIC), RssState::Rss, "as claimed until seen otherwise");
         arrive(&watch, 0, 999, 500, 75);
-        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Rss), "too few");
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::Rss), "too few");
         arrive(&watch, 0, 1_000, 500, 75);
         let told = watch.look();
-        assert_eq!(watch.of(NIC), Spread::None);
+        assert_eq!(watch.of(NIC), RssState::None);
         assert!(
             told[0].contains("\"wan\" has 4 receive queues, but all flows come by one"),
             "{told:?}"
         );
         arrive(&watch, 0, 5_000, 500, 75);
-        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::None));
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::None));
     }
 
     #[test]
@@ -247,19 +244,19 @@ mod tests {
         arrive(&watch, 1, 1_000, 500, 50);
         let told = watch.look();
         assert!(told[0].contains("claims RSS, but"), "{told:?}");
-        assert_eq!(watch.of(NIC), Spread::Astray);
+        assert_eq!(watch.of(NIC), RssState::Mismatch);
         arrive(&watch, 0, 1_000, 500, 0);
         arrive(&watch, 1, 1_000, 500, 0);
-        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Rss));
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::Rss));
     }
 
     #[test]
     fn one_loud_client_is_no_evidence() {
         let watch = watch(2, 2, true);
         arrive(&watch, 0, 100_000, 1, 100);
-        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Rss));
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::Rss));
         arrive(&watch, 1, 100_000, 3, 100);
-        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Rss));
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::Rss));
     }
 
     #[test]
@@ -267,7 +264,7 @@ mod tests {
         let watch = watch(2, 2, true);
         arrive(&watch, 0, 10_000, 500, 5);
         arrive(&watch, 1, 10_000, 500, 5);
-        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Rss));
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::Rss));
     }
 
     #[test]
@@ -275,15 +272,15 @@ mod tests {
         let watch = watch(2, 2, false);
         arrive(&watch, 0, 1_000, 500, 50);
         arrive(&watch, 1, 1_000, 500, 50);
-        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::Own));
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::Own));
         arrive(&watch, 1, 1_000, 500, 50);
-        assert_eq!((watch.look().len(), watch.of(NIC)), (1, Spread::None));
+        assert_eq!((watch.look().len(), watch.of(NIC)), (1, RssState::None));
     }
 
     #[test]
     fn one_queue_claims_nothing() {
         let watch = watch(2, 1, false);
         arrive(&watch, 0, 10_000, 500, 50);
-        assert_eq!((watch.look(), watch.of(NIC)), (vec![], Spread::OneQueue));
+        assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::OneQueue));
     }
 }

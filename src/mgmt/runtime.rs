@@ -26,10 +26,10 @@ use crate::mgmt::ipvs_netlink::serve::{self as serve_ipvs, Served};
 use crate::mgmt::ipvs_netlink::socket::IpvsSocket;
 use crate::mgmt::kernel::KernelMirror;
 use crate::mgmt::link::LinkWatch;
-use crate::mgmt::mailbox_port::MailboxPort;
+use crate::mgmt::mailbox_handle::MailboxHandle;
 use crate::mgmt::metrics;
 use crate::mgmt::reload::Reloader;
-use crate::mgmt::spread::SpreadWatch;
+use crate::mgmt::rss_check::RssCheck;
 use crate::worker::capture::CAPTURES_MAX;
 
 /// How often workers' replies are taken: what a neighbour waits for before the kernel is asked.
@@ -46,13 +46,13 @@ pub struct Parts {
     /// Whether their links are up.
     pub links: LinkWatch,
     /// Whether they spread flows as they claim.
-    pub spread: SpreadWatch,
+    pub rss_check: RssCheck,
     /// All packet buffers.
     pub pools: Pools,
     /// What the twin thread counts.
     pub twins: Arc<WorkerCounters>,
     /// By worker.
-    pub ports: Vec<Arc<MailboxPort>>,
+    pub handles: Vec<Arc<MailboxHandle>>,
     /// Asks the kernel for neighbours.
     pub mirror: KernelMirror,
     /// The kernel's network, as it changes.
@@ -70,10 +70,10 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         reloader,
         devices,
         links,
-        spread,
+        rss_check,
         pools,
         twins,
-        ports,
+        handles,
         mirror,
         l3,
         version,
@@ -81,8 +81,8 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
     } = parts;
     let devices = Arc::new(devices);
     let devices_of_admin = Arc::clone(&devices);
-    let spread = Arc::new(spread);
-    let spread_of_admin = Arc::clone(&spread);
+    let rss_check = Arc::new(rss_check);
+    let rss_check_of_admin = Arc::clone(&rss_check);
     let (reloader_of_admin, director_of_admin) = (Arc::clone(&reloader), Arc::clone(&director));
     let admin = Arc::new(Admin {
         director: Arc::clone(&director),
@@ -90,7 +90,7 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         devices: Box::new(move || {
             let described = devices_of_admin
                 .iter()
-                .map(|device| describe(device, &spread_of_admin, &twins));
+                .map(|device| describe(device, &rss_check_of_admin, &twins));
             described.collect()
         }),
         buffers: Box::new(move || buffers(&pools)),
@@ -125,9 +125,9 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
             }
         }
         () = tend::tend(Arc::clone(&director)) => {}
-        () = take_replies(&ports, &mirror, &director) => {}
+        () = take_replies(&handles, &mirror, &director) => {}
         () = links.watch(|device| devices.get(usize::from(device.0)).is_none_or(|device| device.link().up)) => {}
-        () = spread.watch() => {}
+        () = rss_check.watch() => {}
         () = follow_network(&director, l3) => {}
         () = reload_on_hangup(&director, &reloader) => {}
         () = keep_alive() => {}
@@ -163,12 +163,12 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Also carries what workers and other directors tell each other.
-async fn take_replies(ports: &[Arc<MailboxPort>], mirror: &KernelMirror, director: &Mutex<Director>) {
+async fn take_replies(handles: &[Arc<MailboxHandle>], mirror: &KernelMirror, director: &Mutex<Director>) {
     let mut ticks = interval(REPLIES_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        for port in ports {
+        for port in handles {
             port.take_replies(|neighbour| mirror.resolve(neighbour));
         }
         lock(director).tend_sync(Instant::now());
@@ -221,18 +221,18 @@ async fn ended() {
 }
 
 /// A device as the API shows it.
-fn describe(device: &Device, spread: &SpreadWatch, twins: &WorkerCounters) -> lvs_api::Device {
+fn describe(device: &Device, rss_check: &RssCheck, twins: &WorkerCounters) -> lvs_api::Device {
     let stats = device.stats();
     let twin = twins.device(device.id());
     lvs_api::Device {
         name: device.name().to_owned(),
-        mac: device.mac().map(|octet| format!("{octet:02x}")).join(":"),
+        mac: device.mac().map(|byte| format!("{byte:02x}")).join(":"),
         driver: device.driver().to_owned(),
         twin: device.name().to_owned(),
         link_up: device.link().up,
         mtu: device.mtu(),
         rx_queues: device.rx_queues(),
-        spread: spread.of(device.id()),
+        rss: rss_check.of(device.id()),
         rx_packets: stats.rx_packets,
         rx_bytes: stats.rx_bytes,
         tx_packets: stats.tx_packets,

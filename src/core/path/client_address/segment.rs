@@ -15,7 +15,7 @@ const END: u8 = 0;
 const NOOP: u8 = 1;
 const MSS: u8 = 2;
 const SACK: u8 = 5;
-/// Octets of a SACK block: left and right edge.
+/// Bytes of a SACK block: left and right edge.
 const BLOCK_LEN: usize = 8;
 
 /// See the module.

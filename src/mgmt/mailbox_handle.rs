@@ -14,12 +14,12 @@ use lvs_core::snapshot::Snapshot;
 use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
 
-use crate::mgmt::worker_port::{ConnChunk, WorkerPort};
+use crate::mgmt::worker_handle::{ConnChunk, WorkerHandle};
 use crate::worker::capture::Tap;
 use crate::worker::mailbox::{Ask, Command, ConnDump, Mailbox, Reply};
 
 /// See the module.
-pub struct MailboxPort {
+pub struct MailboxHandle {
     mailbox: Arc<Mailbox>,
     counters: Arc<WorkerCounters>,
     lcore: Option<u32>,
@@ -35,7 +35,7 @@ struct Asks {
     explaining: HashMap<u64, oneshot::Sender<Explanation>>,
 }
 
-impl MailboxPort {
+impl MailboxHandle {
     /// The management core's end of `mailbox`.
     pub fn new(mailbox: Arc<Mailbox>, counters: Arc<WorkerCounters>, lcore: Option<u32>, cycles_per_sec: u64) -> Self {
         Self {
@@ -90,7 +90,7 @@ impl MailboxPort {
     }
 }
 
-impl WorkerPort for MailboxPort {
+impl WorkerHandle for MailboxHandle {
     fn publish(&self, snapshot: Arc<Snapshot>) -> bool {
         self.mailbox.commands.push(Command::Publish(snapshot)).is_ok()
     }
@@ -154,7 +154,7 @@ impl WorkerPort for MailboxPort {
         self.mailbox.synced.pop()
     }
 
-    fn take_over(&self, conns: Arc<[SyncConn]>) -> bool {
+    fn import_synced(&self, conns: Arc<[SyncConn]>) -> bool {
         // Half of the room is left to snapshots.
         let commands = &self.mailbox.commands;
         commands.len() < commands.capacity() / 2 && commands.push(Command::TakeOver(conns)).is_ok()
@@ -166,10 +166,10 @@ mod tests {
     use super::*;
     use crate::mgmt::fake_worker::conn;
 
-    fn port() -> (MailboxPort, Arc<Mailbox>) {
+    fn port() -> (MailboxHandle, Arc<Mailbox>) {
         let mailbox = Arc::new(Mailbox::new());
         (
-            MailboxPort::new(Arc::clone(&mailbox), Arc::new(WorkerCounters::new(1)), None, 1),
+            MailboxHandle::new(Arc::clone(&mailbox), Arc::new(WorkerCounters::new(1)), None, 1),
             mailbox,
         )
     }

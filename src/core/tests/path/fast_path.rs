@@ -135,7 +135,7 @@ impl Twins {
         frame.splice(12..12, [0x81, 0, 0, 0]);
         let other = self.tagged.inject(device, &frame);
         assert_eq!(one, untagged(other));
-        assert_eq!(self.plain.take_made(), self.tagged.take_made());
+        assert_eq!(self.plain.take_generated(), self.tagged.take_generated());
         one
     }
 

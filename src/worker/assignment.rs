@@ -9,12 +9,12 @@ use lvs_core::l3::DeviceId;
 
 use crate::dpdk::device::Queues;
 use crate::dpdk::{Clock, Mempool, RxQueue};
-use crate::worker::exits::Exits;
-use crate::worker::handover::{self, Inbox};
+use crate::worker::dispatch::Dispatcher;
+use crate::worker::handoff::{self, Inbox};
 use crate::worker::idle::IdlePolicy;
 use crate::worker::mailbox::Mailbox;
 use crate::worker::punt::{self, InjectedFrames, TwinEnd};
-use crate::worker::tx::{Outlet, Way};
+use crate::worker::tx::{TxBuffer, TxRoute};
 
 /// What a worker is made of: [`crate::worker::Worker::new`].
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct WorkerParts {
     pub(super) rx: Vec<RxQueue>,
     pub(super) inbox: Inbox,
     pub(super) injected: InjectedFrames,
-    pub(super) exits: Exits,
+    pub(super) dispatcher: Dispatcher,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) pool: Mempool,
     pub(super) idle: IdlePolicy,
@@ -38,7 +38,7 @@ impl WorkerParts {
 
 /// Everything that the workers and the twin thread are made of.
 #[derive(Debug)]
-pub struct Crew {
+pub struct Assignment {
     /// By worker.
     pub workers: Vec<WorkerParts>,
     /// By worker: the management core's end of its mailbox.
@@ -51,14 +51,14 @@ pub struct Crew {
 #[derive(Debug)]
 pub struct TwinEnds {
     /// By worker.
-    pub lines: Vec<TwinEnd>,
+    pub rings: Vec<TwinEnd>,
     /// By device: the worker that transmits what its twin sends.
     pub transmitters: Vec<usize>,
 }
 
-/// What a crew is to be.
+/// What a assignment is to be.
 #[derive(Debug)]
-pub struct CrewSettings<'a> {
+pub struct AssignmentSettings<'a> {
     /// By worker: what it counts.
     pub counters: &'a [Arc<WorkerCounters>],
     /// Devices that have a kernel twin.
@@ -72,7 +72,7 @@ pub struct CrewSettings<'a> {
 }
 
 /// Shares out the queues of all devices, in the order of their ids, to as many workers as there are counters.
-pub fn assemble(devices: Vec<Queues>, settings: &CrewSettings<'_>) -> Crew {
+pub fn assemble(devices: Vec<Queues>, settings: &AssignmentSettings<'_>) -> Assignment {
     let count = settings.counters.len();
     let mut shares: Vec<Share> = (0..count).map(|_| Share::default()).collect();
     let mut transmitters = Vec::with_capacity(devices.len());
@@ -84,40 +84,40 @@ pub fn assemble(devices: Vec<Queues>, settings: &CrewSettings<'_>) -> Crew {
         .twins
         .iter()
         .fold(0u32, |bits, device| bits | 1u32.wrapping_shl(u32::from(device.0)));
-    let mut crew = Crew {
+    let mut assignment = Assignment {
         workers: Vec::with_capacity(count),
         mailboxes: Vec::with_capacity(count),
         twin_ends: TwinEnds {
-            lines: Vec::with_capacity(count),
+            rings: Vec::with_capacity(count),
             transmitters,
         },
     };
-    for ((share, (inbox, outbox)), counters) in shares.into_iter().zip(handover::mesh(count)).zip(settings.counters) {
-        let (punted, injected, end) = punt::line();
+    for ((share, (inbox, outbox)), counters) in shares.into_iter().zip(handoff::mesh(count)).zip(settings.counters) {
+        let (punted, injected, end) = punt::rings();
         let mailbox = Arc::new(Mailbox::new());
-        let exits = Exits::new(share.ways, outbox, punted, twins, Arc::clone(counters));
-        crew.twin_ends.lines.push(end);
-        crew.mailboxes.push(Arc::clone(&mailbox));
+        let dispatcher = Dispatcher::new(share.tx_routes, outbox, punted, twins, Arc::clone(counters));
+        assignment.twin_ends.rings.push(end);
+        assignment.mailboxes.push(Arc::clone(&mailbox));
         let (clock, idle, rx) = (settings.clock, settings.idle, share.rx);
-        crew.workers.push(WorkerParts {
+        assignment.workers.push(WorkerParts {
             clock,
             rx,
             inbox,
             injected,
-            exits,
+            dispatcher,
             mailbox,
             pool: settings.pool,
             idle,
         });
     }
-    crew
+    assignment
 }
 
 /// One worker's queues.
 #[derive(Debug, Default)]
 struct Share {
     rx: Vec<RxQueue>,
-    ways: Vec<Way>,
+    tx_routes: Vec<TxRoute>,
 }
 
 /// The worker of queue `queue`. A device with fewer queues than there are workers starts at its own number, so
@@ -133,7 +133,7 @@ fn share_out(shares: &mut [Share], device: usize, Queues { rx, tx }: Queues) {
         shares[owner(queue, device, rx_count, workers_count)].rx.push(rx);
     }
     for (worker, share) in shares.iter_mut().enumerate() {
-        share.ways.push(Way::Via(owner(
+        share.tx_routes.push(TxRoute::Via(owner(
             worker % tx_count.max(1),
             device,
             tx_count,
@@ -141,7 +141,8 @@ fn share_out(shares: &mut [Share], device: usize, Queues { rx, tx }: Queues) {
         )));
     }
     for (queue, tx) in tx.into_iter().enumerate().take(workers_count) {
-        shares[owner(queue, device, tx_count, workers_count)].ways[device] = Way::Own(Box::new(Outlet::new(tx)));
+        shares[owner(queue, device, tx_count, workers_count)].tx_routes[device] =
+            TxRoute::Own(Box::new(TxBuffer::new(tx)));
     }
 }
 
@@ -152,7 +153,7 @@ mod tests {
 
     use super::*;
     use crate::worker::Worker;
-    use crate::worker::handover::Handed;
+    use crate::worker::handoff::Handoff;
 
     /// Two lines: processors fetch them together.
     const APART: usize = 128;
@@ -161,9 +162,9 @@ mod tests {
     fn what_workers_write_all_the_time_shares_no_line_with_what_others_do() {
         assert_eq!(align_of::<Worker<WorkerState>>(), APART);
         assert_eq!(align_of::<WorkerCounters>(), APART);
-        assert_eq!(align_of::<Outlet>(), APART);
+        assert_eq!(align_of::<TxBuffer>(), APART);
         assert!(
-            size_of::<Inbox>() >= WORKERS_MAX * size_of::<rtrb::Consumer<Handed>>(),
+            size_of::<Inbox>() >= WORKERS_MAX * size_of::<rtrb::Consumer<Handoff>>(),
             "the ends of the rings are within the worker"
         );
     }

@@ -26,7 +26,7 @@ pub const fn slots(workers_count: usize) -> usize {
 
 /// A frame for another worker.
 #[derive(Debug)]
-pub enum Handed {
+pub enum Handoff {
     /// The receiver owns its connection: decide about it.
     Process {
         /// The frame as it was received.
@@ -50,7 +50,7 @@ pub enum Handed {
     },
 }
 
-impl Handed {
+impl Handoff {
     fn into_mbuf(self) -> Mbuf {
         match self {
             Self::Process { mbuf, .. } | Self::FromHost { mbuf, .. } | Self::Transmit { mbuf, .. } => mbuf,
@@ -61,11 +61,11 @@ impl Handed {
 /// What other workers hand to this one. Within the worker: polling an empty ring writes to its end, and on the heap the ends
 /// of two workers lie on one cache line.
 #[derive(Debug, Default)]
-pub struct Inbox(ArrayVec<Consumer<Handed>, WORKERS_MAX>);
+pub struct Inbox(ArrayVec<Consumer<Handoff>, WORKERS_MAX>);
 
 /// What this worker hands to others; nothing at its own index.
 #[derive(Debug, Default)]
-pub struct Outbox(ArrayVec<Option<Producer<Handed>>, WORKERS_MAX>);
+pub struct Outbox(ArrayVec<Option<Producer<Handoff>>, WORKERS_MAX>);
 
 impl Inbox {
     /// How many workers may hand something over.
@@ -76,7 +76,7 @@ impl Inbox {
 
     /// The next frame from the peer at this place: 0 to [`Self::peers_count`].
     #[inline]
-    pub fn take(&mut self, peer: usize) -> Option<Handed> {
+    pub fn take(&mut self, peer: usize) -> Option<Handoff> {
         self.0.get_mut(peer)?.pop().ok()
     }
 }
@@ -84,7 +84,7 @@ impl Inbox {
 impl Outbox {
     /// Hands a frame to a worker; gives it back when its ring is full, or when there is no such other worker.
     #[inline]
-    pub fn give(&mut self, worker: usize, handed: Handed) -> Result<(), Mbuf> {
+    pub fn give(&mut self, worker: usize, handed: Handoff) -> Result<(), Mbuf> {
         match self.0.get_mut(worker) {
             Some(Some(ring)) => ring.push(handed).map_err(|PushError::Full(handed)| handed.into_mbuf()),
             _ => Err(handed.into_mbuf()),

@@ -133,7 +133,7 @@ fn resets_and_streams_joined_in_the_middle_carry_nothing() {
 
 /// Without a new connection (`conn_reuse_mode` 0) a new SYN begins the old one anew.
 #[test]
-fn a_client_that_comes_again_from_its_port_is_introduced_again() {
+fn a_client_that_comes_again_from_its_port_carries_client_address_again() {
     let mut pair = Pair::new(ServiceProtocol::Tcp, false, ClientAddress::Toa, 0);
     let sysctls = lvs_core::ipvs::sysctl::Sysctls {
         conn_reuse_mode: 0,

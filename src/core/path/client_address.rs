@@ -1,6 +1,6 @@
 //! Step 7, FULLNAT: the client is introduced to the real server, and SYN segments get their MSS limited.
 //!
-//! In:  a packet of a connection whose [`Introduction`] is pending, before it is rewritten (inbound), or while it is
+//! In:  a packet of a connection whose [`ClientAddressState`] is pending, before it is rewritten (inbound), or while it is
 //!      (outbound).
 //! Out: the packet with an option or sequence numbers changed, checksums right; for PROXY the header, as the first
 //!      segment of the stream. What finds no room goes without and is counted as `client_address_no_room`.
@@ -10,14 +10,14 @@
 use crate::address::{Address, Endpoint};
 use crate::counters::SingleWriter;
 use crate::frame::Frame;
-use crate::ipvs::client_address::{ClientAddress, Introduction};
+use crate::ipvs::client_address::{ClientAddress, ClientAddressState};
 use crate::ipvs::conn::{Conn, FLAG_INBOUND_SHIFTED, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::service::{ServiceId, VirtualService};
 use crate::path::headers::Headers;
 use crate::wire::tcp::{ACK, FIN, PROTOCOL, RST, SYN};
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 mod proxy;
 mod segment;
@@ -29,26 +29,26 @@ pub(crate) use proxy::send_before;
 use segment::Segment;
 
 /// What a new connection of `service`, whose first packet has `headers`, is to begin with.
-pub(crate) fn begin(service: &VirtualService, mode: ForwardingMode, headers: &Headers) -> Introduction {
+pub(crate) fn begin(service: &VirtualService, mode: ForwardingMode, headers: &Headers) -> ClientAddressState {
     let starts_stream = headers.tcp_flags & (SYN | ACK) == SYN;
     let carrier = match service.client_address.protocol() {
-        // A stream that is joined in the middle has no first octet any more.
+        // A stream that is joined in the middle has no first byte any more.
         Some(PROTOCOL) if !starts_stream => ClientAddress::None,
         Some(protocol) if protocol == headers.protocol && mode == ForwardingMode::FullNat => service.client_address,
         _ => ClientAddress::None,
     };
-    Introduction::begin(carrier, service.mss_max != 0 && starts_stream)
+    ClientAddressState::begin(carrier, service.mss_max != 0 && starts_stream)
 }
 
 /// A SYN of a connection that is there: if it begins anew, so does what there is to be told.
 #[cold]
-pub(crate) fn again<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, headers: &Headers) {
+pub(crate) fn again<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: &Headers) {
     let goes_on = matches!(
         TcpState::from_u8(conn.state),
         Some(TcpState::Established | TcpState::SynRecv | TcpState::SynSent)
     );
-    if !goes_on && let Some(service) = step.snapshot.services.service(ServiceId(conn.service)) {
-        conn.introduction = begin(service, ForwardingMode::from_u8(conn.mode), headers);
+    if !goes_on && let Some(service) = ctx.snapshot.services.service(ServiceId(conn.service)) {
+        conn.client_address = begin(service, ForwardingMode::from_u8(conn.mode), headers);
     }
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn again<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, headers: &H
 /// (by [`send_before`], when the packet is finished).
 #[inline(never)]
 pub(crate) fn inbound<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     conn: &mut Conn<A>,
     headers: &Headers,
     frame: &mut F,
@@ -65,16 +65,16 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     let mut now = *headers;
     if headers.protocol == PROTOCOL {
         if headers.tcp_flags & SYN != 0 {
-            inbound_syn(step, conn, &mut now, frame);
+            inbound_syn(ctx, conn, &mut now, frame);
         } else {
-            conn.introduction.mss_known();
+            conn.client_address.mss_known();
         }
     }
-    let is_room = match conn.introduction.carrier() {
+    let is_room = match conn.client_address.carrier() {
         ClientAddress::None => return (now, false),
         ClientAddress::ProxyV1 | ClientAddress::ProxyV2 => {
             let told = proxy::inbound(conn, &mut now, frame);
-            step.own.client_addresses.add(u64::from(told != Told::Earlier));
+            ctx.own.client_addresses.add(u64::from(told != Told::Earlier));
             return (now, told == Told::Before);
         }
         ClientAddress::Toa if headers.tcp_flags & RST != 0 => return (now, false),
@@ -82,41 +82,41 @@ pub(crate) fn inbound<A: Address, F: Frame>(
         ClientAddress::Uoa => uoa::insert(frame, &mut now, conn.client, mtu),
     };
     if !is_room {
-        step.own.client_address_no_room.add(1);
+        ctx.own.client_address_no_room.add(1);
         return (now, false);
     }
-    step.own.client_addresses.add(1);
-    if conn.introduction.carrier() == ClientAddress::Uoa
-        && conn.introduction.count() >= crate::limits::UOA_DATAGRAMS_MAX
+    ctx.own.client_addresses.add(1);
+    if conn.client_address.carrier() == ClientAddress::Uoa
+        && conn.client_address.count() >= crate::limits::UOA_DATAGRAMS_MAX
     {
-        conn.introduction.told();
+        conn.client_address.told();
     }
     (now, false)
 }
 
 /// The client's first sequence number decides what is shifted; what it announces may be limited.
-fn inbound_syn<A: Address, F: Frame>(step: &Step<'_>, conn: &mut Conn<A>, headers: &mut Headers, frame: &mut F) {
+fn inbound_syn<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: &mut Headers, frame: &mut F) {
     let Some(mut segment) = Segment::of(frame.bytes_mut(), headers) else {
         return;
     };
-    if conn.introduction.has(Introduction::LIMITS_MSS) {
-        segment.limit_mss(0, mss_max(step, conn));
+    if conn.client_address.has(ClientAddressState::LIMITS_MSS) {
+        segment.limit_mss(0, mss_max(ctx, conn));
     }
-    if conn.introduction.carrier() == ClientAddress::None
+    if conn.client_address.carrier() == ClientAddress::None
         || headers.tcp_flags & ACK != 0
         || TcpState::from_u8(conn.state) != Some(TcpState::SynRecv)
     {
         return;
     }
-    let preface_len = proxy::len(conn);
-    conn.introduction.restart();
-    conn.preface_len = preface_len;
+    let proxy_header_len = proxy::len(conn);
+    conn.client_address.restart();
+    conn.proxy_header_len = proxy_header_len;
     conn.shift = SequenceShift {
         from: segment.header.sequence.get(),
-        delta: i32::from(preface_len),
+        delta: i32::from(proxy_header_len),
         previous_delta: 0,
     };
-    if preface_len != 0 {
+    if proxy_header_len != 0 {
         conn.flags |= FLAG_INBOUND_SHIFTED;
         proxy::without_data(headers, frame);
     }
@@ -124,21 +124,21 @@ fn inbound_syn<A: Address, F: Frame>(step: &Step<'_>, conn: &mut Conn<A>, header
 
 /// Real server → client.
 #[inline(never)]
-pub(crate) fn outbound<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, headers: &Headers, frame: &mut [u8]) {
+pub(crate) fn outbound<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: &Headers, frame: &mut [u8]) {
     if headers.protocol != PROTOCOL {
         return;
     }
     let Some(mut segment) = Segment::of(frame, headers) else {
         return;
     };
-    let carrier = conn.introduction.carrier();
+    let carrier = conn.client_address.carrier();
     let is_syn = headers.tcp_flags & SYN != 0;
     if is_syn {
         let room = match carrier {
             ClientAddress::Toa => toa::len::<A>(),
             _ => 0,
         };
-        segment.limit_mss(room, mss_max(step, conn));
+        segment.limit_mss(room, mss_max(ctx, conn));
     }
     match carrier {
         ClientAddress::ProxyV1 | ClientAddress::ProxyV2 => proxy::outbound(conn, &mut segment),
@@ -147,15 +147,15 @@ pub(crate) fn outbound<A: Address>(step: &Step<'_>, conn: &mut Conn<A>, headers:
             let expected = conn.shift.from.wrapping_add(1);
             let speaks = segment.payload_len > 0 || headers.tcp_flags & FIN != 0;
             if speaks || segment.header.acknowledgement.get() != expected {
-                conn.introduction.told();
+                conn.client_address.told();
             }
         }
         _ => {}
     }
 }
 
-fn mss_max<A: Address>(step: &Step<'_>, conn: &Conn<A>) -> u16 {
-    match step.snapshot.services.service(ServiceId(conn.service)) {
+fn mss_max<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) -> u16 {
+    match ctx.snapshot.services.service(ServiceId(conn.service)) {
         Some(service) if service.mss_max != 0 => service.mss_max,
         _ => u16::MAX,
     }

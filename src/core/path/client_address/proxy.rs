@@ -1,9 +1,9 @@
-//! The client's address as the first octets of the TCP stream: the PROXY protocol, text (1) or binary (2).
+//! The client's address as the first bytes of the TCP stream: the PROXY protocol, text (1) or binary (2).
 //!
 //! In:  segments of a connection in either direction. Out: the client's numbers shifted by the header's length, the
 //!      server's acknowledgements and SACK blocks shifted back; the header in a segment of its own: the client's pure
 //!      ACK if one comes first, else a frame made for it. Until the server has it, whatever brings the first
-//!      octet again brings the header again.
+//!      byte again brings the header again.
 //! Never: makes a client's segment longer, so that no MSS needs to be lowered.
 //! Ref:  HAProxy doc/proxy-protocol.txt; Linux net/netfilter/ipvs/ip_vs_app.c `vs_fix_seq` for the shifts.
 
@@ -13,19 +13,19 @@ use zerocopy::network_endian::U16;
 
 use crate::address::{Address, AddressFamily};
 use crate::frame::Frame;
-use crate::ipvs::client_address::{ClientAddress, Introduction};
+use crate::ipvs::client_address::{ClientAddress, ClientAddressState};
 use crate::ipvs::conn::Conn;
 use crate::limits::FRAGMENT_HEADER_MAX;
+use crate::path::client_address::segment::Segment;
+use crate::path::client_address::toa::{grow_packet, set_packet_len};
 use crate::path::headers::Headers;
-use crate::path::introduce::segment::Segment;
-use crate::path::introduce::toa::{grow_packet, set_packet_len};
 use crate::path::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
 use crate::wire::tcp::{ACK, PROTOCOL, PSH, RST, SYN, TcpHeader, URG};
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// Longest header: a line of text (proxy-protocol.txt 2.1).
-const PREFACE_MAX: usize = 107;
+const PROXY_HEADER_MAX: usize = 107;
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, command PROXY.
 const VERSION_COMMAND: u8 = 0x21;
@@ -34,10 +34,10 @@ const STREAM_V6: u8 = 0x21;
 /// Ethernet with a tag, IP with what may stand before TCP, TCP with options.
 const HEADERS_MAX: usize = 18 + FRAGMENT_HEADER_MAX + 60;
 
-/// Where the header is that the first octet needs in front of it.
+/// Where the header is that the first byte needs in front of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// In an earlier packet, or this one does not bring the first octet.
+    /// In an earlier packet, or this one does not bring the first byte.
     Earlier,
     /// In this packet.
     Within,
@@ -45,20 +45,20 @@ pub(super) enum Told {
     Before,
 }
 
-/// The octets of a header.
-struct Preface {
-    octets: [u8; PREFACE_MAX],
+/// The bytes of a header.
+struct ProxyHeader {
+    bytes: [u8; PROXY_HEADER_MAX],
     len: usize,
 }
 
-impl Preface {
+impl ProxyHeader {
     fn of<A: Address>(conn: &Conn<A>) -> Self {
-        let mut preface = Self {
-            octets: [0; PREFACE_MAX],
+        let mut proxy_header = Self {
+            bytes: [0; PROXY_HEADER_MAX],
             len: 0,
         };
         let (client, virt) = (conn.client, conn.virt);
-        match conn.introduction.carrier() {
+        match conn.client_address.carrier() {
             ClientAddress::ProxyV1 => {
                 let family = match A::FAMILY {
                     AddressFamily::Ipv4 => "TCP4",
@@ -66,62 +66,66 @@ impl Preface {
                 };
                 let (from, to) = (client.addr.to_ip(), virt.addr.to_ip());
                 // The longest line fits.
-                let _ = write!(preface, "PROXY {family} {from} {to} {} {}\r\n", client.port, virt.port);
+                let _ = write!(
+                    proxy_header,
+                    "PROXY {family} {from} {to} {} {}\r\n",
+                    client.port, virt.port
+                );
             }
             ClientAddress::ProxyV2 => {
                 let family = match A::FAMILY {
                     AddressFamily::Ipv4 => STREAM_V4,
                     AddressFamily::Ipv6 => STREAM_V6,
                 };
-                preface.push(&SIGNATURE);
-                preface.push(&[VERSION_COMMAND, family, 0, 2 * size_of::<A>() as u8 + 4]);
-                preface.push(client.addr.as_bytes());
-                preface.push(virt.addr.as_bytes());
-                preface.push(&client.port.to_be_bytes());
-                preface.push(&virt.port.to_be_bytes());
+                proxy_header.push(&SIGNATURE);
+                proxy_header.push(&[VERSION_COMMAND, family, 0, 2 * size_of::<A>() as u8 + 4]);
+                proxy_header.push(client.addr.as_bytes());
+                proxy_header.push(virt.addr.as_bytes());
+                proxy_header.push(&client.port.to_be_bytes());
+                proxy_header.push(&virt.port.to_be_bytes());
             }
             _ => {}
         }
-        preface
+        proxy_header
     }
 
-    fn push(&mut self, octets: &[u8]) {
-        if let Some(room) = self.octets.get_mut(self.len..self.len + octets.len()) {
-            room.copy_from_slice(octets);
-            self.len += octets.len();
+    fn push(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.len += bytes.len();
         }
     }
 
-    fn octets(&self) -> &[u8] {
-        self.octets.get(..self.len).unwrap_or_default()
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 
-impl Write for Preface {
+impl Write for ProxyHeader {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         self.push(text.as_bytes());
         Ok(())
     }
 }
 
-/// Octets that go in front of the stream; 0 when nothing does.
+/// Bytes that go in front of the stream; 0 when nothing does.
 pub(super) fn len<A: Address>(conn: &Conn<A>) -> u8 {
-    Preface::of(conn).len as u8
+    ProxyHeader::of(conn).len as u8
 }
 
-/// The number of the client's first octet.
+/// The number of the client's first byte.
 const fn first<A: Address>(conn: &Conn<A>) -> u32 {
     conn.shift.from.wrapping_add(1)
 }
 
 /// A number that the real server uses, as the client knows it.
 pub(super) fn unshifted<A: Address>(conn: &Conn<A>, number: u32) -> u32 {
-    let len = u32::from(conn.preface_len);
+    let len = u32::from(conn.proxy_header_len);
     let behind_first = number.wrapping_sub(first(conn));
     if behind_first < len {
         // Within the header, of which the client knows nothing.
         first(conn)
-    } else if conn.introduction.has(Introduction::RECEIVED) || behind_first.cast_signed() > 0 {
+    } else if conn.client_address.has(ClientAddressState::RECEIVED) || behind_first.cast_signed() > 0 {
         number.wrapping_sub(len)
     } else {
         number
@@ -150,11 +154,11 @@ pub(super) fn inbound<A: Address, F: Frame>(conn: &mut Conn<A>, headers: &mut He
     let Some(segment) = Segment::of(frame.bytes_mut(), headers) else {
         return Told::Earlier;
     };
-    if conn.preface_len == 0 || headers.tcp_flags & SYN != 0 {
+    if conn.proxy_header_len == 0 || headers.tcp_flags & SYN != 0 {
         return Told::Earlier;
     }
     let behind_first = segment.header.sequence.get().wrapping_sub(first(conn)).cast_signed();
-    if conn.introduction.has(Introduction::RECEIVED) || behind_first > 0 {
+    if conn.client_address.has(ClientAddressState::RECEIVED) || behind_first > 0 {
         shift(conn, segment);
         return Told::Earlier;
     }
@@ -163,7 +167,7 @@ pub(super) fn inbound<A: Address, F: Frame>(conn: &mut Conn<A>, headers: &mut He
         return Told::Earlier;
     }
     let is_pure = segment.payload_len == 0;
-    let is_sent = conn.introduction.has(Introduction::SENT);
+    let is_sent = conn.client_address.has(ClientAddressState::SENT);
     if headers.tcp_flags & RST != 0 {
         if is_sent {
             shift(conn, segment);
@@ -171,16 +175,16 @@ pub(super) fn inbound<A: Address, F: Frame>(conn: &mut Conn<A>, headers: &mut He
         return Told::Earlier;
     }
     if is_pure && put_into(conn, headers, frame) {
-        conn.introduction.note(Introduction::SENT);
+        conn.client_address.note(ClientAddressState::SENT);
         return Told::Within;
     }
     if let Some(segment) = Segment::of(frame.bytes_mut(), headers) {
         shift(conn, segment);
     }
     // Once the header has gone, the first data need not wait for its receipt; the same again show that it was lost.
-    let is_first_data = !is_pure && !conn.introduction.has(Introduction::FOLLOWED);
-    let followed = if is_pure { 0 } else { Introduction::FOLLOWED };
-    conn.introduction.note(Introduction::SENT | followed);
+    let is_first_data = !is_pure && !conn.client_address.has(ClientAddressState::FOLLOWED);
+    let followed = if is_pure { 0 } else { ClientAddressState::FOLLOWED };
+    conn.client_address.note(ClientAddressState::SENT | followed);
     if is_sent && is_first_data {
         Told::Earlier
     } else {
@@ -190,24 +194,24 @@ pub(super) fn inbound<A: Address, F: Frame>(conn: &mut Conn<A>, headers: &mut He
 
 fn shift<A: Address>(conn: &Conn<A>, mut segment: Segment<'_>) {
     let sequence = segment.header.sequence.get();
-    segment.set_sequence(sequence.wrapping_add(conn.preface_len.into()));
+    segment.set_sequence(sequence.wrapping_add(conn.proxy_header_len.into()));
 }
 
 /// Makes the header the payload of a segment without one; `false` without room behind it.
 fn put_into<A: Address, F: Frame>(conn: &Conn<A>, headers: &mut Headers, frame: &mut F) -> bool {
-    let preface = Preface::of(conn);
-    let octets = preface.octets();
-    let len = octets.len() as u16;
+    let proxy_header = ProxyHeader::of(conn);
+    let bytes = proxy_header.bytes();
+    let len = bytes.len() as u16;
     frame.truncate(usize::from(headers.packet_end));
-    if !frame.append(octets.len()) {
+    if !frame.append(bytes.len()) {
         return false;
     }
     let Some(room) = frame.bytes_mut().get_mut(usize::from(headers.packet_end)..) else {
         return false;
     };
-    room.copy_from_slice(octets);
+    room.copy_from_slice(bytes);
     if let Some(mut segment) = Segment::of(frame.bytes_mut(), headers) {
-        segment.add(checksum::add(checksum::sum(octets), len));
+        segment.add(checksum::add(checksum::sum(bytes), len));
         let (data_offset, flags) = (segment.header.data_offset, segment.header.flags);
         segment.set_offset_flags(data_offset, flags | PSH);
         if flags & URG != 0 {
@@ -219,11 +223,11 @@ fn put_into<A: Address, F: Frame>(conn: &Conn<A>, headers: &mut Headers, frame: 
     true
 }
 
-/// Sends the header in front of a finished packet of the client's first octet, whose verdict is `verdict`. A packet
+/// Sends the header in front of a finished packet of the client's first byte, whose verdict is `verdict`. A packet
 /// that will be cut keeps its verdict, its pieces are made behind the header.
 #[cold]
 pub(crate) fn send_before<A: Address, F: Frame>(
-    step: &mut Step<'_>,
+    ctx: &mut Context<'_>,
     conn: &Conn<A>,
     headers: &Headers,
     frame: &F,
@@ -233,19 +237,19 @@ pub(crate) fn send_before<A: Address, F: Frame>(
     if matches!(verdict, Verdict::Drop(_)) {
         return verdict;
     }
-    let mut room = [0; HEADERS_MAX + PREFACE_MAX];
+    let mut room = [0; HEADERS_MAX + PROXY_HEADER_MAX];
     let Some(end) = alone(conn, headers, frame.bytes(), &mut room) else {
         return Verdict::Drop(DropReason::TooManyHeaders);
     };
-    let before = step.made.mark();
-    let is_made = step.made.push(verdict, &[room.get(..end).unwrap_or_default()])
-        && (will_be_cut || step.made.push(verdict, &[frame.bytes()]));
+    let before = ctx.generated.mark();
+    let is_made = ctx.generated.push(verdict, &[room.get(..end).unwrap_or_default()])
+        && (will_be_cut || ctx.generated.push(verdict, &[frame.bytes()]));
     match (is_made, will_be_cut) {
         (true, true) => verdict,
-        (true, false) => Verdict::Kept,
+        (true, false) => Verdict::Consumed,
         (false, _) => {
-            step.made.rewind(before);
-            Verdict::Drop(DropReason::MadeFramesFull)
+            ctx.generated.rewind(before);
+            Verdict::Drop(DropReason::GeneratedFramesFull)
         }
     }
 }
@@ -262,12 +266,12 @@ fn alone<A: Address>(conn: &Conn<A>, headers: &Headers, finished: &[u8], room: &
     };
     let tcp = TcpHeader::check(finished.get(l2_len + ip_len..)?).ok()?;
     let begin = l2_len + ip_len + tcp.header_len();
-    let preface = Preface::of(conn);
-    let octets = preface.octets();
-    let end = begin + octets.len();
+    let proxy_header = ProxyHeader::of(conn);
+    let bytes = proxy_header.bytes();
+    let end = begin + bytes.len();
     let frame = room.get_mut(..end)?;
     frame.get_mut(..begin)?.copy_from_slice(finished.get(..begin)?);
-    frame.get_mut(begin..)?.copy_from_slice(octets);
+    frame.get_mut(begin..)?.copy_from_slice(bytes);
     set_packet_len(frame, &mut here, end as u16);
     let segment = Segment::of(frame, &here)?;
     segment.header.sequence = first(conn).into();
@@ -283,10 +287,10 @@ fn alone<A: Address>(conn: &Conn<A>, headers: &Headers, finished: &[u8], room: &
 
 /// A segment of the real server.
 pub(super) fn outbound<A: Address>(conn: &mut Conn<A>, segment: &mut Segment<'_>) {
-    let len = conn.preface_len;
+    let len = conn.proxy_header_len;
     let flags = segment.header.flags;
     if flags & SYN != 0 {
-        // The header takes its part of what the server is ready for; a window in a SYN is in octets.
+        // The header takes its part of what the server is ready for; a window in a SYN is in bytes.
         let window = segment.header.window.get();
         segment.set_window(window.saturating_sub(len.into()));
         return;
@@ -295,12 +299,12 @@ pub(super) fn outbound<A: Address>(conn: &mut Conn<A>, segment: &mut Segment<'_>
         return;
     }
     let acknowledged = segment.header.acknowledgement.get();
-    if conn.introduction.has(Introduction::RECEIVED) {
+    if conn.client_address.has(ClientAddressState::RECEIVED) {
         segment.set_acknowledgement(acknowledged.wrapping_sub(len.into()));
     } else {
         segment.set_acknowledgement(unshifted(conn, acknowledged));
         if acknowledged.wrapping_sub(first(conn)).cast_signed() >= i32::from(len) {
-            conn.introduction.note(Introduction::RECEIVED);
+            conn.client_address.note(ClientAddressState::RECEIVED);
         }
     }
     if segment.header.header_len() > TcpHeader::LEN {

@@ -3,28 +3,28 @@
 //!
 //! In:  whole frames with their verdicts, while a burst is processed.
 //! Out: the same, in order, to the worker loop, which copies each into a buffer of its own.
-//! Never: allocates after start. What finds no room is dropped and counted as `made_frames_full`.
+//! Never: allocates after start. What finds no room is dropped and counted as `generated_frames_full`.
 
-use crate::limits::{MADE_FRAMES_MAX, MADE_OCTETS_MAX};
+use crate::limits::{GENERATED_BYTES_MAX, GENERATED_FRAMES_MAX};
 use crate::path::verdict::Verdict;
 
 /// See the module.
 #[derive(Debug)]
-pub struct MadeFrames {
-    octets: Box<[u8]>,
+pub struct GeneratedFrames {
+    bytes: Box<[u8]>,
     used: usize,
     /// Verdict and end of each frame; a frame begins where the one before it ends.
     frames: Vec<(Verdict, usize)>,
     taken: usize,
 }
 
-impl MadeFrames {
+impl GeneratedFrames {
     /// Room for what one burst can lead to.
     pub(crate) fn new() -> Self {
         Self {
-            octets: vec![0; MADE_OCTETS_MAX].into_boxed_slice(),
+            bytes: vec![0; GENERATED_BYTES_MAX].into_boxed_slice(),
             used: 0,
-            frames: Vec::with_capacity(MADE_FRAMES_MAX),
+            frames: Vec::with_capacity(GENERATED_FRAMES_MAX),
             taken: 0,
         }
     }
@@ -36,7 +36,7 @@ impl MadeFrames {
         if self.frames.len() == self.frames.capacity() {
             return false;
         }
-        let Some(mut room) = self.octets.get_mut(self.used..self.used + len) else {
+        let Some(mut room) = self.bytes.get_mut(self.used..self.used + len) else {
             return false;
         };
         for part in parts {
@@ -74,7 +74,7 @@ impl MadeFrames {
             return None;
         };
         self.taken += 1;
-        Some((verdict, self.octets.get(begin..end)?))
+        Some((verdict, self.bytes.get(begin..end)?))
     }
 }
 
@@ -85,28 +85,31 @@ mod tests {
 
     #[test]
     fn frames_come_out_once_in_order_and_then_all_room_is_free_again() {
-        let mut made = MadeFrames::new();
+        let mut generated = GeneratedFrames::new();
         for _ in 0..3 {
-            assert!(made.push(Verdict::Transmit(DeviceId(1)), &[b"ab", b"", b"c"]));
-            assert!(made.push(Verdict::Punt, &[b"d"]));
-            assert_eq!(made.take(), Some((Verdict::Transmit(DeviceId(1)), b"abc".as_slice())));
-            assert_eq!(made.take(), Some((Verdict::Punt, b"d".as_slice())));
-            assert_eq!(made.take(), None);
+            assert!(generated.push(Verdict::Transmit(DeviceId(1)), &[b"ab", b"", b"c"]));
+            assert!(generated.push(Verdict::Punt, &[b"d"]));
+            assert_eq!(
+                generated.take(),
+                Some((Verdict::Transmit(DeviceId(1)), b"abc".as_slice()))
+            );
+            assert_eq!(generated.take(), Some((Verdict::Punt, b"d".as_slice())));
+            assert_eq!(generated.take(), None);
         }
     }
 
     #[test]
     fn what_finds_no_room_is_refused_and_what_was_there_stays() {
-        let mut made = MadeFrames::new();
-        let half = vec![7; MADE_OCTETS_MAX / 2];
-        assert!(made.push(Verdict::Punt, &[&half]));
-        assert!(made.push(Verdict::Punt, &[&half]));
-        assert!(!made.push(Verdict::Punt, &[b"x"]));
-        assert_eq!(made.take().map(|(_, frame)| frame.len()), Some(half.len()));
-        let mut many = MadeFrames::new();
-        let refused = (0..2 * MADE_FRAMES_MAX)
+        let mut generated = GeneratedFrames::new();
+        let half = vec![7; GENERATED_BYTES_MAX / 2];
+        assert!(generated.push(Verdict::Punt, &[&half]));
+        assert!(generated.push(Verdict::Punt, &[&half]));
+        assert!(!generated.push(Verdict::Punt, &[b"x"]));
+        assert_eq!(generated.take().map(|(_, frame)| frame.len()), Some(half.len()));
+        let mut many = GeneratedFrames::new();
+        let refused = (0..2 * GENERATED_FRAMES_MAX)
             .filter(|_| !many.push(Verdict::Punt, &[]))
             .count();
-        assert!(refused > 0 && many.frames.capacity() >= MADE_FRAMES_MAX);
+        assert!(refused > 0 && many.frames.capacity() >= GENERATED_FRAMES_MAX);
     }
 }

@@ -12,7 +12,7 @@ const SLOTS: usize = 256;
 
 /// Answers of one kind.
 #[derive(Debug)]
-pub(crate) struct Recall<T>([Option<Answer<T>>; SLOTS]);
+pub(crate) struct Cache<T>([Option<Answer<T>>; SLOTS]);
 
 #[derive(Clone, Copy, Debug)]
 struct Answer<T> {
@@ -21,14 +21,14 @@ struct Answer<T> {
     answer: T,
 }
 
-impl<T: Copy> Recall<T> {
+impl<T: Copy> Cache<T> {
     const fn new() -> Self {
         Self([None; SLOTS])
     }
 
     /// The answer of `l3` about an address; `ask` must depend on nothing else.
     #[inline]
-    pub(crate) fn about(&mut self, l3: &L3, about: IpAddr, ask: impl FnOnce() -> T) -> T {
+    pub(crate) fn get_or_look_up(&mut self, l3: &L3, about: IpAddr, ask: impl FnOnce() -> T) -> T {
         let generation = l3.generation;
         let slot = &mut self.0[slot_of(about)];
         match slot {
@@ -48,21 +48,21 @@ impl<T: Copy> Recall<T> {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Recalls {
+pub(crate) struct L3Cache {
     /// Whether an address is the director's own.
-    pub(crate) locals: Recall<bool>,
+    pub(crate) locals: Cache<bool>,
     /// Where packets to a real server go.
-    pub(crate) routes: Recall<Route>,
+    pub(crate) routes: Cache<Route>,
     /// From which address they go there through a tunnel.
-    pub(crate) sources: Recall<Option<IpAddr>>,
+    pub(crate) sources: Cache<Option<IpAddr>>,
 }
 
-impl Recalls {
+impl L3Cache {
     pub(crate) fn new() -> Box<Self> {
         Box::new(Self {
-            locals: Recall::new(),
-            routes: Recall::new(),
-            sources: Recall::new(),
+            locals: Cache::new(),
+            routes: Cache::new(),
+            sources: Cache::new(),
         })
     }
 }
@@ -82,10 +82,10 @@ mod tests {
 
     #[test]
     fn an_answer_is_asked_for_once_a_generation_and_again_after_a_neighbour_in_the_slot() {
-        let mut recall = Recall::new();
+        let mut recall = Cache::new();
         let mut asked = 0;
-        let mut about = |recall: &mut Recall<u32>, l3: &L3, addr: &str| {
-            recall.about(l3, addr.parse().unwrap(), || {
+        let mut about = |recall: &mut Cache<u32>, l3: &L3, addr: &str| {
+            recall.get_or_look_up(l3, addr.parse().unwrap(), || {
                 asked += 1;
                 asked
             })

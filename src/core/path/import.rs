@@ -24,19 +24,19 @@ use crate::path::verdict::WorkerId;
 use crate::path::{admit, track};
 use crate::tick::Tick;
 use crate::wire::{sctp, tcp, udp};
-use crate::worker_state::{Step, WorkerState};
+use crate::worker_state::{Context, WorkerState};
 
 /// Timeout where neither the entry nor the protocol's states give one, in seconds.
 const TIMEOUT_DEFAULT_SEC: u32 = 180;
 
 /// See the module. Takes time in proportion to the entries and the real servers of their services.
-pub fn take_over(worker: &mut WorkerState, now: Tick, conns: &[SyncConn]) {
-    let (step, lanes) = worker.step(DeviceId(0), now, false);
+pub fn import_synced(worker: &mut WorkerState, now: Tick, conns: &[SyncConn]) {
+    let (ctx, families) = worker.context(DeviceId(0), now, false);
     for conn in conns {
         if conn.client.0.is_ipv4() {
-            one(&step, &mut lanes.v4.table, conn);
+            one(&ctx, &mut families.v4.table, conn);
         } else {
-            one(&step, &mut lanes.v6.table, conn);
+            one(&ctx, &mut families.v6.table, conn);
         }
     }
 }
@@ -51,57 +51,57 @@ struct Entry<'a, A: Address> {
     server: Option<&'a RealServer>,
 }
 
-fn one<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, synced: &SyncConn) {
+fn one<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, synced: &SyncConn) {
     // Ends of two families have no place in any table.
-    let Some(entry) = read(step, synced) else { return };
-    if step.workers_count > 1 && owner(step, &entry) != Some(step.worker) {
+    let Some(entry) = read(ctx, synced) else { return };
+    if ctx.workers_count > 1 && owner(ctx, &entry) != Some(ctx.worker) {
         // Replies find their way by the local end: where that leads to another worker, it needs a copy.
-        if replies_owner(step, &entry) == Some(step.worker) {
-            copy_for_replies(step, table, &entry);
+        if replies_owner(ctx, &entry) == Some(ctx.worker) {
+            copy_for_replies(ctx, table, &entry);
         }
         return;
     }
     let known = table.find(table.hash(&entry.key), &entry.key).map(|(index, _)| index);
     let taken = match known {
         Some(index) if is_same(table.conn(index), &entry) => {
-            update(step, table, index, &entry);
+            update(ctx, table, index, &entry);
             true
         }
         // The end of a connection that has made room for another: that one stays.
         Some(_) if synced.flags & u32::from(FLAG_INACTIVE) != 0 => true,
         Some(index) => {
-            track::forget(step, table, index);
-            create(step, table, &entry)
+            track::forget(ctx, table, index);
+            create(ctx, table, &entry)
         }
-        None => create(step, table, &entry),
+        None => create(ctx, table, &entry),
     };
     let counter = if taken {
-        &step.own.synced_in
+        &ctx.own.synced_in
     } else {
-        &step.own.synced_in_dropped
+        &ctx.own.synced_in_dropped
     };
     counter.add(1);
 }
 
 /// The worker to which the client's packets lead.
-fn owner<A: Address>(step: &Step<'_>, entry: &Entry<'_, A>) -> Option<WorkerId> {
+fn owner<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>) -> Option<WorkerId> {
     match entry.service {
-        Some(service) => admit::owner(step, Some(service), &entry.key),
-        None => Some(admit::owner_of_client(step, Spread::ENDS, entry.key.src)),
+        Some(service) => admit::owner(ctx, Some(service), &entry.key),
+        None => Some(admit::owner_of_client(ctx, Spread::ENDS, entry.key.src)),
     }
 }
 
 /// The worker to which replies of a FULLNAT connection lead.
-fn replies_owner<A: Address>(step: &Step<'_>, entry: &Entry<'_, A>) -> Option<WorkerId> {
+fn replies_owner<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>) -> Option<WorkerId> {
     let reply = FlowKey {
         src: entry.real,
         dst: entry.local?,
         protocol: entry.key.protocol,
     };
-    admit::owner(step, None, &reply)
+    admit::owner(ctx, None, &reply)
 }
 
-fn read<'a, A: Address>(step: &Step<'a>, synced: &'a SyncConn) -> Option<Entry<'a, A>> {
+fn read<'a, A: Address>(ctx: &Context<'a>, synced: &'a SyncConn) -> Option<Entry<'a, A>> {
     let end = |(addr, port): End| Some(Endpoint::new(A::from_ip(addr)?, port));
     let (client, virt, real) = (end(synced.client)?, end(synced.virt)?, end(synced.real)?);
     let protocol = if synced.is_template() {
@@ -109,7 +109,7 @@ fn read<'a, A: Address>(step: &Step<'a>, synced: &'a SyncConn) -> Option<Entry<'
     } else {
         synced.protocol
     };
-    let services = &step.snapshot.services;
+    let services = &ctx.snapshot.services;
     let marked = (synced.fwmark != 0)
         .then(|| services.find_marked::<A>(synced.fwmark))
         .flatten();
@@ -150,30 +150,30 @@ fn is_same<A: Address>(conn: &Conn<A>, entry: &Entry<'_, A>) -> bool {
     (is_template || conn.real == entry.real) && !begins_anew
 }
 
-fn update<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnIndex, entry: &Entry<'_, A>) {
+fn update<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex, entry: &Entry<'_, A>) {
     let flags = entry.synced.flags as u16;
     let conn = table.conn_mut(index);
     if !entry.synced.is_template() {
-        track::count_as(step, conn, flags & FLAG_INACTIVE == 0);
+        track::count_as(ctx, conn, flags & FLAG_INACTIVE == 0);
         conn.flags = conn.flags & !FLAGS_UPDATED | flags & FLAGS_UPDATED;
     }
-    settle(step, table, index, entry);
+    settle(ctx, table, index, entry);
 }
 
 /// State, timeout and the rest that every message says anew.
-fn settle<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, index: ConnIndex, entry: &Entry<'_, A>) {
+fn settle<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex, entry: &Entry<'_, A>) {
     let conn = table.conn_mut(index);
     conn.state = state(entry.synced);
     conn.synced_state = conn.state;
-    conn.in_packets = step.snapshot.sysctls.sync_threshold[0];
+    conn.in_packets = ctx.snapshot.sysctls.sync_threshold[0];
     if let Some(shifts) = entry.synced.shifts {
-        // What a director that puts a preface in front of the client's stream has shifted by.
+        // What a director that puts a proxy_header in front of the client's stream has shifted by.
         let [inbound, _] = shifts;
         conn.shift = inbound;
         let is_preface = entry.local.is_some() && conn.flags & FLAG_INBOUND_SHIFTED != 0;
-        conn.preface_len = u8::try_from(inbound.delta).ok().filter(|_| is_preface).unwrap_or(0);
+        conn.proxy_header_len = u8::try_from(inbound.delta).ok().filter(|_| is_preface).unwrap_or(0);
     }
-    table.set_timeout(index, timeout_ms(step, entry.synced), step.now);
+    table.set_timeout(index, timeout_ms(ctx, entry.synced), ctx.now);
 }
 
 /// A template may be told in a state that does not exist.
@@ -181,8 +181,8 @@ fn state(synced: &SyncConn) -> u8 {
     u8::try_from(synced.state).unwrap_or(u8::MAX)
 }
 
-fn timeout_ms(step: &Step<'_>, synced: &SyncConn) -> u32 {
-    let timeouts = &step.snapshot.timeouts;
+fn timeout_ms(ctx: &Context<'_>, synced: &SyncConn) -> u32 {
+    let timeouts = &ctx.snapshot.timeouts;
     let has_states = matches!(synced.protocol, tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL);
     match synced.timeout_sec {
         0 if has_states && !synced.is_template() => protocol::timeout_ms(timeouts, synced.protocol, state(synced)),
@@ -191,28 +191,28 @@ fn timeout_ms(step: &Step<'_>, synced: &SyncConn) -> u32 {
     }
 }
 
-fn create<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, entry: &Entry<'_, A>) -> bool {
+fn create<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, entry: &Entry<'_, A>) -> bool {
     let synced = entry.synced;
     let mode = entry.server.map_or(synced.mode(), |server| server.mode);
-    let Some(conn) = new_conn(step, entry, mode) else {
+    let Some(conn) = new_conn(ctx, entry, mode) else {
         return false;
     };
-    let Ok(index) = table.insert(conn, step.now) else {
+    let Ok(index) = table.insert(conn, ctx.now) else {
         return false;
     };
     if let Some(server) = entry.server {
         if synced.is_template() {
-            step.own.server(server.id).persistent.add(1);
+            ctx.own.server(server.id).persistent.add(1);
         } else {
-            track::bind(step, server, conn.flags & FLAG_INACTIVE == 0);
+            track::bind(ctx, server, conn.flags & FLAG_INACTIVE == 0);
         }
     }
-    settle(step, table, index, entry);
+    settle(ctx, table, index, entry);
     true
 }
 
 /// `None` when a FULLNAT server's connection came without its local address.
-fn new_conn<A: Address>(step: &Step<'_>, entry: &Entry<'_, A>, mode: ForwardingMode) -> Option<Conn<A>> {
+fn new_conn<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>, mode: ForwardingMode) -> Option<Conn<A>> {
     let synced = entry.synced;
     let local = match (mode, entry.local) {
         (ForwardingMode::FullNat, Some(local)) => local,
@@ -245,26 +245,26 @@ fn new_conn<A: Address>(step: &Step<'_>, entry: &Entry<'_, A>, mode: ForwardingM
         l4_delta,
         fwmark: synced.fwmark,
         state: state(synced),
-        timeout_ms: timeout_ms(step, synced),
+        timeout_ms: timeout_ms(ctx, synced),
         ..Conn::default()
     })
 }
 
 /// Another worker has the client; this one has the port that replies come to.
-fn copy_for_replies<A: Address>(step: &Step<'_>, table: &mut ConnTable<A>, entry: &Entry<'_, A>) {
+fn copy_for_replies<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, entry: &Entry<'_, A>) {
     let known = table.find(table.hash(&entry.key), &entry.key).map(|(index, _)| index);
     if let Some(index) = known {
         if table.conn(index).real == entry.real {
-            settle(step, table, index, entry);
+            settle(ctx, table, index, entry);
             return;
         }
         table.remove(index);
     }
     let unbound = Entry { server: None, ..*entry };
-    if let Some(conn) = new_conn(step, &unbound, ForwardingMode::FullNat) {
+    if let Some(conn) = new_conn(ctx, &unbound, ForwardingMode::FullNat) {
         let flags = conn.flags & !FLAG_TEMPLATE | FLAG_REPLIES_ONLY;
-        if let Ok(index) = table.insert(Conn { flags, ..conn }, step.now) {
-            settle(step, table, index, entry);
+        if let Ok(index) = table.insert(Conn { flags, ..conn }, ctx.now) {
+            settle(ctx, table, index, entry);
         }
     }
 }

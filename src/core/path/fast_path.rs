@@ -23,7 +23,7 @@ use crate::l3::{Hop, HopId};
 use crate::path::forward::rewrite::TTL_DELTA;
 use crate::path::forward::tunnel;
 use crate::path::headers::Headers;
-use crate::path::resolve::Way;
+use crate::path::resolve::NextHop;
 use crate::path::tunnelled;
 use crate::path::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
@@ -32,28 +32,28 @@ use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
 use crate::wire::{tcp, udp};
-use crate::worker_state::Step;
+use crate::worker_state::Context;
 
 /// A family, and its header without options or extensions.
-pub(crate) trait Plain: Address {
-    /// See [`PlainHeader`].
-    type Header: PlainHeader<Self>;
+pub(crate) trait FastPath: Address {
+    /// See [`FastHeader`].
+    type Header: FastHeader<Self>;
 }
 
 /// What the short way changes in an IP header.
-pub(crate) trait PlainHeader<A>: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
+pub(crate) trait FastHeader<A>: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
     /// Other addresses.
     fn set_addresses(&mut self, src: A, dst: A);
 
     /// TTL − 1, which must not be 0; in its checksum `delta` besides.
-    fn step(&mut self, delta: u16);
+    fn decrement_ttl(&mut self, delta: u16);
 
     /// TOS or traffic class.
     fn class(&self) -> u8;
 }
 
 /// Connections with any of these go the full way.
-const NOT_PLAIN: u16 = FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED | FLAG_TIMED;
+const SLOW_PATH_FLAGS: u16 = FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED | FLAG_TIMED;
 
 /// Flags of a TCP segment that its state may depend on.
 const EVENTS: u8 = SYN | FIN | RST | ACK;
@@ -61,7 +61,7 @@ const EVENTS: u8 = SYN | FIN | RST | ACK;
 /// An untagged frame with a packet without options or extensions. Behind the ports, TCP and UDP differ.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct PlainFrame<H> {
+struct RewrittenFrame<H> {
     ethernet: EthernetHeader,
     ip: H,
     src_port: U16,
@@ -86,21 +86,21 @@ const L3_OFFSET: u16 = EthernetHeader::LEN as u16;
 
 /// See the module.
 #[inline(always)]
-pub(crate) fn forward<A: Plain, F: Frame>(
-    step: &mut Step<'_>,
+pub(crate) fn forward<A: FastPath, F: Frame>(
+    ctx: &mut Context<'_>,
     conn: &mut Conn<A>,
     direction: Direction,
     headers: &Headers,
     frame: &mut F,
 ) -> Option<Verdict> {
-    let snapshot = step.snapshot;
+    let snapshot = ctx.snapshot;
     let timeout_ms = match headers.protocol {
         tcp::PROTOCOL if conn.state == TcpState::Established as u8 && headers.tcp_flags & EVENTS == ACK => {
-            step.established_ms[direction as usize]
+            ctx.established_ms[direction as usize]
         }
         // A reply assures the template.
         udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => {
-            step.udp_ms[direction as usize]
+            ctx.udp_ms[direction as usize]
         }
         _ => return None,
     };
@@ -110,25 +110,25 @@ pub(crate) fn forward<A: Plain, F: Frame>(
     let hop = snapshot.l3.hop(HopId(conn.hops[direction as usize]));
     let packet_len = headers.packet_len();
     // Both at once, as they lie side by side.
-    let is_where_plain =
+    let is_where_expected =
         (headers.l3_offset == L3_OFFSET) & (headers.l4_offset == L3_OFFSET + size_of::<A::Header>() as u16);
-    let is_plain = is_where_plain
+    let is_fast = is_where_expected
         && mode != ForwardingMode::Local
-        && conn.flags & NOT_PLAIN == 0
-        && !conn.introduction.is_pending()
+        && conn.flags & SLOW_PATH_FLAGS == 0
+        && !conn.client_address.is_pending()
         && conn.timeout_ms == timeout_ms
         && conn.hop_generation == snapshot.l3.generation
         && slot.available
         && hop.vlan == 0
         && headers.ttl > 1
         && packet_len <= usize::from(hop.mtu);
-    if !is_plain {
+    if !is_fast {
         return None;
     }
     if mode == ForwardingMode::Tunnel {
-        return into_tunnel(step, conn, slot, hop, headers, frame);
+        return into_tunnel(ctx, conn, slot, hop, headers, frame);
     }
-    let (plain, _) = PlainFrame::<A::Header>::mut_from_prefix(frame.bytes_mut()).ok()?;
+    let (plain, _) = RewrittenFrame::<A::Header>::mut_from_prefix(frame.bytes_mut()).ok()?;
     if mode.sees_replies() {
         let (src, dst) = match direction {
             Direction::Inbound => (&conn.local, &conn.real),
@@ -138,15 +138,15 @@ pub(crate) fn forward<A: Plain, F: Frame>(
         let complement = 0u16.wrapping_sub(direction as u16);
         let turn = |delta: u16| delta ^ complement;
         plain.rewrite(headers.protocol, src, dst, turn(conn.l4_delta))?;
-        plain.ip.step(turn(conn.l3_delta));
+        plain.ip.decrement_ttl(turn(conn.l3_delta));
     } else {
-        plain.ip.step(0);
+        plain.ip.decrement_ttl(0);
     }
     plain.ethernet.dst = hop.dst_mac;
     plain.ethernet.src = hop.src_mac;
-    conn.last_seen = step.now;
+    conn.last_seen = ctx.now;
     conn.in_packets = conn.in_packets.wrapping_add(1 - direction as u32);
-    step.own.server(id).count(direction, packet_len as u64);
+    ctx.own.server(id).count(direction, packet_len as u64);
     // Padding of a short frame was the incoming link's, not the packet's.
     frame.truncate(usize::from(headers.packet_end));
     Some(Verdict::Transmit(hop.device))
@@ -155,8 +155,8 @@ pub(crate) fn forward<A: Plain, F: Frame>(
 /// The rest of the short way in tunnel mode, for a packet that fits the tunnel and a way on which nobody has told of
 /// a narrower link.
 #[inline(never)]
-fn into_tunnel<A: Plain, F: Frame>(
-    step: &mut Step<'_>,
+fn into_tunnel<A: FastPath, F: Frame>(
+    ctx: &mut Context<'_>,
     conn: &mut Conn<A>,
     slot: &ServerSlot,
     hop: &Hop,
@@ -165,28 +165,28 @@ fn into_tunnel<A: Plain, F: Frame>(
 ) -> Option<Verdict> {
     let server = &slot.server;
     let outer_len = headers.packet_len() + usize::from(tunnelled::overhead(server));
-    if outer_len > usize::from(hop.mtu) || !step.path_mtus.is_empty() {
+    if outer_len > usize::from(hop.mtu) || !ctx.path_mtus.is_empty() {
         return None;
     }
-    conn.last_seen = step.now;
+    conn.last_seen = ctx.now;
     conn.in_packets = conn.in_packets.wrapping_add(1);
-    let counted = step.own.server(server.id);
+    let counted = ctx.own.server(server.id);
     counted.count(Direction::Inbound, headers.packet_len() as u64);
     if let (TunnelKind::IpIp, IpAddr::V4(dst)) = (server.tunnel, server.addr)
-        && let Some(IpAddr::V4(src)) = tunnelled::source(step, server.addr)
+        && let Some(IpAddr::V4(src)) = tunnelled::source(ctx, server.addr)
         && frame.prepend(Ipv4Header::LEN)
     {
         let ends = (Addr4(src.octets()), Addr4(dst.octets()));
-        return Some(ip_in_ipv4::<A, F>(step, ends, hop, headers, frame));
+        return Some(ip_in_ipv4::<A, F>(ctx, ends, hop, headers, frame));
     }
-    let way = Way { hop, waits_for: None };
-    Some(tunnelled::send(step, headers, frame, conn, server, &way))
+    let next_hop = NextHop { hop, waits_for: None };
+    Some(tunnelled::send(ctx, headers, frame, conn, server, &next_hop))
 }
 
 /// What [`tunnel::encapsulate`] makes of a packet that lies where it arrived, behind room for an outer header.
 #[inline(always)]
-fn ip_in_ipv4<A: Plain, F: Frame>(
-    step: &mut Step<'_>,
+fn ip_in_ipv4<A: FastPath, F: Frame>(
+    ctx: &mut Context<'_>,
     (src, dst): (Addr4, Addr4),
     hop: &Hop,
     headers: &Headers,
@@ -203,10 +203,10 @@ fn ip_in_ipv4<A: Plain, F: Frame>(
         len: headers.packet_len() as u16,
         dont_fragment: headers.dont_fragment,
     };
-    let identification = step.random.next_u32() as u16;
-    let pmtu_disc = tunnelled::is_pmtu_disc(step);
+    let identification = ctx.random.next_u32() as u16;
+    let pmtu_disc = tunnelled::is_pmtu_disc(ctx);
     wrapped.outer = packet.outer_ipv4(src, dst, packet.protocol(), packet.len, identification, pmtu_disc);
-    wrapped.inner.step(0);
+    wrapped.inner.decrement_ttl(0);
     wrapped.ethernet = EthernetHeader {
         dst: hop.dst_mac,
         src: hop.src_mac,
@@ -215,22 +215,22 @@ fn ip_in_ipv4<A: Plain, F: Frame>(
     Verdict::Transmit(hop.device)
 }
 
-impl Plain for Addr4 {
+impl FastPath for Addr4 {
     type Header = Ipv4Header;
 }
 
-impl Plain for Addr6 {
+impl FastPath for Addr6 {
     type Header = Ipv6Header;
 }
 
-impl PlainHeader<Addr4> for Ipv4Header {
+impl FastHeader<Addr4> for Ipv4Header {
     #[inline(always)]
     fn set_addresses(&mut self, src: Addr4, dst: Addr4) {
         (self.src, self.dst) = (src, dst);
     }
 
     #[inline(always)]
-    fn step(&mut self, delta: u16) {
+    fn decrement_ttl(&mut self, delta: u16) {
         self.ttl = self.ttl.wrapping_sub(1);
         let delta = checksum::add(delta, TTL_DELTA);
         checksum::update_in(&mut self.checksum, delta);
@@ -242,14 +242,14 @@ impl PlainHeader<Addr4> for Ipv4Header {
     }
 }
 
-impl PlainHeader<Addr6> for Ipv6Header {
+impl FastHeader<Addr6> for Ipv6Header {
     #[inline(always)]
     fn set_addresses(&mut self, src: Addr6, dst: Addr6) {
         (self.src, self.dst) = (src, dst);
     }
 
     #[inline(always)]
-    fn step(&mut self, _delta: u16) {
+    fn decrement_ttl(&mut self, _delta: u16) {
         self.hop_limit = self.hop_limit.wrapping_sub(1);
     }
 
@@ -259,13 +259,13 @@ impl PlainHeader<Addr6> for Ipv6Header {
     }
 }
 
-impl<H> PlainFrame<H> {
+impl<H> RewrittenFrame<H> {
     /// Addresses, ports and the checksum of the upper layer; `None`, and nothing changed, for a datagram that has none.
     #[inline(always)]
     fn rewrite<A>(&mut self, protocol: u8, src: &Endpoint<A>, dst: &Endpoint<A>, l4_delta: u16) -> Option<()>
     where
         A: Address,
-        H: PlainHeader<A>,
+        H: FastHeader<A>,
     {
         if protocol == tcp::PROTOCOL {
             checksum::update_in(&mut self.tcp_checksum, l4_delta);

@@ -1,5 +1,5 @@
 //! The PROXY protocol as a law: whatever is lost, doubled, reordered or cut anew on the way, the server reads the
-//! header and then the client's octets, and the client believes nothing that is not so.
+//! header and then the client's bytes, and the client believes nothing that is not so.
 
 use std::collections::VecDeque;
 
@@ -15,7 +15,7 @@ struct World {
     random: Random,
     stream: Vec<u8>,
     isn: u32,
-    /// Octets that the client knows to have arrived.
+    /// Bytes that the client knows to have arrived.
     acknowledged: usize,
     /// What the server has of header and stream.
     received: Vec<Option<u8>>,
@@ -80,9 +80,9 @@ impl World {
         };
         let segment = segment(&frame);
         let at = segment.sequence.wrapping_sub(self.isn.wrapping_add(1)) as usize;
-        for (offset, &octet) in segment.payload.iter().enumerate() {
-            let had = self.received[at + offset].replace(octet);
-            assert!(had.is_none_or(|had| had == octet), "octet {} changed", at + offset);
+        for (offset, &byte) in segment.payload.iter().enumerate() {
+            let had = self.received[at + offset].replace(byte);
+            assert!(had.is_none_or(|had| had == byte), "byte {} changed", at + offset);
         }
         let number = |at: usize| self.isn.wrapping_add(1 + at as u32);
         let next = self.received.iter().position(Option::is_none).expect("room");
@@ -168,7 +168,7 @@ fn the_server_reads_header_and_stream_whatever_happens_on_the_way() {
                 _ => world.client_receives(header_len),
             }
         }
-        let read: Vec<u8> = world.received.iter().map_while(|octet| *octet).collect();
+        let read: Vec<u8> = world.received.iter().map_while(|byte| *byte).collect();
         assert_eq!(read.len(), header_len + STREAM_LEN, "seed {seed}");
         assert!(read[..header_len].starts_with(if carrier == ClientAddress::ProxyV1 {
             b"PROXY TCP"

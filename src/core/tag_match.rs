@@ -4,26 +4,26 @@
 //! By SSE2, which every x86-64 has: four instructions instead of thirty. Elsewhere one by one.
 #![allow(unsafe_code)]
 
-/// Bit `n` is set when `lanes[n] == wanted`; bits 8 and above are clear.
+/// Bit `n` is set when `tags[n] == wanted`; bits 8 and above are clear.
 #[inline(always)]
-pub fn equal(lanes: &[u16; 8], wanted: u16) -> u32 {
+pub fn equal(tags: &[u16; 8], wanted: u16) -> u32 {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE2 is part of x86-64; the unaligned load reads the 16 octets of `lanes`.
+    // SAFETY: SSE2 is part of x86-64; the unaligned load reads the 16 bytes of `tags`.
     unsafe {
         use core::arch::x86_64::{
             _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16, _mm_setzero_si128,
         };
-        let all = _mm_loadu_si128(lanes.as_ptr().cast());
+        let all = _mm_loadu_si128(tags.as_ptr().cast());
         let same = _mm_cmpeq_epi16(all, _mm_set1_epi16(wanted.cast_signed()));
         _mm_movemask_epi8(_mm_packs_epi16(same, _mm_setzero_si128())).cast_unsigned()
     }
     #[cfg(not(target_arch = "x86_64"))]
-    one_by_one(lanes, wanted)
+    one_by_one(tags, wanted)
 }
 
 #[cfg(any(test, not(target_arch = "x86_64")))]
-fn one_by_one(lanes: &[u16; 8], wanted: u16) -> u32 {
-    (0..8).fold(0, |bits, place| bits | u32::from(lanes[place] == wanted) << place)
+fn one_by_one(tags: &[u16; 8], wanted: u16) -> u32 {
+    (0..8).fold(0, |bits, place| bits | u32::from(tags[place] == wanted) << place)
 }
 
 #[cfg(test)]
@@ -35,13 +35,9 @@ mod tests {
     fn all_at_once_finds_what_one_by_one_finds() {
         let mut random = Random::new(1);
         for _ in 0..10_000 {
-            let lanes = std::array::from_fn(|_| random.below(4) as u16 * 0x5555);
+            let tags = std::array::from_fn(|_| random.below(4) as u16 * 0x5555);
             for wanted in [0, 1, 0x5555, 0xaaaa, 0xffff] {
-                assert_eq!(
-                    equal(&lanes, wanted),
-                    one_by_one(&lanes, wanted),
-                    "{lanes:x?} {wanted:x}"
-                );
+                assert_eq!(equal(&tags, wanted), one_by_one(&tags, wanted), "{tags:x?} {wanted:x}");
             }
         }
     }

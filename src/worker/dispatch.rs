@@ -11,16 +11,16 @@ use lvs_core::tick::Tick;
 
 use crate::dpdk::{Burst, Mbuf, clock};
 use crate::worker::capture::Taps;
-use crate::worker::handover::{Handed, Outbox};
+use crate::worker::handoff::{Handoff, Outbox};
 use crate::worker::hold::Hold;
 use crate::worker::punt::PuntedFrames;
-use crate::worker::tx::Way;
+use crate::worker::tx::TxRoute;
 
 /// All ways out of a worker.
 #[derive(Debug)]
-pub struct Exits {
+pub struct Dispatcher {
     /// By device.
-    ways: Vec<Way>,
+    tx_routes: Vec<TxRoute>,
     outbox: Outbox,
     punted: PuntedFrames,
     /// Bit `n`: device `n` has a kernel twin.
@@ -34,18 +34,18 @@ pub struct Exits {
     counters: Arc<WorkerCounters>,
 }
 
-impl Exits {
+impl Dispatcher {
     /// The ways by device, the rings to the other workers and to the twin thread, and the devices with a twin
     /// (bit `n` for device `n`).
     pub fn new(
-        ways: Vec<Way>,
+        tx_routes: Vec<TxRoute>,
         outbox: Outbox,
         punted: PuntedFrames,
         twins: u32,
         counters: Arc<WorkerCounters>,
     ) -> Self {
         Self {
-            ways,
+            tx_routes,
             outbox,
             punted,
             twins,
@@ -74,8 +74,8 @@ impl Exits {
         match verdict {
             Verdict::Transmit(to) => self.transmit(to, mbuf),
             Verdict::Punt => self.punt(device, mbuf),
-            Verdict::HandOver(worker) => {
-                self.hand_over(usize::from(worker.0), Handed::Process { mbuf, from: device }, device);
+            Verdict::Handoff(worker) => {
+                self.handoff(usize::from(worker.0), Handoff::Process { mbuf, from: device }, device);
             }
             Verdict::Hold(wait) => {
                 let neighbour = neighbour(wait);
@@ -83,8 +83,8 @@ impl Exits {
                     self.lose(neighbour.device, mbuf, DropReason::HeldQueueFull);
                 }
             }
-            Verdict::Kept => {
-                self.counters.kept_frames.add(1);
+            Verdict::Consumed => {
+                self.counters.consumed_frames.add(1);
                 self.free_later(mbuf);
             }
             Verdict::Drop(reason) => self.drop_frame(mbuf, reason),
@@ -94,8 +94,8 @@ impl Exits {
     /// Sends a frame from the kernel twin of `device` where `verdict` says.
     pub fn dispatch_from_host(&mut self, device: DeviceId, mbuf: Mbuf, verdict: Verdict) {
         match verdict {
-            Verdict::HandOver(worker) => {
-                self.hand_over(usize::from(worker.0), Handed::FromHost { mbuf, device }, device);
+            Verdict::Handoff(worker) => {
+                self.handoff(usize::from(worker.0), Handoff::FromHost { mbuf, device }, device);
             }
             Verdict::Drop(reason) => self.drop_frame(mbuf, reason),
             _ => self.transmit(device, mbuf),
@@ -105,11 +105,11 @@ impl Exits {
     /// Transmits a complete frame, by another worker's queue if need be.
     #[inline]
     pub fn transmit(&mut self, to: DeviceId, mbuf: Mbuf) {
-        match self.ways.get_mut(usize::from(to.0)) {
-            Some(Way::Own(outlet)) => outlet.push(mbuf, &self.counters, &mut self.taps),
-            Some(Way::Via(worker)) => {
+        match self.tx_routes.get_mut(usize::from(to.0)) {
+            Some(TxRoute::Own(tx_buffer)) => tx_buffer.push(mbuf, &self.counters, &mut self.taps),
+            Some(TxRoute::Via(worker)) => {
                 let worker = *worker;
-                self.hand_over(worker, Handed::Transmit { mbuf, to }, to);
+                self.handoff(worker, Handoff::Transmit { mbuf, to }, to);
             }
             None => self.lose(to, mbuf, DropReason::NoRoute),
         }
@@ -119,8 +119,8 @@ impl Exits {
     /// burst is as it was.
     #[inline]
     pub fn transmit_all(&mut self, to: DeviceId, burst: &mut Burst) -> bool {
-        match self.ways.get_mut(usize::from(to.0)) {
-            Some(Way::Own(outlet)) => outlet.take(burst),
+        match self.tx_routes.get_mut(usize::from(to.0)) {
+            Some(TxRoute::Own(tx_buffer)) => tx_buffer.take(burst),
             _ => false,
         }
     }
@@ -128,8 +128,8 @@ impl Exits {
     /// Transmits a frame for another worker: only by an own queue, so that it never goes round.
     #[inline]
     pub fn transmit_own(&mut self, to: DeviceId, mbuf: Mbuf) {
-        match self.ways.get_mut(usize::from(to.0)) {
-            Some(Way::Own(outlet)) => outlet.push(mbuf, &self.counters, &mut self.taps),
+        match self.tx_routes.get_mut(usize::from(to.0)) {
+            Some(TxRoute::Own(tx_buffer)) => tx_buffer.push(mbuf, &self.counters, &mut self.taps),
             _ => self.lose(to, mbuf, DropReason::NoRoute),
         }
     }
@@ -145,9 +145,9 @@ impl Exits {
 
     /// The same for a frame that the path made and that found no buffer.
     #[cold]
-    pub fn lose_made(&mut self, device: DeviceId, octets: &[u8]) {
+    pub fn lose_generated(&mut self, device: DeviceId, bytes: &[u8]) {
         if !self.taps.is_empty() {
-            self.taps.loses(clock::cycles(), device, DropReason::NoMbuf, octets);
+            self.taps.loses(clock::cycles(), device, DropReason::NoMbuf, bytes);
         }
         self.counters.drop_packet(DropReason::NoMbuf);
     }
@@ -170,9 +170,9 @@ impl Exits {
     /// Sends all batches and frees what was dropped.
     #[inline]
     pub fn flush(&mut self) {
-        for way in &mut self.ways {
-            if let Way::Own(outlet) = way {
-                outlet.flush(&self.counters, &mut self.taps);
+        for tx_route in &mut self.tx_routes {
+            if let TxRoute::Own(tx_buffer) = tx_route {
+                tx_buffer.flush(&self.counters, &mut self.taps);
             }
         }
         self.dropped.free();
@@ -195,10 +195,10 @@ impl Exits {
     }
 
     #[inline]
-    fn hand_over(&mut self, worker: usize, handed: Handed, device: DeviceId) {
+    fn handoff(&mut self, worker: usize, handed: Handoff, device: DeviceId) {
         match self.outbox.give(worker, handed) {
-            Ok(()) => self.counters.handed_over_out.add(1),
-            Err(mbuf) => self.lose(device, mbuf, DropReason::HandOverRingFull),
+            Ok(()) => self.counters.handoff_out.add(1),
+            Err(mbuf) => self.lose(device, mbuf, DropReason::HandoffRingFull),
         }
     }
 }

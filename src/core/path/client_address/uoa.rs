@@ -9,9 +9,9 @@ use zerocopy::network_endian::U16;
 
 use crate::address::{Address, AddressFamily, Endpoint};
 use crate::frame::Frame;
+use crate::path::client_address::option_of;
+use crate::path::client_address::toa::{grow_packet, open};
 use crate::path::headers::Headers;
-use crate::path::introduce::option_of;
-use crate::path::introduce::toa::{grow_packet, open};
 use crate::wire::checksum;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
@@ -22,9 +22,9 @@ const OPTION: u8 = 31;
 const OPTION_PROTOCOL: u8 = 248;
 /// Of the option protocol: its version for IPv6 options.
 const VERSION_V6: u8 = 0x20;
-/// Octets of the option protocol's fixed header.
+/// Bytes of the option protocol's fixed header.
 const FIXED_LEN: usize = 4;
-/// Words of 4 octets in the longest IPv4 header.
+/// Words of 4 bytes in the longest IPv4 header.
 const IHL_MAX: usize = 15;
 
 /// Puts the option in; `false` and unchanged where there is no room for it.
@@ -71,7 +71,7 @@ pub(super) fn insert<A: Address, F: Frame>(
             if let Ok((ip, _)) = Ipv4Header::mut_from_prefix(packet) {
                 let words = (len / 4) as u8;
                 ip.version_ihl += words;
-                // The header length is in the high octet of its word.
+                // The header length is in the high byte of its word.
                 let delta = checksum::add(checksum::sum(content), u16::from(words) << 8);
                 ip.checksum = U16::new(checksum::update(ip.checksum.get(), delta));
             }
@@ -85,7 +85,7 @@ pub(super) fn insert<A: Address, F: Frame>(
     true
 }
 
-/// An IPv4 header has room for 40 octets of options; the reader looks for the option protocol directly behind the
+/// An IPv4 header has room for 40 bytes of options; the reader looks for the option protocol directly behind the
 /// IPv6 header.
 const fn is_room(headers: &Headers, len: usize) -> bool {
     let header_len = headers.l4_offset.saturating_sub(headers.l3_offset) as usize;
