@@ -1,12 +1,8 @@
 # shellcheck shell=bash
 # The pair of docs/deploy.md: its keepalived.conf, as an operator copies it, on both directors.
 
-# The pair's network, VRRP's questions and the takeover's clock.
-# shellcheck source=scripts/lab.d/labs/vrrp.sh
-source "$LAB_HOME/scripts/lab.d/labs/vrrp.sh"
-
-# Which directors they are; the first is to be master.
-PAIR=(director1 director2)
+# shellcheck source=scripts/lab.d/takeover.sh
+source "$LAB_HOME/scripts/lab.d/takeover.sh"
 
 run_lab() {
     local n
@@ -45,39 +41,31 @@ copy_from_deploy() {
 
 comes_up_as_deploy_says() {
     local director
-    for director in "${PAIR[@]}"; do
+    for director in director1 director2; do
         at "$director"
         check "$director has both servers" until_true 60 has_both_servers
     done
-    at "${PAIR[0]}"
+    at director1
     check "$AT is master" until_true 15 is_master
     director_types ip -br address
     ipvsadm -Ln
-    check_sync "${PAIR[@]}"
+    check_sync director1 director2
     director_types lvsctl why 203.0.113.7 tcp:198.51.100.80:80
-    at "${PAIR[1]}"
+    at director2
     check "$AT is backup" is_no_master
-    at "${PAIR[0]}"
+    at director1
     check "pages come" until_true 10 answers "$(url "$VIP")/" rs1 rs2
     check "the client reaches the master's MAC" is_reached
-    equal "both directors list the same" "$(rules)" "$(at "${PAIR[1]}" && rules)"
+    equal "both directors list the same" "$(rules)" "$(at director2 && rules)"
 }
 
 rules() { ipvsadm_quiet -Sn | sort; }
 
 master_dies() {
     local before
-    start_downloads 4 "$(url "$VIP")"
-    check "downloads run" until_true 10 at_least_active 4
-    at director2
-    before=$(rules)
-    check "director2 knows them" until_true 10 has_connections 4
-    at director1
-    kill_keepalived
-    end_lvsd KILL
-    check_takeover "lvsd and keepalived of the master killed"
-    at director2
-    check "director2 is master" is_master
+    run_downloads
+    before=$(at director2 && rules)
+    kill_master
     equal "its list is what it was" "$before" "$(rules)"
     check "it tells now: $(daemons)" until_true 10 runs_daemon master
     check_ab 500 10 "$(url "$VIP")"
