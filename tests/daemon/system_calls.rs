@@ -53,10 +53,10 @@ fn a_worker_makes_no_system_call_while_connections_come_and_expire_and_services_
     let traced = Traced::attach(&process, &threads(&process, "rte-worker")[0], &stand.path("calls"));
     for _ in 0..3 {
         daemon.printed("server add udp:192.0.2.100:53 198.51.100.11:53 --mode nat");
-        until(10, "every flow has a connection", || conns(&daemon) == u64::from(FLOWS));
+        until("every flow has a connection", || conns(&daemon) == u64::from(FLOWS));
         // Their packets then find no server: each lets its connection expire at once.
         daemon.printed("server delete udp:192.0.2.100:53 198.51.100.11:53");
-        until(10, "all are gone", || conns(&daemon) == 0);
+        until("all are gone", || conns(&daemon) == 0);
     }
     assert_eq!(traced.calls(), "");
     daemon.stop();
