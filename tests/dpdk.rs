@@ -314,10 +314,18 @@ fn the_clock_counts_milliseconds_and_memory_is_zeroed() {
     in_own_process("the_clock_counts_milliseconds_and_memory_is_zeroed", || {
         let eal = start_eal(1);
         let clock = Clock::start(&eal);
-        let (real, tick) = (std::time::Instant::now(), clock.now());
+        // This clock is read between two looks at the kernel's, however long the machine takes over them.
+        let before = std::time::Instant::now();
+        let tick = clock.now();
+        let after = std::time::Instant::now();
         std::thread::sleep(std::time::Duration::from_millis(50));
-        let difference = clock.now().since_ms(tick).abs_diff(real.elapsed().as_millis() as u32);
-        assert!(difference <= 2, "off by {difference} ms");
+        let least_ms = after.elapsed().as_millis() as u32;
+        let counted_ms = clock.now().since_ms(tick);
+        let most_ms = before.elapsed().as_millis() as u32;
+        assert!(
+            (least_ms - 1..=most_ms + 1).contains(&counted_ms),
+            "{counted_ms} ms, and {least_ms} to {most_ms} by the kernel's clock"
+        );
         assert!(!eal.hugepages());
         let region = memory::zeroed_region(&eal, 1 << 20, None).unwrap();
         assert_eq!(region.as_ptr().align_offset(4096), 0);
@@ -357,7 +365,7 @@ fn frames_cross_a_veth_pair_by_af_packet() {
         let mut burst = Burst::new();
         burst.push(frame(&pool, &content)).unwrap();
         assert_eq!(from.tx[0].transmit(&mut burst).packets, 1);
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
         let mut arrived = false;
         while !arrived && std::time::Instant::now() < end {
             to.rx[0].receive(&mut burst);

@@ -6,11 +6,15 @@ mod lab;
 mod own_process;
 #[path = "process/scripted_path.rs"]
 mod scripted_path;
+#[path = "process/traced.rs"]
+mod traced;
+#[path = "process/waits.rs"]
+mod waits;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lab::{Lab, LabSettings, wait_for, wait_until};
+use lab::{Lab, LabSettings, wait_until};
 use lvs_core::capture::{CaptureFilter, VerdictName};
 use lvs_core::counters::SingleWriter;
 use lvs_core::frame::Frame;
@@ -22,6 +26,8 @@ use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, ConnDump, DumpCursor, Reply};
 use own_process::in_own_process;
 use scripted_path::{HAND_OVER, HOLD, PUNT, TRANSMIT, neighbour, snapshot};
+use traced::{Traced, threads};
+use waits::longest_wait;
 
 /// Workers that share CPUs with the test.
 const IDLE: IdlePolicy = IdlePolicy::Sleep {
@@ -110,11 +116,13 @@ fn a_twin_that_refuses_costs_a_named_drop() {
 }
 
 #[test]
-fn a_punted_frame_waits_milliseconds_at_most_and_a_quiet_thread_costs_little() {
+fn a_punted_frame_waits_for_two_milliseconds_at_most_and_a_quiet_thread_costs_little() {
     in_own_process(
-        "a_punted_frame_waits_milliseconds_at_most_and_a_quiet_thread_costs_little",
+        "a_punted_frame_waits_for_two_milliseconds_at_most_and_a_quiet_thread_costs_little",
         || {
             let mut lab = Lab::start(&ONE);
+            let log = tempfile::NamedTempFile::new().unwrap();
+            let traced = Traced::attach("self", &threads("self", "lvsd-twins")[0], log.path());
             let mut frame = [0; 64];
             let mut waits = Vec::new();
             for _ in 0..20 {
@@ -125,7 +133,9 @@ fn a_punted_frame_waits_milliseconds_at_most_and_a_quiet_thread_costs_little() {
                 waits.push(sent.elapsed());
             }
             waits.sort();
-            assert!(waits[10] < Duration::from_millis(5), "{waits:?}");
+            // What the thread asks for is its own; when the machine lets it go on is not.
+            let longest = longest_wait(&traced.calls()).expect("it waited");
+            assert!(longest <= Duration::from_millis(2), "a wait of {longest:?}");
             let before = twin_thread_cpu_ms();
             std::thread::sleep(Duration::from_millis(1_000));
             let spent = twin_thread_cpu_ms() - before;
@@ -240,12 +250,13 @@ fn a_held_frame_leaves_once_its_neighbour_is_known() {
             [1, 3],
             "in order"
         );
-        assert!(matches!(lab.reply(0), Some(Reply::Retired(old)) if old.l3.generation == 0));
-        assert_eq!(lab.asked(0), Some(neighbour(9)), "asked again after a second");
-        assert!(
-            wait_for(Duration::from_secs(4), || lab.drops(DropReason::NeighbourFailed) == 1),
-            "given up"
-        );
+        let (old, mut again) = lab.retired(0);
+        assert_eq!(old.l3.generation, 0);
+        // Asked again after a second, which may be over already.
+        while !again.contains(&neighbour(9)) {
+            again.extend(Some(lab.asked(0).expect("asked again")));
+        }
+        assert!(wait_until(|| lab.drops(DropReason::NeighbourFailed) == 1), "given up");
         assert!(lab.settles_at(3), "{:?}", lab.account());
         assert_eq!(lab.counters[0].held.get(), 0);
         lab.stop();
@@ -297,7 +308,9 @@ fn commands_wait_while_there_is_no_room_for_their_replies() {
             ticket: 77,
         };
         mailbox.commands.push(Command::DumpConns(Box::new(dump))).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
+        // It has looked into its mailbox behind each of these.
+        let slept = lab.counters[0].sleeps.get();
+        assert!(wait_until(|| lab.counters[0].sleeps.get() > slept + 3));
         assert_eq!(mailbox.commands.len(), 1);
         // The first that goes makes room for the answer, which stands behind all others.
         loop {
