@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use lvs_core::capture::FrameEnds;
+use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::{DeviceId, NeighbourKey};
+use lvs_core::path;
 use lvs_core::path::explain::{Explanation, Question};
-use lvs_core::path::verdict::WaitId;
-use lvs_core::path::{self, DropReason, Verdict};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
-use lvs_core::worker_state::{ConnRecord, DumpCursor, WorkerState};
+use lvs_core::verdict::{DropReason, Verdict, WaitId};
+use lvs_core::worker_state::WorkerState;
 
 use crate::dpdk::Mbuf;
 

@@ -29,13 +29,13 @@ use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
-use lvs_core::path::verdict::WorkerId;
-use lvs_core::path::{self, Verdict};
+use lvs_core::path;
 use lvs_core::random::Random;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{PacketBuilder, tcp4, tcp6, udp4, udp6};
 use lvs_core::tick::Tick;
+use lvs_core::verdict::{Verdict, WorkerId};
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
 
 const ROUNDS: usize = 5;

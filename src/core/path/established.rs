@@ -5,8 +5,8 @@
 //! first, so there TTL and MTU are looked at before anything is counted.
 
 use crate::address::{Address, AddressFamily, FlowKey};
-use crate::counters::SingleWriter;
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_NO_OUTPUT};
 use crate::ipvs::forwarding::ForwardingMode;
@@ -17,14 +17,14 @@ use crate::ipvs::service::ServiceId;
 use crate::ipvs::service_table::ServerSlot;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::path::forward::rewrite::{self, Rewrite};
-use crate::path::headers::Headers;
 use crate::path::icmp::IcmpError;
 use crate::path::resolve::{self, NextHop, RouteError};
-use crate::path::verdict::{DropReason, Verdict};
 use crate::path::{announce, client_address, fragment, reply, track, tunnelled};
+use crate::single_writer::SingleWriter;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::complement;
 use crate::wire::{sctp, tcp};
-use crate::worker_state::Context;
+use crate::worker_state::context::Context;
 
 /// A packet of a known connection, on its way to its verdict.
 pub(crate) struct Known<'a, A: Address> {

@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::{Addr4, Addr6, Address, Endpoint};
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED, FLAG_INBOUND_SHIFTED, FLAG_OUTBOUND_SHIFTED, FLAG_TIMED};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
@@ -22,17 +23,15 @@ use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::l3::{Hop, HopId};
 use crate::path::forward::rewrite::TTL_DELTA;
 use crate::path::forward::tunnel;
-use crate::path::headers::Headers;
 use crate::path::resolve::NextHop;
 use crate::path::tunnelled;
-use crate::path::verdict::{DropReason, Verdict};
-use crate::wire::checksum;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, EthernetHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
-use crate::wire::tcp::{ACK, FIN, RST, SYN};
-use crate::wire::{tcp, udp};
-use crate::worker_state::Context;
+use crate::wire::tcp::{self, ACK, FIN, RST, SYN};
+use crate::wire::{checksum, udp};
+use crate::worker_state::context::Context;
 
 /// A family, and its header without options or extensions.
 pub(crate) trait FastPath: Address {
@@ -96,11 +95,11 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
     let snapshot = ctx.snapshot;
     let timeout_ms = match headers.protocol {
         tcp::PROTOCOL if conn.state == TcpState::Established as u8 && headers.tcp_flags & EVENTS == ACK => {
-            ctx.established_ms[direction as usize]
+            ctx.fast_ms.established[direction as usize]
         }
         // A reply assures the template.
         udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => {
-            ctx.udp_ms[direction as usize]
+            ctx.fast_ms.udp[direction as usize]
         }
         _ => return None,
     };
@@ -165,7 +164,7 @@ fn into_tunnel<A: FastPath, F: Frame>(
 ) -> Option<Verdict> {
     let server = &slot.server;
     let outer_len = headers.packet_len() + usize::from(tunnelled::overhead(server));
-    if outer_len > usize::from(hop.mtu) || !ctx.path_mtus.is_empty() {
+    if outer_len > usize::from(hop.mtu) || !ctx.l3_memory.path_mtus.is_empty() {
         return None;
     }
     conn.last_seen = ctx.now;

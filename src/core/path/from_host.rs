@@ -8,18 +8,19 @@
 
 use crate::address::{Address, FlowKey};
 use crate::frame::Frame;
+use crate::headers::{Flow, Fragment, Headers};
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction};
 use crate::l3::DeviceId;
 use crate::path::classify::is_balanced;
 use crate::path::forward::rewrite::{self, Rewrite};
-use crate::path::headers::{Flow, Fragment, Headers};
 use crate::path::parse::{Embedded, Parsed, embedded, parse};
-use crate::path::verdict::Verdict;
 use crate::path::{admit, related, track};
 use crate::tick::Tick;
+use crate::verdict::Verdict;
 use crate::wire::checksum::complement;
-use crate::worker_state::{Context, WorkerState};
+use crate::worker_state::WorkerState;
+use crate::worker_state::context::Context;
 
 /// See the module. `handed_over`: another worker gave it to this one.
 pub fn process<F: Frame>(

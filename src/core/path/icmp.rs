@@ -12,9 +12,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
+use crate::headers::{Fragment, Headers};
 use crate::limits::{ICMP4_ERROR_MAX, ICMP6_ERROR_MAX};
 use crate::path::forward::ethernet::resize_front;
-use crate::path::{DropReason, Fragment, Headers};
+use crate::verdict::DropReason;
 use crate::wire::checksum;
 use crate::wire::ethernet::EthernetHeader;
 use crate::wire::icmp::{self, IcmpHeader};

@@ -9,25 +9,24 @@ use zerocopy::FromBytes;
 
 use crate::address::{Addr4, Address, AddressFamily, FlowKey};
 use crate::frame::Frame;
+use crate::headers::{Flow, Fragment, Headers};
 use crate::ipvs::conn::Direction;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::path::forward::tunnel::{self, PROTOCOL_IPV4};
-use crate::path::headers::{Flow, Fragment, Headers};
 use crate::path::icmp::IcmpError;
 use crate::path::parse::{Embedded, quoted_v4};
-use crate::path::resolve;
-use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{admit, path_mtu, related, reply};
+use crate::path::{admit, related, reply, resolve, tunnelled};
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::ETHERTYPE_IPV4;
 use crate::wire::gre::{self, GreHeader};
 use crate::wire::gue::GueHeader;
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::udp::{self, UdpHeader};
-use crate::worker_state::Context;
+use crate::worker_state::context::Context;
 
 /// See the module. `outer` is the packet that `frame` quotes; `None` when it is not of a tunnel.
 pub(crate) fn about_tunnel<F: Frame>(
@@ -64,11 +63,14 @@ pub(crate) fn about_tunnel<F: Frame>(
         };
         let overhead = tunnel::overhead(server.tunnel, AddressFamily::Ipv4);
         // RFC 1191 4: the low half.
-        let mtu = ctx.path_mtus.learn(server.addr, rest as u16, next_hop.hop.mtu, ctx.now);
+        let mtu = ctx
+            .l3_memory
+            .path_mtus
+            .learn(server.addr, rest as u16, next_hop.hop.mtu, ctx.now);
         if !error.inner.dont_fragment {
             return Some(Verdict::Drop(DropReason::TunnelPath));
         }
-        rest = u32::from(path_mtu::for_client(mtu, overhead));
+        rest = u32::from(tunnelled::mtu_for_client(mtu, overhead));
     }
     let relayed = IcmpError::Relayed { kind, code, rest };
     let quoted_len = error.inner.packet_len();

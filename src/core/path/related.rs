@@ -12,26 +12,25 @@ use zerocopy::FromBytes;
 use zerocopy::network_endian::U16;
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily, Endpoint, FlowKey};
-use crate::counters::SingleWriter;
 use crate::frame::Frame;
+use crate::headers::{Flow, Headers};
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServerId;
 use crate::limits::TIMEOUT_STATELESS_MS;
-use crate::path::admit::Admission;
+use crate::path::admit::{self, Admission};
 use crate::path::forward::rewrite;
-use crate::path::headers::{Flow, Headers};
 use crate::path::parse::{Embedded, embedded};
 use crate::path::resolve::{self, NextHop, RouteError};
-use crate::path::schedule::Refusal;
-use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{admit, client_address, fragment, outer_error, schedule, tunnelled};
-use crate::wire::checksum;
+use crate::path::schedule::{self, Refusal};
+use crate::path::{client_address, fragment, outer_error, tunnelled};
+use crate::single_writer::SingleWriter;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
-use crate::wire::tcp;
-use crate::worker_state::Context;
+use crate::wire::{checksum, tcp};
+use crate::worker_state::context::Context;
 
 /// See the module.
 #[cold]

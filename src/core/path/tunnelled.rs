@@ -7,15 +7,15 @@ use std::net::IpAddr;
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::ipvs::conn::Conn;
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::path::forward::tunnel::{self, Outer};
-use crate::path::headers::Headers;
 use crate::path::resolve::{self, NextHop};
-use crate::path::verdict::{DropReason, Verdict};
 use crate::path::{admit, fragment};
-use crate::worker_state::Context;
+use crate::verdict::{DropReason, Verdict};
+use crate::worker_state::context::Context;
 
 /// First port and number of ports that GUE sends from (kernel: `ip_local_port_range`).
 const SRC_PORTS: (u16, u16) = (32_768, 28_232);
@@ -36,7 +36,7 @@ pub(crate) fn mtu(ctx: &mut Context<'_>, server: &RealServer, next_hop: &NextHop
 #[inline]
 pub(crate) fn source(ctx: &mut Context<'_>, server: IpAddr) -> Option<IpAddr> {
     let l3 = &ctx.snapshot.l3;
-    ctx.l3_cache.sources.get_or_look_up(l3, server, || match server {
+    ctx.l3_memory.cache.sources.get_or_look_up(l3, server, || match server {
         IpAddr::V4(v4) => l3.source_for(Addr4(v4.octets())).map(Address::to_ip),
         IpAddr::V6(v6) => l3.source_for(Addr6(v6.octets())).map(Address::to_ip),
     })
@@ -44,7 +44,7 @@ pub(crate) fn source(ctx: &mut Context<'_>, server: IpAddr) -> Option<IpAddr> {
 
 #[inline]
 fn outer_mtu(ctx: &mut Context<'_>, server: &RealServer, next_hop: &NextHop<'_>) -> u16 {
-    ctx.path_mtus.towards(server.addr, next_hop.hop.mtu, ctx.now)
+    ctx.l3_memory.path_mtus.towards(server.addr, next_hop.hop.mtu, ctx.now)
 }
 
 /// Whether DF of the inner packet is copied and obeyed (sysctl `pmtu_disc`).
@@ -97,4 +97,15 @@ fn src_port<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) -> u16 {
     let (first, count) = SRC_PORTS;
     let hash = admit::hash_of_end(ctx, conn.client) ^ u32::from(conn.virt.port).wrapping_mul(0x9e37_79b9);
     first + ((u64::from(hash) * u64::from(count)) >> 32) as u16
+}
+
+/// What a client is told of a path MTU when a tunnel takes `overhead` bytes of it (`ip_vs_in_icmp`).
+pub(crate) const fn mtu_for_client(mtu: u16, overhead: u16) -> u16 {
+    /// Every link carries this much (RFC 791 3.2).
+    const IPV4_MTU_MIN: u16 = 68;
+    if mtu > IPV4_MTU_MIN + overhead {
+        mtu - overhead
+    } else {
+        mtu
+    }
 }

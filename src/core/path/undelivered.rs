@@ -7,8 +7,8 @@
 //! Ref:  Linux net/ipv4/route.c `ipv4_link_failure`; the error goes through ip_vs_core.c `ip_vs_out_icmp`, `ip_vs_in_icmp`.
 
 use crate::address::{Address, AddressFamily, Endpoint, FlowKey};
-use crate::counters::SingleWriter;
 use crate::frame::Frame;
+use crate::headers::{Flow, Fragment, Headers};
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
@@ -16,14 +16,15 @@ use crate::ipvs::real_server::RealServerId;
 use crate::l3::DeviceId;
 use crate::path::classify::is_balanced;
 use crate::path::forward::rewrite;
-use crate::path::headers::{Flow, Fragment, Headers};
 use crate::path::icmp::IcmpError;
 use crate::path::parse::{Parsed, parse};
-use crate::path::verdict::{DropReason, Verdict};
 use crate::path::{outer_error, related, reply};
+use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::ipv4::Ipv4Header;
-use crate::worker_state::{Context, WorkerState};
+use crate::worker_state::WorkerState;
+use crate::worker_state::context::Context;
 
 /// See the module. `device` is that of the silent neighbour.
 #[cold]

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::arena::Arena;
+use crate::conn_record::{ConnRecord, DumpCursor};
 use crate::counters::WorkerCounters;
 use crate::frame::Frame;
 use crate::ipvs::desired::DesiredServices;
@@ -16,12 +17,12 @@ use crate::ipvs::sync::{SyncConn, SyncRoles};
 use crate::ipvs::sysctl::Sysctls;
 use crate::l3::{DeviceId, L3, NeighbourKey};
 use crate::limits::BURST_MAX;
-use crate::path::verdict::{DropReason, Verdict, WorkerId};
-use crate::path::{self};
+use crate::path;
 use crate::snapshot::Snapshot;
 use crate::testing::VecFrame;
 use crate::tick::Tick;
-use crate::worker_state::{ConnRecord, DumpCursor, WorkerSettings, WorkerState};
+use crate::verdict::{DropReason, Verdict, WorkerId};
+use crate::worker_state::{WorkerSettings, WorkerState};
 
 /// What became of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::address::AddressFamily;
 use crate::frame::Frame;
 use crate::l3::Hop;
-use crate::path::DropReason;
+use crate::verdict::DropReason;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, EthernetHeader};
 use crate::wire::vlan::VlanTag;
 

@@ -9,7 +9,7 @@ use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::{Address, AddressFamily, Endpoint};
-use crate::path::{Fragment, Headers};
+use crate::headers::{Fragment, Headers};
 use crate::wire::checksum;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;

@@ -12,10 +12,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::address::{Addr4, Addr6, AddressFamily};
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use crate::path::forward::ethernet::resize_front;
 use crate::path::forward::rewrite::decrement_ttl;
-use crate::path::{DropReason, Headers};
+use crate::verdict::DropReason;
 use crate::wire::checksum;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader};
 use crate::wire::gre::{self, GreHeader};
