@@ -186,7 +186,7 @@ impl Director {
             left_ms -= step_ms;
             self.now = self.now.plus_ms(step_ms);
             for worker in 0..self.workers.len() {
-                path::housekeeping(&mut self.workers[worker], self.now);
+                path::housekeeping::run(&mut self.workers[worker], self.now);
                 self.made(worker, DeviceId(0))?;
             }
         }

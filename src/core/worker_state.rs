@@ -224,7 +224,7 @@ impl WorkerState {
         (self.families.v4.table.len(), self.families.v6.table.len())
     }
 
-    /// Whether timers of connections wait for [`crate::path::expire`].
+    /// Whether timers of connections wait for [`crate::path::housekeeping::expire`].
     #[inline]
     pub(crate) fn is_timer_due(&self, now: Tick) -> bool {
         self.families.v4.table.is_timer_due(now) || self.families.v6.table.is_timer_due(now)

@@ -113,16 +113,16 @@ impl PacketPath for WorkerState {
     }
 
     fn import_synced(&mut self, now: Tick, conns: &[SyncConn]) {
-        path::import::import_synced(self, now, conns);
+        path::sync::import::import_synced(self, now, conns);
     }
 
     #[inline]
     fn expire(&mut self, now: Tick) -> bool {
-        path::expire(self, now)
+        path::housekeeping::expire(self, now)
     }
 
     fn housekeeping(&mut self, now: Tick) {
-        path::housekeeping(self, now);
+        path::housekeeping::run(self, now);
     }
 
     fn neighbour(&self, wait: WaitId) -> NeighbourKey {
@@ -134,7 +134,7 @@ impl PacketPath for WorkerState {
     }
 
     fn give_up(&mut self, device: DeviceId, now: Tick, frame: &mut Mbuf) -> Verdict {
-        path::undelivered::give_up(self, device, now, frame)
+        path::icmp::undeliverable::give_up(self, device, now, frame)
     }
 
     fn process_from_host(&mut self, device: DeviceId, now: Tick, is_handoff: bool, frame: &mut Mbuf) -> Verdict {

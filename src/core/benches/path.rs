@@ -355,7 +355,7 @@ impl Stand {
         self.now = self.now.plus_ms(400_000);
         let start = on_cpu();
         while self.worker.conns_count() != (0, 0) {
-            path::expire(&mut self.worker, self.now);
+            path::housekeeping::expire(&mut self.worker, self.now);
         }
         (opening, (on_cpu() - start).as_nanos() as f64 / flows)
     }

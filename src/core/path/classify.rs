@@ -1,4 +1,4 @@
-//! Step 2: a packet to look up, a fragment, ICMP, or the kernel's?
+//! Stage 2: a packet to look up, a fragment, ICMP, or the kernel's?
 //!
 //! In:  a parsed packet and the device it came from.
 //! Out: its [`Class`]: whole TCP, UDP and SCTP packets sent to the device's own MAC go on to lookup.

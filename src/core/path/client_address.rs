@@ -1,4 +1,4 @@
-//! Step 7, FULLNAT: the client is introduced to the real server, and SYN segments get their MSS limited.
+//! Stage 7, FULLNAT: the client is introduced to the real server, and SYN segments get their MSS limited.
 //!
 //! In:  a packet of a connection whose [`ClientAddressState`] is pending, before it is rewritten (inbound), or while it is
 //!      (outbound).

@@ -18,8 +18,8 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceId, VirtualService};
 use crate::l3::{DeviceId, Hop, NeighbourKey, Route};
 use crate::path::admit::{self, Admission};
-use crate::path::schedule::{self, Chosen};
-use crate::path::{established, persist, resolve};
+use crate::path::schedule::{self, Chosen, persist};
+use crate::path::{resolve, slow_path};
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict, WorkerId};
 use crate::wire::{sctp, tcp};
@@ -137,7 +137,7 @@ fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question:
         let conn = table.conn(index);
         told.conn = Some(ConnRecord::of(ctx.snapshot, conn, ctx.now));
         told.is_reply = direction == Direction::Outbound;
-        told.must_reschedule = !told.is_reply && established::is_finished(&ctx, conn, &headers);
+        told.must_reschedule = !told.is_reply && slow_path::is_finished(&ctx, conn, &headers);
         if !told.must_reschedule {
             known(&ctx, &mut told);
             return told;

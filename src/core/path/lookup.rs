@@ -1,4 +1,4 @@
-//! Step 3: which connection, and in which direction?
+//! Stage 3: which connection, and in which direction?
 //!
 //! Three passes over the burst so that no packet waits for memory alone: hash each key as it is parsed and ask for its
 //! bucket ([`Family::push`](crate::worker_state::context::Family::push)); compare tags and ask for the connections; compare keys

@@ -1,4 +1,4 @@
-//! Step 1: what is it?
+//! Stage 1: what is it?
 //!
 //! In:  the bytes of a frame.
 //! Out: [`Headers`] and [`Flow`] of an IP packet, or [`Parsed`]`::Other` for the kernel, or a named drop.

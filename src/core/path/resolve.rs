@@ -1,4 +1,4 @@
-//! Step 7, last part: the next hop, and the Ethernet header for it.
+//! Stage 7, last part: the next hop, and the Ethernet header for it.
 //!
 //! In:  where the packet goes; the mirrored routes and neighbours; the hop the connection remembers.
 //! Out: [`Verdict::Transmit`], or [`Verdict::Hold`] while the kernel resolves the neighbour.

@@ -1,10 +1,12 @@
-//! Step 5: the first packet of a connection. Which real server, which local address?
+//! Stage 5: the first packet of a connection. Which real server, which local address?
 //!
 //! In:  a packet that may start a connection, and its service.
 //! Out: a new [`Conn`] in this worker's table, through which the packet goes on like any other; or the
 //!      refusal that the kernel would send, or a named drop.
 //! Never: touches packet bytes except to answer a refusal.
 //! Ref: Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_schedule`, `ip_vs_leave`, ip_vs_conn.c `ip_vs_conn_new`.
+
+pub(crate) mod persist;
 
 use crate::address::{Address, Endpoint, FlowKey};
 use crate::counters::WorkerCounters;
@@ -24,10 +26,11 @@ use crate::ipvs::scheduler::{self, FlowHint, Loads, Memory};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
 use crate::limits::{LOCAL_PORT_TRIES_MAX, RSS_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
-use crate::path::established::{self, Known};
 use crate::path::forward::rewrite;
-use crate::path::icmp::IcmpError;
-use crate::path::{client_address, persist, reply, track};
+use crate::path::icmp::answer;
+use crate::path::icmp::build::IcmpError;
+use crate::path::slow_path::{self, Known};
+use crate::path::{client_address, track};
 use crate::single_writer::SingleWriter;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire;
@@ -53,7 +56,7 @@ pub(crate) fn first_packet<'s, A: Address, F: Frame>(
 ) -> Verdict {
     match begin(ctx, table, service, headers, key) {
         Ok(index) => {
-            let verdict = established::inbound(ctx, table, &Known { index, headers, key }, frame);
+            let verdict = slow_path::inbound(ctx, table, &Known { index, headers, key }, frame);
             if !end_one_packet(ctx, table, index) && service.scheduler.is_measured() {
                 track::time_response(ctx, table.conn_mut(index));
             }
@@ -143,7 +146,7 @@ fn leave<A: Address, F: Frame>(
         return Verdict::Punt;
     }
     let (error, reason) = (IcmpError::PortUnreachable, DropReason::NoRealServer);
-    reply::answer(ctx, headers, key, frame, error, key.dst.addr, reason)
+    answer::answer(ctx, headers, key, frame, error, key.dst.addr, reason)
 }
 
 /// Without a server: whether the kernel's stack answers, or forwards it to the address that the client meant.

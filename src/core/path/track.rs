@@ -1,4 +1,4 @@
-//! Step 6: the connection's protocol state, its timeout, and which kind of connection its server counts.
+//! Stage 6: the connection's protocol state, its timeout, and which kind of connection its server counts.
 //!
 //! In:  a packet of a known connection.
 //! Out: state, timeout and the active/inactive counters, changed only when the packet changes them.
@@ -19,7 +19,7 @@ use crate::ipvs::protocol::sctp::{self, SctpEvent, SctpState};
 use crate::ipvs::protocol::tcp::{self, TcpState};
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::limits::{RESPONSE_MAX_MS, TEMPLATE_EXTENSION_MS, TIMEOUT_MAX_MS};
-use crate::path::announce;
+use crate::path::sync::announce;
 use crate::single_writer::SingleWriter;
 use crate::wire;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};

@@ -192,7 +192,7 @@ impl TestDirector {
     /// What another director tells, to every worker.
     pub fn import_synced(&mut self, conns: &[SyncConn]) {
         for worker in &mut self.workers {
-            path::import::import_synced(worker, self.now, conns);
+            path::sync::import::import_synced(worker, self.now, conns);
         }
     }
 
@@ -232,10 +232,10 @@ impl TestDirector {
         for worker in 0..self.workers.len() {
             self.workers[worker].set_us(self.now_us as u32);
             if is_housekeeping_due {
-                path::housekeeping(&mut self.workers[worker], self.now);
+                path::housekeeping::run(&mut self.workers[worker], self.now);
                 self.collect_generated(worker, DeviceId(0));
             } else {
-                path::expire(&mut self.workers[worker], self.now);
+                path::housekeeping::expire(&mut self.workers[worker], self.now);
             }
         }
     }
@@ -315,7 +315,7 @@ impl TestDirector {
     /// A frame that worker 0 held in vain for a neighbour on `device`.
     pub fn give_up(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
         let mut frame = VecFrame::new(bytes);
-        let verdict = path::undelivered::give_up(&mut self.workers[0], device, self.now, &mut frame);
+        let verdict = path::icmp::undeliverable::give_up(&mut self.workers[0], device, self.now, &mut frame);
         self.outcome(0, verdict, &frame)
     }
 

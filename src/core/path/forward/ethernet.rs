@@ -1,4 +1,4 @@
-//! Step 7, last: the Ethernet header that carries the packet to its next hop.
+//! Stage 7, last: the Ethernet header that carries the packet to its next hop.
 //!
 //! In:  a finished IP packet somewhere in its frame, and a resolved hop.
 //! Out: a complete frame: MAC addresses, a VLAN tag where the hop has one, ethertype, packet.

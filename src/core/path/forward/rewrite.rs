@@ -1,4 +1,4 @@
-//! Step 7, NAT and FULLNAT: addresses, ports, TTL and checksums of a packet, in either direction.
+//! Stage 7, NAT and FULLNAT: addresses, ports, TTL and checksums of a packet, in either direction.
 //!
 //! In:  a whole packet or first fragment, and the [`Rewrite`] of its connection and direction.
 //! Out: the packet as it leaves, except for its Ethernet header.

@@ -1,4 +1,4 @@
-//! Step 1 for IPv6: the walk over the extension headers.
+//! Stage 1 for IPv6: the walk over the extension headers.
 //!
 //! In:  an IPv6 packet and its place in the frame.
 //! Out: as `parse`; the protocol is the one behind all extension headers.

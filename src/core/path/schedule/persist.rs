@@ -1,4 +1,4 @@
-//! Step 5 of a persistent service: a client that came before goes where it went before.
+//! Stage 5 of a persistent service: a client that came before goes where it went before.
 //!
 //! In:  the first packet of a connection and its service.
 //! Out: the real server of the client's template, or one that the scheduler picks and a new template remembers.

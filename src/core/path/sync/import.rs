@@ -19,7 +19,8 @@ use crate::ipvs::service::VirtualService;
 use crate::ipvs::sync::{End, FLAGS_TAKEN, FLAGS_UPDATED, SyncConn};
 use crate::l3::DeviceId;
 use crate::path::forward::rewrite;
-use crate::path::{admit, track};
+use crate::path::ownership;
+use crate::path::track;
 use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
 use crate::verdict::WorkerId;
@@ -87,8 +88,8 @@ fn one<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, synced: &SyncCon
 /// The worker to which the client's packets lead.
 fn owner<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>) -> Option<WorkerId> {
     match entry.service {
-        Some(service) => admit::owner(ctx, Some(service), &entry.key),
-        None => Some(admit::owner_of_client(ctx, Spread::ENDS, entry.key.src)),
+        Some(service) => ownership::owner(ctx, Some(service), &entry.key),
+        None => Some(ownership::owner_of_client(ctx, Spread::ENDS, entry.key.src)),
     }
 }
 
@@ -99,7 +100,7 @@ fn replies_owner<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>) -> Option<
         dst: entry.local?,
         protocol: entry.key.protocol,
     };
-    admit::owner(ctx, None, &reply)
+    ownership::owner(ctx, None, &reply)
 }
 
 fn read<'a, A: Address>(ctx: &Context<'a>, synced: &'a SyncConn) -> Option<Entry<'a, A>> {

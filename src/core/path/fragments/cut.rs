@@ -1,4 +1,4 @@
-//! Step 7, too long for its link: a finished packet leaves in pieces.
+//! Stage 7, too long for its link: a finished packet leaves in pieces.
 //!
 //! In:  a frame that is complete, Ethernet header included, with its verdict.
 //! Out: its pieces in [`GeneratedFrames`], each with that verdict; the frame itself is done with.

@@ -1,4 +1,4 @@
-//! Step 2 for ICMP, tunnels: a router on the way to a real server refused a packet that we wrapped.
+//! Stage 2 for ICMP, tunnels: a router on the way to a real server refused a packet that we wrapped.
 //!
 //! In:  an ICMP error sent to the director, quoting an outer packet with enough of the inner one in it.
 //! Out: the same error about the inner packet, to its client, in the name of the VIP; a path MTU learned.
@@ -15,10 +15,13 @@ use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::tunnel_kind::TunnelKind;
-use crate::path::forward::tunnel::{self, PROTOCOL_IPV4};
-use crate::path::icmp::IcmpError;
+use crate::path::forward::tunnel;
+use crate::path::forward::tunnel::encapsulate::{self, PROTOCOL_IPV4};
+use crate::path::icmp::build::IcmpError;
+use crate::path::icmp::{answer, relay};
+use crate::path::ownership;
 use crate::path::parse::{Embedded, quoted_v4};
-use crate::path::{admit, related, reply, resolve, tunnelled};
+use crate::path::resolve;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::ETHERTYPE_IPV4;
 use crate::wire::gre::{self, GreHeader};
@@ -41,7 +44,7 @@ pub(crate) fn about_tunnel<F: Frame>(
         return None;
     }
     let Some((index, Direction::Inbound)) = table.find(table.hash(&error.key), &error.key) else {
-        return Some(admit::other_owner(ctx, &error.key).map_or(Verdict::Punt, Verdict::Handoff));
+        return Some(ownership::other_owner(ctx, &error.key).map_or(Verdict::Punt, Verdict::Handoff));
     };
     let conn = table.conn_mut(index);
     let slot = ctx.snapshot.services.real_server(RealServerId(conn.real_server));
@@ -52,7 +55,7 @@ pub(crate) fn about_tunnel<F: Frame>(
     }) else {
         return Some(Verdict::Punt);
     };
-    if !related::is_checksum_right(frame.bytes(), headers) {
+    if !relay::is_checksum_right(frame.bytes(), headers) {
         return Some(Verdict::Drop(DropReason::IcmpChecksum));
     }
     let IcmpHeader { kind, code, rest, .. } = error.message;
@@ -61,7 +64,7 @@ pub(crate) fn about_tunnel<F: Frame>(
         let Ok(next_hop) = resolve::next_hop(ctx, conn, Direction::Inbound, server.addr) else {
             return Some(Verdict::Drop(DropReason::TunnelPath));
         };
-        let overhead = tunnel::overhead(server.tunnel, AddressFamily::Ipv4);
+        let overhead = encapsulate::overhead(server.tunnel, AddressFamily::Ipv4);
         // RFC 1191 4: the low half.
         let mtu = ctx
             .l3_memory
@@ -70,12 +73,12 @@ pub(crate) fn about_tunnel<F: Frame>(
         if !error.inner.dont_fragment {
             return Some(Verdict::Drop(DropReason::TunnelPath));
         }
-        rest = u32::from(tunnelled::mtu_for_client(mtu, overhead));
+        rest = u32::from(tunnel::mtu_for_client(mtu, overhead));
     }
     let relayed = IcmpError::Relayed { kind, code, rest };
     let quoted_len = error.inner.packet_len();
     let vip = error.key.dst.addr;
-    let verdict = reply::answer(
+    let verdict = answer::answer(
         ctx,
         &error.inner,
         &error.key,
@@ -86,8 +89,8 @@ pub(crate) fn about_tunnel<F: Frame>(
     );
     if !matches!(verdict, Verdict::Drop(_)) {
         // tun_icmp_outer: the kernel counts what it quotes as well as what it sends.
-        related::count_out(ctx, table.conn_mut(index), quoted_len);
-        related::count_out(ctx, table.conn_mut(index), reply::sent_len(frame.bytes()));
+        relay::count_out(ctx, table.conn_mut(index), quoted_len);
+        relay::count_out(ctx, table.conn_mut(index), answer::sent_len(frame.bytes()));
     }
     Some(verdict)
 }
@@ -108,7 +111,7 @@ pub(crate) fn count_undelivered(ctx: &Context<'_>, table: &ConnTable<Addr4>, hea
         && let Some((index, Direction::Inbound)) = table.find(table.hash(&key), &key)
     {
         let len = headers.packet_end.saturating_sub(inner.l3_offset);
-        related::count_out(ctx, table.conn(index), usize::from(len));
+        relay::count_out(ctx, table.conn(index), usize::from(len));
     }
 }
 

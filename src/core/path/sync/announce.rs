@@ -1,4 +1,4 @@
-//! Step 6, behind tracking, while a master daemon runs: is this connection to be told to another director now?
+//! Stage 6, behind tracking, while a master daemon runs: is this connection to be told to another director now?
 //!
 //! In:  a client's packet of a known connection, counted and tracked; a template whose time was extended.
 //! Out: at most the connection and its template in the worker's outbox.

@@ -1,4 +1,4 @@
-//! Step 2 for fragments: the datagram is put together, goes the way of any packet, and leaves in pieces again.
+//! Stage 2 for fragments: the datagram is put together, goes the way of any packet, and leaves in pieces again.
 //!
 //! In:  a fragment that may belong to one of our connections. Ports are in the first one only, which may come last.
 //! Out: [`Verdict::Consumed`] until the datagram is whole; then its pieces, rewritten, with the verdict of the whole.
@@ -13,10 +13,13 @@ use crate::frame::Frame;
 use crate::headers::{Flow, Headers};
 use crate::ipvs::conn::table::ConnTable;
 use crate::limits::FRAGMENTS_PER_DATAGRAM_MAX;
-use crate::path::fragment::{self, Cuts};
-use crate::path::icmp::IcmpError;
+use crate::path::classify::is_balanced;
+use crate::path::fragments::cut::{self, Cuts};
+use crate::path::icmp::build::IcmpError;
+use crate::path::icmp::{answer, relay};
+use crate::path::ownership;
 use crate::path::parse::{self, Parsed};
-use crate::path::{admit, is_balanced, one_packet, related, reply};
+use crate::path::slow_path;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp;
 use crate::worker_state::context::{Context, Families};
@@ -46,7 +49,7 @@ pub(crate) fn fragment<F: Frame>(
         Ok(piece) => piece,
         Err(reason) => return Verdict::Drop(reason),
     };
-    let owner = admit::worker_of_hash(ctx, piece.key.hash(ctx.ownership.secret));
+    let owner = ownership::worker_of_hash(ctx, piece.key.hash(ctx.ownership.secret));
     if owner != ctx.ownership.worker && !ctx.ownership.is_handoff {
         return Verdict::Handoff(owner);
     }
@@ -91,7 +94,7 @@ fn whole(ctx: &mut Context<'_>, families: &mut Families, slot: usize, is_final: 
                             Flow::V6(key) => look_up(ctx, &mut v6.table, &headers, key, datagram),
                         }
                     } else {
-                        related::icmp(ctx, &mut v4.table, &mut v6.table, &headers, &flow, datagram)
+                        relay::icmp_error(ctx, &mut v4.table, &mut v6.table, &headers, &flow, datagram)
                     }
                 }
                 Ok(Parsed::Other) => Verdict::Drop(DropReason::FragmentMalformed),
@@ -114,8 +117,8 @@ fn look_up<A: Address>(
     key: &FlowKey<A>,
     datagram: &mut Datagram<'_>,
 ) -> Verdict {
-    let hash = table.hash(key);
-    one_packet(ctx, table, hash, headers, key, datagram)
+    let found = table.find(table.hash(key), key);
+    slow_path::process(ctx, table, found, headers, key, datagram)
 }
 
 /// Sends the pieces of a datagram with the verdict of the whole. Where they were cut stays only where it stays in
@@ -140,7 +143,7 @@ fn leave(ctx: &mut Context<'_>, assembled: &Assembled<'_>, longest: u16, verdict
         whole_up_to,
         as_received: if keeps_cuts { assembled.received } else { &[] },
     };
-    fragment::in_pieces(ctx, frame, &cuts, verdict)
+    cut::in_pieces(ctx, frame, &cuts, verdict)
 }
 
 /// Gives up datagrams whose time is over; of those to the director itself the sender is told, when it has the
@@ -182,7 +185,7 @@ fn tell<A: Address>(
         ..*key
     };
     let (error, reason) = (IcmpError::ReassemblyTimeExceeded, DropReason::FragmentTimeout);
-    reply::answer(ctx, headers, &key, datagram, error, key.dst.addr, reason)
+    answer::answer(ctx, headers, &key, datagram, error, key.dst.addr, reason)
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@
 use crate::address::{Address, AddressFamily, Endpoint, FlowKey};
 use crate::frame::Frame;
 use crate::headers::Headers;
-use crate::path::admit;
-use crate::path::icmp::{self, IcmpError};
+use crate::path::icmp::build::{self, IcmpError};
+use crate::path::ownership;
 use crate::path::resolve::{self, RouteError};
 use crate::single_writer::SingleWriter;
 use crate::verdict::{DropReason, Verdict};
@@ -43,7 +43,7 @@ fn is_within_budget<A: Address>(ctx: &mut Context<'_>, to: A, error: IcmpError) 
     if pause_ms == 0 {
         return ctx.out.icmp_budget.take(ctx.now);
     }
-    let hash = admit::hash_of_end(ctx, Endpoint::new(to, 0));
+    let hash = ownership::hash_of_end(ctx, Endpoint::new(to, 0));
     ctx.out.icmp_budget.take_for(ctx.now, hash, pause_ms)
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn answer<A: Address, F: Frame>(
         Err(RouteError::Local | RouteError::Unreachable | RouteError::Drop(_)) => return Verdict::Drop(reason),
     };
     let identification = ctx.random.next_u32() as u16;
-    match icmp::reply(frame, headers, error, source.to_ip(), identification) {
+    match build::icmp_error(frame, headers, error, source.to_ip(), identification) {
         Ok(()) => {
             ctx.own.icmp_errors.add(1);
             ctx.own.answer_packet(reason);
