@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use lab::{Lab, LabSettings, wait_until};
 use lvs_core::capture::{CaptureFilter, VerdictName};
-use lvs_core::counters::SingleWriter;
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::{HELD_MAX, HELD_PER_NEIGHBOUR_MAX};
-use lvs_core::path::{DropReason, Verdict};
+use lvs_core::single_writer::SingleWriter;
+use lvs_core::verdict::{DropReason, Verdict};
 use lvsd::worker::capture::{Kind, SNAP_MAX, Tap, TapEnd, TapSettings};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, ConnDump, DumpCursor, Reply};

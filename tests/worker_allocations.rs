@@ -11,8 +11,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lone_worker::LoneWorker;
-use lvs_core::counters::SingleWriter;
-use lvs_core::path::DropReason;
+use lvs_core::single_writer::SingleWriter;
+use lvs_core::verdict::DropReason;
 use lvsd::worker::idle::IdlePolicy;
 use own_process::in_own_process;
 

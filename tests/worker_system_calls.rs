@@ -10,7 +10,7 @@ mod scripted_path;
 mod traced;
 
 use lone_worker::LoneWorker;
-use lvs_core::counters::SingleWriter;
+use lvs_core::single_writer::SingleWriter;
 use lvsd::worker::idle::IdlePolicy;
 use own_process::in_own_process;
 use traced::{Traced, threads};

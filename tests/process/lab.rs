@@ -5,11 +5,12 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::frame::Frame;
 use lvs_core::l3::{DeviceId, NeighbourKey};
-use lvs_core::path::DropReason;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::snapshot::Snapshot;
+use lvs_core::verdict::DropReason;
 use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
 use lvsd::dpdk::lcore::{self, LcoreHandle};
 use lvsd::dpdk::{Burst, Clock, Eal, Mempool, PoolSettings, RxQueue, TxQueue};

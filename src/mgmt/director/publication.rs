@@ -8,8 +8,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::service_table::ServiceTable;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::snapshot::Snapshot;
 use nix::time::{ClockId, clock_gettime};
 use tokio::task::yield_now;

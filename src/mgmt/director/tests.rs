@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::real_server::RealServerId;
+use lvs_core::single_writer::SingleWriter;
 use nix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 

@@ -311,7 +311,7 @@ fn every_table_prints_and_every_answer_is_json_on_demand() {
     stand.printed("service add tcp:192.0.2.10:80");
     stand.workers[0]
         .counters
-        .drop_packet(lvs_core::path::verdict::DropReason::NoRoute);
+        .drop_packet(lvs_core::verdict::DropReason::NoRoute);
     for command in [
         "workers",
         "drops",

@@ -1,4 +1,4 @@
-//! Step 5 of a persistent service: a client that came before goes where it went before.
+//! Stage 5 of a persistent service: a client that came before goes where it went before.
 //!
 //! In:  the first packet of a connection and its service.
 //! Out: the real server of the client's template, or one that the scheduler picks and a new template remembers.
@@ -6,15 +6,15 @@
 //! Ref: Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_sched_persist`, ip_vs_conn.c `ip_vs_check_template`.
 
 use crate::address::{Address, Endpoint, FlowKey};
-use crate::counters::SingleWriter;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, FLAG_NO_OUTPUT, FLAG_TEMPLATE};
 use crate::ipvs::persistence::{self, Persistence};
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::path::schedule::{self, Chosen};
-use crate::path::verdict::DropReason;
-use crate::worker_state::Context;
+use crate::single_writer::SingleWriter;
+use crate::verdict::DropReason;
+use crate::worker_state::context::Context;
 
 /// See the module. `Ok(None)` when no real server may take the client.
 pub(crate) fn choose<'s, A: Address>(

@@ -1,4 +1,4 @@
-//! What parsing found out about a frame; all later steps read this and never the raw headers again.
+//! What parsing found out about a frame. Later stages read this, and of the frame only what they change or quote.
 
 use crate::address::{Addr4, Addr6, AddressFamily, FlowKey};
 

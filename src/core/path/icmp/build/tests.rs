@@ -15,7 +15,7 @@ fn headers(frame: &[u8]) -> Headers {
 fn told(frame: &[u8], error: IcmpError, source: &str, identification: u16) -> Result<Vec<u8>, DropReason> {
     let headers = headers(frame);
     let mut frame = VecFrame::new(frame);
-    reply(&mut frame, &headers, error, source.parse().unwrap(), identification)?;
+    icmp_error(&mut frame, &headers, error, source.parse().unwrap(), identification)?;
     Ok(frame.bytes()[EthernetHeader::LEN..].to_vec())
 }
 
@@ -161,7 +161,7 @@ fn checksums_are_right_at_every_quoted_length() {
         ] {
             let bytes = packet.payload_len(len).build();
             let mut frame = VecFrame::new(&bytes);
-            reply(
+            icmp_error(
                 &mut frame,
                 &headers(&bytes),
                 IcmpError::PortUnreachable,
@@ -260,7 +260,7 @@ fn an_echo_request_and_a_first_fragment_are_answered() {
 fn no_headroom_is_named() {
     let bytes = udp4("198.51.100.1:1 > 192.0.2.1:2").build();
     let mut frame = VecFrame::with_room(&bytes, 27, 0);
-    let refused = reply(
+    let refused = icmp_error(
         &mut frame,
         &headers(&bytes),
         IcmpError::TimeExceeded,

@@ -1,12 +1,20 @@
-//! Steps 6 and 7 in order for a packet that has a connection: count it, follow its protocol, send it on.
+//! The slow path: from lookup to verdict, in order, for any packet.
+//!
+//! In:  a whole TCP, UDP or SCTP packet and its connection, if there is one.
+//! Out: its verdict. A packet with a connection is counted, changes its state, is rewritten and sent; one without
+//!      goes through [`admit`] and may begin one. Drops: `real_server_gone`, `local_real_server`, `no_route`, and
+//!      those of the stages that it calls.
+//! Never: is taken by a packet for which [`fast_path`](crate::path::fast_path) does the same.
+//! Ref: Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_in_hook`, `handle_response`.
 //!
 //! Order of the kernel: `ip_vs_in` counts and changes state before it looks at TTL and MTU, so a packet
 //! that expires here still made or moved its connection. On the way back the stack's `ip_forward` comes
 //! first, so there TTL and MTU are looked at before anything is counted.
 
-use crate::address::{Address, AddressFamily, FlowKey};
-use crate::counters::SingleWriter;
+use crate::address::{Address, FlowKey};
 use crate::frame::Frame;
+use crate::headers::Flow;
+use crate::headers::Headers;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_NO_OUTPUT};
 use crate::ipvs::forwarding::ForwardingMode;
@@ -16,21 +24,56 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::ServiceId;
 use crate::ipvs::service_table::ServerSlot;
 use crate::ipvs::tunnel_kind::TunnelKind;
+use crate::limits::BURST_MAX;
+use crate::path::admit::{self, Admission};
+use crate::path::classify;
+use crate::path::classify::Class;
 use crate::path::forward::rewrite::{self, Rewrite};
-use crate::path::headers::Headers;
-use crate::path::icmp::IcmpError;
+use crate::path::forward::tunnel;
+use crate::path::fragments::cut;
+use crate::path::icmp::build::IcmpError;
+use crate::path::icmp::refuse;
+use crate::path::parse;
+use crate::path::parse::Parsed;
 use crate::path::resolve::{self, NextHop, RouteError};
-use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{announce, client_address, fragment, reply, track, tunnelled};
+use crate::path::schedule;
+use crate::path::sync::announce;
+use crate::path::{client_address, track};
+use crate::single_writer::SingleWriter;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::complement;
 use crate::wire::{sctp, tcp};
-use crate::worker_state::Context;
+use crate::worker_state::context::Context;
+use crate::worker_state::context::Families;
 
 /// A packet of a known connection, on its way to its verdict.
 pub(crate) struct Known<'a, A: Address> {
     pub(crate) index: ConnIndex,
     pub(crate) headers: &'a Headers,
     pub(crate) key: &'a FlowKey<A>,
+}
+
+/// See the module.
+#[inline(never)]
+pub(crate) fn process<A: Address, F: Frame>(
+    ctx: &mut Context<'_>,
+    table: &mut ConnTable<A>,
+    found: Option<(ConnIndex, Direction)>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    frame: &mut F,
+) -> Verdict {
+    match found {
+        Some((index, Direction::Inbound)) if !must_reschedule(ctx, table, index, headers) => {
+            inbound(ctx, table, &Known { index, headers, key }, frame)
+        }
+        Some((index, Direction::Outbound)) => outbound(ctx, table, &Known { index, headers, key }, frame),
+        _ => match admit::admit(ctx, headers, key) {
+            Admission::Decided(verdict) => verdict,
+            Admission::Schedule(service) => schedule::first_packet(ctx, table, service, headers, key, frame),
+            Admission::Refuse => refuse::stray(ctx, headers, key, frame),
+        },
+    }
 }
 
 /// Whether a client's packet of the connection at `index` must begin anew: the connection is gone then
@@ -149,7 +192,7 @@ fn inbound_to<A: Address, F: Frame>(
         Err(RouteError::Local) => return to_local_server(conn, headers, frame.bytes_mut()),
         // Towards real servers the kernel tells the client even when the route says blackhole.
         Err(RouteError::Drop(_) | RouteError::Unreachable) => {
-            return refuse(
+            return refuse::to_client(
                 ctx,
                 packet,
                 frame,
@@ -160,7 +203,7 @@ fn inbound_to<A: Address, F: Frame>(
         }
     };
     if headers.ttl <= 1 {
-        return refuse(
+        return refuse::to_client(
             ctx,
             packet,
             frame,
@@ -170,7 +213,7 @@ fn inbound_to<A: Address, F: Frame>(
         );
     }
     let mtu = match mode {
-        ForwardingMode::Tunnel => tunnelled::mtu(ctx, &slot.server, &next_hop),
+        ForwardingMode::Tunnel => tunnel::mtu(ctx, &slot.server, &next_hop),
         _ => next_hop.hop.mtu,
     };
     let is_oversize = headers.packet_len() > usize::from(mtu);
@@ -192,8 +235,8 @@ fn unusual<A: Address, F: Frame>(
 ) -> Verdict {
     let mode = ForwardingMode::from_u8(conn.mode);
     let is_oversize = packet.headers.packet_len() > usize::from(mtu);
-    if is_oversize && let Some(error) = too_big_error(ctx, packet.headers, mode, mtu) {
-        return refuse(ctx, packet, frame, &slot.server, error, DropReason::MtuExceeded);
+    if is_oversize && let Some(error) = refuse::too_big_error(ctx, packet.headers, mode, mtu) {
+        return refuse::to_client(ctx, packet, frame, &slot.server, error, DropReason::MtuExceeded);
     }
     let (headers, proxy_header_first) = if conn.client_address.is_pending() {
         client_address::inbound(ctx, conn, packet.headers, frame, mtu)
@@ -210,7 +253,7 @@ fn unusual<A: Address, F: Frame>(
     match mode {
         // The tunnel cuts its outer packet itself.
         ForwardingMode::Tunnel => verdict,
-        _ if is_oversize => fragment::to_fit(ctx, frame.bytes(), mtu, verdict),
+        _ if is_oversize => cut::to_fit(ctx, frame.bytes(), mtu, verdict),
         _ => verdict,
     }
 }
@@ -241,7 +284,7 @@ fn rewritten<A: Address, F: Frame>(
             rewrite::decrement_ttl(frame.bytes_mut(), headers);
             resolve::depart(frame, headers, A::FAMILY, next_hop)
         }
-        ForwardingMode::Tunnel => tunnelled::send(ctx, headers, frame, conn, &slot.server, next_hop),
+        ForwardingMode::Tunnel => tunnel::send(ctx, headers, frame, conn, &slot.server, next_hop),
     }
 }
 
@@ -260,15 +303,15 @@ pub(crate) fn outbound<A: Address, F: Frame>(
         Err(RouteError::Local) => return Verdict::Drop(DropReason::NoRoute),
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
         Err(RouteError::Unreachable) => {
-            return refuse_as_router(ctx, packet, frame, IcmpError::HostUnreachable, DropReason::NoRoute);
+            return refuse::as_router(ctx, packet, frame, IcmpError::HostUnreachable, DropReason::NoRoute);
         }
     };
     if headers.ttl <= 1 {
-        return refuse_as_router(ctx, packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
+        return refuse::as_router(ctx, packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
     }
     let is_oversize = headers.packet_len() > usize::from(next_hop.hop.mtu);
-    if is_oversize && let Some(error) = too_big_error(ctx, headers, ForwardingMode::Nat, next_hop.hop.mtu) {
-        return refuse_as_router(ctx, packet, frame, error, DropReason::MtuExceeded);
+    if is_oversize && let Some(error) = refuse::too_big_error(ctx, headers, ForwardingMode::Nat, next_hop.hop.mtu) {
+        return refuse::as_router(ctx, packet, frame, error, DropReason::MtuExceeded);
     }
     let id = RealServerId(conn.real_server);
     let rewrite = Rewrite {
@@ -291,7 +334,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     rewrite::apply(frame.bytes_mut(), headers, &rewrite);
     let verdict = resolve::depart(frame, headers, A::FAMILY, &next_hop);
     if is_oversize {
-        return fragment::to_fit(ctx, frame.bytes(), next_hop.hop.mtu, verdict);
+        return cut::to_fit(ctx, frame.bytes(), next_hop.hop.mtu, verdict);
     }
     verdict
 }
@@ -320,83 +363,38 @@ fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u
     Verdict::Punt
 }
 
-/// What the sender of a packet longer than `mtu` is told; `None` when it is sent in pieces instead.
+/// While another director serves the clients: only replies of connections that are known here are ours.
 #[cold]
-fn too_big_error(ctx: &Context<'_>, headers: &Headers, mode: ForwardingMode, mtu: u16) -> Option<IcmpError> {
-    let is_pmtu_disc = mode != ForwardingMode::Tunnel || tunnelled::is_pmtu_disc(ctx);
-    let must_be_told = match headers.family {
-        AddressFamily::Ipv4 => headers.dont_fragment && is_pmtu_disc,
-        // No router cuts IPv6; what arrived in pieces may leave in pieces of that length.
-        AddressFamily::Ipv6 => ctx.reassembled == 0 || ctx.reassembled > mtu,
-    };
-    must_be_told.then_some(IcmpError::FragmentationNeeded { mtu })
+pub(crate) fn only_replies<F: Frame>(
+    ctx: &mut Context<'_>,
+    families: &mut Families,
+    frames: &mut [F],
+    verdicts: &mut [Verdict],
+) {
+    for (frame, verdict) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX) {
+        *verdict = match parse::parse(frame.bytes()) {
+            Ok(Parsed::Ip(headers, Flow::V4(key))) => reply_only(ctx, &mut families.v4.table, &headers, &key, frame),
+            Ok(Parsed::Ip(headers, Flow::V6(key))) => reply_only(ctx, &mut families.v6.table, &headers, &key, frame),
+            Ok(Parsed::Other) => Verdict::Punt,
+            Err(reason) => Verdict::Drop(reason),
+        };
+    }
 }
 
-/// Answers a client's packet in the name of the VIP it was sent to. In DR and TUN the kernel counts that as a
-/// packet of the connection, as what leaves from VIP to client is (`ip_vs_out_icmp`).
-#[cold]
-fn refuse<A: Address, F: Frame>(
+fn reply_only<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
-    packet: &Known<'_, A>,
-    frame: &mut F,
-    server: &RealServer,
-    error: IcmpError,
-    reason: DropReason,
-) -> Verdict {
-    if matches!(error, IcmpError::FragmentationNeeded { .. }) {
-        // Towards servers the kernel looks at the length behind the TTL (`__ip_vs_get_out_rt`); as a router before.
-        rewrite::decrement_ttl(frame.bytes_mut(), packet.headers);
-    }
-    let vip = packet.key.dst.addr;
-    let verdict = reply::answer(ctx, packet.headers, packet.key, frame, error, vip, reason);
-    if !server.mode.sees_replies() && !matches!(verdict, Verdict::Drop(_)) {
-        let counters = ctx.own.server(server.id);
-        counters.out_packets.add(1);
-        counters.out_bytes.add(reply::sent_len(frame.bytes()) as u64);
-    }
-    verdict
-}
-
-/// Tells a real server that its packet belongs to no connection (`nat_icmp_send`).
-#[cold]
-pub(crate) fn refuse_stray<A: Address, F: Frame>(
-    ctx: &mut Context<'_>,
+    table: &mut ConnTable<A>,
     headers: &Headers,
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Verdict {
-    let packet = Known {
-        index: ConnIndex(0),
-        headers,
-        key,
-    };
-    if !ctx.snapshot.l3.is_local(key.dst.addr) {
-        if headers.ttl <= 1 {
-            return refuse_as_router(ctx, &packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
-        }
-        // The stack was about to forward it: what is quoted has been through that.
-        rewrite::decrement_ttl(frame.bytes_mut(), headers);
+    match classify::classify(ctx, frame.bytes(), headers) {
+        Class::Balanced => {}
+        Class::Decided(verdict) => return verdict,
+        Class::Fragment | Class::Icmp => return Verdict::Punt,
     }
-    refuse_as_router(
-        ctx,
-        &packet,
-        frame,
-        IcmpError::PortUnreachable,
-        DropReason::NoConnection,
-    )
-}
-
-/// Answers a real server's packet in the name of the director's address on that link.
-#[cold]
-fn refuse_as_router<A: Address, F: Frame>(
-    ctx: &mut Context<'_>,
-    packet: &Known<'_, A>,
-    frame: &mut F,
-    error: IcmpError,
-    reason: DropReason,
-) -> Verdict {
-    match ctx.snapshot.l3.source_address::<A>(ctx.device) {
-        Some(source) => reply::answer(ctx, packet.headers, packet.key, frame, error, source, reason),
-        None => Verdict::Drop(reason),
+    match table.find(table.hash(key), key) {
+        Some((index, Direction::Outbound)) => outbound(ctx, table, &Known { index, headers, key }, frame),
+        _ => Verdict::Punt,
     }
 }

@@ -6,7 +6,6 @@
 //! Ref: Linux ip_vs_sync.c `ip_vs_proc_conn()`, ip_vs_conn.c `ip_vs_conn_new()`, `ip_vs_bind_dest()`.
 
 use crate::address::{Address, Endpoint, FlowKey};
-use crate::counters::SingleWriter;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{
     Conn, ConnIndex, FLAG_INACTIVE, FLAG_INBOUND_SHIFTED, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED, FLAG_REPLIES_ONLY,
@@ -20,11 +19,14 @@ use crate::ipvs::service::VirtualService;
 use crate::ipvs::sync::{End, FLAGS_TAKEN, FLAGS_UPDATED, SyncConn};
 use crate::l3::DeviceId;
 use crate::path::forward::rewrite;
-use crate::path::verdict::WorkerId;
-use crate::path::{admit, track};
+use crate::path::ownership;
+use crate::path::track;
+use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
+use crate::verdict::WorkerId;
 use crate::wire::{sctp, tcp, udp};
-use crate::worker_state::{Context, WorkerState};
+use crate::worker_state::WorkerState;
+use crate::worker_state::context::Context;
 
 /// Timeout where neither the entry nor the protocol's states give one, in seconds.
 const TIMEOUT_DEFAULT_SEC: u32 = 180;
@@ -54,9 +56,9 @@ struct Entry<'a, A: Address> {
 fn one<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, synced: &SyncConn) {
     // Ends of two families have no place in any table.
     let Some(entry) = read(ctx, synced) else { return };
-    if ctx.workers_count > 1 && owner(ctx, &entry) != Some(ctx.worker) {
+    if ctx.ownership.workers_count > 1 && owner(ctx, &entry) != Some(ctx.ownership.worker) {
         // Replies find their way by the local end: where that leads to another worker, it needs a copy.
-        if replies_owner(ctx, &entry) == Some(ctx.worker) {
+        if replies_owner(ctx, &entry) == Some(ctx.ownership.worker) {
             copy_for_replies(ctx, table, &entry);
         }
         return;
@@ -86,8 +88,8 @@ fn one<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, synced: &SyncCon
 /// The worker to which the client's packets lead.
 fn owner<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>) -> Option<WorkerId> {
     match entry.service {
-        Some(service) => admit::owner(ctx, Some(service), &entry.key),
-        None => Some(admit::owner_of_client(ctx, Spread::ENDS, entry.key.src)),
+        Some(service) => ownership::owner(ctx, Some(service), &entry.key),
+        None => Some(ownership::owner_of_client(ctx, Spread::ENDS, entry.key.src)),
     }
 }
 
@@ -98,7 +100,7 @@ fn replies_owner<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>) -> Option<
         dst: entry.local?,
         protocol: entry.key.protocol,
     };
-    admit::owner(ctx, None, &reply)
+    ownership::owner(ctx, None, &reply)
 }
 
 fn read<'a, A: Address>(ctx: &Context<'a>, synced: &'a SyncConn) -> Option<Entry<'a, A>> {

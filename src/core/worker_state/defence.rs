@@ -1,24 +1,20 @@
-//! Beside the packets' way: what the director does when its table fills, and the end of connections whose
-//! server was deleted.
+//! What one worker does at present against a full table, and how far its walks through the tables have come.
 //!
-//! In:  occupancy of the tables, the settings `drop_entry`, `drop_packet`, `secure_tcp`, `expire_nodest_conn`.
-//! Out: which packets and idle connections have to go, a bounded number a call.
-//! Ref: Linux ip_vs_ctl.c `update_defense_level`, ip_vs_conn.c `ip_vs_random_dropentry`, `todrop_entry`,
-//!      `ip_vs_expire_nodest_conn_flush`. The trigger is free room in the table, not the machine's free memory.
+//! In:  the settings `drop_entry`, `drop_packet`, `secure_tcp` and the free slots of the tables.
+//! Out: which packets and which connections go.
+//! Ref: Linux ip_vs_ctl.c `update_defense_level`, ip_vs_conn.c `ip_vs_random_dropentry`, `todrop_entry`. The trigger
+//!      is the number of free slots in the table, not the machine's free memory.
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnIndex, FLAG_ONE_PACKET, FLAG_TEMPLATE};
+use crate::ipvs::conn::{Conn, FLAG_ONE_PACKET, FLAG_TEMPLATE};
 use crate::ipvs::persistence;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
-use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::sysctl::Sysctls;
-use crate::limits::{DEFENCE_PERIOD_MS, DEFENCE_RESERVE_PARTS, DROP_ENTRY_PARTS, SWEEP_SLOTS_MAX};
-use crate::path::track;
+use crate::limits::{DEFENCE_PERIOD_MS, DEFENCE_RESERVE_PARTS, DROP_ENTRY_PARTS};
 use crate::tick::Tick;
 use crate::wire::{sctp, tcp};
-use crate::worker_state::Context;
 
 /// `drop_entry` lets a connection live that was seen within this time (`todrop_entry`).
 const IDLE_MIN_MS: u32 = 60_000;
@@ -43,9 +39,9 @@ pub struct Defence {
 /// A walk through a connection table that goes on where the last pass ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sweep {
-    next: u32,
+    pub(crate) next: u32,
     /// Slots that the walk has left.
-    left: usize,
+    pub(crate) left: usize,
 }
 
 impl Defence {
@@ -115,7 +111,8 @@ impl Defence {
         true
     }
 
-    fn takes<A: Address>(&mut self, conn: &Conn<A>, now: Tick) -> bool {
+    /// Whether `drop_entry` ends this connection.
+    pub(crate) fn takes<A: Address>(&mut self, conn: &Conn<A>, now: Tick) -> bool {
         if conn.controlled > 0 {
             return false;
         }
@@ -152,52 +149,6 @@ impl Sweep {
     /// A walk over a part of the table, as `drop_entry` makes it.
     pub fn begin_part<A: Address>(&mut self, table: &ConnTable<A>) {
         self.begin(table.capacity() / DROP_ENTRY_PARTS);
-    }
-}
-
-/// The walk of `drop_entry`, as far as one pass goes.
-pub(crate) fn drop_idle<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
-    let now = ctx.now;
-    walk(ctx, table, sweep, |ctx, conn| ctx.defence.takes(conn, now));
-}
-
-/// The walk of `expire_nodest_conn`, as far as one pass goes.
-pub(crate) fn drop_orphans<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
-    walk(ctx, table, sweep, |ctx, conn| {
-        let id = RealServerId(conn.real_server);
-        let slot = ctx.snapshot.services.real_server(id);
-        conn.controlled == 0 && id != RealServerId::UNBOUND && slot.is_none_or(|slot| !slot.available)
-    });
-}
-
-fn walk<A: Address>(
-    ctx: &mut Context<'_>,
-    table: &mut ConnTable<A>,
-    sweep: &mut Sweep,
-    mut goes: impl FnMut(&mut Context<'_>, &Conn<A>) -> bool,
-) {
-    if sweep.left == 0 {
-        return;
-    }
-    let slots = sweep.left.min(SWEEP_SLOTS_MAX);
-    let mut found = [ConnIndex(0); SWEEP_SLOTS_MAX];
-    let mut count = 0;
-    let next = table.scan(sweep.next, slots, |index, conn| {
-        if goes(ctx, conn)
-            && let Some(place) = found.get_mut(count)
-        {
-            *place = index;
-            count += 1;
-        }
-    });
-    sweep.left -= slots;
-    sweep.next = next.unwrap_or(0);
-    for index in found.into_iter().take(count) {
-        let template = table.conn(index).control;
-        track::forget(ctx, table, index);
-        if template != Conn::<A>::NO_CONTROL && table.conn(ConnIndex(template)).controlled == 0 {
-            track::forget(ctx, table, ConnIndex(template));
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Step 7, too long for its link: a finished packet leaves in pieces.
+//! Stage 7, too long for its link: a finished packet leaves in pieces.
 //!
 //! In:  a frame that is complete, Ethernet header included, with its verdict.
 //! Out: its pieces in [`GeneratedFrames`], each with that verdict; the frame itself is done with.
@@ -10,8 +10,7 @@ use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::limits::FRAGMENT_HEADER_MAX;
-use crate::path::generated_frames::GeneratedFrames;
-use crate::path::verdict::{DropReason, Verdict};
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EthernetHeader};
 use crate::wire::ipv4::{DONT_FRAGMENT, FRAGMENT_OFFSET_MASK, Ipv4Header, MORE_FRAGMENTS};
@@ -19,7 +18,8 @@ use crate::wire::ipv6::{
     ExtensionHeader, FragmentHeader, Ipv6Header, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP, NEXT_ROUTING,
 };
 use crate::wire::vlan::VlanTag;
-use crate::worker_state::Context;
+use crate::worker_state::context::Context;
+use crate::worker_state::generated_frames::GeneratedFrames;
 
 /// Fragment offsets are in units of so many bytes.
 const UNIT: usize = 8;
@@ -61,12 +61,12 @@ pub(crate) fn in_pieces(ctx: &mut Context<'_>, frame: &[u8], cuts: &Cuts<'_>, ve
         return verdict;
     }
     let identification = ctx.random.next_u32();
-    let before = ctx.generated.mark();
-    match cut(ctx.generated, frame, cuts, verdict, identification) {
+    let before = ctx.out.generated.mark();
+    match cut(&mut ctx.out.generated, frame, cuts, verdict, identification) {
         Ok(()) => Verdict::Consumed,
         Err(reason) => {
             // Half a packet is of no use to anybody.
-            ctx.generated.rewind(before);
+            ctx.out.generated.rewind(before);
             Verdict::Drop(reason)
         }
     }

@@ -1,4 +1,4 @@
-//! Step 2 for ICMP, tunnels: a router on the way to a real server refused a packet that we wrapped.
+//! Stage 2 for ICMP, tunnels: a router on the way to a real server refused a packet that we wrapped.
 //!
 //! In:  an ICMP error sent to the director, quoting an outer packet with enough of the inner one in it.
 //! Out: the same error about the inner packet, to its client, in the name of the VIP; a path MTU learned.
@@ -9,25 +9,27 @@ use zerocopy::FromBytes;
 
 use crate::address::{Addr4, Address, AddressFamily, FlowKey};
 use crate::frame::Frame;
+use crate::headers::{Flow, Fragment, Headers};
 use crate::ipvs::conn::Direction;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::tunnel_kind::TunnelKind;
-use crate::path::forward::tunnel::{self, PROTOCOL_IPV4};
-use crate::path::headers::{Flow, Fragment, Headers};
-use crate::path::icmp::IcmpError;
+use crate::path::forward::tunnel;
+use crate::path::forward::tunnel::encapsulate::{self, PROTOCOL_IPV4};
+use crate::path::icmp::build::IcmpError;
+use crate::path::icmp::{answer, relay};
+use crate::path::ownership;
 use crate::path::parse::{Embedded, quoted_v4};
 use crate::path::resolve;
-use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{admit, path_mtu, related, reply};
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::ETHERTYPE_IPV4;
 use crate::wire::gre::{self, GreHeader};
 use crate::wire::gue::GueHeader;
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::udp::{self, UdpHeader};
-use crate::worker_state::Context;
+use crate::worker_state::context::Context;
 
 /// See the module. `outer` is the packet that `frame` quotes; `None` when it is not of a tunnel.
 pub(crate) fn about_tunnel<F: Frame>(
@@ -42,7 +44,7 @@ pub(crate) fn about_tunnel<F: Frame>(
         return None;
     }
     let Some((index, Direction::Inbound)) = table.find(table.hash(&error.key), &error.key) else {
-        return Some(admit::other_owner(ctx, &error.key).map_or(Verdict::Punt, Verdict::Handoff));
+        return Some(ownership::other_owner(ctx, &error.key).map_or(Verdict::Punt, Verdict::Handoff));
     };
     let conn = table.conn_mut(index);
     let slot = ctx.snapshot.services.real_server(RealServerId(conn.real_server));
@@ -53,7 +55,7 @@ pub(crate) fn about_tunnel<F: Frame>(
     }) else {
         return Some(Verdict::Punt);
     };
-    if !related::is_checksum_right(frame.bytes(), headers) {
+    if !relay::is_checksum_right(frame.bytes(), headers) {
         return Some(Verdict::Drop(DropReason::IcmpChecksum));
     }
     let IcmpHeader { kind, code, rest, .. } = error.message;
@@ -62,18 +64,21 @@ pub(crate) fn about_tunnel<F: Frame>(
         let Ok(next_hop) = resolve::next_hop(ctx, conn, Direction::Inbound, server.addr) else {
             return Some(Verdict::Drop(DropReason::TunnelPath));
         };
-        let overhead = tunnel::overhead(server.tunnel, AddressFamily::Ipv4);
+        let overhead = encapsulate::overhead(server.tunnel, AddressFamily::Ipv4);
         // RFC 1191 4: the low half.
-        let mtu = ctx.path_mtus.learn(server.addr, rest as u16, next_hop.hop.mtu, ctx.now);
+        let mtu = ctx
+            .l3_memory
+            .path_mtus
+            .learn(server.addr, rest as u16, next_hop.hop.mtu, ctx.now);
         if !error.inner.dont_fragment {
             return Some(Verdict::Drop(DropReason::TunnelPath));
         }
-        rest = u32::from(path_mtu::for_client(mtu, overhead));
+        rest = u32::from(tunnel::mtu_for_client(mtu, overhead));
     }
     let relayed = IcmpError::Relayed { kind, code, rest };
     let quoted_len = error.inner.packet_len();
     let vip = error.key.dst.addr;
-    let verdict = reply::answer(
+    let verdict = answer::answer(
         ctx,
         &error.inner,
         &error.key,
@@ -84,8 +89,8 @@ pub(crate) fn about_tunnel<F: Frame>(
     );
     if !matches!(verdict, Verdict::Drop(_)) {
         // tun_icmp_outer: the kernel counts what it quotes as well as what it sends.
-        related::count_out(ctx, table.conn_mut(index), quoted_len);
-        related::count_out(ctx, table.conn_mut(index), reply::sent_len(frame.bytes()));
+        relay::count_out(ctx, table.conn_mut(index), quoted_len);
+        relay::count_out(ctx, table.conn_mut(index), answer::sent_len(frame.bytes()));
     }
     Some(verdict)
 }
@@ -106,7 +111,7 @@ pub(crate) fn count_undelivered(ctx: &Context<'_>, table: &ConnTable<Addr4>, hea
         && let Some((index, Direction::Inbound)) = table.find(table.hash(&key), &key)
     {
         let len = headers.packet_end.saturating_sub(inner.l3_offset);
-        related::count_out(ctx, table.conn(index), usize::from(len));
+        relay::count_out(ctx, table.conn(index), usize::from(len));
     }
 }
 

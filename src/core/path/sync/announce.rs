@@ -1,4 +1,4 @@
-//! Step 6, behind tracking, while a master daemon runs: is this connection to be told to another director now?
+//! Stage 6, behind tracking, while a master daemon runs: is this connection to be told to another director now?
 //!
 //! In:  a client's packet of a known connection, counted and tracked; a template whose time was extended.
 //! Out: at most the connection and its template in the worker's outbox.
@@ -6,16 +6,16 @@
 //! Ref: Linux ip_vs_sync.c `ip_vs_sync_conn()`, `ip_vs_sync_conn_needed()`.
 
 use crate::address::Address;
-use crate::counters::SingleWriter;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, FLAG_CONTROLLED, FLAG_ONE_PACKET, FLAG_TEMPLATE};
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::sync::SyncConn;
 use crate::ipvs::sysctl::Sysctls;
+use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
 use crate::wire::{sctp, tcp};
-use crate::worker_state::Context;
+use crate::worker_state::context::Context;
 
 /// Least half of a timeout that a refresh looks at, in milliseconds.
 const REFRESH_HALF_MIN_MS: u32 = 10_000;
@@ -59,7 +59,7 @@ fn tell<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, packets: u32) -> bool
         return false;
     }
     if let Some(synced) = SyncConn::of(conn) {
-        let counter = if ctx.outbox.push(synced) {
+        let counter = if ctx.out.outbox.push(synced) {
             &ctx.own.synced_out
         } else {
             &ctx.own.synced_out_dropped

@@ -5,8 +5,8 @@ use std::ops::Range;
 use zerocopy::FromBytes;
 
 use crate::address::Address;
-use crate::path::headers::{Flow, Headers};
-use crate::path::verdict::DropReason;
+use crate::headers::{Flow, Headers};
+use crate::verdict::DropReason;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::{
     ExtensionHeader, FragmentHeader, Ipv6Header, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP, NEXT_ROUTING,
@@ -14,18 +14,18 @@ use crate::wire::ipv6::{
 
 /// Fragments of one datagram have this in common (RFC 791 3.2, RFC 8200 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FragmentKey {
+pub(crate) struct FragmentKey {
     src: (u64, u64),
     dst: (u64, u64),
     identification: u32,
     /// IPv6: 0, as it is not part of what identifies a datagram there.
     protocol: u8,
-    pub(super) is_ipv6: bool,
+    pub(crate) is_ipv6: bool,
 }
 
 impl FragmentKey {
     /// Keyed by `secret`, so that nobody can aim all fragments at one worker.
-    pub(super) fn hash(&self, secret: u64) -> u32 {
+    pub(crate) fn hash(&self, secret: u64) -> u32 {
         let last = u64::from(self.identification) << 16 | u64::from(self.protocol) << 1 | u64::from(self.is_ipv6);
         let words = [self.src.0, self.src.1, self.dst.0, self.dst.1, last];
         let mixed = words.iter().fold(secret, |hash, word| {
@@ -38,25 +38,25 @@ impl FragmentKey {
 
 /// See the module. Ranges are from the start of the frame.
 #[derive(Clone, Debug)]
-pub(super) struct Piece {
-    pub(super) key: FragmentKey,
+pub(crate) struct Piece {
+    pub(crate) key: FragmentKey,
     /// Bytes of the datagram's payload before this one.
-    pub(super) offset: usize,
+    pub(crate) offset: usize,
     /// Whether more follow.
-    pub(super) more: bool,
+    pub(crate) more: bool,
     /// DF was set (IPv4).
-    pub(super) dont_fragment: bool,
+    pub(crate) dont_fragment: bool,
     /// Link header.
-    pub(super) l2: Range<usize>,
+    pub(crate) l2: Range<usize>,
     /// IP header with options, or IPv6 with all up to the end of the fragment header.
-    pub(super) header: Range<usize>,
+    pub(crate) header: Range<usize>,
     /// From the start of `header`: where IPv6 says that a fragment header follows.
-    pub(super) next_header_at: usize,
-    pub(super) payload: Range<usize>,
+    pub(crate) next_header_at: usize,
+    pub(crate) payload: Range<usize>,
 }
 
 impl Piece {
-    pub(super) fn read(frame: &[u8], headers: &Headers, flow: &Flow) -> Result<Self, DropReason> {
+    pub(crate) fn read(frame: &[u8], headers: &Headers, flow: &Flow) -> Result<Self, DropReason> {
         let l3_offset = usize::from(headers.l3_offset);
         let packet = frame
             .get(l3_offset..usize::from(headers.packet_end))

@@ -6,7 +6,7 @@
 //! Never: allocates after start. What finds no room is dropped and counted as `generated_frames_full`.
 
 use crate::limits::{GENERATED_BYTES_MAX, GENERATED_FRAMES_MAX};
-use crate::path::verdict::Verdict;
+use crate::verdict::Verdict;
 
 /// See the module.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Step 2 for fragments: the datagram is put together, goes the way of any packet, and leaves in pieces again.
+//! Stage 2 for fragments: the datagram is put together, goes the way of any packet, and leaves in pieces again.
 //!
 //! In:  a fragment that may belong to one of our connections. Ports are in the first one only, which may come last.
 //! Out: [`Verdict::Consumed`] until the datagram is whole; then its pieces, rewritten, with the verdict of the whole.
@@ -8,26 +8,23 @@
 //! connection, the pieces are handed over once more and put together there.
 //! Ref:  RFC 791 3.2, RFC 8200 4.5, RFC 5722; Linux net/ipv4/ip_fragment.c, nf_conntrack_reasm.c.
 
-mod datagram;
-mod piece;
-
-pub(crate) use datagram::Reassembly;
-
 use crate::address::{Address, Endpoint, FlowKey};
 use crate::frame::Frame;
+use crate::headers::{Flow, Headers};
 use crate::ipvs::conn::table::ConnTable;
 use crate::limits::FRAGMENTS_PER_DATAGRAM_MAX;
-use crate::path::fragment::{self, Cuts};
-use crate::path::headers::{Flow, Headers};
-use crate::path::icmp::IcmpError;
+use crate::path::classify::is_balanced;
+use crate::path::fragments::cut::{self, Cuts};
+use crate::path::icmp::build::IcmpError;
+use crate::path::icmp::{answer, relay};
+use crate::path::ownership;
 use crate::path::parse::{self, Parsed};
-use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{admit, is_balanced, one_packet, related, reply};
+use crate::path::slow_path;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp;
-use crate::worker_state::{Context, Families};
-
-use datagram::{Assembled, Datagram};
-use piece::Piece;
+use crate::worker_state::context::{Context, Families};
+use crate::worker_state::reassembly::piece::Piece;
+use crate::worker_state::reassembly::{Assembled, Datagram, Reassembly};
 
 /// Bytes of the shortest MTU that IPv6 knows: the kernel cuts no smaller.
 const IPV6_MTU_MIN: u16 = 1_280;
@@ -52,12 +49,12 @@ pub(crate) fn fragment<F: Frame>(
         Ok(piece) => piece,
         Err(reason) => return Verdict::Drop(reason),
     };
-    let owner = admit::worker_of_hash(ctx, piece.key.hash(ctx.secret));
-    if owner != ctx.worker && !ctx.is_handoff {
+    let owner = ownership::worker_of_hash(ctx, piece.key.hash(ctx.ownership.secret));
+    if owner != ctx.ownership.worker && !ctx.ownership.is_handoff {
         return Verdict::Handoff(owner);
     }
     // Handoff over by the worker that put it together: the connection is ours, whatever the tables say.
-    let is_final = owner != ctx.worker;
+    let is_final = owner != ctx.ownership.worker;
     let Some(slot) = families.reassembly.slot(&piece.key, ctx.now) else {
         return Verdict::Drop(DropReason::FragmentMalformed);
     };
@@ -85,7 +82,7 @@ fn whole(ctx: &mut Context<'_>, families: &mut Families, slot: usize, is_final: 
     let mut received = [0; FRAGMENTS_PER_DATAGRAM_MAX];
     let verdict = match reassembly.assemble(slot, &mut received) {
         Some(mut assembled) => {
-            let was_handed_over = std::mem::replace(&mut ctx.is_handoff, is_final);
+            let was_handed_over = std::mem::replace(&mut ctx.ownership.is_handoff, is_final);
             ctx.reassembled = assembled.longest;
             let verdict = match parse::parse(assembled.datagram.bytes()) {
                 Ok(Parsed::Ip(mut headers, flow)) => {
@@ -97,14 +94,14 @@ fn whole(ctx: &mut Context<'_>, families: &mut Families, slot: usize, is_final: 
                             Flow::V6(key) => look_up(ctx, &mut v6.table, &headers, key, datagram),
                         }
                     } else {
-                        related::icmp(ctx, &mut v4.table, &mut v6.table, &headers, &flow, datagram)
+                        relay::icmp_error(ctx, &mut v4.table, &mut v6.table, &headers, &flow, datagram)
                     }
                 }
                 Ok(Parsed::Other) => Verdict::Drop(DropReason::FragmentMalformed),
                 Err(reason) => Verdict::Drop(reason),
             };
             let longest = std::mem::take(&mut ctx.reassembled);
-            ctx.is_handoff = was_handed_over;
+            ctx.ownership.is_handoff = was_handed_over;
             leave(ctx, &assembled, longest, verdict)
         }
         None => Verdict::Drop(DropReason::FragmentMalformed),
@@ -120,8 +117,8 @@ fn look_up<A: Address>(
     key: &FlowKey<A>,
     datagram: &mut Datagram<'_>,
 ) -> Verdict {
-    let hash = table.hash(key);
-    one_packet(ctx, table, hash, headers, key, datagram)
+    let found = table.find(table.hash(key), key);
+    slow_path::process(ctx, table, found, headers, key, datagram)
 }
 
 /// Sends the pieces of a datagram with the verdict of the whole. Where they were cut stays only where it stays in
@@ -139,14 +136,14 @@ fn leave(ctx: &mut Context<'_>, assembled: &Assembled<'_>, longest: u16, verdict
         let longest = longest.max(IPV6_MTU_MIN);
         (longest, frame.len() <= usize::from(longest))
     } else {
-        (longest, !assembled.is_to_director(ctx))
+        (longest, !assembled.dst.is_some_and(|dst| ctx.snapshot.l3.is_local(dst)))
     };
     let cuts = Cuts {
         longest,
         whole_up_to,
         as_received: if keeps_cuts { assembled.received } else { &[] },
     };
-    fragment::in_pieces(ctx, frame, &cuts, verdict)
+    cut::in_pieces(ctx, frame, &cuts, verdict)
 }
 
 /// Gives up datagrams whose time is over; of those to the director itself the sender is told, when it has the
@@ -170,7 +167,7 @@ fn tell_sender(ctx: &mut Context<'_>, datagram: &mut Datagram<'_>) {
     };
     if matches!(verdict, Verdict::Transmit(_) | Verdict::Hold(_)) {
         // Without room nobody is told, as without budget.
-        let _ = ctx.generated.push(verdict, &[datagram.bytes()]);
+        let _ = ctx.out.generated.push(verdict, &[datagram.bytes()]);
     }
 }
 
@@ -188,7 +185,7 @@ fn tell<A: Address>(
         ..*key
     };
     let (error, reason) = (IcmpError::ReassemblyTimeExceeded, DropReason::FragmentTimeout);
-    reply::answer(ctx, headers, &key, datagram, error, key.dst.addr, reason)
+    answer::answer(ctx, headers, &key, datagram, error, key.dst.addr, reason)
 }
 
 #[cfg(test)]

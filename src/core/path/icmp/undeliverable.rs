@@ -7,8 +7,8 @@
 //! Ref:  Linux net/ipv4/route.c `ipv4_link_failure`; the error goes through ip_vs_core.c `ip_vs_out_icmp`, `ip_vs_in_icmp`.
 
 use crate::address::{Address, AddressFamily, Endpoint, FlowKey};
-use crate::counters::SingleWriter;
 use crate::frame::Frame;
+use crate::headers::{Flow, Fragment, Headers};
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
@@ -16,14 +16,15 @@ use crate::ipvs::real_server::RealServerId;
 use crate::l3::DeviceId;
 use crate::path::classify::is_balanced;
 use crate::path::forward::rewrite;
-use crate::path::headers::{Flow, Fragment, Headers};
-use crate::path::icmp::IcmpError;
+use crate::path::icmp::build::IcmpError;
+use crate::path::icmp::{answer, relay, relay_tunnel};
 use crate::path::parse::{Parsed, parse};
-use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{outer_error, related, reply};
+use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::ipv4::Ipv4Header;
-use crate::worker_state::{Context, WorkerState};
+use crate::worker_state::WorkerState;
+use crate::worker_state::context::Context;
 
 /// See the module. `device` is that of the silent neighbour.
 #[cold]
@@ -39,7 +40,7 @@ pub fn give_up<F: Frame>(worker: &mut WorkerState, device: DeviceId, now: Tick, 
     };
     told.unwrap_or_else(|| {
         if headers.family == AddressFamily::Ipv4 {
-            outer_error::count_undelivered(&ctx, &families.v4.table, &headers, frame.bytes());
+            relay_tunnel::count_undelivered(&ctx, &families.v4.table, &headers, frame.bytes());
         }
         Verdict::Drop(DropReason::NeighbourFailed)
     })
@@ -60,7 +61,7 @@ fn tell<A: Address, F: Frame>(
             let conn = table.conn(index);
             let (sent, vip) = (conn.inbound_key(), conn.virt.addr);
             set_ends(frame.bytes_mut(), headers, sent.src, sent.dst);
-            let verdict = reply::answer(ctx, headers, &sent, frame, error, vip, reason);
+            let verdict = answer::answer(ctx, headers, &sent, frame, error, vip, reason);
             count_to_client(ctx, conn, frame, verdict);
             Some(verdict)
         }
@@ -73,7 +74,7 @@ fn tell<A: Address, F: Frame>(
                 conn.local
             };
             set_ends(frame.bytes_mut(), headers, sent.src, sent.dst);
-            let verdict = reply::answer(ctx, headers, &sent, frame, error, speaker.addr, reason);
+            let verdict = answer::answer(ctx, headers, &sent, frame, error, speaker.addr, reason);
             count_to_server(ctx, conn, frame, verdict);
             Some(verdict)
         }
@@ -84,7 +85,7 @@ fn tell<A: Address, F: Frame>(
                 return None;
             }
             let source = ctx.snapshot.l3.source_for(key.src.addr)?;
-            let verdict = reply::answer(ctx, headers, key, frame, error, source, reason);
+            let verdict = answer::answer(ctx, headers, key, frame, error, source, reason);
             count_to_client(ctx, conn, frame, verdict);
             Some(verdict)
         }
@@ -93,7 +94,7 @@ fn tell<A: Address, F: Frame>(
 
 fn count_to_client<A: Address, F: Frame>(ctx: &Context<'_>, conn: &Conn<A>, frame: &F, verdict: Verdict) {
     if !matches!(verdict, Verdict::Drop(_)) {
-        related::count_out(ctx, conn, reply::sent_len(frame.bytes()));
+        relay::count_out(ctx, conn, answer::sent_len(frame.bytes()));
     }
 }
 
@@ -104,7 +105,7 @@ fn count_to_server<A: Address, F: Frame>(ctx: &Context<'_>, conn: &Conn<A>, fram
     }
     let counters = ctx.own.server(RealServerId(conn.real_server));
     counters.in_packets.add(1);
-    counters.in_bytes.add(reply::sent_len(frame.bytes()) as u64);
+    counters.in_bytes.add(answer::sent_len(frame.bytes()) as u64);
     if let Ok(Parsed::Ip(headers, _)) = parse(frame.bytes()) {
         rewrite::decrement_ttl(frame.bytes_mut(), &headers);
     }
@@ -113,7 +114,7 @@ fn count_to_server<A: Address, F: Frame>(ctx: &Context<'_>, conn: &Conn<A>, fram
 /// Gives the packet back the ends that its sender gave it. The upper checksum stays, as in the kernel.
 fn set_ends<A: Address>(frame: &mut [u8], headers: &Headers, src: Endpoint<A>, dst: Endpoint<A>) {
     rewrite::set_addresses(frame, headers.l3_offset, Some(src.addr), dst.addr);
-    related::set_ports(frame, headers.l4_offset, headers.packet_end, src.port, dst.port);
+    relay::set_ports(frame, headers.l4_offset, headers.packet_end, src.port, dst.port);
     if A::FAMILY == AddressFamily::Ipv4 {
         Ipv4Header::fill_checksum_at(frame, headers.l3_offset);
     }

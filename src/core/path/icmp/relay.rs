@@ -1,4 +1,4 @@
-//! Step 2 for ICMP: an error about one of our connections goes on to the other end of it.
+//! Stage 2 for ICMP: an error about one of our connections goes on to the other end of it.
 //!
 //! In:  an ICMP or ICMPv6 error that quotes a packet of a connection, from either side, from the end itself or
 //!      a router on the way; or one that quotes a packet which we wrapped for a tunnel.
@@ -12,30 +12,32 @@ use zerocopy::FromBytes;
 use zerocopy::network_endian::U16;
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily, Endpoint, FlowKey};
-use crate::counters::SingleWriter;
 use crate::frame::Frame;
+use crate::headers::{Flow, Headers};
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServerId;
 use crate::limits::TIMEOUT_STATELESS_MS;
-use crate::path::admit::Admission;
-use crate::path::forward::rewrite;
-use crate::path::headers::{Flow, Headers};
+use crate::path::admit::{self, Admission};
+use crate::path::client_address;
+use crate::path::forward::{rewrite, tunnel};
+use crate::path::fragments::cut;
+use crate::path::icmp::relay_tunnel;
+use crate::path::ownership;
 use crate::path::parse::{Embedded, embedded};
 use crate::path::resolve::{self, NextHop, RouteError};
-use crate::path::schedule::Refusal;
-use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{admit, client_address, fragment, outer_error, schedule, tunnelled};
-use crate::wire::checksum;
+use crate::path::schedule::{self, Refusal};
+use crate::single_writer::SingleWriter;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
-use crate::wire::tcp;
-use crate::worker_state::Context;
+use crate::wire::{checksum, tcp};
+use crate::worker_state::context::Context;
 
 /// See the module.
 #[cold]
-pub(crate) fn icmp<F: Frame>(
+pub(crate) fn icmp_error<F: Frame>(
     ctx: &mut Context<'_>,
     v4: &mut ConnTable<Addr4>,
     v6: &mut ConnTable<Addr6>,
@@ -48,7 +50,7 @@ pub(crate) fn icmp<F: Frame>(
     };
     let known = match &quoted.reply {
         Flow::V4(key) => about(ctx, v4, headers, &quoted, key, frame)
-            .or_else(|| outer_error::about_tunnel(ctx, v4, headers, &quoted, frame)),
+            .or_else(|| relay_tunnel::about_tunnel(ctx, v4, headers, &quoted, frame)),
         Flow::V6(key) => about(ctx, v6, headers, &quoted, key, frame),
     };
     let decided = known.or_else(|| match (outer, &quoted.reply) {
@@ -150,7 +152,7 @@ fn about<A: Address, F: Frame>(
     match table.find(table.hash(key), key) {
         Some((index, Direction::Inbound)) => Some(to_server(ctx, table, index, headers, quoted, frame)),
         Some((index, Direction::Outbound)) => Some(to_client(ctx, table, index, headers, quoted, frame)),
-        None => admit::other_owner(ctx, key).map(Verdict::Handoff),
+        None => ownership::other_owner(ctx, key).map(Verdict::Handoff),
     }
 }
 
@@ -204,7 +206,7 @@ fn to_server<A: Address, F: Frame>(
             translate(frame.bytes_mut(), headers, quoted, &ends_at_server(conn));
             depart(ctx, headers, frame, A::FAMILY, &next_hop)
         }
-        ForwardingMode::Tunnel => tunnelled::send(ctx, headers, frame, conn, &slot.server, &next_hop),
+        ForwardingMode::Tunnel => tunnel::send(ctx, headers, frame, conn, &slot.server, &next_hop),
         ForwardingMode::DirectRouting | ForwardingMode::Local => {
             rewrite::decrement_ttl(frame.bytes_mut(), headers);
             depart(ctx, headers, frame, A::FAMILY, &next_hop)
@@ -294,7 +296,7 @@ fn depart<F: Frame>(
     }
     let verdict = resolve::depart(frame, headers, family, next_hop);
     if is_oversize {
-        fragment::to_fit(ctx, frame.bytes(), next_hop.hop.mtu, verdict)
+        cut::to_fit(ctx, frame.bytes(), next_hop.hop.mtu, verdict)
     } else {
         verdict
     }

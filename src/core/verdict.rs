@@ -7,8 +7,8 @@ use crate::l3::DeviceId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(pub u8);
 
-/// Names one of the neighbours that frames were last held for, so that a verdict stays small enough for a register:
-/// [`crate::worker_state::WorkerState::neighbour`] tells which, until after the worker's next call of the path.
+/// Names one of the neighbours that frames were last held for, so that a verdict stays small enough for a register.
+/// The worker's state says which one it is, until after the worker's next call of the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitId(pub u8);
 

@@ -92,7 +92,7 @@ fn any_cuts_in_any_order_give_the_datagram_back() {
         let Ok(Parsed::Ip(headers, _)) = parse::parse(&frame) else {
             panic!("not an IP packet")
         };
-        assert_eq!(headers.fragment, crate::path::Fragment::Whole);
+        assert_eq!(headers.fragment, crate::headers::Fragment::Whole);
         assert_eq!(frame[usize::from(headers.l4_offset)..], upper);
         assert_eq!(received, in_order);
     }

@@ -107,17 +107,6 @@ fn slot_of(server: IpAddr) -> usize {
     (fold.wrapping_mul(0x9e37_79b9) >> 16) as usize % PATH_MTUS_MAX
 }
 
-/// What a client is told of a path MTU when a tunnel takes `overhead` bytes of it (`ip_vs_in_icmp`).
-pub(crate) const fn for_client(mtu: u16, overhead: u16) -> u16 {
-    /// Every link carries this much (RFC 791 3.2).
-    const IPV4_MTU_MIN: u16 = 68;
-    if mtu > IPV4_MTU_MIN + overhead {
-        mtu - overhead
-    } else {
-        mtu
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,21 +1,22 @@
 //! Where datagrams are put together: a fixed number of places, each large enough for the longest.
 
+pub(crate) mod piece;
+
 use zerocopy::FromBytes;
 use zerocopy::network_endian::U16;
 
-use super::piece::{FragmentKey, Piece};
 use crate::address::Addr4;
 use crate::frame::Frame;
 use crate::limits::{
     DATAGRAMS_MAX, FRAGMENT_HEADER_MAX, FRAGMENTS_PER_DATAGRAM_MAX, REASSEMBLY4_SEC, REASSEMBLY6_SEC, VLAN_TAGS_MAX,
 };
-use crate::path::verdict::DropReason;
 use crate::tick::Tick;
+use crate::verdict::DropReason;
 use crate::wire::ethernet::EthernetHeader;
 use crate::wire::ipv4::{DONT_FRAGMENT, Ipv4Header};
 use crate::wire::ipv6::{FragmentHeader, Ipv6Header};
 use crate::wire::vlan::VlanTag;
-use crate::worker_state::Context;
+use crate::worker_state::reassembly::piece::{FragmentKey, Piece};
 
 /// Bytes of the longest link header.
 const L2_MAX: usize = EthernetHeader::LEN + VLAN_TAGS_MAX * VlanTag::LEN;
@@ -65,22 +66,16 @@ struct Slot {
 }
 
 /// A whole datagram.
-pub(super) struct Assembled<'a> {
-    pub(super) datagram: Datagram<'a>,
-    pub(super) is_ipv6: bool,
-    pub(super) dont_fragment: bool,
+pub(crate) struct Assembled<'a> {
+    pub(crate) datagram: Datagram<'a>,
+    pub(crate) is_ipv6: bool,
+    pub(crate) dont_fragment: bool,
     /// Bytes of the longest fragment, IP header included.
-    pub(super) longest: u16,
+    pub(crate) longest: u16,
     /// Payload bytes of the fragments, in order.
-    pub(super) received: &'a [u16],
-    dst: Option<Addr4>,
-}
-
-impl Assembled<'_> {
-    /// Whether it was sent to an address of the director's own.
-    pub(super) fn is_to_director(&self, ctx: &Context<'_>) -> bool {
-        self.dst.is_some_and(|dst| ctx.snapshot.l3.is_local(dst))
-    }
+    pub(crate) received: &'a [u16],
+    /// IPv4: where it was sent to.
+    pub(crate) dst: Option<Addr4>,
 }
 
 impl Reassembly {
@@ -92,7 +87,7 @@ impl Reassembly {
     }
 
     /// The place of a datagram: its own, a free one, or that of the oldest, which is given up.
-    pub(super) fn slot(&mut self, key: &FragmentKey, now: Tick) -> Option<usize> {
+    pub(crate) fn slot(&mut self, key: &FragmentKey, now: Tick) -> Option<usize> {
         if let Some(own) = self.slots.iter().position(|slot| slot.key.as_ref() == Some(key)) {
             return Some(own);
         }
@@ -110,7 +105,7 @@ impl Reassembly {
     }
 
     /// Adds a fragment; whether the datagram is complete now.
-    pub(super) fn add(&mut self, index: usize, frame: &[u8], piece: &Piece) -> Result<bool, DropReason> {
+    pub(crate) fn add(&mut self, index: usize, frame: &[u8], piece: &Piece) -> Result<bool, DropReason> {
         let slot = self.slots.get_mut(index).ok_or(DropReason::FragmentMalformed)?;
         let added = slot.add(frame, piece);
         if matches!(added, Err(reason) if reason != DropReason::FragmentDuplicate) {
@@ -120,12 +115,12 @@ impl Reassembly {
     }
 
     /// Puts headers in front of the payload. `received` takes the lengths of the fragments.
-    pub(super) fn assemble<'a>(&'a mut self, index: usize, received: &'a mut [u16]) -> Option<Assembled<'a>> {
+    pub(crate) fn assemble<'a>(&'a mut self, index: usize, received: &'a mut [u16]) -> Option<Assembled<'a>> {
         self.slots.get_mut(index)?.assemble(received)
     }
 
     /// The first fragment of an incomplete datagram as it came in, if it did.
-    pub(super) fn first_fragment(&mut self, index: usize) -> Option<Datagram<'_>> {
+    pub(crate) fn first_fragment(&mut self, index: usize) -> Option<Datagram<'_>> {
         let slot = self.slots.get_mut(index)?;
         let first = slot.spans.first().filter(|span| slot.count > 0 && span.begin == 0)?;
         let payload_len = usize::from(first.end);
@@ -134,7 +129,7 @@ impl Reassembly {
     }
 
     /// Gives up what is in a place.
-    pub(super) fn free(&mut self, index: usize) {
+    pub(crate) fn free(&mut self, index: usize) {
         if let Some(slot) = self.slots.get_mut(index)
             && slot.key.is_some()
         {
@@ -144,7 +139,7 @@ impl Reassembly {
     }
 
     /// A datagram whose time is over.
-    pub(super) fn next_expired(&self, now: Tick) -> Option<usize> {
+    pub(crate) fn next_expired(&self, now: Tick) -> Option<usize> {
         if self.used == 0 {
             return None;
         }
@@ -342,7 +337,7 @@ impl Slot {
 }
 
 /// A datagram in its place, as a frame like any other.
-pub(super) struct Datagram<'a> {
+pub(crate) struct Datagram<'a> {
     bytes: &'a mut [u8],
     start: usize,
     end: usize,
