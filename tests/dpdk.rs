@@ -1,4 +1,4 @@
-//! The DPDK room on software devices: no hugepages, no NIC, each test in a process of its own.
+//! The DPDK module on software devices: no hugepages, no NIC, each test in a process of its own.
 
 #[path = "process/own_process.rs"]
 mod own_process;
@@ -122,7 +122,7 @@ fn an_mbuf_grows_and_shrinks_at_both_ends_within_its_room() {
         assert_eq!(mbuf.len(), 135);
         assert!(mbuf.trim_front(128) && !mbuf.trim_front(8));
         assert_eq!(mbuf.bytes(), b"payload");
-        assert!(mbuf.append(2_041) && !mbuf.append(1), "the frame room is 2048 bytes");
+        assert!(mbuf.append(2_041) && !mbuf.append(1), "the frame space is 2048 bytes");
         mbuf.truncate(3);
         mbuf.truncate(9);
         assert_eq!(mbuf.bytes(), b"pay");
@@ -130,8 +130,8 @@ fn an_mbuf_grows_and_shrinks_at_both_ends_within_its_room() {
         let mut empty = pool.alloc().unwrap();
         let failed = empty.fill(|_| Err::<usize, _>("no"));
         assert_eq!((failed, empty.len()), (Err("no"), 0));
-        let count = empty.fill(|room| {
-            room[..4].copy_from_slice(b"data");
+        let count = empty.fill(|buffer| {
+            buffer[..4].copy_from_slice(b"data");
             Ok::<_, ()>(4)
         });
         assert_eq!((count, empty.bytes()), (Ok(4), &b"data"[..]));

@@ -332,9 +332,9 @@ fn with_ten_thousand_servers_a_change_takes_a_millisecond_of_the_processor() {
     let (begun, before) = (Instant::now(), server.cpu_time());
     for round in 0..200 {
         outages::say(&client, &edit(1 + round % 9)).unwrap();
-        let mut room = [0; 512];
-        let len = nix::sys::socket::recv(client.as_raw_fd(), &mut room, nix::sys::socket::MsgFlags::empty());
-        assert_eq!((len, &room[16..20]), (Ok(36), &[0; 4][..]), "acknowledged");
+        let mut buffer = [0; 512];
+        let len = nix::sys::socket::recv(client.as_raw_fd(), &mut buffer, nix::sys::socket::MsgFlags::empty());
+        assert_eq!((len, &buffer[16..20]), (Ok(36), &[0; 4][..]), "acknowledged");
     }
     let taken = (server.cpu_time() - before) / 200;
     println!(

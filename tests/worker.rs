@@ -312,7 +312,7 @@ fn commands_wait_while_there_is_no_room_for_their_replies() {
         let slept = lab.counters[0].sleeps.get();
         assert!(wait_until(|| lab.counters[0].sleeps.get() > slept + 3));
         assert_eq!(mailbox.commands.len(), 1);
-        // The first that goes makes room for the answer, which stands behind all others.
+        // The first that goes frees space for the answer, which stands behind all others.
         loop {
             match lab.reply(0) {
                 Some(Reply::Resolve(_)) => {}
@@ -334,8 +334,8 @@ fn a_flood_to_the_kernel_does_not_starve_arp() {
         arp[12..14].copy_from_slice(&[0x08, 0x06]);
         let frame = |content: &[u8]| {
             let mut mbuf = lab.pool.alloc().unwrap();
-            mbuf.fill(|room| {
-                room[..content.len()].copy_from_slice(content);
+            mbuf.fill(|buffer| {
+                buffer[..content.len()].copy_from_slice(content);
                 Ok::<_, ()>(content.len())
             })
             .unwrap();
@@ -387,7 +387,7 @@ fn what_full_rings_and_queues_drop_behind_the_path_is_captured_by_name() {
             let (tap, mut end) = Tap::new(settings, 1_024);
             lab.mailboxes[0].commands.push(Command::Tap(tap)).unwrap();
             assert!(wait_until(|| lab.mailboxes[0].commands.is_empty()));
-            // The worker has taken it once it has taken what was told after it.
+            // The worker has taken it once it has taken what was sent after it.
             lab.publish(0, snapshot(0));
             assert!(lab.reply(0).is_some());
 

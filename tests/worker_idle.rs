@@ -1,4 +1,4 @@
-//! A worker that rests when idle leaves its CPU alone, and is in time for everything all the same.
+//! A worker that sleeps when idle leaves its CPU alone, and is still in time for everything.
 
 #[path = "process/lab.rs"]
 mod lab;
@@ -105,7 +105,7 @@ fn what_comes_after_a_silence_waits_for_sleeps_of_milliseconds_at_most() {
                 waits[kind].push(sent.elapsed());
             }
         }
-        for (what, waits) in ["sent on", "handed over", "punted"].into_iter().zip(&mut waits) {
+        for (what, waits) in ["sent on", "handed off", "punted"].into_iter().zip(&mut waits) {
             waits.sort();
             println!("{what}: median {:?}, longest {:?}", waits[10], waits[19]);
         }

@@ -169,8 +169,8 @@ impl Running {
                     Reply::Resolve(_) | Reply::Explained(_) | Reply::Tap(_) => {}
                 }
             }
-            // What it tells comes back as if another director had told it, of other clients.
-            let told = std::iter::from_fn(|| self.mailbox.synced.pop());
+            // What it syncs out comes back as if another director had sent it, about other clients.
+            let synced_out = std::iter::from_fn(|| self.mailbox.synced.pop());
             let other = |conn: SyncConn| SyncConn {
                 client: (conn.client.0, conn.client.1 ^ 0x8000),
                 ..conn
@@ -180,7 +180,7 @@ impl Running {
                 timeout_sec: 1,
                 ..*conn
             };
-            let conns: Arc<[SyncConn]> = told.take(128).map(other).collect();
+            let conns: Arc<[SyncConn]> = synced_out.take(128).map(other).collect();
             if !conns.is_empty() {
                 if let Some(left) = self.passing.checked_sub(1) {
                     self.passing = left;

@@ -91,7 +91,7 @@ fn seen(command: &mut Command) -> Vec<Seen> {
 }
 
 /// How many frames an `lvsctl capture` says it has captured, and how many it lost.
-fn told(output: &Output) -> (u64, u64) {
+fn counted(output: &Output) -> (u64, u64) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     let words: Vec<_> = stderr.split_whitespace().collect();
@@ -106,7 +106,7 @@ fn captured(stand: &Stand, daemon: &Daemon<'_>, arguments: &str) -> Vec<Seen> {
     let file = stand.path("out.pcapng");
     let output = daemon.lvsctl(&format!("capture -w {} {arguments}", file.display()));
     let frames = tshark(&file);
-    assert_eq!(told(&output).0, frames.len() as u64);
+    assert_eq!(counted(&output).0, frames.len() as u64);
     frames
 }
 
@@ -189,7 +189,7 @@ fn a_filter_follows_a_connection_through_its_rewriting() {
 }
 
 #[test]
-fn frames_bytes_and_seconds_are_bounds_and_a_short_frame_still_tells_its_length() {
+fn frames_bytes_and_seconds_are_bounds_and_a_short_frame_still_shows_its_length() {
     let stand = stand();
     let daemon = stand.start();
     assert_eq!(captured(&stand, &daemon, "-c 1 --seconds 60").len(), 1);
@@ -261,9 +261,9 @@ fn wrong_questions_are_told_place_cause_and_cure() {
             "cleint: unknown field `cleint`, expected one of `client`, `vip`, ",
         ),
     ] {
-        let (status, told) = daemon.refusal("GET", &format!("/v1/capture?{query}"), "");
+        let (status, refusal) = daemon.refusal("GET", &format!("/v1/capture?{query}"), "");
         assert_eq!(status, 400, "{query}");
-        assert!(told.contains(expected), "{query}: {told}");
+        assert!(refusal.contains(expected), "{query}: {refusal}");
     }
     let refused = daemon.lvsctl("capture --drop no_such -c 1");
     assert_eq!(refused.status.code(), Some(1));
@@ -288,7 +288,7 @@ fn without_a_file_each_frame_is_a_line_and_a_pipe_leads_into_tshark() {
     let mut lvsctl = start(&daemon, "-w - --vip 192.0.2.100:80 -c 7 --seconds 60");
     let piped = lvsctl.stdout.take().unwrap();
     let frames = seen(Command::new("tshark").args(["-r", "-"]).stdin(piped));
-    assert_eq!(told(&lvsctl.wait_with_output().unwrap()).0, 7);
+    assert_eq!(counted(&lvsctl.wait_with_output().unwrap()).0, 7);
     assert_eq!(frames.len(), 7);
     assert!(
         frames
@@ -340,7 +340,7 @@ fn captures_run_side_by_side_and_one_too_many_is_told_so() {
         });
         // Broken off by its operator: the file ends with a whole frame.
         kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
-        let counted = told(&child.wait_with_output().unwrap()).0;
+        let frames = counted(&child.wait_with_output().unwrap()).0;
         let frames = tshark(&file);
         assert_eq!(frames.len() as u64, counted);
         assert_eq!(frames.is_empty(), !expects_frames);
@@ -394,7 +394,7 @@ fn a_client_that_never_reads_delays_nobody_and_what_it_misses_is_counted() {
     let before = received_packets(&daemon);
     // Many times what the rings and the socket's buffers hold together.
     until("the worker goes on", || received_packets(&daemon) > before + 500_000);
-    let frames = told(&daemon.lvsctl("capture --vip 192.0.2.100:81 --drop -c 5 --seconds 600")).0;
+    let frames = counted(&daemon.lvsctl("capture --vip 192.0.2.100:81 --drop -c 5 --seconds 600")).0;
     assert!(
         frames >= 5 && begun.elapsed() < WRITE_TIMEOUT,
         "others are served: {frames}, {:?}",

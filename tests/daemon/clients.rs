@@ -1,4 +1,4 @@
-//! Clients of the real daemon that are wrong, rude or many: each is told, and what runs stays as it was.
+//! Clients of the real daemon that are wrong, rude or many: each gets an error, and what runs stays as it was.
 
 use std::io::Write;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! A director that rests when idle, on software devices without receive interrupts.
+//! A director that sleeps when idle, on software devices without receive interrupts.
 
 use std::fs;
 use std::time::Duration;

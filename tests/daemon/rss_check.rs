@@ -71,7 +71,7 @@ fn a_device_that_brings_all_flows_by_one_queue_is_shown_and_its_load_is_shared_a
     assert!(shown.contains("RssState") && shown.contains(" none "), "{shown}");
     let shown = daemon.printed("workers");
     assert!(
-        shown.contains("Imbalance 1.") && shown.contains("frames handed over"),
+        shown.contains("Imbalance 1.") && shown.contains("frames handed off"),
         "{shown}"
     );
     let log = daemon.stop();

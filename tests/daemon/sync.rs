@@ -187,15 +187,15 @@ fn connections_of_a_killed_master_go_on_through_its_backup() {
     until("the backup knows all connections", || {
         established(&two) == established(&one)
     });
-    let told = sync_status(&one, SyncRole::Master);
+    let master = sync_status(&one, SyncRole::Master);
     let heard = sync_status(&two, SyncRole::Backup);
     assert!(
-        told.running && told.messages >= 1 && told.refused.is_empty(),
-        "{told:?}"
+        master.running && master.messages >= 1 && master.refused.is_empty(),
+        "{master:?}"
     );
     assert_eq!(
         (heard.connections, heard.refused.len()),
-        (told.connections, 0),
+        (master.connections, 0),
         "{heard:?}"
     );
 

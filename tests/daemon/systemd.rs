@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 use crate::stand::{PATIENCE, Stand};
 
 fn next(socket: &UnixDatagram) -> Option<String> {
-    let mut room = [0; 256];
-    let len = socket.recv(&mut room).ok()?;
-    Some(String::from_utf8_lossy(&room[..len]).trim().to_owned())
+    let mut buffer = [0; 256];
+    let len = socket.recv(&mut buffer).ok()?;
+    Some(String::from_utf8_lossy(&buffer[..len]).trim().to_owned())
 }
 
 #[test]

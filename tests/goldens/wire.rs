@@ -131,9 +131,9 @@ impl Wire {
         }
         let mut any = false;
         for side in [Side::Client, Side::Rs] {
-            let mut room = vec![0; FRAME_MAX];
-            while let Ok(count) = recv(self.end(side).as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT) {
-                let frame = &room[..count];
+            let mut buffer = vec![0; FRAME_MAX];
+            while let Ok(count) = recv(self.end(side).as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                let frame = &buffer[..count];
                 if frame.starts_with(&BARRIER_MAC) {
                     self.barriers += 1;
                 } else if !is_noise(frame) {
@@ -162,8 +162,8 @@ fn open_end(name: &str) -> OwnedFd {
     setsockopt(&end, sockopt::RcvBufForce, &(8 << 20)).expect("root may");
     bind(end.as_raw_fd(), &address).expect("the cable's end is there");
     // What came from all interfaces before it was bound.
-    let mut room = [0; 64];
-    while recv(end.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT).is_ok() {}
+    let mut buffer = [0; 64];
+    while recv(end.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
     end
 }
 

@@ -37,7 +37,7 @@ fn a_stopped_director_is_an_error_in_time_and_serves_again_when_it_goes_on() {
     let server = Server::start();
     assert_eq!(server.shell("ipvsadm -A -t 192.0.2.1:80").2, 0);
     server.signal(Signal::SIGSTOP);
-    // Half a second is what it was told to wait; untold, it waits for five.
+    // Half a second is what it was asked to wait; otherwise it waits for five.
     let in_time = takes_less_than(Duration::from_secs(5), || {
         let begun = Instant::now();
         assert_ne!(server.shell("ipvsadm -A -t 192.0.2.1:81").2, 0);
@@ -130,7 +130,7 @@ fn dump_request() -> [u8; 20] {
 #[test]
 fn garbage_and_halves_are_answered_or_closed_and_harm_nobody() {
     let server = Server::start();
-    let mut room = [0; 1024];
+    let mut buffer = [0; 1024];
     for garbage in [
         &b"GET / HTTP/1.1\r\n\r\n"[..],
         b"\0",
@@ -140,7 +140,7 @@ fn garbage_and_halves_are_answered_or_closed_and_harm_nobody() {
         let fd = connect(&server);
         say(&fd, garbage).unwrap();
         assert_eq!(
-            recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()),
+            recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()),
             Ok(0),
             "{garbage:?} is closed"
         );
@@ -151,7 +151,7 @@ fn garbage_and_halves_are_answered_or_closed_and_harm_nobody() {
         say(&fd, &hello()).unwrap();
         say(&fd, garbage).unwrap();
         assert_eq!(
-            recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()),
+            recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()),
             Ok(0),
             "no netlink: closed"
         );
@@ -161,8 +161,8 @@ fn garbage_and_halves_are_answered_or_closed_and_harm_nobody() {
     let mut half = dump_request();
     half[0] = 18;
     say(&fd, &half[..18]).unwrap();
-    let len = recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()).unwrap();
-    assert_eq!((len, &room[16..20]), (38, &(-22_i32).to_ne_bytes()[..]), "EINVAL");
+    let len = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
+    assert_eq!((len, &buffer[16..20]), (38, &(-22_i32).to_ne_bytes()[..]), "EINVAL");
     assert_eq!(server.shell("ipvsadm -A -t 192.0.2.1:80").2, 0);
 }
 
@@ -236,7 +236,7 @@ fn somebody_without_rights() {
         // The harness has printed the test's name on this line.
         Err(errno) => return println!("\n> {errno:?}"),
     };
-    let mut room = [0; 1024];
+    let mut buffer = [0; 1024];
     println!();
     say(&fd, &hello()).unwrap();
     for command in 0..=u8::MAX {
@@ -247,16 +247,16 @@ fn somebody_without_rights() {
             request[6] = 5;
             request[7] = if flags == 1 { 0 } else { 3 };
             say(&fd, &request).unwrap();
-            let len = recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()).unwrap();
+            let len = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
             println!(
                 "> {len} {}",
-                i32::from_ne_bytes([room[16], room[17], room[18], room[19]])
+                i32::from_ne_bytes([buffer[16], buffer[17], buffer[18], buffer[19]])
             );
         }
     }
     let fd = connect().unwrap();
     say(&fd, b"LVSDPF1\0/proc/net/ip_vs").unwrap();
-    println!("> {:?}", recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()));
+    println!("> {:?}", recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()));
 }
 
 #[test]

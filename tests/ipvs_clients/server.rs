@@ -221,7 +221,7 @@ pub fn library() -> &'static Path {
     LIBRARY.get_or_init(|| built(&["--release", "-p", "lvs-preload"], "release/liblvs_ipvs.so"))
 }
 
-/// Another part of the workspace, by what cargo is told and where the result is.
+/// Another part of the workspace, by the arguments of cargo and where the result is.
 pub fn built(arguments: &[&str], result: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let built = Command::new(env!("CARGO"))

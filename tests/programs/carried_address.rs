@@ -14,7 +14,7 @@ const UOA: u8 = 31;
 
 /// What a packet says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Introduced {
+pub struct Carried {
     /// Port of the sender.
     pub port: u16,
     /// Port of the receiver.
@@ -26,11 +26,11 @@ pub struct Introduced {
 }
 
 /// A TCP segment.
-pub fn of_segment(from: IpAddr, packet: &[u8]) -> Option<Introduced> {
+pub fn of_segment(from: IpAddr, packet: &[u8]) -> Option<Carried> {
     let (_, segment) = behind_ip(from, packet)?;
     let header_len = usize::from(segment.get(12)? >> 4) * 4;
     let client = option(segment.get(20..header_len)?, &[TOA_V4, TOA_V6]);
-    Some(Introduced {
+    Some(Carried {
         client,
         is_syn: segment.get(13)? & 0x02 != 0,
         ..ports(segment)?
@@ -38,19 +38,19 @@ pub fn of_segment(from: IpAddr, packet: &[u8]) -> Option<Introduced> {
 }
 
 /// A UDP datagram with its IPv4 header; behind IPv6 nothing is named so.
-pub fn of_datagram(from: IpAddr, packet: &[u8]) -> Option<Introduced> {
+pub fn of_datagram(from: IpAddr, packet: &[u8]) -> Option<Carried> {
     let (options, datagram) = behind_ip(from, packet)?;
-    Some(Introduced {
+    Some(Carried {
         client: option(options, &[UOA]),
         ..ports(datagram)?
     })
 }
 
 /// A datagram behind the option protocol.
-pub fn of_wrapped(from: IpAddr, packet: &[u8]) -> Option<Introduced> {
+pub fn of_wrapped(from: IpAddr, packet: &[u8]) -> Option<Carried> {
     let (_, wrapped) = behind_ip(from, packet)?;
     let len = usize::from(word(wrapped, 2)?);
-    Some(Introduced {
+    Some(Carried {
         client: option(wrapped.get(4..len)?, &[UOA]),
         ..ports(wrapped.get(len..)?)?
     })
@@ -65,8 +65,8 @@ fn behind_ip(from: IpAddr, packet: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((packet.get(20..header_len)?, packet.get(header_len..)?))
 }
 
-fn ports(upper: &[u8]) -> Option<Introduced> {
-    Some(Introduced {
+fn ports(upper: &[u8]) -> Option<Carried> {
+    Some(Carried {
         port: word(upper, 0)?,
         to_port: word(upper, 2)?,
         is_syn: false,
@@ -118,7 +118,7 @@ mod tests {
         packet[0] = 0x45;
         packet.extend([0x9c, 0x40, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x90, 0x02, 0, 0, 0, 0, 0, 0]);
         packet.extend([2, 4, 5, 0xb4, 1, 1, 1, 1, 254, 8, 0x1f, 0x90, 198, 51, 100, 2]);
-        let mut expected = Introduced {
+        let mut expected = Carried {
             port: 40_000,
             to_port: 80,
             is_syn: true,
