@@ -13,7 +13,7 @@ from rigs.machine import beside, qemu
 from rigs.machine.build import MODULES, is_newer, newest_kernel
 from rigs.machine.settings import Settings
 from rigs.machine.steps import daemon, outages
-from rigs.machine.steps.pair import readme_keepalived
+from rigs.machine.steps.pair import deploy_keepalived
 from rigs.fault import Fault
 
 NIC_STATUS = """IOMMU: in use
@@ -90,15 +90,15 @@ class MachineFiles(unittest.TestCase):
                                      "    up ip link set wan up", "    up ip address add 198.51.100.1/24 dev wan"])
         self.assertIn("    up ip address add 2001:db8:2::1/64 dev lan nodad", lines)
 
-    def test_the_machine_takes_readmes_own_keepalived_conf(self):
-        readme = (REPOSITORY / "README.md").read_text()
-        master, backup = (readme_keepalived(readme, priority) for priority in (150, 100))
+    def test_the_machine_takes_the_documents_own_keepalived_conf(self):
+        document = (REPOSITORY / "docs/deploy.md").read_text()
+        master, backup = (deploy_keepalived(document, priority) for priority in (150, 100))
         self.assertTrue(master.startswith("global_defs"))
         self.assertIn("real_server 192.0.2.11 80 {", master)
         self.assertEqual(master.replace("priority 150", "priority 100"), backup)
         self.assertNotIn("```", master)
         with self.assertRaisesRegex(Fault, "global_defs"):
-            readme_keepalived("```\nipvsadm -Ln\n```\n", 100)
+            deploy_keepalived("```\nipvsadm -Ln\n```\n", 100)
 
     def test_the_init_loads_only_modules_that_the_initrd_has(self):
         init = (REPOSITORY / "scripts/rigs/machine/guest/init").read_text()

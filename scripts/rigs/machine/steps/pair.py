@@ -1,4 +1,4 @@
-"""README's pair: the machine is master, a director in a namespace beside it the backup."""
+"""The pair of docs/deploy.md: the machine is master, a director in a namespace beside it the backup."""
 
 import re
 from collections.abc import Callable
@@ -21,13 +21,13 @@ PATIENCE_MS = 2_500
 DOWNLOADS = 4
 
 
-def readme_keepalived(readme: str, priority: int) -> str:
-    """The block of README that begins with keepalived's global_defs, as an operator copies it; 'priority' is what is
-    changed."""
-    for block in re.findall(r"^```.*?\n(.*?)^```", readme, re.M | re.S):
+def deploy_keepalived(document: str, priority: int) -> str:
+    """The block of docs/deploy.md that begins with keepalived's global_defs, as an operator copies it; 'priority' is what
+    is changed."""
+    for block in re.findall(r"^```.*?\n(.*?)^```", document, re.M | re.S):
         if found := re.search(r"^global_defs", block, re.M):
             return block[found.start():].replace(f"priority {MASTER}", f"priority {priority}")
-    raise Fault("README.md has no keepalived.conf that begins with global_defs")
+    raise Fault("docs/deploy.md has no keepalived.conf that begins with global_defs")
 
 
 class Pair:
@@ -37,7 +37,7 @@ class Pair:
         self.scene, self.checks, self.client = scene, scene.checks, scene.client
         self.machine = scene.director
         self.beside = DirectorBeside(scene.network, scene.settings.workers)
-        self.readme = (REPOSITORY / "README.md").read_text()
+        self.document = (REPOSITORY / "docs/deploy.md").read_text()
 
     def is_master(self, director: Director) -> bool:
         return director.has_address(FAMILY.vip, "wan")
@@ -57,16 +57,16 @@ class Pair:
     def begin(self) -> None:
         self.beside.begin()
         self.give_addresses(self.beside, 2)
-        text = readme_keepalived(self.readme, BACKUP)
+        text = deploy_keepalived(self.document, BACKUP)
         (self.beside.folder / "keepalived.conf").write_text(text)
         first, second = FAMILY.servers
-        self.checks.check(f"README's file is there, for {first} and {second}",
+        self.checks.check(f"docs/deploy.md's file is there, for {first} and {second}",
                           f"    real_server {first} 80 {{\n" in text)
         say("\n".join(line for line in text.splitlines() if "priority" in line))
         self.beside.start_keepalived()
         self.lose_addresses()
         self.give_addresses(self.machine, 1)
-        (self.scene.folder / "keepalived.conf").write_text(readme_keepalived(self.readme, MASTER))
+        (self.scene.folder / "keepalived.conf").write_text(deploy_keepalived(self.document, MASTER))
         self.machine.must("cp", "/run/machine/keepalived.conf", "/etc/keepalived/keepalived.conf")
         self.machine.must("keepalived", "--config-test")
         self.machine.must("systemctl", "enable", "--now", "keepalived")
@@ -77,7 +77,7 @@ class Pair:
         self.lose_addresses()
         add_addresses(self.scene)
 
-    def comes_up_as_readme_says(self) -> None:
+    def comes_up_as_deploy_says(self) -> None:
         checks, both = self.checks, [f"{FAMILY.server(number)}=1" for number in (1, 2)]
         for director in (self.machine, self.beside):
             checks.until(f"{director.name} has both servers", 60,
@@ -121,12 +121,12 @@ class Pair:
 
 def pair(scene: Scene) -> None:
     director = scene.director
-    scene.checks.title("README's pair")
+    scene.checks.title("The pair of docs/deploy.md")
     scene.client.has_ports_of_its_own()
     scene.servers.gateway_is("director")
     of = Pair(scene)
     of.begin()
-    of.comes_up_as_readme_says()
+    of.comes_up_as_deploy_says()
     of.leaves_with_downloads("keepalived of the master stopped", lambda: director.must("systemctl", "stop", "keepalived"))
     director.must("systemctl", "start", "keepalived")
     of.comes_back_to_machine()
