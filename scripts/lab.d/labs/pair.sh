@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The pair of README's deployment chapter: its keepalived.conf, as an operator copies it, on both directors.
+# The pair of docs/deploy.md: its keepalived.conf, as an operator copies it, on both directors.
 
 # shellcheck source=scripts/lab.d/takeover.sh
 source "$LAB_HOME/scripts/lab.d/takeover.sh"
@@ -13,33 +13,33 @@ run_lab() {
         at "director$n"
         start_lvsd
         own_addresses "$n"
-        copy_from_readme $((n == 1 ? 150 : 100))
-        check "keepalived takes README's file" director_types keepalived --config-test \
+        copy_from_deploy $((n == 1 ? 150 : 100))
+        check "keepalived takes docs/deploy.md's file" director_types keepalived --config-test \
             --use-file "$(director_file keepalived.conf)"
         start_keepalived
     done
-    comes_up_as_readme_says
+    comes_up_as_deploy_says
     master_dies
 }
 
-# readme_keepalived PRIORITY: the block of README that begins with keepalived's global_defs; 'priority' is what an
+# deploy_keepalived PRIORITY: the block of docs/deploy.md that begins with keepalived's global_defs; 'priority' is what an
 # operator changes.
-readme_keepalived() {
+deploy_keepalived() {
     awk '/^```/ { fenced = !fenced; if (found) exit; next }
         fenced && /^global_defs/ { found = 1 }
-        found { print }' "$LAB_HOME/README.md" | sed "s/priority 150/priority $1/"
+        found { print }' "$LAB_HOME/docs/deploy.md" | sed "s/priority 150/priority $1/"
 }
 
-# copy_from_readme PRIORITY
-copy_from_readme() {
-    readme_keepalived "$1" >"$(director_file keepalived.conf)"
-    check "README's file is there, for 192.0.2.11 and 192.0.2.12" \
+# copy_from_deploy PRIORITY
+copy_from_deploy() {
+    deploy_keepalived "$1" >"$(director_file keepalived.conf)"
+    check "docs/deploy.md's file is there, for 192.0.2.11 and 192.0.2.12" \
         grep -qx "    real_server ${RS4[0]} 80 {" "$(director_file keepalived.conf)"
     typed "$AT" "grep priority $(director_file keepalived.conf)"
     grep priority "$(director_file keepalived.conf)"
 }
 
-comes_up_as_readme_says() {
+comes_up_as_deploy_says() {
     local director
     for director in director1 director2; do
         at "$director"
