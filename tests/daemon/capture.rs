@@ -340,9 +340,9 @@ fn captures_run_side_by_side_and_one_too_many_is_told_so() {
         });
         // Broken off by its operator: the file ends with a whole frame.
         kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
-        let frames = counted(&child.wait_with_output().unwrap()).0;
+        let reported = counted(&child.wait_with_output().unwrap()).0;
         let frames = tshark(&file);
-        assert_eq!(frames.len() as u64, counted);
+        assert_eq!(frames.len() as u64, reported);
         assert_eq!(frames.is_empty(), !expects_frames);
         assert!(frames.iter().all(|frame| frame.dst_port == wanted), "{wanted}");
     }

@@ -90,9 +90,9 @@ class MachineFiles(unittest.TestCase):
                                      "    up ip link set wan up", "    up ip address add 198.51.100.1/24 dev wan"])
         self.assertIn("    up ip address add 2001:db8:2::1/64 dev lan nodad", lines)
 
-    def test_the_machine_takes_the_keepalived_conf_of_the_deployment_chapter(self):
-        chapter = (REPOSITORY / "docs" / "deploy.md").read_text()
-        master, backup = (deploy_keepalived(chapter, priority) for priority in (150, 100))
+    def test_the_machine_takes_the_documents_own_keepalived_conf(self):
+        document = (REPOSITORY / "docs/deploy.md").read_text()
+        master, backup = (deploy_keepalived(document, priority) for priority in (150, 100))
         self.assertTrue(master.startswith("global_defs"))
         self.assertIn("real_server 192.0.2.11 80 {", master)
         self.assertEqual(master.replace("priority 150", "priority 100"), backup)

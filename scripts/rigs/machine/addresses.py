@@ -53,7 +53,7 @@ SERVERS = ("rs1", "rs2")
 
 
 def own(number: int) -> dict[str, tuple[str, ...]]:
-    """What a director of The pair of docs/deploy.md has on its twins beside VRRP's addresses."""
+    """What a director of the pair has on its twins beside VRRP's addresses."""
     return {
         "wan": (f"198.51.100.1{number}/24", f"2001:db8:1::1{number}/64"),
         "lan": (f"192.0.2.{number}0/24", f"2001:db8:2::{number}0/64"),

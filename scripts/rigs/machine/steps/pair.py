@@ -21,10 +21,10 @@ PATIENCE_MS = 2_500
 DOWNLOADS = 4
 
 
-def deploy_keepalived(deploy: str, priority: int) -> str:
-    """The block of docs/deploy.md that begins with keepalived's global_defs, as an operator copies it; 'priority' is what is
-    changed."""
-    for block in re.findall(r"^```.*?\n(.*?)^```", deploy, re.M | re.S):
+def deploy_keepalived(document: str, priority: int) -> str:
+    """The block of docs/deploy.md that begins with keepalived's global_defs, as an operator copies it; 'priority' is what
+    is changed."""
+    for block in re.findall(r"^```.*?\n(.*?)^```", document, re.M | re.S):
         if found := re.search(r"^global_defs", block, re.M):
             return block[found.start():].replace(f"priority {MASTER}", f"priority {priority}")
     raise Fault("docs/deploy.md has no keepalived.conf that begins with global_defs")
@@ -37,7 +37,7 @@ class Pair:
         self.scene, self.checks, self.client = scene, scene.checks, scene.client
         self.machine = scene.director
         self.beside = DirectorBeside(scene.network, scene.settings.workers)
-        self.deploy = (REPOSITORY / "docs" / "deploy.md").read_text()
+        self.document = (REPOSITORY / "docs/deploy.md").read_text()
 
     def is_master(self, director: Director) -> bool:
         return director.has_address(FAMILY.vip, "wan")
@@ -57,16 +57,16 @@ class Pair:
     def begin(self) -> None:
         self.beside.begin()
         self.give_addresses(self.beside, 2)
-        text = deploy_keepalived(self.deploy, BACKUP)
+        text = deploy_keepalived(self.document, BACKUP)
         (self.beside.folder / "keepalived.conf").write_text(text)
         first, second = FAMILY.servers
-        self.checks.check(f"The file of docs/deploy.md is there, for {first} and {second}",
+        self.checks.check(f"docs/deploy.md's file is there, for {first} and {second}",
                           f"    real_server {first} 80 {{\n" in text)
         say("\n".join(line for line in text.splitlines() if "priority" in line))
         self.beside.start_keepalived()
         self.lose_addresses()
         self.give_addresses(self.machine, 1)
-        (self.scene.folder / "keepalived.conf").write_text(deploy_keepalived(self.deploy, MASTER))
+        (self.scene.folder / "keepalived.conf").write_text(deploy_keepalived(self.document, MASTER))
         self.machine.must("cp", "/run/machine/keepalived.conf", "/etc/keepalived/keepalived.conf")
         self.machine.must("keepalived", "--config-test")
         self.machine.must("systemctl", "enable", "--now", "keepalived")
