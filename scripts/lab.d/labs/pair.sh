@@ -50,7 +50,7 @@ comes_up_as_readme_says() {
         check "$director has both servers" until_true 60 has_both_servers
     done
     at "${PAIR[0]}"
-    check "$AT is master" until_true 15 is_master
+    check "$AT is master" until_true 60 is_master
     director_types ip -br address
     ipvsadm -Ln
     check_sync "${PAIR[@]}"
@@ -58,7 +58,7 @@ comes_up_as_readme_says() {
     at "${PAIR[1]}"
     check "$AT is backup" is_no_master
     at "${PAIR[0]}"
-    check "pages come" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+    check "pages come" until_true 60 answers "$(url "$VIP")/" rs1 rs2
     check "the client reaches the master's MAC" is_reached
     equal "both directors list the same" "$(rules)" "$(at "${PAIR[1]}" && rules)"
 }
@@ -68,10 +68,10 @@ rules() { ipvsadm_quiet -Sn | sort; }
 master_dies() {
     local before
     start_downloads 4 "$(url "$VIP")"
-    check "downloads run" until_true 10 at_least_active 4
+    check "downloads run" until_true 60 at_least_active 4
     at director2
     before=$(rules)
-    check "director2 knows them" until_true 10 has_connections 4
+    check "director2 knows them" until_true 60 has_connections 4
     at director1
     kill_keepalived
     end_lvsd KILL
@@ -79,7 +79,7 @@ master_dies() {
     at director2
     check "director2 is master" is_master
     equal "its list is what it was" "$before" "$(rules)"
-    check "it tells now: $(daemons)" until_true 10 runs_daemon master
+    check "it tells now: $(daemons)" until_true 60 runs_daemon master
     check_ab 500 10 "$(url "$VIP")"
     check_downloads
     ipvsadm -Ln --stats
