@@ -190,7 +190,7 @@ fn reply_only<A: Address, F: Frame>(
         Class::Decided(verdict) => return verdict,
         Class::Fragment | Class::Icmp => return Verdict::Punt,
     }
-    match table.find(table.hash(key), key) {
+    match table.lookup(key) {
         Some((index, Direction::Outbound)) => established::outbound(ctx, table, &Known { index, headers, key }, frame),
         _ => Verdict::Punt,
     }

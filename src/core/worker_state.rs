@@ -10,7 +10,7 @@ use crate::address::{Addr4, Addr6, Address, FlowKey};
 use crate::arena::{Arena, ArenaError};
 use crate::counters::{SingleWriter, WorkerCounters};
 use crate::ipvs::conn::table::{Candidate, ConnTable};
-use crate::ipvs::conn::{Conn, FLAG_REPLIES_ONLY, FLAG_TEMPLATE};
+use crate::ipvs::conn::{Conn, ConnFlags};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::local_address::{LocalPortCursor, PortsAhead};
@@ -441,7 +441,7 @@ impl WorkerState {
     }
 
     fn list<A: Address>(&self, conn: &Conn<A>, now: Tick, out: &mut Vec<ConnRecord>) {
-        if conn.flags & FLAG_REPLIES_ONLY == 0 {
+        if !conn.flags.contains(ConnFlags::REPLIES_ONLY) {
             out.push(ConnRecord::of(&self.snapshot, conn, now));
         }
     }
@@ -451,8 +451,8 @@ impl ConnRecord {
     /// A connection as it is now.
     pub(crate) fn of<A: Address>(snapshot: &Snapshot, conn: &Conn<A>, now: Tick) -> Self {
         let end = |endpoint: crate::address::Endpoint<A>| (endpoint.addr.to_ip(), endpoint.port);
-        let real_server = RealServerId(conn.real_server);
-        let mode = ForwardingMode::from_u8(conn.mode);
+        let real_server = conn.real_server;
+        let mode = conn.mode();
         // A tunnel may lead to a server of the other family, which only its slot can name.
         let real = match snapshot.services.real_server(real_server) {
             Some(slot) if mode == ForwardingMode::Tunnel => (slot.server.addr, conn.real.port),
@@ -468,7 +468,7 @@ impl ConnRecord {
             state: conn.state,
             expires_in_ms: conn.timeout_ms.saturating_sub(now.since_ms(conn.last_seen)),
             in_packets: conn.in_packets,
-            service: ServiceId(conn.service),
+            service: conn.service,
             real_server,
             flags: conn.flags,
         }
@@ -476,7 +476,7 @@ impl ConnRecord {
 
     /// The state as `ipvsadm -Lnc` names it.
     pub fn state_name(&self) -> &'static str {
-        if self.flags & FLAG_TEMPLATE == 0 {
+        if !self.flags.contains(ConnFlags::TEMPLATE) {
             protocol::state_name(self.protocol, self.state)
         } else {
             persistence::state_name(self.state)
@@ -518,6 +518,6 @@ pub struct ConnRecord {
     pub service: ServiceId,
     /// The real server it goes to.
     pub real_server: RealServerId,
-    /// [`Conn`] flag bits.
-    pub flags: u16,
+    /// Of the connection.
+    pub flags: ConnFlags,
 }

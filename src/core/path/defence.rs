@@ -8,7 +8,7 @@
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnIndex, FLAG_ONE_PACKET, FLAG_TEMPLATE};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use crate::ipvs::persistence;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
@@ -119,8 +119,8 @@ impl Defence {
         if conn.controlled > 0 {
             return false;
         }
-        if conn.flags & FLAG_TEMPLATE != 0 {
-            let of_one_packet_service = conn.flags & FLAG_ONE_PACKET != 0;
+        if conn.flags.contains(ConnFlags::TEMPLATE) {
+            let of_one_packet_service = conn.flags.contains(ConnFlags::ONE_PACKET);
             return if of_one_packet_service {
                 self.takes_idle(conn, now)
             } else {
@@ -128,12 +128,12 @@ impl Defence {
             };
         }
         match conn.protocol {
-            tcp::PROTOCOL => match TcpState::from_u8(conn.state) {
+            tcp::PROTOCOL => match conn.tcp_state() {
                 Some(TcpState::SynRecv | TcpState::SynAck) => true,
                 Some(TcpState::Established) => self.takes_idle(conn, now),
                 _ => false,
             },
-            sctp::PROTOCOL => match SctpState::from_u8(conn.state) {
+            sctp::PROTOCOL => match conn.sctp_state() {
                 Some(SctpState::Init1 | SctpState::Init) => true,
                 Some(SctpState::Established) => self.takes_idle(conn, now),
                 _ => false,
@@ -164,7 +164,7 @@ pub(crate) fn drop_idle<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable
 /// The walk of `expire_nodest_conn`, as far as one pass goes.
 pub(crate) fn drop_orphans<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
     walk(ctx, table, sweep, |ctx, conn| {
-        let id = RealServerId(conn.real_server);
+        let id = conn.real_server;
         let slot = ctx.snapshot.services.real_server(id);
         conn.controlled == 0 && id != RealServerId::UNBOUND && slot.is_none_or(|slot| !slot.available)
     });
@@ -257,7 +257,7 @@ mod tests {
         let taken = (0..40).filter(|_| defence.takes(&idle, now)).count();
         assert_eq!(taken, 10);
         let mut template = Conn::<Addr4> {
-            flags: FLAG_TEMPLATE,
+            flags: ConnFlags::TEMPLATE,
             ..Conn::default()
         };
         assert!(defence.takes(&template, now), "nobody got through");

@@ -7,12 +7,10 @@
 //! Ref:  Linux net/ipv4/route.c `ipv4_link_failure`; the error goes through ip_vs_core.c `ip_vs_out_icmp`, `ip_vs_in_icmp`.
 
 use crate::address::{Address, AddressFamily, Endpoint, FlowKey};
-use crate::counters::SingleWriter;
 use crate::frame::Frame;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
-use crate::ipvs::real_server::RealServerId;
 use crate::l3::DeviceId;
 use crate::path::classify::is_balanced;
 use crate::path::forward::rewrite;
@@ -55,7 +53,7 @@ fn tell<A: Address, F: Frame>(
 ) -> Option<Verdict> {
     let back = key.reversed();
     let (error, reason) = (IcmpError::HostUnreachable, DropReason::NeighbourFailed);
-    match table.find(table.hash(&back), &back) {
+    match table.lookup(&back) {
         Some((index, Direction::Outbound)) => {
             let conn = table.conn(index);
             let (sent, vip) = (conn.inbound_key(), conn.virt.addr);
@@ -78,9 +76,9 @@ fn tell<A: Address, F: Frame>(
             Some(verdict)
         }
         None => {
-            let (index, _) = table.find(table.hash(key), key)?;
+            let (index, _) = table.lookup(key)?;
             let conn = table.conn(index);
-            if ForwardingMode::from_u8(conn.mode) != ForwardingMode::DirectRouting {
+            if conn.mode() != ForwardingMode::DirectRouting {
                 return None;
             }
             let source = ctx.snapshot.l3.source_for(key.src.addr)?;
@@ -102,9 +100,9 @@ fn count_to_server<A: Address, F: Frame>(ctx: &Context<'_>, conn: &Conn<A>, fram
     if matches!(verdict, Verdict::Drop(_)) {
         return;
     }
-    let counters = ctx.own.server(RealServerId(conn.real_server));
-    counters.in_packets.add(1);
-    counters.in_bytes.add(reply::sent_len(frame.bytes()) as u64);
+    ctx.own
+        .server(conn.real_server)
+        .count(Direction::Inbound, reply::sent_len(frame.bytes()) as u64);
     if let Ok(Parsed::Ip(headers, _)) = parse(frame.bytes()) {
         rewrite::decrement_ttl(frame.bytes_mut(), &headers);
     }
