@@ -284,7 +284,7 @@ impl WorkerState {
     }
 
     fn list<A: Address>(&self, conn: &Conn<A>, now: Tick, out: &mut Vec<ConnRecord>) {
-        if conn.flags & FLAG_REPLIES_ONLY == 0 {
+        if !conn.flags.contains(ConnFlags::REPLIES_ONLY) {
             out.push(ConnRecord::of(&self.snapshot, conn, now));
         }
     }

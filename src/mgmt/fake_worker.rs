@@ -138,6 +138,6 @@ pub(super) fn conn(index: u32) -> ConnRecord {
         in_packets: 3,
         service: ServiceId(0),
         real_server: RealServerId(0),
-        flags: 0,
+        flags: ConnFlags::empty(),
     }
 }

@@ -12,7 +12,6 @@ use crate::headers::{Flow, Fragment, Headers};
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
-use crate::ipvs::real_server::RealServerId;
 use crate::l3::DeviceId;
 use crate::path::classify::is_balanced;
 use crate::path::forward::rewrite;
@@ -56,7 +55,7 @@ fn tell<A: Address, F: Frame>(
 ) -> Option<Verdict> {
     let back = key.reversed();
     let (error, reason) = (IcmpError::HostUnreachable, DropReason::NeighbourFailed);
-    match table.find(table.hash(&back), &back) {
+    match table.lookup(&back) {
         Some((index, Direction::Outbound)) => {
             let conn = table.conn(index);
             let (sent, vip) = (conn.inbound_key(), conn.virt.addr);
@@ -79,9 +78,9 @@ fn tell<A: Address, F: Frame>(
             Some(verdict)
         }
         None => {
-            let (index, _) = table.find(table.hash(key), key)?;
+            let (index, _) = table.lookup(key)?;
             let conn = table.conn(index);
-            if ForwardingMode::from_u8(conn.mode) != ForwardingMode::DirectRouting {
+            if conn.mode() != ForwardingMode::DirectRouting {
                 return None;
             }
             let source = ctx.snapshot.l3.source_for(key.src.addr)?;
