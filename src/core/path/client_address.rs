@@ -14,7 +14,7 @@ use crate::ipvs::client_address::{ClientAddress, ClientAddressState};
 use crate::ipvs::conn::{Conn, ConnFlags, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
-use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::ipvs::service::VirtualService;
 use crate::single_writer::SingleWriter;
 use crate::wire::tcp::{ACK, FIN, PROTOCOL, RST, SYN};
 use crate::worker_state::context::Context;

@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::address::{Addr4, Addr6, Address, Endpoint};
 use crate::frame::Frame;
 use crate::headers::Headers;
-use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED, FLAG_INBOUND_SHIFTED, FLAG_OUTBOUND_SHIFTED, FLAG_TIMED};
+use crate::ipvs::conn::{Conn, ConnFlags, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::service_table::ServerSlot;
@@ -97,7 +97,7 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
             ctx.fast_ms.established[direction as usize]
         }
         // A reply assures the template.
-        udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => {
+        udp::PROTOCOL if direction == Direction::Inbound || !conn.flags.contains(ConnFlags::CONTROLLED) => {
             ctx.fast_ms.udp[direction as usize]
         }
         _ => return None,

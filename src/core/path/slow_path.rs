@@ -38,7 +38,6 @@ use crate::path::resolve::{self, NextHop, RouteError};
 use crate::path::schedule;
 use crate::path::sync::announce;
 use crate::path::{client_address, track};
-use crate::single_writer::SingleWriter;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::complement;
 use crate::wire::{sctp, tcp};
@@ -392,7 +391,7 @@ fn reply_only<A: Address, F: Frame>(
         Class::Decided(verdict) => return verdict,
         Class::Fragment | Class::Icmp => return Verdict::Punt,
     }
-    match table.find(table.hash(key), key) {
+    match table.lookup(key) {
         Some((index, Direction::Outbound)) => outbound(ctx, table, &Known { index, headers, key }, frame),
         _ => Verdict::Punt,
     }

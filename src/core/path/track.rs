@@ -81,8 +81,8 @@ fn sctp_event<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Dire
 /// Begins to measure how long the real server takes to answer (wrt), if its answer will pass here.
 pub(crate) fn time_response<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>) {
     let is_measured = matches!(conn.protocol, wire::tcp::PROTOCOL | wire::udp::PROTOCOL);
-    if is_measured && conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
-        conn.flags |= FLAG_TIMED;
+    if is_measured && conn.flags.contains(ConnFlags::OUTBOUND_INDEXED) {
+        conn.flags.insert(ConnFlags::TIMED);
         conn.asked_us = ctx.scheduling.loads.us();
     }
 }
@@ -91,7 +91,7 @@ pub(crate) fn time_response<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>) {
 /// either (Karn), so there will be no measure.
 #[cold]
 fn responded<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direction) {
-    conn.flags &= !FLAG_TIMED;
+    conn.flags.remove(ConnFlags::TIMED);
     let us = ctx.scheduling.loads.us().wrapping_sub(conn.asked_us);
     if direction == Direction::Outbound && us < RESPONSE_MAX_MS * 1_000 {
         LoadBoard::responded(ctx.own, conn.real_server, us, ctx.now);

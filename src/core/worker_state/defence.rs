@@ -7,7 +7,7 @@
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, FLAG_ONE_PACKET, FLAG_TEMPLATE};
+use crate::ipvs::conn::{Conn, ConnFlags};
 use crate::ipvs::persistence;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;

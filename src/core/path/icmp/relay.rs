@@ -27,7 +27,6 @@ use crate::path::ownership;
 use crate::path::parse::{Embedded, embedded};
 use crate::path::resolve::{self, NextHop, RouteError};
 use crate::path::schedule::{self, Refusal};
-use crate::single_writer::SingleWriter;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;

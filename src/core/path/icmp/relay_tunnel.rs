@@ -42,7 +42,7 @@ pub(crate) fn about_tunnel<F: Frame>(
     if !ctx.snapshot.l3.is_local(error.told) {
         return None;
     }
-    let Some((index, Direction::Inbound)) = table.find(table.hash(&error.key), &error.key) else {
+    let Some((index, Direction::Inbound)) = table.lookup(&error.key) else {
         return Some(ownership::other_owner(ctx, &error.key).map_or(Verdict::Punt, Verdict::Handoff));
     };
     let conn = table.conn_mut(index);

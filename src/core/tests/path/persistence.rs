@@ -1,6 +1,6 @@
 //! Clients that stick to their servers, with one worker and several; deleted servers under `expire_nodest_conn`.
 
-use lvs_core::ipvs::conn::FLAG_TEMPLATE;
+use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::desired::ServiceSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::{ClientMask, Persistence};
