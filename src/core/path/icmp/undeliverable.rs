@@ -18,7 +18,6 @@ use crate::path::forward::rewrite;
 use crate::path::icmp::build::IcmpError;
 use crate::path::icmp::{answer, relay, relay_tunnel};
 use crate::path::parse::{Parsed, parse};
-use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ipv4::Ipv4Header;
@@ -102,9 +101,9 @@ fn count_to_server<A: Address, F: Frame>(ctx: &Context<'_>, conn: &Conn<A>, fram
     if matches!(verdict, Verdict::Drop(_)) {
         return;
     }
-    let counters = ctx.own.server(conn.real_server);
-    counters.in_packets.add(1);
-    counters.in_bytes.add(answer::sent_len(frame.bytes()) as u64);
+    ctx.own
+        .server(conn.real_server)
+        .count(Direction::Inbound, answer::sent_len(frame.bytes()) as u64);
     if let Ok(Parsed::Ip(headers, _)) = parse(frame.bytes()) {
         rewrite::decrement_ttl(frame.bytes_mut(), &headers);
     }

@@ -25,9 +25,7 @@ pub(crate) fn choose<'s, A: Address>(
     key: &FlowKey<A>,
 ) -> Result<Option<Chosen<'s>>, DropReason> {
     let template_key = persistence::template_key(service, persistence, key.protocol, key.src.addr, key.dst);
-    let known = table
-        .find(table.hash(&template_key), &template_key)
-        .map(|(index, _)| index);
+    let known = table.lookup(&template_key).map(|(index, _)| index);
     let (server, template) = match known.and_then(|index| still_good(ctx, table, index)) {
         Some(found) => found,
         None => {
