@@ -1,28 +1,18 @@
-//! Writes manual pages and shell completions into a folder, for the package: they cannot say what is not so.
+//! Writes manual pages and shell completions for the package: they cannot say what is not so.
 //!
 //! In:  the command lines' own definitions, and the reference of the configuration. Out: `man/*.[58]`, and
 //! `completion/{bash,zsh,fish}/*`.
 
-#[allow(dead_code, reason = "only the definition of the command line is wanted of it")]
-mod command;
-#[allow(dead_code, unreachable_pub, reason = "as above")]
-#[path = "lvs_run/arguments.rs"]
-mod lvs_run_arguments;
-#[allow(dead_code, reason = "as above")]
-#[path = "../arguments.rs"]
-mod lvsd_arguments;
-
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use roff::{Roff, roman};
 
-const REFERENCE: &str = include_str!("../../conf/lvsd.reference.toml");
+const REFERENCE: &str = include_str!("../conf/lvsd.reference.toml");
 
 /// A page for a command and for each command below it, by its full name.
 fn write_pages(folder: &Path, command: Command, name: &str) -> io::Result<()> {
@@ -74,31 +64,18 @@ fn write_completions(folder: &Path, mut command: Command) -> io::Result<()> {
     Ok(())
 }
 
-fn write_all(folder: &Path) -> io::Result<()> {
+/// Writes `man/` and `completion/` into `folder`.
+pub fn write(folder: &Path) -> io::Result<()> {
     let (pages, completions) = (folder.join("man"), folder.join("completion"));
     fs::create_dir_all(&pages)?;
     for command in [
-        command::Arguments::command(),
-        lvs_run_arguments::Arguments::command(),
-        lvsd_arguments::Arguments::command(),
+        lvs_cli::command::Arguments::command(),
+        lvs_cli::lvs_run::arguments::Arguments::command(),
+        lvsd::arguments::Arguments::command(),
     ] {
         let name = command.get_name().to_owned();
         write_completions(&completions, command.clone())?;
         write_pages(&pages, command, &name)?;
     }
     write_reference(&pages)
-}
-
-fn main() -> ExitCode {
-    let Some(folder) = std::env::args_os().nth(1) else {
-        eprintln!("usage: documents FOLDER");
-        return ExitCode::from(2);
-    };
-    match write_all(Path::new(&folder)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}: {error}", Path::new(&folder).display());
-            ExitCode::FAILURE
-        }
-    }
 }
