@@ -110,7 +110,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     drop(punt_thread);
     #[cfg(feature = "stages")]
     for worker in counters.iter() {
-        use lvs_core::counters::SingleWriter;
+        use lvs_core::single_writer::SingleWriter;
         let packets: u64 = worker.devices.iter().map(|device| device.rx_packets.get()).sum();
         log::info!(
             "cycles of {packets} packets by stage: {:?} {:?}",

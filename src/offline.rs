@@ -10,16 +10,17 @@ use std::sync::Arc;
 
 use lvs_core::arena::{Arena, ArenaError};
 use lvs_core::config::Config;
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::frame::Frame;
 use lvs_core::ipvs::desired::ServiceError;
 use lvs_core::l3::{DeviceId, L3};
 use lvs_core::limits::REAL_SERVERS_MAX;
-use lvs_core::path::verdict::WorkerId;
-use lvs_core::path::{self, DropReason, Verdict};
+use lvs_core::path;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::testing::VecFrame;
 use lvs_core::tick::Tick;
+use lvs_core::verdict::{DropReason, Verdict, WorkerId};
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
 
 mod files;
@@ -185,7 +186,7 @@ impl Director {
             left_ms -= step_ms;
             self.now = self.now.plus_ms(step_ms);
             for worker in 0..self.workers.len() {
-                path::housekeeping(&mut self.workers[worker], self.now);
+                path::housekeeping::run(&mut self.workers[worker], self.now);
                 self.made(worker, DeviceId(0))?;
             }
         }

@@ -21,13 +21,14 @@ pub mod tx;
 use std::sync::Arc;
 
 use lvs_core::capture::FrameEnds;
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
-use lvs_core::path::{DropReason, Verdict};
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::stages::Stage;
 use lvs_core::tick::Tick;
+use lvs_core::verdict::{DropReason, Verdict};
 
 use crate::dpdk::{Burst, Clock, Mempool, RxQueue, clock};
 use assignment::WorkerParts;

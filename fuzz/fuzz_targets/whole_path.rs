@@ -102,7 +102,7 @@ fn add_recorded_services(desired: &mut DesiredServices, [mode, scheduler, option
             let key = ServiceKey::Address { protocol, addr, port };
             let mut service = ServiceSpec::new(key, scheduler);
             service.one_packet = protocol == ServiceProtocol::Udp && options & 1 != 0;
-            desired.add_service(service.clone()).expect("a new service");
+            desired.add_service(service).expect("a new service");
             if is_full_nat {
                 let pool = vec![ip(&format!("{servers}200"))];
                 desired.set_local_addresses(&key, pool).expect("a pool of the family");
@@ -178,7 +178,7 @@ fn play(director: &mut TestDirector, kind: u8, bytes: &[u8], burst: &mut Vec<Vec
         4 => {
             let mut conns = Vec::new();
             let _ = message::read(bytes, 0, |entry| conns.extend(entry));
-            director.take_over(&conns);
+            director.import_synced(&conns);
             Vec::new()
         }
         5 => {
@@ -194,7 +194,7 @@ fn play(director: &mut TestDirector, kind: u8, bytes: &[u8], burst: &mut Vec<Vec
         }
     };
     assert_complete(outcomes);
-    assert_complete(director.take_made());
+    assert_complete(director.take_generated());
 }
 
 /// ActiveConn and InActConn of all real servers are the connections of the tables that have one: templates are counted

@@ -6,13 +6,14 @@
 use std::net::IpAddr;
 
 use crate::address::{Address, AddressFamily, Endpoint, FlowKey};
+use crate::conn_record::ConnRecord;
+use crate::headers::Flow;
 use crate::ipvs::conn::table::ConnTable;
 use crate::l3::DeviceId;
-use crate::path::Flow;
 use crate::path::parse::{Parsed, parse};
-use crate::path::verdict::{DropReason, Verdict};
 use crate::tick::Tick;
-use crate::worker_state::{ConnRecord, WorkerState};
+use crate::verdict::{DropReason, Verdict};
+use crate::worker_state::WorkerState;
 
 /// What must hold of a frame; what is not given holds of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

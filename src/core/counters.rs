@@ -1,11 +1,9 @@
 //! What workers count. One worker writes, the management core reads; nobody else.
 //!
-//! A count is a relaxed load and a relaxed store, never a locked read-modify-write: there is one writer,
-//! so nothing is lost, and a reader sees a value that was true a moment ago. Lines are not shared between
-//! workers: every worker has its own [`WorkerCounters`].
+//! A count is a [`SingleWriter`]. Lines are not shared between workers: every worker has its own [`WorkerCounters`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::ipvs::conn::Direction;
 use crate::ipvs::real_server::RealServerId;
@@ -13,57 +11,9 @@ use crate::ipvs::stats::Totals;
 use crate::l3::DeviceId;
 use crate::latency::LatencyHistogram;
 use crate::limits::DEVICES_MAX;
-use crate::path::verdict::DropReason;
+use crate::single_writer::SingleWriter;
 use crate::stages::StageCycles;
-
-/// A counter or gauge with one writer.
-pub trait SingleWriter {
-    /// The plain number.
-    type Value;
-
-    /// Adds `n`, wrapping. Only for the one writer.
-    fn add(&self, n: Self::Value);
-
-    /// Takes `n` away, stopping at 0. Only for the one writer.
-    fn sub(&self, n: Self::Value);
-
-    /// Replaces the value. Only for the one writer.
-    fn set(&self, value: Self::Value);
-
-    /// The value, for anybody.
-    fn get(&self) -> Self::Value;
-}
-
-macro_rules! single_writer {
-    ($atomic:ty, $value:ty) => {
-        impl SingleWriter for $atomic {
-            type Value = $value;
-
-            #[inline]
-            fn add(&self, n: $value) {
-                self.set(self.get().wrapping_add(n));
-            }
-
-            #[inline]
-            fn sub(&self, n: $value) {
-                self.set(self.get().saturating_sub(n));
-            }
-
-            #[inline]
-            fn set(&self, value: $value) {
-                self.store(value, Ordering::Relaxed);
-            }
-
-            #[inline]
-            fn get(&self) -> $value {
-                self.load(Ordering::Relaxed)
-            }
-        }
-    };
-}
-
-single_writer!(AtomicU64, u64);
-single_writer!(AtomicU32, u32);
+use crate::verdict::DropReason;
 
 /// One real server as one worker sees it: a line of its own.
 #[derive(Debug, Default)]

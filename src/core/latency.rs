@@ -6,7 +6,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use crate::counters::SingleWriter;
+use crate::single_writer::SingleWriter;
 
 /// Buckets for each power of two, as a power of two.
 const SUB_BITS: u32 = 3;

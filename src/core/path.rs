@@ -1,63 +1,58 @@
-//! SPINE: what happens to a burst of frames, one line a step, in call order.
+//! SPINE: what happens to a burst of frames, in call order, one line a stage.
 //!
 //! In:  up to [`BURST_MAX`] frames that one device received, the worker's own state, the time.
 //! Out: one [`Verdict`] a frame; frames that are to be transmitted have been rewritten in place. Besides, the
 //!      frames that [`WorkerState::next_generated`] gives: to be asked until it gives none, after every call here.
 //! Never: allocates, locks, logs, reads a clock, panics, or loops without bound.
 //!
-//! The stages run as loops over the burst so that the cache misses of 32 packets overlap; behind
-//! [`lookup`] a packet is finished before the next one begins, so packets of one connection
-//! keep their order and see each other's effects.
+//! The stages up to [`lookup`] run as loops over the burst so that the cache misses of 32 packets overlap. Behind it a
+//! packet is finished before the next one begins, so packets of one connection keep their order and see each
+//! other's effects.
 
-pub mod admit;
-pub mod announce;
-pub mod classify;
-pub mod client_address;
-pub mod defence;
-pub mod established;
-pub mod explain;
-pub mod fast_path;
-pub mod forward;
-pub mod fragment;
-pub mod from_host;
-pub mod generated_frames;
-pub mod headers;
-pub mod icmp;
-pub mod import;
-pub mod l3_cache;
-pub mod lookup;
-pub mod outer_error;
+// Stage 1: what is it?
 pub mod parse;
-pub mod path_mtu;
-pub mod persist;
-pub mod reassemble;
-pub mod related;
-pub mod reply;
-pub mod resolve;
+// Stage 2: to look up, a fragment, ICMP, or the kernel's?
+pub mod classify;
+pub mod fragments;
+pub mod icmp;
+// Stage 3: which connection, in which direction?
+pub mod lookup;
+// Stages 6 and 7 in one, for data of an established connection.
+pub mod fast_path;
+// Stages 4 to 7 in order, for every other packet.
+pub mod slow_path;
+// Stage 4: no connection. Whose is the packet, and may it begin one?
+pub mod admit;
+pub mod ownership;
+// Stage 5: which real server, which local address?
 pub mod schedule;
+// Stage 6: the connection's state, and what other directors and the real server are to know of it.
+pub mod client_address;
+pub mod sync;
 pub mod track;
-pub mod tunnelled;
-pub mod undelivered;
-pub mod verdict;
+// Stage 7: the bytes change and the packet leaves.
+pub mod forward;
+pub mod resolve;
+// Beside the packets' path.
+pub mod explain;
+pub mod from_host;
+pub mod housekeeping;
 
-pub use headers::{Flow, Fragment, Headers};
-pub use verdict::{DropReason, Verdict};
-
-use crate::address::{Address, FlowKey};
-use crate::counters::SingleWriter;
 use crate::frame::Frame;
+use crate::headers::Flow;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{ConnIndex, Direction};
 use crate::l3::DeviceId;
-use crate::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
+use crate::limits::BURST_MAX;
 use crate::stages::Stage;
 use crate::tick::Tick;
-use crate::worker_state::{Context, Families, Family, LookupEntry, WorkerState};
+use crate::verdict::Verdict;
+use crate::worker_state::WorkerState;
+use crate::worker_state::context::{Context, Families, Family, LookupEntry};
 
-use admit::Admission;
-use classify::{Class, is_balanced};
-use established::Known;
+use classify::Class;
 use fast_path::FastPath;
+use fragments::reassemble;
+use icmp::relay;
 use parse::Parsed;
 
 /// Decides about frames that `device` received. Frames beyond [`BURST_MAX`] are left as they are with
@@ -84,48 +79,6 @@ pub fn process_handoff<F: Frame>(
     run(worker, device, now, true, frames, verdicts);
 }
 
-/// Serves the timers of connections that are due, a bounded number a call, and tells whether there were any. To be called
-/// in every pass of the loop: so expiry keeps up with what one burst can begin, however fast bursts come.
-#[inline]
-pub fn expire(worker: &mut WorkerState, now: Tick) -> bool {
-    let is_due = worker.is_timer_due(now);
-    if is_due {
-        serve_timers(worker, now);
-    }
-    is_due
-}
-
-#[inline(never)]
-fn serve_timers(worker: &mut WorkerState, now: Tick) {
-    let (ctx, families) = worker.context(DeviceId(0), now, false);
-    track::expire(&ctx, &mut families.v4.table, TIMERS_PER_PASS_MAX);
-    track::expire(&ctx, &mut families.v6.table, TIMERS_PER_PASS_MAX);
-}
-
-/// What is due besides packets about every millisecond: walks through the tables, incomplete datagrams, samples and
-/// gauges, and what [`expire`] does; a bounded number of each a call.
-pub fn housekeeping(worker: &mut WorkerState, now: Tick) {
-    let defends = worker.look_at_defences(now);
-    let (mut ctx, families) = worker.context(DeviceId(0), now, false);
-    if defends {
-        families.v4.idle.begin_part(&families.v4.table);
-        families.v6.idle.begin_part(&families.v6.table);
-    }
-    sweep(&mut ctx, &mut families.v4);
-    sweep(&mut ctx, &mut families.v6);
-    reassemble::expire(&mut ctx, &mut families.reassembly);
-    ctx.loads.sample(&ctx.snapshot.services, ctx.own, now);
-    ctx.own.conns_ipv4.set(families.v4.table.len() as u64);
-    ctx.own.conns_ipv6.set(families.v6.table.len() as u64);
-    expire(worker, now);
-}
-
-/// Connections that must go before their time, a bounded number a call.
-fn sweep<A: Address>(ctx: &mut Context<'_>, family: &mut Family<A>) {
-    defence::drop_idle(ctx, &mut family.table, &mut family.idle);
-    defence::drop_orphans(ctx, &mut family.table, &mut family.orphans);
-}
-
 fn run<F: Frame>(
     worker: &mut WorkerState,
     device: DeviceId,
@@ -143,7 +96,7 @@ fn run<F: Frame>(
     families.v4.clear();
     families.v6.clear();
     if ctx.snapshot.leaves_clients_alone() {
-        run_as_backup(&mut ctx, families, frames, verdicts);
+        slow_path::only_replies(&mut ctx, families, frames, verdicts);
         return;
     }
     let mac = ctx.snapshot.l3.mac(device);
@@ -151,54 +104,24 @@ fn run<F: Frame>(
         let (Some(frame), Some(verdict)) = (frames.get_mut(slot), verdicts.get_mut(slot)) else {
             break;
         };
-        // What is plain and sent to the device is looked up.
+        // Stage 1. Nearly every frame is a whole packet without options, sent to the device.
         if let Some((headers, key)) = parse::fast_v4(frame.bytes(), mac) {
             families.v4.push(slot, headers, key);
             continue;
         }
-        if let Some(decided) = any_frame(&mut ctx, families, slot, frame) {
+        // Stages 1 and 2 for any other.
+        if let Some(decided) = parse_rest(&mut ctx, families, slot, frame) {
             *verdict = decided;
         }
     }
     ctx.mark(Stage::Parse);
-    run_family(&mut ctx, &mut families.v4, frames, verdicts);
-    run_family(&mut ctx, &mut families.v6, frames, verdicts);
+    forward_family(&mut ctx, &mut families.v4, frames, verdicts);
+    forward_family(&mut ctx, &mut families.v6, frames, verdicts);
 }
 
-/// While another director serves the clients: only replies of connections that are known here are ours.
-#[cold]
-fn run_as_backup<F: Frame>(ctx: &mut Context<'_>, families: &mut Families, frames: &mut [F], verdicts: &mut [Verdict]) {
-    for (frame, verdict) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX) {
-        *verdict = match parse::parse(frame.bytes()) {
-            Ok(Parsed::Ip(headers, Flow::V4(key))) => reply_only(ctx, &mut families.v4.table, &headers, &key, frame),
-            Ok(Parsed::Ip(headers, Flow::V6(key))) => reply_only(ctx, &mut families.v6.table, &headers, &key, frame),
-            Ok(Parsed::Other) => Verdict::Punt,
-            Err(reason) => Verdict::Drop(reason),
-        };
-    }
-}
-
-fn reply_only<A: Address, F: Frame>(
-    ctx: &mut Context<'_>,
-    table: &mut ConnTable<A>,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    frame: &mut F,
-) -> Verdict {
-    match classify::classify(ctx, frame.bytes(), headers) {
-        Class::Balanced => {}
-        Class::Decided(verdict) => return verdict,
-        Class::Fragment | Class::Icmp => return Verdict::Punt,
-    }
-    match table.find(table.hash(key), key) {
-        Some((index, Direction::Outbound)) => established::outbound(ctx, table, &Known { index, headers, key }, frame),
-        _ => Verdict::Punt,
-    }
-}
-
-/// A frame that is not plainly to be looked up: its verdict, or `None` when it went onto a family after all.
+/// Any other frame: its verdict, or `None` when it is to be looked up like those.
 #[inline(never)]
-fn any_frame<F: Frame>(ctx: &mut Context<'_>, families: &mut Families, slot: usize, frame: &mut F) -> Option<Verdict> {
+fn parse_rest<F: Frame>(ctx: &mut Context<'_>, families: &mut Families, slot: usize, frame: &mut F) -> Option<Verdict> {
     if let Some((headers, key)) = parse::fast_v6(frame.bytes(), ctx.snapshot.l3.mac(ctx.device)) {
         families.v6.push(slot, headers, key);
         return None;
@@ -216,20 +139,21 @@ fn any_frame<F: Frame>(ctx: &mut Context<'_>, families: &mut Families, slot: usi
         Class::Fragment => return Some(reassemble::fragment(ctx, families, &headers, &flow, frame)),
         Class::Icmp => {
             let (v4, v6) = (&mut families.v4.table, &mut families.v6.table);
-            return Some(related::icmp(ctx, v4, v6, &headers, &flow, frame));
+            return Some(relay::icmp_error(ctx, v4, v6, &headers, &flow, frame));
         }
         Class::Decided(decided) => return Some(decided),
     }
     None
 }
 
-/// The stages behind parsing for the packets of one family.
-fn run_family<A: FastPath, F: Frame>(
+/// Stages 3 to 7 for the packets of one family.
+fn forward_family<A: FastPath, F: Frame>(
     ctx: &mut Context<'_>,
     family: &mut Family<A>,
     frames: &mut [F],
     verdicts: &mut [Verdict],
 ) {
+    // Stage 3: the tags of all, then packet by packet the connection.
     lookup::prefetch_conns(family);
     ctx.mark(Stage::Tags);
     let Family {
@@ -243,31 +167,32 @@ fn run_family<A: FastPath, F: Frame>(
         ) else {
             continue;
         };
-        *verdict = one_entry(ctx, table, changes, entry, frame);
+        *verdict = forward_entry(ctx, table, changes, entry, frame);
     }
     ctx.mark(Stage::Forward);
 }
 
-/// Almost every packet is plainly of an established connection, the one that its tag meant; the others go the full way.
+/// Almost every packet is data of an established connection, of the one that its tag meant.
 #[inline(always)]
-fn one_entry<A: FastPath, F: Frame>(
+fn forward_entry<A: FastPath, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     changes: u32,
     entry: &LookupEntry<A>,
     frame: &mut F,
 ) -> Verdict {
+    // Stages 6 and 7, the fast path.
     if let Some((conn, direction)) = lookup::confirm(table, changes, entry)
         && let Some(verdict) = fast_path::forward(ctx, conn, direction, &entry.headers, frame)
     {
         return verdict;
     }
-    other_entry(ctx, table, entry, frame)
+    look_up_again(ctx, table, entry, frame)
 }
 
-/// A packet whose connection the first tag did not mean, or that is not plain.
+/// A packet whose connection the first tag did not mean, or that needs more than the fast path does.
 #[inline(never)]
-fn other_entry<A: FastPath, F: Frame>(
+fn look_up_again<A: FastPath, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     entry: &LookupEntry<A>,
@@ -279,41 +204,6 @@ fn other_entry<A: FastPath, F: Frame>(
     {
         return verdict;
     }
-    decide(ctx, table, found, &entry.headers, &entry.key, frame)
-}
-
-/// From lookup to verdict for one TCP, UDP or SCTP packet.
-fn one_packet<A: Address, F: Frame>(
-    ctx: &mut Context<'_>,
-    table: &mut ConnTable<A>,
-    hash: u64,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    frame: &mut F,
-) -> Verdict {
-    let found = table.find(hash, key);
-    decide(ctx, table, found, headers, key, frame)
-}
-
-/// The full way from lookup to verdict.
-#[inline(never)]
-fn decide<A: Address, F: Frame>(
-    ctx: &mut Context<'_>,
-    table: &mut ConnTable<A>,
-    found: Option<(ConnIndex, Direction)>,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    frame: &mut F,
-) -> Verdict {
-    match found {
-        Some((index, Direction::Inbound)) if !established::must_reschedule(ctx, table, index, headers) => {
-            established::inbound(ctx, table, &Known { index, headers, key }, frame)
-        }
-        Some((index, Direction::Outbound)) => established::outbound(ctx, table, &Known { index, headers, key }, frame),
-        _ => match admit::admit(ctx, headers, key) {
-            Admission::Decided(verdict) => verdict,
-            Admission::Schedule(service) => schedule::first_packet(ctx, table, service, headers, key, frame),
-            Admission::Refuse => established::refuse_stray(ctx, headers, key, frame),
-        },
-    }
+    // Stages 4 to 7, the slow path.
+    slow_path::process(ctx, table, found, &entry.headers, &entry.key, frame)
 }

@@ -5,7 +5,7 @@
 //! Ref: Microsoft, "RSS Hashing Functions" (Toeplitz); DPDK `rte_thash.h` `rte_softrss`.
 
 use crate::address::{Address, Endpoint};
-use crate::path::verdict::WorkerId;
+use crate::verdict::WorkerId;
 
 /// Bytes of a key: enough for two IPv6 addresses, two ports and the 32 bits of the window behind them.
 pub const KEY_LEN: usize = 40;

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use crate::counters::SingleWriter;
+use crate::single_writer::SingleWriter;
 
 /// A stage of the worker loop, or of the path where it works on a burst as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,41 +3,37 @@
 //! Only its worker writes it; nothing in it is shared except the counters, which have this worker as
 //! their single writer. All of it is allocated in [`WorkerState::new`] and never again.
 
-use std::net::IpAddr;
+pub(crate) mod context;
+pub(crate) mod defence;
+pub(crate) mod generated_frames;
+pub(crate) mod icmp_budget;
+pub(crate) mod l3_cache;
+pub(crate) mod path_mtus;
+pub(crate) mod pending_neighbours;
+pub(crate) mod reassembly;
+
 use std::sync::Arc;
 
-use crate::address::{Addr4, Addr6, Address, FlowKey};
+use crate::address::{Addr4, Addr6, Address};
 use crate::arena::{Arena, ArenaError};
-use crate::counters::{SingleWriter, WorkerCounters};
-use crate::ipvs::conn::table::{Candidate, ConnTable};
-use crate::ipvs::conn::{Conn, FLAG_REPLIES_ONLY, FLAG_TEMPLATE};
-use crate::ipvs::forwarding::ForwardingMode;
-use crate::ipvs::load_board::LoadBoard;
-use crate::ipvs::local_address::{LocalPortCursor, PortsAhead};
-use crate::ipvs::persistence;
-use crate::ipvs::protocol::{self, tcp::TcpState};
-use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::scheduler::{self, Localities, SchedulerState};
-use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::conn_record::{ConnRecord, DumpCursor};
+use crate::counters::WorkerCounters;
+use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::{Conn, FLAG_REPLIES_ONLY};
+use crate::ipvs::real_server::RealServer;
+use crate::ipvs::scheduler;
+use crate::ipvs::service::VirtualService;
 use crate::ipvs::sync::SyncConn;
-use crate::ipvs::sync::outbox::Outbox;
 use crate::l3::{DeviceId, NeighbourKey};
-use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
-use crate::path::Headers;
-use crate::path::defence::{Defence, Sweep};
-use crate::path::generated_frames::GeneratedFrames;
-use crate::path::l3_cache::L3Cache;
-use crate::path::path_mtu::PathMtus;
-use crate::path::reassemble::Reassembly;
-use crate::path::reply::IcmpBudget;
-use crate::path::resolve::PendingNeighbours;
-use crate::path::verdict::{Verdict, WaitId, WorkerId};
 use crate::random::Random;
 use crate::rss::RssHash;
+use crate::single_writer::SingleWriter;
 use crate::snapshot::Snapshot;
-use crate::stages::Stage;
 use crate::tick::Tick;
-use crate::wire::{tcp, udp};
+use crate::verdict::{Verdict, WaitId, WorkerId};
+use crate::worker_state::context::{Context, Families, Family, FastTimeouts, L3Memory, Out, Ownership, Scheduling};
+use crate::worker_state::defence::Defence;
+use crate::worker_state::reassembly::Reassembly;
 
 /// What a worker is made with.
 #[derive(Clone, Debug)]
@@ -61,140 +57,14 @@ pub struct WorkerState {
     settings: WorkerSettings,
     snapshot: Arc<Snapshot>,
     families: Families,
-    schedulers: Box<[SchedulerState]>,
-    port_cursors: Box<[LocalPortCursor]>,
+    scheduling: Scheduling,
     counters: Arc<[Arc<WorkerCounters>]>,
     own: Arc<WorkerCounters>,
     random: Random,
-    icmp_budget: IcmpBudget,
     defence: Defence,
-    localities: Localities,
-    loads: LoadBoard,
-    generated: GeneratedFrames,
-    path_mtus: PathMtus,
-    outbox: Outbox,
+    l3_memory: L3Memory,
+    out: Out,
     rss: Option<RssHash>,
-    pending_neighbours: PendingNeighbours,
-    l3_cache: Box<L3Cache>,
-    ports_ahead: PortsAhead,
-}
-
-/// The tables of both families, each with the scratch space of the burst under way.
-pub(crate) struct Families {
-    pub(crate) v4: Family<Addr4>,
-    pub(crate) v6: Family<Addr6>,
-    pub(crate) reassembly: Reassembly,
-}
-
-/// One family's connections, and those packets of the burst that are looked up in them.
-pub(crate) struct Family<A: Address> {
-    pub(crate) table: ConnTable<A>,
-    pub(crate) entries: [LookupEntry<A>; BURST_MAX],
-    pub(crate) count: usize,
-    /// The walk of `drop_entry`.
-    pub(crate) idle: Sweep,
-    /// The walk of `expire_nodest_conn`.
-    pub(crate) orphans: Sweep,
-}
-
-/// A packet on its way through lookup.
-#[derive(Clone, Copy)]
-pub(crate) struct LookupEntry<A: Address> {
-    pub(crate) hash: u64,
-    pub(crate) key: FlowKey<A>,
-    pub(crate) headers: Headers,
-    pub(crate) candidate: Candidate,
-    /// Its place in the burst.
-    pub(crate) slot: u8,
-}
-
-impl<A: Address> Family<A> {
-    fn new(table: ConnTable<A>) -> Self {
-        let empty = LookupEntry {
-            hash: 0,
-            key: FlowKey::default(),
-            headers: Headers::default(),
-            candidate: Candidate::NONE,
-            slot: 0,
-        };
-        Self {
-            table,
-            entries: [empty; BURST_MAX],
-            count: 0,
-            idle: Sweep::default(),
-            orphans: Sweep::default(),
-        }
-    }
-
-    #[inline]
-    pub(crate) const fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    /// Takes a packet up, and fetches the bucket that its connection is found by.
-    #[inline(always)]
-    pub(crate) fn push(&mut self, slot: usize, headers: Headers, key: FlowKey<A>) {
-        let hash = self.table.hash(&key);
-        self.table.prefetch_bucket(hash);
-        if let Some(entry) = self.entries.get_mut(self.count) {
-            entry.hash = hash;
-            entry.key = key;
-            entry.headers = headers;
-            entry.slot = slot as u8;
-            self.count += 1;
-        }
-    }
-}
-
-/// Everything but the tables that the steps behind lookup read and write, borrowed for one burst.
-pub(crate) struct Context<'a> {
-    pub(crate) snapshot: &'a Snapshot,
-    pub(crate) now: Tick,
-    /// The device the frames came from.
-    pub(crate) device: DeviceId,
-    pub(crate) is_handoff: bool,
-    pub(crate) worker: WorkerId,
-    pub(crate) workers_count: u8,
-    pub(crate) secret: u64,
-    /// How the NICs spread flows over workers; `None` where they do not, or where there is one worker.
-    pub(crate) rss: Option<&'a RssHash>,
-    /// Timeouts of almost all connections in milliseconds, by [`crate::ipvs::conn::Direction`]: TCP in ESTABLISHED, UDP.
-    /// 0 where packets of that direction must go the full way.
-    pub(crate) established_ms: [u32; 2],
-    pub(crate) udp_ms: [u32; 2],
-    pub(crate) schedulers: &'a mut [SchedulerState],
-    pub(crate) port_cursors: &'a mut [LocalPortCursor],
-    /// This worker's counters.
-    pub(crate) own: &'a WorkerCounters,
-    /// All workers' counters, this one's included.
-    pub(crate) counters: &'a [Arc<WorkerCounters>],
-    pub(crate) random: &'a mut Random,
-    pub(crate) icmp_budget: &'a mut IcmpBudget,
-    pub(crate) defence: &'a mut Defence,
-    pub(crate) localities: &'a mut Localities,
-    pub(crate) loads: &'a mut LoadBoard,
-    /// Frames besides those of the burst.
-    pub(crate) generated: &'a mut GeneratedFrames,
-    pub(crate) path_mtus: &'a mut PathMtus,
-    /// What is to be told to another director.
-    pub(crate) outbox: &'a Outbox,
-    pub(crate) pending_neighbours: &'a mut PendingNeighbours,
-    pub(crate) l3_cache: &'a mut L3Cache,
-    pub(crate) ports_ahead: &'a mut PortsAhead,
-    /// While a datagram that was put together is processed: bytes of the longest piece that it may leave in, its
-    /// longest fragment at first. Else 0.
-    pub(crate) reassembled: u16,
-}
-
-impl Context<'_> {
-    /// The end of a step, in builds with the feature `stages`.
-    #[inline(always)]
-    pub(crate) fn mark(&self, ctx: Stage) {
-        #[cfg(feature = "stages")]
-        self.own.stages.mark(ctx, crate::prefetch::cycles());
-        #[cfg(not(feature = "stages"))]
-        let _ = ctx;
-    }
 }
 
 impl WorkerState {
@@ -217,33 +87,20 @@ impl WorkerState {
         let mut random = Random::new(settings.seed);
         let v4 = ConnTable::new(arena, settings.conns4_max, settings.secret)?;
         let v6 = ConnTable::new(arena, settings.conns6_max, settings.secret)?;
-        let loads = LoadBoard::new(own.servers.len(), SERVICES_MAX);
         let mut state = Self {
             families: Families {
                 v4: Family::new(v4),
                 v6: Family::new(v6),
                 reassembly: Reassembly::new(),
             },
-            schedulers: (0..SERVICES_MAX)
-                .map(|_| SchedulerState::seeded(random.next_u64()).at_worker(settings.id.0, settings.workers_count))
-                .collect(),
-            port_cursors: (0..SERVICES_MAX)
-                .map(|_| LocalPortCursor::seeded(random.next_u64()))
-                .collect(),
+            scheduling: Scheduling::new(settings.id, settings.workers_count, own.servers.len(), &mut random),
             counters,
             own,
             random,
-            icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
             defence: Defence::default(),
-            localities: Localities::new(),
-            loads,
-            generated: GeneratedFrames::new(),
-            path_mtus: PathMtus::new(),
-            outbox: Outbox::new(),
+            l3_memory: L3Memory::new(),
+            out: Out::new(),
             rss: None,
-            pending_neighbours: PendingNeighbours::new(),
-            l3_cache: L3Cache::new(),
-            ports_ahead: PortsAhead::new(),
             snapshot: Arc::new(Snapshot::default()),
             settings,
         };
@@ -259,7 +116,7 @@ impl WorkerState {
                 if old.is_none_or(|old| old.servers_revision != service.servers_revision) {
                     self.reconsider_thresholds(service);
                 }
-                let Some(state) = self.schedulers.get_mut(service.id.0 as usize) else {
+                let Some(state) = self.scheduling.schedulers.get_mut(service.id.0 as usize) else {
                     continue;
                 };
                 if old.is_none_or(|old| old.revision != service.revision) {
@@ -316,7 +173,7 @@ impl WorkerState {
     /// Tells the time more finely than the ticks do, in microseconds modulo 2³²: once for each pass of the worker.
     #[inline]
     pub const fn set_us(&mut self, us: u32) {
-        self.loads.set_us(us);
+        self.scheduling.loads.set_us(us);
     }
 
     /// The snapshot in use.
@@ -339,7 +196,7 @@ impl WorkerState {
     /// verdict says, as if it had been received. To be called after every call of the path until it gives none.
     #[inline]
     pub fn next_generated(&mut self) -> Option<(Verdict, &[u8])> {
-        let generated = self.generated.take()?;
+        let generated = self.out.generated.take()?;
         self.own.generated_frames.add(1);
         Some(generated)
     }
@@ -348,7 +205,7 @@ impl WorkerState {
     /// path until it gives none.
     #[inline]
     pub fn next_synced(&mut self) -> Option<SyncConn> {
-        self.outbox.take()
+        self.out.outbox.take()
     }
 
     /// All devices spread flows by this hash, one queue a worker: from now on flows belong to the worker to which
@@ -359,7 +216,7 @@ impl WorkerState {
 
     /// The neighbour that a frame with the verdict [`Verdict::Hold`] waits for.
     pub const fn neighbour(&self, name: WaitId) -> NeighbourKey {
-        self.pending_neighbours.key(name)
+        self.l3_memory.pending_neighbours.key(name)
     }
 
     /// Connections held at this moment, IPv4 and IPv6.
@@ -367,48 +224,34 @@ impl WorkerState {
         (self.families.v4.table.len(), self.families.v6.table.len())
     }
 
-    /// Whether timers of connections wait for [`crate::path::expire`].
+    /// Whether timers of connections wait for [`crate::path::housekeeping::expire`].
     #[inline]
     pub(crate) fn is_timer_due(&self, now: Tick) -> bool {
         self.families.v4.table.is_timer_due(now) || self.families.v6.table.is_timer_due(now)
     }
 
-    /// Splits the state for one burst: what the steps use, and the tables.
+    /// Splits the state for one burst: what the stages use, and the tables.
     #[inline]
     pub(crate) fn context(&mut self, device: DeviceId, now: Tick, is_handoff: bool) -> (Context<'_>, &mut Families) {
-        let timeouts = &self.snapshot.timeouts;
-        // While clients' packets are counted for another director none of them is plain: no timeout is 0.
-        let inbound = |timeout_ms| if self.snapshot.sync.master { 0 } else { timeout_ms };
-        let fast_ms = |protocol, state| {
-            let timeout_ms = protocol::timeout_ms(timeouts, protocol, state);
-            [inbound(timeout_ms), timeout_ms]
-        };
         let ctx = Context {
             snapshot: &self.snapshot,
             now,
             device,
-            is_handoff,
-            worker: self.settings.id,
-            workers_count: self.settings.workers_count,
-            secret: self.settings.secret[0],
-            rss: self.rss.as_ref(),
-            established_ms: fast_ms(tcp::PROTOCOL, TcpState::Established as u8),
-            udp_ms: fast_ms(udp::PROTOCOL, protocol::udp::NORMAL),
-            schedulers: &mut self.schedulers,
-            port_cursors: &mut self.port_cursors,
+            ownership: Ownership {
+                worker: self.settings.id,
+                workers_count: self.settings.workers_count,
+                secret: self.settings.secret[0],
+                rss: self.rss.as_ref(),
+                is_handoff,
+            },
+            fast_ms: FastTimeouts::of(&self.snapshot),
             own: &self.own,
             counters: &self.counters,
             random: &mut self.random,
-            icmp_budget: &mut self.icmp_budget,
             defence: &mut self.defence,
-            localities: &mut self.localities,
-            loads: &mut self.loads,
-            generated: &mut self.generated,
-            path_mtus: &mut self.path_mtus,
-            outbox: &self.outbox,
-            pending_neighbours: &mut self.pending_neighbours,
-            l3_cache: &mut self.l3_cache,
-            ports_ahead: &mut self.ports_ahead,
+            scheduling: &mut self.scheduling,
+            l3_memory: &mut self.l3_memory,
+            out: &mut self.out,
             reassembled: 0,
         };
         (ctx, &mut self.families)
@@ -445,79 +288,4 @@ impl WorkerState {
             out.push(ConnRecord::of(&self.snapshot, conn, now));
         }
     }
-}
-
-impl ConnRecord {
-    /// A connection as it is now.
-    pub(crate) fn of<A: Address>(snapshot: &Snapshot, conn: &Conn<A>, now: Tick) -> Self {
-        let end = |endpoint: crate::address::Endpoint<A>| (endpoint.addr.to_ip(), endpoint.port);
-        let real_server = RealServerId(conn.real_server);
-        let mode = ForwardingMode::from_u8(conn.mode);
-        // A tunnel may lead to a server of the other family, which only its slot can name.
-        let real = match snapshot.services.real_server(real_server) {
-            Some(slot) if mode == ForwardingMode::Tunnel => (slot.server.addr, conn.real.port),
-            _ => end(conn.real),
-        };
-        Self {
-            protocol: conn.ip_protocol(),
-            client: end(conn.client),
-            virt: end(conn.virt),
-            local: end(conn.local),
-            real,
-            mode,
-            state: conn.state,
-            expires_in_ms: conn.timeout_ms.saturating_sub(now.since_ms(conn.last_seen)),
-            in_packets: conn.in_packets,
-            service: ServiceId(conn.service),
-            real_server,
-            flags: conn.flags,
-        }
-    }
-
-    /// The state as `ipvsadm -Lnc` names it.
-    pub fn state_name(&self) -> &'static str {
-        if self.flags & FLAG_TEMPLATE == 0 {
-            protocol::state_name(self.protocol, self.state)
-        } else {
-            persistence::state_name(self.state)
-        }
-    }
-}
-
-/// Where a dump of connections goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DumpCursor {
-    /// In the IPv4 table, from this slot.
-    V4(u32),
-    /// In the IPv6 table, from this slot.
-    V6(u32),
-}
-
-/// A connection as listings show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnRecord {
-    /// IP protocol number; 0 for the template of a fwmark service.
-    pub protocol: u8,
-    /// CIP and client port.
-    pub client: (IpAddr, u16),
-    /// VIP and service port.
-    pub virt: (IpAddr, u16),
-    /// FULLNAT: local address and port; otherwise the client again.
-    pub local: (IpAddr, u16),
-    /// RIP and real port.
-    pub real: (IpAddr, u16),
-    /// How it is forwarded.
-    pub mode: ForwardingMode,
-    /// Protocol state, or a template's; named by [`ConnRecord::state_name`].
-    pub state: u8,
-    /// Milliseconds until it expires if nothing more arrives.
-    pub expires_in_ms: u32,
-    /// Packets from the client.
-    pub in_packets: u32,
-    /// The service it was made for.
-    pub service: ServiceId,
-    /// The real server it goes to.
-    pub real_server: RealServerId,
-    /// [`Conn`] flag bits.
-    pub flags: u16,
 }

@@ -3,14 +3,15 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::conn_record::{ConnRecord, DumpCursor};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::service::ServiceId;
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::path::explain::{Explanation, Question};
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::snapshot::Snapshot;
-use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
 
 use super::worker_handle::{ConnChunk, WorkerHandle};

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::NeighbourKey;
 use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
-use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
 
 use crate::mgmt::worker_handle::{ConnChunk, WorkerHandle};

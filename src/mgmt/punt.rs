@@ -15,10 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
-use lvs_core::path::DropReason;
+use lvs_core::single_writer::SingleWriter;
+use lvs_core::verdict::DropReason;
 use nix::poll::{PollFd, PollFlags, ppoll};
 
 use crate::dpdk::Mempool;

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lvs_api::RssState;
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::l3::DeviceId;
+use lvs_core::single_writer::SingleWriter;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often it looks.

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lvs_api::{Buffers, ReloadReport, Version};
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::l3::L3;
+use lvs_core::single_writer::SingleWriter;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
+use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
-use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::sync::oneshot;
 
 use crate::worker::capture::Tap;

@@ -11,9 +11,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lvs_core::config::Config;
+use lvs_core::headers::Flow;
 use lvs_core::ipvs::service::ServiceKey;
 use lvs_core::l3::{DeviceId, Interface, L3, L3Builder, NeighbourKey, NeighbourState, RouteKind};
-use lvs_core::path::Flow;
 use lvs_core::path::parse::{Parsed, parse};
 
 use super::files::Captured;

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use lvs_core::capture::{CaptureFilter, FrameEnds};
-use lvs_core::counters::SingleWriter;
+use lvs_core::conn_record::ConnRecord;
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::{BURST_MAX, DEVICES_MAX};
-use lvs_core::path::{DropReason, Verdict};
-use lvs_core::worker_state::ConnRecord;
+use lvs_core::single_writer::SingleWriter;
+use lvs_core::verdict::{DropReason, Verdict};
 
 use crate::dpdk::Mbuf;
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::frame::Frame;
 use lvs_core::l3::{DeviceId, NeighbourKey};
-use lvs_core::path::verdict::WaitId;
-use lvs_core::path::{DropReason, Verdict};
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::tick::Tick;
+use lvs_core::verdict::{DropReason, Verdict, WaitId};
 
 use crate::dpdk::{Burst, Mbuf, clock};
 use crate::worker::capture::Taps;

@@ -1,11 +1,11 @@
 //! Step 9, between two bursts: timers of connections in every pass; about every millisecond commands, held frames, walks.
 //! Commands for a worker that has nothing else to do are taken at once: whoever changes services waits for that.
 
-use lvs_core::counters::SingleWriter;
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
-use lvs_core::path::{DropReason, Verdict};
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::tick::Tick;
+use lvs_core::verdict::{DropReason, Verdict};
 
 use crate::dpdk::clock;
 use crate::worker::Worker;

@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::counters::WorkerCounters;
+use lvs_core::single_writer::SingleWriter;
 
 use crate::dpdk::{Clock, RxQueue, clock, queue};
 use crate::worker::mailbox::Mailbox;

@@ -12,7 +12,7 @@ use lvs_core::l3::NeighbourKey;
 use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 
-pub use lvs_core::worker_state::{ConnRecord, DumpCursor};
+pub use lvs_core::conn_record::{ConnRecord, DumpCursor};
 
 use crate::worker::capture::Tap;
 

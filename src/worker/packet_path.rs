@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use lvs_core::capture::FrameEnds;
+use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::{DeviceId, NeighbourKey};
+use lvs_core::path;
 use lvs_core::path::explain::{Explanation, Question};
-use lvs_core::path::verdict::WaitId;
-use lvs_core::path::{self, DropReason, Verdict};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
-use lvs_core::worker_state::{ConnRecord, DumpCursor, WorkerState};
+use lvs_core::verdict::{DropReason, Verdict, WaitId};
+use lvs_core::worker_state::WorkerState;
 
 use crate::dpdk::Mbuf;
 
@@ -112,16 +113,16 @@ impl PacketPath for WorkerState {
     }
 
     fn import_synced(&mut self, now: Tick, conns: &[SyncConn]) {
-        path::import::import_synced(self, now, conns);
+        path::sync::import::import_synced(self, now, conns);
     }
 
     #[inline]
     fn expire(&mut self, now: Tick) -> bool {
-        path::expire(self, now)
+        path::housekeeping::expire(self, now)
     }
 
     fn housekeeping(&mut self, now: Tick) {
-        path::housekeeping(self, now);
+        path::housekeeping::run(self, now);
     }
 
     fn neighbour(&self, wait: WaitId) -> NeighbourKey {
@@ -133,7 +134,7 @@ impl PacketPath for WorkerState {
     }
 
     fn give_up(&mut self, device: DeviceId, now: Tick, frame: &mut Mbuf) -> Verdict {
-        path::undelivered::give_up(self, device, now, frame)
+        path::icmp::undeliverable::give_up(self, device, now, frame)
     }
 
     fn process_from_host(&mut self, device: DeviceId, now: Tick, is_handoff: bool, frame: &mut Mbuf) -> Verdict {

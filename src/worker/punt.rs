@@ -5,8 +5,8 @@
 //! which is emptied first: a flood of other frames never starves it.
 
 use lvs_core::frame::Frame;
+use lvs_core::headers::Flow;
 use lvs_core::l3::DeviceId;
-use lvs_core::path::Flow;
 use lvs_core::path::parse::{Parsed, parse};
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 

@@ -1,9 +1,10 @@
 //! Step 8: transmitting. Frames are collected in a batch for each device and offered to it at once.
 
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
-use lvs_core::path::DropReason;
+use lvs_core::single_writer::SingleWriter;
+use lvs_core::verdict::DropReason;
 
 use crate::dpdk::{Burst, Mbuf, TxQueue, clock};
 use crate::worker::capture::Taps;

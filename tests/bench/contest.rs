@@ -64,7 +64,7 @@ impl Contestant for Ours {
     }
 
     fn insert(&mut self, number: u32, conn: Conn<Addr4>) {
-        self.indices[number as usize] = self.table.insert(conn, Tick(0)).expect("room for it");
+        self.indices[number as usize] = self.table.insert(conn, Tick(0)).expect("space for it");
     }
 
     fn remove(&mut self, number: u32, _conn: &Conn<Addr4>) {
@@ -272,7 +272,7 @@ impl Contestant for RteHash {
             let data = std::ptr::without_provenance_mut(number as usize);
             // SAFETY: a live table; the key is copied; data is a number to us.
             let added = unsafe { rte_hash_add_key_data(self.table, (&raw const packed).cast(), data) };
-            assert_eq!(added, 0, "room for it");
+            assert_eq!(added, 0, "space for it");
         }
         self.conns[number as usize] = conn;
     }
@@ -305,7 +305,7 @@ impl Contestant for RteHash {
             *pointer = (&raw const *packed).cast();
         }
         let (mut hits, mut data) = (0, [std::ptr::null_mut(); BURST_MAX]);
-        // SAFETY: as above; `count` pointers to live keys, and room for as many answers.
+        // SAFETY: as above; `count` pointers to live keys, and space for as many answers.
         unsafe {
             rte_hash_lookup_bulk_data(
                 self.table,

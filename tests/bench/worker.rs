@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::conn_record::{ConnRecord, DumpCursor};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::l3::{DeviceId, NeighbourKey};
-use lvs_core::path::Verdict;
-use lvs_core::path::verdict::WaitId;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::testing::{CapturedFrame, udp4, write_pcap};
 use lvs_core::tick::Tick;
-use lvs_core::worker_state::{ConnRecord, DumpCursor};
+use lvs_core::verdict::{Verdict, WaitId};
 use lvsd::dpdk::device::{Device, DeviceSettings};
 use lvsd::dpdk::{Clock, Eal, EalSettings, Hugepages, Mbuf, Mempool, PoolSettings, lcore};
 use lvsd::worker::Worker;

@@ -4,7 +4,7 @@
 //! data of FLOWS connections that belong to its worker (found by asking: a worker's path says whose a first packet is), as
 //! RSS would bring them to queues of one device; net_pcap's own queues share cache lines, its devices do not. In each round the first polls alone, then both, then the second alone, and so does arithmetic that
 //! touches no memory: two cores that are free for it do twice as much of it, and what they lack of that is the machine's.
-//! Prints, in JSON, packets a microsecond of the workers' time on a CPU, both ratios, and how many packets were handed over:
+//! Prints, in JSON, packets a microsecond of the workers' time on a CPU, both ratios, and how many packets were handed off:
 //! none, or the figures mean nothing.
 
 use std::hint::black_box;
@@ -16,19 +16,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lvs_core::arena::Arena;
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::l3::DeviceId;
-use lvs_core::path::verdict::WorkerId;
-use lvs_core::path::{self, Verdict};
+use lvs_core::path;
 use lvs_core::random::Random;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{CapturedFrame, VecFrame, tcp4, write_pcap};
 use lvs_core::tick::Tick;
+use lvs_core::verdict::{Verdict, WorkerId};
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
 use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
 use lvsd::dpdk::lcore::LcoreHandle;
@@ -152,7 +153,7 @@ fn on_cpu() -> u64 {
     Duration::from(spent).as_nanos() as u64
 }
 
-/// What a core is given to do until it is told to stop.
+/// What a core is given to do until it is stopped.
 trait Job: Send + Sync {
     /// Works until [`Job::stop`].
     fn run(&self);
@@ -291,12 +292,12 @@ fn spread(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> String {
 }
 
 /// What is to be measured.
-struct Wanted {
+struct Request {
     flows: usize,
     mode: String,
 }
 
-impl Wanted {
+impl Request {
     fn from_arguments() -> Self {
         let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
         let [flows, mode] = &words[..] else {
@@ -361,7 +362,7 @@ impl Wanted {
 }
 
 fn main() {
-    let wanted = Wanted::from_arguments();
+    let wanted = Request::from_arguments();
     let eal = wanted.start_eal();
     let pool_settings = PoolSettings {
         mbufs: wanted.mbufs() as u32,

@@ -7,10 +7,9 @@ use lvs_core::frame::Frame;
 use lvs_core::ipvs::protocol::Timeouts;
 use lvs_core::ipvs::service_table::ServiceTable;
 use lvs_core::l3::{DeviceId, L3, NeighbourKey};
-use lvs_core::path::verdict::{WaitId, WorkerId};
-use lvs_core::path::{DropReason, Verdict};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
+use lvs_core::verdict::{DropReason, Verdict, WaitId, WorkerId};
 use lvsd::dpdk::Mbuf;
 use lvsd::worker::mailbox::{ConnRecord, DumpCursor};
 use lvsd::worker::packet_path::PacketPath;
@@ -19,7 +18,7 @@ use lvsd::worker::packet_path::PacketPath;
 pub const TRANSMIT: u8 = 1;
 /// First byte: punt.
 pub const PUNT: u8 = 2;
-/// First byte: hand over to the worker in the second; there it is transmitted on device 0.
+/// First byte: hand off to the worker in the second; there it is transmitted on device 0.
 pub const HAND_OVER: u8 = 3;
 /// First byte: hold for the neighbour in the second, behind device 0.
 pub const HOLD: u8 = 4;

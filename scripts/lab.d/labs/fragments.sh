@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Datagrams of 20,000 octets travel in fourteen fragments, both ways, and come out whole.
+# Datagrams of 20,000 bytes travel in fourteen fragments, both ways, and come out whole.
 
 run_lab() {
     local family
@@ -42,8 +42,8 @@ check_datagrams() {
     check "$1: both servers answer" until_true 10 echoes "$2" 2 100
     typed client "udp-load $(vip "$2") --count 100 --size-bytes 20000"
     said=$(in_ns client "$(program udp-load)" "$(vip "$2")" --count 100 --size-bytes 20000 --rate-pps 200 || true)
-    equal "$1, 20,000 octets each: $said" "sent 100 answered 100 lost 0" "$said"
-    check "$1, 60,000 octets" until_true 10 echoes "$2" 2 60000
+    equal "$1, 20,000 bytes each: $said" "sent 100 answered 100 lost 0" "$said"
+    check "$1, 60,000 bytes" until_true 10 echoes "$2" 2 60000
 }
 
 # echoes PORT COUNT SIZE

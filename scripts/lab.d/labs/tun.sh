@@ -83,7 +83,7 @@ check_wrapped_in() {
     stop_capture
 }
 
-# tracepath finds 20 octets less behind the director (40 in IPv6), and another 100 less where a link is narrow. Of
+# tracepath finds 20 bytes less behind the director (40 in IPv6), and another 100 less where a link is narrow. Of
 # IPv6 tunnels no narrow link is learned, as in the kernel.
 path_mtu() {
     local head=20 narrow=1400 said

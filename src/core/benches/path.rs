@@ -29,13 +29,13 @@ use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
-use lvs_core::path::verdict::WorkerId;
-use lvs_core::path::{self, Verdict};
+use lvs_core::path;
 use lvs_core::random::Random;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{PacketBuilder, tcp4, tcp6, udp4, udp6};
 use lvs_core::tick::Tick;
+use lvs_core::verdict::{Verdict, WorkerId};
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
 
 const ROUNDS: usize = 5;
@@ -355,7 +355,7 @@ impl Stand {
         self.now = self.now.plus_ms(400_000);
         let start = on_cpu();
         while self.worker.conns_count() != (0, 0) {
-            path::expire(&mut self.worker, self.now);
+            path::housekeeping::expire(&mut self.worker, self.now);
         }
         (opening, (on_cpu() - start).as_nanos() as f64 / flows)
     }

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use lvs_core::counters::{SingleWriter, WorkerCounters};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::load_board::LoadBoard;
@@ -16,6 +16,7 @@ use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::scheduler::{FlowHint, Loads, Localities, Memory, SchedulerKind, SchedulerState, adopt, pick};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::random::Random;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::tick::Tick;
 
 const SERVERS: [u32; 3] = [10, 100, 1_000];

@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 
-use crate::counters::{ConnsLoad, SingleWriter, WorkerCounters};
+use crate::counters::{ConnsLoad, WorkerCounters};
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::VirtualService;
 use crate::ipvs::service_table::ServiceTable;
 use crate::ipvs::stats::ESTIMATION_PERIOD_SEC;
 use crate::limits::{LOADS_BEAT_US, LOADS_READ_MAX, RESPONSES_MERGE_MS, SERVERS_SAMPLED_PER_PASS_MAX};
+use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
 
 /// Bytes a second are scaled by 2⁵ and halved, because a sample covers two seconds (Linux ip_vs_est.c).

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::address::{Address, Endpoint};
 use crate::limits::{LOCAL_PORT_FIRST, LOCAL_PORT_LAST};
-use crate::path::verdict::WorkerId;
 use crate::rss::RssHash;
+use crate::verdict::WorkerId;
 
 /// The local addresses of one service, in the order the operator gave.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Connection synchronisation: what one director tells another about its connections.
 //!
 //! [`daemon`] what an operator starts; [`message`] the kernel's datagrams, read and written; [`assembly`] entries
-//! gathered into messages. The path offers connections ([`crate::path::announce`]) and takes those of another
-//! director over ([`crate::path::take_over`]); sockets are the management core's.
+//! gathered into messages. The path puts connections into the [`outbox`] and imports those of another director;
+//! sockets are the management core's.
 //! Ref: Linux net/netfilter/ipvs/ip_vs_sync.c.
 
 use std::net::IpAddr;

@@ -1,12 +1,12 @@
-//! Step 2: a packet to look up, a fragment, ICMP, or the kernel's?
+//! Stage 2: a packet to look up, a fragment, ICMP, or the kernel's?
 //!
 //! In:  a parsed packet and the device it came from.
 //! Out: its [`Class`]: whole TCP, UDP and SCTP packets sent to the device's own MAC go on to lookup.
 
-use crate::path::headers::{Fragment, Headers};
-use crate::path::verdict::{DropReason, Verdict};
+use crate::headers::{Fragment, Headers};
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::{icmp, sctp, tcp, udp};
-use crate::worker_state::Context;
+use crate::worker_state::context::Context;
 
 /// What happens to a packet next.
 pub(crate) enum Class {

@@ -1,4 +1,4 @@
-//! Step 7, FULLNAT: the client is introduced to the real server, and SYN segments get their MSS limited.
+//! Stage 7, FULLNAT: the client is introduced to the real server, and SYN segments get their MSS limited.
 //!
 //! In:  a packet of a connection whose [`ClientAddressState`] is pending, before it is rewritten (inbound), or while it is
 //!      (outbound).
@@ -8,16 +8,16 @@
 //! Ref:  DPVS ip_vs_proto_tcp.c `tcp_in_add_toa`, ip_vs_proto_udp.c; HAProxy's proxy-protocol.txt.
 
 use crate::address::{Address, Endpoint};
-use crate::counters::SingleWriter;
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::ipvs::client_address::{ClientAddress, ClientAddressState};
 use crate::ipvs::conn::{Conn, FLAG_INBOUND_SHIFTED, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::service::{ServiceId, VirtualService};
-use crate::path::headers::Headers;
+use crate::single_writer::SingleWriter;
 use crate::wire::tcp::{ACK, FIN, PROTOCOL, RST, SYN};
-use crate::worker_state::Context;
+use crate::worker_state::context::Context;
 
 mod proxy;
 mod segment;

@@ -8,6 +8,8 @@
 use std::net::IpAddr;
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily, Endpoint, FlowKey};
+use crate::conn_record::ConnRecord;
+use crate::headers::Headers;
 use crate::ipvs::conn::Direction;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
@@ -16,15 +18,13 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceId, VirtualService};
 use crate::l3::{DeviceId, Hop, NeighbourKey, Route};
 use crate::path::admit::{self, Admission};
-use crate::path::established;
-use crate::path::headers::Headers;
-use crate::path::persist;
-use crate::path::resolve;
-use crate::path::schedule::{self, Chosen};
-use crate::path::verdict::{DropReason, Verdict, WorkerId};
+use crate::path::schedule::{self, Chosen, persist};
+use crate::path::{resolve, slow_path};
 use crate::tick::Tick;
+use crate::verdict::{DropReason, Verdict, WorkerId};
 use crate::wire::{sctp, tcp};
-use crate::worker_state::{ConnRecord, Context, Family, WorkerState};
+use crate::worker_state::WorkerState;
+use crate::worker_state::context::{Context, Family};
 
 /// A packet in words. Both addresses are of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +137,7 @@ fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question:
         let conn = table.conn(index);
         told.conn = Some(ConnRecord::of(ctx.snapshot, conn, ctx.now));
         told.is_reply = direction == Direction::Outbound;
-        told.must_reschedule = !told.is_reply && established::is_finished(&ctx, conn, &headers);
+        told.must_reschedule = !told.is_reply && slow_path::is_finished(&ctx, conn, &headers);
         if !told.must_reschedule {
             known(&ctx, &mut told);
             return told;
@@ -282,11 +282,13 @@ fn picked<'s, A: Address>(
     key: &FlowKey<A>,
 ) -> Option<&'s RealServer> {
     let slot = service.id.0 as usize;
-    let state = ctx.schedulers.get(slot)?.clone();
-    let places = ctx.localities.keep(service.id, key.dst.addr.words());
+    let state = ctx.scheduling.schedulers.get(slot)?.clone();
+    let places = ctx.scheduling.localities.keep(service.id, key.dst.addr.words());
     let server = schedule::pick_uncounted(ctx, service, key);
-    ctx.localities.put_back(service.id, key.dst.addr.words(), places);
-    if let Some(changed) = ctx.schedulers.get_mut(slot) {
+    ctx.scheduling
+        .localities
+        .put_back(service.id, key.dst.addr.words(), places);
+    if let Some(changed) = ctx.scheduling.schedulers.get_mut(slot) {
         *changed = state;
     }
     server
@@ -301,12 +303,12 @@ fn local_end<A: Address>(
     key: &FlowKey<A>,
 ) -> Option<(IpAddr, u16)> {
     let slot = service.id.0 as usize;
-    let cursor = *ctx.port_cursors.get(slot)?;
+    let cursor = *ctx.scheduling.port_cursors.get(slot)?;
     let server = chosen.server.id.0;
-    let ahead = ctx.ports_ahead.keep(server);
+    let ahead = ctx.scheduling.ports_ahead.keep(server);
     let found = schedule::local_end(ctx, table, service, chosen, key);
-    ctx.ports_ahead.put_back(server, ahead);
-    if let Some(changed) = ctx.port_cursors.get_mut(slot) {
+    ctx.scheduling.ports_ahead.put_back(server, ahead);
+    if let Some(changed) = ctx.scheduling.port_cursors.get_mut(slot) {
         *changed = cursor;
     }
     found.map(|end| (end.addr.to_ip(), end.port))

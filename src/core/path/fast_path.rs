@@ -1,8 +1,8 @@
-//! Steps 6 and 7 in one for what almost every packet is: data of an established connection that changes no state and
+//! Stages 6 and 7 in one for what almost every packet is: data of an established connection that changes no state and
 //! leaves untagged by a hop that the connection remembers.
 //!
 //! In:  the connection of a packet, its direction. Out: its verdict, the frame ready to go; or `None`, nothing having
-//!      been changed, for a packet that must go the full way ([`crate::path::established`]).
+//!      been changed, for a packet that must go the full way ([`crate::path::slow_path`]).
 //! Never: does anything that the full way would not have done to the same packet; a test compares them.
 //! A feature that needs more of a packet makes it go the full way by a condition here, on a word already loaded.
 
@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::{Addr4, Addr6, Address, Endpoint};
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED, FLAG_INBOUND_SHIFTED, FLAG_OUTBOUND_SHIFTED, FLAG_TIMED};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
@@ -22,17 +23,15 @@ use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::l3::{Hop, HopId};
 use crate::path::forward::rewrite::TTL_DELTA;
 use crate::path::forward::tunnel;
-use crate::path::headers::Headers;
+use crate::path::forward::tunnel::encapsulate::{self};
 use crate::path::resolve::NextHop;
-use crate::path::tunnelled;
-use crate::path::verdict::{DropReason, Verdict};
-use crate::wire::checksum;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, EthernetHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
-use crate::wire::tcp::{ACK, FIN, RST, SYN};
-use crate::wire::{tcp, udp};
-use crate::worker_state::Context;
+use crate::wire::tcp::{self, ACK, FIN, RST, SYN};
+use crate::wire::{checksum, udp};
+use crate::worker_state::context::Context;
 
 /// A family, and its header without options or extensions.
 pub(crate) trait FastPath: Address {
@@ -96,11 +95,11 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
     let snapshot = ctx.snapshot;
     let timeout_ms = match headers.protocol {
         tcp::PROTOCOL if conn.state == TcpState::Established as u8 && headers.tcp_flags & EVENTS == ACK => {
-            ctx.established_ms[direction as usize]
+            ctx.fast_ms.established[direction as usize]
         }
         // A reply assures the template.
         udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => {
-            ctx.udp_ms[direction as usize]
+            ctx.fast_ms.udp[direction as usize]
         }
         _ => return None,
     };
@@ -164,8 +163,8 @@ fn into_tunnel<A: FastPath, F: Frame>(
     frame: &mut F,
 ) -> Option<Verdict> {
     let server = &slot.server;
-    let outer_len = headers.packet_len() + usize::from(tunnelled::overhead(server));
-    if outer_len > usize::from(hop.mtu) || !ctx.path_mtus.is_empty() {
+    let outer_len = headers.packet_len() + usize::from(tunnel::overhead(server));
+    if outer_len > usize::from(hop.mtu) || !ctx.l3_memory.path_mtus.is_empty() {
         return None;
     }
     conn.last_seen = ctx.now;
@@ -173,17 +172,17 @@ fn into_tunnel<A: FastPath, F: Frame>(
     let counted = ctx.own.server(server.id);
     counted.count(Direction::Inbound, headers.packet_len() as u64);
     if let (TunnelKind::IpIp, IpAddr::V4(dst)) = (server.tunnel, server.addr)
-        && let Some(IpAddr::V4(src)) = tunnelled::source(ctx, server.addr)
+        && let Some(IpAddr::V4(src)) = tunnel::source(ctx, server.addr)
         && frame.prepend(Ipv4Header::LEN)
     {
         let ends = (Addr4(src.octets()), Addr4(dst.octets()));
         return Some(ip_in_ipv4::<A, F>(ctx, ends, hop, headers, frame));
     }
     let next_hop = NextHop { hop, waits_for: None };
-    Some(tunnelled::send(ctx, headers, frame, conn, server, &next_hop))
+    Some(tunnel::send(ctx, headers, frame, conn, server, &next_hop))
 }
 
-/// What [`tunnel::encapsulate`] makes of a packet that lies where it arrived, behind room for an outer header.
+/// What [`encapsulate::encapsulate`] makes of a packet that lies where it arrived, behind room for an outer header.
 #[inline(always)]
 fn ip_in_ipv4<A: FastPath, F: Frame>(
     ctx: &mut Context<'_>,
@@ -196,7 +195,7 @@ fn ip_in_ipv4<A: FastPath, F: Frame>(
     let Ok((wrapped, _)) = WrappedFrame::<A::Header>::mut_from_prefix(frame.bytes_mut()) else {
         return Verdict::Drop(DropReason::Truncated);
     };
-    let packet = tunnel::Packet {
+    let packet = encapsulate::Packet {
         family: A::FAMILY,
         class: wrapped.inner.class(),
         ttl: headers.ttl - 1,
@@ -204,7 +203,7 @@ fn ip_in_ipv4<A: FastPath, F: Frame>(
         dont_fragment: headers.dont_fragment,
     };
     let identification = ctx.random.next_u32() as u16;
-    let pmtu_disc = tunnelled::is_pmtu_disc(ctx);
+    let pmtu_disc = tunnel::is_pmtu_disc(ctx);
     wrapped.outer = packet.outer_ipv4(src, dst, packet.protocol(), packet.len, identification, pmtu_disc);
     wrapped.inner.decrement_ttl(0);
     wrapped.ethernet = EthernetHeader {

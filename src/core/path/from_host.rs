@@ -8,18 +8,21 @@
 
 use crate::address::{Address, FlowKey};
 use crate::frame::Frame;
+use crate::headers::{Flow, Fragment, Headers};
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction};
 use crate::l3::DeviceId;
 use crate::path::classify::is_balanced;
 use crate::path::forward::rewrite::{self, Rewrite};
-use crate::path::headers::{Flow, Fragment, Headers};
+use crate::path::icmp::relay;
+use crate::path::ownership;
 use crate::path::parse::{Embedded, Parsed, embedded, parse};
-use crate::path::verdict::Verdict;
-use crate::path::{admit, related, track};
+use crate::path::track;
 use crate::tick::Tick;
+use crate::verdict::Verdict;
 use crate::wire::checksum::complement;
-use crate::worker_state::{Context, WorkerState};
+use crate::worker_state::WorkerState;
+use crate::worker_state::context::Context;
 
 /// See the module. `handed_over`: another worker gave it to this one.
 pub fn process<F: Frame>(
@@ -35,7 +38,7 @@ pub fn process<F: Frame>(
     }
     let elsewhere = match parse(frame.bytes()) {
         Ok(Parsed::Ip(headers, flow)) if headers.fragment == Fragment::Whole => {
-            let quoted = embedded(frame.bytes(), &headers).filter(|_| related::is_passed_on(frame.bytes(), &headers));
+            let quoted = embedded(frame.bytes(), &headers).filter(|_| relay::is_passed_on(frame.bytes(), &headers));
             match (quoted.as_ref().map_or(flow, |quoted| quoted.reply), quoted) {
                 (Flow::V4(key), Some(quoted)) => {
                     error(&mut ctx, &mut families.v4.table, &headers, &quoted, &key, frame)
@@ -70,7 +73,7 @@ fn replied<A: Address>(ctx: &Context<'_>, table: &ConnTable<A>, key: &FlowKey<A>
         (Some((index, Direction::Outbound)), _) => Replied::Translated(index),
         (_, Some((index, Direction::Inbound))) if !has_outbound_key(table.conn(index)) => Replied::Direct(index),
         _ => {
-            let owner = admit::other_owner(ctx, key).or_else(|| admit::other_owner(ctx, &asked));
+            let owner = ownership::other_owner(ctx, key).or_else(|| ownership::other_owner(ctx, &asked));
             Replied::Elsewhere(owner.map(Verdict::Handoff))
         }
     }
@@ -94,7 +97,7 @@ fn reply<A: Address, F: Frame>(
     };
     let conn = table.conn_mut(index);
     conn.last_seen = ctx.now;
-    related::count_out(ctx, conn, headers.packet_len());
+    relay::count_out(ctx, conn, headers.packet_len());
     if is_translated {
         let rewrite = Rewrite {
             src: conn.virt,
@@ -120,10 +123,10 @@ fn error<A: Address, F: Frame>(
     match replied(ctx, table, key) {
         Replied::Translated(index) => {
             let conn = table.conn(index);
-            related::count_out(ctx, conn, headers.packet_len());
-            related::translate_to_client(frame.bytes_mut(), headers, quoted, conn);
+            relay::count_out(ctx, conn, headers.packet_len());
+            relay::translate_to_client(frame.bytes_mut(), headers, quoted, conn);
         }
-        Replied::Direct(index) => related::count_out(ctx, table.conn(index), headers.packet_len()),
+        Replied::Direct(index) => relay::count_out(ctx, table.conn(index), headers.packet_len()),
         Replied::Elsewhere(verdict) => return verdict,
     }
     None

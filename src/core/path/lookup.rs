@@ -1,13 +1,13 @@
-//! Step 3: which connection, and in which direction?
+//! Stage 3: which connection, and in which direction?
 //!
 //! Three passes over the burst so that no packet waits for memory alone: hash each key as it is parsed and ask for its
-//! bucket ([`Family::push`](crate::worker_state::Family::push)); compare tags and ask for the connections; compare keys
+//! bucket ([`Family::push`](crate::worker_state::context::Family::push)); compare tags and ask for the connections; compare keys
 //! (done by the spine, packet by packet).
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, Direction};
-use crate::worker_state::{Family, LookupEntry};
+use crate::worker_state::context::{Family, LookupEntry};
 
 /// Second pass: asks for the connection that each bucket's tags point to.
 #[inline]

@@ -1,4 +1,4 @@
-//! Step 1: what is it?
+//! Stage 1: what is it?
 //!
 //! In:  the bytes of a frame.
 //! Out: [`Headers`] and [`Flow`] of an IP packet, or [`Parsed`]`::Other` for the kernel, or a named drop.
@@ -15,8 +15,9 @@ pub use embedded::{Embedded, embedded};
 pub(crate) use ipv6::fast_v6;
 
 use crate::address::{Addr4, AddressFamily, Endpoint, FlowKey};
+use crate::headers::{Flow, Fragment, Headers};
 use crate::limits::VLAN_TAGS_MAX;
-use crate::path::{DropReason, Flow, Fragment, Headers};
+use crate::verdict::DropReason;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EthernetHeader};
 use crate::wire::ipv4::{FRAGMENT_OFFSET_MASK, Ipv4Header, MORE_FRAGMENTS, VERSION_IHL_WITHOUT_OPTIONS};
 use crate::wire::sctp::{self, SctpHeader};

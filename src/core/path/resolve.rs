@@ -1,4 +1,4 @@
-//! Step 7, last part: the next hop, and the Ethernet header for it.
+//! Stage 7, last part: the next hop, and the Ethernet header for it.
 //!
 //! In:  where the packet goes; the mirrored routes and neighbours; the hop the connection remembers.
 //! Out: [`Verdict::Transmit`], or [`Verdict::Hold`] while the kernel resolves the neighbour.
@@ -6,17 +6,18 @@
 //! A connection remembers its hops together with the generation of the tables they come from, so an
 //! established packet looks nothing up; after any change of the tables each connection looks up once.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::ipvs::conn::{Conn, Direction};
-use crate::l3::{DeviceId, Hop, HopId, L3, NeighbourKey, Route};
+use crate::l3::{Hop, HopId, L3, NeighbourKey, Route};
 use crate::path::forward::ethernet;
-use crate::path::headers::Headers;
-use crate::path::verdict::{DropReason, Verdict, WaitId};
 use crate::snapshot::Snapshot;
-use crate::worker_state::{Context, WorkerState};
+use crate::verdict::{DropReason, Verdict, WaitId};
+use crate::worker_state::WorkerState;
+use crate::worker_state::context::Context;
 
 /// Where IP begins in frames that the director builds or holds: behind an untagged Ethernet header.
 pub(crate) const L3_OFFSET: u16 = 14;
@@ -28,43 +29,6 @@ pub(crate) struct NextHop<'a> {
     pub(crate) hop: &'a Hop,
     /// The neighbour that must be resolved first.
     pub(crate) waits_for: Option<WaitId>,
-}
-
-/// The neighbours that frames were last held for. One call of the path cannot name as many as there are places.
-#[derive(Debug)]
-pub(crate) struct PendingNeighbours {
-    keys: [NeighbourKey; 256],
-    next: u8,
-}
-
-impl PendingNeighbours {
-    pub(crate) const fn new() -> Self {
-        let nobody = NeighbourKey {
-            device: DeviceId(0),
-            vlan: 0,
-            addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        };
-        Self {
-            keys: [nobody; 256],
-            next: 0,
-        }
-    }
-
-    /// A name for `key`; the same as last time when it is the same neighbour again.
-    pub(crate) fn name(&mut self, key: NeighbourKey) -> WaitId {
-        let last = self.next.wrapping_sub(1);
-        if self.key(WaitId(last)) == key {
-            return WaitId(last);
-        }
-        let name = self.next;
-        self.keys[usize::from(name)] = key;
-        self.next = name.wrapping_add(1);
-        WaitId(name)
-    }
-
-    pub(crate) const fn key(&self, name: WaitId) -> NeighbourKey {
-        self.keys[name.0 as usize]
-    }
 }
 
 /// Why there is no way.
@@ -114,7 +78,11 @@ fn look_up<'a, A: Address>(
     }
     // The same real servers come again and again; clients do not.
     let found = match direction {
-        Direction::Inbound => ctx.l3_cache.routes.get_or_look_up(l3, target, || route_to(l3, target)),
+        Direction::Inbound => ctx
+            .l3_memory
+            .cache
+            .routes
+            .get_or_look_up(l3, target, || route_to(l3, target)),
         Direction::Outbound => route_to(l3, target),
     };
     if let Route::Hop(HopId(id)) = found {
@@ -149,7 +117,7 @@ fn next_hop_by<'a>(ctx: &mut Context<'a>, route: Route) -> Result<NextHop<'a>, R
         // and are dropped by name if it stays silent.
         Route::Unresolved(key) | Route::NeighbourFailed(key) => Ok(NextHop {
             hop: l3.unresolved_hop(&key),
-            waits_for: Some(ctx.pending_neighbours.name(key)),
+            waits_for: Some(ctx.l3_memory.pending_neighbours.name(key)),
         }),
         Route::Local => Err(RouteError::Local),
         Route::Unreachable => Err(RouteError::Unreachable),

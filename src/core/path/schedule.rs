@@ -1,4 +1,4 @@
-//! Step 5: the first packet of a connection. Which real server, which local address?
+//! Stage 5: the first packet of a connection. Which real server, which local address?
 //!
 //! In:  a packet that may start a connection, and its service.
 //! Out: a new [`Conn`] in this worker's table, through which the packet goes on like any other; or the
@@ -6,30 +6,35 @@
 //! Never: touches packet bytes except to answer a refusal.
 //! Ref: Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_schedule`, `ip_vs_leave`, ip_vs_conn.c `ip_vs_conn_new`.
 
+pub(crate) mod persist;
+
 use crate::address::{Address, Endpoint, FlowKey};
-use crate::counters::{SingleWriter, WorkerCounters};
+use crate::counters::WorkerCounters;
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
 use crate::ipvs::conn::{Conn, ConnIndex, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_ONE_PACKET, FLAG_OUTBOUND_INDEXED};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::local_address::{AheadOf, ReplyHome};
 use crate::ipvs::persistence::PORT_FTP;
+use crate::ipvs::protocol;
 use crate::ipvs::protocol::sctp::SctpState;
-use crate::ipvs::protocol::{self, tcp::TcpState};
+use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::scheduler::{self, FlowHint, Loads, Memory};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
 use crate::limits::{LOCAL_PORT_TRIES_MAX, RSS_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
-use crate::path::established::{self, Known};
 use crate::path::forward::rewrite;
-use crate::path::headers::Headers;
-use crate::path::icmp::IcmpError;
-use crate::path::verdict::{DropReason, Verdict};
-use crate::path::{client_address, persist, reply, track};
+use crate::path::icmp::answer;
+use crate::path::icmp::build::IcmpError;
+use crate::path::slow_path::{self, Known};
+use crate::path::{client_address, track};
+use crate::single_writer::SingleWriter;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire;
-use crate::worker_state::Context;
+use crate::worker_state::context::Context;
 
 /// Where a new connection goes.
 pub(crate) struct Chosen<'s> {
@@ -51,7 +56,7 @@ pub(crate) fn first_packet<'s, A: Address, F: Frame>(
 ) -> Verdict {
     match begin(ctx, table, service, headers, key) {
         Ok(index) => {
-            let verdict = established::inbound(ctx, table, &Known { index, headers, key }, frame);
+            let verdict = slow_path::inbound(ctx, table, &Known { index, headers, key }, frame);
             if !end_one_packet(ctx, table, index) && service.scheduler.is_measured() {
                 track::time_response(ctx, table.conn_mut(index));
             }
@@ -141,7 +146,7 @@ fn leave<A: Address, F: Frame>(
         return Verdict::Punt;
     }
     let (error, reason) = (IcmpError::PortUnreachable, DropReason::NoRealServer);
-    reply::answer(ctx, headers, key, frame, error, key.dst.addr, reason)
+    answer::answer(ctx, headers, key, frame, error, key.dst.addr, reason)
 }
 
 /// Without a server: whether the kernel's stack answers, or forwards it to the address that the client meant.
@@ -176,17 +181,17 @@ pub(crate) fn pick_uncounted<'s, A: Address>(
     key: &FlowKey<A>,
 ) -> Option<&'s RealServer> {
     let flow = FlowHint::of(key);
-    let own = usize::from(ctx.worker.0);
-    ctx.loads.look(service, ctx.counters, own, ctx.now);
+    let own = usize::from(ctx.ownership.worker.0);
+    ctx.scheduling.loads.look(service, ctx.counters, own, ctx.now);
     let loads = WorkersLoads {
         own: ctx.own,
-        others: ctx.loads,
+        others: &ctx.scheduling.loads,
         services: &ctx.snapshot.services,
     };
-    let state = ctx.schedulers.get_mut(service.id.0 as usize)?;
+    let state = ctx.scheduling.schedulers.get_mut(service.id.0 as usize)?;
     let sysctls = &ctx.snapshot.sysctls;
     let mut memory = Memory {
-        localities: ctx.localities,
+        localities: &mut ctx.scheduling.localities,
         now: ctx.now,
         lblc_lifetime_ms: lifetime_ms(sysctls.lblc_expiration),
         lblcr_lifetime_ms: lifetime_ms(sysctls.lblcr_expiration),
@@ -263,10 +268,10 @@ pub(crate) fn local_end<A: Address>(
         return Some(key.src);
     }
     let pool = service.local_addresses.as_ref()?;
-    let cursor = ctx.port_cursors.get_mut(service.id.0 as usize)?;
+    let cursor = ctx.scheduling.port_cursors.get_mut(service.id.0 as usize)?;
     let real = Endpoint::new(A::from_ip(server.addr)?, chosen.port);
-    let (worker, workers_count) = (ctx.worker, ctx.workers_count);
-    let home = ctx.rss.map(|rss| ReplyHome {
+    let (worker, workers_count) = (ctx.ownership.worker, ctx.ownership.workers_count);
+    let home = ctx.ownership.rss.map(|rss| ReplyHome {
         rss,
         real,
         worker,
@@ -289,7 +294,7 @@ pub(crate) fn local_end<A: Address>(
     };
     for _ in 0..LOCAL_PORT_TRIES_MAX {
         let fetch = |ahead| table.prefetch_bucket(table.hash(&reply_to(ahead)));
-        let candidate = ctx.ports_ahead.next(of, pool, &mut advance, fetch)?;
+        let candidate = ctx.scheduling.ports_ahead.next(of, pool, &mut advance, fetch)?;
         let reply = reply_to(candidate);
         if table.find(table.hash(&reply), &reply).is_none() {
             return Some(candidate);

@@ -1,11 +1,12 @@
-//! Step 6: the connection's protocol state, its timeout, and which kind of connection its server counts.
+//! Stage 6: the connection's protocol state, its timeout, and which kind of connection its server counts.
 //!
 //! In:  a packet of a known connection.
 //! Out: state, timeout and the active/inactive counters, changed only when the packet changes them.
 //! Ref: Linux net/netfilter/ipvs/ip_vs_proto_tcp.c `set_tcp_state`, ip_vs_conn.c `ip_vs_conn_expire`.
 
 use crate::address::Address;
-use crate::counters::{SingleWriter, WorkerCounters};
+use crate::counters::WorkerCounters;
+use crate::headers::Headers;
 use crate::ipvs::conn::table::{ConnTable, Expiry};
 use crate::ipvs::conn::{
     Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED, FLAG_TEMPLATE,
@@ -18,11 +19,11 @@ use crate::ipvs::protocol::sctp::{self, SctpEvent, SctpState};
 use crate::ipvs::protocol::tcp::{self, TcpState};
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::limits::{RESPONSE_MAX_MS, TEMPLATE_EXTENSION_MS, TIMEOUT_MAX_MS};
-use crate::path::announce;
-use crate::path::headers::Headers;
+use crate::path::sync::announce;
+use crate::single_writer::SingleWriter;
 use crate::wire;
 use crate::wire::tcp::{ACK, FIN, RST, SYN};
-use crate::worker_state::Context;
+use crate::worker_state::context::Context;
 
 /// See the module.
 #[inline]
@@ -85,7 +86,7 @@ pub(crate) fn time_response<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>) {
     let is_measured = matches!(conn.protocol, wire::tcp::PROTOCOL | wire::udp::PROTOCOL);
     if is_measured && conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
         conn.flags |= FLAG_TIMED;
-        conn.asked_us = ctx.loads.us();
+        conn.asked_us = ctx.scheduling.loads.us();
     }
 }
 
@@ -94,7 +95,7 @@ pub(crate) fn time_response<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>) {
 #[cold]
 fn responded<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direction) {
     conn.flags &= !FLAG_TIMED;
-    let us = ctx.loads.us().wrapping_sub(conn.asked_us);
+    let us = ctx.scheduling.loads.us().wrapping_sub(conn.asked_us);
     if direction == Direction::Outbound && us < RESPONSE_MAX_MS * 1_000 {
         LoadBoard::responded(ctx.own, RealServerId(conn.real_server), us, ctx.now);
     }
@@ -126,7 +127,7 @@ pub(crate) fn count_as<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, active
 /// Shows the other workers, if there are any, how many connections of this server there are here.
 #[inline]
 fn tell(ctx: &Context<'_>, id: RealServerId) {
-    if ctx.workers_count > 1 {
+    if ctx.ownership.workers_count > 1 {
         ctx.own.publish_conns(id);
     }
 }

@@ -5,12 +5,11 @@ use std::fmt::Write;
 use zerocopy::FromBytes;
 
 use crate::address::{Address, FlowKey};
+use crate::headers::{Flow, Fragment, Headers};
 use crate::path::parse::{Parsed, embedded, parse};
-use crate::path::{Flow, Fragment, Headers};
 use crate::wire::arp::{ArpPacket, OPERATION_REQUEST};
 use crate::wire::ethernet::{ETHERTYPE_ARP, EthernetHeader};
-use crate::wire::icmp;
-use crate::wire::{sctp, tcp, udp};
+use crate::wire::{icmp, sctp, tcp, udp};
 
 /// Letters of the TCP flags, lowest bit first.
 const TCP_FLAGS: &[u8] = b"FSRPAUEC";

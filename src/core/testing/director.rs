@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::arena::Arena;
+use crate::conn_record::{ConnRecord, DumpCursor};
 use crate::counters::WorkerCounters;
 use crate::frame::Frame;
 use crate::ipvs::desired::DesiredServices;
@@ -16,12 +17,12 @@ use crate::ipvs::sync::{SyncConn, SyncRoles};
 use crate::ipvs::sysctl::Sysctls;
 use crate::l3::{DeviceId, L3, NeighbourKey};
 use crate::limits::BURST_MAX;
-use crate::path::verdict::{DropReason, Verdict, WorkerId};
-use crate::path::{self};
+use crate::path;
 use crate::snapshot::Snapshot;
 use crate::testing::VecFrame;
 use crate::tick::Tick;
-use crate::worker_state::{ConnRecord, DumpCursor, WorkerSettings, WorkerState};
+use crate::verdict::{DropReason, Verdict, WorkerId};
+use crate::worker_state::{WorkerSettings, WorkerState};
 
 /// What became of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,7 +192,7 @@ impl TestDirector {
     /// What another director tells, to every worker.
     pub fn import_synced(&mut self, conns: &[SyncConn]) {
         for worker in &mut self.workers {
-            path::import::import_synced(worker, self.now, conns);
+            path::sync::import::import_synced(worker, self.now, conns);
         }
     }
 
@@ -231,10 +232,10 @@ impl TestDirector {
         for worker in 0..self.workers.len() {
             self.workers[worker].set_us(self.now_us as u32);
             if is_housekeeping_due {
-                path::housekeeping(&mut self.workers[worker], self.now);
+                path::housekeeping::run(&mut self.workers[worker], self.now);
                 self.collect_generated(worker, DeviceId(0));
             } else {
-                path::expire(&mut self.workers[worker], self.now);
+                path::housekeeping::expire(&mut self.workers[worker], self.now);
             }
         }
     }
@@ -314,7 +315,7 @@ impl TestDirector {
     /// A frame that worker 0 held in vain for a neighbour on `device`.
     pub fn give_up(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
         let mut frame = VecFrame::new(bytes);
-        let verdict = path::undelivered::give_up(&mut self.workers[0], device, self.now, &mut frame);
+        let verdict = path::icmp::undeliverable::give_up(&mut self.workers[0], device, self.now, &mut frame);
         self.outcome(0, verdict, &frame)
     }
 

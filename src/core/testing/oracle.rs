@@ -1,8 +1,8 @@
 //! The slow obvious twin of incremental checksums: everything summed from scratch, by the definitions.
 
 use crate::address::{Addr4, Addr6};
+use crate::headers::{Flow, Fragment, Headers};
 use crate::path::parse::{Parsed, parse};
-use crate::path::{Flow, Fragment, Headers};
 use crate::wire::{icmp, sctp, tcp, udp};
 
 /// The Internet checksum (RFC 1071) of the concatenated `parts`, all but the last of even length.

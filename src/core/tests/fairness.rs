@@ -6,13 +6,13 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::random::Random;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::director::TestDirector;
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{PacketBuilder, describe, tcp4};

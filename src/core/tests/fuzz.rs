@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use lvs_core::counters::SingleWriter;
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
 use lvs_core::random::Random;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::mutate::{add_services, arbitrary, seeds};
 use lvs_core::testing::network::{LAN, WAN, network};

@@ -4,7 +4,7 @@ use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::Addr4;
-use crate::path::DropReason;
+use crate::verdict::DropReason;
 use crate::wire::checksum;
 
 /// Version 4 and the header length of a packet without options, in one byte.

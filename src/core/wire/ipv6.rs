@@ -4,7 +4,7 @@ use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::Addr6;
-use crate::path::DropReason;
+use crate::verdict::DropReason;
 
 /// Hop-by-hop options.
 pub const NEXT_HOP_BY_HOP: u8 = 0;

@@ -3,7 +3,7 @@
 use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::path::DropReason;
+use crate::verdict::DropReason;
 
 /// IP protocol number.
 pub const PROTOCOL: u8 = 6;

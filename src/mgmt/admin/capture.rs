@@ -12,7 +12,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use lvs_api::{ApiError, CaptureAsked, CaptureDirection, ErrorCode};
 use lvs_core::capture::{CaptureFilter, EndPattern, VerdictName};
-use lvs_core::path::DropReason;
+use lvs_core::verdict::DropReason;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Admin;

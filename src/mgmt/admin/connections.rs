@@ -11,8 +11,8 @@ use axum::body::Body;
 use futures_util::stream;
 use hyper::body::Bytes;
 use lvs_api::{ApiError, ConnFilter, ErrorCode};
+use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::ipvs::service::ServiceId;
-use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::time::timeout;
 
 use super::Admin;

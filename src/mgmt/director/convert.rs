@@ -7,21 +7,19 @@ use lvs_api::{
     Protocol, Server, Service, ServiceId, SyncDaemon, SyncRole, Timeouts, Tunnel,
 };
 use lvs_core::address::AddressFamily;
-use lvs_core::ipvs::client_address;
+use lvs_core::conn_record::ConnRecord;
 use lvs_core::ipvs::desired::{ServerSpec, ServiceError, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
-use lvs_core::ipvs::mark;
 use lvs_core::ipvs::persistence::{self, ClientMask};
 use lvs_core::ipvs::protocol::sctp::SctpState;
 use lvs_core::ipvs::protocol::tcp::TcpState;
 use lvs_core::ipvs::protocol::{self, udp};
 use lvs_core::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
-use lvs_core::ipvs::stats;
 use lvs_core::ipvs::sync::daemon;
 use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
+use lvs_core::ipvs::{client_address, mark, stats};
 use lvs_core::l3::DeviceId;
-use lvs_core::worker_state::ConnRecord;
 
 /// The core's key of a service.
 pub const fn key(id: &ServiceId) -> ServiceKey {

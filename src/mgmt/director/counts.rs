@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::service::ServiceId;
 use lvs_core::ipvs::service_table::ServiceTable;
 use lvs_core::ipvs::stats::{Estimator, Rates, Totals};
+use lvs_core::single_writer::SingleWriter;
 
 use crate::mgmt::worker_handle::WorkerHandle;
 

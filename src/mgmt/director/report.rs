@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use lvs_api::{ApiError, DropCount, Latency, ServerStatus, ServiceId, ServiceStatus, Stats, Worker};
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::desired::ServiceListing;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::latency::LatencyCounts;
-use lvs_core::path::verdict::DropReason;
+use lvs_core::single_writer::SingleWriter;
+use lvs_core::verdict::DropReason;
 
 use super::{Director, convert, counts};
 

@@ -5,10 +5,10 @@ use std::time::Instant;
 use lvs_api::netlink::{DaemonRequest, DaemonRow, Errno};
 use lvs_api::{Action, ApiError, ErrorCode, SyncDaemon, SyncDaemonStatus, SyncRole};
 use lvs_core::address::AddressFamily;
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::service::ServiceKey;
-use lvs_core::ipvs::sync::daemon::{self, SyncDaemonError};
-use lvs_core::ipvs::sync::{SyncRoles, daemon::SyncRole as CoreRole};
+use lvs_core::ipvs::sync::SyncRoles;
+use lvs_core::ipvs::sync::daemon::{self, SyncDaemonError, SyncRole as CoreRole};
+use lvs_core::single_writer::SingleWriter;
 
 use super::{DesiredState, Director, convert};
 use crate::mgmt::sync::sockets::OpenError;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lvs_api::netlink::{ServerRow, ServiceRow, Statistics};
 use lvs_api::proc_text::{self, ConnectionRow, ProcFile};
+use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::ipvs::conn::FLAG_SYNCED;
-use lvs_core::worker_state::{ConnRecord, DumpCursor};
 use tokio::time::timeout;
 
 use super::IpvsTable;

@@ -55,9 +55,9 @@ fn pass(stand: &mut Stand, number: usize, burst: Option<usize>) -> u32 {
         stand.measured(burst);
     }
     if number.is_multiple_of(PASSES_PER_HOUSE) {
-        path::housekeeping(&mut stand.worker, stand.now);
+        path::housekeeping::run(&mut stand.worker, stand.now);
     } else {
-        path::expire(&mut stand.worker, stand.now);
+        path::housekeeping::expire(&mut stand.worker, stand.now);
     }
     start.elapsed().as_nanos() as u32
 }

@@ -13,16 +13,16 @@ use zerocopy::network_endian::U16;
 
 use crate::address::{Address, AddressFamily};
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::ipvs::client_address::{ClientAddress, ClientAddressState};
 use crate::ipvs::conn::Conn;
 use crate::limits::FRAGMENT_HEADER_MAX;
 use crate::path::client_address::segment::Segment;
 use crate::path::client_address::toa::{grow_packet, set_packet_len};
-use crate::path::headers::Headers;
-use crate::path::verdict::{DropReason, Verdict};
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
 use crate::wire::tcp::{ACK, PROTOCOL, PSH, RST, SYN, TcpHeader, URG};
-use crate::worker_state::Context;
+use crate::worker_state::context::Context;
 
 /// Longest header: a line of text (proxy-protocol.txt 2.1).
 const PROXY_HEADER_MAX: usize = 107;
@@ -241,14 +241,14 @@ pub(crate) fn send_before<A: Address, F: Frame>(
     let Some(end) = alone(conn, headers, frame.bytes(), &mut room) else {
         return Verdict::Drop(DropReason::TooManyHeaders);
     };
-    let before = ctx.generated.mark();
-    let is_made = ctx.generated.push(verdict, &[room.get(..end).unwrap_or_default()])
-        && (will_be_cut || ctx.generated.push(verdict, &[frame.bytes()]));
+    let before = ctx.out.generated.mark();
+    let is_made = ctx.out.generated.push(verdict, &[room.get(..end).unwrap_or_default()])
+        && (will_be_cut || ctx.out.generated.push(verdict, &[frame.bytes()]));
     match (is_made, will_be_cut) {
         (true, true) => verdict,
         (true, false) => Verdict::Consumed,
         (false, _) => {
-            ctx.generated.rewind(before);
+            ctx.out.generated.rewind(before);
             Verdict::Drop(DropReason::GeneratedFramesFull)
         }
     }

@@ -7,7 +7,7 @@
 use zerocopy::FromBytes;
 use zerocopy::network_endian::{U16, U32};
 
-use crate::path::headers::Headers;
+use crate::headers::Headers;
 use crate::wire::checksum;
 use crate::wire::tcp::TcpHeader;
 

@@ -5,9 +5,9 @@
 
 use crate::address::{Address, AddressFamily, Endpoint};
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::path::client_address::option_of;
 use crate::path::client_address::segment::Segment;
-use crate::path::headers::Headers;
 use crate::wire::checksum;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;

@@ -9,13 +9,12 @@ use zerocopy::network_endian::U16;
 
 use crate::address::{Address, AddressFamily, Endpoint};
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::path::client_address::option_of;
 use crate::path::client_address::toa::{grow_packet, open};
-use crate::path::headers::Headers;
-use crate::wire::checksum;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
-use crate::wire::udp;
+use crate::wire::{checksum, udp};
 
 /// Not copied into fragments, of the control class.
 const OPTION: u8 = 31;

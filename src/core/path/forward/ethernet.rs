@@ -1,4 +1,4 @@
-//! Step 7, last: the Ethernet header that carries the packet to its next hop.
+//! Stage 7, last: the Ethernet header that carries the packet to its next hop.
 //!
 //! In:  a finished IP packet somewhere in its frame, and a resolved hop.
 //! Out: a complete frame: MAC addresses, a VLAN tag where the hop has one, ethertype, packet.
@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::address::AddressFamily;
 use crate::frame::Frame;
 use crate::l3::Hop;
-use crate::path::DropReason;
+use crate::verdict::DropReason;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, EthernetHeader};
 use crate::wire::vlan::VlanTag;
 

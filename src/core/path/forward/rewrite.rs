@@ -1,4 +1,4 @@
-//! Step 7, NAT and FULLNAT: addresses, ports, TTL and checksums of a packet, in either direction.
+//! Stage 7, NAT and FULLNAT: addresses, ports, TTL and checksums of a packet, in either direction.
 //!
 //! In:  a whole packet or first fragment, and the [`Rewrite`] of its connection and direction.
 //! Out: the packet as it leaves, except for its Ethernet header.
@@ -9,7 +9,7 @@ use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::{Address, AddressFamily, Endpoint};
-use crate::path::{Fragment, Headers};
+use crate::headers::{Fragment, Headers};
 use crate::wire::checksum;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;

@@ -9,7 +9,7 @@ use zerocopy::FromBytes;
 
 use super::ipv6;
 use crate::address::{Address, AddressFamily, Endpoint, FlowKey};
-use crate::path::{Flow, Fragment, Headers};
+use crate::headers::{Flow, Fragment, Headers};
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;

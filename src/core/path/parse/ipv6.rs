@@ -1,4 +1,4 @@
-//! Step 1 for IPv6: the walk over the extension headers.
+//! Stage 1 for IPv6: the walk over the extension headers.
 //!
 //! In:  an IPv6 packet and its place in the frame.
 //! Out: as `parse`; the protocol is the one behind all extension headers.
@@ -9,8 +9,9 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::{Parsed, Place, Upper, tcp_flags_of};
 use crate::address::{Addr6, AddressFamily, Endpoint, FlowKey};
+use crate::headers::{Flow, Fragment, Headers};
 use crate::limits::IPV6_EXTENSIONS_MAX;
-use crate::path::{DropReason, Flow, Fragment, Headers};
+use crate::verdict::DropReason;
 use crate::wire::ethernet::{ETHERTYPE_IPV6, EthernetHeader};
 use crate::wire::ipv6::{
     ExtensionHeader, FragmentHeader, Ipv6Header, NEXT_AUTHENTICATION, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP,

@@ -3,8 +3,9 @@
 use super::*;
 use crate::address::{Addr4, Addr6, Address};
 use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
-use crate::path::forward::{rewrite, tunnel};
-use crate::path::icmp::{IcmpError, reply};
+use crate::path::forward::rewrite;
+use crate::path::forward::tunnel::encapsulate;
+use crate::path::icmp::build::{IcmpError, icmp_error};
 use crate::random::Random;
 use crate::testing::{
     PacketBuilder, VecFrame, checksum_faults, describe, hex, icmp4, icmp6, sctp4, tcp4, tcp6, udp4, udp6,
@@ -448,7 +449,7 @@ fn push_on(frame: &[u8], headers: &Headers) {
     assert_eq!(rewritten.len(), frame.len());
     let (source4, source6) = ("192.0.2.1".parse().unwrap(), "2001:db8::9".parse().unwrap());
     let mut tunnelled = VecFrame::new(frame);
-    let outer = tunnel::Outer {
+    let outer = encapsulate::Outer {
         kind: TunnelKind::Gue {
             port: 6080,
             checksum: GueChecksum::Full,
@@ -459,13 +460,13 @@ fn push_on(frame: &[u8], headers: &Headers) {
         src_port: 2,
         pmtu_disc: true,
     };
-    tunnel::encapsulate(&mut tunnelled, headers, &outer).unwrap();
+    encapsulate::encapsulate(&mut tunnelled, headers, &outer).unwrap();
     let source = if headers.family == AddressFamily::Ipv4 {
         source4
     } else {
         source6
     };
-    let _ = reply(&mut VecFrame::new(frame), headers, IcmpError::TimeExceeded, source, 1);
+    let _ = icmp_error(&mut VecFrame::new(frame), headers, IcmpError::TimeExceeded, source, 1);
 }
 
 fn any_rewrite<A: Address>(addr: A) -> rewrite::Rewrite<A> {

@@ -226,7 +226,7 @@ fn shown(daemon: &SyncDaemon) -> Daemon {
     }
 }
 
-fn row(record: &lvs_core::worker_state::ConnRecord) -> ConnectionRow {
+fn row(record: &lvs_core::conn_record::ConnRecord) -> ConnectionRow {
     ConnectionRow {
         protocol: record.protocol,
         client: record.client,

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 
 use lvs_api::ipvsadm_text::{self, Columns, Name, Persistence, Server, Service, Style};
 use lvs_core::address::AddressFamily;
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::desired::{ServerListing, ServiceListing};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::ClientMask;
@@ -17,6 +16,7 @@ use lvs_core::ipvs::scheduler::SchedulerFlags;
 use lvs_core::ipvs::service::{ServiceId, ServiceKey};
 use lvs_core::ipvs::stats::{Estimator, Totals};
 use lvs_core::ipvs::sysctl::Sysctls;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::director::TestDirector;
 
 use crate::commands;
@@ -292,7 +292,7 @@ fn style(words: &[&str]) -> Style {
 }
 
 fn conns(director: &TestDirector) -> String {
-    let line = |record: &lvs_core::worker_state::ConnRecord| {
+    let line = |record: &lvs_core::conn_record::ConnRecord| {
         let end = |(addr, port)| SocketAddr::new(addr, port);
         ipvsadm_text::conn(&ipvsadm_text::Conn {
             protocol: ipvsadm_text::protocol_name(record.protocol),

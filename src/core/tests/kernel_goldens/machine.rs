@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use lvs_core::l3::{DeviceId, L3, NeighbourKey};
-use lvs_core::path::DropReason;
 use lvs_core::testing::director::{Outcome, TestDirector};
+use lvs_core::verdict::DropReason;
 
 use crate::host::{self, Action, Host};
 use crate::scenario::Side;

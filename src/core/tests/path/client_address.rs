@@ -6,10 +6,10 @@ mod proxy;
 mod stream;
 mod toa;
 
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::client_address::ClientAddress;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN, director_mac};
 use lvs_core::testing::{PacketBuilder, checksum_faults, tcp4, tcp6, udp4, udp6};

@@ -2,10 +2,10 @@
 
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
-use lvs_core::path::DropReason;
 use lvs_core::testing::director::Outcome;
 use lvs_core::testing::network::{LAN, WAN, director_mac};
 use lvs_core::testing::{checksum_faults, icmp4, icmp6, udp4, udp6};
+use lvs_core::verdict::DropReason;
 
 use super::{counts, director, packet, service};
 

@@ -5,12 +5,11 @@ use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::{ClientMask, Persistence};
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::ServiceProtocol;
-use lvs_core::path::DropReason;
 use lvs_core::path::explain::{End, Explanation, Left, Question, explain};
-use lvs_core::path::verdict::WorkerId;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN};
 use lvs_core::testing::tcp4;
+use lvs_core::verdict::{DropReason, WorkerId};
 
 use super::{addr, director, service};
 

@@ -9,11 +9,11 @@ use lvs_core::ipvs::service::ServiceProtocol;
 use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::DATAGRAMS_MAX;
-use lvs_core::path::DropReason;
 use lvs_core::random::Random;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN, director_mac};
 use lvs_core::testing::{PacketBuilder, checksum_faults, udp4, udp6};
+use lvs_core::verdict::DropReason;
 
 use super::{addr, counts, director, packet, service};
 

@@ -1,16 +1,16 @@
 //! Fragmented datagrams through every mode, by one worker and several, and packets too long for their link.
 
 use lvs_core::address::AddressFamily;
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::mark::{MarkRule, MarkRules};
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
-use lvs_core::path::DropReason;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN, director_mac};
 use lvs_core::testing::{checksum_faults, udp4, udp6};
+use lvs_core::verdict::DropReason;
 
 use super::{addr, counts, director, packet, service};
 

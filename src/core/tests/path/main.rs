@@ -16,12 +16,12 @@ mod workers;
 
 use std::net::IpAddr;
 
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::describe;
 use lvs_core::testing::director::TestDirector;
 use lvs_core::testing::network::network;

@@ -1,12 +1,12 @@
 //! Clients that stick to their servers, with one worker and several; deleted servers under `expire_nodest_conn`.
 
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::conn::FLAG_TEMPLATE;
 use lvs_core::ipvs::desired::ServiceSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::{ClientMask, Persistence};
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN, director_mac};
 use lvs_core::testing::tcp4;

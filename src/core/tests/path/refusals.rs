@@ -3,11 +3,11 @@
 use lvs_core::ipvs::desired::ServerSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
-use lvs_core::path::DropReason;
 use lvs_core::path::resolve;
 use lvs_core::testing::director::Outcome;
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{VecFrame, icmp4, tcp4, tcp6, udp4};
+use lvs_core::verdict::DropReason;
 
 use super::{CONNS_MAX, addr, counts, director, packet, service};
 
@@ -156,7 +156,7 @@ fn too_big_is_told_in_both_families() {
 #[test]
 fn a_packet_waits_for_its_neighbour_and_is_complete_afterwards() {
     use lvs_core::l3::{NeighbourKey, NeighbourState};
-    use lvs_core::path::Verdict;
+    use lvs_core::verdict::Verdict;
 
     let key = service(ServiceProtocol::Tcp, VIP, 80);
     let mut director = director(1, key, ForwardingMode::Nat, &["198.51.100.99"], 80);

@@ -1,11 +1,11 @@
 //! wrt measures how long a real server takes to answer: once a connection, and only where the answer is certain.
 
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::desired::ServiceSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::ServiceProtocol;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::director::TestDirector;
 use lvs_core::testing::network::{LAN, WAN, director_mac};
 use lvs_core::testing::{PacketBuilder, tcp4, udp4};

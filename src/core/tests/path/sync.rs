@@ -3,10 +3,10 @@
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
 use lvs_core::ipvs::sync::{SyncConn, SyncRoles};
-use lvs_core::path::verdict::DropReason;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN, director_mac};
 use lvs_core::testing::tcp4;
+use lvs_core::verdict::DropReason;
 
 use super::{addr, counts, director, network, packet, service};
 
@@ -147,7 +147,7 @@ fn a_full_nat_service_does_not_take_a_connection_without_its_local_address() {
     let mut backup = director(1, web(), ForwardingMode::FullNat, &SERVERS, 80);
     backup.set_sync(BACKUP);
     backup.import_synced(&told[..3]);
-    use lvs_core::counters::SingleWriter;
+    use lvs_core::single_writer::SingleWriter;
     assert_eq!(
         (backup.conns().len(), backup.counters[0].synced_in_dropped.get()),
         (0, 3)
@@ -188,7 +188,7 @@ fn a_full_table_takes_no_more_and_counts_it() {
     let (told, _) = opened(1, ForwardingMode::DirectRouting);
     let mut backup = TestDirector::new(1, 16, network().build(1));
     backup.import_synced(&told);
-    use lvs_core::counters::SingleWriter;
+    use lvs_core::single_writer::SingleWriter;
     assert_eq!((backup.conns().len(), backup.counters[0].synced_in.get()), (16, 16));
     assert_eq!(backup.counters[0].synced_in_dropped.get(), u64::from(CLIENTS) - 16);
 }

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use lvs_core::address::{Addr4, Address, Endpoint};
-use lvs_core::counters::{RssCounters, SingleWriter};
+use lvs_core::counters::RssCounters;
 use lvs_core::ipvs::desired::ServerSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
 use lvs_core::rss::RssHash;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::director::TestDirector;
 use lvs_core::testing::network::{LAN, WAN, director_mac};
 use lvs_core::testing::{tcp4, tcp6};

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use lvs_core::capture::VerdictName;
-use lvs_core::path::Verdict;
+use lvs_core::verdict::Verdict;
 
 use crate::worker::capture::{Kind, Record};
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use lvs_core::counters::SingleWriter;
 use lvs_core::ipvs::real_server::RealServerId;
-use lvs_core::path::DropReason;
+use lvs_core::single_writer::SingleWriter;
+use lvs_core::verdict::DropReason;
 
 use super::*;
 

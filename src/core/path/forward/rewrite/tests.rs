@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::address::{Addr4, Addr6};
-use crate::path::Flow;
+use crate::headers::Flow;
 use crate::path::parse::{Parsed, parse};
 use crate::random::Random;
 use crate::testing::{PacketBuilder, checksum_faults, describe, hex, sctp4, tcp4, tcp6, udp4, udp6};

@@ -1,0 +1,192 @@
+//! Stage 2 for fragments: the datagram is put together, goes the way of any packet, and leaves in pieces again.
+//!
+//! In:  a fragment that may belong to one of our connections. Ports are in the first one only, which may come last.
+//! Out: [`Verdict::Consumed`] until the datagram is whole; then its pieces, rewritten, with the verdict of the whole.
+//!      Of an incomplete one the sender is told when its time is over. Fragments of others are the kernel's.
+//! Never: keeps a buffer of the worker's, takes part of a datagram whose fragments overlap.
+//! Many workers: a hash of what fragments share says which one puts the datagram together; if another owns the
+//! connection, the pieces are handed over once more and put together there.
+//! Ref:  RFC 791 3.2, RFC 8200 4.5, RFC 5722; Linux net/ipv4/ip_fragment.c, nf_conntrack_reasm.c.
+
+use crate::address::{Address, Endpoint, FlowKey};
+use crate::frame::Frame;
+use crate::headers::{Flow, Headers};
+use crate::ipvs::conn::table::ConnTable;
+use crate::limits::FRAGMENTS_PER_DATAGRAM_MAX;
+use crate::path::classify::is_balanced;
+use crate::path::fragments::cut::{self, Cuts};
+use crate::path::icmp::build::IcmpError;
+use crate::path::icmp::{answer, relay};
+use crate::path::ownership;
+use crate::path::parse::{self, Parsed};
+use crate::path::slow_path;
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::icmp;
+use crate::worker_state::context::{Context, Families};
+use crate::worker_state::reassembly::piece::Piece;
+use crate::worker_state::reassembly::{Assembled, Datagram, Reassembly};
+
+/// Bytes of the shortest MTU that IPv6 knows: the kernel cuts no smaller.
+const IPV6_MTU_MIN: u16 = 1_280;
+
+/// See the module.
+#[cold]
+pub(crate) fn fragment<F: Frame>(
+    ctx: &mut Context<'_>,
+    families: &mut Families,
+    headers: &Headers,
+    flow: &Flow,
+    frame: &mut F,
+) -> Verdict {
+    let concerns_us = match flow {
+        Flow::V4(key) => concerns_us(ctx, headers, key),
+        Flow::V6(key) => concerns_us(ctx, headers, key),
+    };
+    if !concerns_us {
+        return Verdict::Punt;
+    }
+    let piece = match Piece::read(frame.bytes(), headers, flow) {
+        Ok(piece) => piece,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let owner = ownership::worker_of_hash(ctx, piece.key.hash(ctx.ownership.secret));
+    if owner != ctx.ownership.worker && !ctx.ownership.is_handoff {
+        return Verdict::Handoff(owner);
+    }
+    // Handoff over by the worker that put it together: the connection is ours, whatever the tables say.
+    let is_final = owner != ctx.ownership.worker;
+    let Some(slot) = families.reassembly.slot(&piece.key, ctx.now) else {
+        return Verdict::Drop(DropReason::FragmentMalformed);
+    };
+    match families.reassembly.add(slot, frame.bytes(), &piece) {
+        Ok(false) => Verdict::Consumed,
+        Ok(true) => whole(ctx, families, slot, is_final),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Whether a packet between these hosts can be one of a service's.
+fn concerns_us<A: Address>(ctx: &Context<'_>, headers: &Headers, key: &FlowKey<A>) -> bool {
+    let services = &ctx.snapshot.services;
+    let is_icmp = matches!(headers.protocol, icmp::PROTOCOL_V4 | icmp::PROTOCOL_V6);
+    (is_icmp || is_balanced(headers.protocol))
+        && (services.has_vip(key.dst.addr)
+            || services.is_local_address(key.dst.addr)
+            || services.is_nat_server_address(key.src.addr)
+            || ctx.snapshot.marks.may_mark(ctx.device, key))
+}
+
+/// The datagram in `slot` is complete.
+fn whole(ctx: &mut Context<'_>, families: &mut Families, slot: usize, is_final: bool) -> Verdict {
+    let Families { v4, v6, reassembly } = families;
+    let mut received = [0; FRAGMENTS_PER_DATAGRAM_MAX];
+    let verdict = match reassembly.assemble(slot, &mut received) {
+        Some(mut assembled) => {
+            let was_handed_over = std::mem::replace(&mut ctx.ownership.is_handoff, is_final);
+            ctx.reassembled = assembled.longest;
+            let verdict = match parse::parse(assembled.datagram.bytes()) {
+                Ok(Parsed::Ip(mut headers, flow)) => {
+                    headers.dont_fragment = assembled.dont_fragment;
+                    let datagram = &mut assembled.datagram;
+                    if is_balanced(headers.protocol) {
+                        match &flow {
+                            Flow::V4(key) => look_up(ctx, &mut v4.table, &headers, key, datagram),
+                            Flow::V6(key) => look_up(ctx, &mut v6.table, &headers, key, datagram),
+                        }
+                    } else {
+                        relay::icmp_error(ctx, &mut v4.table, &mut v6.table, &headers, &flow, datagram)
+                    }
+                }
+                Ok(Parsed::Other) => Verdict::Drop(DropReason::FragmentMalformed),
+                Err(reason) => Verdict::Drop(reason),
+            };
+            let longest = std::mem::take(&mut ctx.reassembled);
+            ctx.ownership.is_handoff = was_handed_over;
+            leave(ctx, &assembled, longest, verdict)
+        }
+        None => Verdict::Drop(DropReason::FragmentMalformed),
+    };
+    reassembly.free(slot);
+    verdict
+}
+
+fn look_up<A: Address>(
+    ctx: &mut Context<'_>,
+    table: &mut ConnTable<A>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    datagram: &mut Datagram<'_>,
+) -> Verdict {
+    let found = table.find(table.hash(key), key);
+    slow_path::process(ctx, table, found, headers, key, datagram)
+}
+
+/// Sends the pieces of a datagram with the verdict of the whole. Where they were cut stays only where it stays in
+/// the kernel: not in IPv4 to the director itself (which joins the buffers), nor in IPv6 that is too long for one
+/// packet of its smallest MTU.
+fn leave(ctx: &mut Context<'_>, assembled: &Assembled<'_>, longest: u16, verdict: Verdict) -> Verdict {
+    let frame = assembled.datagram.bytes();
+    let whole_up_to = longest;
+    let is_forwarded = matches!(verdict, Verdict::Transmit(_) | Verdict::Hold(_));
+    let (longest, keeps_cuts) = if !is_forwarded {
+        (longest, true)
+    } else if longest == u16::MAX {
+        (longest, false)
+    } else if assembled.is_ipv6 {
+        let longest = longest.max(IPV6_MTU_MIN);
+        (longest, frame.len() <= usize::from(longest))
+    } else {
+        (longest, !assembled.dst.is_some_and(|dst| ctx.snapshot.l3.is_local(dst)))
+    };
+    let cuts = Cuts {
+        longest,
+        whole_up_to,
+        as_received: if keeps_cuts { assembled.received } else { &[] },
+    };
+    cut::in_pieces(ctx, frame, &cuts, verdict)
+}
+
+/// Gives up datagrams whose time is over; of those to the director itself the sender is told, when it has the
+/// first fragment to tell it by (RFC 792, RFC 4443 3.3).
+pub(crate) fn expire(ctx: &mut Context<'_>, reassembly: &mut Reassembly) {
+    while let Some(slot) = reassembly.next_expired(ctx.now) {
+        if let Some(mut datagram) = reassembly.first_fragment(slot) {
+            tell_sender(ctx, &mut datagram);
+        }
+        reassembly.free(slot);
+    }
+}
+
+fn tell_sender(ctx: &mut Context<'_>, datagram: &mut Datagram<'_>) {
+    let Ok(Parsed::Ip(headers, flow)) = parse::parse(datagram.bytes()) else {
+        return;
+    };
+    let verdict = match flow {
+        Flow::V4(key) => tell(ctx, &headers, &key, datagram),
+        Flow::V6(key) => tell(ctx, &headers, &key, datagram),
+    };
+    if matches!(verdict, Verdict::Transmit(_) | Verdict::Hold(_)) {
+        // Without room nobody is told, as without budget.
+        let _ = ctx.out.generated.push(verdict, &[datagram.bytes()]);
+    }
+}
+
+fn tell<A: Address>(
+    ctx: &mut Context<'_>,
+    headers: &Headers,
+    key: &FlowKey<A>,
+    datagram: &mut Datagram<'_>,
+) -> Verdict {
+    if !ctx.snapshot.l3.is_local(key.dst.addr) {
+        return Verdict::Drop(DropReason::FragmentTimeout);
+    }
+    let key = FlowKey {
+        src: Endpoint::new(key.src.addr, 0),
+        ..*key
+    };
+    let (error, reason) = (IcmpError::ReassemblyTimeExceeded, DropReason::FragmentTimeout);
+    answer::answer(ctx, headers, &key, datagram, error, key.dst.addr, reason)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! Stage 6, behind tracking, while a master daemon runs: is this connection to be told to another director now?
+//!
+//! In:  a client's packet of a known connection, counted and tracked; a template whose time was extended.
+//! Out: at most the connection and its template in the worker's outbox.
+//! Never: anything while no master runs, but to see that; waits for who carries it on.
+//! Ref: Linux ip_vs_sync.c `ip_vs_sync_conn()`, `ip_vs_sync_conn_needed()`.
+
+use crate::address::Address;
+use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::{Conn, ConnIndex, FLAG_CONTROLLED, FLAG_ONE_PACKET, FLAG_TEMPLATE};
+use crate::ipvs::protocol::sctp::SctpState;
+use crate::ipvs::protocol::tcp::TcpState;
+use crate::ipvs::sync::SyncConn;
+use crate::ipvs::sysctl::Sysctls;
+use crate::single_writer::SingleWriter;
+use crate::tick::Tick;
+use crate::wire::{sctp, tcp};
+use crate::worker_state::context::Context;
+
+/// Least half of a timeout that a refresh looks at, in milliseconds.
+const REFRESH_HALF_MIN_MS: u32 = 10_000;
+/// A refresh is repeated after one part in so many of its period.
+const RETRY_PARTS_SHIFT: u32 = 3;
+/// The bits of `synced_until` that count repetitions.
+const RETRIES: u32 = 3;
+
+/// See the module.
+#[inline(always)]
+pub(crate) fn packet<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
+    if ctx.snapshot.sync.master {
+        conn_and_template(ctx, table, index);
+    }
+}
+
+#[inline(never)]
+fn conn_and_template<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
+    let sysctls = &ctx.snapshot.sysctls;
+    let conn = table.conn_mut(index);
+    let was_told = conn.flags & FLAG_ONE_PACKET == 0 && tell(ctx, conn, conn.in_packets);
+    if conn.flags & FLAG_CONTROLLED == 0 || (sysctls.sync_version == 0 && !was_told) {
+        return;
+    }
+    let template = ConnIndex(conn.control);
+    let template = table.conn_mut(template);
+    template.in_packets = template.in_packets.wrapping_add(1);
+    tell(ctx, template, template.in_packets);
+}
+
+/// A template that its connections have outlived is kept here: there, too.
+pub(crate) fn extension<A: Address>(ctx: &Context<'_>, template: &mut Conn<A>) {
+    if ctx.snapshot.sync.master {
+        tell(ctx, template, ctx.snapshot.sysctls.sync_threshold[0]);
+    }
+}
+
+/// Tells of `conn` if that is due with the packet of this number.
+fn tell<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, packets: u32) -> bool {
+    if !is_due(&ctx.snapshot.sysctls, conn, packets, ctx.now) {
+        return false;
+    }
+    if let Some(synced) = SyncConn::of(conn) {
+        let counter = if ctx.out.outbox.push(synced) {
+            &ctx.own.synced_out
+        } else {
+            &ctx.own.synced_out_dropped
+        };
+        counter.add(1);
+    }
+    true
+}
+
+/// What the kernel's settings say; remembers that it was told when it is.
+fn is_due<A: Address>(sysctls: &Sysctls, conn: &mut Conn<A>, packets: u32, now: Tick) -> bool {
+    let is_template = conn.flags & FLAG_TEMPLATE != 0;
+    if !is_template && sysctls.sync_persist_mode && conn.flags & FLAG_CONTROLLED != 0 {
+        return false;
+    }
+    let until = now.plus_ms(conn.timeout_ms).0 & !RETRIES;
+    match urgency(conn) {
+        _ if is_template => {}
+        Urgency::Never => return false,
+        Urgency::AtOnce if conn.state != conn.synced_state => {
+            remember(conn, until);
+            return true;
+        }
+        Urgency::AtOnce | Urgency::ByPackets => {}
+    }
+    let [threshold, period] = sysctls.sync_threshold;
+    let is_counted = match packets.checked_rem(period) {
+        Some(phase) => is_template || phase == threshold,
+        None => sysctls.sync_refresh_period > 0 || packets == threshold,
+    };
+    if !is_counted {
+        return false;
+    }
+    let Some(until) = refreshed(sysctls, conn, until, now) else {
+        return false;
+    };
+    remember(conn, until);
+    true
+}
+
+fn remember<A: Address>(conn: &mut Conn<A>, until: u32) {
+    conn.synced_state = conn.state;
+    conn.synced_until = until;
+}
+
+enum Urgency {
+    /// Not in this state.
+    Never,
+    /// As soon as it has come to this state.
+    AtOnce,
+    /// As packets come.
+    ByPackets,
+}
+
+fn urgency<A: Address>(conn: &Conn<A>) -> Urgency {
+    match conn.protocol {
+        tcp::PROTOCOL => match TcpState::from_u8(conn.state) {
+            Some(TcpState::Established) => Urgency::ByPackets,
+            Some(TcpState::FinWait | TcpState::Close | TcpState::CloseWait | TcpState::TimeWait) => Urgency::AtOnce,
+            _ => Urgency::Never,
+        },
+        sctp::PROTOCOL => match SctpState::from_u8(conn.state) {
+            Some(SctpState::Established) => Urgency::ByPackets,
+            Some(
+                SctpState::ShutdownSent | SctpState::ShutdownReceived | SctpState::ShutdownAckSent | SctpState::Closed,
+            ) => Urgency::AtOnce,
+            _ => Urgency::Never,
+        },
+        _ => Urgency::ByPackets,
+    }
+}
+
+/// `sync_refresh_period`: until when the others know it then; `None` when what they know is fresh enough.
+fn refreshed<A: Address>(sysctls: &Sysctls, conn: &Conn<A>, until: u32, now: Tick) -> Option<u32> {
+    let period_ms = sysctls.sync_refresh_period.saturating_mul(1_000);
+    let (told_until, retries) = (conn.synced_until & !RETRIES, conn.synced_until & RETRIES);
+    if period_ms == 0 || told_until == 0 {
+        return Some(until);
+    }
+    let grown = until.wrapping_sub(told_until).cast_signed().unsigned_abs();
+    if grown >= period_ms.min((conn.timeout_ms / 2).max(REFRESH_HALF_MIN_MS)) {
+        return Some(until);
+    }
+    let told_at = Tick(told_until.wrapping_sub(conn.timeout_ms));
+    let may_repeat = retries < sysctls.sync_retries && now.reached(told_at.plus_ms(period_ms >> RETRY_PARTS_SHIFT));
+    may_repeat.then_some(until | (retries + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Addr4;
+
+    fn conn(protocol: u8, state: u8) -> Conn<Addr4> {
+        Conn {
+            protocol,
+            state,
+            timeout_ms: 900_000,
+            ..Conn::default()
+        }
+    }
+
+    fn sysctls(settings: &[(&str, &str)]) -> Sysctls {
+        let mut sysctls = Sysctls::default();
+        settings
+            .iter()
+            .for_each(|(name, value)| sysctls.set(name, value).unwrap());
+        sysctls
+    }
+
+    /// The numbers of the packets with which a connection that stays as it is gets told, one packet a second.
+    fn told(sysctls: &Sysctls, conn: &mut Conn<Addr4>, packets: u32) -> Vec<u32> {
+        let due = |&packet: &u32| is_due(sysctls, conn, packet, Tick(packet * 1_000));
+        (1..=packets).filter(due).collect()
+    }
+
+    #[test]
+    fn the_third_packet_and_then_every_fiftieth_tell_of_an_open_connection() {
+        for mut conn in [
+            conn(tcp::PROTOCOL, TcpState::Established as u8),
+            conn(17, 0),
+            conn(132, 8),
+        ] {
+            assert_eq!(told(&sysctls(&[]), &mut conn, 110), [3, 53, 103]);
+        }
+    }
+
+    #[test]
+    fn connections_that_open_are_never_told_and_those_that_close_once_and_then_by_packets() {
+        for state in [TcpState::None, TcpState::SynRecv, TcpState::SynSent, TcpState::LastAck] {
+            assert!(told(&sysctls(&[]), &mut conn(tcp::PROTOCOL, state as u8), 110).is_empty());
+        }
+        for state in [
+            TcpState::FinWait,
+            TcpState::Close,
+            TcpState::CloseWait,
+            TcpState::TimeWait,
+        ] {
+            let mut conn = conn(tcp::PROTOCOL, state as u8);
+            assert_eq!(told(&sysctls(&[]), &mut conn, 60), [1, 3, 53], "{state:?}");
+        }
+        assert_eq!(
+            told(&sysctls(&[]), &mut conn(132, SctpState::Closed as u8), 60),
+            [1, 3, 53]
+        );
+        assert!(told(&sysctls(&[]), &mut conn(132, SctpState::Init as u8), 60).is_empty());
+    }
+
+    #[test]
+    fn threshold_0_with_period_0_tells_of_changes_only_and_n_with_period_0_once() {
+        let only_changes = sysctls(&[("sync_threshold", "0 0")]);
+        assert!(told(&only_changes, &mut conn(tcp::PROTOCOL, 1), 200).is_empty());
+        assert_eq!(
+            told(&only_changes, &mut conn(tcp::PROTOCOL, TcpState::Close as u8), 200),
+            [1]
+        );
+        let once = sysctls(&[("sync_threshold", "4 0")]);
+        assert_eq!(told(&once, &mut conn(tcp::PROTOCOL, 1), 200), [4]);
+        let every = sysctls(&[("sync_threshold", "0 1")]);
+        assert_eq!(told(&every, &mut conn(17, 0), 4), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_template_is_told_whenever_its_connections_are_looked_at_unless_the_period_is_0() {
+        let mut template = conn(6 ^ 0x80, 0);
+        template.flags = FLAG_TEMPLATE;
+        assert_eq!(told(&sysctls(&[]), &mut template, 3), [1, 2, 3]);
+        assert!(told(&sysctls(&[("sync_threshold", "0 0")]), &mut template, 60).is_empty());
+    }
+
+    #[test]
+    fn with_a_refresh_period_nothing_is_told_again_before_it_is_over() {
+        let every_10_s = [("sync_threshold", "0 1"), ("sync_refresh_period", "10")];
+        let mut established = conn(tcp::PROTOCOL, 1);
+        assert_eq!(told(&sysctls(&every_10_s), &mut established, 40), [1, 11, 21, 31]);
+        let without_period = [("sync_threshold", "0 0"), ("sync_refresh_period", "10")];
+        assert_eq!(
+            told(&sysctls(&without_period), &mut conn(tcp::PROTOCOL, 1), 25),
+            [1, 11, 21]
+        );
+    }
+
+    #[test]
+    fn a_refresh_is_repeated_so_often_an_eighth_of_its_period_apart() {
+        let repeated = [
+            ("sync_threshold", "0 1"),
+            ("sync_refresh_period", "16"),
+            ("sync_retries", "2"),
+        ];
+        let mut established = conn(tcp::PROTOCOL, 1);
+        assert_eq!(told(&sysctls(&repeated), &mut established, 30), [1, 3, 5, 21, 23, 25]);
+    }
+
+    #[test]
+    fn in_persist_mode_controlled_connections_are_left_to_their_template() {
+        let persist_mode = sysctls(&[("sync_persist_mode", "1")]);
+        let mut controlled = conn(tcp::PROTOCOL, TcpState::Close as u8);
+        controlled.flags = FLAG_CONTROLLED;
+        assert!(told(&persist_mode, &mut controlled, 60).is_empty());
+        assert_eq!(told(&persist_mode, &mut conn(tcp::PROTOCOL, 1), 60), [3, 53]);
+    }
+}

@@ -1,0 +1,272 @@
+//! While a backup daemon runs: connections and templates of another director become this one's.
+//!
+//! In:  entries of its messages, the same for every worker. Out: those that this worker owns, in its table, bound
+//!      to a real server where one is configured here, else forwarded as the entry says.
+//! Never: counts a connection as scheduled; touches a packet.
+//! Ref: Linux ip_vs_sync.c `ip_vs_proc_conn()`, ip_vs_conn.c `ip_vs_conn_new()`, `ip_vs_bind_dest()`.
+
+use crate::address::{Address, Endpoint, FlowKey};
+use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::{
+    Conn, ConnIndex, FLAG_INACTIVE, FLAG_INBOUND_SHIFTED, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED, FLAG_REPLIES_ONLY,
+    FLAG_SYNCED, FLAG_TEMPLATE,
+};
+use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::persistence::{self, Spread};
+use crate::ipvs::protocol;
+use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::service::VirtualService;
+use crate::ipvs::sync::{End, FLAGS_TAKEN, FLAGS_UPDATED, SyncConn};
+use crate::l3::DeviceId;
+use crate::path::forward::rewrite;
+use crate::path::ownership;
+use crate::path::track;
+use crate::single_writer::SingleWriter;
+use crate::tick::Tick;
+use crate::verdict::WorkerId;
+use crate::wire::{sctp, tcp, udp};
+use crate::worker_state::WorkerState;
+use crate::worker_state::context::Context;
+
+/// Timeout where neither the entry nor the protocol's states give one, in seconds.
+const TIMEOUT_DEFAULT_SEC: u32 = 180;
+
+/// See the module. Takes time in proportion to the entries and the real servers of their services.
+pub fn import_synced(worker: &mut WorkerState, now: Tick, conns: &[SyncConn]) {
+    let (ctx, families) = worker.context(DeviceId(0), now, false);
+    for conn in conns {
+        if conn.client.0.is_ipv4() {
+            one(&ctx, &mut families.v4.table, conn);
+        } else {
+            one(&ctx, &mut families.v6.table, conn);
+        }
+    }
+}
+
+/// An entry in this family's words, with what is configured here for it.
+struct Entry<'a, A: Address> {
+    synced: &'a SyncConn,
+    key: FlowKey<A>,
+    real: Endpoint<A>,
+    local: Option<Endpoint<A>>,
+    service: Option<&'a VirtualService>,
+    server: Option<&'a RealServer>,
+}
+
+fn one<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, synced: &SyncConn) {
+    // Ends of two families have no place in any table.
+    let Some(entry) = read(ctx, synced) else { return };
+    if ctx.ownership.workers_count > 1 && owner(ctx, &entry) != Some(ctx.ownership.worker) {
+        // Replies find their way by the local end: where that leads to another worker, it needs a copy.
+        if replies_owner(ctx, &entry) == Some(ctx.ownership.worker) {
+            copy_for_replies(ctx, table, &entry);
+        }
+        return;
+    }
+    let known = table.find(table.hash(&entry.key), &entry.key).map(|(index, _)| index);
+    let taken = match known {
+        Some(index) if is_same(table.conn(index), &entry) => {
+            update(ctx, table, index, &entry);
+            true
+        }
+        // The end of a connection that has made room for another: that one stays.
+        Some(_) if synced.flags & u32::from(FLAG_INACTIVE) != 0 => true,
+        Some(index) => {
+            track::forget(ctx, table, index);
+            create(ctx, table, &entry)
+        }
+        None => create(ctx, table, &entry),
+    };
+    let counter = if taken {
+        &ctx.own.synced_in
+    } else {
+        &ctx.own.synced_in_dropped
+    };
+    counter.add(1);
+}
+
+/// The worker to which the client's packets lead.
+fn owner<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>) -> Option<WorkerId> {
+    match entry.service {
+        Some(service) => ownership::owner(ctx, Some(service), &entry.key),
+        None => Some(ownership::owner_of_client(ctx, Spread::ENDS, entry.key.src)),
+    }
+}
+
+/// The worker to which replies of a FULLNAT connection lead.
+fn replies_owner<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>) -> Option<WorkerId> {
+    let reply = FlowKey {
+        src: entry.real,
+        dst: entry.local?,
+        protocol: entry.key.protocol,
+    };
+    ownership::owner(ctx, None, &reply)
+}
+
+fn read<'a, A: Address>(ctx: &Context<'a>, synced: &'a SyncConn) -> Option<Entry<'a, A>> {
+    let end = |(addr, port): End| Some(Endpoint::new(A::from_ip(addr)?, port));
+    let (client, virt, real) = (end(synced.client)?, end(synced.virt)?, end(synced.real)?);
+    let protocol = if synced.is_template() {
+        persistence::template_protocol(synced.protocol)
+    } else {
+        synced.protocol
+    };
+    let services = &ctx.snapshot.services;
+    let marked = (synced.fwmark != 0)
+        .then(|| services.find_marked::<A>(synced.fwmark))
+        .flatten();
+    let service = marked.or_else(|| services.find(synced.protocol, virt));
+    Some(Entry {
+        synced,
+        key: FlowKey {
+            src: client,
+            dst: virt,
+            protocol,
+        },
+        real,
+        local: match synced.local {
+            Some(local) => Some(end(local)?),
+            None => None,
+        },
+        service,
+        server: service.and_then(|service| find_server(service, synced)),
+    })
+}
+
+/// The server that the entry names: on its port, or for every port (`ip_vs_find_dest`).
+fn find_server<'s>(service: &'s VirtualService, synced: &SyncConn) -> Option<&'s RealServer> {
+    let (addr, port) = synced.real;
+    let on = |port: u16| {
+        let mut servers = service.servers.iter();
+        servers.find(|server| server.addr == addr && server.port == port)
+    };
+    let keeps_port = synced.fwmark != 0 && !synced.mode().sees_replies();
+    let (first, second) = if keeps_port { (0, port) } else { (port, 0) };
+    on(first).or_else(|| on(second))
+}
+
+/// Whether the entry is about the connection that is here. One without a real server begins anew once there is one.
+fn is_same<A: Address>(conn: &Conn<A>, entry: &Entry<'_, A>) -> bool {
+    let is_template = entry.synced.is_template();
+    let begins_anew = conn.real_server == RealServerId::UNBOUND.0 && entry.server.is_some() && conn.controlled == 0;
+    (is_template || conn.real == entry.real) && !begins_anew
+}
+
+fn update<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex, entry: &Entry<'_, A>) {
+    let flags = entry.synced.flags as u16;
+    let conn = table.conn_mut(index);
+    if !entry.synced.is_template() {
+        track::count_as(ctx, conn, flags & FLAG_INACTIVE == 0);
+        conn.flags = conn.flags & !FLAGS_UPDATED | flags & FLAGS_UPDATED;
+    }
+    settle(ctx, table, index, entry);
+}
+
+/// State, timeout and the rest that every message says anew.
+fn settle<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex, entry: &Entry<'_, A>) {
+    let conn = table.conn_mut(index);
+    conn.state = state(entry.synced);
+    conn.synced_state = conn.state;
+    conn.in_packets = ctx.snapshot.sysctls.sync_threshold[0];
+    if let Some(shifts) = entry.synced.shifts {
+        // What a director that puts a proxy_header in front of the client's stream has shifted by.
+        let [inbound, _] = shifts;
+        conn.shift = inbound;
+        let is_preface = entry.local.is_some() && conn.flags & FLAG_INBOUND_SHIFTED != 0;
+        conn.proxy_header_len = u8::try_from(inbound.delta).ok().filter(|_| is_preface).unwrap_or(0);
+    }
+    table.set_timeout(index, timeout_ms(ctx, entry.synced), ctx.now);
+}
+
+/// A template may be told in a state that does not exist.
+fn state(synced: &SyncConn) -> u8 {
+    u8::try_from(synced.state).unwrap_or(u8::MAX)
+}
+
+fn timeout_ms(ctx: &Context<'_>, synced: &SyncConn) -> u32 {
+    let timeouts = &ctx.snapshot.timeouts;
+    let has_states = matches!(synced.protocol, tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL);
+    match synced.timeout_sec {
+        0 if has_states && !synced.is_template() => protocol::timeout_ms(timeouts, synced.protocol, state(synced)),
+        0 => TIMEOUT_DEFAULT_SEC * 1_000,
+        sec => sec.saturating_mul(1_000),
+    }
+}
+
+fn create<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, entry: &Entry<'_, A>) -> bool {
+    let synced = entry.synced;
+    let mode = entry.server.map_or(synced.mode(), |server| server.mode);
+    let Some(conn) = new_conn(ctx, entry, mode) else {
+        return false;
+    };
+    let Ok(index) = table.insert(conn, ctx.now) else {
+        return false;
+    };
+    if let Some(server) = entry.server {
+        if synced.is_template() {
+            ctx.own.server(server.id).persistent.add(1);
+        } else {
+            track::bind(ctx, server, conn.flags & FLAG_INACTIVE == 0);
+        }
+    }
+    settle(ctx, table, index, entry);
+    true
+}
+
+/// `None` when a FULLNAT server's connection came without its local address.
+fn new_conn<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>, mode: ForwardingMode) -> Option<Conn<A>> {
+    let synced = entry.synced;
+    let local = match (mode, entry.local) {
+        (ForwardingMode::FullNat, Some(local)) => local,
+        (ForwardingMode::FullNat, None) if !synced.is_template() => return None,
+        _ => entry.key.src,
+    };
+    let mut flags = synced.flags as u16 & FLAGS_TAKEN | FLAG_SYNCED;
+    if entry.server.is_some() {
+        let no_output = if mode.sees_replies() { 0 } else { FLAG_NO_OUTPUT };
+        flags = flags & !FLAG_NO_OUTPUT | no_output;
+    }
+    let (mut l3_delta, mut l4_delta) = (0, 0);
+    if synced.is_template() {
+        flags &= !FLAG_INACTIVE;
+    } else if mode.sees_replies() {
+        flags |= FLAG_OUTBOUND_INDEXED;
+        (l3_delta, l4_delta) = rewrite::deltas(entry.key.src, entry.key.dst, local, entry.real);
+    }
+    Some(Conn {
+        client: entry.key.src,
+        virt: entry.key.dst,
+        local,
+        real: entry.real,
+        protocol: entry.key.protocol,
+        real_server: entry.server.map_or(RealServerId::UNBOUND, |server| server.id).0,
+        service: entry.service.map_or(u32::MAX, |service| service.id.0),
+        mode: mode as u8,
+        flags,
+        l3_delta,
+        l4_delta,
+        fwmark: synced.fwmark,
+        state: state(synced),
+        timeout_ms: timeout_ms(ctx, synced),
+        ..Conn::default()
+    })
+}
+
+/// Another worker has the client; this one has the port that replies come to.
+fn copy_for_replies<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, entry: &Entry<'_, A>) {
+    let known = table.find(table.hash(&entry.key), &entry.key).map(|(index, _)| index);
+    if let Some(index) = known {
+        if table.conn(index).real == entry.real {
+            settle(ctx, table, index, entry);
+            return;
+        }
+        table.remove(index);
+    }
+    let unbound = Entry { server: None, ..*entry };
+    if let Some(conn) = new_conn(ctx, &unbound, ForwardingMode::FullNat) {
+        let flags = conn.flags & !FLAG_TEMPLATE | FLAG_REPLIES_ONLY;
+        if let Ok(index) = table.insert(Conn { flags, ..conn }, ctx.now) {
+            settle(ctx, table, index, entry);
+        }
+    }
+}

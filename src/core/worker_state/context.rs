@@ -1,0 +1,244 @@
+//! What the path borrows from a worker for one burst: the tables of both families and, as [`Context`], the rest.
+
+use std::sync::Arc;
+
+use crate::address::{Addr4, Addr6, Address, FlowKey};
+use crate::counters::WorkerCounters;
+use crate::headers::Headers;
+use crate::ipvs::conn::table::{Candidate, ConnTable};
+use crate::ipvs::load_board::LoadBoard;
+use crate::ipvs::local_address::{LocalPortCursor, PortsAhead};
+use crate::ipvs::protocol::{self, tcp::TcpState};
+use crate::ipvs::scheduler::{Localities, SchedulerState};
+use crate::ipvs::sync::outbox::Outbox;
+use crate::l3::DeviceId;
+use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
+use crate::random::Random;
+use crate::rss::RssHash;
+use crate::snapshot::Snapshot;
+use crate::stages::Stage;
+use crate::tick::Tick;
+use crate::verdict::WorkerId;
+use crate::wire::{tcp, udp};
+use crate::worker_state::defence::{Defence, Sweep};
+use crate::worker_state::generated_frames::GeneratedFrames;
+use crate::worker_state::icmp_budget::IcmpBudget;
+use crate::worker_state::l3_cache::L3Cache;
+use crate::worker_state::path_mtus::PathMtus;
+use crate::worker_state::pending_neighbours::PendingNeighbours;
+use crate::worker_state::reassembly::Reassembly;
+
+/// What the stages behind parsing read and write besides the tables, borrowed for one burst.
+///
+/// A new helper of theirs is a field of one of the groups below and a line of that group's `new`.
+pub(crate) struct Context<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) now: Tick,
+    /// The device the frames came from.
+    pub(crate) device: DeviceId,
+    pub(crate) ownership: Ownership<'a>,
+    pub(crate) fast_ms: FastTimeouts,
+    /// This worker's counters.
+    pub(crate) own: &'a WorkerCounters,
+    /// All workers' counters, this one's included.
+    pub(crate) counters: &'a [Arc<WorkerCounters>],
+    pub(crate) random: &'a mut Random,
+    pub(crate) defence: &'a mut Defence,
+    pub(crate) scheduling: &'a mut Scheduling,
+    pub(crate) l3_memory: &'a mut L3Memory,
+    pub(crate) out: &'a mut Out,
+    /// While a datagram that was put together is processed: bytes of the longest piece that it may leave in, its
+    /// longest fragment at first. Else 0.
+    pub(crate) reassembled: u16,
+}
+
+/// By what a worker knows whose a flow is.
+#[derive(Clone, Copy)]
+pub(crate) struct Ownership<'a> {
+    /// Which of the workers this is.
+    pub(crate) worker: WorkerId,
+    pub(crate) workers_count: u8,
+    /// Key of the hash that spreads flows over workers.
+    pub(crate) secret: u64,
+    /// How the NICs spread flows over workers; `None` where they do not, or where there is one worker.
+    pub(crate) rss: Option<&'a RssHash>,
+    /// Whether another worker handed these frames to this one: they are not handed on.
+    pub(crate) is_handoff: bool,
+}
+
+/// Timeouts of almost all connections in milliseconds, by [`crate::ipvs::conn::Direction`]. 0 where packets of that
+/// direction must take the slow path.
+#[derive(Clone, Copy)]
+pub(crate) struct FastTimeouts {
+    /// TCP in ESTABLISHED.
+    pub(crate) established: [u32; 2],
+    /// UDP.
+    pub(crate) udp: [u32; 2],
+}
+
+/// What a new connection's real server and local port are chosen by.
+pub(crate) struct Scheduling {
+    /// By [`crate::ipvs::service::ServiceId`].
+    pub(crate) schedulers: Box<[SchedulerState]>,
+    /// By [`crate::ipvs::service::ServiceId`].
+    pub(crate) port_cursors: Box<[LocalPortCursor]>,
+    /// What lblc and lblcr remember.
+    pub(crate) localities: Localities,
+    /// Loads of the other workers.
+    pub(crate) loads: LoadBoard,
+    /// Local ports chosen ahead of their connections.
+    pub(crate) ports_ahead: PortsAhead,
+}
+
+/// What a worker remembers of the network beside the mirrored tables.
+pub(crate) struct L3Memory {
+    /// What those tables answered lately.
+    pub(crate) cache: Box<L3Cache>,
+    /// Paths that are narrower than their first link.
+    pub(crate) path_mtus: PathMtus,
+    /// The neighbours that frames wait for.
+    pub(crate) pending_neighbours: PendingNeighbours,
+}
+
+/// What leaves besides the frames of the burst.
+pub(crate) struct Out {
+    /// Frames that the path generated.
+    pub(crate) generated: GeneratedFrames,
+    /// How many ICMP errors may be sent.
+    pub(crate) icmp_budget: IcmpBudget,
+    /// Connections for another director.
+    pub(crate) outbox: Outbox,
+}
+
+impl Context<'_> {
+    /// The end of a stage, in builds with the feature `stages`.
+    #[inline(always)]
+    pub(crate) fn mark(&self, stage: Stage) {
+        #[cfg(feature = "stages")]
+        self.own.stages.mark(stage, crate::prefetch::cycles());
+        #[cfg(not(feature = "stages"))]
+        let _ = stage;
+    }
+}
+
+impl FastTimeouts {
+    /// Those of `snapshot`. A client's packet that is counted for another director takes the slow path.
+    #[inline]
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let inbound = |timeout_ms| if snapshot.sync.master { 0 } else { timeout_ms };
+        let both = |protocol, state| {
+            let timeout_ms = protocol::timeout_ms(&snapshot.timeouts, protocol, state);
+            [inbound(timeout_ms), timeout_ms]
+        };
+        Self {
+            established: both(tcp::PROTOCOL, TcpState::Established as u8),
+            udp: both(udp::PROTOCOL, protocol::udp::NORMAL),
+        }
+    }
+}
+
+impl Scheduling {
+    /// Of `worker`, one of `workers_count`, for `servers_max` real servers.
+    pub(super) fn new(worker: WorkerId, workers_count: u8, servers_max: usize, random: &mut Random) -> Self {
+        Self {
+            schedulers: (0..SERVICES_MAX)
+                .map(|_| SchedulerState::seeded(random.next_u64()).at_worker(worker.0, workers_count))
+                .collect(),
+            port_cursors: (0..SERVICES_MAX)
+                .map(|_| LocalPortCursor::seeded(random.next_u64()))
+                .collect(),
+            localities: Localities::new(),
+            loads: LoadBoard::new(servers_max, SERVICES_MAX),
+            ports_ahead: PortsAhead::new(),
+        }
+    }
+}
+
+impl L3Memory {
+    pub(super) fn new() -> Self {
+        Self {
+            cache: L3Cache::new(),
+            path_mtus: PathMtus::new(),
+            pending_neighbours: PendingNeighbours::new(),
+        }
+    }
+}
+
+impl Out {
+    pub(super) fn new() -> Self {
+        Self {
+            generated: GeneratedFrames::new(),
+            icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
+            outbox: Outbox::new(),
+        }
+    }
+}
+
+/// The tables of both families, each with the scratch space of the burst under way.
+pub(crate) struct Families {
+    pub(crate) v4: Family<Addr4>,
+    pub(crate) v6: Family<Addr6>,
+    pub(crate) reassembly: Reassembly,
+}
+
+/// One family's connections, and those packets of the burst that are looked up in them.
+pub(crate) struct Family<A: Address> {
+    pub(crate) table: ConnTable<A>,
+    pub(crate) entries: [LookupEntry<A>; BURST_MAX],
+    pub(crate) count: usize,
+    /// The walk of `drop_entry`.
+    pub(crate) idle: Sweep,
+    /// The walk of `expire_nodest_conn`.
+    pub(crate) orphans: Sweep,
+}
+
+/// A packet on its way through lookup.
+#[derive(Clone, Copy)]
+pub(crate) struct LookupEntry<A: Address> {
+    pub(crate) hash: u64,
+    pub(crate) key: FlowKey<A>,
+    pub(crate) headers: Headers,
+    pub(crate) candidate: Candidate,
+    /// Its place in the burst.
+    pub(crate) slot: u8,
+}
+
+impl<A: Address> Family<A> {
+    /// Without connections that are looked up.
+    pub(super) fn new(table: ConnTable<A>) -> Self {
+        let empty = LookupEntry {
+            hash: 0,
+            key: FlowKey::default(),
+            headers: Headers::default(),
+            candidate: Candidate::NONE,
+            slot: 0,
+        };
+        Self {
+            table,
+            entries: [empty; BURST_MAX],
+            count: 0,
+            idle: Sweep::default(),
+            orphans: Sweep::default(),
+        }
+    }
+
+    /// Forgets the packets of the burst before.
+    #[inline]
+    pub(crate) const fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// Takes a packet up, and fetches the bucket that its connection is found by.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, slot: usize, headers: Headers, key: FlowKey<A>) {
+        let hash = self.table.hash(&key);
+        self.table.prefetch_bucket(hash);
+        if let Some(entry) = self.entries.get_mut(self.count) {
+            entry.hash = hash;
+            entry.key = key;
+            entry.headers = headers;
+            entry.slot = slot as u8;
+            self.count += 1;
+        }
+    }
+}
