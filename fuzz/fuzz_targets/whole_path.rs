@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use lvs_core::counters::SingleWriter;
+use lvs_core::conn_record::ConnRecord;
 use lvs_core::ipvs::client_address::ClientAddress;
-use lvs_core::ipvs::conn::FLAG_TEMPLATE;
+use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
@@ -22,11 +22,11 @@ use lvs_core::ipvs::sync::{SyncRoles, message};
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::{L3, L3Builder, NeighbourKey, NeighbourState};
 use lvs_core::limits::BURST_MAX;
+use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::VecFrame;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::mutate::add_services;
 use lvs_core::testing::network::{LAN, WAN, neighbour_mac, network};
-use lvs_core::worker_state::ConnRecord;
 
 /// Small, so that the table can be full.
 const CONNS_MAX: usize = 64;
@@ -204,7 +204,9 @@ fn assert_counts_agree(director: &TestDirector) {
     let counted: u64 = servers
         .map(|server| u64::from(server.active.get()) + u64::from(server.inactive.get()))
         .sum();
-    let is_counted = |conn: &ConnRecord| conn.flags & FLAG_TEMPLATE == 0 && conn.real_server != RealServerId::UNBOUND;
+    let is_counted = |conn: &ConnRecord| {
+        !conn.flags.contains(ConnFlags::TEMPLATE) && conn.real_server != RealServerId::UNBOUND
+    };
     let held = director.conns().into_iter().filter(is_counted).count();
     assert_eq!(
         counted, held as u64,

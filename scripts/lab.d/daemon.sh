@@ -75,7 +75,7 @@ run_lvsd() {
     typed "$AT" "lvsd --config $(director_file lvsd.toml)"
     start "$AT" lvsd "$(lvsd_bin)" --config "$(director_file lvsd.toml)"
     LVSD_PIDS[$AT]=$!
-    until_true 30 lvsd_answers || {
+    until_true 60 lvsd_answers || {
         echo "lvsd does not answer" >&2
         exit 1
     }

@@ -68,7 +68,7 @@ still_downloading() {
 tell_running() {
     local pid
     touch "$LAB_STATE/released"
-    until_true 10 all_downloads_ended || true
+    until_true 60 all_downloads_ended || true
     for pid in "${DOWNLOADS[@]}"; do
         kill "$pid" 2>/dev/null || true
     done

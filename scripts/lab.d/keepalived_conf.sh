@@ -49,7 +49,7 @@ virtual_server $VIP4 443 {
         weight 1
         inhibit_on_failure
         TCP_CHECK {
-            connect_timeout 1
+            connect_timeout 5
             retry 1
             delay_before_retry 1
         }
@@ -57,7 +57,7 @@ virtual_server $VIP4 443 {
     real_server ${RS[2]} 443 {
         weight 1
         TCP_CHECK {
-            connect_timeout 1
+            connect_timeout 5
         }
     }
 }
@@ -81,7 +81,7 @@ virtual_server $VIP6 80 {
 
     real_server ${RS6[0]} 80 {
         TCP_CHECK {
-            connect_timeout 1
+            connect_timeout 5
         }
     }
 }
@@ -97,7 +97,7 @@ http_server() {
                 path /
                 status_code 200
             }
-            connect_timeout 1
+            connect_timeout 5
             retry 1
             delay_before_retry 1
         }
@@ -111,7 +111,7 @@ misc_server() {
         weight 1
         MISC_CHECK {
             misc_path "$(director_file check_dns) rs$1"
-            misc_timeout 2
+            misc_timeout 10
         }
     }
 CONF

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::counters::WorkerCounters;
+use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::service::ServiceId;
@@ -138,6 +139,6 @@ pub(super) fn conn(index: u32) -> ConnRecord {
         in_packets: 3,
         service: ServiceId(0),
         real_server: RealServerId(0),
-        flags: 0,
+        flags: ConnFlags::empty(),
     }
 }

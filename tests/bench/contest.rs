@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use lvs_core::address::{Addr4, Endpoint, FlowKey};
 use lvs_core::arena::Arena;
 use lvs_core::ipvs::conn::table::ConnTable;
-use lvs_core::ipvs::conn::{Conn, ConnIndex, FLAG_OUTBOUND_INDEXED};
+use lvs_core::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use lvs_core::limits::BURST_MAX;
 use lvs_core::prefetch::{prefetch_read, prefetch_write};
 use lvs_core::random::Random;
@@ -72,7 +72,7 @@ impl Contestant for Ours {
     }
 
     fn one(&mut self, key: &Key, now: Tick) -> usize {
-        match self.table.find(self.table.hash(key), key) {
+        match self.table.lookup(key) {
             Some((index, _)) => {
                 self.table.conn_mut(index).last_seen = now;
                 1
@@ -337,7 +337,7 @@ fn conn(n: u32) -> Conn<Addr4> {
         local: end(0xc612_c801 + n % 24, 1_024 + n / 96 % 60_000),
         real: end(0xc612_6401 + n / 24 % 4 + n / (96 * 60_000) * 4, 80),
         protocol: 6,
-        flags: FLAG_OUTBOUND_INDEXED,
+        flags: ConnFlags::OUTBOUND_INDEXED,
         timeout_ms: 900_000,
         ..Conn::default()
     }

@@ -29,7 +29,13 @@ pub struct Traced {
 impl Traced {
     /// Watches `thread` of `process`; what it calls goes to the file `log`.
     pub fn attach(process: &str, thread: &str, log: &Path) -> Self {
+        Self::attach_with(&[], process, thread, log)
+    }
+
+    /// The same, with more for strace to do.
+    pub fn attach_with(options: &[&str], process: &str, thread: &str, log: &Path) -> Self {
         let mut strace = Command::new("strace")
+            .args(options)
             .args(["-qq", "-p", thread, "-o"])
             .arg(log)
             .stderr(Stdio::null())

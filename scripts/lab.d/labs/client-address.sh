@@ -40,7 +40,7 @@ client_by_proxy() {
     port=$((37000 + $2 + 10 * family))
     title "$1 over IPv$family"
     carried_by "$(tcp "$2")" "$1" 8081
-    check "$1: the first page comes" until_true 10 answers "$url/" "$(client_address)"
+    check "$1: the first page comes" until_true 60 answers "$url/" "$(client_address)"
     equal "$1: nginx knows the client and its port" "$(client_address) $port" \
         "$(in_ns client curl -s --max-time 10 --local-port "$port" "$url/port")"
     check_download "$url"
@@ -82,7 +82,7 @@ client_by_uoa() {
         wait_listen "rs$n" 8104 u
     done
     for n in 1 2 3 4 5; do
-        check "uoa: datagram $n is known by its client" until_true 10 uoa_says "$(client_end 45003)"
+        check "uoa: datagram $n is known by its client" until_true 60 uoa_says "$(client_end 45003)"
     done
 }
 

@@ -46,7 +46,7 @@ comes_up_as_deploy_says() {
         check "$director has both servers" until_true 60 has_both_servers
     done
     at director1
-    check "$AT is master" until_true 15 is_master
+    check "$AT is master" until_true 60 is_master
     director_types ip -br address
     ipvsadm -Ln
     check_sync director1 director2
@@ -54,7 +54,7 @@ comes_up_as_deploy_says() {
     at director2
     check "$AT is backup" is_no_master
     at director1
-    check "pages come" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+    check "pages come" until_true 60 answers "$(url "$VIP")/" rs1 rs2
     check "the client reaches the master's MAC" is_reached
     equal "both directors list the same" "$(rules)" "$(at director2 && rules)"
 }
@@ -67,7 +67,7 @@ master_dies() {
     before=$(at director2 && rules)
     kill_master
     equal "its list is what it was" "$before" "$(rules)"
-    check "it tells now: $(daemons)" until_true 10 runs_daemon master
+    check "it tells now: $(daemons)" until_true 60 runs_daemon master
     check_ab 500 10 "$(url "$VIP")"
     check_downloads
     ipvsadm -Ln --stats

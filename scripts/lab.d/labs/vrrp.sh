@@ -86,7 +86,7 @@ tcp_server() {
     real_server $1 80 {
         weight 1
         TCP_CHECK {
-            connect_timeout 1
+            connect_timeout 5
         }
     }
 CONF
@@ -96,16 +96,16 @@ both_come_up() {
     local n
     for n in 1 2; do
         at "director$n"
-        check "director$n has both servers, checked through its twin" until_true 20 has_both_servers
+        check "director$n has both servers, checked through its twin" until_true 60 has_both_servers
     done
     at director2
-    check "director2 is backup" until_true 10 is_no_master
+    check "director2 is backup" until_true 60 is_no_master
     at director1
-    check "director1 is master" until_true 15 is_master
+    check "director1 is master" until_true 60 is_master
     director_types ip -br addr
     ipvsadm -Ln
-    check "pages come" until_true 10 answers "$(url "$VIP")/" rs1 rs2
-    check "over IPv6 too" until_true 10 answers "$(url "$VIP6")/" rs1 rs2
+    check "pages come" until_true 60 answers "$(url "$VIP")/" rs1 rs2
+    check "over IPv6 too" until_true 60 answers "$(url "$VIP6")/" rs1 rs2
     check "the client reaches the master's MAC" is_reached
     check_sync director1 director2
 }
@@ -113,7 +113,7 @@ both_come_up() {
 both_die() {
     run_downloads
     kill_master
-    check "IPv6 works again too" until_true 5 answers "$(url "$VIP6")/" rs1 rs2
+    check "IPv6 works again too" until_true 60 answers "$(url "$VIP6")/" rs1 rs2
     check "the client was told by gratuitous ARP" is_reached
     check_ab 500 10 "$(url "$VIP")"
     check_downloads
@@ -126,11 +126,11 @@ comes_back() {
     run_lvsd
     own_addresses 1
     start_keepalived
-    check "director1 is master again" until_true 15 is_master
-    check "pages come" until_true 5 answers "$(url "$VIP")/" rs1 rs2
-    check "by director1" until_true 5 is_reached
+    check "director1 is master again" until_true 60 is_master
+    check "pages come" until_true 60 answers "$(url "$VIP")/" rs1 rs2
+    check "by director1" until_true 60 is_reached
     at director2
-    check "director2 has given the VIP up" until_true 5 is_no_master
+    check "director2 has given the VIP up" until_true 60 is_no_master
 }
 
 # Without lvsd the twin is gone, and keepalived with it from the network.

@@ -12,7 +12,7 @@ run_lab() {
         ipvsadm -A -t "$(vip 80)" -s rr
         ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -m
         ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -m
-        check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+        check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
         check_rates
         check_big_numbers
         check_connections
@@ -27,10 +27,10 @@ run_lab() {
 rates_of() { ipvsadm_quiet -Ln -t "$(vip 80)" --rate --exact | awk '$1 == "TCP" { print $3 }'; }
 
 check_rates() {
-    ip netns exec "$(ns client)" ab -q -s 30 -t 6 -n 1000000 -c 4 "$(url "$VIP")/" >"$LAB_STATE/ab.log" 2>&1 &
+    ip netns exec "$(ns client)" ab -q -s 30 -t 120 -n 1000000 -c 4 "$(url "$VIP")/" >"$LAB_STATE/ab.log" 2>&1 &
     local load=$!
     remember "$load" ab
-    check "rates rise while ab runs" until_true 8 rate_is_positive
+    check "rates rise while ab runs" until_true 60 rate_is_positive
     listing_begins --rate \
         'Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS' '  -> RemoteAddress:Port'
     ipvsadm -Ln --rate
@@ -50,7 +50,7 @@ check_big_numbers() {
     until (($(sum_of_column "$(vip 80)" 5) >= 100000000)); do
         in_ns client curl -s --max-time 60 -o /dev/null "$(url "$VIP")/files/big"
     done
-    check "the counters come to rest" until_true 8 counters_rest
+    check "the counters come to rest" until_true 60 counters_rest
     listing_begins --stats \
         'Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes' '  -> RemoteAddress:Port'
     ipvsadm -Ln --stats
@@ -76,7 +76,7 @@ check_connections() {
     ip netns exec "$(ns client)" curl -s --limit-rate 20k -o /dev/null "$(url "$VIP")/files/part" &
     local download=$!
     remember "$download" download
-    check "an open connection counts as active" until_true 5 active_is 1
+    check "an open connection counts as active" until_true 60 active_is 1
     ipvsadm -Lnc | sed -n 1,5p
     equal "the head of -Lnc" 'IPVS connection entries
 pro expire state       source             virtual            destination' "$(ipvsadm_quiet -Lnc | sed -n 1,2p)"
@@ -86,7 +86,7 @@ pro expire state       source             virtual            destination' "$(ipv
     lvsctl connections --service "$(tcp 80)" --state ESTABLISHED
     kill "$download"
     wait "$download" || true
-    check "a closed one is active no more" until_true 5 active_is 0
+    check "a closed one is active no more" until_true 60 active_is 0
 }
 
 # quoted TEXT: for a regular expression.
@@ -105,5 +105,5 @@ check_thresholds() {
     check "a server above its threshold gets nothing" only "$(url "$VIP")/" rs1
     ipvsadm -Ln --thresholds -t "$(vip 80)"
     ipvsadm -e -t "$(vip 80)" -r "$(rs 2 80)" -m
-    check "without threshold it takes part again" until_true 5 answers "$(url "$VIP")/" rs2
+    check "without threshold it takes part again" until_true 60 answers "$(url "$VIP")/" rs2
 }

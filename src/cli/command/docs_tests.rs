@@ -122,14 +122,18 @@ fn help(words: &[&str]) -> Vec<String> {
     text.split(|letter| !is_word(letter)).map(str::to_owned).collect()
 }
 
-/// Whether the script speaks of each word that is a name or an option; numbers, files and examples are values.
-fn is_told_by_help(helps: &mut HashMap<String, Vec<String>>, words: &[&str]) -> Result<(), String> {
-    let is_bench = words.get(1) == Some(&"bench");
-    let script = &words[..if is_bench { 2 } else { 1 }];
-    let told = helps.entry(script.join(" ")).or_insert_with(|| help(script));
-    for word in &words[script.len()..] {
+/// Whether the help of the script, or of its bench, names each word that is a name or an option; numbers, files and
+/// examples are values.
+fn is_in_help(helps: &mut HashMap<String, Vec<String>>, words: &[&str]) -> Result<(), String> {
+    let depth = match words.get(1) {
+        Some(&"bench") => words.len().min(3),
+        _ => 1,
+    };
+    let (script, arguments) = words.split_at(depth);
+    let known = helps.entry(script.join(" ")).or_insert_with(|| help(script));
+    for word in arguments {
         let is_value = word.starts_with(|first: char| first.is_uppercase() || first.is_ascii_digit() || first == '[');
-        if !is_value && *word != "--help" && !told.iter().any(|one| one == word) {
+        if !is_value && *word != "--help" && !known.iter().any(|one| one == word) {
             return Err(format!("{} --help does not know {word}", script.join(" ")));
         }
     }
@@ -140,7 +144,7 @@ fn is_told_by_help(helps: &mut HashMap<String, Vec<String>>, words: &[&str]) -> 
 fn every_script_is_understood() {
     let mut helps = HashMap::new();
     for script in ["scripts/dev", "scripts/lab"] {
-        let count = each_command(script, |words| is_told_by_help(&mut helps, words));
+        let count = each_command(script, |words| is_in_help(&mut helps, words));
         assert!(count > 3, "{count} times {script}");
     }
 }
@@ -340,8 +344,10 @@ fn every_metric_and_drop_that_is_named_exists() {
         assert!(reasons.contains(&format!("= \"{drop}\",")), "there is no drop {drop}");
     }
     let is_metric = |span: &String| span.starts_with("lvsd_") && !span.contains(['*', '.']);
+    // The changelog says which names went.
     let spans = pages()
         .iter()
+        .filter(|page| page.name != "CHANGELOG.md")
         .flat_map(Page::code_spans)
         .filter(is_metric)
         .collect::<Vec<_>>();
@@ -387,7 +393,7 @@ fn pages_and_lines_are_no_longer_than_their_purpose() {
     let mut wrong = Vec::new();
     for page in pages().iter().filter(|page| page.name != "CONTRIBUTING.md") {
         for line in page.lines() {
-            if line.text.chars().count() > LINE_MAX && !line.text.starts_with('|') {
+            if line.text.chars().count() > LINE_MAX && !line.text.trim_start().starts_with('|') {
                 wrong.push(format!("{}:{}", page.name, line.number));
             }
         }

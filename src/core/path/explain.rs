@@ -133,7 +133,7 @@ fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question:
         ..Explanation::default()
     };
     let table = &mut family.table;
-    if let Some((index, direction)) = table.find(table.hash(&key), &key) {
+    if let Some((index, direction)) = table.lookup(&key) {
         let conn = table.conn(index);
         told.conn = Some(ConnRecord::of(ctx.snapshot, conn, ctx.now));
         told.is_reply = direction == Direction::Outbound;
@@ -244,7 +244,7 @@ fn choose<'s, A: Address>(
 ) -> Option<Chosen<'s>> {
     if let Some(persistence) = &service.persistence {
         let template_key = persistence::template_key(service, persistence, key.protocol, key.src.addr, key.dst);
-        if let Some((index, _)) = table.find(table.hash(&template_key), &template_key) {
+        if let Some((index, _)) = table.lookup(&template_key) {
             told.template = Some(ConnRecord::of(ctx.snapshot, table.conn(index), ctx.now));
             if let Some(server) = persist::server_of(ctx, table, index) {
                 let port = persist::port_of(service, server, key);

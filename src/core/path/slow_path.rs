@@ -16,12 +16,11 @@ use crate::frame::Frame;
 use crate::headers::Flow;
 use crate::headers::Headers;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_NO_OUTPUT};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::service::ServiceId;
 use crate::ipvs::service_table::ServerSlot;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::BURST_MAX;
@@ -39,7 +38,6 @@ use crate::path::resolve::{self, NextHop, RouteError};
 use crate::path::schedule;
 use crate::path::sync::announce;
 use crate::path::{client_address, track};
-use crate::single_writer::SingleWriter;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::complement;
 use crate::wire::{sctp, tcp};
@@ -102,24 +100,24 @@ pub(crate) fn must_reschedule<A: Address>(
 #[cold]
 pub(crate) fn is_finished<A: Address>(ctx: &Context<'_>, conn: &Conn<A>, headers: &Headers) -> bool {
     let sysctls = &ctx.snapshot.sysctls;
-    let slot = ctx.snapshot.services.real_server(RealServerId(conn.real_server));
+    let slot = ctx.snapshot.services.real_server(conn.real_server);
     let begins = headers.tcp_flags & tcp::SYN != 0 || headers.sctp_chunk == sctp::CHUNK_INIT;
     let is_nodest = match slot {
         Some(slot) => !slot.available || begins && slot.server.weight == 0,
         // One that was never bound is not left behind by a server.
-        None => conn.real_server != RealServerId::UNBOUND.0,
+        None => conn.real_server != RealServerId::UNBOUND,
     };
     if sysctls.expire_nodest_conn && is_nodest {
         return true;
     }
     let mode = sysctls.conn_reuse_mode;
-    if !begins || mode == 0 || conn.flags & FLAG_CONTROLLED != 0 {
+    if !begins || mode == 0 || conn.flags.contains(ConnFlags::CONTROLLED) {
         return false;
     }
     match headers.protocol {
-        tcp::PROTOCOL => match TcpState::from_u8(conn.state) {
+        tcp::PROTOCOL => match conn.tcp_state() {
             Some(TcpState::TimeWait | TcpState::Close) => true,
-            Some(TcpState::FinWait) => mode & 2 != 0 && conn.flags & FLAG_NO_OUTPUT != 0,
+            Some(TcpState::FinWait) => mode & 2 != 0 && conn.flags.contains(ConnFlags::NO_OUTPUT),
             _ => false,
         },
         _ => conn.state == SctpState::Closed as u8,
@@ -135,7 +133,7 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     frame: &mut F,
 ) -> Verdict {
     let conn = table.conn(packet.index);
-    let id = RealServerId(conn.real_server);
+    let id = conn.real_server;
     match ctx.snapshot.services.real_server(id) {
         Some(slot) if slot.available => inbound_to(ctx, table, packet, frame, slot),
         _ if id == RealServerId::UNBOUND => {
@@ -152,13 +150,13 @@ pub(crate) fn inbound<A: Address, F: Frame>(
 fn unbound<A: Address>(conn: &Conn<A>) -> ServerSlot {
     ServerSlot {
         available: false,
-        service: ServiceId(conn.service),
+        service: conn.service,
         server: RealServer {
             id: RealServerId::UNBOUND,
             addr: conn.real.addr.to_ip(),
             port: conn.real.port,
             weight: 0,
-            mode: ForwardingMode::from_u8(conn.mode),
+            mode: conn.mode(),
             tunnel: TunnelKind::IpIp,
             upper_threshold: 0,
             lower_threshold: 0,
@@ -179,14 +177,14 @@ fn inbound_to<A: Address, F: Frame>(
     let conn = table.conn_mut(packet.index);
     conn.last_seen = ctx.now;
     conn.in_packets = conn.in_packets.wrapping_add(1);
-    let counters = ctx.own.server(id);
-    counters.in_packets.add(1);
-    counters.in_bytes.add(headers.packet_len() as u64);
+    ctx.own
+        .server(id)
+        .count(Direction::Inbound, headers.packet_len() as u64);
     track::packet(ctx, table, packet.index, Direction::Inbound, headers);
     announce::packet(ctx, table, packet.index);
 
     let conn = table.conn_mut(packet.index);
-    let mode = ForwardingMode::from_u8(conn.mode);
+    let mode = conn.mode();
     let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, slot.server.addr) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) => return to_local_server(conn, headers, frame.bytes_mut()),
@@ -233,7 +231,7 @@ fn unusual<A: Address, F: Frame>(
     slot: &ServerSlot,
     (next_hop, mtu): (&NextHop<'_>, u16),
 ) -> Verdict {
-    let mode = ForwardingMode::from_u8(conn.mode);
+    let mode = conn.mode();
     let is_oversize = packet.headers.packet_len() > usize::from(mtu);
     if is_oversize && let Some(error) = refuse::too_big_error(ctx, packet.headers, mode, mtu) {
         return refuse::to_client(ctx, packet, frame, &slot.server, error, DropReason::MtuExceeded);
@@ -313,7 +311,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     if is_oversize && let Some(error) = refuse::too_big_error(ctx, headers, ForwardingMode::Nat, next_hop.hop.mtu) {
         return refuse::as_router(ctx, packet, frame, error, DropReason::MtuExceeded);
     }
-    let id = RealServerId(conn.real_server);
+    let id = conn.real_server;
     let rewrite = Rewrite {
         src: conn.virt,
         dst: conn.client,
@@ -323,9 +321,9 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     let carries_client_address = conn.client_address.is_pending();
     conn.last_seen = ctx.now;
     if ctx.snapshot.services.real_server(id).is_some_and(|slot| slot.available) {
-        let counters = ctx.own.server(id);
-        counters.out_packets.add(1);
-        counters.out_bytes.add(headers.packet_len() as u64);
+        ctx.own
+            .server(id)
+            .count(Direction::Outbound, headers.packet_len() as u64);
     }
     track::packet(ctx, table, packet.index, Direction::Outbound, headers);
     if carries_client_address {
@@ -344,7 +342,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
 /// The kernel refuses to masquerade to a loopback address; in FULLNAT the stack would be asked by itself.
 #[cold]
 fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u8]) -> Verdict {
-    match ForwardingMode::from_u8(conn.mode) {
+    match conn.mode() {
         ForwardingMode::FullNat => return Verdict::Drop(DropReason::LocalRealServer),
         ForwardingMode::Nat if conn.real.addr.to_ip().is_loopback() => {
             return Verdict::Drop(DropReason::LocalRealServer);
@@ -393,7 +391,7 @@ fn reply_only<A: Address, F: Frame>(
         Class::Decided(verdict) => return verdict,
         Class::Fragment | Class::Icmp => return Verdict::Punt,
     }
-    match table.find(table.hash(key), key) {
+    match table.lookup(key) {
         Some((index, Direction::Outbound)) => outbound(ctx, table, &Known { index, headers, key }, frame),
         _ => Verdict::Punt,
     }

@@ -117,7 +117,7 @@ fn look_up<A: Address>(
     key: &FlowKey<A>,
     datagram: &mut Datagram<'_>,
 ) -> Verdict {
-    let found = table.find(table.hash(key), key);
+    let found = table.lookup(key);
     slow_path::process(ctx, table, found, headers, key, datagram)
 }
 

@@ -8,14 +8,13 @@ use crate::address::FlowKey;
 use crate::address::{Address, AddressFamily};
 use crate::frame::Frame;
 use crate::headers::Headers;
-use crate::ipvs::conn::ConnIndex;
+use crate::ipvs::conn::{ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServer;
 use crate::path::forward::{rewrite, tunnel};
 use crate::path::icmp::answer;
 use crate::path::icmp::build::IcmpError;
 use crate::path::slow_path::Known;
-use crate::single_writer::SingleWriter;
 use crate::verdict::{DropReason, Verdict};
 use crate::worker_state::context::Context;
 
@@ -49,9 +48,9 @@ pub(crate) fn to_client<A: Address, F: Frame>(
     let vip = packet.key.dst.addr;
     let verdict = answer::answer(ctx, packet.headers, packet.key, frame, error, vip, reason);
     if !server.mode.sees_replies() && !matches!(verdict, Verdict::Drop(_)) {
-        let counters = ctx.own.server(server.id);
-        counters.out_packets.add(1);
-        counters.out_bytes.add(answer::sent_len(frame.bytes()) as u64);
+        ctx.own
+            .server(server.id)
+            .count(Direction::Outbound, answer::sent_len(frame.bytes()) as u64);
     }
     verdict
 }

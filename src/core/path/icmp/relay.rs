@@ -17,7 +17,6 @@ use crate::headers::{Flow, Headers};
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
-use crate::ipvs::real_server::RealServerId;
 use crate::limits::TIMEOUT_STATELESS_MS;
 use crate::path::admit::{self, Admission};
 use crate::path::client_address;
@@ -28,7 +27,6 @@ use crate::path::ownership;
 use crate::path::parse::{Embedded, embedded};
 use crate::path::resolve::{self, NextHop, RouteError};
 use crate::path::schedule::{self, Refusal};
-use crate::single_writer::SingleWriter;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
@@ -149,7 +147,7 @@ fn about<A: Address, F: Frame>(
     key: &FlowKey<A>,
     frame: &mut F,
 ) -> Option<Verdict> {
-    match table.find(table.hash(key), key) {
+    match table.lookup(key) {
         Some((index, Direction::Inbound)) => Some(to_server(ctx, table, index, headers, quoted, frame)),
         Some((index, Direction::Outbound)) => Some(to_client(ctx, table, index, headers, quoted, frame)),
         None => ownership::other_owner(ctx, key).map(Verdict::Handoff),
@@ -184,13 +182,13 @@ fn to_server<A: Address, F: Frame>(
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     let conn = table.conn_mut(index);
-    let id = RealServerId(conn.real_server);
+    let id = conn.real_server;
     let Some(slot) = ctx.snapshot.services.real_server(id).filter(|slot| slot.available) else {
         return Verdict::Drop(DropReason::RealServerGone);
     };
-    let counters = ctx.own.server(id);
-    counters.in_packets.add(1);
-    counters.in_bytes.add(headers.packet_len() as u64);
+    ctx.own
+        .server(id)
+        .count(Direction::Inbound, headers.packet_len() as u64);
     let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, slot.server.addr) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) => return to_local_server(conn, headers, quoted, frame.bytes_mut()),
@@ -200,7 +198,7 @@ fn to_server<A: Address, F: Frame>(
     if headers.ttl <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
-    match ForwardingMode::from_u8(conn.mode) {
+    match conn.mode() {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
             rewrite::decrement_ttl(frame.bytes_mut(), headers);
             translate(frame.bytes_mut(), headers, quoted, &ends_at_server(conn));
@@ -226,7 +224,7 @@ fn ends_at_server<A: Address>(conn: &Conn<A>) -> NewEnds<A> {
 
 /// To a server that is the director itself, whose stack knows the connection by its rewritten ends.
 fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, quoted: &Embedded, frame: &mut [u8]) -> Verdict {
-    if ForwardingMode::from_u8(conn.mode) == ForwardingMode::Nat {
+    if conn.mode() == ForwardingMode::Nat {
         translate(frame, headers, quoted, &ends_at_server(conn));
     }
     Verdict::Punt
@@ -278,9 +276,9 @@ pub(crate) fn translate_to_client<A: Address>(frame: &mut [u8], headers: &Header
 
 /// Counts a packet that goes to the client in the connection's name.
 pub(crate) fn count_out<A: Address>(ctx: &Context<'_>, conn: &Conn<A>, packet_len: usize) {
-    let counters = ctx.own.server(RealServerId(conn.real_server));
-    counters.out_packets.add(1);
-    counters.out_bytes.add(packet_len as u64);
+    ctx.own
+        .server(conn.real_server)
+        .count(Direction::Outbound, packet_len as u64);
 }
 
 fn depart<F: Frame>(

@@ -12,14 +12,12 @@ use crate::headers::{Flow, Fragment, Headers};
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
-use crate::ipvs::real_server::RealServerId;
 use crate::l3::DeviceId;
 use crate::path::classify::is_balanced;
 use crate::path::forward::rewrite;
 use crate::path::icmp::build::IcmpError;
 use crate::path::icmp::{answer, relay, relay_tunnel};
 use crate::path::parse::{Parsed, parse};
-use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ipv4::Ipv4Header;
@@ -56,7 +54,7 @@ fn tell<A: Address, F: Frame>(
 ) -> Option<Verdict> {
     let back = key.reversed();
     let (error, reason) = (IcmpError::HostUnreachable, DropReason::NeighbourFailed);
-    match table.find(table.hash(&back), &back) {
+    match table.lookup(&back) {
         Some((index, Direction::Outbound)) => {
             let conn = table.conn(index);
             let (sent, vip) = (conn.inbound_key(), conn.virt.addr);
@@ -79,9 +77,9 @@ fn tell<A: Address, F: Frame>(
             Some(verdict)
         }
         None => {
-            let (index, _) = table.find(table.hash(key), key)?;
+            let (index, _) = table.lookup(key)?;
             let conn = table.conn(index);
-            if ForwardingMode::from_u8(conn.mode) != ForwardingMode::DirectRouting {
+            if conn.mode() != ForwardingMode::DirectRouting {
                 return None;
             }
             let source = ctx.snapshot.l3.source_for(key.src.addr)?;
@@ -103,9 +101,9 @@ fn count_to_server<A: Address, F: Frame>(ctx: &Context<'_>, conn: &Conn<A>, fram
     if matches!(verdict, Verdict::Drop(_)) {
         return;
     }
-    let counters = ctx.own.server(RealServerId(conn.real_server));
-    counters.in_packets.add(1);
-    counters.in_bytes.add(answer::sent_len(frame.bytes()) as u64);
+    ctx.own
+        .server(conn.real_server)
+        .count(Direction::Inbound, answer::sent_len(frame.bytes()) as u64);
     if let Ok(Parsed::Ip(headers, _)) = parse(frame.bytes()) {
         rewrite::decrement_ttl(frame.bytes_mut(), &headers);
     }
