@@ -341,8 +341,8 @@ fn a_flood_to_the_kernel_does_not_starve_arp() {
             .unwrap();
             mbuf
         };
-        while punted.give(frame(&flood), DeviceId(0)).is_ok() {}
-        assert!(punted.give(frame(&arp), DeviceId(0)).is_ok());
+        while punted.send(frame(&flood), DeviceId(0)).is_ok() {}
+        assert!(punted.send(frame(&arp), DeviceId(0)).is_ok());
         assert_eq!(end.take().unwrap().mbuf.bytes(), arp, "and it goes first");
         assert_eq!(end.take().unwrap().mbuf.bytes(), flood);
         lab.stop();

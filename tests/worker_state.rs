@@ -165,7 +165,7 @@ impl Running {
                 match reply {
                     Reply::Retired(_) => managed.snapshots += 1,
                     Reply::ConnDump(dump) => managed.records += dump.records.len(),
-                    Reply::TakenOver(conns) => managed.taken_over += conns.len(),
+                    Reply::ImportedSynced(conns) => managed.taken_over += conns.len(),
                     Reply::Resolve(_) | Reply::Explained(_) | Reply::Tap(_) => {}
                 }
             }
@@ -184,9 +184,9 @@ impl Running {
             if !conns.is_empty() {
                 if let Some(left) = self.passing.checked_sub(1) {
                     self.passing = left;
-                    self.ask(Command::TakeOver(conns.iter().map(passing).collect()));
+                    self.ask(Command::ImportSynced(conns.iter().map(passing).collect()));
                 }
-                self.ask(Command::TakeOver(conns));
+                self.ask(Command::ImportSynced(conns));
             }
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -24,7 +24,7 @@ pub(super) struct FakeWorker {
     pub published: Mutex<Vec<Arc<Snapshot>>>,
     pub mailbox_full: AtomicBool,
     pub silent: AtomicBool,
-    pub at_rest: AtomicBool,
+    pub asleep: AtomicBool,
     pub conns: Mutex<Vec<ConnRecord>>,
     /// How many parts of its table were asked for.
     pub dumps: AtomicUsize,
@@ -41,7 +41,7 @@ impl FakeWorker {
             published: Mutex::default(),
             mailbox_full: AtomicBool::new(false),
             silent: AtomicBool::new(false),
-            at_rest: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             conns: Mutex::default(),
             dumps: AtomicUsize::new(0),
             synced: Mutex::default(),
@@ -67,8 +67,8 @@ impl WorkerHandle for FakeWorker {
         true
     }
 
-    fn is_at_rest(&self) -> bool {
-        self.at_rest.load(Ordering::Relaxed)
+    fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
     }
 
     fn counters(&self) -> &WorkerCounters {
