@@ -13,7 +13,7 @@ use lvs_core::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::load_board::LoadBoard;
 use lvs_core::ipvs::real_server::RealServerId;
-use lvs_core::ipvs::scheduler::{FlowHint, Loads, Localities, Memory, SchedulerKind, SchedulerState, adopt, pick};
+use lvs_core::ipvs::scheduler::{FlowHint, Loads, Localities, Pick, SchedulerKind, SchedulerState, adopt, pick};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::random::Random;
 use lvs_core::single_writer::SingleWriter;
@@ -98,17 +98,20 @@ fn measure(kind: SchedulerKind, servers: u32) -> f64 {
                         src_port: (client >> 32) as u16,
                         dst_port: 80,
                     };
-                    let mut memory = Memory {
-                        localities: &mut localities,
-                        now: Tick(0),
-                        lblc_lifetime_ms: 86_400_000,
-                        lblcr_lifetime_ms: 86_400_000,
-                    };
                     let loads = Alone {
                         own: &own,
                         board: &board,
                     };
-                    let picked = black_box(pick(service, &mut state, &flow, &loads, &mut memory));
+                    let picked = black_box(pick(&mut Pick {
+                        service,
+                        state: &mut state,
+                        flow,
+                        loads: &loads,
+                        localities: &mut localities,
+                        now: Tick(0),
+                        lblc_lifetime_ms: 86_400_000,
+                        lblcr_lifetime_ms: 86_400_000,
+                    }));
                     let id = picked.map(|index| service.servers[index].id);
                     if let Some(id) = id {
                         own.server(id).bind(true);

@@ -1,6 +1,6 @@
 //! Which real server gets a new connection: the registry of schedulers, one file each.
 //!
-//! Step 5 asks [`pick`] with a [`FlowHint`], never with a packet. State is per worker and service, fixed in
+//! The path asks [`pick()`] with a [`Pick`], which knows a flow but no packet. State is per worker and service, fixed in
 //! size; the wide tables (sh, dh, mh) are computed on the management core into a [`SchedulerTable`].
 //! With one worker every pick is the kernel's: Linux net/netfilter/ipvs/`ip_vs_<name>.c`.
 //! A new scheduler touches its own file and the registry below.
@@ -16,6 +16,7 @@ mod lt;
 mod mh;
 mod nq;
 mod ovf;
+mod pick;
 mod rr;
 mod sed;
 mod sh;
@@ -25,16 +26,14 @@ mod wlt;
 mod wrr;
 mod wrt;
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 pub use locality::Localities;
+pub use pick::{FlowHint, Loads, Pick};
 
-use crate::address::{Address, FlowKey};
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::VirtualService;
 use crate::random::Random;
-use crate::tick::Tick;
 
 /// What every scheduler's file implements.
 trait Scheduler {
@@ -53,13 +52,7 @@ trait Scheduler {
     fn adopt(_state: &mut SchedulerState, _old: Option<&VirtualService>, _new: &VirtualService) {}
 
     /// The index in `service.servers`; `None` when no server may take a connection.
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        state: &mut SchedulerState,
-        flow: &FlowHint,
-        loads: &L,
-        memory: &mut Memory<'_>,
-    ) -> Option<usize>;
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize>;
 }
 
 macro_rules! registry {
@@ -99,17 +92,12 @@ macro_rules! registry {
         /// The server for a new connection, as index into `service.servers`; `None` when no server may
         /// take one.
         #[inline]
-        pub fn pick(
-            service: &VirtualService,
-            state: &mut SchedulerState,
-            flow: &FlowHint,
-            loads: &impl Loads,
-            memory: &mut Memory<'_>,
-        ) -> Option<usize> {
-            let index = match service.scheduler {
-                $(SchedulerKind::$kind => <$scheduler as Scheduler>::pick(service, state, flow, loads, memory),)*
+        pub fn pick(ask: &mut Pick<'_, impl Loads>) -> Option<usize> {
+            let servers_count = ask.service.servers.len();
+            let index = match ask.service.scheduler {
+                $(SchedulerKind::$kind => <$scheduler as Scheduler>::pick(ask),)*
             };
-            index.filter(|&index| index < service.servers.len())
+            index.filter(|&index| index < servers_count)
         }
 
         /// Moves a worker's state of one service to its new form, for each service whose revision changed
@@ -235,69 +223,6 @@ impl Overhead {
     }
 }
 
-/// All that a scheduler may know about a new connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FlowHint {
-    /// The client's address folded to a host-order word ([`Address::fold`]).
-    pub src_fold: u32,
-    /// The destination address folded likewise.
-    pub dst_fold: u32,
-    /// The destination address as [`Address::words`].
-    pub dst_words: (u64, u64),
-    /// The client's port.
-    pub src_port: u16,
-    /// The destination port.
-    pub dst_port: u16,
-}
-
-impl FlowHint {
-    /// Of a client's packet.
-    #[inline]
-    pub fn of<A: Address>(key: &FlowKey<A>) -> Self {
-        Self {
-            src_fold: key.src.addr.fold(),
-            dst_fold: key.dst.addr.fold(),
-            dst_words: key.dst.addr.words(),
-            src_port: key.src.port,
-            dst_port: key.dst.port,
-        }
-    }
-}
-
-/// What a worker remembers beside each service's [`SchedulerState`], and when it is.
-pub struct Memory<'a> {
-    /// lblc, lblcr.
-    pub localities: &'a mut Localities,
-    /// The time.
-    pub now: Tick,
-    /// How long lblc remembers a destination.
-    pub lblc_lifetime_ms: u32,
-    /// How long lblcr remembers a destination, and after which time its set shrinks.
-    pub lblcr_lifetime_ms: u32,
-}
-
-/// The present load of real servers, over all workers.
-pub trait Loads {
-    /// Connections in an active state.
-    fn active(&self, id: RealServerId) -> u32;
-    /// Other connections.
-    fn inactive(&self, id: RealServerId) -> u32;
-    /// Whether its upper threshold keeps it from new connections.
-    fn overloaded(&self, id: RealServerId) -> bool;
-    /// Bytes a second, in and out where replies are seen, as the estimator scales them (lt, wlt).
-    fn traffic(&self, _id: RealServerId) -> u64 {
-        0
-    }
-    /// Connections since the estimator took its last sample (lt, wlt).
-    fn assigned(&self, _id: RealServerId) -> u64 {
-        0
-    }
-    /// Response time in microseconds, at least 1 (wrt).
-    fn response_us(&self, _id: RealServerId) -> u64 {
-        1
-    }
-}
-
 /// The cursor's place before the first server: the kernel's list head.
 const HEAD: u32 = u32::MAX;
 
@@ -384,85 +309,6 @@ pub(super) struct TableInputs<'service> {
     pub(super) last_weights: &'service [u32],
     /// The table before the change; `None` for a new service or scheduler.
     pub(super) previous: Option<&'service SchedulerTable>,
-}
-
-/// Ordered as the fraction `cost / weight`; the weight is above 0.
-#[derive(Clone, Copy, Debug)]
-struct CostByWeight {
-    cost: u64,
-    weight: u32,
-}
-
-impl Ord for CostByWeight {
-    #[inline]
-    fn cmp(&self, other: &Self) -> Ordering {
-        let crossed = |one: &Self, other: &Self| u128::from(one.cost) * u128::from(other.weight);
-        crossed(self, other).cmp(&crossed(other, self))
-    }
-}
-
-impl PartialOrd for CostByWeight {
-    #[inline]
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for CostByWeight {
-    #[inline]
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for CostByWeight {}
-
-impl VirtualService {
-    /// Whether the server may take new connections: not quiesced, not overloaded.
-    #[inline]
-    fn takes<L: Loads>(server: &RealServer, loads: &L) -> bool {
-        server.weight > 0 && !loads.overloaded(server.id)
-    }
-
-    /// Among the servers that take connections, the one with the least key; the first one on a tie. Without a
-    /// key a server is passed over.
-    #[inline]
-    fn least<L: Loads, K: Ord>(&self, loads: &L, key: impl Fn(&RealServer) -> Option<K>) -> Option<usize> {
-        let takers = self.servers.iter().enumerate();
-        let takers = takers.filter(|(_, server)| Self::takes(server, loads));
-        let keyed = takers.filter_map(|(index, server)| Some((index, key(server)?)));
-        let mut least: Option<(usize, K)> = None;
-        for (index, own) in keyed {
-            if least.as_ref().is_none_or(|(_, best)| own < *best) {
-                least = Some((index, own));
-            }
-        }
-        least.map(|(index, _)| index)
-    }
-
-    /// The server that minimises `cost / weight`, the first one on a tie.
-    #[inline]
-    fn least_by_weight<L: Loads>(&self, loads: &L, cost: impl Fn(&RealServer) -> u64) -> Option<usize> {
-        self.least(loads, |server| {
-            Some(CostByWeight {
-                cost: cost(server),
-                weight: server.weight,
-            })
-        })
-    }
-
-    /// Whether any server may take new connections.
-    #[inline]
-    fn has_taker<L: Loads>(&self, loads: &L) -> bool {
-        self.servers.iter().any(|server| Self::takes(server, loads))
-    }
-
-    /// The server that the bucket of `hash` names, and whether it may take connections; `None` without servers.
-    #[inline]
-    fn bucket<L: Loads>(&self, buckets: &[u16], hash: usize, loads: &L) -> Option<(usize, bool)> {
-        let index = usize::from(*buckets.get(hash)?);
-        Some((index, Self::takes(self.servers.get(index)?, loads)))
-    }
 }
 
 /// Linux `hash_32(value, 8)`: the top byte of a multiplication with the golden ratio.

@@ -22,7 +22,7 @@ use crate::ipvs::protocol;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::scheduler::{self, FlowHint, Loads, Memory};
+use crate::ipvs::scheduler::{self, FlowHint, Loads, Pick};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
 use crate::limits::{LOCAL_PORT_TRIES_MAX, RSS_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
@@ -180,7 +180,6 @@ pub(crate) fn pick_uncounted<'s, A: Address>(
     service: &'s VirtualService,
     key: &FlowKey<A>,
 ) -> Option<&'s RealServer> {
-    let flow = FlowHint::of(key);
     let own = usize::from(ctx.ownership.worker.0);
     ctx.scheduling.loads.look(service, ctx.counters, own, ctx.now);
     let loads = WorkersLoads {
@@ -190,13 +189,16 @@ pub(crate) fn pick_uncounted<'s, A: Address>(
     };
     let state = ctx.scheduling.schedulers.get_mut(service.id.0 as usize)?;
     let sysctls = &ctx.snapshot.sysctls;
-    let mut memory = Memory {
+    let chosen = scheduler::pick(&mut Pick {
+        service,
+        state,
+        flow: FlowHint::of(key),
+        loads: &loads,
         localities: &mut ctx.scheduling.localities,
         now: ctx.now,
         lblc_lifetime_ms: lifetime_ms(sysctls.lblc_expiration),
         lblcr_lifetime_ms: lifetime_ms(sysctls.lblcr_expiration),
-    };
-    let chosen = scheduler::pick(service, state, &flow, &loads, &mut memory)?;
+    })?;
     service.servers.get(chosen)
 }
 

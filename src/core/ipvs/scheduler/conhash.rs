@@ -10,9 +10,8 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerFlags, SchedulerState, SchedulerTable, TableInputs};
+use super::{Loads, Pick, Scheduler, SchedulerFlags, SchedulerTable, TableInputs};
 use crate::ipvs::real_server::RealServer;
-use crate::ipvs::service::VirtualService;
 
 /// Points of a server for each unit of its share of the average weight.
 const POINTS_MEAN: u64 = 160;
@@ -53,26 +52,20 @@ impl Scheduler for ConsistentHashing {
         SchedulerTable::Buckets(table.unwrap_or_default())
     }
 
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        _state: &mut SchedulerState,
-        flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        let SchedulerTable::Buckets(arcs) = &service.table else {
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        let SchedulerTable::Buckets(arcs) = &ask.service.table else {
             return None;
         };
-        let by_port = service.scheduler_flags.contains(SchedulerFlags::PORT);
-        let port = if by_port { flow.src_port } else { 0 };
-        let hash = of(&[u64::from(flow.src_fold), u64::from(port)]);
+        let flags = ask.service.scheduler_flags;
+        let port = ask.flow.client_port(flags);
+        let hash = of(&[u64::from(ask.flow.src_fold), u64::from(port)]);
         let first = (hash >> 48) as usize;
-        let (index, takes) = service.bucket(arcs, first, loads)?;
-        if takes || !service.scheduler_flags.contains(SchedulerFlags::FALLBACK) {
+        let (index, takes) = ask.bucket(arcs, first)?;
+        if takes || !flags.contains(SchedulerFlags::FALLBACK) {
             return takes.then_some(index);
         }
         // Onwards on the ring to the next server that takes connections.
-        let onwards = (1..arcs.len()).filter_map(|step| service.bucket(arcs, (first + step) % arcs.len(), loads));
+        let onwards = (1..arcs.len()).filter_map(|step| ask.bucket(arcs, (first + step) % arcs.len()));
         onwards.filter(|(_, takes)| *takes).map(|(index, _)| index).next()
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! A bucket whose server is quiesced or overloaded takes nothing: there is no fallback. Follows Linux ip_vs_dh.c.
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState, SchedulerTable, TableInputs, hash_to_byte};
-use crate::ipvs::service::VirtualService;
+use super::{Loads, Pick, Scheduler, SchedulerTable, TableInputs, hash_to_byte};
 
 /// `IP_VS_DH_TAB_SIZE`.
 const BUCKETS_COUNT: usize = 256;
@@ -17,18 +16,12 @@ impl Scheduler for DestinationHashing {
     }
 
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        _state: &mut SchedulerState,
-        flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        let SchedulerTable::Buckets(buckets) = &service.table else {
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        let SchedulerTable::Buckets(buckets) = &ask.service.table else {
             return None;
         };
-        let hash = usize::from(hash_to_byte(flow.dst_fold));
-        let (index, takes) = service.bucket(buckets, hash, loads)?;
+        let hash = usize::from(hash_to_byte(ask.flow.dst_fold));
+        let (index, takes) = ask.bucket(buckets, hash)?;
         takes.then_some(index)
     }
 }

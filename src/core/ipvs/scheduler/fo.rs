@@ -4,20 +4,13 @@
 
 use std::cmp::Reverse;
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState};
-use crate::ipvs::service::VirtualService;
+use super::{Loads, Pick, Scheduler};
 
 pub(super) struct WeightedFailover;
 
 impl Scheduler for WeightedFailover {
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        _state: &mut SchedulerState,
-        _flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        service.least(loads, |server| Some(Reverse(server.weight)))
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        ask.least(|server| Some(Reverse(server.weight)))
     }
 }

@@ -2,33 +2,26 @@
 //!
 //! Follows Linux ip_vs_lblc.c. A remembered server is used although its upper threshold is reached, as there.
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState, locality};
+use super::{Loads, Pick, Scheduler, locality};
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::VirtualService;
 
 pub(super) struct LocalityBasedLeastConnection;
 
 impl Scheduler for LocalityBasedLeastConnection {
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        _state: &mut SchedulerState,
-        flow: &FlowHint,
-        loads: &L,
-        memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        let destination = locality::destination(service.id, flow.dst_words);
-        let known = memory.localities.find(destination, memory.now, memory.lblc_lifetime_ms);
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        let destination = locality::destination(ask.service.id, ask.flow.dst_words);
+        let known = ask.localities.find(destination, ask.now, ask.lblc_lifetime_ms);
         let server = known.and_then(|known| known.servers().next());
-        if let Some(index) = server.and_then(|server| position(service, server)) {
-            let server = &service.servers[index];
-            if server.weight > 0 && !is_crowded(service, server, loads) {
+        if let Some(index) = server.and_then(|server| position(ask.service, server)) {
+            let server = &ask.service.servers[index];
+            if server.weight > 0 && !is_crowded(ask, server) {
                 return Some(index);
             }
         }
-        let index = service.least_by_weight(loads, |server| service.overhead.of(server.id, loads))?;
-        memory
-            .localities
-            .remember(destination, service.servers.get(index)?.id, memory.now);
+        let index = ask.least_by_weight(|server| ask.overhead(server))?;
+        let server = ask.service.servers.get(index)?.id;
+        ask.localities.remember(destination, server, ask.now);
         Some(index)
     }
 }
@@ -39,10 +32,11 @@ pub(super) fn position(service: &VirtualService, id: RealServerId) -> Option<usi
 }
 
 /// More active connections than its weight, while some server has less than half of its own (`is_overloaded`).
-pub(super) fn is_crowded<L: Loads>(service: &VirtualService, server: &RealServer, loads: &L) -> bool {
-    let active = |server: &RealServer| u64::from(loads.active(server.id));
+pub(super) fn is_crowded<L: Loads>(ask: &Pick<'_, L>, server: &RealServer) -> bool {
+    let active = |server: &RealServer| u64::from(ask.loads.active(server.id));
     active(server) > u64::from(server.weight)
-        && service
+        && ask
+            .service
             .servers
             .iter()
             .any(|other| active(other) * 2 < u64::from(other.weight))

@@ -5,69 +5,59 @@
 
 use super::lblc::{is_crowded, position};
 use super::locality::Locality;
-use super::{CostByWeight, FlowHint, Loads, Memory, Scheduler, SchedulerState, locality};
-use crate::ipvs::real_server::RealServer;
+use super::pick::{CostByWeight, takes};
+use super::{Loads, Pick, Scheduler, locality};
 use crate::ipvs::service::VirtualService;
 
 pub(super) struct LocalityBasedLeastConnectionWithReplication;
 
 impl Scheduler for LocalityBasedLeastConnectionWithReplication {
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        _state: &mut SchedulerState,
-        flow: &FlowHint,
-        loads: &L,
-        memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        let (now, lifetime_ms) = (memory.now, memory.lblcr_lifetime_ms);
-        let destination = locality::destination(service.id, flow.dst_words);
-        let by_wlc = || service.least_by_weight(loads, |server| service.overhead.of(server.id, loads));
-        let Some(known) = memory.localities.find(destination, now, lifetime_ms) else {
-            let index = by_wlc()?;
-            memory
-                .localities
-                .remember(destination, service.servers.get(index)?.id, now);
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        let (service, now, lifetime_ms) = (ask.service, ask.now, ask.lblcr_lifetime_ms);
+        let destination = locality::destination(service.id, ask.flow.dst_words);
+        let Some(known) = ask.localities.find(destination, now, lifetime_ms) else {
+            let index = ask.least_by_weight(|server| ask.overhead(server))?;
+            let server = service.servers.get(index)?.id;
+            ask.localities.remember(destination, server, now);
             return Some(index);
         };
-        let least = least_of(service, known, loads);
-        if known.len() > 1
-            && now.since_ms(known.changed) > lifetime_ms
-            && let Some(most) = most_of(service, known, loads)
+        let set = *known;
+        let least = least_of(ask, &set);
+        if set.len() > 1
+            && now.since_ms(set.changed) > lifetime_ms
+            && let Some(most) = most_of(ask, &set)
         {
-            known.take_out(service.servers.get(most)?.id, now);
+            let server = service.servers.get(most)?.id;
+            ask.localities
+                .find(destination, now, lifetime_ms)?
+                .take_out(server, now);
         }
         if let Some(index) = least
-            && !is_crowded(service, service.servers.get(index)?, loads)
+            && !is_crowded(ask, service.servers.get(index)?)
         {
             return Some(index);
         }
-        let index = by_wlc()?;
-        known.add(service.servers.get(index)?.id, now);
+        let index = ask.least_by_weight(|server| ask.overhead(server))?;
+        let server = service.servers.get(index)?.id;
+        ask.localities.find(destination, now, lifetime_ms)?.add(server, now);
         Some(index)
     }
 }
 
 /// Positions of the set's servers that the service lists, newest of the set first.
-fn listed<'a>(service: &'a VirtualService, known: &'a Locality) -> impl Iterator<Item = usize> + 'a {
-    known.servers().filter_map(|id| position(service, id))
-}
-
-fn by_weight<L: Loads>(service: &VirtualService, server: &RealServer, loads: &L) -> CostByWeight {
-    CostByWeight {
-        cost: service.overhead.of(server.id, loads),
-        weight: server.weight,
-    }
+fn listed<'a>(service: &'a VirtualService, set: &'a Locality) -> impl Iterator<Item = usize> + 'a {
+    set.servers().filter_map(|id| position(service, id))
 }
 
 /// The server with the least connections for its weight among those that may take one (`ip_vs_dest_set_min`).
-fn least_of<L: Loads>(service: &VirtualService, known: &Locality, loads: &L) -> Option<usize> {
+fn least_of<L: Loads>(ask: &Pick<'_, L>, set: &Locality) -> Option<usize> {
     let mut least: Option<(usize, CostByWeight)> = None;
-    for index in listed(service, known) {
-        let server = service.servers.get(index)?;
-        if !VirtualService::takes(server, loads) {
+    for index in listed(ask.service, set) {
+        let server = ask.service.servers.get(index)?;
+        if !takes(server, ask.loads) {
             continue;
         }
-        let own = by_weight(service, server, loads);
+        let own = ask.overhead_by_weight(server);
         if least.is_none_or(|(_, best)| own < best) {
             least = Some((index, own));
         }
@@ -76,14 +66,14 @@ fn least_of<L: Loads>(service: &VirtualService, known: &Locality, loads: &L) -> 
 }
 
 /// The server with the most connections for its weight (`ip_vs_dest_set_max`).
-fn most_of<L: Loads>(service: &VirtualService, known: &Locality, loads: &L) -> Option<usize> {
+fn most_of<L: Loads>(ask: &Pick<'_, L>, set: &Locality) -> Option<usize> {
     let mut most: Option<(usize, CostByWeight)> = None;
-    for index in listed(service, known) {
-        let server = service.servers.get(index)?;
+    for index in listed(ask.service, set) {
+        let server = ask.service.servers.get(index)?;
         if server.weight == 0 {
             continue;
         }
-        let own = by_weight(service, server, loads);
+        let own = ask.overhead_by_weight(server);
         if most.is_none_or(|(_, best)| own > best) {
             most = Some((index, own));
         }

@@ -2,20 +2,13 @@
 //!
 //! Follows Linux ip_vs_lc.c.
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState};
-use crate::ipvs::service::VirtualService;
+use super::{Loads, Pick, Scheduler};
 
 pub(super) struct LeastConnection;
 
 impl Scheduler for LeastConnection {
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        _state: &mut SchedulerState,
-        _flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        service.least(loads, |server| Some(service.overhead.of(server.id, loads)))
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        ask.least(|server| Some(ask.overhead(server)))
     }
 }

@@ -4,7 +4,7 @@
 //! its last sample, what a connection of the service brings on average: without that all connections between two
 //! samples would go to one server. No kernel has this scheduler.
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState};
+use super::{Loads, Pick, Scheduler};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::service::VirtualService;
 
@@ -14,15 +14,9 @@ impl Scheduler for LeastTraffic {
     const MEASURED: bool = true;
 
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        _state: &mut SchedulerState,
-        _flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        let per_conn = expected(service, loads);
-        service.least(loads, |server| Some(traffic(server, loads, per_conn)))
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        let per_conn = expected(ask.service, ask.loads);
+        ask.least(|server| Some(traffic(server, ask.loads, per_conn)))
     }
 }
 

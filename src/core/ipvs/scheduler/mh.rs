@@ -8,10 +8,9 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerFlags, SchedulerState, SchedulerTable, TableInputs};
+use super::{Loads, Pick, Scheduler, SchedulerFlags, SchedulerTable, TableInputs};
 use crate::address::{Addr4, Addr6, Address};
 use crate::ipvs::real_server::RealServer;
-use crate::ipvs::service::VirtualService;
 
 /// `IP_VS_MH_TAB_SIZE` with the default `CONFIG_IP_VS_MH_TAB_INDEX=12`: a prime.
 const SLOTS_COUNT: u32 = 4_093;
@@ -54,30 +53,23 @@ impl Scheduler for MaglevHashing {
     }
 
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        _state: &mut SchedulerState,
-        flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        let SchedulerTable::Buckets(slots) = &service.table else {
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        let SchedulerTable::Buckets(slots) = &ask.service.table else {
             return None;
         };
-        let with_port = service.scheduler_flags.contains(SchedulerFlags::PORT);
-        let port = if with_port { u32::from(flow.src_port) } else { 0 };
-        let value = flow.src_fold.wrapping_add(port);
+        let flags = ask.service.scheduler_flags;
+        let value = ask.flow.client_hash(flags);
         let slot = hash(value, KEY1) % SLOTS_COUNT;
-        let (index, takes) = service.bucket(slots, slot as usize, loads)?;
+        let (index, takes) = ask.bucket(slots, slot as usize)?;
         if takes {
             return Some(index);
         }
-        if !service.scheduler_flags.contains(SchedulerFlags::FALLBACK) || !service.has_taker(loads) {
+        if !flags.contains(SchedulerFlags::FALLBACK) || ask.takers().next().is_none() {
             return None;
         }
         let walk = (0..SLOTS_COUNT).map(|offset| (offset + slot) % SLOTS_COUNT);
         walk.map(|offset| hash(value.wrapping_add(offset), KEY1) % SLOTS_COUNT)
-            .filter_map(|at| service.bucket(slots, at as usize, loads))
+            .filter_map(|at| ask.bucket(slots, at as usize))
             .find(|&(_, takes)| takes)
             .map(|(index, _)| index)
     }

@@ -2,24 +2,17 @@
 //!
 //! Follows Linux ip_vs_nq.c.
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState, sed};
-use crate::ipvs::service::VirtualService;
+use super::{Loads, Pick, Scheduler, sed};
 
 pub(super) struct NeverQueue;
 
 impl Scheduler for NeverQueue {
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        state: &mut SchedulerState,
-        flow: &FlowHint,
-        loads: &L,
-        memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        let idle = service
-            .servers
-            .iter()
-            .position(|server| VirtualService::takes(server, loads) && loads.active(server.id) == 0);
-        idle.or_else(|| sed::ShortestExpectedDelay::pick(service, state, flow, loads, memory))
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        let idle = ask.takers().find(|(_, server)| ask.loads.active(server.id) == 0);
+        match idle {
+            Some((index, _)) => Some(index),
+            None => sed::ShortestExpectedDelay::pick(ask),
+        }
     }
 }

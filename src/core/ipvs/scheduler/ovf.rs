@@ -4,23 +4,16 @@
 
 use std::cmp::Reverse;
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState};
-use crate::ipvs::service::VirtualService;
+use super::{Loads, Pick, Scheduler};
 
 pub(super) struct WeightedOverflow;
 
 impl Scheduler for WeightedOverflow {
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        _state: &mut SchedulerState,
-        _flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        service.least(loads, |server| {
-            let has_room = loads.active(server.id) <= server.weight;
-            has_room.then_some(Reverse(server.weight))
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        ask.least(|server| {
+            let has_capacity = ask.loads.active(server.id) <= server.weight;
+            has_capacity.then_some(Reverse(server.weight))
         })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Follows Linux ip_vs_rr.c.
 
-use super::{FlowHint, HEAD, Loads, Memory, Scheduler, SchedulerState};
+use super::pick::takes;
+use super::{HEAD, Loads, Pick, Scheduler, SchedulerState};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::service::VirtualService;
 
@@ -16,23 +17,16 @@ impl Scheduler for RoundRobin {
     }
 
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        state: &mut SchedulerState,
-        _flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        let count = service.servers.len();
-        let first = if state.cursor == HEAD {
-            state.head_start(count)
-        } else {
-            state.cursor as usize + 1
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        let servers = &ask.service.servers;
+        let first = match ask.state.cursor {
+            HEAD => ask.state.head_start(servers.len()),
+            cursor => cursor as usize + 1,
         };
-        let after = service.servers.iter().enumerate().skip(first);
-        let mut round = after.chain(service.servers.iter().enumerate().take(first.min(count)));
-        let (index, _) = round.find(|(_, server)| VirtualService::takes(server, loads))?;
-        state.cursor = index as u32;
+        let after = servers.iter().enumerate().skip(first);
+        let mut round = after.chain(servers.iter().enumerate().take(first));
+        let (index, _) = round.find(|(_, server)| takes(server, ask.loads))?;
+        ask.state.cursor = index as u32;
         Some(index)
     }
 }

@@ -12,6 +12,7 @@ use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::service::{ServiceKey, ServiceProtocol};
 use crate::ipvs::service_table::ServiceTable;
+use crate::tick::Tick;
 
 mod hashing;
 mod least_connection;
@@ -62,14 +63,24 @@ impl Loads for FixedLoads {
     }
 }
 
-/// No time passes in these tests.
-fn memory(localities: &mut Localities) -> Memory<'_> {
-    Memory {
+/// One pick. No time passes in these tests.
+fn pick_of(
+    service: &VirtualService,
+    state: &mut SchedulerState,
+    flow: FlowHint,
+    loads: &FixedLoads,
+    localities: &mut Localities,
+) -> Option<usize> {
+    pick(&mut Pick {
+        service,
+        state,
+        flow,
+        loads,
         localities,
         now: Tick(0),
         lblc_lifetime_ms: 86_400_000,
         lblcr_lifetime_ms: 86_400_000,
-    }
+    })
 }
 
 /// A director with one service and one worker that adopts every change at once.
@@ -152,13 +163,7 @@ impl Bench {
     /// The number of the server picked for a flow, `None` for a refusal.
     fn pick_for(&mut self, flow: FlowHint) -> Option<u8> {
         let service = &self.table.services()[0];
-        let index = pick(
-            service,
-            &mut self.state,
-            &flow,
-            &self.loads,
-            &mut memory(&mut self.localities),
-        )?;
+        let index = pick_of(service, &mut self.state, flow, &self.loads, &mut self.localities)?;
         let server = &service.servers[index];
         if self.opens {
             FixedLoads::raise(&mut self.loads.active, server.id);
@@ -244,12 +249,12 @@ fn no_scheduler_picks_without_servers_or_from_quiesced_or_overloaded_ones() {
         desired.add_service(ServiceSpec::new(KEY, kind)).unwrap();
         let table = desired.build();
         let service = &table.services()[0];
-        let picked = pick(
+        let picked = pick_of(
             service,
             &mut SchedulerState::default(),
-            &FlowHint::default(),
+            FlowHint::default(),
             &FixedLoads::default(),
-            &mut memory(&mut Localities::new()),
+            &mut Localities::new(),
         );
         assert_eq!(picked, None, "{} without servers", kind.name());
         for flags in [SchedulerFlags(0), SchedulerFlags(3)] {

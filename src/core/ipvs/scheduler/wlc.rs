@@ -2,20 +2,13 @@
 //!
 //! Follows Linux ip_vs_wlc.c.
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState};
-use crate::ipvs::service::VirtualService;
+use super::{Loads, Pick, Scheduler};
 
 pub(super) struct WeightedLeastConnection;
 
 impl Scheduler for WeightedLeastConnection {
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        _state: &mut SchedulerState,
-        _flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        service.least_by_weight(loads, |server| service.overhead.of(server.id, loads))
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        ask.least_by_weight(|server| ask.overhead(server))
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! Traffic as in [`super::lt`].
 
-use super::{FlowHint, Loads, Memory, Scheduler, SchedulerState, lt};
-use crate::ipvs::service::VirtualService;
+use super::{Loads, Pick, Scheduler, lt};
 
 pub(super) struct WeightedLeastTraffic;
 
@@ -11,14 +10,8 @@ impl Scheduler for WeightedLeastTraffic {
     const MEASURED: bool = true;
 
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        _state: &mut SchedulerState,
-        _flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        let per_conn = lt::expected(service, loads);
-        service.least_by_weight(loads, |server| lt::traffic(server, loads, per_conn))
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        let per_conn = lt::expected(ask.service, ask.loads);
+        ask.least_by_weight(|server| lt::traffic(server, ask.loads, per_conn))
     }
 }

@@ -5,7 +5,8 @@
 //! nothing because every server that takes connections weighs less are not walked, so the work for a pick
 //! is a few passes over the servers instead of up to 65,535.
 
-use super::{FlowHint, HEAD, Loads, Memory, Scheduler, SchedulerState, SchedulerTable, TableInputs};
+use super::pick::takes;
+use super::{HEAD, Loads, Pick, Scheduler, SchedulerState, SchedulerTable, TableInputs};
 use crate::ipvs::service::VirtualService;
 
 /// With several workers each begins elsewhere in the cycle, at most so many picks in.
@@ -43,30 +44,26 @@ impl Scheduler for WeightedRoundRobin {
     }
 
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        state: &mut SchedulerState,
-        _flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
-        let SchedulerTable::Weights { gcd, top, .. } = service.table else {
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        let SchedulerTable::Weights { gcd, top, .. } = ask.service.table else {
             return None;
         };
         if top <= 0 {
             return None;
         }
+        let state = &mut *ask.state;
         let mut walk = Walk {
-            service,
+            service: ask.service,
+            loads: ask.loads,
             gcd,
             top,
             first: state.cursor,
             current_weight: state.current_weight,
         };
         if state.cursor == HEAD {
-            walk.skip(state.head_start(walk.cycle()), loads);
+            walk.skip(state.head_start(walk.cycle()));
         }
-        let picked = walk.next_server(loads);
+        let picked = walk.next_server();
         state.started |= picked.is_some();
         state.cursor = picked.unwrap_or(walk.first);
         state.current_weight = walk.current_weight;
@@ -75,15 +72,16 @@ impl Scheduler for WeightedRoundRobin {
 }
 
 /// The kernel's double loop; `first` and `current_weight` are the mark that it leaves.
-struct Walk<'service> {
-    service: &'service VirtualService,
+struct Walk<'a, L> {
+    service: &'a VirtualService,
+    loads: &'a L,
     gcd: i32,
     top: i32,
     first: u32,
     current_weight: i32,
 }
 
-impl Walk<'_> {
+impl<L: Loads> Walk<'_, L> {
     /// Picks until the walk repeats itself, at most so many as a worker may skip at once.
     #[inline]
     fn cycle(&self) -> usize {
@@ -93,9 +91,9 @@ impl Walk<'_> {
 
     /// Leaves out so many picks.
     #[inline]
-    fn skip<L: Loads>(&mut self, picks: usize, loads: &L) {
+    fn skip(&mut self, picks: usize) {
         for _ in 0..picks {
-            let Some(index) = self.next_server(loads) else { break };
+            let Some(index) = self.next_server() else { break };
             self.first = index;
         }
     }
@@ -103,13 +101,13 @@ impl Walk<'_> {
     /// The next server at or above the threshold. Without one, `first` tells where the walk ended: at the
     /// server it came from, or at the head.
     #[inline]
-    fn next_server<L: Loads>(&mut self, loads: &L) -> Option<u32> {
+    fn next_server(&mut self) -> Option<u32> {
         let mut from = if self.first == HEAD { 0 } else { self.first as usize + 1 };
         let mut last = None;
         let (mut restarted, mut is_last_round) = (false, false);
         loop {
             for (index, server) in self.service.servers.iter().enumerate().skip(from) {
-                if server.weight as i32 >= self.current_weight && !loads.overloaded(server.id) {
+                if server.weight as i32 >= self.current_weight && !self.loads.overloaded(server.id) {
                     return Some(index as u32);
                 }
                 if last == Some(index as u32) {
@@ -126,7 +124,7 @@ impl Walk<'_> {
                 }
                 restarted = true;
             }
-            self.sink_to_takers(loads);
+            self.sink_to_takers();
             is_last_round = self.current_weight <= self.gcd;
             if is_last_round && restarted {
                 last = Some(self.first);
@@ -136,12 +134,9 @@ impl Walk<'_> {
 
     /// Skips the rounds in which no server can be found.
     #[inline]
-    fn sink_to_takers<L: Loads>(&mut self, loads: &L) {
-        let takers = self
-            .service
-            .servers
-            .iter()
-            .filter(|server| VirtualService::takes(server, loads));
+    fn sink_to_takers(&mut self) {
+        let servers = self.service.servers.iter();
+        let takers = servers.filter(|server| takes(server, self.loads));
         let heaviest = takers.map(|server| server.weight as i32).max().unwrap_or(0).max(1);
         if self.current_weight > heaviest {
             let rounds = (self.current_weight - heaviest + self.gcd - 1) / self.gcd;

@@ -4,9 +4,9 @@
 //! few servers only two random ones are compared, so that not all connections run to the one that is fastest at
 //! present. No kernel has this scheduler.
 
-use super::{CostByWeight, FlowHint, Loads, Memory, Scheduler, SchedulerState, twos};
+use super::pick::CostByWeight;
+use super::{Loads, Pick, Scheduler, twos};
 use crate::ipvs::real_server::RealServer;
-use crate::ipvs::service::VirtualService;
 
 /// So many servers are all compared.
 const SCANNED_MAX: usize = 4;
@@ -17,23 +17,18 @@ impl Scheduler for WeightedResponseTime {
     const MEASURED: bool = true;
 
     #[inline]
-    fn pick<L: Loads>(
-        service: &VirtualService,
-        state: &mut SchedulerState,
-        _flow: &FlowHint,
-        loads: &L,
-        _memory: &mut Memory<'_>,
-    ) -> Option<usize> {
+    fn pick<L: Loads>(ask: &mut Pick<'_, L>) -> Option<usize> {
+        let (servers, loads) = (&ask.service.servers, ask.loads);
         let cost = |server: &RealServer| {
             let conns = u64::from(loads.active(server.id)) + 1;
             loads.response_us(server.id).saturating_mul(conns)
         };
-        if service.servers.len() <= SCANNED_MAX {
-            return service.least_by_weight(loads, cost);
+        if servers.len() <= SCANNED_MAX {
+            return ask.least_by_weight(cost);
         }
-        let (first, second) = twos::two_by_weight(service, loads, |total| state.random.below_u64(total))?;
+        let (first, second) = twos::two_by_weight(ask, |random, total| random.below_u64(total))?;
         let by_weight = |index: usize| {
-            let server = service.servers.get(index)?;
+            let server = servers.get(index)?;
             let (cost, weight) = (cost(server), server.weight);
             Some(CostByWeight { cost, weight })
         };

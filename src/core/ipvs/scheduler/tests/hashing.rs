@@ -1,11 +1,12 @@
 //! Addresses: sh, dh, mh, conhash.
 
 use super::*;
+use crate::address::{Addr6, Address};
 
 #[test]
 fn sh_buckets_are_the_kernels() {
     let bucket = |fold: u32, port: u32| hash_to_byte(fold.wrapping_add(port));
-    let client6 = crate::address::Addr6::from_ip("2001:db8::1".parse().unwrap()).unwrap();
+    let client6 = Addr6::from_ip("2001:db8::1".parse().unwrap()).unwrap();
     assert_eq!(
         [bucket(0xC0A8_0001, 0), bucket(0x0A00_0001, 0), bucket(0xCB00_7107, 0)],
         [192, 39, 124]
@@ -159,8 +160,9 @@ proptest! {
         let servers: Vec<u8> = servers.into_iter().collect();
         let add: Vec<String> = servers.iter().zip(&weights).map(|(server, weight)| format!("a {server} {weight}")).collect();
         let (kind, flags, moved_percent) = if is_mh {
-            // Maglev trades a little disruption for evenness, unequal weights cost more of it.
-            (SchedulerKind::Mh, SchedulerFlags::CANONICAL, 20)
+            // Maglev trades a little disruption for evenness, and unequal weights cost more of it: up to a quarter of
+            // the clients in 15,000 random sets of servers.
+            (SchedulerKind::Mh, SchedulerFlags::CANONICAL, 30)
         } else {
             (SchedulerKind::Conhash, SchedulerFlags(0), 0)
         };
