@@ -23,7 +23,7 @@ use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::{L3, L3Builder, NeighbourKey, NeighbourState};
 use lvs_core::limits::BURST_MAX;
 use lvs_core::single_writer::SingleWriter;
-use lvs_core::testing::VecFrame;
+use lvs_core::frame::vec::VecFrame;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::mutate::add_services;
 use lvs_core::testing::network::{LAN, WAN, neighbour_mac, network};

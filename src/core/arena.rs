@@ -23,7 +23,7 @@ use zerocopy::FromBytes;
 pub const SLICE_ALIGN: usize = 64;
 
 /// Bytes of the header in front of the first slice.
-pub const HEADER_BYTES: usize = size_of::<Header>();
+pub const HEADER_BYTES: usize = size_of::<ArenaHeader>();
 
 /// Changes whenever any structure in an arena changes its meaning without changing its size.
 const LAYOUT_VERSION: u32 = 1;
@@ -56,7 +56,7 @@ pub enum ArenaError {
 
 #[derive(Clone, Copy, FromBytes)]
 #[repr(C, align(64))]
-struct Header {
+struct ArenaHeader {
     magic: u64,
     layout_version: u32,
     reserved: u32,
@@ -103,7 +103,7 @@ impl Arena {
     pub fn in_memory(len: usize) -> Self {
         let len = len.max(HEADER_BYTES + SLICE_ALIGN).next_multiple_of(PAGE);
         let align = if len >= LARGE_PAGE { LARGE_PAGE } else { PAGE };
-        let layout = Layout::from_size_align(len, align).unwrap_or(Layout::new::<Header>());
+        let layout = Layout::from_size_align(len, align).unwrap_or(Layout::new::<ArenaHeader>());
         // SAFETY: the layout is not of size 0.
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else {
@@ -139,7 +139,7 @@ impl Arena {
             recovered: false,
         };
         let len = arena.region.len as u64;
-        let Header {
+        let ArenaHeader {
             magic,
             layout_version,
             len: earlier_len,
@@ -208,10 +208,10 @@ impl Arena {
         })
     }
 
-    fn header(&mut self) -> &mut Header {
-        // SAFETY: the region begins with room for a Header, 64-byte aligned and initialised; slices begin
+    fn header(&mut self) -> &mut ArenaHeader {
+        // SAFETY: the region begins with room for a ArenaHeader, 64-byte aligned and initialised; slices begin
         // after it, and `&mut self` makes this the only reference.
-        unsafe { self.region.start.cast::<Header>().as_mut() }
+        unsafe { self.region.start.cast::<ArenaHeader>().as_mut() }
     }
 
     fn format(&mut self, zero: bool) {
@@ -220,7 +220,7 @@ impl Arena {
             unsafe { self.region.start.write_bytes(0, self.region.len) }
         }
         let len = self.region.len as u64;
-        *self.header() = Header {
+        *self.header() = ArenaHeader {
             magic: MAGIC,
             layout_version: LAYOUT_VERSION,
             reserved: 0,

@@ -14,10 +14,12 @@ use crate::ipvs::scheduler::Overhead;
 use crate::ipvs::sync::daemon::SyncDaemon;
 use crate::ipvs::sysctl::Sysctls;
 
-mod balancing;
 mod error;
+mod marks;
 mod raw;
 mod service_key;
+mod sync_daemons;
+mod sysctls;
 mod validate;
 
 pub use error::{ConfigError, ConfigProblem};

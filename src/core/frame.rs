@@ -1,9 +1,11 @@
-//! What the path needs of a buffer. An mbuf is one kind; [`crate::testing::VecFrame`] is another.
+//! What the path needs of a buffer. An mbuf is one kind, [`vec::VecFrame`] another.
 //!
 //! Only steps that grow or shrink a packet (tunnel, ICMP replies) take a `Frame`;
 //! everything else works on `&mut [u8]`.
 
-/// One Ethernet frame in one contiguous buffer with room in front and behind.
+pub mod vec;
+
+/// One Ethernet frame in one contiguous buffer with headroom and tailroom.
 pub trait Frame {
     /// The frame from its destination MAC to its last byte (no FCS).
     fn bytes(&self) -> &[u8];

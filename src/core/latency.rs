@@ -134,6 +134,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::properties())]
+
         #[test]
         fn percentiles_are_those_of_a_sorted_list_but_for_an_eighth(
             mut samples in proptest::collection::vec(0u64..1 << 34, 1..500),

@@ -25,6 +25,7 @@ pub mod single_writer;
 pub mod snapshot;
 pub mod stages;
 pub mod tag_match;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tick;
 pub mod verdict;

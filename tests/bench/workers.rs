@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use lvs_core::arena::Arena;
 use lvs_core::counters::WorkerCounters;
+use lvs_core::frame::vec::VecFrame;
 use lvs_core::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::scheduler::SchedulerKind;
@@ -27,7 +28,7 @@ use lvs_core::random::Random;
 use lvs_core::single_writer::SingleWriter;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
-use lvs_core::testing::{CapturedFrame, VecFrame, tcp4, write_pcap};
+use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
 use lvs_core::tick::Tick;
 use lvs_core::verdict::{Verdict, WorkerId};
 use lvs_core::worker_state::{WorkerSettings, WorkerState};

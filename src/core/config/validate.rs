@@ -17,7 +17,7 @@ use super::{
     ApiConfig, Config, ConnectionsConfig, DeviceConfig, EalConfig, JournalConfig, MetricsConfig, ServiceConfig,
     WorkersConfig,
 };
-use super::{balancing, service_key};
+use super::{marks, service_key, sync_daemons, sysctls};
 use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpec};
 use crate::ipvs::forwarding::ForwardingMode;
@@ -61,9 +61,9 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
             path: absolute(raw.journal.path, JournalConfig::default().path)?,
         },
         overhead,
-        marks: balancing::marks(&raw.mark, &raw.device)?,
-        sysctls: balancing::sysctls(&raw.sysctl)?,
-        sync_daemons: balancing::sync_daemons(&raw.sync_daemon)?,
+        marks: marks::marks(&raw.mark, &raw.device)?,
+        sysctls: sysctls::sysctls(&raw.sysctl)?,
+        sync_daemons: sync_daemons::sync_daemons(&raw.sync_daemon)?,
         devices: devices(&raw.device)?,
         services: services(&raw.service, overhead)?,
     })

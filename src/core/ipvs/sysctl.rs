@@ -29,7 +29,7 @@ pub enum SysctlError {
 }
 
 /// One kind of value: how it is read and shown, and what is allowed.
-trait Value: Sized + Copy {
+trait SysctlValue: Sized + Copy {
     fn read(text: &str, allowed: &Allowed) -> Option<Self>;
     fn show(self) -> String;
 }
@@ -40,7 +40,7 @@ struct Allowed {
     words: &'static str,
 }
 
-impl Value for u32 {
+impl SysctlValue for u32 {
     fn read(text: &str, allowed: &Allowed) -> Option<Self> {
         let value: i64 = text.trim().parse().ok()?;
         (allowed.least..=allowed.most)
@@ -53,7 +53,7 @@ impl Value for u32 {
     }
 }
 
-impl Value for i32 {
+impl SysctlValue for i32 {
     fn read(text: &str, allowed: &Allowed) -> Option<Self> {
         let value: Self = text.trim().parse().ok()?;
         (allowed.least..=allowed.most)
@@ -66,7 +66,7 @@ impl Value for i32 {
     }
 }
 
-impl Value for bool {
+impl SysctlValue for bool {
     /// As the kernel's `proc_dointvec`: every number but 0 means yes.
     fn read(text: &str, _allowed: &Allowed) -> Option<Self> {
         text.trim().parse::<i32>().ok().map(|value| value != 0)
@@ -78,7 +78,7 @@ impl Value for bool {
 }
 
 /// `sync_threshold`: the packet at which a connection is first sent, and every how many packets again.
-impl Value for [u32; 2] {
+impl SysctlValue for [u32; 2] {
     fn read(text: &str, _allowed: &Allowed) -> Option<Self> {
         let mut words = text.split_whitespace().map(|word| word.parse::<i32>().ok());
         let (threshold, period) = (words.next()??, words.next()??);
@@ -95,7 +95,7 @@ impl Value for [u32; 2] {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuList(u128);
 
-impl Value for CpuList {
+impl SysctlValue for CpuList {
     fn read(text: &str, _allowed: &Allowed) -> Option<Self> {
         let mut cpus = 0;
         for range in text.split(',').map(str::trim).filter(|range| !range.is_empty()) {
@@ -204,7 +204,7 @@ macro_rules! sysctls {
             pub fn set(&mut self, name: &str, value: &str) -> Result<(), SysctlError> {
                 match short(name) {
                     $(stringify!($name) => {
-                        self.$name = Value::read(value, &$allowed).ok_or_else(|| SysctlError::Invalid {
+                        self.$name = SysctlValue::read(value, &$allowed).ok_or_else(|| SysctlError::Invalid {
                             name: stringify!($name),
                             value: value.to_owned(),
                             allowed: $allowed.words,

@@ -355,6 +355,8 @@ fn check_against_scan<A: Address>(routes: &[(IpNet, u32)], destinations: &[A]) {
 }
 
 proptest! {
+    #![proptest_config(crate::testing::properties())]
+
     #[test]
     fn the_trie_finds_what_a_linear_scan_finds(
         routes4 in prop::collection::vec((prefix4(), 0..3u32), 0..40),

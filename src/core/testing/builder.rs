@@ -7,7 +7,7 @@ mod emit;
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::testing::VecFrame;
+use crate::frame::vec::VecFrame;
 use crate::wire::ethernet::{ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN};
 use crate::wire::ipv6::{NEXT_AUTHENTICATION, NEXT_DESTINATION, NEXT_HOP_BY_HOP, NEXT_ROUTING};
 use crate::wire::{icmp, sctp, tcp, udp};

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use lvs_core::frame::Frame;
+use lvs_core::frame::vec::VecFrame;
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::BURST_MAX;
 use lvs_core::random::Random;
@@ -13,7 +14,7 @@ use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::mutate::{add_services, arbitrary, seeds};
 use lvs_core::testing::network::{LAN, WAN, network};
-use lvs_core::testing::{VecFrame, tcp4};
+use lvs_core::testing::tcp4;
 
 /// Frames of one run with the default settings: ten million in all.
 const FRAMES_PER_RUN: usize = 2_500_000;
@@ -37,7 +38,7 @@ fn run(seed: u64, workers: u8, frames_count: usize) {
         let mut frames: Vec<VecFrame> = (0..count)
             .map(|_| {
                 let bytes = arbitrary(&mut random, &seeds);
-                VecFrame::with_room(&bytes, random.below(130) as usize, 64)
+                VecFrame::with_headroom(&bytes, random.below(130) as usize, 64)
             })
             .collect();
         let worker = random.below(u32::from(workers)) as usize;

@@ -47,7 +47,7 @@ impl Bucket {
     }
 
     /// Puts an entry at the first free place; `false` when there is none.
-    fn put(&mut self, entry: Entry, displaced: bool) -> bool {
+    fn put(&mut self, entry: IndexEntry, displaced: bool) -> bool {
         let free = self.places_of(FREE);
         if free == 0 {
             return false;
@@ -60,9 +60,9 @@ impl Bucket {
     }
 
     /// Takes the entry at `place` out; tells whether it was displaced.
-    fn take(&mut self, place: usize) -> (Entry, bool) {
+    fn take(&mut self, place: usize) -> (IndexEntry, bool) {
         let place = place % PLACES;
-        let entry = Entry {
+        let entry = IndexEntry {
             tag: self.tags[place],
             value: self.values[place],
         };
@@ -74,7 +74,7 @@ impl Bucket {
 
     /// Where `entry` is. Its tag finds the place; the loop is for the rare neighbour with the same tag.
     #[inline(always)]
-    fn place_of_entry(&self, entry: Entry) -> Option<usize> {
+    fn place_of_entry(&self, entry: IndexEntry) -> Option<usize> {
         let mut places = self.places_of(entry.tag);
         while places != 0 {
             let place = first_of(places);
@@ -88,7 +88,7 @@ impl Bucket {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Entry {
+struct IndexEntry {
     tag: u16,
     value: u32,
 }
@@ -195,7 +195,7 @@ impl KeyIndex {
     /// Adds `value` under `hash`; `false`, and nothing changed, when there is no room.
     #[must_use]
     pub(super) fn insert(&mut self, hash: u64, value: u32) -> bool {
-        let entry = Entry {
+        let entry = IndexEntry {
             tag: tag_of(hash),
             value,
         };
@@ -236,7 +236,7 @@ impl KeyIndex {
 
     /// Takes `value` out, which was inserted under `hash`; `false` when it is not there.
     pub(super) fn remove(&mut self, hash: u64, value: u32) -> bool {
-        let entry = Entry {
+        let entry = IndexEntry {
             tag: tag_of(hash),
             value,
         };

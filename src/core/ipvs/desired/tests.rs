@@ -346,13 +346,13 @@ type TwinServers = Vec<(RealServerId, ServerSpec)>;
 
 /// The same behaviour by the plainest means.
 #[derive(Clone, Debug, Default)]
-struct Twin {
+struct ServicesTwin {
     services: Vec<(ServiceSpec, Vec<IpAddr>, TwinServers)>,
     deleted: Vec<Remembered>,
     now_sec: u64,
 }
 
-impl Twin {
+impl ServicesTwin {
     fn is_good(key: &ServiceKey, spec: &ServerSpec) -> bool {
         let ServiceKey::Address { addr, .. } = key else {
             panic!("no address: {key}")
@@ -658,10 +658,12 @@ fn any_action() -> impl Strategy<Value = Action> {
 }
 
 proptest! {
+    #![proptest_config(crate::testing::properties())]
+
     #[test]
     fn any_actions_end_where_the_naive_twin_ends(actions in prop::collection::vec(any_action(), 1..80)) {
         let mut desired = DesiredServices::default();
-        let mut twin = Twin::default();
+        let mut twin = ServicesTwin::default();
         for action in &actions {
             let before = (desired.revision(), essence(&desired));
             let services_before = twin.services.len();

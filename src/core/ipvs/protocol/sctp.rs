@@ -157,10 +157,10 @@ use SctpState::{
 };
 
 /// Next states, one row an [`SctpEvent`], one column a present state.
-type Transitions = [[SctpState; 14]; 10];
+type SctpTransitions = [[SctpState; 14]; 10];
 
 /// Present:  NO  I1  IN  CS  CR  CW  CO  CE  ES  SS  SR  SA  RJ  CL
-const INBOUND: Transitions = [
+const INBOUND: SctpTransitions = [
     /* d   */ [ES, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
     /* i   */ [I1, IN, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, IN, IN],
     /* ia  */ [CW, CW, CW, CS, CR, CO, CO, CE, ES, SS, SR, SA, RJ, CL],
@@ -173,7 +173,7 @@ const INBOUND: Transitions = [
     /* ab  */ [CL, CL, CL, CL, CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL],
 ];
 
-const OUTBOUND: Transitions = [
+const OUTBOUND: SctpTransitions = [
     /* d   */ [ES, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
     /* i   */ [CW, CW, CW, CW, CW, CW, CW, CW, ES, CW, CW, CW, CW, CW],
     /* ia  */ [CS, CS, CS, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL],
@@ -187,7 +187,7 @@ const OUTBOUND: Transitions = [
 ];
 
 /// Only the client is heard.
-const INBOUND_ONLY: Transitions = [
+const INBOUND_ONLY: SctpTransitions = [
     /* d   */ [ES, I1, IN, CS, CR, ES, CO, CE, ES, SS, SR, SA, RJ, CL],
     /* i   */ [I1, IN, IN, IN, IN, IN, CO, CE, ES, SS, SR, SA, IN, IN],
     /* ia  */ [CE, CE, CE, CE, CE, CE, CO, CE, ES, SS, SR, SA, RJ, CL],

@@ -104,17 +104,17 @@ pub const fn begins_connection(tcp_flags: u8) -> bool {
 }
 
 /// Next states, one row an event (SYN, FIN, ACK, RST), one column a present state.
-type Transitions = [[TcpState; 11]; 4];
+type TcpTransitions = [[TcpState; 11]; 4];
 
 /// Present:             NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA
-const IN: Transitions = [
+const IN: TcpTransitions = [
     /* syn */ [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
     /* fin */ [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW],
     /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
     /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR],
 ];
 
-const OUT: Transitions = [
+const OUT: TcpTransitions = [
     /* syn */ [SS, ES, SS, SR, SS, SS, SS, SS, SS, LI, SR],
     /* fin */ [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW],
     /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES],
@@ -122,28 +122,28 @@ const OUT: Transitions = [
 ];
 
 /// Only the client is heard.
-const IN_ONLY: Transitions = [
+const IN_ONLY: TcpTransitions = [
     /* syn */ [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
     /* fin */ [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
     /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
     /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
 ];
 
-const SECURE_IN: Transitions = [
+const SECURE_IN: TcpTransitions = [
     /* syn */ [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SA],
     /* fin */ [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, SA],
     /* ack */ [ES, ES, SS, SR, FW, TW, CL, CW, CL, LI, SA],
     /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
 ];
 
-const SECURE_OUT: Transitions = [
+const SECURE_OUT: TcpTransitions = [
     /* syn */ [SS, ES, SS, SA, SS, SS, SS, SS, SS, LI, SA],
     /* fin */ [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW],
     /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES],
     /* rst */ [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL],
 ];
 
-const SECURE_IN_ONLY: Transitions = [
+const SECURE_IN_ONLY: TcpTransitions = [
     /* syn */ [SA, ES, ES, SR, SA, SA, SA, SA, SA, SA, SA],
     /* fin */ [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
     /* ack */ [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
@@ -176,7 +176,7 @@ pub const fn next_secure(state: TcpState, direction: Direction, no_output: bool,
 
 /// RST counts before SYN, SYN before FIN, FIN before ACK; a packet with none of them closes.
 #[inline]
-const fn next_state(transitions: &Transitions, state: TcpState, tcp_flags: u8) -> TcpState {
+const fn next_state(transitions: &TcpTransitions, state: TcpState, tcp_flags: u8) -> TcpState {
     let event = if tcp_flags & FLAG_RST != 0 {
         3
     } else if tcp_flags & FLAG_SYN != 0 {

@@ -174,7 +174,7 @@ fn read_entry(entry: &[u8]) -> Result<Result<SyncConn, Skip>, Fault> {
     }
     let mut bytes = ByteReader(entry);
     let (conn, flags) = read_fixed(&mut bytes, is_ipv6).ok_or(Fault::EntryLength)?;
-    let mut options = Options::default();
+    let mut options = EntryOptions::default();
     // Nobody looks further once an unknown option has disqualified the entry.
     while !bytes.0.is_empty() && !options.is_unknown {
         options.read(&mut bytes, is_ipv6).ok_or(Fault::Option)?;
@@ -237,7 +237,7 @@ pub(super) fn check(conn: &SyncConn, flags_sent: u32) -> Result<(), Skip> {
 }
 
 #[derive(Default)]
-struct Options {
+struct EntryOptions {
     shifts: Option<[SequenceShift; 2]>,
     local: Option<SyncedEnd>,
     has_engine_data: bool,
@@ -245,7 +245,7 @@ struct Options {
     is_unknown: bool,
 }
 
-impl Options {
+impl EntryOptions {
     /// One option; `None` when it is malformed.
     fn read(&mut self, bytes: &mut ByteReader<'_>, is_ipv6: bool) -> Option<()> {
         let (kind, len) = (bytes.u8()?, usize::from(bytes.u8()?));

@@ -87,8 +87,9 @@ pub(crate) fn resize_front<F: Frame>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::vec::VecFrame;
     use crate::l3::DeviceId;
-    use crate::testing::{VecFrame, tcp4, tcp6};
+    use crate::testing::{tcp4, tcp6};
 
     fn hop(vlan: u16) -> Hop {
         Hop {
@@ -128,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_tag_without_headroom_is_refused() {
-        let mut frame = VecFrame::with_room(&tcp4("198.51.100.1:1 > 192.0.2.1:2").build(), 3, 0);
+        let mut frame = VecFrame::with_headroom(&tcp4("198.51.100.1:1 > 192.0.2.1:2").build(), 3, 0);
         assert_eq!(
             write(&mut frame, 14, &hop(7), AddressFamily::Ipv4),
             Err(DropReason::NoHeadroom)

@@ -2,14 +2,13 @@
 
 use super::*;
 use crate::address::{Addr4, Addr6, Address};
+use crate::frame::vec::VecFrame;
 use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use crate::path::forward::rewrite;
 use crate::path::forward::tunnel::encapsulate;
 use crate::path::icmp::build::{IcmpError, icmp_error};
 use crate::random::Random;
-use crate::testing::{
-    PacketBuilder, VecFrame, checksum_faults, describe, hex, icmp4, icmp6, sctp4, tcp4, tcp6, udp4, udp6,
-};
+use crate::testing::{PacketBuilder, checksum_faults, describe, hex, icmp4, icmp6, sctp4, tcp4, tcp6, udp4, udp6};
 
 const ENDS4: &str = "198.51.100.1:40000 > 192.0.2.1:80";
 const ENDS6: &str = "[2001:db8::1]:40000 > [2001:db8:1::2]:80";

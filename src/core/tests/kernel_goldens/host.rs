@@ -8,11 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use lvs_core::address::{Address, AddressFamily, FlowKey};
 use lvs_core::frame::Frame;
+use lvs_core::frame::vec::VecFrame;
 use lvs_core::headers::{Flow, Fragment, Headers};
 use lvs_core::l3::{DeviceId, Hop, L3, NeighbourKey, Route};
 use lvs_core::path::icmp::build::{self, IcmpError};
 use lvs_core::path::parse::{Parsed, embedded, parse};
-use lvs_core::testing::{PacketBuilder, VecFrame, checksum_faults, icmp4, icmp6, tcp4, tcp6};
+use lvs_core::testing::{PacketBuilder, checksum_faults, icmp4, icmp6, tcp4, tcp6};
 
 use crate::frames::{ethertype, parts};
 

@@ -164,10 +164,10 @@ impl Listings {
             // What ipvsadm refuses without asking the kernel.
             return Ok(());
         }
-        let Some(wanted) = Wanted::read(&command.command) else {
+        let Some(request) = ListingRequest::read(&command.command) else {
             return Ok(());
         };
-        let key = match wanted.service {
+        let key = match request.service {
             Some(ref service) => match commands::service_of(service) {
                 Err(_) if command.rc != 0 => return Ok(()),
                 named => Some(named?),
@@ -188,7 +188,7 @@ impl Listings {
         self.collect(director);
         let mut refutation = None;
         self.hypotheses.retain(|hypothesis| {
-            let ours = wanted.print(director, hypothesis, key.as_ref());
+            let ours = request.print(director, hypothesis, key.as_ref());
             let same = text::is_same(&command.command, &ours, &command.output, EXPIRY_TOLERANCE_SEC);
             if !same {
                 refutation = Some(ours);
@@ -205,14 +205,14 @@ impl Listings {
 /// Settings as `sysctl -a`, or `sysctl` with a name, shows them.
 fn settings(director: &TestDirector, command: &str) -> String {
     let names = Sysctls::NAMES.iter();
-    let wanted = names.filter(|name| command.starts_with("sysctl -a") || command.ends_with(&format!(".{name}")));
+    let named = names.filter(|name| command.starts_with("sysctl -a") || command.ends_with(&format!(".{name}")));
     let line = |name: &&str| {
         format!(
             "net.ipv4.vs.{name} = {}\n",
             director.sysctls().get(name).unwrap_or_default()
         )
     };
-    wanted.map(line).collect()
+    named.map(line).collect()
 }
 
 /// What a command asks for.
@@ -223,13 +223,13 @@ enum What {
     Timeouts,
 }
 
-struct Wanted {
+struct ListingRequest {
     what: What,
     /// As on the command line: `-t 10.0.0.100:80`.
     service: Option<String>,
 }
 
-impl Wanted {
+impl ListingRequest {
     fn read(command: &str) -> Option<Self> {
         let words: Vec<&str> = command.split_whitespace().collect();
         let has = |word: &str| words.contains(&word);
@@ -254,8 +254,8 @@ impl Wanted {
     fn print(&self, director: &TestDirector, hypothesis: &Hypothesis, key: Option<&ServiceKey>) -> String {
         let services = || {
             let all = director.desired.services();
-            let wanted = all.filter(|listing| key.is_none_or(|key| listing.spec.key == *key));
-            wanted.map(|listing| service(director, hypothesis, &listing)).collect()
+            let shown = all.filter(|listing| key.is_none_or(|key| listing.spec.key == *key));
+            shown.map(|listing| service(director, hypothesis, &listing)).collect()
         };
         match self.what {
             What::Services(style) => ipvsadm_text::list(services(), key.is_none().then_some(TABLE_SIZE), style),

@@ -1,10 +1,11 @@
 //! What one pass of the worker's loop does at most, in virtual time: a table is filled, and expires, piece by piece.
 
 use lvs_core::frame::Frame;
+use lvs_core::frame::vec::VecFrame;
 use lvs_core::ipvs::protocol::Timeouts;
 use lvs_core::limits::{BURST_MAX, TIMERS_PER_PASS_MAX};
 use lvs_core::testing::network::{WAN, director_mac};
-use lvs_core::testing::{VecFrame, udp4};
+use lvs_core::testing::udp4;
 
 use super::*;
 
@@ -72,7 +73,7 @@ impl Flood {
     }
 
     fn next_frame(&mut self) -> VecFrame {
-        let mut frame = VecFrame::with_room(&self.by_client[self.sent / PORTS], 0, 64);
+        let mut frame = VecFrame::with_headroom(&self.by_client[self.sent / PORTS], 0, 64);
         let port = 1_024 + (self.sent % PORTS) as u16;
         frame.bytes_mut()[SRC_PORT_AT..SRC_PORT_AT + 2].copy_from_slice(&port.to_be_bytes());
         self.sent += 1;

@@ -1,12 +1,13 @@
 //! What cannot go on: answered like the kernel answers, punted, held or dropped by name.
 
+use lvs_core::frame::vec::VecFrame;
 use lvs_core::ipvs::desired::ServerSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
 use lvs_core::path::resolve;
 use lvs_core::testing::director::Outcome;
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
-use lvs_core::testing::{VecFrame, icmp4, tcp4, tcp6, udp4};
+use lvs_core::testing::{icmp4, tcp4, tcp6, udp4};
 use lvs_core::verdict::DropReason;
 
 use super::{CONNS_MAX, addr, counts, director, packet, service};

@@ -116,13 +116,13 @@ struct TwinConn {
 
 /// What the table must do, with 64-bit time and no cleverness.
 #[derive(Default)]
-struct Twin {
+struct TableTwin {
     /// Several connections may have one outbound key; the newest is the last.
     keys: HashMap<(u8, usize, usize), Vec<(u32, Direction)>>,
     conns: HashMap<u32, TwinConn>,
 }
 
-impl Twin {
+impl TableTwin {
     fn nth(&self, nth: usize) -> Option<u32> {
         let mut slots: Vec<_> = self.conns.keys().copied().collect();
         slots.sort_unstable();
@@ -155,7 +155,7 @@ const REARM_MS: u32 = 700;
 
 struct Pair<A: Address> {
     table: ConnTable<A>,
-    twin: Twin,
+    twin: TableTwin,
     now: u64,
     hosts: usize,
     capacity: usize,
@@ -353,7 +353,7 @@ fn starts() -> impl Strategy<Value = u64> {
 fn run<A: Address>(hosts: usize, capacity: usize, start: u64, secret: [u64; 4], ops: &[Op]) {
     let mut pair = Pair::<A> {
         table: table(capacity, secret),
-        twin: Twin::default(),
+        twin: TableTwin::default(),
         now: start,
         hosts,
         capacity,
@@ -376,7 +376,7 @@ fn run<A: Address>(hosts: usize, capacity: usize, start: u64, secret: [u64; 4], 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..crate::testing::properties() })]
 
     #[test]
     fn few_keys_behave_as_in_the_twin(

@@ -149,6 +149,8 @@ fn mh_canonical_gives_one_table_whatever_the_order_of_addition() {
 }
 
 proptest! {
+    #![proptest_config(crate::testing::properties())]
+
     /// When one server goes, hardly any client moves but its own; when it comes back, all is as before.
     #[test]
     fn mh_and_conhash_move_few_clients_that_need_not_move(

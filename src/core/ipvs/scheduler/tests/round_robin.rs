@@ -142,6 +142,8 @@ impl WrrTwin {
 }
 
 proptest! {
+    #![proptest_config(crate::testing::properties())]
+
     #[test]
     fn wrr_is_the_kernels_loop_even_where_it_takes_a_short_cut(
         weights in prop::collection::vec(prop_oneof![Just(0), 1..6, (1..9).prop_map(|weight| weight * 20)], 1..7),

@@ -237,6 +237,8 @@ fn any_conn() -> impl Strategy<Value = SyncConn> {
 }
 
 proptest! {
+    #![proptest_config(crate::testing::properties())]
+
     #[test]
     fn what_is_written_is_read_back(conns in prop::collection::vec(any_conn(), 1..12)) {
         let read_back: Vec<SyncConn> = all(&written(&conns, 1), 7).0.into_iter().map(Result::unwrap).collect();

@@ -1,8 +1,9 @@
 //! ICMP answers against frames of a real kernel.
 
 use super::*;
+use crate::frame::vec::VecFrame;
 use crate::path::parse::{Parsed, parse};
-use crate::testing::{PacketBuilder, VecFrame, checksum_faults, describe, hex, icmp4, icmp6, tcp4, tcp6, udp4, udp6};
+use crate::testing::{PacketBuilder, checksum_faults, describe, hex, icmp4, icmp6, tcp4, tcp6, udp4, udp6};
 
 fn headers(frame: &[u8]) -> Headers {
     match parse(frame) {
@@ -259,7 +260,7 @@ fn an_echo_request_and_a_first_fragment_are_answered() {
 #[test]
 fn no_headroom_is_named() {
     let bytes = udp4("198.51.100.1:1 > 192.0.2.1:2").build();
-    let mut frame = VecFrame::with_room(&bytes, 27, 0);
+    let mut frame = VecFrame::with_headroom(&bytes, 27, 0);
     let refused = icmp_error(
         &mut frame,
         &headers(&bytes),

@@ -1,8 +1,9 @@
 //! Outer headers against frames of a real kernel.
 
 use super::*;
+use crate::frame::vec::VecFrame;
 use crate::path::parse::{Parsed, parse};
-use crate::testing::{VecFrame, describe, hex, tcp4};
+use crate::testing::{describe, hex, tcp4};
 
 fn headers(frame: &[u8]) -> Headers {
     match parse(frame) {
@@ -166,7 +167,7 @@ fn what_cannot_be_done_is_refused() {
         encapsulate(frame, headers, &outer(src, dst)).expect_err("refused")
     };
     assert_eq!(
-        refused(&mut VecFrame::with_room(&bytes, 19, 0), &headers, v4, v4),
+        refused(&mut VecFrame::with_headroom(&bytes, 19, 0), &headers, v4, v4),
         DropReason::NoHeadroom
     );
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A [`Frame`] in a vector, with the room around it that an mbuf has.
+//! A [`Frame`] in a vector, with headroom and tailroom as an mbuf has them: of the offline mode and of tests.
 
 use crate::frame::Frame;
 
@@ -6,10 +6,10 @@ use crate::frame::Frame;
 const HEADROOM: usize = 128;
 /// Bytes behind a new frame.
 const TAILROOM: usize = 512;
-/// What the room is filled with, so that a step that forgets to write its bytes is seen.
+/// What headroom and tailroom are filled with, so that a test sees bytes that nobody wrote.
 const UNDEFINED: u8 = 0xa5;
 
-/// See the module. Two are equal when their frames are, whatever the room around them.
+/// See the module. Two are equal when their frames are, whatever surrounds them.
 #[derive(Clone, Debug)]
 pub struct VecFrame {
     buffer: Vec<u8>,
@@ -20,11 +20,11 @@ pub struct VecFrame {
 impl VecFrame {
     /// A frame of these bytes with 128 bytes of headroom and 512 of tailroom.
     pub fn new(bytes: &[u8]) -> Self {
-        Self::with_room(bytes, HEADROOM, TAILROOM)
+        Self::with_headroom(bytes, HEADROOM, TAILROOM)
     }
 
-    /// A frame of these bytes with room as given.
-    pub fn with_room(bytes: &[u8], headroom: usize, tailroom: usize) -> Self {
+    /// A frame of these bytes with headroom and tailroom as given.
+    pub fn with_headroom(bytes: &[u8], headroom: usize, tailroom: usize) -> Self {
         let mut buffer = vec![UNDEFINED; headroom + bytes.len() + tailroom];
         let end = headroom + bytes.len();
         buffer[headroom..end].copy_from_slice(bytes);
@@ -84,27 +84,13 @@ impl PartialEq for VecFrame {
 
 impl Eq for VecFrame {}
 
-/// Bytes from hexadecimal digits; white space between them is skipped.
-///
-/// # Panics
-/// On anything else.
-pub fn hex(digits: &str) -> Vec<u8> {
-    let digits: Vec<u8> = digits
-        .chars()
-        .filter(|digit| !digit.is_whitespace())
-        .map(|digit| digit.to_digit(16).expect("a hexadecimal digit") as u8)
-        .collect();
-    assert!(digits.len().is_multiple_of(2), "an odd number of digits");
-    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_grows_and_shrinks_within_its_room_and_is_unchanged_beyond_it() {
-        let mut frame = VecFrame::with_room(b"frame", 2, 1);
+    fn a_frame_grows_and_shrinks_within_its_buffer_and_is_unchanged_beyond_it() {
+        let mut frame = VecFrame::with_headroom(b"frame", 2, 1);
         assert!(!frame.prepend(3) && !frame.append(2) && !frame.trim_front(6));
         assert_eq!(frame.bytes(), b"frame");
         assert!(frame.prepend(2) && frame.append(1));
@@ -113,10 +99,5 @@ mod tests {
         frame.truncate(4);
         frame.truncate(9);
         assert_eq!(frame.bytes(), b"rame");
-    }
-
-    #[test]
-    fn hexadecimal_digits_become_bytes() {
-        assert_eq!(hex("00 fF\n7e"), [0, 255, 0x7e]);
     }
 }

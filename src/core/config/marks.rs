@@ -1,7 +1,5 @@
-//! `[sysctl]`, `[[mark]]` and `[[sync_daemon]]`: the kernel's settings, the classifier of fwmark services, and who
-//! tells whom of connections.
+//! `[[mark]]`: the classifier of fwmark services.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -9,29 +7,10 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::error::{ConfigProblem, Invalid};
-use super::raw::{Optional, RawDevice, RawMark, RawRole, RawSyncDaemon};
-use super::validate::in_range;
+use super::raw::{Optional, RawDevice, RawMark};
 use crate::ipvs::mark::{MarkRule, MarkRules};
 use crate::ipvs::service::ServiceProtocol;
-use crate::ipvs::sync::daemon::{SyncDaemon, SyncDaemonError, SyncRole};
-use crate::ipvs::sysctl::Sysctls;
 use crate::l3::DeviceId;
-
-pub(super) fn sysctls(raw: &BTreeMap<Spanned<String>, Spanned<toml::Value>>) -> Result<Sysctls, Invalid> {
-    let mut sysctls = Sysctls::default();
-    for (name, value) in raw {
-        let text = match value.get_ref() {
-            toml::Value::String(text) => text.clone(),
-            toml::Value::Boolean(yes) => u8::from(*yes).to_string(),
-            other => other.to_string(),
-        };
-        sysctls.set(name.get_ref(), &text).map_err(|error| Invalid {
-            span: value.span(),
-            problem: ConfigProblem::Sysctl(error),
-        })?;
-    }
-    Ok(sysctls)
-}
 
 pub(super) fn marks(raw: &[RawMark], devices: &[RawDevice]) -> Result<MarkRules, Invalid> {
     let rules: Vec<MarkRule> = raw.iter().map(|one| rule(one, devices)).collect::<Result<_, _>>()?;
@@ -42,53 +21,6 @@ pub(super) fn marks(raw: &[RawMark], devices: &[RawDevice]) -> Result<MarkRules,
             problem: ConfigProblem::Mark(error),
         }
     })
-}
-
-pub(super) fn sync_daemons(raw: &[RawSyncDaemon]) -> Result<Vec<SyncDaemon>, Invalid> {
-    let mut daemons: Vec<SyncDaemon> = Vec::new();
-    for one in raw {
-        let daemon = sync_daemon(one)?;
-        if daemons.iter().any(|other| other.role == daemon.role) {
-            let problem = ConfigProblem::Duplicate {
-                what: "sync daemon",
-                value: daemon.role.name().to_owned(),
-                cure: "at most one of each role runs",
-            };
-            let span = one.role.span();
-            return Err(Invalid { span, problem });
-        }
-        daemons.push(daemon);
-    }
-    daemons.sort_by_key(|daemon| daemon.role);
-    Ok(daemons)
-}
-
-fn sync_daemon(raw: &RawSyncDaemon) -> Result<SyncDaemon, Invalid> {
-    let role = match raw.role.get_ref() {
-        RawRole::Master => SyncRole::Master,
-        RawRole::Backup => SyncRole::Backup,
-    };
-    let default = SyncDaemon::new(role, raw.interface.get_ref());
-    let daemon = SyncDaemon {
-        sync_id: in_range(&raw.sync_id, 0..=255, u16::from(default.sync_id))? as u8,
-        max_len: in_range(&raw.max_len_bytes, 0..=65_507, u32::from(default.max_len))? as u16,
-        group: raw.group.as_ref().map_or(default.group, |group| *group.get_ref()),
-        port: in_range(&raw.port, 1..=65_535, default.port)?,
-        ttl: in_range(&raw.ttl, 1..=255, u16::from(default.ttl))? as u8,
-        ..default
-    };
-    daemon.check().map_err(|error| {
-        let group = raw.group.as_ref().map(Spanned::span);
-        let at = match error {
-            SyncDaemonError::Group { .. } => group,
-            _ => None,
-        };
-        Invalid {
-            span: at.unwrap_or_else(|| raw.interface.span()),
-            problem: ConfigProblem::SyncDaemon(error),
-        }
-    })?;
-    Ok(daemon)
 }
 
 fn rule(raw: &RawMark, devices: &[RawDevice]) -> Result<MarkRule, Invalid> {
