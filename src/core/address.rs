@@ -1,6 +1,6 @@
 //! Addresses of both families behind one trait, so that table, path and rewrite are written once.
 //!
-//! Addresses are kept as bytes in network order; ports are host order everywhere outside `wire/`.
+//! Addresses are bytes in network order; ports are in host order everywhere except in `wire/`.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -60,7 +60,7 @@ pub trait Address:
     fn words(&self) -> (u64, u64);
 
     /// The kernel's fold for hashing schedulers: the address as a host-order word,
-    /// IPv6 as the XOR of its four (`ip_vs_sh.c` `ip_vs_sh_hashkey`).
+    /// for IPv6 the XOR of its four words (`ip_vs_sh.c` `ip_vs_sh_hashkey`).
     fn fold(&self) -> u32;
 }
 
@@ -165,7 +165,7 @@ impl<A: Address> Endpoint<A> {
         Self { addr, port }
     }
 
-    /// 0 when both are the same end. Without branches, for comparisons of whole keys.
+    /// 0 when both are the same end. It does not branch, because whole keys are compared with it.
     #[inline(always)]
     pub fn difference(&self, other: &Self) -> u64 {
         let (low, high) = self.addr.words();
@@ -174,7 +174,7 @@ impl<A: Address> Endpoint<A> {
     }
 }
 
-/// The 5-tuple of a packet as it stands on the wire (not turned by direction).
+/// The 5-tuple of a packet as it stands on the wire; the direction does not swap its ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey<A: Address> {
     /// Where the packet comes from.

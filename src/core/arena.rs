@@ -1,4 +1,4 @@
-//! Unsafe room 1: one relocatable region of memory that all connection state of a worker lives in.
+//! Unsafe module 1: one relocatable region of memory that holds all connection state of a worker.
 //!
 //! The region is carved front to back into typed slices, always in the same order, so that a later process
 //! that maps the same memory (at any address) carves the same slices and finds the same state:
@@ -28,7 +28,7 @@ pub const HEADER_BYTES: usize = size_of::<ArenaHeader>();
 /// Changes whenever any structure in an arena changes its meaning without changing its size.
 const LAYOUT_VERSION: u32 = 1;
 const MAGIC: u64 = u64::from_le_bytes(*b"lvsarena");
-/// Alignment of memory of our own: a page, or a large page where that many bytes are wanted.
+/// Alignment of memory that the arena allocates itself: a page, or a large page if it needs that many bytes.
 const PAGE: usize = 4096;
 const LARGE_PAGE: usize = 2 << 20;
 
@@ -46,10 +46,10 @@ pub enum ArenaError {
     /// A slice of nothing, or more connections than an index can count.
     #[error("{0} elements cannot be carved: configure between 1 and 1,073,741,824")]
     CountOutOfRange(usize),
-    /// New state was to be made where the memory still holds that of an earlier process.
+    /// The caller wants new state, but the memory still holds the state of an earlier process.
     #[error("the arena holds the state of an earlier process: attach to it, or wipe it first")]
     NotEmpty,
-    /// Earlier state was to be taken over, but there is none or it is laid out differently.
+    /// The caller wants the state of an earlier process, but there is none or it has another layout.
     #[error("the arena holds no state of the same layout: wipe it and start with no connections")]
     OtherLayout,
 }
@@ -61,12 +61,12 @@ struct ArenaHeader {
     layout_version: u32,
     reserved: u32,
     len: u64,
-    /// Folded from element size and count of every slice in order.
+    /// Computed from the element size and the count of every slice, in order.
     fingerprint: u64,
     unused: [u64; 4],
 }
 
-/// The memory itself. Freed with its last slice if it is ours.
+/// The memory itself. If the arena allocated it, it is freed with the last slice.
 struct Region {
     start: NonNull<u8>,
     len: usize,
@@ -76,7 +76,7 @@ struct Region {
 // SAFETY: a Region is only an address range; what it holds is reached through ArenaSlices, which own
 // disjoint parts, and through Arena, which touches only the header and what is not carved yet.
 unsafe impl Send for Region {}
-// SAFETY: as above; nothing of a shared Region can be written.
+// SAFETY: as above; a shared Region gives nothing out for writing.
 unsafe impl Sync for Region {}
 
 impl Drop for Region {
@@ -99,7 +99,7 @@ pub struct Arena {
 
 impl Arena {
     /// An arena of at least `len` bytes of plain zeroed memory (tests, `--no-huge`), page-aligned.
-    /// Ends the process when there is no such memory: this happens at start only.
+    /// Without such memory it ends the process. It is called at start only.
     pub fn in_memory(len: usize) -> Self {
         let len = len.max(HEADER_BYTES + SLICE_ALIGN).next_multiple_of(PAGE);
         let align = if len >= LARGE_PAGE { LARGE_PAGE } else { PAGE };
@@ -147,7 +147,7 @@ impl Arena {
         } = *arena.header();
         arena.recovered = magic == MAGIC && layout_version == LAYOUT_VERSION && earlier_len == len;
         if !arena.recovered {
-            // Nothing, or something that would be misread: begin anew.
+            // The memory is empty or has another layout: begin anew.
             arena.format(magic != 0);
         }
         arena
@@ -158,8 +158,7 @@ impl Arena {
         self.recovered
     }
 
-    /// Whether what has been carved so far is, as a whole, what the earlier arena had carved.
-    /// Only meaningful once everything is carved.
+    /// Whether this arena has carved exactly the slices of the earlier one. Ask when everything is carved.
     pub fn has_earlier_layout(&mut self) -> bool {
         let fingerprint = self.fingerprint;
         self.recovered && self.header().fingerprint == fingerprint
@@ -182,7 +181,7 @@ impl Arena {
     /// as the earlier process left them.
     ///
     /// # Errors
-    /// [`ArenaError::OutOfMemory`], or [`ArenaError::CountOutOfRange`] for none at all.
+    /// [`ArenaError::OutOfMemory`], or [`ArenaError::CountOutOfRange`] when `count` is 0.
     pub fn carve<T: FromBytes + Copy + 'static>(&mut self, count: usize) -> Result<ArenaSlice<T>, ArenaError> {
         const { assert!(align_of::<T>() <= SLICE_ALIGN && size_of::<T>() > 0) };
         if count == 0 || count > 1 << 30 {
@@ -209,14 +208,14 @@ impl Arena {
     }
 
     fn header(&mut self) -> &mut ArenaHeader {
-        // SAFETY: the region begins with room for a ArenaHeader, 64-byte aligned and initialised; slices begin
+        // SAFETY: the region begins with space for an ArenaHeader, 64-byte aligned and initialised; slices begin
         // after it, and `&mut self` makes this the only reference.
         unsafe { self.region.start.cast::<ArenaHeader>().as_mut() }
     }
 
     fn format(&mut self, zero: bool) {
         if zero {
-            // SAFETY: nothing has been carved, so that nobody else refers to any byte of the region.
+            // SAFETY: nothing has been carved, so nobody else refers to any byte of the region.
             unsafe { self.region.start.write_bytes(0, self.region.len) }
         }
         let len = self.region.len as u64;
@@ -232,7 +231,7 @@ impl Arena {
 
     /// What a restarted process would map: the same bytes at another address.
     #[cfg(test)]
-    pub(crate) fn twin_elsewhere(&self) -> Self {
+    pub(crate) fn twin_at_another_address(&self) -> Self {
         let copy = Self::in_memory(self.region.len);
         assert_eq!(copy.region.len, self.region.len);
         // SAFETY: both regions are of this length and distinct; a test calls this while no slice is being
@@ -257,10 +256,10 @@ const fn fold(left: u64, right: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// A part of an arena, owned: nobody else can reach it. Holds at least one element.
+/// A part of an arena that its owner alone can reach. It holds at least one element.
 pub struct ArenaSlice<T> {
     start: NonNull<T>,
-    /// Index of the last element: what every access is held against.
+    /// Index of the last element. Every access is clamped to it.
     last: usize,
     _region: Arc<Region>,
     _elements: PhantomData<T>,
@@ -292,7 +291,8 @@ impl<T> Deref for ArenaSlice<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: the elements from `start` to the last are ours, aligned, and valid whatever their bytes (`FromBytes`).
+        // SAFETY: the elements from `start` to the last are ours, aligned, and valid whatever their bytes
+        // (`FromBytes`).
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.last + 1) }
     }
 }
@@ -353,22 +353,22 @@ mod tests {
     }
 
     #[test]
-    fn the_same_memory_elsewhere_is_recovered_and_checked_by_its_layout() {
+    fn the_same_memory_at_another_address_is_recovered_and_checked_by_its_layout() {
         let mut arena = Arena::in_memory(4096);
         arena.carve::<u32>(5).unwrap()[4] = 44;
         assert!(!arena.is_recovered() && !arena.has_earlier_layout());
 
-        let mut twin = arena.twin_elsewhere();
+        let mut twin = arena.twin_at_another_address();
         assert!(twin.is_recovered());
         assert_eq!(twin.carve::<u32>(5).unwrap()[4], 44);
         assert!(twin.has_earlier_layout());
         assert_eq!(twin.wipe(), Err(ArenaError::NotEmpty));
 
-        let mut other = arena.twin_elsewhere();
+        let mut other = arena.twin_at_another_address();
         other.carve::<u32>(6).unwrap();
         assert!(!other.has_earlier_layout());
 
-        let mut wiped = arena.twin_elsewhere();
+        let mut wiped = arena.twin_at_another_address();
         wiped.wipe().unwrap();
         assert!(!wiped.is_recovered());
         assert_eq!(wiped.carve::<u32>(5).unwrap()[4], 0);

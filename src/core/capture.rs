@@ -1,7 +1,7 @@
-//! Which frames `lvsctl capture` records, and what it says of them.
+//! Which frames `lvsctl capture` records, and what it reports about them.
 //!
-//! In:  a frame, before the path has seen it or as it leaves, and its verdict. Out: whether it is wanted.
-//! Never: on the way of a frame while nothing is captured; allocates.
+//! In:  a frame, before the path has seen it or as it leaves, and its verdict. Out: whether the capture records it.
+//! Never: costs a frame anything while nothing is captured; allocates.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict};
 use crate::worker_state::WorkerState;
 
-/// What must hold of a frame; what is not given holds of all.
+/// Conditions that a frame must meet. A condition that is not given is met by every frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CaptureFilter {
     /// Where it arrives, or leaves.
@@ -116,7 +116,7 @@ pub struct FrameEnds {
 }
 
 impl FrameEnds {
-    /// Those of a frame; `None` when it is no IP packet, or a damaged one.
+    /// Those of a frame; `None` when it is not an IP packet or is damaged.
     pub fn of(frame: &[u8]) -> Option<Self> {
         match parse(frame) {
             Ok(Parsed::Ip(_, Flow::V4(key))) => Some(Self::of_key(&key)),
@@ -135,14 +135,14 @@ impl FrameEnds {
 }
 
 impl CaptureFilter {
-    /// What can be said without looking into the frame.
+    /// The conditions that need no look into the frame.
     pub fn admits(&self, device: DeviceId, verdict: Verdict) -> bool {
         self.device.is_none_or(|wanted| wanted == device)
             && self.verdict.is_none_or(|wanted| wanted == VerdictName::of(verdict))
             && self.reason.is_none_or(|wanted| verdict == Verdict::Drop(wanted))
     }
 
-    /// The rest: by the frame's ends and its connection.
+    /// The other conditions, by the frame's ends and its connection.
     pub fn matches(&self, ends: Option<&FrameEnds>, conn: Option<&ConnRecord>) -> bool {
         let protocol = conn.map(|conn| conn.protocol).or(ends.map(|ends| ends.protocol));
         let either = |wanted: &EndPattern| ends.is_some_and(|ends| wanted.is(ends.src) || wanted.is(ends.dst));
@@ -160,9 +160,10 @@ impl CaptureFilter {
 }
 
 impl WorkerState {
-    /// The connection that a frame with these ends belongs to, whichever way it goes. Nothing changes.
+    /// The connection that a frame with these ends belongs to, in either direction. Nothing changes.
     pub fn conn_of(&self, ends: &FrameEnds, now: Tick) -> Option<ConnRecord> {
-        // Later fragments have no ports, and must not be taken for a template's client.
+        // Later fragments have no ports; without this test they could match a template, whose client has no port
+        // either.
         if ends.src.1 == 0 && ends.dst.1 == 0 {
             return None;
         }

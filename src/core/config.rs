@@ -1,8 +1,8 @@
 //! What `lvsd.toml` says, as plain data.
 //!
-//! In: the text of the file. Out: a [`Config`] in which everything holds that can be checked without the
-//! machine, or a [`ConfigError`] that names file, line, key, cause and cure. No I/O.
-//! `conf/lvsd.reference.toml` explains every key; a test keeps the two in step.
+//! In: the text of the file. Out: a [`Config`] that is valid as far as this can be checked without the machine, or a
+//! [`ConfigError`] that names file, line, key, cause and cure. No I/O.
+//! `conf/lvsd.reference.toml` explains every key; a test compares it with the code.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ pub struct Config {
     pub api: ApiConfig,
     /// Monitoring.
     pub metrics: MetricsConfig,
-    /// Where the desired state is kept.
+    /// Where the journal of the desired state lies.
     pub journal: JournalConfig,
     /// How schedulers weigh connections.
     pub overhead: Overhead,
@@ -52,7 +52,7 @@ pub struct Config {
     pub sync_daemons: Vec<SyncDaemon>,
     /// NICs in the order of the file: [`crate::l3::DeviceId`] is the index.
     pub devices: Vec<DeviceConfig>,
-    /// Services that are there from the start.
+    /// Services that exist from the start.
     pub services: Vec<ServiceConfig>,
 }
 
@@ -63,7 +63,7 @@ pub struct EalConfig {
     pub hugepages: Hugepages,
     /// Memory that DPDK takes at start, in MiB; 0 for as much as it needs.
     pub memory_mb: u32,
-    /// Packet buffers; fewer than the queues and rings can hold means as many as that.
+    /// Packet buffers. The daemon raises a number that is smaller than what queues and rings can hold.
     pub mbufs: u32,
     /// The core of the management thread.
     pub main_core: u16,
@@ -93,7 +93,7 @@ pub struct WorkersConfig {
     pub count: u8,
     /// What a worker does when there is nothing to do.
     pub idle: Idle,
-    /// How long it sleeps with [`Idle::Sleep`], at most with [`Idle::Adaptive`], in microseconds.
+    /// How long it sleeps with [`Idle::Sleep`], or sleeps at most with [`Idle::Adaptive`], in microseconds.
     pub idle_sleep_us: u32,
 }
 
@@ -146,7 +146,7 @@ impl Default for ApiConfig {
 /// `[metrics]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MetricsConfig {
-    /// Where `/metrics` is served by TCP; `None` for nowhere but the admin socket.
+    /// Where `/metrics` is served by TCP; `None` for the admin socket only.
     pub listen: Option<SocketAddr>,
 }
 
@@ -185,7 +185,7 @@ pub struct DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// A device of which only the required keys are given.
+    /// A device with only the required keys.
     pub fn new(name: &str, dpdk: &str) -> Self {
         Self {
             name: name.into(),
@@ -228,7 +228,7 @@ impl Config {
 }
 
 impl ServiceConfig {
-    /// Adds the service, its pool and its servers. On an error, what came before it stays.
+    /// Adds the service, its pool and its servers. On an error, the parts before it stay.
     pub fn add_to(&self, desired: &mut DesiredServices) -> Result<(), ServiceError> {
         desired.add_service(self.spec)?;
         desired.set_local_addresses(&self.spec.key, self.local_addresses.clone())?;

@@ -1,6 +1,6 @@
-//! What workers count. One worker writes, the management core reads; nobody else.
+//! What workers count. One worker writes and the management core reads; nobody else does either.
 //!
-//! A count is a [`SingleWriter`]. Lines are not shared between workers: every worker has its own [`WorkerCounters`].
+//! A count is a [`SingleWriter`]. Workers share no cache line: every worker has its own [`WorkerCounters`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -15,7 +15,7 @@ use crate::single_writer::SingleWriter;
 use crate::stages::StageCycles;
 use crate::verdict::DropReason;
 
-/// One real server as one worker sees it: a line of its own.
+/// One real server as one worker sees it, in a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct ServerCounters {
@@ -33,7 +33,7 @@ pub struct ServerCounters {
     pub active: AtomicU32,
     /// Gauge: this worker's other connections (`InActConn`); templates are not among them.
     pub inactive: AtomicU32,
-    /// 1 while this worker holds the server for overloaded (thresholds), else 0.
+    /// 1 while this worker considers the server overloaded (thresholds), else 0.
     pub overloaded: AtomicU32,
     /// Gauge: this worker's persistence templates (`PersistConn`).
     pub persistent: AtomicU32,
@@ -81,15 +81,15 @@ impl ServerCounters {
     }
 }
 
-/// Connections of one real server at one worker, as the other workers learn them: one word, so that a reader
-/// never sees half of a change.
+/// Connections of one real server at one worker, as that worker publishes them to the others. It is one word, so that a
+/// reader never sees half of a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnsLoad {
     /// In an active state.
     pub active: u32,
     /// Others; fewer than 2³¹.
     pub inactive: u32,
-    /// Whether the worker holds the server for overloaded.
+    /// Whether the worker considers the server overloaded.
     pub overloaded: bool,
 }
 
@@ -124,7 +124,7 @@ pub struct MeasuredLoad {
     pub responded_at: AtomicU32,
 }
 
-/// One device as one worker sees it: a line of its own.
+/// One device as one worker sees it, in a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct DeviceCounters {
@@ -146,38 +146,38 @@ pub struct DeviceCounters {
     pub injected_bytes: AtomicU64,
 }
 
-/// Packets of one device that this worker received and has no connection for: whose are they?
+/// Packets of one device that this worker received although it has no connection for them, by their owner.
 #[derive(Debug, Default)]
 #[repr(C, align(32))]
 pub struct RssCounters {
     /// Those that another worker owns.
-    pub elsewhere: AtomicU64,
+    pub of_others: AtomicU64,
     /// Those that the device's RSS should bring here.
     pub rss_hits: AtomicU64,
     /// Those that the device's RSS should have brought to another worker.
     pub rss_misses: AtomicU64,
-    /// One bit for each flow, shared by some, of the last packets of `elsewhere`: many bits are many flows.
+    /// Which flows the last packets of `of_others` had: each flow sets one of 64 bits, so many bits mean many flows.
     pub flows: AtomicU64,
 }
 
 impl RssCounters {
-    /// Packets after which `flows` begins anew.
+    /// Packets after which `flows` is cleared.
     const FLOWS_PERIOD: u64 = 1_024;
 
-    /// A packet of another worker's connection; `flow` is any number that tells flows apart.
+    /// Counts a packet that another worker owns. `flow` is any number that differs between flows.
     #[inline]
     pub fn count_miss(&self, flow: u64) {
-        let seen = match self.elsewhere.get() % Self::FLOWS_PERIOD {
+        let seen = match self.of_others.get() % Self::FLOWS_PERIOD {
             0 => 0,
             _ => self.flows.get(),
         };
-        self.elsewhere.add(1);
+        self.of_others.add(1);
         self.flows
             .set(seen | 1 << (flow.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58));
     }
 }
 
-/// Everything one worker counts. The first lines are written for every burst, the rest less often.
+/// Everything one worker counts. It writes the first lines for every burst, the others less often.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct WorkerCounters {
@@ -187,7 +187,7 @@ pub struct WorkerCounters {
     pub idle_polls: AtomicU64,
     /// Time-stamp cycles spent with frames in hand.
     pub busy_cycles: AtomicU64,
-    /// Time-stamp cycles spent polling in vain or sleeping.
+    /// Time-stamp cycles spent on polls that brought nothing, or asleep.
     pub idle_cycles: AtomicU64,
     /// Sleeps of a worker that found nothing to do.
     pub sleeps: AtomicU64,
@@ -195,9 +195,9 @@ pub struct WorkerCounters {
     pub sleep_cycles: AtomicU64,
     /// Sleeps that a device ended by its interrupt.
     pub interrupts: AtomicU64,
-    /// Frames given to the worker that owns their connection.
+    /// Frames handed off to the worker that owns their connection.
     pub handoff_out: AtomicU64,
-    /// Frames taken from other workers.
+    /// Frames that other workers handed off to this one.
     pub handoff_in: AtomicU64,
     /// Connections for which a scheduler was asked.
     pub scheduler_picks: AtomicU64,
@@ -209,32 +209,32 @@ pub struct WorkerCounters {
     pub conns_ipv6: AtomicU64,
     /// Connections whose time ran out.
     pub conns_expired: AtomicU64,
-    /// Frames whose content the path kept, to put a datagram together or to send it in pieces.
+    /// Frames that the path consumed, to reassemble a datagram or to send it in fragments.
     pub consumed_frames: AtomicU64,
-    /// Frames that the path made besides those received.
+    /// Frames that the path generated.
     pub generated_frames: AtomicU64,
-    /// Connections told to another director.
+    /// Connections synced out to another director.
     pub synced_out: AtomicU64,
-    /// Connections that were due to be told, but nobody carried them on in time.
+    /// Connections that were due to be synced out but were dropped, because the outbox was full.
     pub synced_out_dropped: AtomicU64,
-    /// Connections of another director taken over or brought up to date.
+    /// Connections of another director that were imported or updated.
     pub synced_in: AtomicU64,
-    /// Connections of another director that had no room or no use here: the table is full, another connection
-    /// has the same ends, or a FULLNAT service got one without a local address.
+    /// Connections of another director that were not imported: the table is full, another connection has the same ends,
+    /// or a FULLNAT service got one without a local address.
     pub synced_in_dropped: AtomicU64,
     /// Packets to real servers that carried the client's address.
     pub client_addresses: AtomicU64,
-    /// Packets that had no room for it.
+    /// Packets that had no space for it.
     pub client_address_no_room: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
     /// Time-stamp cycles of the longest pass of the loop that had something to do.
     pub longest_pass_cycles: AtomicU64,
-    /// Gauge: the generation of the snapshot in use. Every packet taken after it was seen here is judged by it.
+    /// Gauge: the generation of the snapshot in use. Every later packet of this worker is processed by it.
     pub generation: AtomicU64,
     /// Only written in builds with the feature `stages`.
     pub stages: StageCycles,
-    /// From the poll that took frames to their transmission, of sampled passes.
+    /// Time from the poll that received frames to their transmission, in sampled passes.
     pub latency: LatencyHistogram,
     /// By [`DeviceId`].
     pub devices: [DeviceCounters; DEVICES_MAX],
@@ -246,11 +246,11 @@ pub struct WorkerCounters {
     pub answers: [AtomicU64; DropReason::COUNT],
     /// By [`RealServerId`].
     pub servers: Box<[ServerCounters]>,
-    /// By [`RealServerId`], for the other workers: [`ConnsLoad`] apart from the lines that packets write.
+    /// By [`RealServerId`], for the other workers: [`ConnsLoad`], not in the lines that packets write.
     conns: Box<[AtomicU64]>,
     /// By [`RealServerId`], for the other workers.
     measured: Box<[MeasuredLoad]>,
-    /// Counts nobody reads: where an id that does not exist ends up.
+    /// Counters that nobody reads, for ids that do not exist.
     nowhere_server: ServerCounters,
     nowhere_measured: MeasuredLoad,
     nowhere_device: DeviceCounters,
@@ -300,20 +300,20 @@ impl WorkerCounters {
         }
     }
 
-    /// The line of a real server; an unknown id gets a line that nobody reads.
+    /// The counters of a real server; for an unknown id, counters that nobody reads.
     #[inline]
     pub fn server(&self, id: RealServerId) -> &ServerCounters {
         self.servers.get(id.0 as usize).unwrap_or(&self.nowhere_server)
     }
 
-    /// Connections of a server at all workers, as they are now; templates are not among them.
+    /// The present connections of a server at all workers, without templates.
     pub fn conns_of_all(workers: &[Arc<Self>], id: RealServerId) -> u32 {
         let servers = workers.iter().map(|worker| worker.server(id));
         let each = servers.map(|server| server.active.get().wrapping_add(server.inactive.get()));
         each.fold(0, u32::wrapping_add)
     }
 
-    /// Shows the other workers the connections of a server; where nobody looks, nothing is written.
+    /// Publishes the connections of a server to the other workers.
     #[inline]
     pub fn publish_conns(&self, id: RealServerId) {
         let server = self.server(id);
@@ -327,20 +327,20 @@ impl WorkerCounters {
         }
     }
 
-    /// What [`Self::publish_conns`] showed last.
+    /// What [`Self::publish_conns`] published last.
     #[inline]
     pub fn published_conns(&self, id: RealServerId) -> ConnsLoad {
         let word = self.conns.get(id.0 as usize).map_or(0, SingleWriter::get);
         ConnsLoad::of_word(word)
     }
 
-    /// What is measured of a server; an unknown id gets a line that nobody reads.
+    /// What is measured of a server; for an unknown id, figures that nobody reads.
     #[inline]
     pub fn measured(&self, id: RealServerId) -> &MeasuredLoad {
         self.measured.get(id.0 as usize).unwrap_or(&self.nowhere_measured)
     }
 
-    /// The line of a device; an unknown id gets a line that nobody reads.
+    /// The counters of a device; for an unknown id, counters that nobody reads.
     #[inline]
     pub fn device(&self, id: DeviceId) -> &DeviceCounters {
         self.devices.get(usize::from(id.0)).unwrap_or(&self.nowhere_device)
@@ -391,7 +391,7 @@ mod tests {
         (0..924).for_each(|flow| rss.count_miss(flow));
         assert!(rss.flows.get().count_ones() > 50);
         (0..100).for_each(|_| rss.count_miss(7));
-        assert_eq!((rss.elsewhere.get(), rss.flows.get().count_ones()), (1_124, 1));
+        assert_eq!((rss.of_others.get(), rss.flows.get().count_ones()), (1_124, 1));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the path needs of a buffer. An mbuf is one kind, [`vec::VecFrame`] another.
 //!
-//! Only steps that grow or shrink a packet (tunnel, ICMP replies) take a `Frame`;
-//! everything else works on `&mut [u8]`.
+//! A stage that may grow, shrink or replace a packet takes a `Frame`. Whatever rewrites bytes in place, as `wire/` and
+//! `path/forward/rewrite.rs` do, works on `&mut [u8]`.
 
 pub mod vec;
 

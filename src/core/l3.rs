@@ -1,9 +1,9 @@
 //! The kernel's interfaces, addresses, routes and neighbours, as the path reads them.
 //!
-//! In:  what the management core mirrored by rtnetlink, through [`L3Builder`].
+//! In:  what the management core mirrors from the kernel by rtnetlink, through [`L3Builder`].
 //! Out: for a destination the [`Hop`] that puts it on the wire, or why there is none ([`Route`]).
-//! Asked for a new connection or a stale hop only, so plain beats fast; no lookup allocates.
-//! Never: changes after it was built. The kernel stays the only place where an operator changes these.
+//! The path asks only for a new connection or a stale hop, so the code is simple rather than fast; no lookup allocates.
+//! Never: changes after it was built. An operator changes these things in the kernel only.
 //! Ref:  Linux net/ipv4/fib_frontend.c (local table before main), net/ipv4/route.c, net/ipv6/route.c.
 
 mod build;
@@ -27,7 +27,7 @@ use route::{RouteEntry, RouteTable};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub u8);
 
-/// The hop of an id that does not exist: no packet fits its MTU of 0.
+/// The hop of an id that does not exist. Its MTU is 0, so no packet fits.
 const NO_HOP: Hop = Hop {
     device: DeviceId(0),
     mtu: 0,
@@ -36,8 +36,8 @@ const NO_HOP: Hop = Hop {
     dst_mac: [0; 6],
 };
 
-/// How slowly the kernel repeats ICMP errors to one host, once it has sent a burst; 0 for without pause
-/// (`net.ipv4.icmp_ratelimit`, `net.ipv6.icmp.ratelimit`).
+/// The time between two ICMP errors of the kernel to one host after a burst; 0 for no limit (`net.ipv4.icmp_ratelimit`,
+/// `net.ipv6.icmp.ratelimit`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpPauses {
     /// Milliseconds between two errors of IPv4.
@@ -60,24 +60,24 @@ impl Default for IcmpPauses {
 pub struct L3 {
     /// Grows with every change; hops cached with another generation must be looked up again.
     pub generation: u32,
-    /// The kernel's setting for its own ICMP errors, which holds for the director's too.
+    /// The kernel's limit of its ICMP errors, which the director applies to its own.
     pub icmp_pauses: IcmpPauses,
     interfaces: Vec<Interface>,
-    /// The kernel's local table, addresses included: asked first, whatever is more specific in main.
+    /// The kernel's local table, with addresses. It is asked before main, even if main has a longer prefix.
     local: RouteTable,
     main: RouteTable,
     neighbours: HashMap<NeighbourKey, NeighbourEntry>,
     hops: Vec<Hop>,
     /// By interface: see [`Self::unresolved_hop`].
     unresolved_hops: Vec<Hop>,
-    /// By device, for the comparison that every frame undergoes.
+    /// By device, because the destination of every frame is compared with it.
     macs: [[u8; 6]; DEVICES_MAX],
 }
 
-/// What is known of a neighbour.
+/// What is known about a neighbour.
 #[derive(Clone, Copy, Debug)]
 enum NeighbourEntry {
-    /// Its hops stand together in [`L3::hops`], one for each [MTU class](Interface) of its interface.
+    /// Its hops lie side by side in [`L3::hops`], one for each [MTU class](Interface) of its interface.
     Resolved {
         first_hop: u16,
     },
@@ -85,9 +85,9 @@ enum NeighbourEntry {
 }
 
 impl L3 {
-    /// Where a packet to `dst` goes: the local table, else the longest prefix of main with the lowest
-    /// metric, then the neighbour behind it. Of several equal paths the destination's hash takes one, and
-    /// those whose neighbour has failed stand back.
+    /// Where a packet to `dst` goes. The local table decides first, then the longest prefix of main with the lowest
+    /// metric, and then the neighbour behind it. The destination's hash selects one of several equal paths; a path
+    /// whose neighbour has failed is selected only if all have failed.
     pub fn route<A: Address>(&self, dst: A) -> Route {
         match self.entry(dst) {
             Some(entry) => self.resolve(entry, dst),
@@ -106,7 +106,7 @@ impl L3 {
         self.neighbour_at(key, 0)
     }
 
-    /// Whether `addr` is the kernel's to answer for: an address of any of its interfaces, a broadcast, or
+    /// Whether the kernel answers for `addr`: an address of any of its interfaces, a broadcast address, or an address
     /// inside a `local` route (`ip route add local 192.0.2.0/24 dev lo`).
     pub fn is_local<A: Address>(&self, addr: A) -> bool {
         self.local.find(addr).is_some_and(RouteEntry::is_local)
@@ -117,13 +117,13 @@ impl L3 {
         self.local.find(addr).is_some_and(RouteEntry::is_own)
     }
 
-    /// Whether `addr` is everybody's on a network of the director's: a broadcast or anycast route.
+    /// Whether `addr` is a broadcast or anycast address of a network of the director.
     pub fn is_broadcast<A: Address>(&self, addr: A) -> bool {
         self.is_local(addr) && !self.is_own(addr)
     }
 
-    /// The first address of this family and of global scope on `device`, the untagged interface first:
-    /// what ICMP from the director itself carries.
+    /// The first address of this family and of global scope on `device`, the untagged interface first. The director's
+    /// own ICMP errors have it as source.
     pub fn source_address<A: Address>(&self, device: DeviceId) -> Option<A> {
         let untagged = self
             .interface(device, 0)
@@ -132,9 +132,9 @@ impl L3 {
         untagged.or_else(|| tagged.find_map(|interface| interface.source_address(None)))
     }
 
-    /// The address from which the director itself would send to `dst`, as the kernel chooses it: the
-    /// route's preferred source, else the outgoing interface's address in the next hop's network, else
-    /// its first, else any device's. For tunnels' outer headers.
+    /// The source address for packets of the director itself to `dst`, for the outer headers of tunnels. It is chosen
+    /// as in the kernel: the route's preferred source, otherwise the outgoing interface's address in the next hop's
+    /// network, otherwise its first address, otherwise one of any device.
     pub fn source_for<A: Address>(&self, dst: A) -> Option<A> {
         let path = self.entry(dst).and_then(|entry| entry.paths.first())?;
         if let Some(preferred) = path.source.and_then(A::from_ip) {
@@ -150,15 +150,14 @@ impl L3 {
             })
     }
 
-    /// The MAC address of `device` itself: frames to any other are not for the director. All zero while
-    /// the device has no interface.
+    /// The MAC address of `device`. Frames to any other address are not for the director. It is all zero while the
+    /// device has no interface.
     #[inline]
     pub fn mac(&self, device: DeviceId) -> [u8; 6] {
         self.macs.get(usize::from(device.0)).copied().unwrap_or_default()
     }
 
-    /// A hop to a neighbour that is not resolved: all but its MAC address and VLAN tag, which the packet
-    /// gets when it is.
+    /// A hop to a neighbour that is not resolved yet. MAC address and VLAN tag are missing; the packet gets them later.
     pub fn unresolved_hop(&self, key: &NeighbourKey) -> &Hop {
         let of_key = |interface: &&Interface| (interface.device, interface.vlan) == (key.device, key.vlan);
         let position = self.interfaces.iter().position(|interface| of_key(&interface));
@@ -184,12 +183,12 @@ impl L3 {
         &self.interfaces
     }
 
-    /// How many hops there are: resolved neighbours times the MTUs that routes impose on them.
+    /// How many hops there are: for each resolved neighbour one for each MTU that its routes impose.
     pub fn hops_count(&self) -> usize {
         self.hops.len()
     }
 
-    /// Local table first: an address of ours stays ours whatever main says.
+    /// The local table goes first: a route of main cannot take an address away from the director.
     fn entry<A: Address>(&self, dst: A) -> Option<&RouteEntry> {
         self.local.find(dst).or_else(|| self.main.find(dst))
     }

@@ -1,8 +1,8 @@
 //! How long frames stay with a worker: a histogram in buckets of 12.5 %, in time-stamp cycles.
 //!
-//! In:  the cycles of sampled passes, written by one worker. Out: counts for anybody: percentiles, metrics.
-//! Log-linear as an HDR histogram is: eight buckets for each power of two, so a fixed 2 KB holds from one
-//! cycle to seconds. Never: divides, allocates or loops when a sample is added.
+//! In:  the cycles of sampled passes; one worker writes them. Out: counts that any thread may read: percentiles,
+//!      metrics. The histogram is log-linear like an HDR histogram: eight buckets for each power of two. So 2 KB cover
+//!      one cycle to several seconds. Never: divides, allocates or loops when a sample is added.
 
 use std::sync::atomic::AtomicU64;
 
@@ -70,7 +70,8 @@ impl LatencyCounts {
         buckets.map(|(index, samples)| (bucket_end(index), *samples))
     }
 
-    /// The cycles that `per_mille` of 1,000 samples do not exceed, at most 12.5 % too many; 0 without samples.
+    /// The cycles that `per_mille` of 1,000 samples do not exceed. The result is at most 12.5 % too large; 0 without
+    /// samples.
     pub fn percentile(&self, per_mille: u64) -> u64 {
         let wanted = (self.samples() * per_mille).div_ceil(1_000).max(1);
         let mut seen = 0;

@@ -1,9 +1,9 @@
 //! Pure LVS: frames in, verdicts out.
 //!
 //! No DPDK, no async, no I/O, no clock, no threads: time, randomness and buffers are parameters.
-//! The ground floor is [`wire`], [`l3`] (the kernel's mirrored tables), [`ipvs`] (the nouns), [`headers`], [`verdict`] and
-//! [`counters`]; [`worker_state`] is what one worker owns; [`path`] has the verbs and is named by none of them.
-//! Unsafe code is confined to the rooms `arena.rs`, `tag_match.rs` and `prefetch.rs`.
+//! The ground floor is [`wire`], [`l3`] (the kernel's mirrored tables), [`ipvs`] (the nouns), [`headers`], [`verdict`]
+//! and [`counters`]; [`worker_state`] is what one worker owns; [`path`] has the verbs and is named by none of them.
+//! Only `arena.rs`, `tag_match.rs` and `prefetch.rs` contain unsafe code.
 
 pub mod address;
 pub mod arena;

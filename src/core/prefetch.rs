@@ -1,8 +1,8 @@
-//! Unsafe room 2: asks the memory for a cache line before it is needed.
+//! Unsafe module 2: fetches a cache line from memory before it is needed.
 //!
-//! In:  a reference to what a later step of the burst will read or write.
+//! In:  a reference to what a later stage of the burst will read or write.
 //! Out: nothing; a prefetch changes no state and cannot fault.
-//! Never: counts on its own effect. On machines other than x86-64 it does nothing.
+//! Never: needed for a correct result. On machines other than x86-64 it does nothing.
 #![allow(unsafe_code)]
 
 /// Fetches the first cache line of `reference`'s referent for reading, into all cache levels.
@@ -18,7 +18,7 @@ pub fn prefetch_read<T>(reference: &T) {
     let _ = reference;
 }
 
-/// The time-stamp counter, for measuring builds only: it decides nothing.
+/// The time-stamp counter, for measuring builds only. No decision depends on it.
 #[cfg(feature = "stages")]
 #[inline(always)]
 pub fn cycles() -> u64 {
@@ -31,8 +31,8 @@ pub fn cycles() -> u64 {
     0
 }
 
-/// Fetches the first cache line of `reference`'s referent for writing. Takes a shared reference because
-/// it asks for a line, not for the right to change it.
+/// Fetches the first cache line of `reference`'s referent for writing. It takes a shared reference, because it does not
+/// change anything itself.
 #[inline(always)]
 pub fn prefetch_write<T>(reference: &T) {
     #[cfg(target_arch = "x86_64")]

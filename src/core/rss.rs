@@ -1,7 +1,8 @@
-//! The hash by which NICs spread flows over their receive queues, computed where the NIC cannot be asked.
+//! The hash by which NICs spread flows over their receive queues, computed in software.
 //!
 //! In:  the ends of a packet's flow. Out: the worker to which a NIC with our key and table brings it.
-//! Step 4 asks it for the owner of a flow that arrived elsewhere, step 5 for local ports whose replies come home.
+//! The path asks for the owner of a flow that arrived at another worker, and for local ports whose replies arrive at
+//! the worker that chose them.
 //! Ref: Microsoft, "RSS Hashing Functions" (Toeplitz); DPDK `rte_thash.h` `rte_softrss`.
 
 use crate::address::{Address, Endpoint};
@@ -11,11 +12,11 @@ use crate::verdict::WorkerId;
 pub const KEY_LEN: usize = 40;
 /// The longest input: two IPv6 addresses and two ports.
 const INPUT_LEN_MAX: usize = 36;
-/// Entries of the redirection table that count. A NIC with a longer table repeats them, so that NICs with
-/// different tables agree.
+/// Different entries of the redirection table. A NIC with a longer table repeats them, so that NICs with different
+/// tables agree.
 pub const TABLE_LEN: u16 = 128;
 
-/// One key, with the hash of every half byte at every place of the input.
+/// One key, with the hash of every value of every half byte of the input.
 #[derive(Clone, Debug)]
 pub struct RssHash {
     key: [u8; KEY_LEN],
@@ -36,7 +37,7 @@ impl RssHash {
         Self { key, halves }
     }
 
-    /// What the NIC is given.
+    /// The bytes of the key, for the NIC.
     pub const fn key(&self) -> &[u8; KEY_LEN] {
         &self.key
     }
@@ -57,7 +58,7 @@ impl RssHash {
             ^ bytes(&dst.port.to_be_bytes(), 2 * A::LEN + 2)
     }
 
-    /// The worker whose queue gets packets from `src` to `dst`, of `workers_count` with one queue each.
+    /// The worker whose queue gets packets from `src` to `dst`, if `workers_count` workers have one queue each.
     #[inline]
     pub fn worker<A: Address>(&self, src: Endpoint<A>, dst: Endpoint<A>, workers_count: u8) -> WorkerId {
         WorkerId(queue_of_entry(self.hash(src, dst) as u16, u16::from(workers_count)) as u8)

@@ -1,7 +1,7 @@
 //! Numbers that one thread writes and any thread reads.
 //!
-//! A change is a relaxed load and a relaxed store, never a locked read-modify-write: there is one writer, so
-//! nothing is lost, and a reader sees a value that was true a moment ago.
+//! A change is a relaxed load and a relaxed store, not a locked read-modify-write. There is one writer, so no change is
+//! lost. A reader sees a value that was true a moment ago.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -10,16 +10,16 @@ pub trait SingleWriter {
     /// The plain number.
     type Value;
 
-    /// Adds `n`, wrapping. Only for the one writer.
+    /// Adds `n`, wrapping. Only the writer may call it.
     fn add(&self, n: Self::Value);
 
-    /// Takes `n` away, stopping at 0. Only for the one writer.
+    /// Subtracts `n`, stopping at 0. Only the writer may call it.
     fn sub(&self, n: Self::Value);
 
-    /// Replaces the value. Only for the one writer.
+    /// Replaces the value. Only the writer may call it.
     fn set(&self, value: Self::Value);
 
-    /// The value, for anybody.
+    /// The value. Any thread may call it.
     fn get(&self) -> Self::Value;
 }
 

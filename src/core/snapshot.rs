@@ -1,7 +1,7 @@
-//! What workers read: one immutable picture of services and network, replaced as a whole.
+//! What workers read: an immutable picture of services and network, which is replaced as a whole.
 //!
-//! The management core builds a new one, sends it to every worker's mailbox and drops the old one after
-//! each worker has handed its reference back at a burst boundary.
+//! The management core builds a new one and sends it to every worker's mailbox. It drops the old one when every worker
+//! has returned its reference between two bursts.
 
 use std::sync::Arc;
 
@@ -29,12 +29,13 @@ pub struct Snapshot {
     pub sync: SyncRoles,
     /// How many workers share the traffic: 1 up to [`crate::limits::WORKERS_MAX`].
     pub workers_count: u8,
-    /// Grows with every snapshot of a director; what a worker uses is in [`crate::counters::WorkerCounters::generation`].
+    /// Grows with every snapshot of a director. [`crate::counters::WorkerCounters::generation`] shows which one a
+    /// worker uses.
     pub generation: u64,
 }
 
 impl Snapshot {
-    /// Whether clients' packets are the kernel's, even those of known connections (`backup_only`).
+    /// Whether clients' packets go to the kernel, even those of known connections (`backup_only`).
     #[inline]
     pub const fn leaves_clients_alone(&self) -> bool {
         self.sync.backup && self.sysctls.backup_only

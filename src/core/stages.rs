@@ -1,7 +1,7 @@
-//! Cycles by stage of a packet's way, in builds with the feature `stages`; in others nothing at all, at no cost.
+//! Cycles by stage of the worker's loop, in builds with the feature `stages`. Other builds do nothing here, at no cost.
 //!
 //! In:  a mark at the end of each stage of each burst. Out: the sum of cycles since the mark before, by stage.
-//! One thread marks, anybody reads the sums. Nothing on the path depends on them.
+//! One thread sets marks, and any thread may read the sums. Nothing on the path depends on them.
 
 use std::sync::atomic::AtomicU64;
 
@@ -30,7 +30,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All, in the order of a packet's way.
+    /// All stages, in their order.
     pub const ALL: [Self; 8] = [
         Self::Receive,
         Self::Admit,
@@ -43,7 +43,7 @@ impl Stage {
     ];
 }
 
-/// See the module. Lives among a worker's counters.
+/// See the module. It is part of a worker's counters.
 #[derive(Debug, Default)]
 pub struct StageCycles {
     sums: [AtomicU64; Stage::ALL.len()],
@@ -51,7 +51,7 @@ pub struct StageCycles {
 }
 
 impl StageCycles {
-    /// Nothing before the time-stamp `cycles` counts.
+    /// Starts at the time-stamp `cycles`: nothing before it counts.
     pub fn begin(&self, cycles: u64) {
         self.last.set(cycles);
     }

@@ -1,7 +1,7 @@
-//! Unsafe room 3: compares the eight tags of a bucket at once.
+//! Unsafe module 3: compares the eight tags of a bucket at once.
 //!
-//! In:  eight 16-bit numbers and a wanted one. Out: a bit for each that is equal.
-//! By SSE2, which every x86-64 has: four instructions instead of thirty. Elsewhere one by one.
+//! In:  eight 16-bit numbers and another one. Out: a bit for each that is equal to it.
+//! It uses SSE2, which every x86-64 has: four instructions instead of thirty. Other machines compare one by one.
 #![allow(unsafe_code)]
 
 /// Bit `n` is set when `tags[n] == wanted`; bits 8 and above are clear.

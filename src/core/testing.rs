@@ -18,8 +18,8 @@ pub use hex::hex;
 pub use oracle::{checksum_faults, crc32c};
 pub use pcap::{Capture, CapturedFrame, PcapError, read_pcap, write_pcap};
 
-/// How this crate's properties run: a case that failed is kept beside its test, in `<file>.regressions`, and runs first
-/// from then on.
+/// The configuration of this crate's property tests. A case that failed is written beside its test, into
+/// `<file>.regressions`, and runs first from then on.
 #[cfg(test)]
 pub(crate) fn properties() -> proptest::prelude::ProptestConfig {
     use proptest::test_runner::FileFailurePersistence;

@@ -1,8 +1,8 @@
 //! Time on the packet path: milliseconds since the arena was made, wrapping after 49 days.
 //!
-//! Core never reads a clock; the worker hands `now` in with each burst. Differences are taken modulo
-//! 2³², so they are right as long as the two instants are less than 24 days apart; every timeout is
-//! bounded far below that ([`crate::limits::TIMEOUT_MAX_SEC`]).
+//! The core never reads a clock; the worker gives `now` with each burst. Differences are computed modulo 2³², so they
+//! are right if the two instants are less than 24 days apart. Every timeout is shorter
+//! ([`crate::limits::TIMEOUT_MAX_SEC`]).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -18,7 +18,7 @@ impl Tick {
         Self(self.0.wrapping_add(ms))
     }
 
-    /// Milliseconds from `earlier` to this instant; 0 when `earlier` is in fact later.
+    /// Milliseconds from `earlier` to this instant; 0 if `earlier` is later.
     #[inline]
     pub const fn since_ms(self, earlier: Self) -> u32 {
         let difference = self.0.wrapping_sub(earlier.0);

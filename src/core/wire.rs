@@ -1,7 +1,7 @@
-//! Headers as they stand on the wire: one header a file, each a typed view of bytes.
+//! Headers as they are on the wire. Each file has one header, a typed view of bytes.
 //!
-//! A view is made by one checked call (`ref_from_prefix`, or `check` where there is more to verify than the
-//! length); after that its fields and accessors cannot fail. Network byte order exists only in here.
+//! One checked call makes a view (`ref_from_prefix`, or `check` if more than the length must be verified). After that
+//! its fields and accessors cannot fail. Network byte order exists only here.
 
 pub mod arp;
 pub mod checksum;

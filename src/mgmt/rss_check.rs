@@ -144,7 +144,7 @@ impl Seen {
         for worker in counters {
             seen.rx.push(worker.device(device).rx_packets.get());
             if let Some(rss) = worker.rss.get(usize::from(device.0)) {
-                seen.elsewhere += rss.elsewhere.get();
+                seen.elsewhere += rss.of_others.get();
                 seen.rss_hits += rss.rss_hits.get();
                 seen.rss_misses += rss.rss_misses.get();
                 seen.flows = seen.flows.max(rss.flows.get().count_ones());

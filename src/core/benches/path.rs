@@ -1,11 +1,13 @@
 //! What the path alone costs a packet: `cargo bench -p lvs-core --bench path`.
 //!
-//! No device: bursts of 32 frames are copied into buffers laid out like mbufs, and `path::process` decides about
-//! them. Times are of this thread on the CPU, the copying measured apart and taken off; each is the median of five.
+//! There is no device: the bench copies bursts of 32 frames into buffers laid out like mbufs and calls `path::process`.
+//! It measures the CPU time of this thread, subtracts the time of copying, and prints the median of five rounds.
+//!
 //! `path passes [FLOWS] [MODE]`: the longest pass of a worker's loop while connections come and go.
-//! `path [new] [FLOWS] [MODE] [PROTOCOL] [DIRECTION] [FAMILY] [N-workers]`; `new` for first packets instead. With `N-workers` it is
-//! the first of so many, and gets packets of established connections of its own. `path count …` runs `measured` only as often as it says, for
-//! `valgrind --tool=callgrind --toggle-collect='*measured*'`, whose count of instructions no neighbour disturbs.
+//! `path [new] [FLOWS] [MODE] [PROTOCOL] [DIRECTION] [FAMILY] [N-workers]`: packets of established connections, with
+//! `new` first packets; with `N-workers` at the first of so many workers, which owns all the connections.
+//! `path count …` runs `measured` only as often as it says, for `valgrind --tool=callgrind
+//! --toggle-collect='*measured*'`: no other program on the machine disturbs a count of instructions.
 #![allow(
     unsafe_code,
     reason = "the CPU clock of this thread, and buffers without bounds checks, as mbufs are"
@@ -39,7 +41,7 @@ use lvs_core::verdict::{Verdict, WorkerId};
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
 
 const ROUNDS: usize = 5;
-/// Flows whose instructions are counted: enough to meet every shape of a bucket, few enough for valgrind.
+/// Flows whose instructions are counted: enough for every shape of a bucket, few enough for valgrind.
 const COUNTED_FLOWS: u32 = 1_024;
 /// Bursts whose instructions are counted.
 const COUNTED_BURSTS: usize = 256;
@@ -58,7 +60,7 @@ struct Buffer {
 impl Frame for Buffer {
     #[inline]
     fn bytes(&self) -> &[u8] {
-        // SAFETY: every function here keeps start + len within the room.
+        // SAFETY: every function here keeps start + len within the buffer.
         unsafe {
             self.room
                 .get_unchecked(usize::from(self.start)..usize::from(self.start) + usize::from(self.len))
@@ -137,7 +139,7 @@ impl Scenario {
         )
     }
 
-    /// All that make sense: replies are seen in NAT and FULLNAT only.
+    /// All that make sense: only in NAT and FULLNAT does the director see replies.
     fn all(workers_count: u8) -> Vec<Self> {
         let modes = [
             ForwardingMode::FullNat,
@@ -335,7 +337,7 @@ impl Stand {
         }
     }
 
-    /// Opens all flows: nanoseconds each, the copying taken off. Then lets them expire: nanoseconds each.
+    /// Opens all flows, then lets them expire. Returns the nanoseconds a flow of both, without the time of copying.
     fn opened(&mut self) -> (f64, f64) {
         let bursts = self.frames.len() / BURST_MAX;
         let flows = (bursts * BURST_MAX) as f64;
@@ -367,8 +369,8 @@ impl Stand {
         self.frames.push(padded);
     }
 
-    /// Sends one frame through the path and tells whether this worker has its connection; what the frame looks like
-    /// afterwards is in the first buffer.
+    /// Sends one frame through the path and returns whether this worker owns its connection. The first buffer then
+    /// holds the frame as the path left it.
     fn open(&mut self, frame: &[u8]) -> bool {
         self.buffers[0].fill(frame);
         path::process(
@@ -415,7 +417,7 @@ impl Stand {
         }
     }
 
-    /// What valgrind counts. Never inlined, or there would be nothing to count.
+    /// What valgrind counts. It is never inlined, because valgrind finds it by its name.
     #[inline(never)]
     fn measured(&mut self, burst: usize) {
         let bursts = self.buffers.len() / BURST_MAX;
@@ -428,7 +430,7 @@ impl Stand {
         assert!(self.verdicts.iter().all(sent), "{:?}", self.verdicts);
     }
 
-    /// Nanoseconds a packet: with the path, and of the copying alone.
+    /// Nanoseconds a packet: of path and copying, and of copying alone.
     fn timed(&mut self, bursts: usize) -> (f64, f64) {
         let start = on_cpu();
         for burst in 0..bursts {
@@ -461,7 +463,7 @@ unsafe extern "C" {
     fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int;
 }
 
-/// What this thread has spent on the CPU so far.
+/// The CPU time of this thread so far.
 fn on_cpu() -> Duration {
     let mut spent = Timespec::default();
     // SAFETY: `spent` is a timespec as 64-bit Linux defines it, ours to write.

@@ -1,7 +1,7 @@
 //! What a pick costs: nanoseconds for a new connection, for every scheduler, with 10, 100 and 1,000 real servers.
 //!
-//! One worker's pick with loads in its own counters, as `path/schedule.rs` asks for it; each pick leaves a
-//! connection, and the oldest goes after [`KEPT`] others. Medians of [`WINDOWS`] windows.
+//! One worker picks as `path/schedule.rs` does, with loads in its own counters. Each pick adds a connection, which ends
+//! after [`KEPT`] others. The figures are medians of [`WINDOWS`] windows.
 //! `scripts/dev bench schedulers [--json FILE]`.
 
 use std::hint::black_box;
@@ -23,10 +23,10 @@ const SERVERS: [u32; 3] = [10, 100, 1_000];
 /// Windows of each figure; the median counts.
 const WINDOWS: usize = 5;
 const WINDOW: Duration = Duration::from_millis(20);
-/// Connections that are there at a time.
+/// Connections that exist at the same time.
 const KEPT: usize = 4_096;
 
-/// One worker's loads, alone.
+/// The loads of the only worker.
 struct Alone<'a> {
     own: &'a WorkerCounters,
     board: &'a LoadBoard,

@@ -1,9 +1,9 @@
 //! What the connection table costs: `cargo bench -p lvs-core --bench table`.
 //!
-//! Lookups as the path does them, in bursts of 32: hash all, prefetch all buckets, prefetch all connections,
-//! then find each and write its `last_seen` and `in_packets`. Flows come in an order that has nothing to do
-//! with that of the table; half of them come inbound, half outbound. Each figure is the median of five
-//! rounds (minimum to maximum). With large pages where the kernel grants them, and without.
+//! It looks flows up as the path does, in bursts of 32: hash all, prefetch all buckets, prefetch all connections, then
+//! find each and write its `last_seen` and `in_packets`. The order of the flows is independent of the table's; half of
+//! them come inbound, half outbound. Each figure is the median of five rounds (minimum to maximum), with large pages if
+//! the kernel grants them, and without.
 #![allow(unsafe_code, reason = "memory in large pages, and the CPU clock of this thread")]
 
 use std::alloc::{Layout, alloc, dealloc};
@@ -79,14 +79,14 @@ fn report(what: &str, mut rounds: Vec<f64>) {
     print!("  {what} {median:6.1} ({least:.1}–{most:.1})");
 }
 
-/// Nanoseconds on the CPU, which other programs on the machine do not lengthen (but for the caches they take).
+/// Nanoseconds on the CPU. Other programs on the machine lengthen them only by the cache lines that they evict.
 fn nanoseconds_each(pieces: usize, work: impl FnOnce()) -> f64 {
     let before = on_cpu();
     work();
     (on_cpu() - before).as_nanos() as f64 / pieces as f64
 }
 
-/// What this thread has spent on the CPU so far.
+/// The CPU time of this thread so far.
 fn on_cpu() -> Duration {
     let mut spent = Timespec::default();
     // SAFETY: `spent` is a timespec as 64-bit Linux defines it, ours to write.
@@ -144,7 +144,7 @@ fn look_up<A: Address>(table: &mut ConnTable<A>, keys: &[FlowKey<A>], now: Tick)
 fn insert_all<A: Address>(table: &mut ConnTable<A>, flows: &[Conn<A>]) -> Vec<ConnIndex> {
     let mut indices = Vec::with_capacity(flows.len());
     for burst in flows.chunks(BURST_MAX) {
-        // As on the path: lookups have fetched the buckets of both directions before.
+        // As on the path, where lookups have fetched the buckets of both directions before.
         for conn in burst {
             table.prefetch_bucket(table.hash(&conn.inbound_key()));
             table.prefetch_bucket(table.hash(&conn.outbound_key()));

@@ -120,8 +120,8 @@ fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     )
 }
 
-/// Table and key to which the place belongs: the nearest line above or here that begins a value, and the
-/// nearest table header above it.
+/// The table and key that a place belongs to: of the lines up to the place the last one that begins a value, and the
+/// last table header before it.
 fn key_at(text: &str, offset: usize) -> String {
     let end = text[offset.min(text.len())..]
         .find('\n')

@@ -1,5 +1,5 @@
-//! The file as serde reads it: every key optional unless there is no sensible default, nothing checked
-//! but types, every value with its place in the text.
+//! The file as serde reads it. Every key with a sensible default is optional, every value has its place in the text,
+//! and only types are checked.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -53,7 +53,7 @@ impl RawConfig {
 pub enum Hugepages {
     /// If the machine has any.
     Auto,
-    /// Do not start without.
+    /// The daemon does not start without them.
     Require,
     /// Ordinary memory: for tests and virtual devices.
     Never,
@@ -74,13 +74,13 @@ pub(super) struct RawEal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Idle {
-    /// Polls without pause: least latency.
+    /// It polls without pause, for the least latency.
     Spin,
-    /// Polls with the processor's pause instruction: leaves the sibling hyperthread alone.
+    /// It polls with the processor's pause instruction, which leaves more to the sibling hyperthread.
     Pause,
-    /// Sleeps between polls: for machines that do other things too.
+    /// It sleeps between polls, for machines that do other things too.
     Sleep,
-    /// Polls while frames come, and rests when none do: until a device interrupts, or in sleeps that grow.
+    /// It polls while frames arrive. Otherwise it sleeps until a device interrupts, or for times that grow.
     Adaptive,
 }
 

@@ -1,4 +1,4 @@
-//! `[[service]]`: what it balances and who sticks together; `[[service.real_server]]`: its tunnel.
+//! `[[service]]`: its key and its persistence. `[[service.real_server]]`: its tunnel.
 
 use toml::Spanned;
 

@@ -24,7 +24,7 @@ fn refusal(text: &str) -> String {
         .to_string()
 }
 
-/// The reference with every commented key made real.
+/// The reference file with all its keys uncommented.
 fn uncommented() -> String {
     let is_key =
         |line: &str| line.starts_with('#') && line[1..].starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
@@ -242,7 +242,7 @@ fn a_full_file_is_read_as_it_stands() {
     assert_eq!(table.services()[0].overhead, crate::ipvs::scheduler::Overhead::Current);
 }
 
-/// Begins a service with one server to which `more` is added.
+/// A service with one server, to which `more` is added.
 fn with_server(more: &str) -> String {
     format!(
         "[[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.1\"\nport = 80\n\

@@ -1,5 +1,5 @@
-//! From the file as written to a [`Config`] that holds: ranges, uniqueness, and services by the same
-//! [`DesiredServices`] that the API changes, so that the two cannot disagree.
+//! Turns the file as written into a valid [`Config`]. It checks ranges and uniqueness here, and services by the same
+//! [`DesiredServices`] that the API changes, so that file and API cannot disagree.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -33,9 +33,9 @@ const MEMORY_MAX_MB: u64 = 1 << 20;
 const MBUFS_MAX: u64 = 16_777_216;
 /// Longer sleeps overflow a receive queue at a million packets a second.
 const IDLE_SLEEP_US: RangeInclusive<u64> = 1..=1_000;
-/// The longest sleep of a quiet worker with `idle = "adaptive"`: what a millisecond's housekeeping allows.
+/// The longest sleep of a quiet worker with `idle = "adaptive"`, because housekeeping is due every millisecond.
 const ADAPTIVE_SLEEP_US: u32 = 1_000;
-/// From a small lab to 2²⁸, where indices and memory end.
+/// From a small lab to 2²⁸, the limit of indices and memory.
 const CONNECTIONS: RangeInclusive<u64> = 1_024..=(1 << 28);
 /// What NICs accept.
 const QUEUE_SIZE: RangeInclusive<u64> = 64..=32_768;
@@ -76,7 +76,7 @@ fn eal(raw: RawEal, idle: Idle) -> Result<EalConfig, Invalid> {
     let mut worker_cores = Vec::new();
     for core in raw.worker_cores.as_ref().map_or(&[][..], |cores| cores.get_ref()) {
         let number = ranged(core, 0..=CORE_MAX)?;
-        // Two threads that never sleep on one core would starve each other.
+        // Two threads on one core that never sleep would starve each other.
         if !taken.insert(number) && idle != Idle::Sleep {
             let cure = "give every worker a core of its own, other than eal.main_core, or set workers.idle = \"sleep\"";
             return invalid(

@@ -1,4 +1,4 @@
-//! A [`Frame`] in a vector, with headroom and tailroom as an mbuf has them: of the offline mode and of tests.
+//! A [`Frame`] in a vector, with headroom and tailroom like an mbuf. The offline mode and tests use it.
 
 use crate::frame::Frame;
 

@@ -1,7 +1,7 @@
-//! How a real server behind FULLNAT learns who its client is, and how far a connection has come with telling it.
+//! How a real server behind FULLNAT learns who its client is, and which part of that a connection has done.
 //!
-//! A service says which [`ClientAddress`] its real servers read; each connection keeps an [`ClientAddressState`] of one
-//! byte in its first cache line, 0 when nothing is left to be done, which is all that an established packet looks at.
+//! A service says which [`ClientAddress`] its real servers read. Each connection has a [`ClientAddressState`], one byte
+//! in its first cache line. It is 0 when nothing is left to do, and an established packet tests only that.
 //!
 //! Ref: Alibaba's and DPVS's toa and uoa kernel modules; the PROXY protocol specification (HAProxy).
 
@@ -16,11 +16,11 @@ pub enum ClientAddress {
     None = 0,
     /// TCP option 254 (IPv4) or 253 (IPv6), until the server has answered.
     Toa = 1,
-    /// The PROXY protocol's line of text as the first bytes of the TCP stream.
+    /// The PROXY protocol's text header as the first bytes of the TCP stream.
     ProxyV1 = 2,
     /// The PROXY protocol's binary header as the first bytes of the TCP stream.
     ProxyV2 = 3,
-    /// The first UDP datagrams carry IPv4 option 31, or behind IPv6 the option protocol 248.
+    /// The first UDP datagrams carry IPv4 option 31; in IPv6 they carry an extension header of protocol 248.
     Uoa = 4,
 }
 
@@ -44,7 +44,7 @@ impl ClientAddress {
         Self::ALL.into_iter().find(|carrier| carrier.name() == name)
     }
 
-    /// The IP protocol whose packets it goes with; `None` for nothing.
+    /// The IP protocol of the packets that carry it; `None` for nothing.
     pub const fn protocol(self) -> Option<u8> {
         match self {
             Self::None => None,
@@ -54,7 +54,7 @@ impl ClientAddress {
     }
 }
 
-/// What is left to be told or changed in the packets of one connection; [`Self::OVER`] for nothing.
+/// What the packets of one connection still have to carry or change; [`Self::OVER`] for nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct ClientAddressState(u8);
@@ -62,9 +62,9 @@ pub struct ClientAddressState(u8);
 impl ClientAddressState {
     /// Nothing is left.
     pub const OVER: Self = Self(0);
-    /// PROXY: the header went out.
+    /// PROXY: the header has been sent.
     pub const SENT: u8 = 0x08;
-    /// PROXY: data went out behind the header, which had gone before them.
+    /// PROXY: data has been sent after the header.
     pub const FOLLOWED: u8 = 0x10;
     /// PROXY: the real server has the whole header.
     pub const RECEIVED: u8 = 0x20;
@@ -72,7 +72,7 @@ impl ClientAddressState {
     pub const LIMITS_MSS: u8 = 0x40;
 
     const CARRIER: u8 = 0x07;
-    /// UOA counts in the bits that PROXY has flags in.
+    /// UOA counts in the bits that PROXY uses as flags.
     const COUNT_ONE: u8 = 0x08;
     const COUNT: u8 = 0x38;
 
@@ -82,13 +82,13 @@ impl ClientAddressState {
         Self(carrier as u8 | limits)
     }
 
-    /// Whether packets still need a look.
+    /// Whether packets still have something to carry or to change.
     #[inline(always)]
     pub const fn is_pending(self) -> bool {
         self.0 != 0
     }
 
-    /// What carries the address; [`ClientAddress::None`] when it is told or is not to be told.
+    /// What carries the address; [`ClientAddress::None`] when the server has it or does not get it.
     pub const fn carrier(self) -> ClientAddress {
         match self.0 & Self::CARRIER {
             1 => ClientAddress::Toa,
@@ -114,17 +114,17 @@ impl ClientAddressState {
         self.0 &= Self::CARRIER | Self::LIMITS_MSS;
     }
 
-    /// The address is told.
-    pub const fn told(&mut self) {
+    /// The server has the address.
+    pub const fn delivered(&mut self) {
         self.0 &= Self::LIMITS_MSS;
     }
 
-    /// No more SYN segments.
+    /// The handshake is over: no SYN segment follows.
     pub const fn mss_known(&mut self) {
         self.0 &= !Self::LIMITS_MSS;
     }
 
-    /// One datagram more has carried the address; how many that makes.
+    /// Counts a datagram that carried the address. Returns how many have.
     pub const fn count(&mut self) -> u8 {
         self.0 += Self::COUNT_ONE;
         (self.0 & Self::COUNT) / Self::COUNT_ONE
@@ -151,7 +151,7 @@ mod tests {
         assert!(client_address.has(ClientAddressState::SENT) && !client_address.has(ClientAddressState::RECEIVED));
         client_address.restart();
         assert_eq!(client_address, ClientAddressState::begin(ClientAddress::ProxyV2, true));
-        client_address.told();
+        client_address.delivered();
         assert!(client_address.is_pending());
         client_address.mss_known();
         assert_eq!(client_address, ClientAddressState::OVER);

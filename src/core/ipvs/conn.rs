@@ -31,7 +31,7 @@ mod timer_wheel;
 
 pub use flags::ConnFlags;
 
-/// Which way a packet goes through a connection.
+/// The direction of a packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Direction {
@@ -42,7 +42,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The other way.
+    /// The other direction.
     #[inline]
     pub const fn reverse(self) -> Self {
         match self {
@@ -68,20 +68,20 @@ pub struct SequenceShift {
     pub previous_delta: i32,
 }
 
-/// A connection's place in the timer wheel; the table's own business.
+/// A connection's place in the timer wheel. Only the table uses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct TimerLink {
-    /// The next in the wheel slot.
+    /// The next connection in the wheel slot.
     next: u32,
     previous: u32,
     /// The wheel's unit of time at which it fires.
     fires_at: u32,
-    /// Wheel slot plus one; 0 when not armed, that is, when there is no connection here.
+    /// Wheel slot plus one; 0 when the timer is not armed, which means that this slot holds no connection.
     slot: u32,
 }
 
-/// See the module. Make one with `Conn { client, virt, ..Default::default() }`.
+/// See the module. Create one with `Conn { client, virt, ..Default::default() }`.
 ///
 /// While it is in a table, the four ends, `protocol`, [`ConnFlags::OUTBOUND_INDEXED`] and `timer` must stay as they
 /// are: the table finds the connection by them.
@@ -100,7 +100,7 @@ pub struct Conn<A: Address> {
     pub last_seen: Tick,
     /// Generation of the [`crate::l3::L3`] that `hops` belong to.
     pub hop_generation: u32,
-    /// [`crate::l3::HopId`] of the way on, by [`Direction`]; [`Conn::NO_HOP`] when not looked up.
+    /// [`crate::l3::HopId`] of the next hop, by [`Direction`]; [`Conn::NO_HOP`] when it is not looked up.
     pub hops: [u16; 2],
     /// The real server it goes to.
     pub real_server: RealServerId,
@@ -118,11 +118,11 @@ pub struct Conn<A: Address> {
     pub state: u8,
     /// [`ForwardingMode`] as a number: see [`Conn::mode`].
     pub mode: u8,
-    /// What is left to be told the real server about the client, or changed in SYN segments.
+    /// What its packets still have to carry about the client, or to change in SYN segments.
     pub client_address: ClientAddressState,
     /// Bytes put in front of the client's TCP stream (PROXY protocol): `shift.delta`, in the first line.
     pub proxy_header_len: u8,
-    /// State in which it was last told to another director.
+    /// State in which it was last synced out.
     pub synced_state: u8,
     /// The service it was made for.
     pub service: ServiceId,
@@ -130,7 +130,7 @@ pub struct Conn<A: Address> {
     /// [`table::ConnTable::set_timeout`].
     pub timeout_ms: u32,
 
-    /// Cold from here on. Its place in the timer wheel.
+    /// Its place in the timer wheel. From here on the fields are cold.
     pub timer: TimerLink,
     /// [`ConnIndex`] of the persistence template that controls it, or [`Conn::NO_CONTROL`].
     pub control: u32,
@@ -138,14 +138,15 @@ pub struct Conn<A: Address> {
     pub controlled: u32,
     /// Firewall mark of its service; 0 for none.
     pub fwmark: u32,
-    /// When the real server was asked, in microseconds modulo 2³²; only while [`ConnFlags::TIMED`] is set.
+    /// When the client's request passed, in microseconds modulo 2³²; valid while [`ConnFlags::TIMED`] is set.
     pub asked_us: u32,
-    /// Until when another director was told to keep it, in ticks; the low two bits count repetitions. 0: never told.
+    /// When it expires at the director that it was synced out to, in ticks; the low two bits count repetitions. 0: it
+    /// was never synced out.
     pub synced_until: u32,
-    /// Shift of the client's sequence numbers (of the server's none is made).
+    /// Shift of the client's sequence numbers; the server's are never shifted.
     pub shift: SequenceShift,
-    /// [`ConnIndex`] of the next older connection with the same outbound key, which has it again when this one
-    /// ends, or [`Conn::NO_CONTROL`]. The table's own business.
+    /// [`ConnIndex`] of the next older connection with the same outbound key, or [`Conn::NO_CONTROL`]. The older one
+    /// gets the key back when this one ends. Only the table uses it.
     pub shadowed: u32,
 }
 
@@ -158,7 +159,7 @@ impl<A: Address> Conn<A> {
     /// No template controls this connection.
     pub const NO_CONTROL: u32 = u32::MAX;
 
-    /// The IP protocol of its packets: for a template that of the connections it controls, 0 for any.
+    /// The IP protocol of its packets. A template has the protocol of the connections that it controls, 0 for any.
     pub const fn ip_protocol(&self) -> u8 {
         if self.flags.contains(ConnFlags::TEMPLATE) {
             persistence::controlled_protocol(self.protocol)

@@ -1,9 +1,9 @@
-//! The services as an operator wants them: the only writer's copy, from which workers' tables are built.
+//! The services as an operator wants them. Only the management core changes them; workers' tables are built from them.
 //!
-//! In: one change at a time, checked as ipvsadm and the kernel check it. Out: a [`ServiceTable`], or an
-//! error and no change at all. Pure: no clock, no I/O. Ids are slots that workers index by, so they are
-//! reused only when no connection can refer to them any more.
-//! Follows Linux ip_vs_ctl.c `ip_vs_add_dest()`, `__ip_vs_update_dest()`, `ip_vs_trash_get_dest()`.
+//! In: one change at a time, checked as ipvsadm and the kernel check it. Out: a [`ServiceTable`], or an error without
+//!      any change. Pure: no clock, no I/O. An id is a slot that workers index by. It is reused only when no connection
+//!      can refer to it any more. Follows Linux ip_vs_ctl.c `ip_vs_add_dest()`, `__ip_vs_update_dest()`,
+//!      `ip_vs_trash_get_dest()`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -45,7 +45,7 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
-    /// A service of which nothing else is said.
+    /// A service with everything else at its default.
     pub const fn new(key: ServiceKey, scheduler: SchedulerKind) -> Self {
         Self {
             key,
@@ -100,13 +100,12 @@ pub struct ServerListing {
     pub id: RealServerId,
     /// As configured.
     pub spec: ServerSpec,
-    /// The last weight above 0 it had; 0 for none. What mh fills its table by: to bring a director back
-    /// exactly, add the server with this weight and then edit it to its own.
+    /// Its last weight above 0; 0 for none. mh fills its table by it. To restore a director exactly, add the server
+    /// with this weight and then edit it to its own.
     pub last_weight: u32,
 }
 
-/// A service, for listings and the journal: adding it, its pool and its servers in the order given here
-/// rebuilds it.
+/// A service, for listings and the journal. To rebuild it, add the service, its pool and its servers in this order.
 #[derive(Clone, Copy, Debug)]
 pub struct ServiceListing<'desired> {
     /// Its slot.
@@ -146,7 +145,7 @@ struct DesiredService {
     built: VirtualService,
 }
 
-/// What makes a server the same one when it is added again.
+/// What identifies a server that is added again.
 type ServerKey = (ServiceKey, IpAddr, u16);
 
 /// A deleted server that connections may still refer to.
@@ -205,7 +204,7 @@ impl DesiredServices {
         }
     }
 
-    /// `ipvsadm -A`. It has no pool yet, so what needs one is set by [`Self::edit_service`] afterwards.
+    /// `ipvsadm -A`. A new service has no pool. Options that need one are set by [`Self::edit_service`] afterwards.
     pub fn add_service(&mut self, spec: ServiceSpec) -> Result<ServiceId, ServiceError> {
         check::service(&spec)?;
         check::has_pool(&spec, &[])?;
@@ -295,8 +294,8 @@ impl DesiredServices {
         }
     }
 
-    /// `ipvsadm -a`: a server that was deleted from the same service a short while ago gets its slot back,
-    /// and with it its connections, counters and last weight.
+    /// `ipvsadm -a`. A server that was deleted from the same service a short while ago gets its slot back, and with it
+    /// its connections, counters and last weight.
     pub fn add_server(&mut self, key: &ServiceKey, spec: ServerSpec) -> Result<RealServerId, ServiceError> {
         let service = self.service(key)?;
         check::server(key, &spec)?;
@@ -326,7 +325,7 @@ impl DesiredServices {
         Ok(id)
     }
 
-    /// `ipvsadm -e`: the whole server as given, in its old place.
+    /// `ipvsadm -e`. It replaces the whole server and keeps its place in the list.
     pub fn edit_server(&mut self, key: &ServiceKey, spec: ServerSpec) -> Result<(), ServiceError> {
         let service = self.service(key)?;
         check::server(key, &spec)?;
@@ -347,7 +346,7 @@ impl DesiredServices {
         })
     }
 
-    /// `ipvsadm -d`: its slot is remembered until it is idle for the trash period.
+    /// `ipvsadm -d`. Its slot stays reserved until it has been idle for the trash period.
     pub fn delete_server(&mut self, key: &ServiceKey, addr: IpAddr, port: u16) -> Result<(), ServiceError> {
         let service = self.service(key)?;
         let position = service.position(key, addr, port)?;
@@ -382,8 +381,8 @@ impl DesiredServices {
 
     /// Frees the slots of deleted servers that have had no connection for the trash period.
     ///
-    /// To be called every few seconds. `now_sec`: any clock that does not go back. `is_idle`: no worker
-    /// has a connection of this server. How many slots were freed.
+    /// Call it every few seconds. `now_sec` comes from any clock that does not go back. `is_idle` says whether no
+    /// worker has a connection of this server. Returns how many slots were freed.
     pub fn collect_trash(&mut self, now_sec: u64, is_idle: impl Fn(RealServerId) -> bool) -> usize {
         let before = self.trash.len();
         let mut emptied = Vec::new();
@@ -472,7 +471,7 @@ impl DesiredServices {
         }
     }
 
-    /// The slot of a service of which deleted servers are remembered, be it listed or not.
+    /// The slot of a service that is listed, or that was deleted while deleted servers of it are remembered.
     fn trashed_service(&self, key: &ServiceKey) -> Option<ServiceId> {
         let lowest = (*key, IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         let ((first, ..), trashed) = self.trash.range(lowest..).next()?;
@@ -539,7 +538,7 @@ impl DesiredService {
         }
     }
 
-    /// Brings what workers will see up to date.
+    /// Updates what workers will see.
     fn rebuild(&mut self, revision: u64, servers_changed: bool) {
         let servers: Arc<[RealServer]> = self
             .servers

@@ -17,7 +17,7 @@ pub enum ForwardingMode {
 }
 
 impl ForwardingMode {
-    /// From the byte a [`crate::ipvs::conn::Conn`] stores; anything unknown reads as `Nat`.
+    /// From the byte that a [`crate::ipvs::conn::Conn`] stores. An unknown value means `Nat`.
     #[inline]
     pub const fn from_u8(value: u8) -> Self {
         match value {

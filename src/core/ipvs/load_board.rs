@@ -1,9 +1,9 @@
-//! What one worker knows of the load of real servers at the others, and what it measures itself.
+//! What one worker knows about the load of real servers at the other workers, and what it measures itself.
 //!
-//! In:  what each worker shows in its [`WorkerCounters`]; its own counters and response times.
+//! In:  what each worker publishes in its [`WorkerCounters`]; this worker's own counters and response times.
 //! Out: sums over the other workers, at most [`LOADS_BEAT_US`] old where connections begin, and response times
 //!      over all workers (wrt), at most [`RESPONSES_MERGE_MS`] old.
-//! Never: writes what another worker reads except its own line of it; reads others' lines for every packet.
+//! Never: writes the cache line of another worker; reads lines of other workers for every packet.
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use crate::tick::Tick;
 
 /// Bytes a second are scaled by 2⁵ and halved, because a sample covers two seconds (Linux ip_vs_est.c).
 const TRAFFIC_SHIFT: u32 = 4;
-/// Response time of a server nobody has heard of, in a service where nobody has been heard of.
+/// Response time of a server in a service of which no server has answered yet.
 const RESPONSE_UNKNOWN_US: u32 = 1_000;
-/// A response time that is older than this halves its distance to the service's best every time it passes.
+/// Each time this period passes without a measure, a response time halves its distance to the best of the service.
 const RESPONSE_STALE_MS: u32 = 10_000;
-/// Servers of a service among which the median response time is looked for.
+/// How many servers of a service the median response time is taken from.
 const MEDIAN_AMONG: usize = 64;
 
-/// What this worker's estimator remembers of one server.
+/// What this worker's estimator remembers about one server.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sampled {
     bytes: u64,
@@ -41,12 +41,12 @@ struct Merged {
     response_us: u32,
 }
 
-/// When a service's servers were looked up at the other workers.
+/// When the loads of a service's servers were read from the other workers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Looked {
-    /// Beat of the last look; 0 for never.
+    /// Beat of the last reading; 0 for none yet.
     conns_beat: u32,
-    /// From which server the next look goes on.
+    /// The server with which the next reading begins.
     next: u32,
     /// When response times were merged.
     responses_at: Tick,
@@ -68,12 +68,12 @@ pub struct LoadBoard {
     /// By service.
     looked: Box<[Looked]>,
     sampled_at: Tick,
-    /// Which of the measured servers is sampled next, while the estimator goes through them.
+    /// Which of the measured servers the estimator samples next.
     sampling: Option<u32>,
 }
 
 impl LoadBoard {
-    /// For as many servers and services as there are slots. Allocates.
+    /// A board for as many servers and services as there are slots. Allocates.
     pub fn new(servers_max: usize, services_max: usize) -> Self {
         Self {
             us: 0,
@@ -88,7 +88,7 @@ impl LoadBoard {
         }
     }
 
-    /// Tells the time, in microseconds modulo 2³².
+    /// Sets the time, in microseconds modulo 2³².
     #[inline]
     pub const fn set_us(&mut self, us: u32) {
         self.us = us;
@@ -118,7 +118,7 @@ impl LoadBoard {
         self.merged.get(index).map_or(0, |merged| merged.traffic) + own
     }
 
-    /// Connections that a server got since the estimators took their last samples, but at this worker.
+    /// Connections that a server got at other workers since their estimators took their last samples.
     #[inline]
     pub fn assigned_by_others(&self, id: RealServerId) -> u32 {
         self.merged.get(id.0 as usize).map_or(0, |merged| merged.assigned)
@@ -131,8 +131,7 @@ impl LoadBoard {
         merged.map_or(RESPONSE_UNKNOWN_US, |merged| merged.response_us).max(1)
     }
 
-    /// Looks at the other workers' loads of this service's servers, if it is time. To be called where a
-    /// connection begins.
+    /// Reads the other workers' loads of this service's servers, if that is due. Call it when a connection begins.
     #[inline]
     pub fn look(&mut self, service: &VirtualService, workers: &[Arc<WorkerCounters>], own: usize, now: Tick) {
         let Some(looked) = self.looked.get_mut(service.id.0 as usize) else {
@@ -209,13 +208,13 @@ impl LoadBoard {
         }
     }
 
-    /// One connection more for a server of a measured service.
+    /// Counts a new connection for a server of a measured service.
     #[inline]
     pub fn assign(own: &WorkerCounters, server: &RealServer) {
         own.measured(server.id).assigned.add(1);
     }
 
-    /// Takes the estimator's samples when they are due, a bounded number a call: to be called by housekeeping.
+    /// Takes the estimator's samples that are due, a bounded number in each call. Housekeeping calls it.
     pub fn sample(&mut self, services: &ServiceTable, own: &WorkerCounters, now: Tick) {
         let measured = services.measured_servers();
         if self.sampling.is_none() {
@@ -245,7 +244,8 @@ impl LoadBoard {
         self.sampling = (next < measured.len()).then_some(next as u32);
     }
 
-    /// A server answered `us` after it was asked (wrt): smoothed by ⅛; more than twice as slow counts at once.
+    /// A server answered `us` after the request (wrt). The value is smoothed by ⅛; one that is more than twice as slow
+    /// replaces the old value at once.
     #[cold]
     pub fn responded(own: &WorkerCounters, id: RealServerId, us: u32, now: Tick) {
         let measured = own.measured(id);
@@ -274,7 +274,7 @@ struct Response {
 }
 
 impl Response {
-    /// Nobody asked the server lately: what was slow then may be fast now.
+    /// The server has not been measured lately: it may have become faster.
     const fn faded_us(self, least_us: u32) -> u32 {
         let halvings = self.age_ms / RESPONSE_STALE_MS;
         let above = self.us.saturating_sub(least_us);
@@ -283,7 +283,7 @@ impl Response {
     }
 }
 
-/// The mean of what workers measured in the last ten seconds, else what was measured last of all.
+/// The mean of what workers measured in the last ten seconds, or without any the last measure of all.
 fn response_of(id: RealServerId, workers: &[Arc<WorkerCounters>], now: Tick) -> Option<Response> {
     let (mut sum, mut count) = (0u64, 0u64);
     let mut last: Option<Response> = None;

@@ -1,7 +1,7 @@
 //! Addresses from which FULLNAT reaches real servers, and the walk over their ports.
 //!
-//! Step 5 asks for candidates until the connection table has a free one. A worker only takes ports whose replies
-//! come home: by the NICs' own spreading where they have RSS, else by [`owner_of`], which needs nothing but the port.
+//! Scheduling asks for candidates until the connection table has a free one. A worker only takes ports whose replies
+//! arrive at it: with RSS the NICs bring them to it, without RSS [`owner_of`] determines the owner from the port alone.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,24 +11,24 @@ use crate::limits::{LOCAL_PORT_FIRST, LOCAL_PORT_LAST};
 use crate::rss::RssHash;
 use crate::verdict::WorkerId;
 
-/// The local addresses of one service, in the order the operator gave.
+/// The local addresses of one service, in the operator's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalAddressPool {
     /// At least one, all of the real servers' family.
     pub addresses: Arc<[IpAddr]>,
 }
 
-/// Where one worker stands in the pool of one service.
+/// The position of one worker in the pool of one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LocalPortCursor {
     address: u32,
-    /// Which of the worker's own ports.
+    /// The number of the port among the worker's own.
     port: u32,
 }
 
 impl LocalPortCursor {
-    /// A cursor that begins somewhere else for every `seed`, so that a restarted director does not walk
-    /// into the ports it has just used.
+    /// A cursor whose start depends on `seed`, so that a restarted director does not begin with the ports that it has
+    /// just used.
     pub const fn seeded(seed: u64) -> Self {
         Self {
             address: (seed >> 32) as u32,
@@ -38,9 +38,9 @@ impl LocalPortCursor {
 }
 
 impl LocalAddressPool {
-    /// The next candidate: addresses rotate fastest, then ports, from [`LOCAL_PORT_FIRST`] to
-    /// [`LOCAL_PORT_LAST`] and around; every candidate of this worker comes once before any comes again.
-    /// `None` when the pool has no address of this family or `worker` is not below `workers_count`.
+    /// The next candidate. Addresses rotate fastest, then ports from [`LOCAL_PORT_FIRST`] to [`LOCAL_PORT_LAST`] and
+    /// around. Every candidate of this worker comes once before any comes again. `None` when the pool has no address of
+    /// this family or `worker` is not below `workers_count`.
     #[inline]
     pub fn next<A: Address>(
         &self,
@@ -96,22 +96,22 @@ const AHEAD: usize = 4;
 /// Real servers for which candidates are fetched ahead at the same time.
 const AHEAD_SERVERS: usize = 1_024;
 
-/// Candidates that real servers' next connections try first. When a connection comes, the memory that tells whether its
-/// candidate is free has been fetched long ago, for it is at a random place of a large table.
+/// Candidates that the next connections of real servers try first. Whether a candidate is free is stored at a random
+/// place of a large table, so that memory is fetched long before the connection comes.
 ///
-/// A direct-mapped table of fixed size: servers that meet in a slot cost each other the benefit and a few candidates,
+/// This is a direct-mapped table of fixed size. Servers that share a slot lose the benefit and skip a few candidates,
 /// which come around again.
 #[derive(Debug)]
 pub struct PortsAhead(Box<[Ahead]>);
 
-/// Whose candidates they are.
+/// The real server and the service of these candidates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AheadOf {
     /// [`crate::ipvs::real_server::RealServerId`].
     pub(crate) server: u32,
     /// Port of the connection at the real server.
     pub(crate) port: u16,
-    /// Of the service: a changed pool makes them void.
+    /// Revision of the service: a change of its pool invalidates them.
     pub(crate) revision: u64,
 }
 
@@ -119,7 +119,7 @@ pub(crate) struct AheadOf {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ahead {
     of: AheadOf,
-    /// Where the oldest is, and how many there are.
+    /// Position of the oldest, and how many there are.
     oldest: u8,
     count: u8,
     /// Index of the address in the pool, and port.
@@ -135,20 +135,20 @@ impl PortsAhead {
         Self(vec![Ahead::default(); AHEAD_SERVERS].into_boxed_slice())
     }
 
-    /// The candidates of a real server: for [`Self::put_back`] after one that is only looked at.
+    /// A copy of a real server's candidates, for [`Self::put_back`] after a candidate was only tried.
     pub(crate) fn keep(&self, server: u32) -> Option<KeptAhead> {
         self.0.get(server as usize % AHEAD_SERVERS).copied().map(KeptAhead)
     }
 
-    /// Undoes what was taken for a real server since [`Self::keep`].
+    /// Puts back the candidates that were taken for a real server since [`Self::keep`].
     pub(crate) fn put_back(&mut self, server: u32, kept: Option<KeptAhead>) {
         if let (Some(ahead), Some(KeptAhead(kept))) = (self.0.get_mut(server as usize % AHEAD_SERVERS), kept) {
             *ahead = kept;
         }
     }
 
-    /// The next candidate: `advance` gives one of the pool as an index of its address and a port, and `fetch` asks for the
-    /// memory that tells whether it is free.
+    /// The next candidate. `advance` gives one of the pool as the index of its address and its port. `fetch` prefetches
+    /// the memory that says whether it is free.
     #[inline]
     pub(crate) fn next<A: Address>(
         &mut self,
@@ -180,22 +180,22 @@ impl PortsAhead {
     }
 }
 
-/// Where replies of a real server to a local end must come.
+/// Which replies must arrive at which worker.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplyHome<'a, A: Address> {
-    /// What the NICs spread flows by.
+    /// The hash by which NICs spread flows.
     pub rss: &'a RssHash,
     /// The real server.
     pub real: Endpoint<A>,
-    /// The worker that wants them.
+    /// The worker at which replies must arrive.
     pub worker: WorkerId,
-    /// Of so many.
+    /// How many workers there are.
     pub workers_count: u8,
 }
 
 impl LocalAddressPool {
-    /// The next candidate whose replies the NICs bring `home`: ports of all workers are walked, and
-    /// one in `workers_count` suits. `None` also when none of `tries` more did; each takes one off.
+    /// The next candidate whose replies the NICs bring to the worker of `home`. It walks the ports of all workers, of
+    /// which one in `workers_count` suits, and takes one off `tries` for each. `None` also when `tries` has become 0.
     #[inline]
     pub fn next_by_rss<A: Address>(
         &self,
@@ -226,7 +226,7 @@ impl LocalAddressPool {
     }
 }
 
-/// The worker to which a local port belongs where NICs do not decide.
+/// The worker that owns a local port if NICs do not decide.
 #[inline]
 pub fn owner_of(port: u16, workers_count: u8) -> WorkerId {
     WorkerId(port.checked_rem(u16::from(workers_count)).unwrap_or(0) as u8)
@@ -374,7 +374,7 @@ mod tests {
         let mut ahead = PortsAhead::new();
         let (mut taken, mut fetched) = (HashSet::new(), HashSet::new());
         for turn in 0..2_000u32 {
-            // Servers 1 and 1,025 meet in a slot.
+            // Servers 1 and 1,025 share a slot.
             let of = AheadOf {
                 server: [1, 2, 1, 2, 2, 1_025][turn as usize % 6],
                 port: 80,

@@ -1,5 +1,5 @@
-//! Marks packets for fwmark services: the director's own ordered classifier, in the place of iptables'
-//! `-j MARK`, whose rules see nothing of what DPDK receives.
+//! Marks packets for fwmark services: the director's own ordered classifier. It replaces iptables' `-j MARK`, whose
+//! rules do not see what DPDK receives.
 //!
 //! In:  the device and flow of a packet without a connection. Out: the mark of the first rule that matches.
 //! Never: allocates on lookup; sees packets of known connections.
@@ -13,7 +13,7 @@ use crate::address::{Address, AddressFamily, FlowKey};
 use crate::l3::DeviceId;
 use crate::limits::{MARK_PORT_RANGES_MAX, MARK_RULES_MAX};
 
-/// What a packet must be like to get a mark. What is not given matches everything.
+/// The conditions for a mark. A condition that is not given matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MarkRule {
     /// The mark: not 0.
@@ -56,7 +56,7 @@ pub enum MarkError {
         /// Which rule, from 0.
         rule: usize,
     },
-    /// Ports of a protocol that has none.
+    /// Ports with a protocol that has none.
     #[error("mark rule {} has ports but its protocol has none: give protocol tcp, udp or sctp", .rule + 1)]
     PortsWithoutProtocol {
         /// Which rule, from 0.
@@ -68,7 +68,7 @@ pub enum MarkError {
         /// Which rule, from 0.
         rule: usize,
     },
-    /// The one before it matches all that it would.
+    /// An earlier rule matches all its packets.
     #[error("mark rule {} has the conditions of rule {}, so it can never match: change or remove it", .rule + 1, .earlier + 1)]
     Twice {
         /// Which rule, from 0.
@@ -133,7 +133,7 @@ impl MarkRules {
 }
 
 impl MarkRules {
-    /// Whether a packet between these hosts can have a mark, for fragments, of which only the first has ports.
+    /// Whether a packet between these hosts can have a mark. It is for fragments, of which only the first has ports.
     #[inline]
     pub fn may_mark<A: Address>(&self, device: DeviceId, key: &FlowKey<A>) -> bool {
         self.0.iter().any(|rule| rule.matches_hosts(device, key))
@@ -141,7 +141,7 @@ impl MarkRules {
 }
 
 impl MarkError {
-    /// Which rule is wrong, from 0; `None` when it is their number.
+    /// Which rule is wrong, from 0; `None` when there are too many.
     pub const fn rule(&self) -> Option<usize> {
         match *self {
             Self::Zero { rule }
@@ -156,7 +156,7 @@ impl MarkError {
 }
 
 impl MarkRule {
-    /// Whether both rules match the same packets: then they are the same rule, whatever they do with them.
+    /// Whether both rules match the same packets. Then they are the same rule, whatever they do with the packets.
     pub fn has_conditions_of(&self, other: &Self) -> bool {
         let conditions = |rule: &Self| Self {
             mark: 0,
@@ -198,7 +198,7 @@ impl MarkRule {
             && in_range(&self.destination_ports, key.dst.port)
     }
 
-    /// Whether all but the ports fits.
+    /// Whether everything except the ports matches.
     fn matches_hosts<A: Address>(&self, device: DeviceId, key: &FlowKey<A>) -> bool {
         let within = |net: &Option<IpNet>, addr: A| net.is_none_or(|net| net.contains(&addr.to_ip()));
         self.protocol.is_none_or(|protocol| protocol == key.protocol)

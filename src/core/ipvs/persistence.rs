@@ -1,9 +1,8 @@
-//! Persistence: which clients stick together, and the template that makes them.
+//! Persistence: which clients stick together, and the templates that remember their server.
 //!
 //! A template is a connection without a client port that remembers the real server of a client (or of a
-//! network of clients). It lives in the connection table under a protocol number that no packet is looked
-//! up with, so that no packet ever takes it for its connection.
-//! Follows Linux ip_vs_core.c `ip_vs_sched_persist()`, ip_vs_conn.c `ip_vs_check_template()`.
+//! network of clients). It lies in the connection table under a protocol number that no packet's key has, so that no
+//! packet finds it. Follows Linux ip_vs_core.c `ip_vs_sched_persist()`, ip_vs_conn.c `ip_vs_check_template()`.
 
 use std::net::Ipv4Addr;
 
@@ -14,7 +13,7 @@ use crate::ipvs::service::{ServiceKey, VirtualService};
 /// the path never looks up.
 const TEMPLATE_SPACE: u8 = 0x80;
 
-/// Port 21: its templates hold for all ports, as data connections go to others.
+/// Port 21: its templates are valid for all ports, because data connections go to other ports.
 pub const PORT_FTP: u16 = 21;
 /// Port of a retired template's virtual and real end, as the kernel shows it.
 pub const PORT_RETIRED: u16 = 0xFFFF;
@@ -24,7 +23,7 @@ pub const STATE_NONE: u8 = 0;
 /// State of a template that had an established connection (`IP_VS_CTPL_S_ASSURED`).
 pub const STATE_ASSURED: u8 = 1;
 
-/// A template's state as `ipvsadm -Lnc` prints it; another director may have sent one that does not exist.
+/// A template's state as `ipvsadm -Lnc` prints it. Another director may have sent a number that is no state.
 pub const fn state_name(state: u8) -> &'static str {
     match state {
         STATE_NONE => "NONE",
@@ -36,14 +35,14 @@ pub const fn state_name(state: u8) -> &'static str {
 /// Which part of a client's address counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientMask {
-    /// A netmask, as `ipvsadm -M` takes it; 255.255.255.255 for every client on its own, 0.0.0.0 for all as one.
+    /// A netmask, as `ipvsadm -M` takes it. 255.255.255.255 separates all clients, 0.0.0.0 joins them all.
     Ipv4(Ipv4Addr),
     /// A prefix length, 1 to 128.
     Ipv6(u8),
 }
 
 impl ClientMask {
-    /// Every client on its own.
+    /// Every client counts on its own.
     pub const fn whole(family: AddressFamily) -> Self {
         match family {
             AddressFamily::Ipv4 => Self::Ipv4(Ipv4Addr::BROADCAST),
@@ -59,7 +58,7 @@ impl ClientMask {
         }
     }
 
-    /// Whether every client is on its own.
+    /// Whether every client counts on its own.
     pub fn is_whole(self) -> bool {
         self == Self::whole(self.family())
     }
@@ -93,13 +92,13 @@ impl ClientMask {
 /// Persistence of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Persistence {
-    /// How long a template without connections is kept, in seconds: 1 up to [`crate::limits::TIMEOUT_CONFIGURED_MAX_SEC`].
+    /// How long a template without connections lives, in seconds: 1 to [`crate::limits::TIMEOUT_CONFIGURED_MAX_SEC`].
     pub timeout_sec: u32,
     /// Granularity.
     pub mask: ClientMask,
 }
 
-/// The key under which the template of `client` for packets to `dst` is kept.
+/// The key of the template of `client` for packets to `dst`.
 pub fn template_key<A: Address>(
     service: &VirtualService,
     persistence: &Persistence,
@@ -141,10 +140,10 @@ pub const fn template_protocol(protocol: u8) -> u8 {
     protocol ^ TEMPLATE_SPACE
 }
 
-/// What an address and port have to have in common for their packets to meet on one worker.
+/// Which parts of a client's address and port decide which worker owns its packets.
 ///
-/// Without persistence every client port may go its own way; a template is one worker's, so all its
-/// clients must come there.
+/// Without persistence every client port may have an owner of its own. A template belongs to one worker, so all packets
+/// of its clients must arrive there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spread {
     /// The part of the client's address that counts, as [`Address::words`].
@@ -154,7 +153,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Every client port on its own.
+    /// Address and port count in full.
     pub const ENDS: Self = Self {
         words: (u64::MAX, u64::MAX),
         by_port: true,
@@ -168,7 +167,7 @@ impl Spread {
         })
     }
 
-    /// What serves both.
+    /// The spread that serves both.
     #[must_use]
     pub const fn meet(self, other: Self) -> Self {
         Self {

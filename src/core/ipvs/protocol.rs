@@ -1,4 +1,4 @@
-//! Protocol states and their timeouts: step 6 asks here.
+//! Protocol states and their timeouts, which the path's tracking uses.
 //!
 //! Defaults and names are the kernel's: Linux ip_vs_proto_tcp.c, ip_vs_proto_udp.c, ip_vs_proto_sctp.c.
 
@@ -102,8 +102,8 @@ pub fn timeout_ms(timeouts: &Timeouts, protocol: u8, state: u8) -> u32 {
     timeout_sec(timeouts, protocol, state).min(TIMEOUT_MAX_SEC) * 1_000
 }
 
-/// How many states a protocol has, 0 for one without connections. AH and ESP have one: other directors may
-/// tell of them.
+/// How many states a protocol has, 0 for one without connections. AH and ESP have one, because other directors may sync
+/// them.
 pub const fn states_count(protocol: u8) -> u16 {
     match protocol {
         TCP => TcpState::ALL.len() as u16,

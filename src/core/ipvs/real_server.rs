@@ -1,4 +1,4 @@
-//! A server behind a virtual service, and the rule by which its thresholds take it out and in again.
+//! A server behind a virtual service, and the rule by which its thresholds make it overloaded and available again.
 //!
 //! Follows Linux net/netfilter/ipvs/ip_vs_conn.c `ip_vs_bind_dest()`, `ip_vs_unbind_dest()`.
 
@@ -9,8 +9,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::tunnel_kind::TunnelKind;
 
-/// Slot of a real server: indexes its counters and loads on every worker. Stable for the life of the
-/// object, which outlives its deletion by the trash period (`ip_vs_trash_get_dest`).
+/// Slot of a real server, by which every worker indexes its counters and loads. It stays the same until the trash
+/// period after the server's deletion is over (`ip_vs_trash_get_dest`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct RealServerId(pub u32);
@@ -25,7 +25,7 @@ impl RealServerId {
 pub struct RealServer {
     /// Its slot.
     pub id: RealServerId,
-    /// Its address; another family than the service's only with [`ForwardingMode::Tunnel`].
+    /// Its address. Only with [`ForwardingMode::Tunnel`] may its family differ from the service's.
     pub addr: IpAddr,
     /// Its port as configured; never written into a packet in DR and TUN, which keep the service's port.
     pub port: u16,
@@ -42,10 +42,10 @@ pub struct RealServer {
 }
 
 impl RealServer {
-    /// Whether it is overloaded with `conns` connections (active + inactive, templates not counted),
-    /// having been so or not before: set at the upper threshold, cleared below the lower one.
+    /// Whether it is overloaded with `conns` connections (active + inactive, without templates), if `was` says whether
+    /// it was so before. It becomes overloaded at the upper threshold and ceases to be so below the lower one.
     ///
-    /// An edit of the thresholds decides it anew (`__ip_vs_update_dest`).
+    /// After an edit of the thresholds it is computed anew (`__ip_vs_update_dest`).
     #[inline]
     pub const fn overloaded(&self, was: bool, conns: u32) -> bool {
         if self.upper_threshold == 0 {

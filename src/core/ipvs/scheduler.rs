@@ -1,9 +1,9 @@
 //! Which real server gets a new connection: the registry of schedulers, one file each.
 //!
-//! The path asks [`pick()`] with a [`Pick`], which knows a flow but no packet. State is per worker and service, fixed in
-//! size; the wide tables (sh, dh, mh) are computed on the management core into a [`SchedulerTable`].
-//! With one worker every pick is the kernel's: Linux net/netfilter/ipvs/`ip_vs_<name>.c`.
-//! A new scheduler touches its own file and the registry below.
+//! The path asks [`pick()`] with a [`Pick`], which knows a flow but no packet. State is per worker and service, fixed
+//! in size; the wide tables (sh, dh, mh) are computed on the management core into a [`SchedulerTable`]. With one worker
+//! every pick is the kernel's: Linux net/netfilter/ipvs/`ip_vs_<name>.c`. A new scheduler needs its own file and a line
+//! of the registry below.
 
 mod conhash;
 mod dh;
@@ -40,10 +40,10 @@ trait Scheduler {
     /// Names of its options as `ipvsadm -b` takes them, in the order of the flag bits.
     const FLAG_NAMES: &'static [&'static str] = &[];
 
-    /// Whether it goes by traffic or response time, which are measured for it only.
+    /// Whether it compares traffic or response times, which are measured only for such schedulers.
     const MEASURED: bool = false;
 
-    /// What is computed once for each change of the servers.
+    /// Computes what picks need, once for each change of the servers.
     fn table(_inputs: &TableInputs<'_>) -> SchedulerTable {
         SchedulerTable::None
     }
@@ -77,7 +77,7 @@ macro_rules! registry {
         }
 
         impl SchedulerKind {
-            /// Whether it goes by traffic or response time, which are measured for it only.
+            /// Whether it compares traffic or response times, which are measured only for such schedulers.
             #[inline]
             pub const fn is_measured(self) -> bool {
                 match self { $(Self::$kind => <$scheduler as Scheduler>::MEASURED,)* }
@@ -89,8 +89,7 @@ macro_rules! registry {
             match kind { $(SchedulerKind::$kind => <$scheduler as Scheduler>::table(inputs),)* }
         }
 
-        /// The server for a new connection, as index into `service.servers`; `None` when no server may
-        /// take one.
+        /// The server for a new connection, as index into `service.servers`; `None` when no server may take one.
         #[inline]
         pub fn pick(ask: &mut Pick<'_, impl Loads>) -> Option<usize> {
             let servers_count = ask.service.servers.len();
@@ -160,7 +159,7 @@ registry! {
 }
 
 impl SchedulerKind {
-    /// The name of the option with that bit: its own, or ipvsadm's for options that a scheduler does not have.
+    /// The name of the option with that bit. For options that the scheduler does not have it is ipvsadm's.
     pub fn flag_name(self, bit: usize) -> Option<&'static str> {
         const WITHOUT_NAME: [&str; 3] = ["flag-1", "flag-2", "flag-3"];
         let named = self.flag_names().get(bit).copied();
@@ -202,7 +201,7 @@ impl SchedulerFlags {
     }
 }
 
-/// How lc, wlc and twos weigh connections.
+/// How lc, wlc and twos weigh active against inactive connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Overhead {
     /// 256·active + inactive: what every LVS document says.
@@ -223,7 +222,7 @@ impl Overhead {
     }
 }
 
-/// The cursor's place before the first server: the kernel's list head.
+/// The position of the cursor before the first server: the kernel's list head.
 const HEAD: u32 = u32::MAX;
 
 /// What one worker remembers of one service's scheduling.
@@ -231,13 +230,13 @@ const HEAD: u32 = u32::MAX;
 pub struct SchedulerState {
     /// rr, wrr: index of the server picked last, or [`HEAD`].
     cursor: u32,
-    /// wrr: the weight from which servers are taken at present.
+    /// wrr: the least weight of the servers that the present round takes.
     current_weight: i32,
-    /// wrr: whether a server was picked since the service is there.
+    /// wrr: whether a server was picked since the service exists.
     started: bool,
     /// twos, wrt.
     random: Random,
-    /// rr, wrr: which worker this is and how many there are, so that they do not all begin with the same server.
+    /// rr, wrr: the number of this worker and how many there are, so that they do not all begin with the same server.
     worker: u8,
     workers: u8,
 }
@@ -249,7 +248,7 @@ impl Default for SchedulerState {
 }
 
 impl SchedulerState {
-    /// A fresh state whose random choices (twos) follow from `seed`.
+    /// A fresh state. Its random choices (twos) are determined by `seed`.
     pub const fn seeded(seed: u64) -> Self {
         Self {
             cursor: HEAD,
@@ -271,7 +270,7 @@ impl SchedulerState {
         }
     }
 
-    /// How far into a cycle of so many picks this worker begins: workers are spread over it.
+    /// How many picks of a cycle this worker skips at first, so that workers are spread over the cycle.
     #[inline]
     const fn head_start(&self, cycle: usize) -> usize {
         if self.workers <= 1 {
@@ -292,14 +291,14 @@ pub enum SchedulerTable {
         gcd: i32,
         /// Largest weight less (`gcd` - 1); 0 without a positive weight.
         top: i32,
-        /// Where a worker begins that has not picked yet: follows from the history of the weights.
+        /// Where a worker that has not picked yet begins. It depends on the history of the weights.
         start: i32,
     },
     /// sh, dh, mh: index of the server for each hash bucket; empty without servers.
     Buckets(Arc<[u16]>),
 }
 
-/// From what a [`SchedulerTable`] is computed.
+/// The input from which a [`SchedulerTable`] is computed.
 pub(super) struct TableInputs<'service> {
     /// Options of the scheduler.
     pub(super) flags: SchedulerFlags,

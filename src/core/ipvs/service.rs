@@ -13,7 +13,7 @@ use crate::ipvs::persistence::{Persistence, Spread};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind, SchedulerTable};
 
-/// Slot of a service: indexes its scheduler state on every worker. Reused only after the service is gone.
+/// Slot of a service, by which every worker indexes its scheduler state. It is reused only after the service is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct ServiceId(pub u32);
@@ -57,11 +57,11 @@ pub enum ServiceKey {
         /// Port; 0 means every port and needs persistence.
         port: u16,
     },
-    /// What the classifier marks so (`-f`), of any protocol, address and port.
+    /// Packets with this mark of the classifier (`-f`), of any protocol, address and port.
     Fwmark {
         /// Not 0.
         mark: u32,
-        /// Of the packets.
+        /// The packets' family.
         family: AddressFamily,
     },
 }
@@ -148,21 +148,22 @@ pub struct VirtualService {
     pub client_address: ClientAddress,
     /// Limit of the MSS that SYN segments announce, in bytes; 0 for none.
     pub mss_max: u16,
-    /// Which clients' packets must meet on one worker. Set by the table that holds the service.
+    /// Which clients' packets must arrive at the same worker. Set by the table that holds the service.
     pub spread: Spread,
-    /// Whether each flow may be the worker's to which the NICs bring it: no template and no reply of a masqueraded
-    /// server must find its connection by the client's end alone. Set by the service table.
+    /// Whether the worker to which NICs bring a flow may own it. It may not if a template, or the reply of a
+    /// masqueraded server, must determine the owner from one end alone. Set by the service table.
     pub is_spread_by_flow: bool,
-    /// Real servers, newest first: the order that decides every tie (`ip_vs_add_dest`).
+    /// Real servers, newest first. This order decides every tie (`ip_vs_add_dest`).
     pub servers: Arc<[RealServer]>,
     /// Grows with every change to the service or its servers, over all services of the director.
     pub revision: u64,
-    /// The [`Self::revision`] of the last change to its servers: schedulers move their cursors on it.
+    /// The [`Self::revision`] of the last change to its servers. When it changes, schedulers move their cursors.
     pub servers_revision: u64,
-    /// The [`Self::revision`] at which the service was added: tells a service that was deleted and added again.
+    /// The [`Self::revision`] at which the service was added. It differs for a service that was deleted and added
+    /// again.
     pub born: u64,
     /// What the scheduler computed from the servers at build time (sh buckets, wrr gcd and maximum).
     pub table: SchedulerTable,
-    /// Present on a FULLNAT service: masquerading real servers are reached from these addresses.
+    /// Present on a FULLNAT service: the director sends to its masquerading real servers from these addresses.
     pub local_addresses: Option<LocalAddressPool>,
 }

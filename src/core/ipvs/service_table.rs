@@ -19,9 +19,9 @@ use crate::wire::tcp;
 /// A real server by slot, whether its service still lists it or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSlot {
-    /// `false` once it or its service was deleted: packets of its connections are dropped silently.
+    /// `false` once it or its service was deleted. Then packets of its connections are dropped silently.
     pub available: bool,
-    /// Its service; kept from other services as long as the slot is.
+    /// Its service. No other service gets that id as long as the server has its slot.
     pub service: ServiceId,
     /// The server as last configured.
     pub server: RealServer,
@@ -43,7 +43,7 @@ struct L4Key {
     protocol: u8,
 }
 
-/// What one address family's packets are looked up in.
+/// The lookup tables of one address family.
 #[derive(Clone, Debug, Default)]
 struct FamilyIndex {
     services: HashMap<L4Key, u32>,
@@ -54,8 +54,8 @@ struct FamilyIndex {
     vips: HashSet<AddressWords>,
     /// Protocol 0 for those of fwmark services.
     nat_servers: HashSet<L4Key>,
-    /// By their addresses, which is all that later fragments show: how the clients of the services that masquerade to
-    /// one are spread over workers.
+    /// By the address of a masqueraded server, because later fragments have no port: how the clients of its services
+    /// are spread over workers.
     nat_spreads: HashMap<AddressWords, Spread>,
     local_addresses: HashSet<AddressWords>,
 }
@@ -118,7 +118,7 @@ impl ServiceTable {
         table
     }
 
-    /// Hash tables that need not grow: a table is built for every change.
+    /// Allocates hash tables of the final size, because a table is built for every change.
     fn make_room(&mut self) {
         let servers = |family| {
             let of_family =
@@ -139,9 +139,9 @@ impl ServiceTable {
         }
     }
 
-    /// Decides how each service's clients are spread over workers: as its persistence asks for, and so that
-    /// a reply, which shows only the real server, leads to the same worker as the request. Services that
-    /// masquerade to the same address are therefore spread alike.
+    /// Decides how each service's clients are spread over workers. Its persistence must be met, and a reply, which
+    /// shows only the real server, must have the same owner as the request. Therefore services that masquerade to the
+    /// same address are spread alike.
     fn spread_clients(&mut self) {
         let Self {
             services, ipv4, ipv6, ..
@@ -149,7 +149,7 @@ impl ServiceTable {
         for service in services.iter_mut() {
             service.spread = Spread::of(service.persistence.as_ref());
         }
-        // Without persistence all are spread alike from the start.
+        // Without persistence all services are spread alike anyway.
         let mut settled = services.iter().all(|service| service.spread == Spread::ENDS);
         while !settled {
             settled = true;
@@ -177,8 +177,8 @@ impl ServiceTable {
         self.services.get(*position as usize)
     }
 
-    /// The service that balances `protocol` to `dst`: the one of exactly this port, else the FTP service if
-    /// it may be its data connection, else the one of port 0.
+    /// The service that balances `protocol` to `dst`: the one of exactly this port, otherwise the FTP service if the
+    /// packet may belong to a data connection, otherwise the one of port 0.
     #[inline]
     pub fn find<A: Address>(&self, protocol: u8, dst: Endpoint<A>) -> Option<&VirtualService> {
         let index = self.family::<A>();
@@ -222,8 +222,8 @@ impl ServiceTable {
         self.family::<A>().vips.contains(&addr.words())
     }
 
-    /// The real server in a slot; deleted ones are there, not available, until their connections are gone
-    /// and the trash period is over.
+    /// The real server in a slot. Deleted ones stay, not available, until their connections are gone and the trash
+    /// period is over.
     #[inline]
     pub fn real_server(&self, id: RealServerId) -> Option<&ServerSlot> {
         self.servers.get(id.0 as usize)?.as_ref()
@@ -234,14 +234,14 @@ impl ServiceTable {
         self.servers.iter().flatten()
     }
 
-    /// Servers of services whose scheduler goes by traffic or response time.
+    /// Servers of services whose scheduler compares traffic or response times.
     #[inline]
     pub fn measured_servers(&self) -> &[RealServerId] {
         &self.measured
     }
 
-    /// Whether some service masquerades to this address and port (`Nat`, not `FullNat`), so that packets
-    /// from there are replies; deleted servers count until their slot is collected.
+    /// Whether some service masquerades to this address and port (`Nat`, not `FullNat`), so that packets from there are
+    /// replies. Deleted servers count until their slot is freed.
     #[inline]
     pub fn is_nat_server<A: Address>(&self, protocol: u8, src: Endpoint<A>) -> bool {
         let key = L4Key {
@@ -253,8 +253,8 @@ impl ServiceTable {
         servers.contains(&key) || servers.contains(&L4Key { protocol: 0, ..key })
     }
 
-    /// How the clients of the real server at `src` are spread over workers, if some service masquerades to
-    /// it, be it on this port or on every port.
+    /// How the clients of the real server at `src` are spread over workers, if some service masquerades to it on this
+    /// port or on every port.
     #[inline]
     pub fn nat_spread<A: Address>(&self, protocol: u8, src: Endpoint<A>) -> Option<Spread> {
         let every_port = Endpoint::new(src.addr, 0);
@@ -275,8 +275,8 @@ impl ServiceTable {
         self.family::<A>().local_addresses.contains(&addr.words())
     }
 
-    /// Whether there is no service at all: then even existing connections are left alone, as the kernel
-    /// unhooks itself with its last service.
+    /// Whether there is no service at all. Then packets of existing connections are not balanced either, because the
+    /// kernel unregisters its hooks with its last service.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
@@ -408,7 +408,7 @@ mod tests {
         assert_eq!(found(table.find(TCP, end4("192.0.2.2", 80))), None);
         assert!(table.has_vip(end4("192.0.2.1", 0).addr) && !table.has_vip(end4("192.0.2.2", 0).addr));
         assert!(table.has_vip(end6("2001:db8::1", 0).addr));
-        // The words of an IPv4 address must not be taken for an IPv6 address with the same bytes in front.
+        // An IPv4 address must not match an IPv6 address that begins with the same bytes.
         assert!(!table.has_vip(end6("c000:201::", 0).addr));
         assert_eq!(
             table.service(table.services()[1].id).map(|service| service.key),

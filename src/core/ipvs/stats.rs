@@ -1,7 +1,7 @@
-//! Rates from totals: the kernel's 2-second estimator, to the digit.
+//! Rates from totals: the kernel's 2-second estimator, with the same digits.
 //!
 //! In: cumulative counters every [`ESTIMATION_PERIOD_SEC`] seconds. Out: what `ipvsadm --rate` shows.
-//! Pure: the caller keeps the clock. Follows Linux ip_vs_est.c `estimation_timer()`, `ip_vs_read_estimator()`.
+//! Pure: the caller has the clock. Follows Linux ip_vs_est.c `estimation_timer()`, `ip_vs_read_estimator()`.
 
 /// Seconds between two samples.
 pub const ESTIMATION_PERIOD_SEC: u64 = 2;
@@ -84,7 +84,7 @@ impl Estimator {
         }
     }
 
-    /// Takes the counters as they stand now; to be called every [`ESTIMATION_PERIOD_SEC`].
+    /// Takes a sample of the counters. Call it every [`ESTIMATION_PERIOD_SEC`].
     pub fn sample(&mut self, totals: Totals) {
         let delta = totals.since(self.last);
         self.last = totals;

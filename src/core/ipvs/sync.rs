@@ -1,8 +1,8 @@
-//! Connection synchronisation: what one director tells another about its connections.
+//! Connection synchronisation: what one director sends another about its connections.
 //!
-//! [`daemon`] what an operator starts; [`message`] the kernel's datagrams, read and written; [`assembly`] entries
-//! gathered into messages. The path puts connections into the [`outbox`] and imports those of another director;
-//! sockets are the management core's.
+//! [`daemon`] is what an operator starts. [`message`] reads and writes the kernel's datagrams. [`assembly`] gathers
+//! entries into messages. The path puts connections into the [`outbox`] and imports those of another director. The
+//! sockets belong to the management core.
 //! Ref: Linux net/netfilter/ipvs/ip_vs_sync.c.
 
 use std::net::IpAddr;
@@ -20,9 +20,9 @@ pub mod outbox;
 /// Which daemons run; workers read it through the snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SyncRoles {
-    /// Connections are told to others.
+    /// This director syncs its connections out.
     pub master: bool,
-    /// Connections of others are taken over.
+    /// This director imports connections of others.
     pub backup: bool,
 }
 
@@ -47,7 +47,7 @@ pub const FLAGS_UPDATED: ConnFlags = ConnFlags::INACTIVE.union(ConnFlags::SHIFTE
 /// An address and a port.
 pub type SyncedEnd = (IpAddr, u16);
 
-/// A connection or template as one director tells it to another.
+/// A connection or template as one director sends it to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncConn {
     /// IP protocol number; 0 for the template of a fwmark service.
@@ -73,7 +73,7 @@ pub struct SyncConn {
 }
 
 impl SyncConn {
-    /// What is told about `conn`; `None` when the protocol has no words for it: a real server of another family.
+    /// The entry of `conn`; `None` when the protocol cannot express it, because the real server is of another family.
     pub fn of<A: Address>(conn: &Conn<A>) -> Option<Self> {
         let mode = conn.mode();
         if mode == ForwardingMode::Tunnel && conn.real.addr == A::default() {
@@ -124,7 +124,7 @@ impl SyncConn {
             METHOD_MASQUERADING if self.local.is_some() => ForwardingMode::FullNat,
             METHOD_MASQUERADING => ForwardingMode::Nat,
             METHOD_TUNNEL => ForwardingMode::Tunnel,
-            // Past the servers, to where the client meant it: unchanged but for the MAC.
+            // Bypass: to the client's original destination; only the MAC changes.
             METHOD_DIRECT_ROUTING | METHOD_BYPASS => ForwardingMode::DirectRouting,
             _ => ForwardingMode::Local,
         }

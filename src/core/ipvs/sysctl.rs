@@ -2,8 +2,8 @@
 //!
 //! In: a name and the text of a value. Out: one set of [`Sysctls`] that workers read through the snapshot.
 //! Names and defaults follow Linux Documentation/networking/ipvs-sysctl.rst, ip_vs_ctl.c `vs_vars[]`.
-//! `amemthresh` and what belongs to the kernel's memory or conntrack is kept and shown, but decides nothing:
-//! here the occupancy of the connection table triggers the defences.
+//! `amemthresh` and settings of the kernel's memory or conntrack are stored and shown, but have no effect: here the
+//! occupancy of the connection table triggers the defences.
 
 use thiserror::Error;
 
@@ -28,7 +28,7 @@ pub enum SysctlError {
     },
 }
 
-/// One kind of value: how it is read and shown, and what is allowed.
+/// A type of value: how it is read and shown, and what is allowed.
 trait SysctlValue: Sized + Copy {
     fn read(text: &str, allowed: &Allowed) -> Option<Self>;
     fn show(self) -> String;
@@ -77,7 +77,7 @@ impl SysctlValue for bool {
     }
 }
 
-/// `sync_threshold`: the packet at which a connection is first sent, and every how many packets again.
+/// `sync_threshold`: the packet at which a connection is first synced, and after how many packets it is synced again.
 impl SysctlValue for [u32; 2] {
     fn read(text: &str, _allowed: &Allowed) -> Option<Self> {
         let mut words = text.split_whitespace().map(|word| word.parse::<i32>().ok());
@@ -234,41 +234,41 @@ fn short(name: &str) -> &str {
 sysctls! {
     /// `drop_packet` 3 drops one new connection in so many.
     am_droprate: u32 = 10, POSITIVE;
-    /// Kernel memory, in pages, below which it defends itself. Kept and shown only.
+    /// Free memory, in pages, below which the kernel defends itself. Stored and shown only.
     amemthresh: u32 = 1_024, NUMBER;
-    /// While a sync backup runs, packets are left to the kernel.
+    /// While a sync backup runs, the director leaves clients' packets to the kernel.
     backup_only: bool = false, SWITCH;
     /// A fwmark service without servers lets its packets go to where they are addressed.
     cache_bypass: bool = false, SWITCH;
-    /// Connections for a bucket of the kernel's table, as a power of two. Kept and shown only.
+    /// Connections for a bucket of the kernel's table, as a power of two. Stored and shown only.
     conn_lfactor: i32 = -4, LOAD_FACTOR;
-    /// Connections that the kernel would keep. Kept and shown only: `[connections]` sizes the tables.
+    /// Connections that the kernel would hold. Stored and shown only: `[connections]` sizes the tables.
     conn_max: u32 = 1 << 30, CONNS;
     /// When a SYN meets a finished connection: 0 keeps its server, 1 picks anew, bit 2 also in FIN_WAIT of DR and TUN.
     conn_reuse_mode: u32 = 1, NUMBER;
-    /// Netfilter connection tracking. Kept and shown only.
+    /// Netfilter connection tracking. Stored and shown only.
     conntrack: bool = false, SWITCH;
-    /// Takes out idle connections when the table fills.
+    /// Removes idle connections when the table fills.
     drop_entry: u32 = 0, DEFENCE;
     /// Drops some packets that would begin connections when the table fills.
     drop_packet: u32 = 0, DEFENCE;
-    /// Where the kernel's estimators would run. Kept and shown only.
+    /// CPUs of the kernel's estimators. Stored and shown only.
     est_cpulist: CpuList = CpuList::default(), CPUS;
-    /// How nice the kernel's estimators would be. Kept and shown only.
+    /// Nice value of the kernel's estimators. Stored and shown only.
     est_nice: i32 = 0, NICE;
     /// Connections of deleted servers end at once.
     expire_nodest_conn: bool = false, SWITCH;
     /// Templates do not lead to servers of weight 0.
     expire_quiescent_template: bool = false, SWITCH;
-    /// Does not look into tunnels that end here. Kept and shown only.
+    /// Does not look into tunnels that end here. Stored and shown only.
     ignore_tunneled: bool = false, SWITCH;
     /// Seconds that lblc remembers a destination.
     lblc_expiration: u32 = 86_400, NUMBER;
     /// Seconds after which lblcr takes the most loaded server out of a destination's set.
     lblcr_expiration: u32 = 86_400, NUMBER;
-    /// Tells real servers that their reply belongs to no connection.
+    /// Sends real servers an ICMP error when their reply belongs to no connection.
     nat_icmp_send: bool = false, SWITCH;
-    /// Tells senders that packets are too big, and honours DF in tunnels.
+    /// Sends senders an ICMP error when packets are too big, and honours DF in tunnels.
     pmtu_disc: bool = true, SWITCH;
     /// Computes rates.
     run_estimation: bool = true, SWITCH;
@@ -280,9 +280,9 @@ sysctls! {
     sloppy_sctp: bool = false, SWITCH;
     /// Any TCP packet but RST begins a connection.
     sloppy_tcp: bool = false, SWITCH;
-    /// Routes replies again by the address they leave with. Kept and shown only.
+    /// Routes replies again by their rewritten source address. Stored and shown only.
     snat_reroute: bool = true, SWITCH;
-    /// Services for a bucket of the kernel's table, as a power of two. Kept and shown only.
+    /// Services for a bucket of the kernel's table, as a power of two. Stored and shown only.
     svc_lfactor: i32 = -3, LOAD_FACTOR;
     /// Sync sends templates of persistent services only.
     sync_persist_mode: bool = false, SWITCH;
@@ -296,7 +296,7 @@ sysctls! {
     sync_retries: u32 = 0, RETRIES;
     /// Bytes of the sync socket's buffer; 0 for the system's default.
     sync_sock_size: u32 = 0, NUMBER;
-    /// The packet of a connection at which sync sends it, and every how many again.
+    /// The packet of a connection at which it is synced, and after how many packets it is synced again.
     sync_threshold: [u32; 2] = [3, 50], PAIR;
     /// Version of sync messages.
     sync_version: u32 = 1, SWITCH;

@@ -32,8 +32,8 @@ pub enum GueChecksum {
     No,
     /// `--tun-csum`: a full UDP checksum.
     Full,
-    /// `--tun-remcsum`: remote checksum offload is announced by senders that offload their own checksum; for
-    /// packets that are forwarded the kernel sends a full UDP checksum and no option, and so do we.
+    /// `--tun-remcsum`: senders that offload their own checksum announce remote checksum offload. For forwarded packets
+    /// the kernel sends a full UDP checksum and no option, and so does the director.
     RemoteOffload,
 }
 

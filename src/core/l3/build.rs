@@ -1,9 +1,9 @@
-//! Puts an [`L3`] together from what the kernel reports.
+//! Builds an [`L3`] from what the kernel reports.
 //!
 //! In:  interfaces, addresses, routes and neighbours, in any order.
-//! Out: the immutable [`L3`]; equal input in equal order gives equal hops.
-//! Never: fails. What refers to an interface that is not there leads nowhere, as in the kernel, where such
-//! an object goes away with its interface.
+//! Out: the immutable [`L3`]. The same input in the same order gives the same hops.
+//! Never: fails. An object of an interface that does not exist has no effect. In the kernel such an object disappears
+//! with its interface.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ use crate::l3::route::RouteKind;
 use crate::l3::{DeviceId, L3, NeighbourEntry};
 use crate::limits::HOPS_MAX;
 
-/// The MTUs that routes impose per interface; position 0 stands for the interface's own.
+/// The MTUs that routes impose, by interface. Position 0 stands for the interface's own.
 type MtuClasses = HashMap<(DeviceId, u16), Vec<u16>>;
 
 /// See the module.
@@ -51,9 +51,9 @@ impl L3Builder {
         self
     }
 
-    /// Adds an address to an interface already given: it is local, and a source for what the director
-    /// itself sends unless it is link-local or loopback. Routes are separate objects, as in the kernel: the
-    /// network around it becomes reachable by [`Self::route`] or [`Self::connected`].
+    /// Adds an address to an interface that was added before. The address is local. Unless it is link-local or
+    /// loopback, the director may send from it. Routes are separate objects, as in the kernel: [`Self::route`] or
+    /// [`Self::connected`] makes the network of the address reachable.
     pub fn address(&mut self, device: DeviceId, vlan: u16, net: IpNet) -> &mut Self {
         self.l3.local.insert(IpNet::from(net.addr()), 0, RouteKind::Local);
         let mut interfaces = self.l3.interfaces.iter_mut();
@@ -66,7 +66,7 @@ impl L3Builder {
         self
     }
 
-    /// An address with the on-link route of its network: what `ip addr add` makes.
+    /// Adds an address with the on-link route of its network, as `ip addr add` does.
     pub fn connected(&mut self, device: DeviceId, vlan: u16, net: IpNet) -> &mut Self {
         let on_link = RouteKind::Via {
             device,
@@ -83,19 +83,19 @@ impl L3Builder {
         self.route_with_metric(prefix, 0, kind)
     }
 
-    /// Adds a route of the main table. For one prefix the lowest metric counts; equal ones are equal paths.
+    /// Adds a route of the main table. For one prefix the lowest metric counts; routes of equal metric are equal paths.
     pub fn route_with_metric(&mut self, prefix: IpNet, metric: u32, kind: RouteKind) -> &mut Self {
         self.l3.main.insert(prefix, metric, kind);
         self
     }
 
-    /// Adds a route of the local table, which goes before main whatever the prefix lengths.
+    /// Adds a route of the local table, which is asked before main.
     pub fn local_route(&mut self, prefix: IpNet, kind: RouteKind) -> &mut Self {
         self.l3.local.insert(prefix, 0, kind);
         self
     }
 
-    /// Adds a neighbour; of two with the same key the later counts.
+    /// Adds a neighbour. If two have the same key, the later one counts.
     pub fn neighbour(&mut self, key: NeighbourKey, state: NeighbourState) -> &mut Self {
         self.neighbours.push((key, state));
         self
@@ -112,7 +112,7 @@ impl L3Builder {
         self.l3
     }
 
-    /// Gives every path with an MTU of its own, smaller than its interface's, a class on that interface.
+    /// Gives every path whose MTU is smaller than its interface's an MTU class on that interface.
     fn assign_mtu_classes(&mut self) -> MtuClasses {
         let mut classes: MtuClasses = self
             .l3
@@ -174,7 +174,7 @@ fn unresolved_hop(interface: &Interface) -> Hop {
     }
 }
 
-/// Whether an address may leave its link, judged by its range.
+/// Whether an address is valid beyond its link. Its range decides.
 fn is_global(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => !addr.is_loopback() && !addr.is_link_local(),

@@ -1,8 +1,8 @@
 //! An interface of the director: a device's kernel twin, or a VLAN sub-interface on it.
 //!
 //! In:  name, MAC, MTU and addresses as the kernel has them.
-//! Out: which of its addresses the director speaks from.
-//! Never: frames; a VLAN is a (device, id) pair here and a tag in `path/forward/ethernet`.
+//! Out: the address from which the director sends.
+//! Never: handles frames. A VLAN is a (device, id) pair here and a tag in `path/forward/ethernet`.
 //! Ref:  Linux net/ipv4/devinet.c `inet_select_addr`.
 
 use std::net::IpAddr;
@@ -25,7 +25,7 @@ pub struct Interface {
     pub mtu: u16,
     /// The kernel's name for it.
     pub name: String,
-    /// Its addresses in the kernel's order: the first of a family and scope is the primary one.
+    /// Its addresses in the kernel's order. The first one of a family and scope is the primary one.
     pub addresses: Vec<InterfaceAddress>,
 }
 
@@ -34,7 +34,7 @@ pub struct Interface {
 pub struct InterfaceAddress {
     /// The address with the length of its network.
     pub net: IpNet,
-    /// Whether packets that leave the link may carry it as source (scope global or site, not deprecated).
+    /// Whether packets that leave the link may have it as source (scope global or site, not deprecated).
     pub global: bool,
 }
 
@@ -51,7 +51,7 @@ impl Interface {
         }
     }
 
-    /// The global address of family `A` whose network contains `towards`, else the first one.
+    /// The global address of family `A` whose network contains `towards`, otherwise the first global one.
     pub(super) fn source_address<A: Address>(&self, towards: Option<IpAddr>) -> Option<A> {
         let globals = || self.addresses.iter().filter(|address| address.global);
         let near = towards.and_then(|towards| {

@@ -1,22 +1,22 @@
-//! Neighbours and the hops made of them.
+//! Neighbours, and the hops that lead to them.
 //!
 //! In:  the kernel's neighbour entries (ARP and ND).
-//! Out: for each resolved one the Ethernet addresses, VLAN and MTU that put a packet on the wire.
-//! Never: resolves; that is the kernel's work, asked for with a [`NeighbourKey`].
+//! Out: for each resolved neighbour the Ethernet addresses, VLAN and MTU that put a packet on the wire.
+//! Never: resolves a neighbour. The kernel does that, when it is asked with a [`NeighbourKey`].
 //! Ref:  Linux net/core/neighbour.c.
 
 use std::net::IpAddr;
 
 use crate::l3::DeviceId;
 
-/// Index of a hop in [`crate::l3::L3`]; only meaningful together with the generation it was read from.
+/// Index of a hop in [`crate::l3::L3`]. It is valid for the generation from which it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HopId(pub u16);
 
 /// What identifies a neighbour, resolved or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NeighbourKey {
-    /// The device behind which it is.
+    /// The device that leads to it.
     pub device: DeviceId,
     /// 802.1Q VLAN id of the link it is on; 0 for untagged.
     pub vlan: u16,
@@ -24,7 +24,8 @@ pub struct NeighbourKey {
     pub addr: IpAddr,
 }
 
-/// What the kernel knows of a neighbour. One it does not know, or has only begun to ask for, is absent.
+/// What the kernel knows about a neighbour. A neighbour that it does not know, or that it is still resolving, is
+/// absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NeighbourState {
     /// Its MAC address.
@@ -40,7 +41,7 @@ pub struct Hop {
     pub device: DeviceId,
     /// Largest IP packet in bytes.
     pub mtu: u16,
-    /// 802.1Q VLAN id of the interface the route goes out of; 0 for untagged.
+    /// 802.1Q VLAN id of the outgoing interface; 0 for untagged.
     pub vlan: u16,
     /// The device's own MAC address.
     pub src_mac: [u8; 6],

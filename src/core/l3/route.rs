@@ -1,4 +1,4 @@
-//! Routes: longest prefix, then lowest metric, then equal paths side by side.
+//! Routes: the longest prefix, then the lowest metric, then equal paths side by side.
 //!
 //! In:  the kernel's routes of one table, both families.
 //! Out: the [`RouteEntry`] that covers a destination; what it means for a packet is a [`Route`].
@@ -17,24 +17,24 @@ use crate::l3::{DeviceId, HopId, NeighbourKey};
 /// What routing says about a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// It goes out by this hop.
+    /// The packet leaves by this hop.
     Hop(HopId),
     /// The kernel must first resolve this neighbour.
     Unresolved(NeighbourKey),
     /// The kernel asked for this neighbour and got no answer.
     NeighbourFailed(NeighbourKey),
-    /// It is the director's own.
+    /// The destination is the director itself.
     Local,
     /// No route, or one of kind unreachable, prohibit or throw.
     Unreachable,
-    /// Swallow it silently.
+    /// A blackhole: drop the packet silently.
     Blackhole,
 }
 
 /// A route as the kernel has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteKind {
-    /// Out by an interface.
+    /// Out of an interface.
     Via {
         /// Device of the interface.
         device: DeviceId,
@@ -42,18 +42,18 @@ pub enum RouteKind {
         vlan: u16,
         /// The router, of either family; `None` when the destination itself is on the link.
         gateway: Option<IpAddr>,
-        /// Largest IP packet in bytes, where the route says less than the interface.
+        /// Largest IP packet in bytes, if the route allows less than the interface.
         mtu: Option<u16>,
         /// Preferred source address.
         source: Option<IpAddr>,
     },
     /// To the director itself: an address of its own, `ip route add local`.
     Local,
-    /// To the director too, but nobody's address: a broadcast, anycast or multicast route.
+    /// To the director too, but to an address of no single host: a broadcast, anycast or multicast route.
     Broadcast,
     /// Unreachable or prohibit.
     Unreachable,
-    /// Discarded without a word.
+    /// Packets are dropped silently.
     Blackhole,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Path {
     pub(super) mtu_class: u16,
 }
 
-/// Everything of the lowest metric for one prefix.
+/// All routes of the lowest metric for one prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RouteEntry {
     pub(super) metric: u32,
@@ -127,8 +127,8 @@ impl RouteEntry {
         }
     }
 
-    /// Lower metric replaces; equal metric adds a path; of two equal metrics that cannot stand side by
-    /// side the earlier stays.
+    /// A lower metric replaces the entry. A path of equal metric is added. Of two routes of equal metric that are not
+    /// both paths, the earlier one stays.
     fn merge(&mut self, other: Self) {
         if other.metric < self.metric {
             *self = other;
@@ -166,7 +166,7 @@ impl RouteTable {
         }
     }
 
-    /// The entry with the longest prefix around `dst`.
+    /// The entry with the longest prefix that contains `dst`.
     pub(super) fn find<A: Address>(&self, dst: A) -> Option<&RouteEntry> {
         match dst.to_ip() {
             IpAddr::V4(addr) => self.v4.get_lpm(&Ipv4Net::from(addr)).map(|(_, entry)| entry),
@@ -189,8 +189,8 @@ impl fmt::Debug for RouteTable {
     }
 }
 
-/// Which of `count` equal paths `dst` starts with: a multiplicative hash, so that neighbouring clients
-/// spread (the kernel's `fib_multipath_hash` also mixes in the source, which is not asked for here).
+/// Which of `count` equal paths is tried first for `dst`. A multiplicative hash spreads neighbouring clients. (The
+/// kernel's `fib_multipath_hash` also uses the source, which the caller does not give.)
 pub(super) fn spread<A: Address>(dst: A, count: usize) -> usize {
     let mixed = u64::from(dst.fold()).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     ((mixed * count as u64) >> 32) as usize

@@ -1,4 +1,4 @@
-//! What routing must say, told as an operator would set it up; longest prefix against a linear scan.
+//! What routing must answer in networks as an operator sets them up. Longest prefix is compared with a linear scan.
 
 use std::net::IpAddr;
 
@@ -322,13 +322,13 @@ fn prefix6() -> impl Strategy<Value = Ipv6Net> {
     })
 }
 
-/// The obvious twin: of all that contain `dst` the longest, then the lowest metric, then the first given.
+/// The obvious twin: of all prefixes that contain `dst` the longest, then the lowest metric, then the one given first.
 fn scan(routes: &[(IpNet, u32)], dst: IpAddr) -> Option<usize> {
     let covering = (0..routes.len()).filter(|&index| routes[index].0.contains(&dst));
     covering.min_by_key(|&index| (std::cmp::Reverse(routes[index].0.prefix_len()), routes[index].1, index))
 }
 
-/// Route number `index` is told apart by its gateway.
+/// Route number `index` has a gateway of its own, by which a test recognises it.
 fn gateway(index: usize) -> IpAddr {
     IpAddr::from([192, 0, (index >> 8) as u8, index as u8])
 }

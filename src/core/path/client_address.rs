@@ -89,7 +89,7 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     if conn.client_address.carrier() == ClientAddress::Uoa
         && conn.client_address.count() >= crate::limits::UOA_DATAGRAMS_MAX
     {
-        conn.client_address.told();
+        conn.client_address.delivered();
     }
     (now, false)
 }
@@ -147,7 +147,7 @@ pub(crate) fn outbound<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, header
             let expected = conn.shift.from.wrapping_add(1);
             let speaks = segment.payload_len > 0 || headers.tcp_flags & FIN != 0;
             if speaks || segment.header.acknowledgement.get() != expected {
-                conn.client_address.told();
+                conn.client_address.delivered();
             }
         }
         _ => {}

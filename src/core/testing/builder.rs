@@ -1,7 +1,7 @@
 //! Packets that read like a sentence:
 //! `tcp4("198.51.100.1:40000 > 192.0.2.1:80").syn().mss(1460).vlan(7).payload(b"..").build()`.
 //!
-//! Lengths and checksums come out right unless told otherwise. Panics on ends it cannot read: it is for tests.
+//! Lengths and checksums are right unless a call makes them wrong. It panics on ends that it cannot read.
 
 mod emit;
 
@@ -74,9 +74,9 @@ starts! {
     sctp4 = sctp::PROTOCOL, true;
     /// SCTP over IPv6; the payload is the chunks.
     sctp6 = sctp::PROTOCOL, false;
-    /// ICMP: `"198.51.100.1 > 192.0.2.1"`. An echo request unless told otherwise.
+    /// ICMP: `"198.51.100.1 > 192.0.2.1"`. By default an echo request.
     icmp4 = icmp::PROTOCOL_V4, true;
-    /// ICMPv6: `"2001:db8::1 > 2001:db8::2"`. An echo request unless told otherwise.
+    /// ICMPv6: `"2001:db8::1 > 2001:db8::2"`. By default an echo request.
     icmp6 = icmp::PROTOCOL_V6, false;
 }
 
@@ -149,25 +149,25 @@ impl PacketBuilder {
         self.tcp_flags(tcp::PSH)
     }
 
-    /// Sets these TCP flags, besides those set already.
+    /// Sets these TCP flags in addition to the others.
     pub fn tcp_flags(mut self, flags: u8) -> Self {
         self.tcp.flags |= flags;
         self
     }
 
-    /// The TCP sequence number; 1000 otherwise.
+    /// The TCP sequence number; 1000 by default.
     pub fn sequence(mut self, sequence: u32) -> Self {
         self.tcp.sequence = sequence;
         self
     }
 
-    /// The TCP acknowledgement number; 0 otherwise. Does not set ACK.
+    /// The TCP acknowledgement number; 0 by default. It does not set ACK.
     pub fn acknowledgement(mut self, acknowledgement: u32) -> Self {
         self.tcp.acknowledgement = acknowledgement;
         self
     }
 
-    /// The TCP window; 29200 otherwise.
+    /// The TCP window; 29200 by default.
     pub fn window(mut self, window: u16) -> Self {
         self.tcp.window = window;
         self
@@ -203,25 +203,25 @@ impl PacketBuilder {
         self
     }
 
-    /// TTL or hop limit; 64 otherwise.
+    /// TTL or hop limit; 64 by default.
     pub fn ttl(mut self, ttl: u8) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// TOS byte or traffic class; 0 otherwise.
+    /// TOS byte or traffic class; 0 by default.
     pub fn tos(mut self, tos: u8) -> Self {
         self.tos = tos;
         self
     }
 
-    /// IPv6 flow label; 0 otherwise.
+    /// IPv6 flow label; 0 by default.
     pub fn flow_label(mut self, flow_label: u32) -> Self {
         self.flow_label = flow_label;
         self
     }
 
-    /// Identification of an IPv4 packet or of IPv6 fragments; 0x1001 otherwise.
+    /// Identification of an IPv4 packet or of IPv6 fragments; 0x1001 by default.
     pub fn identification(mut self, identification: u16) -> Self {
         self.identification = identification;
         self
@@ -263,8 +263,8 @@ impl PacketBuilder {
         self
     }
 
-    /// A fragment whose payload belongs at `offset` bytes (a multiple of 8) and is followed by others if `more`.
-    /// One with an offset has no L4 header.
+    /// A fragment whose payload begins at `offset` bytes (a multiple of 8). With `more`, others follow. A fragment
+    /// whose offset is not 0 has no L4 header.
     pub fn fragment(mut self, offset: u16, more: bool) -> Self {
         assert!(offset.is_multiple_of(8), "fragments begin at a multiple of 8");
         self.fragment = Some((offset, more));
@@ -277,25 +277,25 @@ impl PacketBuilder {
         self
     }
 
-    /// An 802.1Q tag inside those given already.
+    /// An 802.1Q tag inside the tags so far.
     pub fn vlan(mut self, id: u16) -> Self {
         self.tags.push((ETHERTYPE_VLAN, id));
         self
     }
 
-    /// An 802.1ad service tag inside those given already.
+    /// An 802.1ad service tag inside the tags so far.
     pub fn service_vlan(mut self, id: u16) -> Self {
         self.tags.push((ETHERTYPE_SERVICE_VLAN, id));
         self
     }
 
-    /// The sender's MAC address; 02:00:00:00:01:02 otherwise.
+    /// The sender's MAC address; 02:00:00:00:01:02 by default.
     pub fn src_mac(mut self, mac: [u8; 6]) -> Self {
         self.src_mac = mac;
         self
     }
 
-    /// The receiver's MAC address; 02:00:00:00:00:01 otherwise.
+    /// The receiver's MAC address; 02:00:00:00:00:01 by default.
     pub fn dst_mac(mut self, mac: [u8; 6]) -> Self {
         self.dst_mac = mac;
         self
@@ -341,7 +341,7 @@ impl PacketBuilder {
             "options headers are multiples of 8 bytes"
         );
         let mut header = vec![0, (len / 8 - 1) as u8];
-        // Pad1 options all the way.
+        // All options are Pad1.
         header.resize(len, 0);
         self.extensions.push((kind, header));
         self

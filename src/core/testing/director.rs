@@ -1,8 +1,8 @@
-//! A whole director without devices: desired services, workers, virtual time. Frames go in one by one or
-//! in bursts, and every one comes out again as an [`Outcome`].
+//! A whole director without devices: desired services, workers, virtual time. A test gives it frames, one by one or in
+//! bursts, and gets an [`Outcome`] for each.
 //!
-//! Goldens, simulations, fuzzing and the path's own tests run on it; it contains no forwarding logic, only
-//! what the daemon's worker loop does around the path.
+//! Goldens, fuzzing and the path's own tests run on it. It contains no forwarding logic, only what the daemon's worker
+//! loop does around the path.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub enum Outcome {
     Punted(Vec<u8>),
     /// Waiting for this neighbour.
     Held(NeighbourKey, Vec<u8>),
-    /// The path kept what was in it; see [`TestDirector::take_generated`].
+    /// The path consumed it; see [`TestDirector::take_generated`].
     Consumed,
     /// Dropped.
     Dropped(DropReason),
@@ -54,7 +54,7 @@ impl Outcome {
 
 /// See the module.
 pub struct TestDirector {
-    /// What the operator wants; change it through [`Self::change`].
+    /// The desired services. Change them through [`Self::change`].
     pub desired: DesiredServices,
     /// The workers.
     pub workers: Vec<WorkerState>,
@@ -69,11 +69,11 @@ pub struct TestDirector {
     /// Microseconds behind `now`.
     now_us: u64,
     generated: Vec<Outcome>,
-    /// Frames that one worker handed to another.
+    /// Frames that one worker handed off to another.
     pub handoffs: u64,
 }
 
-/// Servers that the counters of a test have room for.
+/// Capacity of a test's counters, in servers.
 const SERVERS_MAX: usize = 1_024;
 /// Time between two housekeeping passes when virtual time advances.
 const STEP_MS: u32 = 50;
@@ -183,13 +183,13 @@ impl TestDirector {
         self.publish();
     }
 
-    /// What the workers tell other directors, worker by worker, oldest first.
+    /// What the workers sync out, worker by worker, oldest first.
     pub fn take_synced(&mut self) -> Vec<SyncConn> {
         let of = |worker: &mut WorkerState| std::iter::from_fn(|| worker.next_synced()).collect::<Vec<_>>();
         self.workers.iter_mut().flat_map(of).collect()
     }
 
-    /// What another director tells, to every worker.
+    /// Gives every worker what another director synced out.
     pub fn import_synced(&mut self, conns: &[SyncConn]) {
         for worker in &mut self.workers {
             path::sync::import::import_synced(worker, self.now, conns);
@@ -222,8 +222,8 @@ impl TestDirector {
         }
     }
 
-    /// The same by microseconds, one pass of the daemon's loop: timers that are due are served, and housekeeping is done
-    /// when a millisecond is over.
+    /// The same by microseconds, as one pass of the daemon's loop: it serves the timers that are due, and does
+    /// housekeeping when a millisecond is over.
     pub fn advance_us(&mut self, us: u32) {
         self.now_us += u64::from(us);
         let now = Tick((self.now_us / 1_000) as u32);
@@ -259,7 +259,7 @@ impl TestDirector {
         self.burst(worker, device, &mut frames).remove(0)
     }
 
-    /// Up to [`BURST_MAX`] frames at once. Frames handed over are finished by their owner.
+    /// Up to [`BURST_MAX`] frames at once. Their owner finishes frames that were handed off.
     ///
     /// # Panics
     /// When there is no such worker, or more frames than a burst.
@@ -319,7 +319,7 @@ impl TestDirector {
         self.outcome(0, verdict, &frame)
     }
 
-    /// What became of the frames that the path generated besides those that went in, oldest first.
+    /// What became of the frames that the path generated, oldest first.
     pub fn take_generated(&mut self) -> Vec<Outcome> {
         std::mem::take(&mut self.generated)
     }

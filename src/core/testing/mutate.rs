@@ -1,4 +1,4 @@
-//! Arbitrary frames for fuzzing: services in all modes, good frames for them, and damage done to these.
+//! Arbitrary frames for fuzzing: services in all modes, valid frames for them, and damaged copies of these.
 //!
 //! In:  a generator. Out: the same frames for the same seed. Addresses are those of [`super::network`].
 
@@ -13,7 +13,7 @@ use crate::random::Random;
 use crate::testing::network::{LAN, director_mac};
 use crate::testing::{icmp4, icmp6, tcp4, tcp6, udp4, udp6};
 
-/// By port: how services are balanced. Both VIPs have every one, with three real servers each.
+/// How services are balanced, by port. Both VIPs have all of them, with three real servers each.
 const SERVICES: [(u16, ServiceProtocol, SchedulerKind, ForwardingMode); 5] = [
     (80, ServiceProtocol::Tcp, SchedulerKind::Rr, ForwardingMode::Nat),
     (81, ServiceProtocol::Tcp, SchedulerKind::Wlc, ForwardingMode::Tunnel),
@@ -30,7 +30,7 @@ const SERVICES: [(u16, ServiceProtocol, SchedulerKind, ForwardingMode); 5] = [
 /// Adds services in all modes and both families.
 ///
 /// # Panics
-/// When they are there already.
+/// When they exist already.
 pub fn add_services(desired: &mut DesiredServices) {
     let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
     for (port, protocol, scheduler, mode) in SERVICES {
@@ -70,8 +70,8 @@ pub fn add_services(desired: &mut DesiredServices) {
     }
 }
 
-/// Good frames that mutations start from: TCP to ports 80 to 84 and UDP to port 53 of both VIPs, replies of
-/// real servers, echo requests, fragments, ICMP errors.
+/// Valid frames that mutations begin with: TCP to ports 80 to 84 and UDP to port 53 of both VIPs, replies of real
+/// servers, echo requests, fragments, ICMP errors.
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     for port in [80, 81, 82, 83, 84] {
@@ -182,7 +182,7 @@ fn icmp_errors() -> Vec<Vec<u8>> {
     frames
 }
 
-/// Damages a frame: flipped bytes, cuts, growth, or nothing but other ports.
+/// Damages a frame: it flips bytes, cuts it, lets it grow, or only changes its ports.
 pub fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
     match random.below(8) {
         0 => frame.truncate(random.below(frame.len() as u32 + 1) as usize),

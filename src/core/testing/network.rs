@@ -30,7 +30,7 @@ pub const fn neighbour_mac(device: DeviceId, number: u8) -> [u8; 6] {
 /// The network of the module's table.
 ///
 /// # Panics
-/// Never: all texts are constant.
+/// Never, because all texts are constant.
 pub fn network() -> L3Builder {
     let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
     let mut builder = L3Builder::new();

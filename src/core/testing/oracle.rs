@@ -1,11 +1,11 @@
-//! The slow obvious twin of incremental checksums: everything summed from scratch, by the definitions.
+//! The slow, obvious twin of incremental checksums: it computes every checksum from scratch, by its definition.
 
 use crate::address::{Addr4, Addr6};
 use crate::headers::{Flow, Fragment, Headers};
 use crate::path::parse::{Parsed, parse};
 use crate::wire::{icmp, sctp, tcp, udp};
 
-/// The Internet checksum (RFC 1071) of the concatenated `parts`, all but the last of even length.
+/// The Internet checksum (RFC 1071) of the concatenated `parts`. All but the last must have an even length.
 pub(super) fn internet_checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u32;
     for pair in parts.iter().flat_map(|part| part.chunks(2)) {
@@ -31,8 +31,8 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
         .fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| step(crc)))
 }
 
-/// What is wrong with the checksums of a frame, one phrase each; nothing when all are right, and about what is
-/// no IP packet or a fragment nothing either beyond its IP header.
+/// What is wrong with the checksums of a frame, one phrase each; nothing when all are right. Of a fragment only the IP
+/// header is checked, and of a frame without an IP packet nothing.
 pub fn checksum_faults(frame: &[u8]) -> Vec<String> {
     let (headers, flow) = match parse(frame) {
         Ok(Parsed::Ip(headers, flow)) => (headers, flow),
@@ -93,7 +93,7 @@ fn with_pseudo_header(flow: &Flow, segment: &[u8]) -> u16 {
     internet_checksum(&[&addresses, &[0, protocol, len_high, len_low], segment])
 }
 
-/// Data with a right checksum in them have the checksum 0.
+/// Data that contain their right checksum have the checksum 0.
 fn fault(what: &str, checksum: u16) -> Option<String> {
     (checksum != 0).then(|| format!("{what} checksum off by {checksum:04x}"))
 }

@@ -15,7 +15,7 @@ const SNAPLEN: u32 = 262_144;
 /// Why a file cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PcapError {
-    /// Neither byte order of either magic number.
+    /// It does not begin with a known magic number.
     #[error("not a pcap file (the magic number is {0:#010x}; pcapng must be converted first)")]
     Magic(u32),
     /// Not Ethernet.
@@ -56,7 +56,7 @@ pub fn read_pcap(file: &[u8]) -> Result<Capture, PcapError> {
             _ => return Err(PcapError::Magic(magic)),
         },
     };
-    // The upper bits tell about an FCS.
+    // The upper bits describe an FCS.
     let linktype = word(header, 20, is_swapped) & 0xffff;
     if linktype != LINKTYPE_ETHERNET {
         return Err(PcapError::LinkType(linktype));

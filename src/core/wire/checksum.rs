@@ -57,10 +57,10 @@ pub fn update_in(field: &mut U16, delta: u16) {
     *field = U16::from_bytes(swapped.to_ne_bytes());
 }
 
-/// The delta of undoing what has the delta `delta`.
+/// The delta of the reverse of a change whose delta is `delta`.
 #[inline]
 pub const fn complement(delta: u16) -> u16 {
-    // 0 and 0xffff are both nothing to any field but 0xffff, which none is that was made by a sum.
+    // Adding 0 or 0xffff changes no field except 0xffff, and a field that is the result of a sum is never 0xffff.
     !delta
 }
 

@@ -20,7 +20,7 @@ pub const V4_ECHO_REQUEST: u8 = 8;
 pub const V4_TIME_EXCEEDED: u8 = 11;
 /// ICMP parameter problem.
 pub const V4_PARAMETER_PROBLEM: u8 = 12;
-/// Highest ICMP type that RFC 1122 knows; the kernel treats what is above as an error (`NR_ICMP_TYPES`).
+/// Highest ICMP type of RFC 1122. The kernel treats higher ones as errors (`NR_ICMP_TYPES`).
 pub const V4_TYPE_MAX: u8 = 18;
 
 /// ICMP code: host unreachable.

@@ -26,11 +26,11 @@ pub struct Ipv4Header {
     pub tos: u8,
     /// Bytes of the packet, this header included.
     pub total_len: U16,
-    /// What fragments of one packet share.
+    /// The number that all fragments of one packet have in common.
     pub identification: U16,
     /// Reserved, DF, MF and the fragment offset.
     pub flags_offset: U16,
-    /// Routers that may still forward the packet.
+    /// How many routers may still forward the packet.
     pub ttl: u8,
     /// Protocol of the payload.
     pub protocol: u8,
@@ -75,7 +75,7 @@ impl Ipv4Header {
     #[inline(always)]
     pub fn is_checksum_valid_without_options(&self) -> bool {
         let words: [u32; 5] = zerocopy::transmute!(*self);
-        // The order of bytes within the words does not matter to whether the sum is all ones (RFC 1071 2 B).
+        // Whether the sum is all ones does not depend on the byte order of the words (RFC 1071 2 B).
         checksum::fold(words.iter().map(|&word| u64::from(word)).sum()) == checksum::VALID
     }
 
@@ -104,7 +104,7 @@ impl Ipv4Header {
         }
     }
 
-    /// Offset of this fragment's payload in the whole one, in bytes.
+    /// Offset of this fragment's payload in the whole packet's payload, in bytes.
     #[inline]
     pub const fn fragment_offset(&self) -> usize {
         (self.flags_offset.get() & FRAGMENT_OFFSET_MASK) as usize * 8
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::testing::{hex, tcp4};
 
-    /// nat_ttl: the first frame that a client of the kernel's sent.
+    /// nat_ttl: the first frame that the kernel's client sent.
     const RECORDED: &str = "45000028100140000206546a0a0000020a000064";
 
     #[test]

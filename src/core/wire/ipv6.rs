@@ -29,7 +29,7 @@ pub struct Ipv6Header {
     pub payload_len: U16,
     /// Protocol or extension header that follows.
     pub next_header: u8,
-    /// Routers that may still forward the packet.
+    /// How many routers may still forward the packet.
     pub hop_limit: u8,
     /// Sender.
     pub src: Addr6,
@@ -116,7 +116,7 @@ pub struct FragmentHeader {
     pub reserved: u8,
     /// Offset in units of 8 bytes (13 bits), reserved (2 bits), M (1 bit).
     pub offset_more: U16,
-    /// What fragments of one packet share.
+    /// The number that all fragments of one packet have in common.
     pub identification: U32,
 }
 

@@ -33,7 +33,7 @@ pub const CHUNK_ABORT: u8 = 6;
 pub const CHUNK_COOKIE_ECHO: u8 = 10;
 /// See [`CHUNK_INIT`].
 pub const CHUNK_COOKIE_ACK: u8 = 11;
-/// Reserved by the IETF: what a packet without a whole chunk header is taken for.
+/// Reserved by the IETF. It stands for the chunk of a packet without a whole chunk header.
 pub const CHUNK_NONE: u8 = 255;
 /// Type, flags and length of a chunk.
 const CHUNK_HEADER_LEN: usize = 4;

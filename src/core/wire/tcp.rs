@@ -49,8 +49,8 @@ impl TcpHeader {
     /// Bytes of a header without options.
     pub const LEN: usize = 20;
 
-    /// The header of `segment`. Where it says that its options end is not looked at, as in the kernel: what the
-    /// receiver makes of a wrong length is the receiver's.
+    /// The header of `segment`. As in the kernel, its header length is not checked; the receiver handles a wrong
+    /// length.
     #[inline]
     pub fn check(segment: &[u8]) -> Result<&Self, DropReason> {
         let (header, _) = Self::ref_from_prefix(segment).map_err(|_| DropReason::Truncated)?;

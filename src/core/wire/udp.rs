@@ -1,7 +1,7 @@
 //! The UDP header (RFC 768).
 //!
-//! Its length field is believed by nobody on the path: the kernel forwards datagrams whose length contradicts the
-//! IP packet's unchanged, and only the receiver judges them.
+//! The path does not use its length field. The kernel forwards a datagram whose length contradicts the IP packet's
+//! unchanged, and only the receiver checks it.
 
 use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,19 +1,20 @@
-//! The longest pass of a worker's loop while it fills its table, while connections expire as fast as others begin, and
-//! while all that are left expire at once.
+//! The longest pass of a worker's loop in three phases: it fills its table; connections expire as fast as others begin;
+//! all that are left expire at once.
 //!
-//! The same passes are made again and again: the least that a pass ever took is its own, what it took more another time is
-//! the machine's (a hypervisor, interrupts, other threads), which never comes back at the same pass in every round.
+//! The bench repeats the same passes in several rounds. The least time that a pass took in any round is its own. What
+//! it took beyond that in another round comes from the machine (a hypervisor, interrupts, other threads), which does
+//! not interrupt the same pass in every round.
 
 use std::time::Instant;
 
 use super::*;
 
 const ROUNDS: usize = 7;
-/// Passes of a busy worker between two that keep house.
+/// Passes of a busy worker between two that do its housekeeping.
 const PASSES_PER_HOUSE: usize = 64;
-/// How long a connection of TCP lives that has seen a SYN only.
+/// How long a TCP connection lives that has seen nothing but a SYN.
 const SYN_LIFE_MS: u32 = 60_000;
-/// How long the bench's connections live at most, in milliseconds: longer than any timeout of a first packet.
+/// The longest life of the bench's connections, in milliseconds: longer than any timeout of a first packet.
 const LIFE_MS: u32 = 400_000;
 
 /// The longest pass of one phase.
@@ -21,7 +22,7 @@ const LIFE_MS: u32 = 400_000;
 struct Longest {
     /// By pass, the least of all rounds, in nanoseconds.
     own: Vec<u32>,
-    /// Of any round.
+    /// The longest of any round.
     seen: u32,
 }
 
@@ -45,7 +46,7 @@ impl Longest {
     }
 }
 
-/// One pass of the loop but for devices; its nanoseconds.
+/// One pass of the loop without its devices. Returns its nanoseconds.
 fn pass(stand: &mut Stand, number: usize, burst: Option<usize>) -> u32 {
     if let Some(burst) = burst {
         stand.fill(burst);
@@ -62,7 +63,7 @@ fn pass(stand: &mut Stand, number: usize, burst: Option<usize>) -> u32 {
     start.elapsed().as_nanos() as u32
 }
 
-/// All connections expire, in passes that bring nothing.
+/// All connections expire, in passes without any frame.
 fn drain(stand: &mut Stand, longest: &mut Longest) {
     stand.now = stand.now.plus_ms(LIFE_MS);
     for number in 0.. {
@@ -87,14 +88,14 @@ pub(super) fn report(scenario: Scenario, flows: u32) {
     for round in 0..=ROUNDS {
         for burst in 0..bursts {
             let ns = pass(&mut stand, burst, Some(burst));
-            // The first round meets memory that was never touched; the daemon's is, from the start.
+            // The first round touches memory for the first time. The daemon has touched all of it when it starts.
             if round > 0 {
                 filling.add(burst, ns);
             }
         }
         drain(&mut stand, if round > 0 { &mut expiring } else { &mut first });
     }
-    // Time passes so fast that half of the table lives.
+    // Time passes so fast that half of the table is in use.
     let pass_us = SYN_LIFE_MS * 1_000 / (bursts as u32 / 2).max(1);
     for _ in 0..ROUNDS {
         let mut us = 0;

@@ -3,10 +3,10 @@
 //! Folded multiplication (the construction of wyhash and foldhash): each half of the key is masked with a
 //! word of a 256-bit secret, the masked halves are multiplied to 128 bits, and the two halves of the product
 //! are XORed. Every bit of the key meets every bit of the secret before anything of it reaches the bucket
-//! number or the tag, so who does not know the secret cannot compute either, and cannot choose addresses and
-//! ports that meet in one bucket: all he can do is guess a masked word that makes a product zero, 2⁻⁶⁴ each.
-//! It is not a cryptographic PRF; it need not be, as neither hashes nor collisions are shown to anybody.
-//! Should somebody aim all the same, two full buckets refuse the one new connection; nothing gets slower.
+//! number or the tag. Without the secret nobody can compute either, so nobody can choose addresses and ports that
+//! meet in one bucket. An attacker can only guess a masked word that makes a product zero, with 2⁻⁶⁴ a guess.
+//! It is not a cryptographic PRF and need not be, because nobody outside sees hashes or collisions.
+//! If an attack succeeded all the same, two full buckets would refuse one new connection; lookups would not slow down.
 
 use crate::address::{Address, AddressFamily, FlowKey};
 
@@ -23,7 +23,7 @@ const PI: [u64; 4] = [
 pub(super) struct KeyHash([u64; 4]);
 
 impl KeyHash {
-    /// A hash of its own for every `secret`.
+    /// The hash function of `secret`.
     pub(super) fn new(secret: [u64; 4]) -> Self {
         Self(std::array::from_fn(|word| secret[word] ^ PI[word]))
     }

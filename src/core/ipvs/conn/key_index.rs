@@ -1,15 +1,16 @@
-//! From a hash to the few connections it may mean: one cache line, rarely two.
+//! From a hash to the few connections that may have it, in one cache line, rarely two.
 //!
 //! ```text
 //! bucket, 64 B  | tag 0..7: 8 x 16 bits | value 0..7: 8 x 32 bits | displaced mask | overflow count |
 //! ```
 //!
-//! A hash names a home bucket (its high half) and a tag (its low 16 bits, made odd: 0 marks a free place).
-//! **Displacement:** when home is full, the entry goes to its one other bucket and home counts it as overflow;
-//! a lookup goes there only when that count is not 0. The other bucket follows from bucket and tag and is its
-//! own inverse (`other(other(b)) = b`), so an entry can move without its key: when both are full, one of the 16
-//! entries makes room by moving to its own other bucket; when none can, the insertion fails. That bounds all
-//! work to 18 buckets, and in a full table it takes 16 full ones at once, of which [`buckets_for`] leaves few.
+//! A hash names a home bucket (its high half) and a tag (its low 16 bits with bit 0 set, because 0 marks a free place).
+//! **Displacement:** when home is full, the entry goes to its one other bucket and home counts it as overflow.
+//! A lookup reads the other bucket only when that count is not 0. Bucket and tag determine the other bucket, and the
+//! function is its own inverse (`other(other(b)) = b`), so an entry can move without its key. When both buckets are
+//! full, one of their 16 entries frees a place by moving to its own other bucket. When none can, the insertion fails.
+//! So no operation reads more than 18 buckets. An insertion fails only if these 18 are full, and [`buckets_for`] makes
+//! full buckets rare.
 
 use crate::arena::{Arena, ArenaError, ArenaSlice, slice_bytes};
 use crate::prefetch::prefetch_read;
@@ -25,9 +26,9 @@ const ENTRIES_MEAN: usize = 5;
 pub(super) struct Bucket {
     tags: [u16; PLACES],
     values: [u32; PLACES],
-    /// Bit n: the entry at place n is not at home here.
+    /// Bit n: the entry at place n is displaced; its home is another bucket.
     displaced: u32,
-    /// Entries at home here that live in their other bucket.
+    /// Entries whose home is this bucket but that lie in their other bucket.
     overflow: u32,
     unused: [u32; 2],
 }
@@ -59,7 +60,7 @@ impl Bucket {
         true
     }
 
-    /// Takes the entry at `place` out; tells whether it was displaced.
+    /// Takes the entry at `place` out. Returns it, and whether it was displaced.
     fn take(&mut self, place: usize) -> (IndexEntry, bool) {
         let place = place % PLACES;
         let entry = IndexEntry {
@@ -72,7 +73,7 @@ impl Bucket {
         (entry, displaced)
     }
 
-    /// Where `entry` is. Its tag finds the place; the loop is for the rare neighbour with the same tag.
+    /// The place of `entry`. Its tag finds it; the loop handles the rare neighbour with the same tag.
     #[inline(always)]
     fn place_of_entry(&self, entry: IndexEntry) -> Option<usize> {
         let mut places = self.places_of(entry.tag);
@@ -95,8 +96,8 @@ struct IndexEntry {
 
 const FREE: u16 = 0;
 
-/// Buckets for `entries` entries: five in each on average (measured: 15 % of them are full then); even, so that
-/// no entry's other bucket is its home; and a few more for the relatively larger deviations of small tables.
+/// Buckets for `entries` entries: one for every five (15 % of them are full then, as measured), and a few more, because
+/// small tables deviate more. Their number is even, so that no entry's other bucket is its home.
 const fn buckets_for(entries: usize) -> usize {
     (entries.div_ceil(ENTRIES_MEAN) + 8).next_multiple_of(2)
 }
@@ -151,8 +152,8 @@ impl KeyIndex {
         prefetch_read(self.bucket(hash));
     }
 
-    /// The first value that `hash` may mean, without looking at the connection itself. Where there is none
-    /// at home but some are displaced, fetches the other bucket for [`Self::find`].
+    /// The first value that may have `hash`; the connection itself is not read. When home has none but some of its
+    /// entries are displaced, it fetches the other bucket for [`Self::find`].
     #[inline(always)]
     pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
         let bucket = self.bucket(hash);
@@ -192,7 +193,7 @@ impl KeyIndex {
         None
     }
 
-    /// Adds `value` under `hash`; `false`, and nothing changed, when there is no room.
+    /// Adds `value` under `hash`. Without space it changes nothing and returns `false`.
     #[must_use]
     pub(super) fn insert(&mut self, hash: u64, value: u32) -> bool {
         let entry = IndexEntry {
@@ -213,7 +214,7 @@ impl KeyIndex {
         self.make_room(home) && self.buckets.at_mut(home).put(entry, false)
     }
 
-    /// Moves one entry of the full `bucket` to its other bucket, if any of the eight finds room there.
+    /// Moves one entry of the full `bucket` to its other bucket, if any of the eight finds a free place there.
     #[cold]
     fn make_room(&mut self, bucket: usize) -> bool {
         for place in 0..PLACES {
@@ -338,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn full_index_has_room_and_few_displaced() {
+    fn full_index_has_space_and_displaces_few() {
         let mut random = Random::new(3);
         for power in [3, 6, 10, 12, 14, 16, 18, 19] {
             let entries = 1 << power;
@@ -350,7 +351,8 @@ mod tests {
             let (stored, displaced) = index.count_entries();
             assert_eq!(stored, entries);
             assert!(displaced * 25 < entries || entries < 64, "{displaced} of {entries}");
-            // To find no room takes a new entry's two buckets and all 16 others full at once: below 10⁻¹².
+            // An insertion fails if the entry's two buckets and all 16 others are full at once: probability below
+            // 10⁻¹².
             let full = index
                 .buckets
                 .iter()

@@ -1,13 +1,13 @@
-//! Step 3, the table behind it: all connections of one worker and one family, found by either direction's key.
+//! All connections of one worker and one family. A packet finds its connection by the key of either direction.
 //!
 //! ```text
 //! FlowKey -hash-> KeyIndex bucket (64 B) -tag-> Conn (2 or 3 lines)      TimerWheel -> Conn, free stack -> Conn
 //! ```
 //!
-//! In:  the keys of a burst: hash all, then `prefetch_bucket` all, `prefetch_candidate` all, `find` all, so that
-//!      the misses overlap. Out: connections by [`ConnIndex`].
+//! In:  the keys of a burst. The caller hashes all, then calls `prefetch_bucket`, `prefetch_candidate` and `find` for
+//!      all, one after the other, so that the cache misses overlap. Out: connections by [`ConnIndex`].
 //! Never: allocates after [`ConnTable::new`], panics, grows, or searches longer than 18 buckets.
-//! All of it lives in the [`Arena`], the clock's position and the secret included.
+//! All of it lies in the [`Arena`], the timer wheel's position and the secret included.
 
 use zerocopy::FromBytes;
 
@@ -24,29 +24,30 @@ use crate::tick::Tick;
 /// Why a connection was not inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsertError {
-    /// The table holds as many as it was made for (or, once in 10¹² insertions at most, its index has no room).
+    /// The table is full, or (once in 10¹² insertions at most) its index found no free place.
     Full,
-    /// A connection with this inbound key is there already, or too many with this outbound key.
+    /// Another connection has this inbound key, or too many have this outbound key.
     Exists,
 }
 
 /// What becomes of a connection whose timer fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// It goes.
+    /// The table removes it.
     Remove,
-    /// It stays, and is looked at again after so many milliseconds (at least one unit of the wheel, 64 ms).
+    /// It stays. Its timer fires again after so many milliseconds (at least one unit of the wheel, 64 ms).
     Rearm {
         /// Milliseconds from now.
         ms: u32,
     },
 }
 
-/// Connections that may have the same outbound key: services that lead one client's port to one server's.
+/// How many connections may have the same outbound key. Several services can lead one client's port to one server's
+/// port.
 const SAME_OUTBOUND_MAX: usize = 16;
 
-/// The connection that a bucket's tags most likely mean. Good for [`ConnTable::confirm`] until
-/// [`ConnTable::changes`] changes.
+/// The connection that a bucket's tags most likely mean. [`ConnTable::confirm`] accepts it until [`ConnTable::changes`]
+/// changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate(u32);
 
@@ -55,7 +56,7 @@ impl Candidate {
     pub const NONE: Self = Self(u32::MAX);
 }
 
-/// How many insertions ahead a free slot is fetched.
+/// How many insertions before its use a free slot is fetched.
 const SLOTS_AHEAD: u32 = 8;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"conntabl");
@@ -81,7 +82,7 @@ pub struct ConnTable<A: Address> {
     hash: KeyHash,
     index: KeyIndex,
     conns: ArenaSlice<Conn<A>>,
-    /// A stack of free slots; a list through the connections would be a miss per insertion.
+    /// A stack of free slots. A list through the connections would cost a cache miss for each insertion.
     free: ArenaSlice<u32>,
     wheel: TimerWheel,
     state: ArenaSlice<State>,
@@ -238,9 +239,9 @@ impl<A: Address> ConnTable<A> {
         self.find(self.hash(key), key)
     }
 
-    /// Adds `conn`, indexed by its outbound key too if it has [`ConnFlags::OUTBOUND_INDEXED`], last seen
-    /// `now`, to expire after its `timeout_ms`. Of several with one outbound key (services that lead one client's
-    /// port to one server's) the newest is found by it, as in the kernel.
+    /// Adds `conn`, last seen `now`, to expire after its `timeout_ms`. With [`ConnFlags::OUTBOUND_INDEXED`] its
+    /// outbound key is indexed too. If several connections have that key (several services lead one client's port to
+    /// one server's port), a lookup finds the newest, as in the kernel.
     ///
     /// # Errors
     /// See [`InsertError`]; the table is unchanged.
@@ -259,7 +260,7 @@ impl<A: Address> ConnTable<A> {
         };
         let older = match older {
             None => None,
-            Some((index, Direction::Outbound)) if self.has_room_before(index) => Some(index),
+            Some((index, Direction::Outbound)) if self.may_share_with(index) => Some(index),
             Some(_) => return Err(InsertError::Exists),
         };
         if both && inbound == outbound || self.find(inbound_hash, &inbound).is_some() {
@@ -272,7 +273,7 @@ impl<A: Address> ConnTable<A> {
             return Err(InsertError::Full);
         }
         if let Some(older) = older {
-            // Its place is the new one's.
+            // The new connection takes its place in the index.
             self.index.remove(outbound_hash, value_of(older.0, Direction::Outbound));
             self.conn_mut(older).flags.insert(ConnFlags::SHADOWED);
         }
@@ -293,8 +294,8 @@ impl<A: Address> ConnTable<A> {
         Ok(ConnIndex(slot))
     }
 
-    /// Puts `conn` under the control of `template`, which stays in the table for as long as it controls any.
-    /// No effect when either is not there or `conn` is controlled already.
+    /// Puts `conn` under the control of `template`, which stays in the table as long as it controls any connection. No
+    /// effect if one of the two is not in the table or if `conn` is controlled already.
     pub fn control(&mut self, conn: ConnIndex, template: ConnIndex) {
         if !self.is_there(conn) || !self.is_there(template) || self.conn(conn).flags.contains(ConnFlags::CONTROLLED) {
             return;
@@ -305,8 +306,8 @@ impl<A: Address> ConnTable<A> {
         self.conn_mut(template).controlled += 1;
     }
 
-    /// Takes a template out of service: it is in no index any more, but its connections keep it
-    /// (`ip_vs_check_template`).
+    /// Removes a template from the index, so that it decides nothing any more. It stays in the table as long as it
+    /// controls connections (`ip_vs_check_template`).
     pub fn retire(&mut self, template: ConnIndex) {
         let slot = template.0;
         let conn = self.conn(template);
@@ -322,7 +323,7 @@ impl<A: Address> ConnTable<A> {
         conn.real.port = persistence::PORT_RETIRED;
     }
 
-    /// Takes a connection out at once. No effect when there is none at `index`.
+    /// Removes a connection at once. No effect if there is none at `index`.
     pub fn remove(&mut self, index: ConnIndex) {
         if self.is_there(index) {
             self.prefetch_buckets_of(index.0);
@@ -331,7 +332,7 @@ impl<A: Address> ConnTable<A> {
         }
     }
 
-    /// The connection at `index`. When it has been removed: whatever is there now.
+    /// The connection at `index`. If it has been removed, the caller gets whatever is there now.
     #[inline(always)]
     pub fn conn(&self, index: ConnIndex) -> &Conn<A> {
         self.conns.at(index.0 as usize)
@@ -343,8 +344,8 @@ impl<A: Address> ConnTable<A> {
         self.conns.at_mut(index.0 as usize)
     }
 
-    /// From now on the connection expires after `timeout_ms` without a packet, counted from `now`, which
-    /// becomes its `last_seen`. The timer is touched only if it would fire too late; 0 expires it at once.
+    /// Lets the connection expire after `timeout_ms` without a packet. `now` becomes its `last_seen`. The timer is
+    /// changed only if it would fire too late; 0 expires the connection at once.
     #[inline]
     pub fn set_timeout(&mut self, index: ConnIndex, timeout_ms: u32, now: Tick) {
         let conn = self.conn_mut(index);
@@ -363,15 +364,15 @@ impl<A: Address> ConnTable<A> {
         !self.is_empty() && self.wheel.is_due(now)
     }
 
-    /// Serves the timers up to `now` and asks `decide` about every connection that has been idle for its
-    /// timeout. Ends after `budget` pieces of work (a timer looked at, or 64 ms passed) and goes on there with the
-    /// next call. Returns how many connections `decide` was asked about.
+    /// Serves the timers up to `now` and asks `decide` about every connection that has been idle for its timeout. It
+    /// ends after `budget` units of work (one timer, or 64 ms of time), and the next call continues there. Returns how
+    /// many connections it asked `decide` about.
     pub fn expire(&mut self, now: Tick, budget: usize, mut decide: impl FnMut(&mut Conn<A>) -> Expiry) -> usize {
         let mut decided = 0;
         if self.is_empty() {
             return decided;
         }
-        // One fired connection waits until the next has come, while its buckets are fetched.
+        // One fired connection waits for the next one, while its buckets are fetched.
         let mut waiting = None;
         for _ in 0..budget {
             match self.wheel.advance(&mut self.conns, now) {
@@ -387,7 +388,7 @@ impl<A: Address> ConnTable<A> {
         decided + waiting.map_or(0, |slot| self.fired(slot, now, &mut decide))
     }
 
-    /// Deals with a connection whose timer fired; 1 if `decide` was asked.
+    /// Handles a connection whose timer fired. Returns 1 if it asked `decide`.
     fn fired(&mut self, slot: u32, now: Tick, decide: &mut impl FnMut(&mut Conn<A>) -> Expiry) -> usize {
         let conn = self.conns.at_mut(slot as usize);
         let idle_until = timer_wheel::expiry(conn.last_seen, conn.timeout_ms);
@@ -405,8 +406,8 @@ impl<A: Address> ConnTable<A> {
         1
     }
 
-    /// Shows `visit` the connections in at most `slots_max` slots from slot `from` on, and returns where to go
-    /// on; `None` at the end. Connections that come or go between two calls may be missed or shown.
+    /// Passes the connections in at most `slots_max` slots, from slot `from` on, to `visit`. Returns the slot for the
+    /// next call; `None` at the end. Connections that begin or end between two calls may or may not be visited.
     pub fn scan(&self, from: u32, slots_max: usize, mut visit: impl FnMut(ConnIndex, &Conn<A>)) -> Option<u32> {
         let used = self.state.at(0).fresh;
         let until = u32::try_from(slots_max).map_or(used, |max| from.saturating_add(max).min(used));
@@ -433,7 +434,7 @@ impl<A: Address> ConnTable<A> {
         }
     }
 
-    /// Takes the slot that [`Self::free_slot`] gave, and fetches one that will be taken soon.
+    /// Takes the slot that [`Self::free_slot`] returned, and fetches one that will be taken soon.
     fn take_slot(&mut self, now: Tick) {
         let state = self.state.at_mut(0);
         if state.len == 0 {
@@ -463,7 +464,7 @@ impl<A: Address> ConnTable<A> {
         }
     }
 
-    /// The connections with one outbound key, from the newest on.
+    /// The connections with one outbound key, the newest first.
     fn same_outbound(&self, newest: ConnIndex) -> impl Iterator<Item = u32> {
         let older = |slot: &u32| {
             let older = self.conns.at(*slot as usize).shadowed;
@@ -473,11 +474,11 @@ impl<A: Address> ConnTable<A> {
     }
 
     /// Whether one more connection may have the outbound key of `newest`.
-    fn has_room_before(&self, newest: ConnIndex) -> bool {
+    fn may_share_with(&self, newest: ConnIndex) -> bool {
         self.same_outbound(newest).count() < SAME_OUTBOUND_MAX
     }
 
-    /// Takes the outbound key of `slot` out of the index. An older connection with that key has it again.
+    /// Removes the outbound key of `slot` from the index. The next older connection with that key gets it back.
     fn release_outbound(&mut self, slot: u32) {
         let conn = self.conns.at(slot as usize);
         let (key, older, is_shadowed) = (
@@ -509,7 +510,7 @@ impl<A: Address> ConnTable<A> {
         }
     }
 
-    /// Takes the connection in `slot`, whose timer is not armed, out of the index and frees the slot.
+    /// Removes the connection in `slot` from the index and frees the slot. Its timer must not be armed.
     fn release(&mut self, slot: u32) {
         self.changes = self.changes.wrapping_add(1);
         let conn = self.conns.at(slot as usize);

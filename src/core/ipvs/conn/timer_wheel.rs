@@ -1,4 +1,4 @@
-//! When to look at a connection again: a hierarchical wheel of doubly linked lists through the connections.
+//! Timers of connections: a hierarchical wheel of doubly linked lists through the connections.
 //!
 //! Time is counted in units of 64 ms; a unit's number modulo 2²⁶ is split into four levels, as on a clock:
 //!
@@ -8,8 +8,9 @@
 //!
 //! A timer sits on the level of the highest digit in which its unit differs from the wheel's position. When the
 //! position enters a slot of a higher level, its timers come down; when it enters a slot of level 0, they fire.
-//! Each step takes one timer or passes one unit, so a caller's budget bounds it, and the lists themselves
-//! remember how far it came. Packets never touch the wheel: who fires finds out whether it was idle meanwhile.
+//! Each call of `advance` handles one timer or passes one unit, so a caller's budget bounds the work. The position and
+//! the lists hold all state between calls. Packets never touch the wheel: when a timer fires, the table looks whether
+//! its connection was idle meanwhile.
 
 use zerocopy::FromBytes;
 
@@ -78,11 +79,11 @@ pub(super) struct TimerWheel {
     wheel: ArenaSlice<Wheel>,
 }
 
-/// What [`TimerWheel::advance`] came upon.
+/// What [`TimerWheel::advance`] did.
 pub(super) enum WheelEvent {
     /// Everything up to now has been served.
     Done,
-    /// One unit passed, or one timer came down a level.
+    /// It passed one unit, or moved one timer down a level.
     Moved,
     /// This connection's timer fired and is no longer armed.
     Fired(u32),
@@ -116,7 +117,7 @@ impl TimerWheel {
         self.link(conns, index, unit);
     }
 
-    /// Arms it earlier, if `expiry` is earlier than it would fire.
+    /// Arms it anew if `expiry` is before the time at which it would fire.
     pub(super) fn arm_earlier<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, index: u32, expiry: Tick) {
         let unit = self.not_served(unit_of(expiry));
         let position = self.position();
@@ -147,7 +148,7 @@ impl TimerWheel {
         ahead(now.0 >> UNIT_SHIFT, self.position()) <= UNIT_MASK / 2
     }
 
-    /// One bounded piece of work towards `now`.
+    /// One unit of work towards `now`.
     pub(super) fn advance<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, now: Tick) -> WheelEvent {
         if !self.is_due(now) {
             return WheelEvent::Done;
@@ -175,7 +176,7 @@ impl TimerWheel {
         self.wheel.at(0).position
     }
 
-    /// `unit`, or the next to be served when that has been.
+    /// `unit`, or the next unit to serve if `unit` has been served.
     fn not_served(&self, unit: u32) -> u32 {
         let position = self.position();
         if ahead(unit, position) > UNIT_MASK / 2 {
@@ -211,7 +212,7 @@ impl TimerWheel {
         timer.slot = slot + 1;
     }
 
-    /// Takes the first connection of `slot` out, and fetches the one behind it for the next step.
+    /// Takes the first connection out of `slot` and fetches the one behind it for the next call.
     fn pop<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, slot: u32) -> Option<u32> {
         let index = self
             .wheel
@@ -260,7 +261,7 @@ const fn ahead(unit: u32, position: u32) -> u32 {
     unit.wrapping_sub(position) & UNIT_MASK
 }
 
-/// `ms` from `start`, cut to the longest timeout that the clock can tell from one that has passed.
+/// `ms` after `start`. A longer timeout than the clock can represent is cut to the longest one.
 pub(super) const fn expiry(start: Tick, ms: u32) -> Tick {
     let longest = TIMEOUT_MAX_SEC * 1_000;
     start.plus_ms(if ms < longest { ms } else { longest })

@@ -1,4 +1,4 @@
-//! What a service, a real server and a pool must be like, before anything is changed.
+//! The conditions that a service, a real server and a pool must meet before anything is changed.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use crate::limits::{LOCAL_ADDRESSES_MAX, MSS_MAX_RANGE, TIMEOUT_CONFIGURED_MAX_S
 
 pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
     match spec.key {
-        // Any address: the kernel takes those too that no packet can have.
+        // Any address: the kernel also takes addresses that no packet can have.
         ServiceKey::Address { port, .. } => {
             if port == 0 && spec.persistence.is_none() {
                 return Err(ServiceError::ZeroPortNotPersistent { service: spec.key });
@@ -29,7 +29,8 @@ pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
     protocols(spec)
 }
 
-/// What a service of one protocol cannot have. A fwmark service may have any: it works on packets it fits.
+/// Options that do not fit the protocol of the service. A fwmark service may have them all; each works on the packets
+/// that it fits.
 fn protocols(spec: &ServiceSpec) -> Result<(), ServiceError> {
     if spec.mss_max != 0 && !MSS_MAX_RANGE.contains(&spec.mss_max) {
         return Err(ServiceError::MssOutOfRange {
@@ -80,7 +81,7 @@ fn persistence(key: &ServiceKey, persistence: &Persistence) -> Result<(), Servic
         return Err(ServiceError::PersistenceOutOfRange { service: *key, sec });
     }
     let fits = match persistence.mask {
-        // 0.0.0.0 too: all clients are one.
+        // 0.0.0.0 is allowed too: all clients count as one.
         ClientMask::Ipv4(_) => true,
         ClientMask::Ipv6(len) => (1..=128).contains(&len),
     };
@@ -132,7 +133,7 @@ pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceE
     Ok(())
 }
 
-/// lt and wlt compare the traffic of servers, which is that of both directions only where replies pass.
+/// lt and wlt compare the traffic of servers. It includes replies only if replies pass through the director.
 pub(super) fn modes(
     key: &ServiceKey,
     scheduler: SchedulerKind,
@@ -171,7 +172,8 @@ pub(super) fn local_addresses(key: &ServiceKey, addresses: &[IpAddr]) -> Result<
     Ok(())
 }
 
-/// Of IPv4 without the broadcast addresses of networks, which only the director knows.
+/// Whether a real server can have the address. Broadcast addresses of networks pass, because only the director knows
+/// its networks.
 const fn is_unicast(addr: IpAddr) -> bool {
     let is_other = match addr {
         IpAddr::V4(v4) => v4.is_broadcast(),

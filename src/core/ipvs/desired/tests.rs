@@ -1,4 +1,4 @@
-//! Slots and trash by example, messages, and random actions against a naive twin.
+//! Examples of slots and the trash, error messages, and random actions compared with a naive twin.
 
 use proptest::prelude::*;
 
@@ -171,7 +171,7 @@ fn a_deleted_service_makes_its_servers_unavailable_and_keeps_its_slot_until_they
         desired.add_service(ServiceSpec::new(other, SchedulerKind::Rr)).unwrap(),
         service
     );
-    // Back under the same name: the same slots, as connections still carry them.
+    // Added again under the same key, they get the same slots, because connections still refer to them.
     assert_eq!(
         desired.add_service(ServiceSpec::new(WEB, SchedulerKind::Rr)).unwrap(),
         service
@@ -328,7 +328,7 @@ enum Action {
     DeleteServer(ServiceKey, IpAddr, u16),
     SetLocalAddresses(ServiceKey, Vec<IpAddr>),
     Flush,
-    /// Seconds go by; servers of even slots are idle or all are.
+    /// Seconds pass; either the servers of even slots are idle or all servers are.
     Collect(u64, bool),
 }
 
@@ -344,7 +344,7 @@ struct Remembered {
 /// Oldest first.
 type TwinServers = Vec<(RealServerId, ServerSpec)>;
 
-/// The same behaviour by the plainest means.
+/// The same behaviour in the simplest code.
 #[derive(Clone, Debug, Default)]
 struct ServicesTwin {
     services: Vec<(ServiceSpec, Vec<IpAddr>, TwinServers)>,
@@ -409,7 +409,7 @@ impl ServicesTwin {
         })
     }
 
-    /// Does the same to both; whether both took it.
+    /// Applies the action to both and returns whether both accepted it.
     fn act(&mut self, action: &Action, desired: &mut DesiredServices) -> Result<(), TestCaseError> {
         let took = match action {
             Action::AddService(spec) => {
@@ -570,7 +570,7 @@ fn rebuilt(desired: &DesiredServices) -> DesiredServices {
     copy
 }
 
-/// Everything but ids and revisions of what workers see. The start of wrr depends on history and is left out.
+/// Everything that workers see, without ids and revisions. The start of wrr depends on history and is left out.
 fn essence(desired: &DesiredServices) -> Vec<String> {
     let server = |server: &RealServer| {
         format!(

@@ -1,4 +1,4 @@
-//! Loads of several workers come together as they were shown, measures as they were taken.
+//! Loads that several workers published add up, and measures are combined.
 
 use super::*;
 use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
@@ -137,6 +137,6 @@ fn a_server_nobody_heard_of_has_the_services_median_and_an_old_time_fades_to_the
         LoadBoard::responded(&workers[0], RealServerId(server), 100, Tick(31_000));
     }
     board.look(service, &workers, 0, Tick(31_000));
-    // Three halvings of what server 3 was above the best.
+    // The distance of server 3 to the best has been halved three times.
     assert_eq!(board.response_us(RealServerId(3)), 100 + (10_000 - 100) / 8);
 }

@@ -1,11 +1,11 @@
-//! The SCTP states of an association as a director guesses them from the chunks that pass.
+//! The SCTP states of an association as a director infers them from the chunks that pass.
 //!
-//! In DR and TUN only the client is heard. Follows Linux ip_vs_proto_sctp.c `sctp_states[]`,
-//! `sctp_events[]`, `sctp_timeouts[]`, `set_sctp_state()`; chunks: RFC 9260 3.2.
+//! In DR and TUN only the client's packets pass. Follows Linux ip_vs_proto_sctp.c `sctp_states[]`, `sctp_events[]`,
+//! `sctp_timeouts[]`, `set_sctp_state()`; chunks: RFC 9260 3.2.
 
 use crate::ipvs::conn::Direction;
 
-/// A state; the numbers are the kernel's and travel in its sync messages.
+/// A state. The numbers are the kernel's, which its sync messages carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum SctpState {
@@ -186,7 +186,7 @@ const OUTBOUND: SctpTransitions = [
     /* ab  */ [CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL],
 ];
 
-/// Only the client is heard.
+/// Only the client's packets pass.
 const INBOUND_ONLY: SctpTransitions = [
     /* d   */ [ES, I1, IN, CS, CR, ES, CO, CE, ES, SS, SR, SA, RJ, CL],
     /* i   */ [I1, IN, IN, IN, IN, IN, CO, CE, ES, SS, SR, SA, IN, IN],
@@ -200,9 +200,9 @@ const INBOUND_ONLY: SctpTransitions = [
     /* ab  */ [CL, CL, CL, CL, CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL],
 ];
 
-/// The state after a packet with this event went in `direction`.
+/// The state after a packet with this event in `direction`.
 ///
-/// `no_output`: no packet of the real server was seen (DR, TUN); the caller clears it on the first one.
+/// `no_output`: no packet of the real server has passed (DR, TUN). The caller clears it at the first one.
 #[inline]
 pub const fn next(state: SctpState, direction: Direction, no_output: bool, event: SctpEvent) -> SctpState {
     let transitions = match direction {

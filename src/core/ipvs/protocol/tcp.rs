@@ -1,11 +1,11 @@
-//! The TCP states of a connection as a director guesses them from the flags that pass.
+//! The TCP states of a connection as a director infers them from the flags that pass.
 //!
-//! Looser than RFC 9293: there are no sequence numbers, and in DR and TUN only the client is heard.
+//! Looser than RFC 9293: sequence numbers do not count, and in DR and TUN only the client's packets pass.
 //! Follows Linux ip_vs_proto_tcp.c `tcp_states[]`, `tcp_states_dos[]`, `set_tcp_state()`.
 
 use crate::ipvs::conn::Direction;
 
-/// A state; the numbers are the kernel's and travel in its sync messages.
+/// A state. The numbers are the kernel's, which its sync messages carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum TcpState {
@@ -17,7 +17,7 @@ pub enum TcpState {
     SynSent = 2,
     /// The client sent a SYN.
     SynRecv = 3,
-    /// The real server closes; without replies in sight (DR, TUN): the client closes.
+    /// The real server closes. In DR and TUN, where replies do not pass: the client closes.
     FinWait = 4,
     /// Both closed.
     TimeWait = 5,
@@ -25,9 +25,9 @@ pub enum TcpState {
     Close = 6,
     /// The client closes.
     CloseWait = 7,
-    /// Unused by the tables; known to sync.
+    /// The tables do not use it, but sync messages may carry it.
     LastAck = 8,
-    /// Unused by the tables; known to sync.
+    /// The tables do not use it, but sync messages may carry it.
     Listen = 9,
     /// `secure_tcp`: a SYN that the real server answered.
     SynAck = 10,
@@ -121,7 +121,7 @@ const OUT: TcpTransitions = [
     /* rst */ [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL],
 ];
 
-/// Only the client is heard.
+/// Only the client's packets pass.
 const IN_ONLY: TcpTransitions = [
     /* syn */ [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
     /* fin */ [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
@@ -150,9 +150,9 @@ const SECURE_IN_ONLY: TcpTransitions = [
     /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
 ];
 
-/// The state after a packet with `tcp_flags` went in `direction`.
+/// The state after a packet with `tcp_flags` in `direction`.
 ///
-/// `no_output`: no packet of the real server was seen (DR, TUN); the caller clears it on the first one.
+/// `no_output`: no packet of the real server has passed (DR, TUN). The caller clears it at the first one.
 #[inline]
 pub const fn next(state: TcpState, direction: Direction, no_output: bool, tcp_flags: u8) -> TcpState {
     let transitions = match direction {
@@ -163,7 +163,7 @@ pub const fn next(state: TcpState, direction: Direction, no_output: bool, tcp_fl
     next_state(transitions, state, tcp_flags)
 }
 
-/// The same under `secure_tcp`, which believes a handshake only when the real server took part in it.
+/// The same under `secure_tcp`, which accepts a handshake only if the real server took part in it.
 #[inline]
 pub const fn next_secure(state: TcpState, direction: Direction, no_output: bool, tcp_flags: u8) -> TcpState {
     let transitions = match direction {

@@ -1,8 +1,8 @@
-//! conhash: clients on a ring of servers, each with points in proportion to its weight; when a server goes, only
-//! its clients move.
+//! conhash: clients lie on a ring of servers. Each server has points in proportion to its weight. When a server goes,
+//! only its clients move.
 //!
-//! The words are DPVS's (`conhash`), the points our own: SipHash of address, port and the point's number. The
-//! ring is cut into a table when servers change, so a pick is one hash. Flag `conhash-port`: the port counts too.
+//! The name is DPVS's. The points are our own: SipHash of address, port and the point's number. The ring is cut into a
+//! table when servers change, so a pick costs one hash. With the flag `conhash-port` the client's port counts too.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ const ARCS: usize = 65_536;
 pub(super) struct ConsistentHashing;
 
 impl Scheduler for ConsistentHashing {
-    /// Bit 0 is left free, so that bit 1 means the port as with sh and mh.
+    /// The port is bit 1, as with sh and mh.
     const FLAG_NAMES: &'static [&'static str] = &["conhash-fallback", "conhash-port"];
 
     fn table(inputs: &TableInputs<'_>) -> SchedulerTable {
-        // By the last weight above 0: draining a server moves nobody else's clients.
+        // The last weight above 0 counts, so that draining a server does not move the clients of others.
         let weights = inputs.last_weights;
         let count = weights.iter().filter(|weight| **weight > 0).count() as u64;
         let total: u64 = weights.iter().copied().map(u64::from).sum();
@@ -64,7 +64,7 @@ impl Scheduler for ConsistentHashing {
         if takes || !flags.contains(SchedulerFlags::FALLBACK) {
             return takes.then_some(index);
         }
-        // Onwards on the ring to the next server that takes connections.
+        // Fallback: the next server on the ring that takes connections.
         let onwards = (1..arcs.len()).filter_map(|step| ask.bucket(arcs, (first + step) % arcs.len()));
         onwards.filter(|(_, takes)| *takes).map(|(index, _)| index).next()
     }

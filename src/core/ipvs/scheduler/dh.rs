@@ -1,6 +1,6 @@
-//! dh: the destination address decides. 256 buckets, filled by the servers in turn whatever their weight.
+//! dh: the destination address decides. The servers fill 256 buckets in turn, whatever their weight.
 //!
-//! A bucket whose server is quiesced or overloaded takes nothing: there is no fallback. Follows Linux ip_vs_dh.c.
+//! There is no fallback: a bucket whose server is quiesced or overloaded refuses connections. Follows Linux ip_vs_dh.c.
 
 use super::{Loads, Pick, Scheduler, SchedulerTable, TableInputs, hash_to_byte};
 

@@ -1,6 +1,7 @@
-//! lblc: every destination address keeps its server, for caches; a new or overloaded one goes by wlc.
+//! lblc, for caches: every destination address keeps its server. wlc picks the server of a new destination, and of one
+//! whose server has too many connections.
 //!
-//! Follows Linux ip_vs_lblc.c. A remembered server is used although its upper threshold is reached, as there.
+//! Follows Linux ip_vs_lblc.c. As there, a remembered server is used even if its upper threshold is reached.
 
 use super::{Loads, Pick, Scheduler, locality};
 use crate::ipvs::real_server::{RealServer, RealServerId};
@@ -26,7 +27,7 @@ impl Scheduler for LocalityBasedLeastConnection {
     }
 }
 
-/// Where the service lists a server, if it still does.
+/// The position of a server in the service, if the service still lists it.
 pub(super) fn position(service: &VirtualService, id: RealServerId) -> Option<usize> {
     service.servers.iter().position(|server| server.id == id)
 }

@@ -1,5 +1,5 @@
-//! lblcr: every destination address keeps a set of servers, which grows when it is crowded and shrinks
-//! when it has been left alone for long.
+//! lblcr: every destination address keeps a set of servers. The set grows when its servers are crowded, and shrinks
+//! when it has not changed for long.
 //!
 //! Follows Linux ip_vs_lblcr.c; a set holds a bounded number of servers.
 

@@ -1,4 +1,5 @@
-//! lc: the server with the fewest connections, the first one on a tie; weight 0 is skipped, else ignored.
+//! lc: the server with the fewest connections, the first one on a tie. Weights do not count, except that 0 excludes a
+//! server.
 //!
 //! Follows Linux ip_vs_lc.c.
 

@@ -1,8 +1,8 @@
 //! What one worker remembers for lblc and lblcr: the servers of each destination address.
 //!
-//! A fixed number of places, made when the worker starts: sets of [`WAYS`] by hash, of which the least
-//! recently used gives way. So nothing is collected, nothing grows, and a pick looks at one set.
-//! In place of Linux ip_vs_lblc.c's and ip_vs_lblcr.c's hash tables with their garbage collection.
+//! It is a cache of fixed size, allocated when the worker starts: the hash of a destination selects a set of [`WAYS`]
+//! places, and a new destination replaces the least recently used of them. There is no garbage collection, as in the
+//! hash tables of Linux ip_vs_lblc.c and ip_vs_lblcr.c, and a pick reads one set.
 
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::service::ServiceId;
@@ -12,7 +12,7 @@ use crate::tick::Tick;
 /// Places that one destination may take.
 const WAYS: usize = 8;
 
-/// A destination address as [`crate::address::Address::words`], and which service it is for.
+/// A destination address as [`crate::address::Address::words`], and the service that it belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Destination {
     pub(super) service: u32,
@@ -29,26 +29,26 @@ pub(super) struct Locality {
     servers: [u32; LOCALITY_SERVERS_MAX],
 }
 
-/// All places that one destination may have, as they were.
+/// A copy of all places that one destination may have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Places([Locality; WAYS]);
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Localities {
-    /// Empty until a worker makes room.
+    /// Empty until a worker allocates them.
     places: Box<[Locality]>,
 }
 
 impl Localities {
-    /// Room for [`LOCALITIES_MAX`] destinations.
+    /// Space for [`LOCALITIES_MAX`] destinations.
     pub fn new() -> Self {
         Self {
             places: vec![Locality::default(); LOCALITIES_MAX].into_boxed_slice(),
         }
     }
 
-    /// What is remembered of a destination that was used within `lifetime_ms`.
+    /// What is remembered about a destination that was used within `lifetime_ms`.
     pub(super) fn find(&mut self, of: Destination, now: Tick, lifetime_ms: u32) -> Option<&mut Locality> {
         let set = self.set_of(of)?;
         let found = set.iter_mut().find(|place| place.count > 0 && place.of == of)?;
@@ -83,13 +83,14 @@ impl Localities {
         }
     }
 
-    /// The places that a destination of `service` may have: for [`Self::put_back`] after a pick that is only tried.
+    /// A copy of the places that a destination of `service` may have, for [`Self::put_back`] after a pick that was only
+    /// tried.
     pub(crate) fn keep(&mut self, service: ServiceId, words: (u64, u64)) -> Option<Places> {
         let set = self.set_of(destination(service, words))?;
         Some(Places(*set.first_chunk()?))
     }
 
-    /// Undoes what was remembered of a destination since [`Self::keep`].
+    /// Undoes what was remembered about a destination since [`Self::keep`].
     pub(crate) fn put_back(&mut self, service: ServiceId, words: (u64, u64), places: Option<Places>) {
         let set = self.set_of(destination(service, words));
         if let (Some(set), Some(Places(places))) = (set, places) {
@@ -144,7 +145,7 @@ impl Locality {
     }
 }
 
-/// What of a destination's service a scheduler that remembers destinations needs.
+/// The key under which a destination of a service is remembered.
 pub(super) fn destination(service: ServiceId, words: (u64, u64)) -> Destination {
     Destination {
         service: service.0,

@@ -1,7 +1,7 @@
 //! lt: the server with the least traffic, the first one on a tie.
 //!
-//! Traffic is what the estimator shows (bytes in, and out where replies are seen) and, for each connection since
-//! its last sample, what a connection of the service brings on average: without that all connections between two
+//! The traffic of a server is what the estimator shows (bytes in, and out if replies pass). For each connection since
+//! the last sample, the average traffic of a connection of the service is added. Otherwise all connections between two
 //! samples would go to one server. No kernel has this scheduler.
 
 use super::{Loads, Pick, Scheduler};
@@ -20,8 +20,8 @@ impl Scheduler for LeastTraffic {
     }
 }
 
-/// The traffic that a new connection of the service will bring; at least 1, so that a service without traffic
-/// spreads its first connections too.
+/// The traffic that a new connection of the service is expected to bring. It is at least 1, so that a service without
+/// traffic spreads its first connections too.
 #[inline]
 pub(super) fn expected<L: Loads>(service: &VirtualService, loads: &L) -> u64 {
     let (mut traffic, mut active) = (0u64, 0u64);
@@ -32,7 +32,7 @@ pub(super) fn expected<L: Loads>(service: &VirtualService, loads: &L) -> u64 {
     (traffic / active.max(1)).max(1)
 }
 
-/// The traffic of a server, with that of the connections that no sample knows yet.
+/// The traffic of a server, with the expected traffic of the connections that no sample contains yet.
 #[inline]
 pub(super) fn traffic<L: Loads>(server: &RealServer, loads: &L, per_conn: u64) -> u64 {
     let unseen = loads.assigned(server.id).saturating_mul(per_conn);

@@ -1,8 +1,9 @@
 //! mh: the client's address decides, by a Maglev table that moves few clients when servers come and go.
 //!
-//! Filled with the last weight above 0 of each server, so that quiescing one leaves the table as it is.
-//! Options `mh-fallback` and `mh-port`. The fill depends on the order of the servers: two directors agree
-//! only when they were given the servers in the same order, or with option `mh-canonical`. Follows Linux ip_vs_mh.c; Maglev (NSDI 2016) 3.4.
+//! The table is filled by the last weight above 0 of each server, so that quiescing a server does not change it. It
+//! also depends on the order of the servers: two directors agree if they were given the servers in the same order, or
+//! with the option `mh-canonical`. Other options: `mh-fallback`, `mh-port`. Follows Linux ip_vs_mh.c; Maglev (NSDI
+//! 2016) 3.4.
 
 use std::hash::Hasher;
 
@@ -93,7 +94,7 @@ impl Permutation {
     }
 }
 
-/// One for each server that ever had a weight, in the order of the servers.
+/// One for each server that ever had a weight above 0, in the order of the servers.
 fn permutations<'inputs>(inputs: &'inputs TableInputs<'_>) -> impl Iterator<Item = Permutation> + 'inputs {
     let weights = || inputs.last_weights.iter().copied().filter(|&weight| weight > 0);
     let divisor = weights().reduce(gcd).unwrap_or(1);

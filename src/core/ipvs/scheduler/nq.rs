@@ -1,4 +1,4 @@
-//! nq: the first idle server, whatever its weight above 0; without one, as sed.
+//! nq: the first idle server, whatever its weight above 0. If no server is idle, sed picks.
 //!
 //! Follows Linux ip_vs_nq.c.
 

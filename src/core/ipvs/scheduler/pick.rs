@@ -1,4 +1,4 @@
-//! The question that a worker asks a scheduler, and what schedulers have in common when they answer it.
+//! The question that a worker asks a scheduler, and the helpers with which schedulers answer it.
 
 use std::cmp::Ordering;
 
@@ -8,7 +8,7 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::VirtualService;
 use crate::tick::Tick;
 
-/// Which server gets this new connection? All that a scheduler may know and change to answer.
+/// The question which server gets a new connection: all that a scheduler may read and change to answer it.
 pub struct Pick<'a, L> {
     /// The service of the connection.
     pub service: &'a VirtualService,

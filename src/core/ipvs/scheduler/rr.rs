@@ -1,4 +1,4 @@
-//! rr: servers in turn, newest first, whatever their weight unless it is 0.
+//! rr: servers in turn, newest first. Weights do not count, except that 0 excludes a server.
 //!
 //! Follows Linux ip_vs_rr.c.
 
@@ -31,8 +31,8 @@ impl Scheduler for RoundRobin {
     }
 }
 
-/// Where the cursor is in the new list: on the same server, or on the nearest one before it that is
-/// still there (`ip_vs_rr_del_dest`).
+/// The position of the cursor in the new list: the same server, or the nearest one before it that still exists
+/// (`ip_vs_rr_del_dest`).
 fn followed(cursor: u32, old: &[RealServer], new: &[RealServer]) -> u32 {
     if cursor == HEAD {
         return HEAD;

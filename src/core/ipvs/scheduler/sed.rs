@@ -1,6 +1,6 @@
-//! sed: the server where a new connection may expect the shortest delay: (active + 1) / weight.
+//! sed: the server with the shortest expected delay of a new connection: (active + 1) / weight.
 //!
-//! Inactive connections do not count, so all UDP goes to the heaviest server. Follows Linux ip_vs_sed.c.
+//! Inactive connections do not count, so the heaviest server gets all UDP. Follows Linux ip_vs_sed.c.
 
 use super::{Loads, Pick, Scheduler};
 

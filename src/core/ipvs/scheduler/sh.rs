@@ -1,8 +1,8 @@
-//! sh: the client's address decides. 256 buckets, filled by the servers in turn, each as many in a row as
-//! its weight (at least one).
+//! sh: the client's address decides. The servers fill 256 buckets in turn, each as many in a row as its weight (at
+//! least one).
 //!
-//! Options `sh-fallback` (clients of an unavailable server move on through the table) and `sh-port`.
-//! Follows Linux ip_vs_sh.c.
+//! Options `sh-fallback` (clients of an unavailable server get the next one of the table) and `sh-port`. Follows Linux
+//! ip_vs_sh.c.
 
 use super::{Loads, Pick, Scheduler, SchedulerFlags, SchedulerTable, TableInputs, hash_to_byte};
 use crate::ipvs::real_server::RealServer;

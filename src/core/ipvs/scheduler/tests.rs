@@ -1,7 +1,7 @@
-//! Picks against what a real 6.1 kernel picked (the name of the recording stands at each vector), against
-//! known vectors, by kinds of schedulers. Here: what they share, and what holds of all.
+//! Picks compared with those of a real 6.1 kernel (each vector names its recording) and with known vectors, by kinds of
+//! schedulers. This file has the helpers and the tests of all schedulers.
 //!
-//! Servers are named by a number N: address 10.1.0.N. Commands are `ipvsadm`'s: `a N weight`, `e N weight`, `d N`.
+//! Server N has the address 10.1.0.N. Commands are those of `ipvsadm`: `a N weight`, `e N weight`, `d N`.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -135,7 +135,7 @@ impl Bench {
         bench
     }
 
-    /// Every command is published and adopted on its own, as an operator at a terminal would have it.
+    /// Every command is published and adopted on its own, as if an operator typed it.
     fn run(&mut self, commands: &str) {
         for command in commands.split(", ") {
             let words: Vec<&str> = command.split(' ').collect();

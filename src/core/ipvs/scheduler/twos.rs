@@ -1,8 +1,8 @@
-//! twos: two servers at random by weight, the less loaded of them.
+//! twos: the less loaded of two servers, which are drawn at random by weight.
 //!
-//! Follows Linux ip_vs_twos.c, with two quirks kept: the random weight includes the sum, which favours the
-//! first server very slightly, and the second choice wins only when it is strictly better. Loads and
-//! sums of weights do not overflow, as the kernel's 32 bits can.
+//! Follows Linux ip_vs_twos.c with two of its quirks: the range of the random weight includes the sum, which favours
+//! the first server very slightly, and the second choice wins only if it is strictly better. Loads and sums of weights
+//! do not overflow here; the kernel's 32 bits can.
 
 use super::{Loads, Pick, Scheduler};
 use crate::random::Random;

@@ -1,15 +1,15 @@
-//! wrr: servers in turn, interleaved by weight: a threshold sinks from the largest weight in steps of the
-//! greatest common divisor, and each round takes the servers at or above it.
+//! wrr: servers in turn, interleaved by weight. A threshold sinks from the largest weight, each time by the greatest
+//! common divisor, and each round takes the servers at or above it.
 //!
-//! Follows Linux ip_vs_wrr.c, the odd start after an edit included. One shortcut: rounds that can find
-//! nothing because every server that takes connections weighs less are not walked, so the work for a pick
-//! is a few passes over the servers instead of up to 65,535.
+//! Follows Linux ip_vs_wrr.c, including the odd start after an edit. There is one shortcut: it skips rounds in which
+//! every server that takes connections weighs less than the threshold. So a pick takes a few passes over the servers
+//! instead of up to 65,535.
 
 use super::pick::takes;
 use super::{HEAD, Loads, Pick, Scheduler, SchedulerState, SchedulerTable, TableInputs};
 use crate::ipvs::service::VirtualService;
 
-/// With several workers each begins elsewhere in the cycle, at most so many picks in.
+/// With several workers each begins at another position of the cycle, after at most so many picks.
 const SKIPPED_MAX: usize = 256;
 
 pub(super) struct WeightedRoundRobin;
@@ -71,7 +71,7 @@ impl Scheduler for WeightedRoundRobin {
     }
 }
 
-/// The kernel's double loop; `first` and `current_weight` are the mark that it leaves.
+/// The kernel's double loop. `first` and `current_weight` are the state between two picks.
 struct Walk<'a, L> {
     service: &'a VirtualService,
     loads: &'a L,
@@ -82,14 +82,14 @@ struct Walk<'a, L> {
 }
 
 impl<L: Loads> Walk<'_, L> {
-    /// Picks until the walk repeats itself, at most so many as a worker may skip at once.
+    /// Picks until the walk repeats itself, at most as many as a worker may skip.
     #[inline]
     fn cycle(&self) -> usize {
         let weights = self.service.servers.iter().map(|server| server.weight as usize);
         (weights.sum::<usize>() / self.gcd.max(1) as usize).min(SKIPPED_MAX)
     }
 
-    /// Leaves out so many picks.
+    /// Skips so many picks.
     #[inline]
     fn skip(&mut self, picks: usize) {
         for _ in 0..picks {
@@ -98,8 +98,8 @@ impl<L: Loads> Walk<'_, L> {
         }
     }
 
-    /// The next server at or above the threshold. Without one, `first` tells where the walk ended: at the
-    /// server it came from, or at the head.
+    /// The next server at or above the threshold. Without one, `first` is where the walk ended: at the server that it
+    /// came from, or at the head.
     #[inline]
     fn next_server(&mut self) -> Option<u32> {
         let mut from = if self.first == HEAD { 0 } else { self.first as usize + 1 };

@@ -1,14 +1,14 @@
-//! wrt: the server where a connection may expect the shortest response: response time · (active + 1) / weight.
+//! wrt: the server with the shortest expected response: response time · (active + 1) / weight.
 //!
-//! Response times are measured where replies pass (SYN to SYN-ACK, first request to first reply). Of more than a
-//! few servers only two random ones are compared, so that not all connections run to the one that is fastest at
+//! Response times are measured if replies pass (SYN to SYN-ACK, first request to first reply). If there are more than a
+//! few servers, only two random ones are compared, so that not all connections go to the one that is fastest at
 //! present. No kernel has this scheduler.
 
 use super::pick::CostByWeight;
 use super::{Loads, Pick, Scheduler, twos};
 use crate::ipvs::real_server::RealServer;
 
-/// So many servers are all compared.
+/// Up to so many servers are all compared.
 const SCANNED_MAX: usize = 4;
 
 pub(super) struct WeightedResponseTime;

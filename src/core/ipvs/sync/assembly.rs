@@ -1,14 +1,14 @@
-//! A master's messages: entries gathered until a message is full or its first entry is two seconds old.
+//! A master's messages. Entries are gathered until a message is full or its first entry is two seconds old.
 //!
 //! In:  connections that are due, from every worker. Out: datagrams of at most the daemon's length.
-//! Time is a parameter, in milliseconds of any origin.
+//! Time is a parameter, in milliseconds from any origin.
 //! Ref: Linux ip_vs_sync.c `ip_vs_sync_conn()`, `get_curr_sync_buff()`.
 
 use super::{SyncConn, message, message_v0};
 
 /// How long an entry may wait for others, in milliseconds (`IPVS_SYNC_FLUSH_TIME`).
 pub const FLUSH_MS: u64 = 2_000;
-/// What the count of a message can say.
+/// The largest count of entries that a message can have.
 const ENTRIES_MAX: u8 = u8::MAX;
 
 /// See the module.
@@ -23,7 +23,7 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// Nothing yet, for messages of `sync_id` and at most `max_len` bytes; a single entry may need more.
+    /// No entries yet, for messages of `sync_id` and at most `max_len` bytes. A single entry may need more.
     pub const fn new(sync_id: u8, max_len: u16) -> Self {
         Self {
             sync_id,
@@ -35,8 +35,8 @@ impl Assembly {
         }
     }
 
-    /// Adds an entry in `version` (`sync_version`: 0, else 1). What that cannot say is left out. Returns the
-    /// message before, when the entry did not fit into it.
+    /// Adds an entry in `version` (`sync_version`: 0, otherwise 1). An entry that this version cannot express is left
+    /// out. Returns the message before, if the entry did not fit into it.
     pub fn add(&mut self, conn: &SyncConn, version: u32, now_ms: u64) -> Option<Vec<u8>> {
         let (len, pad) = if version == 0 {
             if !message_v0::can_say(conn) {
@@ -72,7 +72,7 @@ impl Assembly {
         finished
     }
 
-    /// The message, once its first entry has waited long enough.
+    /// The message, if its first entry has waited long enough.
     pub fn due(&mut self, now_ms: u64) -> Option<Vec<u8>> {
         let is_due = self.entries > 0 && now_ms.saturating_sub(self.begun_ms) >= FLUSH_MS;
         is_due.then(|| self.finish())?

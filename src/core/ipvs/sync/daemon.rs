@@ -1,4 +1,4 @@
-//! What an operator starts with `ipvsadm --start-daemon`: a role, an interface, and how messages travel.
+//! What an operator starts with `ipvsadm --start-daemon`: a role, an interface, and how messages are sent.
 //!
 //! Ref: Linux ip_vs_sync.c `start_sync_thread()`, ip_vs_ctl.c `ip_vs_genl_new_daemon()`.
 
@@ -20,10 +20,10 @@ const INTERFACE_NAME_MAX: usize = 15;
 pub const MESSAGE_MAX: u16 = u16::MAX - 28;
 /// The MTU that a master fits its messages to, whatever its interface has.
 const MTU_ASSUMED: u16 = 1_500;
-/// Shortest message that a backup makes room for, in bytes.
+/// Shortest message that a backup allocates a buffer for, in bytes.
 const BACKUP_LEN_MIN: u16 = 1_024;
 
-/// Which way connections are told.
+/// Whether a daemon sends or receives connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SyncRole {
     /// Sends.
@@ -51,7 +51,7 @@ pub enum SyncDaemonError {
         /// As given.
         name: String,
     },
-    /// An address that is not for many.
+    /// Not a multicast address.
     #[error("{group} is no multicast group: give one like {GROUP_DEFAULT}")]
     Group {
         /// As given.
@@ -89,13 +89,13 @@ pub enum SyncDaemonError {
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncDaemon {
-    /// Which way.
+    /// Whether it sends or receives.
     pub role: SyncRole,
     /// The interface that messages leave or arrive by.
     pub interface: String,
-    /// Only messages of this number are taken; a backup with 0 takes all.
+    /// The number of its messages. A backup ignores messages with another number, unless its own is 0.
     pub sync_id: u8,
-    /// Bytes of a message at most; 0 for what fits the link.
+    /// Largest message in bytes; 0 for what fits the link.
     pub max_len: u16,
     /// Multicast group.
     pub group: IpAddr,
@@ -145,7 +145,7 @@ impl SyncDaemon {
         Ok(())
     }
 
-    /// Bytes of a message at most, on an interface of this MTU.
+    /// Largest message in bytes on an interface of this MTU.
     pub fn effective_max_len(&self, interface_mtu: u16) -> u16 {
         let headers = match AddressFamily::of(&self.group) {
             AddressFamily::Ipv4 => 28,

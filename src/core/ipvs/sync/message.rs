@@ -1,10 +1,9 @@
 //! The kernel's sync messages: entries read from a datagram, and written into one.
 //!
-//! In:  a datagram of either version. Out: its entries one by one; what is malformed ends the message or skips
-//!      the entry exactly as the kernel does, so that entries before a fault count.
-//! Version 1 carries both families, marks, timeouts and options; [`super::message_v0`] the older form.
-//! FULLNAT's local end is an option of lvsd's own that must be understood: a kernel passes over such an entry,
-//! as it could not forward the connection.
+//! In:  a datagram of either version. Out: its entries one by one. A fault ends the message or skips the entry exactly
+//!      as in the kernel; entries before the fault are valid. Version 1 carries both families, marks, timeouts and
+//!      options; [`super::message_v0`] is the older form. FULLNAT's local end is an option of lvsd's own that the
+//!      receiver must know: a kernel skips such an entry, because it could not forward the connection.
 //! Ref: Linux ip_vs_sync.c `ip_vs_process_message()`, `ip_vs_proc_sync_conn()`, `ip_vs_sync_conn()`.
 
 use std::net::IpAddr;
@@ -24,7 +23,7 @@ const ENTRY6_LEN: usize = 72;
 /// Bit of an entry's type: its addresses are IPv6.
 const TYPE_IPV6: u8 = 1;
 
-/// Set in an option's kind when who does not know it may ignore it.
+/// Set in an option's kind if a receiver that does not know the option may ignore it.
 const OPTION_MAY_IGNORE: u8 = 0x40;
 const OPTION_SHIFTS: u8 = 1;
 const OPTION_ENGINE_DATA: u8 = 2;
@@ -35,7 +34,7 @@ const OPTION_LOCAL: u8 = 0x20;
 const ENGINE_DATA_MAX: usize = 255;
 /// `IP_VS_PENAME_MAXLEN`.
 const ENGINE_NAME_MAX: usize = 16;
-/// In- and outbound: where from, shift, shift before.
+/// Inbound and outbound: first number that is shifted, shift, shift before.
 const SHIFTS_LEN: usize = 24;
 
 /// Why the rest of a message was not read.
@@ -45,7 +44,7 @@ pub enum Fault {
     Short,
     /// Its size field differs from its length.
     Size,
-    /// Of another sync id.
+    /// It has another sync id.
     OtherSyncId,
     /// An entry ends behind the message.
     EntryLength,
@@ -53,7 +52,7 @@ pub enum Fault {
     EntryVersion,
     /// An entry that is neither IPv4 nor IPv6.
     EntryType,
-    /// An option ends behind its entry, is there twice or has a wrong length.
+    /// An option ends behind its entry, occurs twice or has a wrong length.
     Option,
 }
 
@@ -72,18 +71,18 @@ impl Fault {
     }
 }
 
-/// Why one entry was passed over.
+/// Why one entry was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Skip {
     /// A protocol without connections.
     Protocol,
     /// A state that the protocol does not have.
     State,
-    /// An option that must be understood and is not.
+    /// An option that is unknown here but must be known.
     Option,
-    /// Data of a persistence engine that is not here.
+    /// Data of a persistence engine, which this director does not have.
     Engine,
-    /// One-packet scheduling: over with its packet.
+    /// One-packet scheduling: the connection has ended with its packet.
     OnePacket,
 }
 
@@ -100,10 +99,10 @@ impl Skip {
     }
 }
 
-/// Reads `message` and gives `take` its entries, as a backup of `sync_id` (0: of all).
+/// Reads `message` as a backup of `sync_id` (0: of all) and passes its entries to `take`.
 ///
 /// # Errors
-/// What ended it early; the entries before were given.
+/// The fault that ended it early. `take` got the entries before it.
 pub fn read(message: &[u8], sync_id: u8, mut take: impl FnMut(Result<SyncConn, Skip>)) -> Result<(), Fault> {
     let [_, sender_id, size @ ..] = *message.first_chunk::<HEADER_V0_LEN>().ok_or(Fault::Short)?;
     if message.len() != usize::from(u16::from_be_bytes(size)) {
@@ -175,7 +174,7 @@ fn read_entry(entry: &[u8]) -> Result<Result<SyncConn, Skip>, Fault> {
     let mut bytes = ByteReader(entry);
     let (conn, flags) = read_fixed(&mut bytes, is_ipv6).ok_or(Fault::EntryLength)?;
     let mut options = EntryOptions::default();
-    // Nobody looks further once an unknown option has disqualified the entry.
+    // Once an unknown option has disqualified the entry, nothing more of it is read.
     while !bytes.0.is_empty() && !options.is_unknown {
         options.read(&mut bytes, is_ipv6).ok_or(Fault::Option)?;
     }
@@ -186,7 +185,7 @@ fn read_entry(entry: &[u8]) -> Result<Result<SyncConn, Skip>, Fault> {
         return Ok(Err(skip));
     }
     if options.has_engine_data {
-        // lvsd has no persistence engines, like a kernel that has not loaded the one it is asked for.
+        // lvsd has no persistence engines, like a kernel that has not loaded the engine of the entry.
         return Ok(Err(Skip::Engine));
     }
     Ok(Ok(SyncConn {
@@ -220,7 +219,7 @@ fn read_fixed(bytes: &mut ByteReader<'_>, is_ipv6: bool) -> Option<(SyncConn, u3
     Some((conn, flags))
 }
 
-/// Whether there can be such a connection, and it is one to keep.
+/// Whether such a connection can exist and be imported.
 pub(super) fn check(conn: &SyncConn, flags_sent: u32) -> Result<(), Skip> {
     if ConnFlags::from_bits_truncate(flags_sent as u16).contains(ConnFlags::ONE_PACKET) {
         return Err(Skip::OnePacket);
@@ -306,7 +305,7 @@ pub(super) fn begin(out: &mut Vec<u8>, sync_id: u8) {
     out.extend_from_slice(&[0, sync_id, 0, HEADER_LEN as u8, 0, VERSION, 0, 0]);
 }
 
-/// Appends `conn` as an entry; the caller sees to the message's header and to room.
+/// Appends `conn` as an entry. The caller writes the message's header and ensures that the entry fits.
 pub(super) fn write_entry(out: &mut Vec<u8>, conn: &SyncConn) {
     let begun = out.len();
     let is_ipv6 = conn.client.0.is_ipv6();
@@ -342,7 +341,7 @@ pub(super) fn write_addr(out: &mut Vec<u8>, addr: IpAddr) {
     }
 }
 
-/// Bytes that `conn` takes in a message of version 1, padding aside.
+/// Bytes that `conn` takes in a message of version 1, without padding.
 pub(super) fn entry_len(conn: &SyncConn) -> usize {
     let is_ipv6 = conn.client.0.is_ipv6();
     let fixed = if is_ipv6 { ENTRY6_LEN } else { ENTRY4_LEN };

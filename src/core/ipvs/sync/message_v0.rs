@@ -11,7 +11,7 @@ const HEADER_LEN: usize = 4;
 const ENTRY_LEN: usize = 24;
 const SHIFTS_LEN: usize = 24;
 
-/// Gives `take` the entries of a message whose length and sync id are right.
+/// Passes the entries of a message, whose length and sync id are right, to `take`.
 pub(super) fn read(message: &[u8], mut take: impl FnMut(Result<SyncConn, Skip>)) -> Result<(), Fault> {
     let count = message.first().copied().ok_or(Fault::Short)?;
     let mut bytes = ByteReader(message.get(HEADER_LEN..).unwrap_or_default());
@@ -20,7 +20,7 @@ pub(super) fn read(message: &[u8], mut take: impl FnMut(Result<SyncConn, Skip>))
         let (mut conn, flags) = read_fixed(entry).ok_or(Fault::EntryLength)?;
         if ConnFlags::from_bits_truncate(flags as u16).intersects(ConnFlags::SHIFTED) {
             let shifts = bytes.take(SHIFTS_LEN).ok_or(Fault::EntryLength)?;
-            // As they lie in the sender's memory: both ends must be machines of one kind.
+            // In the byte order of the sender's memory: both directors must be machines of one kind.
             conn.shifts = read_shifts(shifts, u32::from_ne_bytes);
         }
         take(check(&conn, flags).map(|()| conn));
@@ -56,7 +56,7 @@ pub(super) fn begin(out: &mut Vec<u8>, sync_id: u8) {
     out.extend_from_slice(&[0, sync_id, 0, HEADER_LEN as u8]);
 }
 
-/// Whether this version can say it.
+/// Whether this version can express it.
 pub(super) fn can_say(conn: &SyncConn) -> bool {
     conn.client.0.is_ipv4() && conn.local.is_none()
 }

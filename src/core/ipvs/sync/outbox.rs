@@ -1,8 +1,8 @@
-//! Where the path leaves what is to be told, until its worker has carried it to the management core.
+//! The queue of connections that the path syncs out, until the worker passes them to the management core.
 //!
 //! In:  connections that are due, in order. Out: the same, oldest first.
-//! Bounded and allocated once. The worker empties it after every burst, so it never fills unless a burst and a
-//! housekeeping pass together have more to tell than there is room for; what finds none is counted.
+//! Bounded and allocated once. The worker empties it after every burst. So it fills only if a burst and a housekeeping
+//! pass together sync out more connections than it can hold. The path counts connections that it then drops.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use super::SyncConn;
 use crate::limits::SYNC_OUTBOX_MAX;
 
-/// See the module. Shared within its worker only.
+/// See the module. Only its worker uses it.
 #[derive(Debug)]
 pub struct Outbox {
     waiting: RefCell<VecDeque<SyncConn>>,
@@ -24,20 +24,20 @@ impl Outbox {
         }
     }
 
-    /// Adds `conn`; `false` when there is no room.
+    /// Adds `conn`; `false` when it is full.
     pub(crate) fn push(&self, conn: SyncConn) -> bool {
         let Ok(mut waiting) = self.waiting.try_borrow_mut() else {
             return false;
         };
-        // Never beyond what was allocated.
-        let has_room = waiting.len() < SYNC_OUTBOX_MAX;
-        if has_room {
+        // A push beyond the capacity would allocate.
+        let fits = waiting.len() < SYNC_OUTBOX_MAX;
+        if fits {
             waiting.push_back(conn);
         }
-        has_room
+        fits
     }
 
-    /// The oldest of those that wait.
+    /// Takes the oldest connection out.
     pub(crate) fn take(&mut self) -> Option<SyncConn> {
         self.waiting.get_mut().pop_front()
     }

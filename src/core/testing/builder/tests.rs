@@ -1,4 +1,4 @@
-//! The builder builds what it says.
+//! The builder's packets equal recorded and hand-written ones.
 
 use super::*;
 use crate::testing::{checksum_faults, hex};

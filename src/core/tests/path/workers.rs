@@ -197,7 +197,7 @@ fn a_nic_that_claims_rss_and_brings_all_to_one_queue_is_seen_and_costs_handoffs_
                     .sum()
             };
             let (here, elsewhere) = (of(|placed| placed.rss_hits.get()), of(|placed| placed.rss_misses.get()));
-            assert_eq!(of(|placed| placed.elsewhere.get()), elsewhere);
+            assert_eq!(of(|placed| placed.of_others.get()), elsewhere);
             if spreads {
                 assert_eq!(elsewhere, 0, "every packet came to its owner");
             } else {

@@ -110,11 +110,11 @@ struct TwinConn {
     keys: Vec<(u8, usize, usize)>,
     last_seen: u64,
     timeout_ms: u32,
-    /// Not before this even if idle: what `Rearm` promised.
+    /// It must not expire before this time even if it is idle, because `decide` returned `Rearm`.
     not_before: u64,
 }
 
-/// What the table must do, with 64-bit time and no cleverness.
+/// What the table must do, with 64-bit time and the simplest code.
 #[derive(Default)]
 struct TableTwin {
     /// Several connections may have one outbound key; the newest is the last.
@@ -139,7 +139,7 @@ impl TableTwin {
         self.keys.get(&key)?.last().copied()
     }
 
-    /// Whether a connection with these keys has no room beside those that are there.
+    /// Whether the connections that exist exclude one with these keys.
     fn refuses(&self, keys: &[(u8, usize, usize)]) -> bool {
         let all = |at: usize| {
             keys.get(at)
@@ -269,7 +269,7 @@ impl<A: Address> Pair<A> {
         let mut decided = 0;
         let count = table.expire(tick, budget, |conn| {
             decided += 1;
-            // Each is kept once, then goes.
+            // Each stays once, then is removed.
             let stays = conn.controlled > 0;
             conn.controlled = u32::from(!stays);
             let host = |end: Endpoint<A>| end.addr.fold() as usize & 0xff_ffff;
@@ -363,7 +363,7 @@ fn run<A: Address>(hosts: usize, capacity: usize, start: u64, secret: [u64; 4], 
         pair.compare(hosts <= 6);
     }
     assert_sound(&pair.table);
-    // What is left expires in the end, in small pieces of work, and leaves nothing behind.
+    // In the end all others expire, with small budgets, and nothing is left.
     pair.now += 20 * 86_400_000 + 64;
     for _ in 0..30_000_000u32.div_ceil(1 << 16) {
         pair.expire(1 << 16);
@@ -403,7 +403,7 @@ proptest! {
     }
 }
 
-// ---- Room -----------------------------------------------------------------------------------------------------
+// ---- Capacity -------------------------------------------------------------------------------------------------
 
 #[test]
 fn every_capacity_can_be_filled_with_both_directions_whatever_the_secret() {
@@ -663,9 +663,9 @@ fn restarted_process_finds_its_connections_at_another_address() {
         table.insert(fullnat(n), Tick(n)).unwrap();
     }
     table.expire(Tick(60_500), usize::MAX, |_| Expiry::Remove);
-    let mut elsewhere = arena.twin_elsewhere();
-    let mut attached = ConnTable::<Addr4>::attach(&mut elsewhere, capacity).unwrap();
-    assert!(elsewhere.has_earlier_layout());
+    let mut moved = arena.twin_at_another_address();
+    let mut attached = ConnTable::<Addr4>::attach(&mut moved, capacity).unwrap();
+    assert!(moved.has_earlier_layout());
     assert_eq!(attached.len(), table.len());
     assert!((400..500).contains(&attached.len()));
     assert_sound(&attached);
@@ -674,7 +674,7 @@ fn restarted_process_finds_its_connections_at_another_address() {
     let left = attached.len();
     assert_eq!(attached.expire(Tick(200_000), usize::MAX, |_| Expiry::Remove), left);
 
-    let earlier = |arena: &Arena| arena.twin_elsewhere();
+    let earlier = |arena: &Arena| arena.twin_at_another_address();
     assert_eq!(
         ConnTable::<Addr4>::attach(&mut earlier(&arena), 999).err(),
         Some(ArenaError::OtherLayout)

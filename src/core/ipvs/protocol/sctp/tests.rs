@@ -73,8 +73,8 @@ fn data_opens_an_unknown_association_and_disturbs_none() {
     assert_eq!(next(SctpState::None, Direction::Inbound, false, SctpEvent::Data), ES);
 }
 
-/// The kernel's tables (ip_vs_proto_sctp.c `sctp_states`), written down a second time from another source: one row
-/// an event, one word a present state.
+/// The kernel's tables (ip_vs_proto_sctp.c `sctp_states`), written a second time from another source: a row for each
+/// event, a word for each present state.
 const TABLES: &str = "
 INPUT
 d    ES I1 IN CS CR CW CO CE ES SS SR SA RJ CL
@@ -163,7 +163,7 @@ fn every_transition_and_timeout_is_the_kernels() {
                     assert_eq!(COLUMNS[next as usize].0, *after, "{title} {event} in {state:?}");
                     compared += 1;
                 }
-                // Replies are judged alike whether or not one was seen before.
+                // A reply leads to the same state whether or not one has passed before.
                 if direction == Direction::Outbound {
                     let unseen = next(state, direction, true, SctpEvent::of_chunk(chunks[0]));
                     assert_eq!(COLUMNS[unseen as usize].0, *after);

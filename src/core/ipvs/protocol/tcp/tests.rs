@@ -1,5 +1,5 @@
-//! The transition tables against two independent statements of them: the kernel's table as text, and what
-//! a real kernel showed in `-Lnc` after sequences of packets.
+//! The transition tables compared with two independent sources: the kernel's table as text, and what a real kernel
+//! showed in `-Lnc` after sequences of packets.
 
 use super::*;
 

@@ -151,7 +151,8 @@ fn mh_canonical_gives_one_table_whatever_the_order_of_addition() {
 proptest! {
     #![proptest_config(crate::testing::properties())]
 
-    /// When one server goes, hardly any client moves but its own; when it comes back, all is as before.
+    /// When one server goes, hardly any client of the others moves. When it comes back, all clients are where they
+    /// were.
     #[test]
     fn mh_and_conhash_move_few_clients_that_need_not_move(
         servers in prop::collection::btree_set(1u8..200, 3..12),
@@ -168,7 +169,7 @@ proptest! {
         } else {
             (SchedulerKind::Conhash, SchedulerFlags(0), 0)
         };
-        // Equal weights for conhash: shares of others follow from the average weight.
+        // conhash gets equal weights, because the shares of the others depend on the average weight.
         let add = if is_mh { add } else { servers.iter().map(|server| format!("a {server} 1")).collect() };
         let mut bench = Bench::with_flags(kind, flags, &add.join(", "));
         let before = bench.clients(1_000);

@@ -115,7 +115,7 @@ fn twos_prefers_the_less_loaded_and_spreads_by_weight() {
     for _ in 0..10_000 {
         counts[usize::from(bench.pick_for(FlowHint::default()).unwrap()) - 11] += 1;
     }
-    // The first choice stands on a tie: by weight 3:1, the newest favoured by the inclusive range (4 of 5).
+    // On a tie the first choice stays: by weight 3:1, the newest favoured by the inclusive range (4 of 5).
     assert!((1_800..2_200).contains(&counts[0]), "{counts:?}");
     bench.loads.active = vec![0, 10];
     let picked = bench.picks(1_000);

@@ -1,4 +1,4 @@
-//! Measures of lvsd's own: lt, wlt, wrt.
+//! Schedulers that no kernel has: lt, wlt, wrt.
 
 use super::*;
 
@@ -55,7 +55,7 @@ fn wrt_compares_two_random_servers_of_many() {
     bench.loads.response_us = vec![1, 1_000, 1_000, 1_000, 1_000];
     let picks: Vec<u8> = (0..1_000).filter_map(|_| bench.pick_for(FlowHint::default())).collect();
     let share = |number: u8| picks.iter().filter(|picked| **picked == number).count();
-    // 1 wins whenever it is drawn: 1 - (9/10)². 5 has six times its weight and is cheap for it.
+    // 1 is picked whenever it is drawn: 1 - (9/10)². 5 has six times its weight and is cheap for it.
     assert!((130..=250).contains(&share(1)), "{}", share(1));
     assert!(share(5) > 500, "{}", share(5));
     assert!((2..=4).all(|number| share(number) < 100));

@@ -1,4 +1,4 @@
-//! Turns and weights: rr and wrr, wrr against a literal twin of the kernel's loop.
+//! Turns and weights: rr, and wrr compared with a literal copy of the kernel's loop.
 
 use super::*;
 

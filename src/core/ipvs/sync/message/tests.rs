@@ -99,7 +99,7 @@ fn version_0_says_ipv4_without_marks_and_timeouts() {
         real: end("10.1.0.12", 81),
         ..conn()
     };
-    // Recording sync_master_v0, its template aside.
+    // Recording sync_master_v0, without its template.
     let kernel = bytes(
         "02070034 0006 9c40 0050 1f90 0a000002 0a000064 0a01000b 0000 0001
                   0006 9c41 0051 0051 0a000003 0a000064 0a01000c 0083 0001",
@@ -151,7 +151,7 @@ fn the_count_of_a_message_never_wraps_and_a_change_of_version_ends_it() {
     assert_eq!(all(&other_version, 1).0.len(), 1);
 }
 
-/// A kernel would not know what to do with it: the option must be understood.
+/// A kernel cannot forward such a connection, so the option is one that a receiver must know.
 #[test]
 fn the_local_address_of_fullnat_travels_as_an_option_that_others_must_understand() {
     let full_nat = SyncConn {
