@@ -252,7 +252,6 @@ impl WorkerState {
             scheduling: &mut self.scheduling,
             l3_memory: &mut self.l3_memory,
             out: &mut self.out,
-            reassembled: 0,
         };
         (ctx, &mut self.families)
     }

@@ -15,7 +15,12 @@ fn headers(frame: &[u8]) -> Headers {
 fn told(frame: &[u8], error: IcmpError, source: &str, identification: u16) -> Result<Vec<u8>, DropReason> {
     let headers = headers(frame);
     let mut frame = VecFrame::new(frame);
-    icmp_error(&mut frame, &headers, error, source.parse().unwrap(), identification)?;
+    let message = ErrorMessage {
+        error,
+        source: source.parse().unwrap(),
+        identification,
+    };
+    icmp_error(&mut frame, &headers, &message)?;
     Ok(frame.bytes()[EthernetHeader::LEN..].to_vec())
 }
 
@@ -164,9 +169,11 @@ fn checksums_are_right_at_every_quoted_length() {
             icmp_error(
                 &mut frame,
                 &headers(&bytes),
-                IcmpError::PortUnreachable,
-                source.parse().unwrap(),
-                1,
+                &ErrorMessage {
+                    error: IcmpError::PortUnreachable,
+                    source: source.parse().unwrap(),
+                    identification: 1,
+                },
             )
             .unwrap();
             frame.bytes_mut()[12..14].copy_from_slice(&bytes[12..14]);
@@ -263,9 +270,11 @@ fn no_headroom_is_named() {
     let refused = icmp_error(
         &mut frame,
         &headers(&bytes),
-        IcmpError::TimeExceeded,
-        VIP.parse().unwrap(),
-        0,
+        &ErrorMessage {
+            error: IcmpError::TimeExceeded,
+            source: VIP.parse().unwrap(),
+            identification: 0,
+        },
     );
     assert_eq!(refused, Err(DropReason::NoHeadroom));
 }
