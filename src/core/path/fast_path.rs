@@ -2,7 +2,7 @@
 //! leaves untagged by a hop that the connection remembers.
 //!
 //! In:  the connection of a packet, its direction. Out: its verdict, the frame ready to go; or `None`, and nothing is
-//!      changed, for a packet that must go the full way ([`crate::path::slow_path`]).
+//!      changed, for a packet that must take the slow path ([`crate::path::slow_path`]).
 //! Never: does anything that the slow path would not have done to the same packet; a test compares them.
 //! A feature that needs more of a packet makes it take the slow path by a condition here, on a word already loaded.
 
