@@ -9,14 +9,14 @@ use clap::Parser;
 /// Linux Virtual Server director on DPDK.
 #[derive(Parser)]
 #[command(name = "lvsd")]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// Configuration file.
     #[arg(long, short, default_value = "/etc/lvsd/lvsd.toml", env = "LVSD_CONFIG")]
-    pub(crate) config: PathBuf,
+    pub config: PathBuf,
     /// Read and check the configuration file, then exit.
     #[arg(long)]
-    pub(crate) check: bool,
+    pub check: bool,
     /// Run the path over a capture file instead of devices, in the capture's time, and write what would be sent.
     #[arg(long, num_args = 2, value_names = ["IN", "OUT"], conflicts_with = "check")]
-    pub(crate) offline: Option<Vec<PathBuf>>,
+    pub offline: Option<Vec<PathBuf>>,
 }

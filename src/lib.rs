@@ -2,6 +2,7 @@
 //!
 //! A library beside the binary so that tests can start each room alone.
 
+pub mod arguments;
 pub mod dpdk;
 pub mod mgmt;
 pub mod offline;

@@ -1,11 +1,9 @@
 //! `lvsd`: start-up and shutdown in order, one line a step.
 
-mod arguments;
-
 use std::process::ExitCode;
 
-use arguments::Arguments;
 use clap::{CommandFactory, FromArgMatches};
+use lvsd::arguments::Arguments;
 
 /// What `lvsd --version` says.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("LVSD_REVISION"), ")");

@@ -41,7 +41,7 @@ use crate::mgmt::rss_check::Claim;
 use crate::mgmt::twin::{self, Twin, TwinError};
 use crate::offline::{self, OfflineError};
 use crate::worker::Worker;
-use crate::worker::assignment::WorkerParts;
+use crate::worker::assignment::WorkerResources;
 use crate::worker::idle::IdlePolicy;
 use crate::worker::mailbox::Mailbox;
 use crate::worker::{handoff, punt};
@@ -487,7 +487,7 @@ pub fn idle_policy(config: &Config) -> IdlePolicy {
 pub fn launch_workers(
     config: &Config,
     environment: &Environment,
-    parts: Vec<WorkerParts>,
+    parts: Vec<WorkerResources>,
     counters: &Arc<[Arc<WorkerCounters>]>,
     snapshot: &Arc<Snapshot>,
     rss: Option<&RssHash>,

@@ -1,9 +1,11 @@
 //! SPINE: the loop of one polling core.
 //!
-//! In:  its receive queues, frames handed over by other workers, frames injected by the kernel twins.
-//! Out: frames transmitted, handed over, punted to a twin, held for a neighbour, or dropped by name.
-//! Never: blocks, allocates, locks, logs, or makes a system call, unless it is told to rest when idle ([`idle`]).
-//! Every frame is accounted for: received + injected + made = transmitted + punted + dropped + kept (+ held, + in rings).
+//! One pass has five phases: rx, handoff, inject, tx, housekeeping.
+//!
+//! In:  its receive queues, frames handed off by other workers, frames injected by the kernel twins.
+//! Out: frames transmitted, handed off, punted to a twin, held for a neighbour, or dropped by name.
+//! Never: blocks, allocates, locks, logs, or makes a system call, unless its policy lets it sleep when idle ([`idle`]).
+//! Every frame is counted: received + injected + generated = transmitted + punted + dropped + consumed (+ held, + in rings).
 
 pub mod assignment;
 pub mod capture;
@@ -31,32 +33,33 @@ use lvs_core::tick::Tick;
 use lvs_core::verdict::{DropReason, Verdict};
 
 use crate::dpdk::{Burst, Clock, Mempool, RxQueue, clock};
-use assignment::WorkerParts;
-use capture::Kind;
+use assignment::WorkerResources;
+use capture::{Departure, Kind};
 use dispatch::Dispatcher;
-use handoff::{Handoff, Inbox};
+use handoff::{Handoff, HandoffReceivers};
 use housekeeping::Pace;
-use idle::{Idle, Sleeper};
+use idle::{Idle, SleepRecorder};
 use mailbox::Mailbox;
 use packet_path::PacketPath;
 use punt::{InjectedFrames, TwinFrame};
 use sampling::Sampling;
 
-/// Frames from the twins that a worker transmits in one pass: control traffic is little, a bulk transfer of
-/// the host must not hold up the director.
+/// Frames from the twins that a worker takes in one pass. Control traffic needs few; a bulk transfer of the host must not
+/// delay the director's own traffic.
 const INJECTED_PER_PASS_MAX: usize = 2 * BURST_MAX;
 
-/// One worker: all it owns. Made on the management core, then moved onto its lcore; it shares no line with another one.
+/// One worker and all it owns. The management core creates it and moves it onto its lcore. It shares no cache line with
+/// another worker.
 #[repr(align(128))]
 pub struct Worker<P: PacketPath> {
     path: P,
     clock: Clock,
-    rx: Vec<RxQueue>,
-    inbox: Inbox,
+    rx_queues: Vec<RxQueue>,
+    handoffs: HandoffReceivers,
     injected: InjectedFrames,
     dispatcher: Dispatcher,
     mailbox: Arc<Mailbox>,
-    /// For frames that the path makes.
+    /// Buffers for frames that the path generates.
     pool: Mempool,
     counters: Arc<WorkerCounters>,
     pace: Pace,
@@ -68,21 +71,21 @@ pub struct Worker<P: PacketPath> {
 }
 
 impl<P: PacketPath> Worker<P> {
-    /// A worker that decides by `path`.
-    pub fn new(parts: WorkerParts, path: P) -> Self {
-        let counters = parts.dispatcher.counters();
+    /// A worker whose verdicts come from `path`.
+    pub fn new(resources: WorkerResources, path: P) -> Self {
+        let counters = resources.dispatcher.counters();
         Self {
             path,
-            clock: parts.clock,
-            rx: parts.rx,
-            inbox: parts.inbox,
-            injected: parts.injected,
-            dispatcher: parts.dispatcher,
-            mailbox: parts.mailbox,
-            pool: parts.pool,
+            clock: resources.clock,
+            rx_queues: resources.rx_queues,
+            handoffs: resources.handoffs,
+            injected: resources.injected,
+            dispatcher: resources.dispatcher,
+            mailbox: resources.mailbox,
+            pool: resources.pool,
             counters,
             pace: Pace::new(),
-            idle: Idle::new(parts.idle, &parts.clock),
+            idle: Idle::new(resources.idle, &resources.clock),
             sampling: Sampling::new(),
             burst: Burst::new(),
             verdicts: [Verdict::Punt; BURST_MAX],
@@ -90,28 +93,28 @@ impl<P: PacketPath> Worker<P> {
         }
     }
 
-    /// Polls until [`mailbox::Command::Stop`]; can be called again after it.
+    /// Polls until [`mailbox::Command::Stop`] arrives. It can be called again after that.
     pub fn run(&mut self) {
         self.stopped = false;
-        self.idle.begin(&mut self.rx);
+        self.idle.begin(&mut self.rx_queues);
         let mut before = clock::cycles();
         self.counters.stages.begin(before);
         while !self.stopped {
             let now = self.clock.tick_of(before);
             self.path.set_us(self.clock.us_of(before));
-            let mut busy = self.receive(now);
-            busy |= self.take_handoffs(now);
-            busy |= self.take_injected(now);
+            let mut busy = self.rx(now);
+            busy |= self.handoff(now);
+            busy |= self.inject(now);
             self.mark(Stage::Dispatch);
-            self.dispatcher.flush();
+            self.dispatcher.tx();
             self.mark(Stage::Transmit);
             if busy && self.sampling.is_due() {
                 self.counters.latency.record(clock::cycles().wrapping_sub(before));
             }
-            let house = self.pace.is_due(now, busy) || (!busy && self.mailbox.has_command());
-            let handled_command = house && self.keep_up(now);
+            let is_due = self.pace.is_due(now, busy) || (!busy && self.mailbox.has_command());
+            let handled_command = is_due && self.housekeeping(now);
             // Housekeeping serves timers too.
-            let worked = house || self.expire(now);
+            let worked = is_due || self.expire(now);
             if busy || !worked {
                 self.sleep_if_idle(busy, before);
             } else if handled_command {
@@ -120,25 +123,25 @@ impl<P: PacketPath> Worker<P> {
             before = self.count_cycles(before, busy, worked);
             self.mark(Stage::Housekeeping);
         }
-        self.dispatcher.flush();
+        self.dispatcher.tx();
     }
 
     #[inline]
     fn sleep_if_idle(&mut self, busy: bool, began: u64) {
-        let sleeper = Sleeper {
+        let recorder = SleepRecorder {
             mailbox: &self.mailbox,
             counters: &self.counters,
         };
-        if self.idle.after_pass(busy, began, &mut self.rx, sleeper) && self.handle_commands() {
+        if self.idle.after_pass(busy, began, &mut self.rx_queues, recorder) && self.handle_commands() {
             self.idle.stay_awake(clock::cycles());
         }
     }
 
-    /// Takes one burst from each receive queue to its end.
-    fn receive(&mut self, now: Tick) -> bool {
+    /// Receives one burst from each queue and sends every frame on. Returns whether there was a frame.
+    fn rx(&mut self, now: Tick) -> bool {
         let mut busy = false;
-        for queue in 0..self.rx.len() {
-            let Some(rx) = self.rx.get_mut(queue) else { break };
+        for queue in 0..self.rx_queues.len() {
+            let Some(rx) = self.rx_queues.get_mut(queue) else { break };
             let device = rx.device();
             rx.receive(&mut self.burst);
             self.mark(Stage::Receive);
@@ -158,14 +161,14 @@ impl<P: PacketPath> Worker<P> {
         busy
     }
 
-    /// Takes bursts from each other worker. Frames come in the order they were sent; a change of device ends
-    /// a burst early, because the path is told one device a burst.
-    fn take_handoffs(&mut self, now: Tick) -> bool {
+    /// Takes bursts that other workers handed off, in the order in which they were sent. A change of device ends a burst
+    /// early, because the path takes one device per burst.
+    fn handoff(&mut self, now: Tick) -> bool {
         let mut busy = false;
-        // As much of each peer as it may have received in one pass of its own: otherwise, when all are busy,
-        // every ring fills however large it is.
-        let bursts_per_peer = self.rx.len().max(1);
-        for peer in 0..self.inbox.peers_count() {
+        // This takes as much from each peer as the peer may have received in one pass. With less, every ring fills up
+        // when all workers are busy, however large it is.
+        let bursts_per_peer = self.rx_queues.len().max(1);
+        for peer in 0..self.handoffs.peers_count() {
             for _ in 0..bursts_per_peer {
                 if !self.take_burst_of(peer, now) {
                     break;
@@ -176,19 +179,22 @@ impl<P: PacketPath> Worker<P> {
         busy
     }
 
-    /// At most [`BURST_MAX`] frames of one peer; `false` when there were none.
+    /// Takes at most [`BURST_MAX`] frames from one peer. Returns `false` when there was none.
     fn take_burst_of(&mut self, peer: usize, now: Tick) -> bool {
         let mut any = false;
         let mut device = DeviceId(0);
         for _ in 0..BURST_MAX {
-            let Some(handed) = self.inbox.take(peer) else { break };
+            let Some(handoff) = self.handoffs.receive(peer) else {
+                break;
+            };
             any = true;
             self.counters.handoff_in.add(1);
-            match handed {
+            match handoff {
                 Handoff::Transmit { mbuf, to } => self.dispatcher.transmit_own(to, mbuf),
                 Handoff::FromHost { mut mbuf, device } => {
                     let verdict = self.path.process_from_host(device, now, true, &mut mbuf);
-                    self.tap(device, Kind::FromKernel, verdict, mbuf.bytes(), now);
+                    let frame = mbuf.bytes();
+                    self.tap(Departure::new(device, Kind::FromKernel, verdict, frame), now);
                     self.dispatcher.dispatch_from_host(device, mbuf, verdict);
                 }
                 Handoff::Process { mbuf, from } => {
@@ -196,7 +202,7 @@ impl<P: PacketPath> Worker<P> {
                         self.decide(device, now, Kind::Handoff, P::process_handoff);
                         device = from;
                     }
-                    // At most BURST_MAX are taken, so there is room.
+                    // At most BURST_MAX frames are taken, so this one fits.
                     let _ = self.burst.push(mbuf);
                 }
             }
@@ -205,8 +211,8 @@ impl<P: PacketPath> Worker<P> {
         any
     }
 
-    /// Takes what the kernel sends through its twins.
-    fn take_injected(&mut self, now: Tick) -> bool {
+    /// Takes the frames that the kernel sends through its twins.
+    fn inject(&mut self, now: Tick) -> bool {
         let mut busy = false;
         for _ in 0..INJECTED_PER_PASS_MAX {
             let Some(TwinFrame { mut mbuf, device }) = self.injected.take() else {
@@ -215,14 +221,15 @@ impl<P: PacketPath> Worker<P> {
             busy = true;
             let verdict = self.path.process_from_host(device, now, false, &mut mbuf);
             if !matches!(verdict, Verdict::Handoff(_)) {
-                self.tap(device, Kind::FromKernel, verdict, mbuf.bytes(), now);
+                let frame = mbuf.bytes();
+                self.tap(Departure::new(device, Kind::FromKernel, verdict, frame), now);
             }
             self.dispatcher.dispatch_from_host(device, mbuf, verdict);
         }
         busy
     }
 
-    /// Asks the path about the burst in hand and sends each frame where it says.
+    /// Gets the path's verdicts on the current burst and dispatches each frame by its verdict.
     #[inline]
     fn decide(&mut self, device: DeviceId, now: Tick, kind: Kind, process: Process<P>) {
         let Some(verdicts) = self.verdicts.get_mut(..self.burst.len()) else {
@@ -241,7 +248,7 @@ impl<P: PacketPath> Worker<P> {
             let conn_of = |ends: &FrameEnds| self.path.conn_of(ends, now);
             self.dispatcher.taps.settle(self.burst.as_slice(), verdicts, conn_of);
         }
-        // Almost every burst leaves by one device, as it came.
+        // Almost every burst leaves as a whole by one device.
         let left_together = match verdicts.first() {
             Some(first @ Verdict::Transmit(to)) if verdicts.iter().all(|verdict| verdict == first) => {
                 self.dispatcher.transmit_all(*to, &mut self.burst)
@@ -250,18 +257,19 @@ impl<P: PacketPath> Worker<P> {
         };
         if !left_together {
             for (mbuf, verdict) in self.burst.drain().zip(verdicts.iter()) {
-                self.dispatcher
-                    .dispatch(device, mbuf, *verdict, now, |wait| self.path.neighbour(wait));
+                let awaited = |wait| (self.path.neighbour(wait), now);
+                self.dispatcher.dispatch(device, mbuf, *verdict, awaited);
             }
         }
         self.send_generated(device, now);
-        self.tell();
+        self.sync_out();
         self.mark(Stage::Dispatch);
     }
 
-    /// Leaves what other directors are to be told with the management core; what it has no room for is counted.
+    /// Queues changed connections for the management core, which sends them to other directors. When the queue is full
+    /// the connection is dropped from it and counted.
     #[inline]
-    fn tell(&mut self) {
+    fn sync_out(&mut self) {
         while let Some(conn) = self.path.next_synced() {
             if self.mailbox.synced.push(conn).is_err() {
                 self.counters.synced_out_dropped.add(1);
@@ -269,37 +277,36 @@ impl<P: PacketPath> Worker<P> {
         }
     }
 
-    /// Gives each frame that the path made a buffer, and sends it where its verdict says.
+    /// Copies each frame that the path generated into a buffer and dispatches it by its verdict.
     #[inline]
     fn send_generated(&mut self, device: DeviceId, now: Tick) {
         while let Some((verdict, bytes)) = self.path.next_generated() {
             let Some(mut mbuf) = self.pool.alloc() else {
-                self.dispatcher.lose_generated(device, bytes);
+                self.dispatcher.drop_generated(device, bytes);
                 continue;
             };
             if mbuf.append(bytes.len()) {
                 mbuf.bytes_mut().copy_from_slice(bytes);
-                self.tap(device, Kind::Generated, verdict, mbuf.bytes(), now);
-                self.dispatcher
-                    .dispatch(device, mbuf, verdict, now, |wait| self.path.neighbour(wait));
+                let frame = mbuf.bytes();
+                self.tap(Departure::new(device, Kind::Generated, verdict, frame), now);
+                let awaited = |wait| (self.path.neighbour(wait), now);
+                self.dispatcher.dispatch(device, mbuf, verdict, awaited);
             } else {
-                self.dispatcher.lose_generated(device, bytes);
+                self.dispatcher.drop_generated(device, bytes);
             }
         }
     }
 
-    /// Records a frame that leaves without having arrived just now.
+    /// Records a frame that leaves and did not arrive in the current burst.
     #[inline]
-    fn tap(&mut self, device: DeviceId, kind: Kind, verdict: Verdict, frame: &[u8], now: Tick) {
+    fn tap(&mut self, departure: Departure<'_>, now: Tick) {
         if !self.dispatcher.taps.is_empty() {
             let conn_of = |ends: &FrameEnds| self.path.conn_of(ends, now);
-            self.dispatcher
-                .taps
-                .leaves(clock::cycles(), device, kind, verdict, frame, conn_of);
+            self.dispatcher.taps.record(clock::cycles(), departure, conn_of);
         }
     }
 
-    /// Frames in several buffers are larger than any configured MTU; nothing behind here expects them.
+    /// Drops frames that span several buffers. They are larger than any configured MTU, and no later stage expects them.
     #[inline]
     fn drop_segmented(&mut self, device: DeviceId) {
         if self.burst.as_slice().iter().all(crate::dpdk::Mbuf::is_whole) {
@@ -310,7 +317,7 @@ impl<P: PacketPath> Worker<P> {
             if mbuf.is_whole() {
                 let _ = whole.push(mbuf);
             } else {
-                self.dispatcher.lose(device, mbuf, DropReason::MultiSegment);
+                self.dispatcher.drop_late(device, mbuf, DropReason::MultiSegment);
             }
         }
         std::mem::swap(&mut self.burst, &mut whole);
@@ -332,15 +339,15 @@ impl<P: PacketPath> Worker<P> {
         after
     }
 
-    /// The end of a step, in builds with the feature `stages`.
+    /// Marks the end of a stage, in builds with the feature `stages`.
     #[inline(always)]
-    fn mark(&self, step: Stage) {
+    fn mark(&self, stage: Stage) {
         #[cfg(feature = "stages")]
-        self.counters.stages.mark(step, clock::cycles());
+        self.counters.stages.mark(stage, clock::cycles());
         #[cfg(not(feature = "stages"))]
-        let _ = step;
+        let _ = stage;
     }
 }
 
-/// [`PacketPath::process`] or [`PacketPath::process_handoff`]; inlined, so no call through a pointer.
+/// [`PacketPath::process`] or [`PacketPath::process_handoff`]. The compiler inlines it, so nothing is called by pointer.
 type Process<P> = fn(&mut P, DeviceId, Tick, &mut [crate::dpdk::Mbuf], &mut [Verdict]);

@@ -1,4 +1,4 @@
-//! The DPDK room on software devices: no hugepages, no NIC, each test in a process of its own.
+//! The DPDK module on software devices: no hugepages, no NIC, each test in a process of its own.
 
 #[path = "process/own_process.rs"]
 mod own_process;
@@ -122,7 +122,7 @@ fn an_mbuf_grows_and_shrinks_at_both_ends_within_its_room() {
         assert_eq!(mbuf.len(), 135);
         assert!(mbuf.trim_front(128) && !mbuf.trim_front(8));
         assert_eq!(mbuf.bytes(), b"payload");
-        assert!(mbuf.append(2_041) && !mbuf.append(1), "the frame room is 2048 bytes");
+        assert!(mbuf.append(2_041) && !mbuf.append(1), "the frame space is 2048 bytes");
         mbuf.truncate(3);
         mbuf.truncate(9);
         assert_eq!(mbuf.bytes(), b"pay");
@@ -130,8 +130,8 @@ fn an_mbuf_grows_and_shrinks_at_both_ends_within_its_room() {
         let mut empty = pool.alloc().unwrap();
         let failed = empty.fill(|_| Err::<usize, _>("no"));
         assert_eq!((failed, empty.len()), (Err("no"), 0));
-        let count = empty.fill(|room| {
-            room[..4].copy_from_slice(b"data");
+        let count = empty.fill(|buffer| {
+            buffer[..4].copy_from_slice(b"data");
             Ok::<_, ()>(4)
         });
         assert_eq!((count, empty.bytes()), (Ok(4), &b"data"[..]));
@@ -314,10 +314,18 @@ fn the_clock_counts_milliseconds_and_memory_is_zeroed() {
     in_own_process("the_clock_counts_milliseconds_and_memory_is_zeroed", || {
         let eal = start_eal(1);
         let clock = Clock::start(&eal);
-        let (real, tick) = (std::time::Instant::now(), clock.now());
+        // This clock is read between two looks at the kernel's, however long the machine takes over them.
+        let before = std::time::Instant::now();
+        let tick = clock.now();
+        let after = std::time::Instant::now();
         std::thread::sleep(std::time::Duration::from_millis(50));
-        let difference = clock.now().since_ms(tick).abs_diff(real.elapsed().as_millis() as u32);
-        assert!(difference <= 2, "off by {difference} ms");
+        let least_ms = after.elapsed().as_millis() as u32;
+        let counted_ms = clock.now().since_ms(tick);
+        let most_ms = before.elapsed().as_millis() as u32;
+        assert!(
+            (least_ms - 1..=most_ms + 1).contains(&counted_ms),
+            "{counted_ms} ms, and {least_ms} to {most_ms} by the kernel's clock"
+        );
         assert!(!eal.hugepages());
         let region = memory::zeroed_region(&eal, 1 << 20, None).unwrap();
         assert_eq!(region.as_ptr().align_offset(4096), 0);
@@ -357,7 +365,7 @@ fn frames_cross_a_veth_pair_by_af_packet() {
         let mut burst = Burst::new();
         burst.push(frame(&pool, &content)).unwrap();
         assert_eq!(from.tx[0].transmit(&mut burst).packets, 1);
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
         let mut arrived = false;
         while !arrived && std::time::Instant::now() < end {
             to.rx[0].receive(&mut burst);

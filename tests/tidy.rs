@@ -1,6 +1,7 @@
-//! The laws of the house that a compiler does not check: who may depend on whom, where unsafe code may
+//! The laws of the project that a compiler does not check: who may depend on whom, where unsafe code may
 //! stand, how long a file may be, how each begins.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -231,4 +232,259 @@ fn the_path_cannot_panic_by_name() {
             .map(|word| format!("uses {word}"))
     });
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Words of the dialect that this code once spoke, each with what the field says instead (`docs/glossary.md`).
+const RETIRED_WORDS: [(&str, &str); 25] = [
+    ("astray", "rss_misses, mismatch"),
+    ("crew", "assignment"),
+    ("handover", "handoff"),
+    ("handovers", "handoffs"),
+    ("house", "project, housekeeping"),
+    ("introduce", "client address"),
+    ("introduces", "client address"),
+    ("keep_house", "housekeeping"),
+    ("madeframes", "GeneratedFrames"),
+    ("mailboxport", "MailboxHandle"),
+    ("next_made", "next_generated"),
+    ("obey", "handle_command"),
+    ("obeys", "handles"),
+    ("octet", "byte"),
+    ("octets", "bytes"),
+    ("outlet", "TxBuffer"),
+    ("outlets", "TxBuffer"),
+    ("plainframe", "FastFrame"),
+    ("plainheader", "FastHeader"),
+    ("preface", "PROXY header"),
+    ("recalls", "L3Cache"),
+    ("stepname", "Stage"),
+    ("take_over", "handoff in, import a synced connection"),
+    ("wantedstate", "StateBody"),
+    ("workerport", "WorkerHandle"),
+];
+/// These are retired where code and what it prints is concerned; a script or a document may say them in plain English.
+const RETIRED_IN_SOURCES: [(&str, &str); 9] = [
+    ("introduction", "client address"),
+    ("lane", "Family"),
+    ("lanes", "Families, tag_match"),
+    ("room", "module, folder, headroom, capacity, space"),
+    ("rooms", "modules, folders"),
+    ("tell", "sync out, publish, send an ICMP error, notify, report"),
+    ("telling", "syncing out, publishing, reporting"),
+    ("tells", "syncs out, publishes, sends an ICMP error, reports"),
+    ("told", "synced out, published, answered by ICMP, notified"),
+];
+const RETIRED_PHRASES: [(&str, &str); 12] = [
+    ("at rest", "asleep"),
+    ("comes home", "arrives at its owner"),
+    ("come home", "arrive at their owner"),
+    ("full way", "slow path"),
+    ("gives way", "must be rescheduled"),
+    ("hand over", "hand off"),
+    ("hand-over", "handoff"),
+    ("handed over", "handed off"),
+    ("hands over", "hands off"),
+    ("handing over", "handing off"),
+    ("short way", "fast path"),
+    ("struct wanted", "a name of its own"),
+];
+
+/// Places that still speak the dialect, comments nearly all of them. Only ever lower this.
+const RETIRED_PLACES_MAX: usize = 566;
+
+/// Whether the word at `at` is the method of the standard library's addresses, or the line quotes an RFC.
+fn is_the_fields_own(line: &str, word: &str, at: usize) -> bool {
+    word == "octets" && (line[..at].ends_with('.') || line[..at].ends_with("::")) || line.contains("RFC")
+}
+
+fn retired_in(line: &str, is_source: bool) -> Option<String> {
+    let lower = line.to_lowercase();
+    let phrase = RETIRED_PHRASES.iter().find(|(phrase, _)| lower.contains(phrase));
+    if let Some((phrase, instead)) = phrase {
+        return Some(format!("\"{phrase}\": {instead}"));
+    }
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut at = 0;
+    for word in lower.split(|c| !is_part(c)) {
+        let also: &[_] = if is_source { &RETIRED_IN_SOURCES } else { &[] };
+        let found = RETIRED_WORDS.iter().chain(also).find(|(retired, _)| *retired == word);
+        if let Some((word, instead)) = found
+            && !is_the_fields_own(&lower, word, at)
+            && !is_the_fields_own(line, word, at)
+        {
+            return Some(format!("\"{word}\": {instead}"));
+        }
+        at += word.len() + 1;
+    }
+    None
+}
+
+#[test]
+fn the_dialect_stays_retired() {
+    let mut found = Vec::new();
+    for (name, text) in texts() {
+        if name == "tests/tidy.rs" || name.starts_with("tests/kernel-goldens/") {
+            continue;
+        }
+        let is_source = name.ends_with(".rs") || name.starts_with("conf/");
+        let places = text.lines().enumerate();
+        found.extend(
+            places.filter_map(|(index, line)| Some(format!("{name}:{}: {}", index + 1, retired_in(line, is_source)?))),
+        );
+    }
+    assert!(
+        found.len() <= RETIRED_PLACES_MAX,
+        "{} places, of {RETIRED_PLACES_MAX} that are left: {found:#?}",
+        found.len()
+    );
+}
+
+#[test]
+fn retired_words_are_found_and_the_fields_own_are_not() {
+    assert!(retired_in("/// What the sender is told.", true).is_some());
+    assert!(retired_in("fn take_over(&mut self)", true).is_some());
+    assert!(retired_in("the worker is at rest", true).is_some());
+    assert!(retired_in("length in octets", true).is_some());
+    assert!(retired_in("addr.octets()", true).is_none());
+    assert!(retired_in("Ipv4Addr::octets", true).is_none());
+    assert!(retired_in("\"in units of 8 octets\" (RFC 791 3.1)", true).is_none());
+    assert!(retired_in("the planes, the classroom, a storyteller", true).is_none());
+}
+
+/// Sources, scripts, documents and configuration: all that a person writes and reads here.
+fn texts() -> Vec<(String, String)> {
+    let mut found = rust_files();
+    for folder in ["scripts", "packaging", "conf", "docs", "fuzz", "xtask"] {
+        let folder = root().join(folder);
+        if folder.is_dir() {
+            collect_texts(&folder, &mut found);
+        }
+    }
+    for file in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SPECIFICATION.md",
+        "src/ARCHITECTURE.md",
+        "Cargo.toml",
+    ] {
+        if let Ok(text) = fs::read_to_string(root().join(file)) {
+            found.push((file.to_owned(), text));
+        }
+    }
+    found
+}
+
+fn collect_texts(folder: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).expect("a source folder is readable") {
+        let path = entry.expect("a folder entry is readable").path();
+        if path.is_dir() {
+            if !["target", "__pycache__", "corpus", "book"]
+                .iter()
+                .any(|name| path.ends_with(name))
+            {
+                collect_texts(&path, found);
+            }
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            let name = path.strip_prefix(root()).expect("below the root").display().to_string();
+            found.push((name, text));
+        }
+    }
+}
+
+const FUNCTION_LINES_MAX: usize = 70;
+/// Files with a longer function, from before this was a law. Only ever shorten this.
+const FILES_WITH_LONG_FUNCTIONS: [&str; 4] = [
+    "src/lib.rs",
+    "src/mgmt/director/diff.rs",
+    "src/mgmt/metrics/own.rs",
+    "src/mgmt/runtime.rs",
+];
+
+#[test]
+fn functions_fit_a_screen() {
+    let found = offenders(|name, text| {
+        if name.contains("tests") || name.contains("benches") || FILES_WITH_LONG_FUNCTIONS.contains(&name) {
+            return None;
+        }
+        let lines: Vec<&str> = text.lines().collect();
+        lines.iter().enumerate().find_map(|(index, line)| {
+            let code = line.trim_start();
+            let indent = line.len() - code.len();
+            let is_function = code.split('(').next()?.split_whitespace().any(|word| word == "fn")
+                && !code.starts_with("//")
+                && lines[index..]
+                    .iter()
+                    .find(|line| line.ends_with(['{', ';']))?
+                    .ends_with('{');
+            let closing = format!("{}}}", " ".repeat(indent));
+            let len = lines[index..].iter().position(|line| **line == closing)?;
+            (is_function && len >= FUNCTION_LINES_MAX)
+                .then(|| format!("line {}: a function of {} lines", index + 1, len + 1))
+        })
+    });
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn public_types_have_a_name_of_their_own_within_their_crate() {
+    let mut seen: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
+    for (name, text) in rust_files() {
+        let Some(crate_name) = ["src/core/", "src/api/", "src/cli/", "src/preload/", "src/"]
+            .into_iter()
+            .find(|prefix| name.starts_with(prefix))
+        else {
+            continue;
+        };
+        if name.contains("/tests") || name.contains("/benches/") {
+            continue;
+        }
+        for line in text.lines() {
+            let mut words = line
+                .split_whitespace()
+                .skip_while(|word| word.starts_with("pub("))
+                .peekable();
+            if !line.trim_start().starts_with("pub") {
+                continue;
+            }
+            let _ = words.next_if(|word| *word == "pub");
+            let is_type = words
+                .next()
+                .is_some_and(|word| ["struct", "enum", "trait", "type", "union"].contains(&word));
+            if let (true, Some(rest)) = (is_type, words.next()) {
+                let type_name: String = rest
+                    .chars()
+                    .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                    .collect();
+                seen.entry((crate_name, type_name)).or_default().push(name.clone());
+            }
+        }
+    }
+    let found: Vec<_> = seen
+        .into_iter()
+        .filter(|((_, name), places)| places.len() > 1 && !SHARED_TYPE_NAMES.contains(&name.as_str()))
+        .collect();
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Names that stand for two things within a crate, from before this was a law. Only ever shorten this.
+const SHARED_TYPE_NAMES: [&str; 8] = [
+    "Arguments",
+    "Limits",
+    "Persistence",
+    "Server",
+    "Service",
+    "Timeouts",
+    "Tunnel",
+    "Wish",
+];
+
+const LAB_LINES_MAX: usize = 150;
+
+#[test]
+fn labs_are_stories_that_fit_two_screens() {
+    let mut found = Vec::new();
+    collect_texts(&root().join("scripts/lab.d"), &mut found);
+    found.retain(|(_, text)| text.lines().count() > LAB_LINES_MAX);
+    let long: Vec<_> = found.iter().map(|(name, text)| (name, text.lines().count())).collect();
+    assert!(long.is_empty(), "{long:#?}");
 }

@@ -6,11 +6,15 @@ mod lab;
 mod own_process;
 #[path = "process/scripted_path.rs"]
 mod scripted_path;
+#[path = "process/traced.rs"]
+mod traced;
+#[path = "process/waits.rs"]
+mod waits;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lab::{Lab, LabSettings, wait_for, wait_until};
+use lab::{Lab, LabSettings, wait_until};
 use lvs_core::capture::{CaptureFilter, VerdictName};
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
@@ -22,6 +26,8 @@ use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, ConnDump, DumpCursor, Reply};
 use own_process::in_own_process;
 use scripted_path::{HAND_OVER, HOLD, PUNT, TRANSMIT, neighbour, snapshot};
+use traced::{Traced, threads};
+use waits::longest_wait;
 
 /// Workers that share CPUs with the test.
 const IDLE: IdlePolicy = IdlePolicy::Sleep {
@@ -110,11 +116,13 @@ fn a_twin_that_refuses_costs_a_named_drop() {
 }
 
 #[test]
-fn a_punted_frame_waits_milliseconds_at_most_and_a_quiet_thread_costs_little() {
+fn a_punted_frame_waits_for_two_milliseconds_at_most_and_a_quiet_thread_costs_little() {
     in_own_process(
-        "a_punted_frame_waits_milliseconds_at_most_and_a_quiet_thread_costs_little",
+        "a_punted_frame_waits_for_two_milliseconds_at_most_and_a_quiet_thread_costs_little",
         || {
             let mut lab = Lab::start(&ONE);
+            let log = tempfile::NamedTempFile::new().unwrap();
+            let traced = Traced::attach("self", &threads("self", "lvsd-twins")[0], log.path());
             let mut frame = [0; 64];
             let mut waits = Vec::new();
             for _ in 0..20 {
@@ -125,7 +133,9 @@ fn a_punted_frame_waits_milliseconds_at_most_and_a_quiet_thread_costs_little() {
                 waits.push(sent.elapsed());
             }
             waits.sort();
-            assert!(waits[10] < Duration::from_millis(5), "{waits:?}");
+            // What the thread asks for is its own; when the machine lets it go on is not.
+            let longest = longest_wait(&traced.calls()).expect("it waited");
+            assert!(longest <= Duration::from_millis(2), "a wait of {longest:?}");
             let before = twin_thread_cpu_ms();
             std::thread::sleep(Duration::from_millis(1_000));
             let spent = twin_thread_cpu_ms() - before;
@@ -240,12 +250,13 @@ fn a_held_frame_leaves_once_its_neighbour_is_known() {
             [1, 3],
             "in order"
         );
-        assert!(matches!(lab.reply(0), Some(Reply::Retired(old)) if old.l3.generation == 0));
-        assert_eq!(lab.asked(0), Some(neighbour(9)), "asked again after a second");
-        assert!(
-            wait_for(Duration::from_secs(4), || lab.drops(DropReason::NeighbourFailed) == 1),
-            "given up"
-        );
+        let (old, mut again) = lab.retired(0);
+        assert_eq!(old.l3.generation, 0);
+        // Asked again after a second, which may be over already.
+        while !again.contains(&neighbour(9)) {
+            again.extend(Some(lab.asked(0).expect("asked again")));
+        }
+        assert!(wait_until(|| lab.drops(DropReason::NeighbourFailed) == 1), "given up");
         assert!(lab.settles_at(3), "{:?}", lab.account());
         assert_eq!(lab.counters[0].held.get(), 0);
         lab.stop();
@@ -297,9 +308,11 @@ fn commands_wait_while_there_is_no_room_for_their_replies() {
             ticket: 77,
         };
         mailbox.commands.push(Command::DumpConns(Box::new(dump))).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
+        // It has looked into its mailbox behind each of these.
+        let slept = lab.counters[0].sleeps.get();
+        assert!(wait_until(|| lab.counters[0].sleeps.get() > slept + 3));
         assert_eq!(mailbox.commands.len(), 1);
-        // The first that goes makes room for the answer, which stands behind all others.
+        // The first that goes frees space for the answer, which stands behind all others.
         loop {
             match lab.reply(0) {
                 Some(Reply::Resolve(_)) => {}
@@ -321,15 +334,15 @@ fn a_flood_to_the_kernel_does_not_starve_arp() {
         arp[12..14].copy_from_slice(&[0x08, 0x06]);
         let frame = |content: &[u8]| {
             let mut mbuf = lab.pool.alloc().unwrap();
-            mbuf.fill(|room| {
-                room[..content.len()].copy_from_slice(content);
+            mbuf.fill(|buffer| {
+                buffer[..content.len()].copy_from_slice(content);
                 Ok::<_, ()>(content.len())
             })
             .unwrap();
             mbuf
         };
-        while punted.give(frame(&flood), DeviceId(0)).is_ok() {}
-        assert!(punted.give(frame(&arp), DeviceId(0)).is_ok());
+        while punted.send(frame(&flood), DeviceId(0)).is_ok() {}
+        assert!(punted.send(frame(&arp), DeviceId(0)).is_ok());
         assert_eq!(end.take().unwrap().mbuf.bytes(), arp, "and it goes first");
         assert_eq!(end.take().unwrap().mbuf.bytes(), flood);
         lab.stop();
@@ -374,7 +387,7 @@ fn what_full_rings_and_queues_drop_behind_the_path_is_captured_by_name() {
             let (tap, mut end) = Tap::new(settings, 1_024);
             lab.mailboxes[0].commands.push(Command::Tap(tap)).unwrap();
             assert!(wait_until(|| lab.mailboxes[0].commands.is_empty()));
-            // The worker has taken it once it has taken what was told after it.
+            // The worker has taken it once it has taken what was sent after it.
             lab.publish(0, snapshot(0));
             assert!(lab.reply(0).is_some());
 

@@ -13,7 +13,7 @@ use lone_worker::LoneWorker;
 use lvs_core::single_writer::SingleWriter;
 use lvsd::worker::idle::IdlePolicy;
 use own_process::in_own_process;
-use traced::{Traced, worker_thread};
+use traced::{Traced, threads};
 
 #[test]
 fn a_worker_makes_no_system_call_while_it_runs() {
@@ -41,7 +41,7 @@ fn makes_no_system_call(idle: IdlePolicy) {
     }
 
     let log = tempfile::NamedTempFile::new().unwrap();
-    let traced = Traced::attach("self", &worker_thread("self"), log.path());
+    let traced = Traced::attach("self", &threads("self", "rte-worker")[0], log.path());
     let begin = sent();
     while sent() < begin + 300_000 || worker.captured < 1_000 {
         worker.manage();

@@ -17,7 +17,7 @@ listens() { [[ -n $(in_ns "$1" ss -Hln"${3:-t}" "sport = :$2") ]]; }
 
 # wait_listen HOST PORT [u]
 wait_listen() {
-    until_true 10 listens "$@" || {
+    until_true 60 listens "$@" || {
         echo "nothing listens on $1 port $2" >&2
         tail -n 20 "$LAB_STATE/$1"-*.log >&2
         exit 1
@@ -116,7 +116,7 @@ ssh_from_client() {
     # The variable is the far end's, set by its sshd.
     # shellcheck disable=SC2016
     in_ns client ssh -F none -i "$LAB_STATE/login" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
-        -o LogLevel=ERROR -o ConnectTimeout=5 -p "${2:-22}" "root@$1" 'echo $LAB_HOST'
+        -o LogLevel=ERROR -o ConnectTimeout=30 -p "${2:-22}" "root@$1" 'echo $LAB_HOST'
 }
 
 # start_udp_echo HOST ADDRESS:PORT... [--say TEXT]

@@ -1,49 +1,6 @@
 # shellcheck shell=bash
 # Traffic that several labs send, with what must be seen of it.
 
-# host_of ADDRESS: as URLs, service names and listings write it.
-host_of() { if [[ $1 == *:* ]]; then echo "[$1]"; else echo "$1"; fi; }
-
-url() { echo "http://$(host_of "$1"):${2:-80}"; }
-
-# page URL: what a fresh connection brings; empty when nothing does.
-page() { in_ns client curl -sk --max-time 10 "$1" || true; }
-
-# answers URL EXPECTED...: whether a page comes from one of these.
-answers() {
-    local got
-    got=$(page "$1")
-    shift
-    [[ " $* " == *" $got "* && -n $got ]]
-}
-
-# pages COUNT URL: one word a page, each over a connection of its own.
-pages() {
-    local n
-    for ((n = 0; n < $1; n++)); do
-        page "$2"
-    done | xargs
-}
-
-# only URL SERVER: ten connections reach this server alone.
-only() { [[ $(pages 10 "$1" | tr ' ' '\n' | sort -u) == "$2" ]]; }
-
-# check_alternates URL: with rr two servers take turns.
-check_alternates() {
-    local got
-    got=$(pages 10 "$1/")
-    case $got in
-    "rs1 rs2 rs1 rs2 rs1 rs2 rs1 rs2 rs1 rs2" | "rs2 rs1 rs2 rs1 rs2 rs1 rs2 rs1 rs2 rs1")
-        pass "rr alternates: $got"
-        ;;
-    *) if ((WORKERS > 1 && $(wc -w <<<"$got") == 10)); then
-        within "rr is even over $WORKERS workers ($got)" 3 7 "$(wc -w <<<"${got//rs2/}")"
-    else
-        fail "rr does not alternate: $got"
-    fi ;;
-    esac
-}
-
 # check_ab COUNT CONCURRENCY URL: a crowd of short requests, not one of which may fail.
 check_ab() {
     local report=$LAB_STATE/ab.log
@@ -89,15 +46,34 @@ tcp_says() { says tcp "$1" "$2"; }
 says() {
     # The parameters are the inner shell's.
     # shellcheck disable=SC2016
-    in_ns client timeout 3 bash -c 'exec 3<>"/dev/$0/$1/$2" && echo "$3" >&3 && head -n 1 <&3' "$1" "$VIP" "$2" "$3" || true
+    in_ns client timeout 20 bash -c 'exec 3<>"/dev/$0/$1/$2" && echo "$3" >&3 && head -n 1 <&3' "$1" "$VIP" "$2" "$3" || true
 }
 
-# check_udp VIP: ten thousand datagrams over ten flows, all answered.
-check_udp() {
-    local said
-    typed client "udp-load $(host_of "$1"):7 --count 10000"
-    said=$(in_ns client "$(program udp-load)" "$(host_of "$1"):7" --count 10000 --rate-pps 3000 || true)
-    equal "UDP: $said" "sent 10000 answered 10000 lost 0" "$said"
+# check_udp VIP: ten thousand datagrams over ten flows are all answered, and the director lost none of them.
+check_udp() { check_datagrams "UDP" "$1" 7 --count 10000; }
+
+# check_datagrams SENTENCE VIP PORT OPTION...: all are answered. What the director lost, its own counters say; what a
+# busy machine lost elsewhere was sent again and is no fault of the director's.
+check_datagrams() {
+    local sentence=$1 target before said
+    target=$(host_of "$2"):$3
+    shift 3
+    before=$(losses)
+    typed client "udp-load $target $*"
+    if said=$(in_ns client "$(program udp-load)" "$target" "$@"); then
+        pass "$sentence: $said"
+    else
+        fail "$sentence: $said"
+    fi
+    equal "$sentence: the director lost none by its counters" "$before" "$(losses)"
+}
+
+# losses: what the director has dropped by name, and what each of its devices has missed. The ends of a crowd repeat
+# their last packets for minutes after its server was deleted; what has no server any more is no loss.
+losses() {
+    lvsctl_quiet drops --json |
+        jq -r '.[] | select(.packets > 0 and .reason != "real_server_gone") | "\(.reason)=\(.packets)"'
+    lvsctl_quiet devices --json | jq -r '.[] | "\(.name): missed=\(.rx_missed) no_mbuf=\(.rx_no_mbuf) errors=\(.rx_errors)"'
 }
 
 # check_vip_is_alive VIP DEVICE DIRECTOR: the kernel's side of the VIP works while lvsd balances.
@@ -117,86 +93,6 @@ check_ssh_to_director() {
     equal "ssh to the director over its data interface, $1" director "$(ssh_from_client "$1" || true)"
 }
 
-# start_downloads COUNT URL: parallel downloads of 'part' in the background, at a trickle until they are released:
-# however long it takes to type meanwhile, they are under way.
-start_downloads() {
-    local n
-    DOWNLOADS=() TRICKLES=()
-    rm -f "$LAB_STATE/released"
-    for ((n = 0; n < $1; n++)); do
-        mkfifo "$LAB_STATE/pipe-$n"
-        trickle "$LAB_STATE/pipe-$n" "$LAB_STATE/part-$n" &
-        TRICKLES+=($!)
-        remember $! "trickle-$n"
-        ip netns exec "$(ns client)" curl -s --max-time 300 -o "$LAB_STATE/pipe-$n" "$2/files/part" &
-        DOWNLOADS+=($!)
-        remember $! "download-$n"
-    done
-}
-
-# trickle PIPE FILE
-trickle() {
-    exec <"$1" >"$2"
-    while [[ ! -e $LAB_STATE/released ]]; do
-        head -c 20000
-        sleep 1
-    done
-    cat
-}
-
-# end_downloads: waits for them, and for what they wrote.
-end_downloads() {
-    local pid
-    touch "$LAB_STATE/released"
-    for pid in "${DOWNLOADS[@]}" "${TRICKLES[@]}"; do
-        wait "$pid" || true
-    done
-    rm -f "$LAB_STATE"/pipe-*
-}
-
-# check_downloads: all of them came to their end unharmed.
-check_downloads() {
-    end_downloads
-    equal "${#DOWNLOADS[@]} parallel downloads are whole" "${#DOWNLOADS[@]}" "$(whole_downloads)"
-}
-
-# whole_downloads: how many of those that have ended are whole; their files are taken away.
-whole_downloads() {
-    local n whole=0 expected
-    expected=$(sum_of part)
-    for n in "${!DOWNLOADS[@]}"; do
-        [[ $(sha256sum "$LAB_STATE/part-$n" 2>/dev/null | cut -d' ' -f1) == "$expected" ]] && whole=$((whole + 1))
-        rm -f "$LAB_STATE/part-$n"
-    done
-    echo "$whole"
-}
-
-# still_downloading: how many have not ended.
-still_downloading() {
-    local pid running=0
-    for pid in "${DOWNLOADS[@]}"; do
-        kill -0 "$pid" 2>/dev/null && running=$((running + 1))
-    done
-    echo "$running"
-}
-
-# tell_running WHOSE: how many of the downloads that ran come to their end; those that never will are given up.
-tell_running() {
-    local pid
-    touch "$LAB_STATE/released"
-    until_true 10 all_downloads_ended || true
-    for pid in "${DOWNLOADS[@]}"; do
-        kill "$pid" 2>/dev/null || true
-    done
-    end_downloads
-    echo "note  connections $1 that go on: $(whole_downloads) of ${#DOWNLOADS[@]}"
-}
-
-all_downloads_ended() { (($(still_downloading) == 0)); }
-
-# at_least_active COUNT: on the VIP's web service.
-at_least_active() { (($(active_conns "$(vip 80)") >= $1)); }
-
 # check_traffic VIP DEVICE: what every mode must carry, after rr.
 check_traffic() {
     check_ab 5000 100 "$(url "$1")"
@@ -209,9 +105,11 @@ check_traffic() {
 capture() {
     local host=$1 interface=$2 name=$3
     shift 3
+    # One that is left of an earlier capture would say that this one runs already.
+    rm -f "$LAB_STATE/$name.pcap"
     start "$host" "capture-$name" tcpdump -i "$interface" -s 128 -U --immediate-mode -w "$LAB_STATE/$name.pcap" "$@"
     CAPTURE=$!
-    until_true 5 test -s "$LAB_STATE/$name.pcap"
+    until_true 60 test -s "$LAB_STATE/$name.pcap"
 }
 
 stop_capture() {
@@ -227,3 +125,10 @@ frames() {
 }
 
 some_frames() { (($(frames "$@") > 0)); }
+
+# seen_to_their_end NAME COUNT FILTER...: whether the capture has so many TCP ends, so all that came before them.
+seen_to_their_end() {
+    local name=$1 count=$2
+    shift 2
+    (($(tcpdump -nr "$LAB_STATE/$name.pcap" "$@" 2>/dev/null | grep -c 'Flags \[F') >= count))
+}

@@ -12,9 +12,9 @@ use lvs_api::{
 };
 
 pub mod capture;
-pub mod mark;
 #[cfg(test)]
-mod readme;
+mod docs_tests;
+pub mod mark;
 pub mod top;
 pub mod why;
 

@@ -13,17 +13,11 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-#[path = "lvs_run/arguments.rs"]
-mod arguments;
-#[path = "lvs_run/filter.rs"]
+pub mod arguments;
 mod filter;
-#[path = "lvs_run/notify.rs"]
 mod notify;
-#[path = "lvs_run/program.rs"]
 mod program;
-#[path = "lvs_run/raw_calls.rs"]
 mod raw_calls;
-#[path = "lvs_run/supervisor.rs"]
 mod supervisor;
 
 use arguments::{Arguments, Mode, Stage};
@@ -39,7 +33,8 @@ const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// As shells say it.
 const EXIT_NOT_FOUND: u8 = 127;
 
-fn main() -> ExitCode {
+/// The whole program.
+pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(stage) = arguments.supervise {
         return supervise(stage, &arguments);
@@ -174,5 +169,4 @@ fn absence(path: &Path, error: rustix::io::Errno) -> String {
 }
 
 #[cfg(test)]
-#[path = "lvs_run/tests.rs"]
 mod tests;

@@ -2,25 +2,16 @@
 //!
 //! In:  a command line. Out: tables (or JSON), and an exit code that a script can trust: see [`command`].
 
-mod capture;
-mod client;
-mod command;
-mod listing;
-mod proc_files;
-mod run;
-mod status;
-mod table;
-mod top;
-mod why;
-
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::run::Failure;
+use crate::command;
+use crate::run::{self, Failure};
 
-fn main() -> ExitCode {
+/// The whole program.
+pub fn main() -> ExitCode {
     let arguments = command::Arguments::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {

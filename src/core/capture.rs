@@ -179,7 +179,7 @@ impl WorkerState {
             dst: end(ends.dst)?,
             protocol: ends.protocol,
         };
-        let (index, _) = table.find(table.hash(&key), &key)?;
+        let (index, _) = table.lookup(&key)?;
         Some(ConnRecord::of(self.snapshot(), table.conn(index), now))
     }
 }
@@ -187,6 +187,7 @@ impl WorkerState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipvs::conn::ConnFlags;
     use crate::ipvs::forwarding::ForwardingMode;
     use crate::ipvs::real_server::RealServerId;
     use crate::ipvs::service::ServiceId;
@@ -214,7 +215,7 @@ mod tests {
             in_packets: 1,
             service: ServiceId(0),
             real_server: RealServerId(0),
-            flags: 0,
+            flags: ConnFlags::empty(),
         }
     }
 

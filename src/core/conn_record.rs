@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use crate::address::{Address, Endpoint};
-use crate::ipvs::conn::{Conn, FLAG_TEMPLATE};
+use crate::ipvs::conn::{Conn, ConnFlags};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::service::ServiceId;
@@ -47,16 +47,16 @@ pub struct ConnRecord {
     pub service: ServiceId,
     /// The real server it goes to.
     pub real_server: RealServerId,
-    /// [`Conn`] flag bits.
-    pub flags: u16,
+    /// Of the connection.
+    pub flags: ConnFlags,
 }
 
 impl ConnRecord {
     /// A connection as it is now.
     pub(crate) fn of<A: Address>(snapshot: &Snapshot, conn: &Conn<A>, now: Tick) -> Self {
         let end = |endpoint: Endpoint<A>| (endpoint.addr.to_ip(), endpoint.port);
-        let real_server = RealServerId(conn.real_server);
-        let mode = ForwardingMode::from_u8(conn.mode);
+        let real_server = conn.real_server;
+        let mode = conn.mode();
         // A tunnel may lead to a server of the other family, which only its slot can name.
         let real = match snapshot.services.real_server(real_server) {
             Some(slot) if mode == ForwardingMode::Tunnel => (slot.server.addr, conn.real.port),
@@ -72,7 +72,7 @@ impl ConnRecord {
             state: conn.state,
             expires_in_ms: conn.timeout_ms.saturating_sub(now.since_ms(conn.last_seen)),
             in_packets: conn.in_packets,
-            service: ServiceId(conn.service),
+            service: conn.service,
             real_server,
             flags: conn.flags,
         }
@@ -80,7 +80,7 @@ impl ConnRecord {
 
     /// The state as `ipvsadm -Lnc` names it.
     pub fn state_name(&self) -> &'static str {
-        if self.flags & FLAG_TEMPLATE == 0 {
+        if !self.flags.contains(ConnFlags::TEMPLATE) {
             protocol::state_name(self.protocol, self.state)
         } else {
             persistence::state_name(self.state)

@@ -19,7 +19,7 @@ use crate::arena::{Arena, ArenaError};
 use crate::conn_record::{ConnRecord, DumpCursor};
 use crate::counters::WorkerCounters;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, FLAG_REPLIES_ONLY};
+use crate::ipvs::conn::{Conn, ConnFlags};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::scheduler;
 use crate::ipvs::service::VirtualService;
@@ -283,7 +283,7 @@ impl WorkerState {
     }
 
     fn list<A: Address>(&self, conn: &Conn<A>, now: Tick, out: &mut Vec<ConnRecord>) {
-        if conn.flags & FLAG_REPLIES_ONLY == 0 {
+        if !conn.flags.contains(ConnFlags::REPLIES_ONLY) {
             out.push(ConnRecord::of(&self.snapshot, conn, now));
         }
     }

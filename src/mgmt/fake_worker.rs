@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::counters::WorkerCounters;
+use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::service::ServiceId;
@@ -23,7 +24,7 @@ pub(super) struct FakeWorker {
     pub published: Mutex<Vec<Arc<Snapshot>>>,
     pub mailbox_full: AtomicBool,
     pub silent: AtomicBool,
-    pub at_rest: AtomicBool,
+    pub asleep: AtomicBool,
     pub conns: Mutex<Vec<ConnRecord>>,
     /// How many parts of its table were asked for.
     pub dumps: AtomicUsize,
@@ -40,7 +41,7 @@ impl FakeWorker {
             published: Mutex::default(),
             mailbox_full: AtomicBool::new(false),
             silent: AtomicBool::new(false),
-            at_rest: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             conns: Mutex::default(),
             dumps: AtomicUsize::new(0),
             synced: Mutex::default(),
@@ -66,8 +67,8 @@ impl WorkerHandle for FakeWorker {
         true
     }
 
-    fn is_at_rest(&self) -> bool {
-        self.at_rest.load(Ordering::Relaxed)
+    fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
     }
 
     fn counters(&self) -> &WorkerCounters {
@@ -138,6 +139,6 @@ pub(super) fn conn(index: u32) -> ConnRecord {
         in_packets: 3,
         service: ServiceId(0),
         real_server: RealServerId(0),
-        flags: 0,
+        flags: ConnFlags::empty(),
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::mgmt::worker_handle::{ConnChunk, WorkerHandle};
 use crate::worker::capture::Tap;
-use crate::worker::mailbox::{Ask, Command, ConnDump, Mailbox, Reply};
+use crate::worker::mailbox::{Command, ConnDump, ExplainRequest, Mailbox, Reply};
 
 /// See the module.
 pub struct MailboxHandle {
@@ -53,7 +53,7 @@ impl MailboxHandle {
         while let Some(reply) = self.mailbox.replies.pop() {
             match reply {
                 Reply::Retired(snapshot) => drop(snapshot),
-                Reply::TakenOver(conns) => drop(conns),
+                Reply::ImportedSynced(conns) => drop(conns),
                 Reply::Tap(tap) => drop(tap),
                 Reply::Resolve(neighbour) => resolve(neighbour),
                 Reply::ConnDump(dump) => {
@@ -95,8 +95,8 @@ impl WorkerHandle for MailboxHandle {
         self.mailbox.commands.push(Command::Publish(snapshot)).is_ok()
     }
 
-    fn is_at_rest(&self) -> bool {
-        self.mailbox.is_at_rest()
+    fn is_asleep(&self) -> bool {
+        self.mailbox.is_asleep()
     }
 
     fn counters(&self) -> &WorkerCounters {
@@ -139,7 +139,7 @@ impl WorkerHandle for MailboxHandle {
         asks.explaining.retain(|_, asker| !asker.is_closed());
         asks.last_ticket += 1;
         let ticket = asks.last_ticket;
-        let ask = Box::new(Ask {
+        let ask = Box::new(ExplainRequest {
             question,
             answer: None,
             ticket,
@@ -157,7 +157,7 @@ impl WorkerHandle for MailboxHandle {
     fn import_synced(&self, conns: Arc<[SyncConn]>) -> bool {
         // Half of the room is left to snapshots.
         let commands = &self.mailbox.commands;
-        commands.len() < commands.capacity() / 2 && commands.push(Command::TakeOver(conns)).is_ok()
+        commands.len() < commands.capacity() / 2 && commands.push(Command::ImportSynced(conns)).is_ok()
     }
 }
 

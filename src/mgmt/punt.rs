@@ -174,7 +174,7 @@ impl Carrier {
                 continue;
             };
             for _ in 0..FRAMES_PER_TURN_MAX {
-                if !line.has_room() {
+                if !line.has_space() {
                     break;
                 }
                 let Some(mut mbuf) = self.pool.alloc() else { break };
@@ -189,7 +189,7 @@ impl Carrier {
                 device.injected_bytes.add(count as u64);
                 carried += 1;
                 // There was room, and this thread is the ring's only producer.
-                let _ = line.give(TwinFrame {
+                let _ = line.send(TwinFrame {
                     mbuf,
                     device: twin.device,
                 });
@@ -218,6 +218,6 @@ impl Carrier {
                 events.contains(PollFlags::POLLIN) && !events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP)
             })
         });
-        alive && self.rings.iter().all(TwinEnd::has_room) && self.pool.alloc().is_some()
+        alive && self.rings.iter().all(TwinEnd::has_space) && self.pool.alloc().is_some()
     }
 }

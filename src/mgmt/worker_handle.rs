@@ -28,7 +28,7 @@ pub trait WorkerHandle: Send + Sync {
     fn publish(&self, snapshot: Arc<Snapshot>) -> bool;
 
     /// Whether the worker uses what was published before it takes its next frame, because it rests.
-    fn is_at_rest(&self) -> bool;
+    fn is_asleep(&self) -> bool;
 
     /// What the worker counts.
     fn counters(&self) -> &WorkerCounters;

@@ -1,6 +1,7 @@
-//! Who polls what: shares devices' queues out to workers and lays the rings between them and the twin thread.
+//! Which worker polls which queue: assigns the devices' queues to workers and creates the rings between workers and the
+//! twin thread.
 //!
-//! On the management core, before the workers start.
+//! Runs on the management core before the workers start.
 
 use std::sync::Arc;
 
@@ -10,18 +11,18 @@ use lvs_core::l3::DeviceId;
 use crate::dpdk::device::Queues;
 use crate::dpdk::{Clock, Mempool, RxQueue};
 use crate::worker::dispatch::Dispatcher;
-use crate::worker::handoff::{self, Inbox};
+use crate::worker::handoff::{self, HandoffReceivers};
 use crate::worker::idle::IdlePolicy;
 use crate::worker::mailbox::Mailbox;
 use crate::worker::punt::{self, InjectedFrames, TwinEnd};
 use crate::worker::tx::{TxBuffer, TxRoute};
 
-/// What a worker is made of: [`crate::worker::Worker::new`].
+/// Everything that a worker needs: [`crate::worker::Worker::new`].
 #[derive(Debug)]
-pub struct WorkerParts {
+pub struct WorkerResources {
     pub(super) clock: Clock,
-    pub(super) rx: Vec<RxQueue>,
-    pub(super) inbox: Inbox,
+    pub(super) rx_queues: Vec<RxQueue>,
+    pub(super) handoffs: HandoffReceivers,
     pub(super) injected: InjectedFrames,
     pub(super) dispatcher: Dispatcher,
     pub(super) mailbox: Arc<Mailbox>,
@@ -29,56 +30,56 @@ pub struct WorkerParts {
     pub(super) idle: IdlePolicy,
 }
 
-impl WorkerParts {
-    /// Takes buffers from a pool nearer to this worker.
+impl WorkerResources {
+    /// Takes buffers from a pool that is nearer to this worker.
     pub const fn use_pool(&mut self, pool: Mempool) {
         self.pool = pool;
     }
 }
 
-/// Everything that the workers and the twin thread are made of.
+/// Everything that the workers and the twin thread need.
 #[derive(Debug)]
 pub struct Assignment {
     /// By worker.
-    pub workers: Vec<WorkerParts>,
-    /// By worker: the management core's end of its mailbox.
+    pub workers: Vec<WorkerResources>,
+    /// By worker: its mailbox, for the management core.
     pub mailboxes: Vec<Arc<Mailbox>>,
     /// For [`crate::mgmt::punt::start`].
     pub twin_ends: TwinEnds,
 }
 
-/// The twin thread's ends of all rings.
+/// The twin thread's side of all rings.
 #[derive(Debug)]
 pub struct TwinEnds {
     /// By worker.
     pub rings: Vec<TwinEnd>,
-    /// By device: the worker that transmits what its twin sends.
+    /// By device: the worker that transmits the frames of its twin.
     pub transmitters: Vec<usize>,
 }
 
-/// What a assignment is to be.
+/// What [`assemble`] needs to know.
 #[derive(Debug)]
 pub struct AssignmentSettings<'a> {
-    /// By worker: what it counts.
+    /// By worker: its counters.
     pub counters: &'a [Arc<WorkerCounters>],
     /// Devices that have a kernel twin.
     pub twins: &'a [DeviceId],
-    /// What workers do when there is nothing to do.
+    /// What workers do when no frame arrives.
     pub idle: IdlePolicy,
-    /// The clock of all.
+    /// The clock of all workers.
     pub clock: Clock,
-    /// Where workers get buffers for frames that the path makes.
+    /// The pool of buffers for frames that the path generates.
     pub pool: Mempool,
 }
 
-/// Shares out the queues of all devices, in the order of their ids, to as many workers as there are counters.
+/// Assigns the queues of all devices, in the order of their ids, to as many workers as there are counters.
 pub fn assemble(devices: Vec<Queues>, settings: &AssignmentSettings<'_>) -> Assignment {
     let count = settings.counters.len();
     let mut shares: Vec<Share> = (0..count).map(|_| Share::default()).collect();
     let mut transmitters = Vec::with_capacity(devices.len());
     for (number, queues) in devices.into_iter().enumerate() {
         transmitters.push(owner(0, number, queues.tx.len(), count));
-        share_out(&mut shares, number, queues);
+        assign(&mut shares, number, queues);
     }
     let twins = settings
         .twins
@@ -92,22 +93,22 @@ pub fn assemble(devices: Vec<Queues>, settings: &AssignmentSettings<'_>) -> Assi
             transmitters,
         },
     };
-    for ((share, (inbox, outbox)), counters) in shares.into_iter().zip(handoff::mesh(count)).zip(settings.counters) {
+    let handoffs = handoff::mesh(count);
+    for ((share, (receivers, senders)), counters) in shares.into_iter().zip(handoffs).zip(settings.counters) {
         let (punted, injected, end) = punt::rings();
         let mailbox = Arc::new(Mailbox::new());
-        let dispatcher = Dispatcher::new(share.tx_routes, outbox, punted, twins, Arc::clone(counters));
+        let dispatcher = Dispatcher::new(share.tx_routes, senders, punted, twins, Arc::clone(counters));
         assignment.twin_ends.rings.push(end);
         assignment.mailboxes.push(Arc::clone(&mailbox));
-        let (clock, idle, rx) = (settings.clock, settings.idle, share.rx);
-        assignment.workers.push(WorkerParts {
-            clock,
-            rx,
-            inbox,
+        assignment.workers.push(WorkerResources {
+            clock: settings.clock,
+            rx_queues: share.rx_queues,
+            handoffs: receivers,
             injected,
             dispatcher,
             mailbox,
             pool: settings.pool,
-            idle,
+            idle: settings.idle,
         });
     }
     assignment
@@ -116,21 +117,21 @@ pub fn assemble(devices: Vec<Queues>, settings: &AssignmentSettings<'_>) -> Assi
 /// One worker's queues.
 #[derive(Debug, Default)]
 struct Share {
-    rx: Vec<RxQueue>,
+    rx_queues: Vec<RxQueue>,
     tx_routes: Vec<TxRoute>,
 }
 
-/// The worker of queue `queue`. A device with fewer queues than there are workers starts at its own number, so
-/// that two one-queue devices keep two workers busy.
+/// The worker of queue `queue`. A device that has fewer queues than there are workers starts at its own number: two
+/// devices with one queue each keep two workers busy.
 const fn owner(queue: usize, device: usize, queues_count: usize, workers_count: usize) -> usize {
     let first = if queues_count < workers_count { device } else { 0 };
     (first + queue) % workers_count
 }
 
-fn share_out(shares: &mut [Share], device: usize, Queues { rx, tx }: Queues) {
+fn assign(shares: &mut [Share], device: usize, Queues { rx, tx }: Queues) {
     let (workers_count, rx_count, tx_count) = (shares.len(), rx.len(), tx.len());
     for (queue, rx) in rx.into_iter().enumerate() {
-        shares[owner(queue, device, rx_count, workers_count)].rx.push(rx);
+        shares[owner(queue, device, rx_count, workers_count)].rx_queues.push(rx);
     }
     for (worker, share) in shares.iter_mut().enumerate() {
         share.tx_routes.push(TxRoute::Via(owner(
@@ -155,17 +156,17 @@ mod tests {
     use crate::worker::Worker;
     use crate::worker::handoff::Handoff;
 
-    /// Two lines: processors fetch them together.
+    /// Two cache lines, because processors fetch them in pairs.
     const APART: usize = 128;
 
     #[test]
-    fn what_workers_write_all_the_time_shares_no_line_with_what_others_do() {
+    fn a_worker_writes_to_no_cache_line_that_another_one_uses() {
         assert_eq!(align_of::<Worker<WorkerState>>(), APART);
         assert_eq!(align_of::<WorkerCounters>(), APART);
         assert_eq!(align_of::<TxBuffer>(), APART);
         assert!(
-            size_of::<Inbox>() >= WORKERS_MAX * size_of::<rtrb::Consumer<Handoff>>(),
-            "the ends of the rings are within the worker"
+            size_of::<HandoffReceivers>() >= WORKERS_MAX * size_of::<rtrb::Consumer<Handoff>>(),
+            "a worker holds its ends of the rings itself"
         );
     }
 

@@ -1,9 +1,9 @@
-//! The taps of `lvsctl capture`: copies of frames with what became of them, in boxes that the management core lends.
+//! The taps of `lvsctl capture`: they copy frames with their verdicts into boxes that the management core lends.
 //!
-//! In:  a burst before the path sees it and its verdicts after; frames that leave without having arrived.
-//! Out: [`Record`]s for the management core, by a ring. While nothing is captured a worker pays one comparison a burst.
-//! Otherwise it copies, and never waits: without an empty box the record is lost and counted. It allocates and frees
-//! nothing: boxes come back by a second ring, and a tap whose capture has ended goes back as [`super::mailbox::Reply::Tap`].
+//! In:  a burst before the path sees it, its verdicts afterwards, and frames that leave and did not arrive in a burst.
+//! Out: [`Record`]s for the management core, by a ring. A worker without a capture pays one comparison per burst.
+//! A tap never waits: without an empty box the record is lost and counted. It allocates and frees nothing: empty boxes
+//! come back by a second ring, and a tap whose capture has ended goes back as [`super::mailbox::Reply::Tap`].
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -18,60 +18,60 @@ use lvs_core::verdict::{DropReason, Verdict};
 
 use crate::dpdk::Mbuf;
 
-/// Bytes kept of a frame at most: a packet of 1,500 bytes with all its tags, and more.
+/// The most bytes that are kept of a frame: more than a packet of 1,500 bytes with all its tags.
 pub const SNAP_MAX: usize = 2_048;
 
-/// Captures at once.
+/// The most captures at the same time.
 pub const CAPTURES_MAX: usize = 4;
 
-/// Taps of a worker: those of captures that ended, but were not given back yet, may still be there.
+/// The most taps of a worker. Taps of ended captures may still be there, because they go back later.
 const TAPS_MAX: usize = 2 * CAPTURES_MAX;
 
-/// What a frame was when it was recorded.
+/// What happened to a frame when it was recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It has arrived; its bytes are as they were.
+    /// It arrived. Its bytes are unchanged.
     Received,
-    /// Another worker had received it and handed it over; its bytes are as they were.
+    /// Another worker received it and handed it off. Its bytes are unchanged.
     Handoff,
     /// It leaves.
     Forwarded,
-    /// The path made it: a piece, an ICMP error, a frame that tells the client's address.
+    /// The path generated it: a fragment, an ICMP error, a frame that carries the client's address.
     Generated,
-    /// It had waited for its neighbour.
+    /// It waited for its neighbour and leaves now.
     Held,
     /// The kernel sends it through a twin.
     FromKernel,
-    /// It was to go on, and a full ring or queue behind the path, or the lack of a buffer, dropped it.
+    /// The path let it pass, and then it was dropped: a ring or queue was full, or there was no buffer.
     Lost,
 }
 
 impl Kind {
-    /// Whether it leaves.
+    /// Whether the frame leaves.
     pub const fn is_leaving(self) -> bool {
         !matches!(self, Self::Received | Self::Handoff)
     }
 }
 
-/// A frame and what became of it.
+/// A frame and its verdict.
 #[derive(Debug)]
 pub struct Record {
-    /// Time stamp counter when its burst was in hand.
+    /// The time stamp counter when the worker had its burst.
     pub cycles: u64,
-    /// Where it arrived, or leaves.
+    /// The device by which it arrived or leaves.
     pub device: DeviceId,
-    /// What it is.
+    /// What happened to it.
     pub kind: Kind,
-    /// What the path decided.
+    /// The path's verdict.
     pub verdict: Verdict,
-    /// Its connection, once the path had seen it.
+    /// Its connection after the path has processed it.
     pub conn: Option<ConnRecord>,
-    /// Its ends on the wire.
+    /// Its addresses and L4 ports.
     pub ends: Option<FrameEnds>,
-    /// Bytes that it has on the wire.
+    /// Its length on the wire in bytes.
     pub wire_len: u32,
     len: u16,
-    /// Its place in the burst.
+    /// Its index in the burst.
     slot: u8,
     bytes: [u8; SNAP_MAX],
 }
@@ -92,15 +92,15 @@ impl Record {
         })
     }
 
-    /// The bytes that were kept.
+    /// The bytes that the record holds.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
     fn copy(&mut self, frame: &[u8], snap: usize) {
         let len = frame.len().min(snap).min(SNAP_MAX);
-        if let (Some(room), Some(kept)) = (self.bytes.get_mut(..len), frame.get(..len)) {
-            room.copy_from_slice(kept);
+        if let (Some(to), Some(from)) = (self.bytes.get_mut(..len), frame.get(..len)) {
+            to.copy_from_slice(from);
         }
         self.wire_len = frame.len() as u32;
         self.len = len as u16;
@@ -108,44 +108,67 @@ impl Record {
     }
 }
 
-/// What is recorded.
+/// What a tap records.
 #[derive(Clone, Copy, Debug)]
 pub struct TapSettings {
-    /// Which frames.
+    /// Which frames match.
     pub filter: CaptureFilter,
-    /// Those that arrive.
+    /// Whether to record frames that arrive.
     pub arriving: bool,
-    /// Those that leave.
+    /// Whether to record frames that leave.
     pub leaving: bool,
-    /// Bytes kept of each.
+    /// Bytes kept of each frame.
     pub snap: usize,
-    /// Nothing from this value of the time stamp counter on.
+    /// The tap records nothing from this value of the time stamp counter on.
     pub end_cycles: u64,
 }
 
-/// Records that did not fit, by device.
+/// A frame that leaves without having arrived in the current burst, or that is dropped on its way out.
+#[derive(Clone, Copy, Debug)]
+pub struct Departure<'a> {
+    device: DeviceId,
+    kind: Kind,
+    verdict: Verdict,
+    frame: &'a [u8],
+}
+
+impl<'a> Departure<'a> {
+    /// `frame` leaves by `device`, unless `verdict` names another one.
+    #[inline]
+    pub const fn new(device: DeviceId, kind: Kind, verdict: Verdict, frame: &'a [u8]) -> Self {
+        let device = match verdict {
+            Verdict::Transmit(to) => to,
+            _ => device,
+        };
+        Self {
+            device,
+            kind,
+            verdict,
+            frame,
+        }
+    }
+}
+
+/// Lost records by device: there was no empty box for them.
 pub type Lost = [AtomicU64; DEVICES_MAX];
 
-/// The management core's ends of one worker's tap. Dropping them ends the tap.
+/// The management core's side of one worker's tap. Dropping it ends the tap.
 #[derive(Debug)]
 pub struct TapEnd {
     /// Filled boxes.
     pub records: rtrb::Consumer<Box<Record>>,
-    /// For boxes that were read.
+    /// The way back for boxes that were read.
     pub empty: rtrb::Producer<Box<Record>>,
     /// See [`Lost`].
     pub lost: Arc<Lost>,
 }
 
-/// A worker's end of one capture.
+/// A worker's side of one capture.
 #[derive(Debug)]
 pub struct Tap {
     settings: TapSettings,
-    /// Frames of the burst in hand, the first `staged` of them.
-    #[expect(
-        clippy::vec_box,
-        reason = "a box goes into the ring as it is, and an empty one takes its place"
-    )]
+    /// The first `staged` boxes hold frames of the current burst.
+    #[expect(clippy::vec_box, reason = "a box moves into the ring, and an empty box replaces it")]
     stage: Vec<Box<Record>>,
     staged: usize,
     empty: rtrb::Consumer<Box<Record>>,
@@ -154,7 +177,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A tap with room for so many records, and the management core's end of it.
+    /// A tap whose ring holds `records_max` records, and the management core's side of it.
     pub fn new(settings: TapSettings, records_max: usize) -> (Box<Self>, TapEnd) {
         let (records, filled) = rtrb::RingBuffer::new(records_max);
         let (mut lent, empty) = rtrb::RingBuffer::new(records_max);
@@ -176,7 +199,7 @@ impl Tap {
         (Box::new(tap), end)
     }
 
-    /// Whether its capture is over and it wants to go back.
+    /// Whether its capture is over, so that it has to go back.
     fn has_ended(&self) -> bool {
         self.records.is_abandoned()
     }
@@ -200,10 +223,10 @@ impl Tap {
         }
     }
 
-    /// What became of what is staged.
+    /// Sends the staged records that match, with their verdicts.
     fn settle(&mut self, frames: &[Mbuf], verdicts: &[Verdict], conn_of: impl Fn(&FrameEnds) -> Option<ConnRecord>) {
-        for place in 0..std::mem::take(&mut self.staged) {
-            let Some(record) = self.stage.get_mut(place) else { break };
+        for index in 0..std::mem::take(&mut self.staged) {
+            let Some(record) = self.stage.get_mut(index) else { break };
             let slot = usize::from(record.slot);
             let (Some(frame), Some(&verdict)) = (frames.get(slot), verdicts.get(slot)) else {
                 continue;
@@ -221,41 +244,32 @@ impl Tap {
             record.conn = record.ends.as_ref().and_then(&conn_of);
             let (cycles, conn) = (record.cycles, record.conn);
             if arrives {
-                self.give(place);
+                self.send(index);
             }
             if let Some(to) = leaves {
-                self.leaves(place, cycles, to, Kind::Forwarded, verdict, frame.bytes(), conn);
+                let departure = Departure::new(to, Kind::Forwarded, verdict, frame.bytes());
+                self.record(index, cycles, departure, conn);
             }
         }
     }
 
-    /// Records a frame as it leaves, by the box in this place of the stage.
-    #[expect(clippy::too_many_arguments, reason = "all that is known of a frame, in one place")]
-    fn leaves(
-        &mut self,
-        place: usize,
-        cycles: u64,
-        to: DeviceId,
-        kind: Kind,
-        verdict: Verdict,
-        frame: &[u8],
-        conn: Option<ConnRecord>,
-    ) {
-        let Some(record) = self.stage.get_mut(place) else {
+    /// Records a frame as it leaves, in the box at this index of the stage.
+    fn record(&mut self, index: usize, cycles: u64, departure: Departure<'_>, conn: Option<ConnRecord>) {
+        let Some(record) = self.stage.get_mut(index) else {
             return;
         };
-        record.copy(frame, self.settings.snap);
+        record.copy(departure.frame, self.settings.snap);
         record.cycles = cycles;
-        record.device = to;
-        record.kind = kind;
-        record.verdict = verdict;
+        record.device = departure.device;
+        record.kind = departure.kind;
+        record.verdict = departure.verdict;
         record.conn = conn;
-        self.give(place);
+        self.send(index);
     }
 
-    /// Sends what lies in this place, if it is wanted, and puts an empty box there.
-    fn give(&mut self, place: usize) {
-        let Some(record) = self.stage.get_mut(place) else {
+    /// Sends the record at this index if it matches the filter, and puts an empty box in its place.
+    fn send(&mut self, index: usize) {
+        let Some(record) = self.stage.get_mut(index) else {
             return;
         };
         let filter = &self.settings.filter;
@@ -271,7 +285,7 @@ impl Tap {
         };
         let filled = std::mem::replace(record, empty);
         if let Err(rtrb::PushError::Full(filled)) = self.records.push(filled) {
-            // There is a place for each box that was lent; should one be missing, this box is used again.
+            // The ring has a slot for each lent box. If it were full all the same, this box would be used again.
             *record = filled;
         }
     }
@@ -282,13 +296,13 @@ impl Tap {
 pub struct Taps {
     #[expect(
         clippy::vec_box,
-        reason = "a tap goes back in the box that it came in: a worker frees nothing"
+        reason = "a tap goes back in the box in which it came, because a worker frees nothing"
     )]
     taps: Vec<Box<Tap>>,
 }
 
 impl Taps {
-    /// None.
+    /// No taps.
     pub fn new() -> Self {
         Self {
             taps: Vec::with_capacity(TAPS_MAX),
@@ -301,10 +315,10 @@ impl Taps {
         self.taps.is_empty()
     }
 
-    /// Adds a tap; too many go back.
+    /// Adds a tap. One too many goes back.
     ///
     /// # Errors
-    /// The tap itself when there are as many as there may be.
+    /// Returns the tap when the worker has as many taps as it may have.
     pub fn add(&mut self, tap: Box<Tap>) -> Result<(), Box<Tap>> {
         if self.taps.len() == self.taps.capacity() {
             return Err(tap);
@@ -313,13 +327,13 @@ impl Taps {
         Ok(())
     }
 
-    /// A tap whose capture is over.
+    /// Takes out a tap whose capture is over.
     pub fn take_ended(&mut self) -> Option<Box<Tap>> {
-        let place = self.taps.iter().position(|tap| tap.has_ended())?;
-        Some(self.taps.swap_remove(place))
+        let index = self.taps.iter().position(|tap| tap.has_ended())?;
+        Some(self.taps.swap_remove(index))
     }
 
-    /// Keeps what the path may rewrite.
+    /// Copies a burst before the path may rewrite it.
     #[cold]
     pub fn stage(&mut self, cycles: u64, device: DeviceId, kind: Kind, frames: &[Mbuf]) {
         for tap in &mut self.taps {
@@ -327,7 +341,7 @@ impl Taps {
         }
     }
 
-    /// Records what became of it.
+    /// Records the verdicts on the staged burst.
     #[cold]
     pub fn settle(
         &mut self,
@@ -340,34 +354,28 @@ impl Taps {
         }
     }
 
-    /// Records a frame that leaves `device` without having arrived, or that `verdict` keeps from it.
+    /// Records a frame that leaves and did not arrive in the current burst.
     #[cold]
-    pub fn leaves(
+    pub fn record(
         &mut self,
         cycles: u64,
-        device: DeviceId,
-        kind: Kind,
-        verdict: Verdict,
-        frame: &[u8],
+        departure: Departure<'_>,
         conn_of: impl Fn(&FrameEnds) -> Option<ConnRecord>,
     ) {
-        let device = match verdict {
-            Verdict::Transmit(to) => to,
-            _ => device,
-        };
         for tap in &mut self.taps {
             if tap.settings.leaving && !tap.is_off(cycles) {
-                let conn = FrameEnds::of(frame).as_ref().and_then(&conn_of);
-                tap.leaves(0, cycles, device, kind, verdict, frame, conn);
+                let conn = FrameEnds::of(departure.frame).as_ref().and_then(&conn_of);
+                tap.record(0, cycles, departure, conn);
             }
         }
     }
 
-    /// Records a frame that was to go on, out of `device` or to its twin, and is dropped. Its connection is the
-    /// path's to know, which is done with it.
+    /// Records a frame that was dropped after the path had sent it to `device` or to its twin. The record has no
+    /// connection: only the path knows it, and the path has finished with the frame.
     #[cold]
-    pub fn loses(&mut self, cycles: u64, device: DeviceId, reason: DropReason, frame: &[u8]) {
-        self.leaves(cycles, device, Kind::Lost, Verdict::Drop(reason), frame, |_| None);
+    pub fn record_lost(&mut self, cycles: u64, device: DeviceId, reason: DropReason, frame: &[u8]) {
+        let departure = Departure::new(device, Kind::Lost, Verdict::Drop(reason), frame);
+        self.record(cycles, departure, |_| None);
     }
 }
 
@@ -393,12 +401,13 @@ mod tests {
     }
 
     fn leave(taps: &mut Taps, cycles: u64, frame: &[u8]) {
-        let to = Verdict::Transmit(DeviceId(3));
-        taps.leaves(cycles, DeviceId(0), Kind::Generated, to, frame, |_| None);
+        let verdict = Verdict::Transmit(DeviceId(3));
+        let departure = Departure::new(DeviceId(0), Kind::Generated, verdict, frame);
+        taps.record(cycles, departure, |_| None);
     }
 
     #[test]
-    fn what_does_not_fit_is_lost_and_counted_and_boxes_that_come_back_are_filled_again() {
+    fn a_record_without_a_box_is_lost_and_counted_and_returned_boxes_are_filled_again() {
         let mut taps = Taps::new();
         let (tap, mut end) = tap(CaptureFilter::default(), 4);
         assert!(taps.add(tap).is_ok());
@@ -421,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tap_records_nothing_behind_its_time_and_goes_back_when_nobody_reads_it() {
+    fn a_tap_records_nothing_after_its_end_and_goes_back_when_nobody_reads_it() {
         let mut taps = Taps::new();
         let (tap, mut end) = tap(CaptureFilter::default(), 4);
         assert!(taps.add(tap).is_ok());
@@ -432,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn more_taps_than_there_may_be_go_back() {
+    fn a_tap_too_many_goes_back() {
         let mut taps = Taps::new();
         let ends: Vec<_> = (0..=TAPS_MAX)
             .map(|number| {

@@ -1,4 +1,4 @@
-//! Step 8: where a frame goes after the path has decided, and the count of it.
+//! Dispatch: sends each frame where its verdict says, and counts it.
 
 use std::sync::Arc;
 
@@ -11,42 +11,42 @@ use lvs_core::verdict::{DropReason, Verdict, WaitId};
 
 use crate::dpdk::{Burst, Mbuf, clock};
 use crate::worker::capture::Taps;
-use crate::worker::handoff::{Handoff, Outbox};
+use crate::worker::handoff::{Handoff, HandoffSenders};
 use crate::worker::hold::Hold;
 use crate::worker::punt::PuntedFrames;
 use crate::worker::tx::TxRoute;
 
-/// All ways out of a worker.
+/// All exits of a worker: transmit queues, rings to other workers, rings to the twin thread.
 #[derive(Debug)]
 pub struct Dispatcher {
     /// By device.
     tx_routes: Vec<TxRoute>,
-    outbox: Outbox,
+    handoffs: HandoffSenders,
     punted: PuntedFrames,
     /// Bit `n`: device `n` has a kernel twin.
     twins: u32,
     /// Frames that wait for a neighbour.
     pub(super) hold: Hold,
-    /// Captures that run.
+    /// The running captures.
     pub(super) taps: Taps,
-    /// Dropped frames, freed together.
+    /// Dropped frames. They are freed together.
     dropped: Burst,
     counters: Arc<WorkerCounters>,
 }
 
 impl Dispatcher {
-    /// The ways by device, the rings to the other workers and to the twin thread, and the devices with a twin
-    /// (bit `n` for device `n`).
+    /// Takes the route to each device, the rings to other workers and to the twin thread, and the devices that have a
+    /// twin (bit `n` for device `n`).
     pub fn new(
         tx_routes: Vec<TxRoute>,
-        outbox: Outbox,
+        handoffs: HandoffSenders,
         punted: PuntedFrames,
         twins: u32,
         counters: Arc<WorkerCounters>,
     ) -> Self {
         Self {
             tx_routes,
-            outbox,
+            handoffs,
             punted,
             twins,
             hold: Hold::new(),
@@ -56,20 +56,20 @@ impl Dispatcher {
         }
     }
 
-    /// What this worker counts.
+    /// This worker's counters.
     pub fn counters(&self) -> Arc<WorkerCounters> {
         Arc::clone(&self.counters)
     }
 
-    /// Sends a frame that came from `device` where `verdict` says; to be held, it waits for what `neighbour` names.
+    /// Sends a frame that came from `device` where `verdict` says. For a frame to be held, `awaited` returns its neighbour
+    /// and the current time.
     #[inline]
     pub fn dispatch(
         &mut self,
         device: DeviceId,
         mbuf: Mbuf,
         verdict: Verdict,
-        now: Tick,
-        neighbour: impl FnOnce(WaitId) -> NeighbourKey,
+        awaited: impl FnOnce(WaitId) -> (NeighbourKey, Tick),
     ) {
         match verdict {
             Verdict::Transmit(to) => self.transmit(to, mbuf),
@@ -78,9 +78,9 @@ impl Dispatcher {
                 self.handoff(usize::from(worker.0), Handoff::Process { mbuf, from: device }, device);
             }
             Verdict::Hold(wait) => {
-                let neighbour = neighbour(wait);
+                let (neighbour, now) = awaited(wait);
                 if let Err(mbuf) = self.hold.push(mbuf, neighbour, now) {
-                    self.lose(neighbour.device, mbuf, DropReason::HeldQueueFull);
+                    self.drop_late(neighbour.device, mbuf, DropReason::HeldQueueFull);
                 }
             }
             Verdict::Consumed => {
@@ -102,7 +102,7 @@ impl Dispatcher {
         }
     }
 
-    /// Transmits a complete frame, by another worker's queue if need be.
+    /// Transmits a complete frame. Without a queue of its own, the worker hands it off to one that has a queue.
     #[inline]
     pub fn transmit(&mut self, to: DeviceId, mbuf: Mbuf) {
         match self.tx_routes.get_mut(usize::from(to.0)) {
@@ -111,12 +111,12 @@ impl Dispatcher {
                 let worker = *worker;
                 self.handoff(worker, Handoff::Transmit { mbuf, to }, to);
             }
-            None => self.lose(to, mbuf, DropReason::NoRoute),
+            None => self.drop_late(to, mbuf, DropReason::NoRoute),
         }
     }
 
-    /// Transmits a whole burst at once by an own queue for which nothing is collected yet. Otherwise `false`, and the
-    /// burst is as it was.
+    /// Moves a whole burst into the batch of an own transmit queue if that batch is empty. Otherwise returns `false` and
+    /// leaves the burst unchanged.
     #[inline]
     pub fn transmit_all(&mut self, to: DeviceId, burst: &mut Burst) -> bool {
         match self.tx_routes.get_mut(usize::from(to.0)) {
@@ -125,34 +125,36 @@ impl Dispatcher {
         }
     }
 
-    /// Transmits a frame for another worker: only by an own queue, so that it never goes round.
+    /// Transmits a frame for another worker. Only an own queue will do, so no frame circulates between workers.
     #[inline]
     pub fn transmit_own(&mut self, to: DeviceId, mbuf: Mbuf) {
         match self.tx_routes.get_mut(usize::from(to.0)) {
             Some(TxRoute::Own(tx_buffer)) => tx_buffer.push(mbuf, &self.counters, &mut self.taps),
-            _ => self.lose(to, mbuf, DropReason::NoRoute),
+            _ => self.drop_late(to, mbuf, DropReason::NoRoute),
         }
     }
 
-    /// Drops a frame that was to go on by `device`, or to its twin: no verdict says so, so captures are told here.
+    /// Drops a frame that the path had sent to `device` or to its twin. Captures record it here, because they saw another
+    /// verdict.
     #[cold]
-    pub fn lose(&mut self, device: DeviceId, mbuf: Mbuf, reason: DropReason) {
+    pub fn drop_late(&mut self, device: DeviceId, mbuf: Mbuf, reason: DropReason) {
         if !self.taps.is_empty() {
-            self.taps.loses(clock::cycles(), device, reason, mbuf.bytes());
+            self.taps.record_lost(clock::cycles(), device, reason, mbuf.bytes());
         }
         self.drop_frame(mbuf, reason);
     }
 
-    /// The same for a frame that the path made and that found no buffer.
+    /// Drops a frame that the path generated, for lack of a buffer.
     #[cold]
-    pub fn lose_generated(&mut self, device: DeviceId, bytes: &[u8]) {
+    pub fn drop_generated(&mut self, device: DeviceId, bytes: &[u8]) {
         if !self.taps.is_empty() {
-            self.taps.loses(clock::cycles(), device, DropReason::NoMbuf, bytes);
+            self.taps
+                .record_lost(clock::cycles(), device, DropReason::NoMbuf, bytes);
         }
         self.counters.drop_packet(DropReason::NoMbuf);
     }
 
-    /// Drops a frame by name, as its verdict says.
+    /// Drops a frame for the reason that its verdict gives.
     #[inline]
     pub fn drop_frame(&mut self, mbuf: Mbuf, reason: DropReason) {
         self.counters.drop_packet(reason);
@@ -167,9 +169,9 @@ impl Dispatcher {
         }
     }
 
-    /// Sends all batches and frees what was dropped.
+    /// Transmits all batches and frees the dropped frames.
     #[inline]
-    pub fn flush(&mut self) {
+    pub fn tx(&mut self) {
         for tx_route in &mut self.tx_routes {
             if let TxRoute::Own(tx_buffer) = tx_route {
                 tx_buffer.flush(&self.counters, &mut self.taps);
@@ -180,25 +182,25 @@ impl Dispatcher {
 
     fn punt(&mut self, device: DeviceId, mbuf: Mbuf) {
         if self.twins.checked_shr(u32::from(device.0)).unwrap_or(0) & 1 == 0 {
-            self.lose(device, mbuf, DropReason::NoTwin);
+            self.drop_late(device, mbuf, DropReason::NoTwin);
             return;
         }
         let bytes = mbuf.bytes().len() as u64;
-        match self.punted.give(mbuf, device) {
+        match self.punted.send(mbuf, device) {
             Ok(()) => {
                 let counters = self.counters.device(device);
                 counters.punted_packets.add(1);
                 counters.punted_bytes.add(bytes);
             }
-            Err(mbuf) => self.lose(device, mbuf, DropReason::PuntRingFull),
+            Err(mbuf) => self.drop_late(device, mbuf, DropReason::PuntRingFull),
         }
     }
 
     #[inline]
-    fn handoff(&mut self, worker: usize, handed: Handoff, device: DeviceId) {
-        match self.outbox.give(worker, handed) {
+    fn handoff(&mut self, worker: usize, handoff: Handoff, device: DeviceId) {
+        match self.handoffs.send(worker, handoff) {
             Ok(()) => self.counters.handoff_out.add(1),
-            Err(mbuf) => self.lose(device, mbuf, DropReason::HandoffRingFull),
+            Err(mbuf) => self.drop_late(device, mbuf, DropReason::HandoffRingFull),
         }
     }
 }

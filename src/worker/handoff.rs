@@ -1,7 +1,7 @@
-//! Rings of frames between workers, one for each ordered pair: wait-free, one producer and one consumer.
+//! Rings of frames between workers, one for each ordered pair. They are wait-free and have one producer and one consumer.
 //!
-//! A frame goes to the worker that owns its connection, or to one that has a transmit queue of a device of
-//! which this worker has none.
+//! A worker hands a frame off to the worker that owns its connection, or to one that has the transmit queue which this
+//! worker lacks.
 
 use arrayvec::ArrayVec;
 use lvs_core::l3::DeviceId;
@@ -10,11 +10,11 @@ use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use crate::dpdk::Mbuf;
 
-/// Frames that may wait in one ring between two of `workers_count` workers.
+/// Slots of one ring between two of `workers_count` workers.
 ///
-/// A worker that shares its CPU may be off it for some milliseconds, in which 512 frames are not enough at
-/// half a million packets a second (measured: 6 % lost in a lab). Among many workers each ring carries
-/// little, and all rings together must not pin the pool.
+/// A worker that shares its CPU may not run for some milliseconds. At half a million packets per second 512 slots are too
+/// few for that (a lab lost 6 %). With many workers each ring carries few frames, and all rings together must not hold
+/// most of the pool's buffers.
 pub const fn slots(workers_count: usize) -> usize {
     match workers_count {
         0..=2 => 4_096,
@@ -27,21 +27,21 @@ pub const fn slots(workers_count: usize) -> usize {
 /// A frame for another worker.
 #[derive(Debug)]
 pub enum Handoff {
-    /// The receiver owns its connection: decide about it.
+    /// The receiver owns its connection and processes it.
     Process {
-        /// The frame as it was received.
+        /// The frame, unchanged since it was received.
         mbuf: Mbuf,
-        /// The device it was received from.
+        /// The device that received it.
         from: DeviceId,
     },
-    /// The kernel sends it, and the receiver owns the connection that it is a reply of.
+    /// The kernel sends it as a reply of a connection that the receiver owns.
     FromHost {
         /// The frame.
         mbuf: Mbuf,
-        /// The device whose twin it came from, and by which it leaves.
+        /// The device whose twin sent it and by which it leaves.
         device: DeviceId,
     },
-    /// It is complete; only the queue is missing.
+    /// It is complete, and the receiver has the transmit queue.
     Transmit {
         /// The frame.
         mbuf: Mbuf,
@@ -58,36 +58,38 @@ impl Handoff {
     }
 }
 
-/// What other workers hand to this one. Within the worker: polling an empty ring writes to its end, and on the heap the ends
-/// of two workers lie on one cache line.
+/// The rings on which other workers hand frames off to this one. The worker holds them itself: polling an empty ring writes
+/// to its consumer, and on the heap the consumers of two workers would share a cache line.
 #[derive(Debug, Default)]
-pub struct Inbox(ArrayVec<Consumer<Handoff>, WORKERS_MAX>);
+pub struct HandoffReceivers(ArrayVec<Consumer<Handoff>, WORKERS_MAX>);
 
-/// What this worker hands to others; nothing at its own index.
+/// The rings on which this worker hands frames off, by worker. There is none at its own index.
 #[derive(Debug, Default)]
-pub struct Outbox(ArrayVec<Option<Producer<Handoff>>, WORKERS_MAX>);
+pub struct HandoffSenders(ArrayVec<Option<Producer<Handoff>>, WORKERS_MAX>);
 
-impl Inbox {
-    /// How many workers may hand something over.
+impl HandoffReceivers {
+    /// How many workers may hand frames off to this one.
     #[inline]
     pub fn peers_count(&self) -> usize {
         self.0.len()
     }
 
-    /// The next frame from the peer at this place: 0 to [`Self::peers_count`].
+    /// The next frame from a peer, whose number is below [`Self::peers_count`].
     #[inline]
-    pub fn take(&mut self, peer: usize) -> Option<Handoff> {
+    pub fn receive(&mut self, peer: usize) -> Option<Handoff> {
         self.0.get_mut(peer)?.pop().ok()
     }
 }
 
-impl Outbox {
-    /// Hands a frame to a worker; gives it back when its ring is full, or when there is no such other worker.
+impl HandoffSenders {
+    /// Hands a frame off to a worker. Returns its buffer when the ring is full or when there is no such other worker.
     #[inline]
-    pub fn give(&mut self, worker: usize, handed: Handoff) -> Result<(), Mbuf> {
+    pub fn send(&mut self, worker: usize, handoff: Handoff) -> Result<(), Mbuf> {
         match self.0.get_mut(worker) {
-            Some(Some(ring)) => ring.push(handed).map_err(|PushError::Full(handed)| handed.into_mbuf()),
-            _ => Err(handed.into_mbuf()),
+            Some(Some(ring)) => ring
+                .push(handoff)
+                .map_err(|PushError::Full(handoff)| handoff.into_mbuf()),
+            _ => Err(handoff.into_mbuf()),
         }
     }
 }
@@ -96,17 +98,17 @@ impl Outbox {
 ///
 /// # Panics
 /// When there are more than [`WORKERS_MAX`].
-pub fn mesh(workers_count: usize) -> Vec<(Inbox, Outbox)> {
-    let mut inboxes: Vec<_> = (0..workers_count).map(|_| Inbox::default()).collect();
-    let mut outboxes = Vec::with_capacity(workers_count);
-    for giver in 0..workers_count {
-        let mut outbox = Outbox::default();
-        for (taker, inbox) in inboxes.iter_mut().enumerate() {
-            let (producer, consumer) = (giver != taker).then(|| RingBuffer::new(slots(workers_count))).unzip();
-            inbox.0.extend(consumer);
-            outbox.0.push(producer);
+pub fn mesh(workers_count: usize) -> Vec<(HandoffReceivers, HandoffSenders)> {
+    let mut all_receivers: Vec<_> = (0..workers_count).map(|_| HandoffReceivers::default()).collect();
+    let mut all_senders = Vec::with_capacity(workers_count);
+    for from in 0..workers_count {
+        let mut senders = HandoffSenders::default();
+        for (to, receivers) in all_receivers.iter_mut().enumerate() {
+            let (producer, consumer) = (from != to).then(|| RingBuffer::new(slots(workers_count))).unzip();
+            receivers.0.extend(consumer);
+            senders.0.push(producer);
         }
-        outboxes.push(outbox);
+        all_senders.push(senders);
     }
-    inboxes.into_iter().zip(outboxes).collect()
+    all_receivers.into_iter().zip(all_senders).collect()
 }

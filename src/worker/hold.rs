@@ -1,4 +1,4 @@
-//! Frames that wait until the kernel has resolved a neighbour, in order, bounded in number and time.
+//! Frames that wait until the kernel has resolved a neighbour. Their order is kept, their number and time are bounded.
 
 use std::collections::VecDeque;
 
@@ -8,18 +8,18 @@ use lvs_core::tick::Tick;
 
 use crate::dpdk::Mbuf;
 
-/// Milliseconds that a frame waits: the kernel gives up after three probes, one a second.
+/// Milliseconds that a frame waits. The kernel gives up after three probes, one per second.
 const WAIT_MS: u32 = 3_000;
 
 /// Milliseconds between two requests for the same neighbour.
-const ASK_AGAIN_MS: u32 = 1_000;
+const REQUEST_PERIOD_MS: u32 = 1_000;
 
 /// A frame that waits.
 #[derive(Debug)]
 pub struct Held {
-    /// Complete but for the MAC addresses.
+    /// The frame. Only the MAC addresses are missing.
     pub mbuf: Mbuf,
-    /// What it waits for.
+    /// The neighbour that it waits for.
     pub neighbour: NeighbourKey,
     since: Tick,
 }
@@ -29,20 +29,20 @@ pub struct Held {
 struct Waiting {
     neighbour: NeighbourKey,
     frames_count: usize,
-    ask_at: Tick,
+    request_at: Tick,
 }
 
-/// See the module. Oldest first.
+/// See the module. The oldest frame comes first.
 #[derive(Debug)]
 pub struct Hold {
     frames: VecDeque<Held>,
-    // Searched from the front: it is as long as the networks have silent neighbours, at most HELD_MAX, and is
-    // touched by frames without a neighbour only.
+    // A search goes from the front to the back. The list has one entry per silent neighbour, at most HELD_MAX, and only
+    // frames without a resolved neighbour need it.
     waiting: Vec<Waiting>,
 }
 
 impl Hold {
-    /// An empty one with room for all it may ever hold.
+    /// An empty hold whose memory suffices for all that it may ever hold.
     pub fn new() -> Self {
         Self {
             frames: VecDeque::with_capacity(HELD_MAX),
@@ -50,17 +50,17 @@ impl Hold {
         }
     }
 
-    /// Frames that wait: 0 to [`HELD_MAX`].
+    /// How many frames wait: 0 to [`HELD_MAX`].
     pub fn len(&self) -> usize {
         self.frames.len()
     }
 
-    /// Whether none waits.
+    /// Whether no frame waits.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
 
-    /// Lets a frame wait; gives it back when too many wait already for this or any neighbour.
+    /// Lets a frame wait. Returns it when too many wait already, for this neighbour or in total.
     pub fn push(&mut self, mbuf: Mbuf, neighbour: NeighbourKey, now: Tick) -> Result<(), Mbuf> {
         if self.frames.len() >= HELD_MAX {
             return Err(mbuf);
@@ -68,11 +68,11 @@ impl Hold {
         match self.waiting.iter_mut().find(|waiting| waiting.neighbour == neighbour) {
             Some(waiting) if waiting.frames_count >= HELD_PER_NEIGHBOUR_MAX => return Err(mbuf),
             Some(waiting) => waiting.frames_count += 1,
-            // Fewer neighbours than frames, so there is room.
+            // There are never more neighbours than frames, so the list does not grow.
             None => self.waiting.push(Waiting {
                 neighbour,
                 frames_count: 1,
-                ask_at: now,
+                request_at: now,
             }),
         }
         self.frames.push_back(Held {
@@ -93,26 +93,26 @@ impl Hold {
         }
     }
 
-    /// Takes out the oldest frame. Taking each once and giving back ([`Self::give_back`]) those that still
-    /// wait keeps their order.
+    /// Takes out the oldest frame. The order is kept if a caller takes each frame once and puts back
+    /// ([`Self::put_back`]) those that still wait.
     pub fn pop(&mut self) -> Option<Held> {
         let held = self.frames.pop_front()?;
-        if let Some(place) = self
+        if let Some(index) = self
             .waiting
             .iter()
             .position(|waiting| waiting.neighbour == held.neighbour)
-            && let Some(waiting) = self.waiting.get_mut(place)
+            && let Some(waiting) = self.waiting.get_mut(index)
         {
             waiting.frames_count -= 1;
             if waiting.frames_count == 0 {
-                self.waiting.swap_remove(place);
+                self.waiting.swap_remove(index);
             }
         }
         Some(held)
     }
 
-    /// Lets a frame wait on, for the rest of its time; gives it back when there is no room.
-    pub fn give_back(&mut self, held: Held, now: Tick) -> Result<(), Mbuf> {
+    /// Lets a frame wait for the remainder of its time. Returns it when too many wait already.
+    pub fn put_back(&mut self, held: Held, now: Tick) -> Result<(), Mbuf> {
         self.push(held.mbuf, held.neighbour, now)?;
         if let Some(last) = self.frames.back_mut() {
             last.since = held.since;
@@ -120,11 +120,11 @@ impl Hold {
         Ok(())
     }
 
-    /// Calls `ask` for each neighbour whose turn it is; one that it cannot take now is tried again.
-    pub fn ask(&mut self, now: Tick, mut ask: impl FnMut(NeighbourKey) -> bool) {
+    /// Calls `request` for each neighbour that is due. Where `request` returns `false`, the next call tries again.
+    pub fn request_neighbours(&mut self, now: Tick, mut request: impl FnMut(NeighbourKey) -> bool) {
         for waiting in &mut self.waiting {
-            if now.reached(waiting.ask_at) && ask(waiting.neighbour) {
-                waiting.ask_at = now.plus_ms(ASK_AGAIN_MS);
+            if now.reached(waiting.request_at) && request(waiting.neighbour) {
+                waiting.request_at = now.plus_ms(REQUEST_PERIOD_MS);
             }
         }
     }

@@ -1,5 +1,6 @@
-//! Step 9, between two bursts: timers of connections in every pass; about every millisecond commands, held frames, walks.
-//! Commands for a worker that has nothing else to do are taken at once: whoever changes services waits for that.
+//! Housekeeping, the last phase of a pass. Every pass serves connection timers. About once per millisecond it also serves
+//! commands, held frames and walks through the tables.
+//! An idle worker takes commands at once, because whoever changes services waits for that.
 
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
@@ -9,16 +10,16 @@ use lvs_core::verdict::{DropReason, Verdict};
 
 use crate::dpdk::clock;
 use crate::worker::Worker;
-use crate::worker::capture::Kind;
+use crate::worker::capture::{Departure, Kind};
 use crate::worker::hold::Held;
 use crate::worker::mailbox::{COMMANDS_MAX, Command, ConnDump, Reply};
 use crate::worker::packet_path::PacketPath;
 
-/// Busy passes after which it is time even within the same millisecond: nobody waits longer for a busy worker's answer
-/// than for a quiet one's.
+/// Busy passes after which housekeeping is due even within the same millisecond. So a busy worker answers as soon as an
+/// idle one.
 const BUSY_PASSES_MAX: u32 = 64;
 
-/// Commands taken at a time.
+/// The most commands that one pass takes.
 const COMMANDS_PER_PASS_MAX: usize = 4;
 
 /// When housekeeping is due.
@@ -36,7 +37,7 @@ impl Pace {
         }
     }
 
-    /// Once a pass: whether it is due now.
+    /// To be called once per pass. Returns whether housekeeping is due now.
     #[inline]
     pub(super) fn is_due(&mut self, now: Tick, busy: bool) -> bool {
         self.busy_passes += u32::from(busy);
@@ -50,23 +51,23 @@ impl Pace {
 }
 
 impl<P: PacketPath> Worker<P> {
-    /// Lets connections expire whose time has come; whether there was anything to do.
+    /// Lets connections expire whose time has come. Returns whether a timer was due.
     #[inline]
     pub(super) fn expire(&mut self, now: Tick) -> bool {
         let is_due = self.path.expire(now);
         if is_due {
-            // Templates that stay are told to other directors.
-            self.tell();
+            // Templates whose timer was renewed are synced to other directors.
+            self.sync_out();
         }
         is_due
     }
 
-    /// See the module. Whether there were commands.
-    pub(super) fn keep_up(&mut self, now: Tick) -> bool {
+    /// See the module. Returns whether there was a command.
+    pub(super) fn housekeeping(&mut self, now: Tick) -> bool {
         self.path.housekeeping(now);
-        // They are on their way out: no device of arrival matters.
+        // Their verdicts name the device by which they leave. No frame arrived for them, so this device is not used.
         self.send_generated(DeviceId(0), now);
-        self.tell();
+        self.sync_out();
         if !self.dispatcher.taps.is_empty() {
             self.give_back_taps();
         }
@@ -81,14 +82,16 @@ impl<P: PacketPath> Worker<P> {
         if !self.dispatcher.hold.is_empty() {
             self.give_up_expired(now);
             let mailbox = &self.mailbox;
-            self.dispatcher.hold.ask(now, |neighbour| mailbox.ask(neighbour));
+            self.dispatcher
+                .hold
+                .request_neighbours(now, |neighbour| mailbox.request_neighbour(neighbour));
         }
         self.counters.held.set(self.dispatcher.hold.len() as u64);
         handled_command
     }
 
-    /// Behind a rest: whoever saw the worker at rest relies on it that no frame is judged before. Whether there were
-    /// commands.
+    /// Handles all commands after a sleep. Whoever saw the worker asleep relies on this happening before the next frame.
+    /// Returns whether there was a command.
     #[cold]
     pub(super) fn handle_commands(&mut self) -> bool {
         let now = self.clock.tick_of(clock::cycles());
@@ -114,13 +117,13 @@ impl<P: PacketPath> Worker<P> {
                 self.dump(&mut dump, now);
                 self.mailbox.answer(Reply::ConnDump(dump));
             }
-            Command::Explain(mut ask) => {
-                ask.answer = self.path.explain(&ask.question, now);
-                self.mailbox.answer(Reply::Explained(ask));
+            Command::Explain(mut request) => {
+                request.answer = self.path.explain(&request.question, now);
+                self.mailbox.answer(Reply::Explained(request));
             }
-            Command::TakeOver(conns) => {
+            Command::ImportSynced(conns) => {
                 self.path.import_synced(now, &conns);
-                self.mailbox.answer(Reply::TakenOver(conns));
+                self.mailbox.answer(Reply::ImportedSynced(conns));
             }
             Command::Tap(tap) => {
                 if let Err(tap) = self.dispatcher.taps.add(tap) {
@@ -131,7 +134,7 @@ impl<P: PacketPath> Worker<P> {
         }
     }
 
-    /// Taps of captures that are over, as long as there is room for them.
+    /// Returns taps of ended captures, as long as the mailbox can take replies.
     #[cold]
     fn give_back_taps(&mut self) {
         while !self.mailbox.replies.is_full()
@@ -147,7 +150,7 @@ impl<P: PacketPath> Worker<P> {
         }
     }
 
-    /// Looks at every held frame once: a new snapshot may know its neighbour.
+    /// Looks at every held frame once, because a new snapshot may know its neighbour.
     fn retry_held(&mut self, now: Tick) {
         for _ in 0..self.dispatcher.hold.len() {
             let Some(mut held) = self.dispatcher.hold.pop() else {
@@ -156,17 +159,12 @@ impl<P: PacketPath> Worker<P> {
             match self.path.finish(&mut held.mbuf, held.neighbour) {
                 None => {
                     let device = held.neighbour.device;
-                    if let Err(mbuf) = self.dispatcher.hold.give_back(held, now) {
-                        self.dispatcher.lose(device, mbuf, DropReason::HeldQueueFull);
+                    if let Err(mbuf) = self.dispatcher.hold.put_back(held, now) {
+                        self.dispatcher.drop_late(device, mbuf, DropReason::HeldQueueFull);
                     }
                 }
                 Some(Verdict::Drop(DropReason::NeighbourFailed)) => self.give_up(held, now),
-                Some(verdict) => {
-                    let device = held.neighbour.device;
-                    self.tap(device, Kind::Held, verdict, held.mbuf.bytes(), now);
-                    self.dispatcher
-                        .dispatch(device, held.mbuf, verdict, now, |wait| self.path.neighbour(wait));
-                }
+                Some(verdict) => self.dispatch_held(held, verdict, now),
             }
         }
     }
@@ -177,12 +175,18 @@ impl<P: PacketPath> Worker<P> {
         }
     }
 
-    /// The neighbour is silent: what becomes of a frame for it.
+    /// Ends the wait of a frame whose neighbour is silent.
     fn give_up(&mut self, mut held: Held, now: Tick) {
+        let verdict = self.path.give_up(held.neighbour.device, now, &mut held.mbuf);
+        self.dispatch_held(held, verdict, now);
+    }
+
+    /// Sends a frame that has waited where `verdict` says.
+    fn dispatch_held(&mut self, held: Held, verdict: Verdict, now: Tick) {
         let device = held.neighbour.device;
-        let verdict = self.path.give_up(device, now, &mut held.mbuf);
-        self.tap(device, Kind::Held, verdict, held.mbuf.bytes(), now);
-        self.dispatcher
-            .dispatch(device, held.mbuf, verdict, now, |wait| self.path.neighbour(wait));
+        let frame = held.mbuf.bytes();
+        self.tap(Departure::new(device, Kind::Held, verdict, frame), now);
+        let awaited = |wait| (self.path.neighbour(wait), now);
+        self.dispatcher.dispatch(device, held.mbuf, verdict, awaited);
     }
 }

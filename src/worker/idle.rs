@@ -1,8 +1,8 @@
-//! What a worker does when a pass brought nothing.
+//! What a worker does after a pass without frames.
 //!
-//! In:  whether the pass moved frames, when it began. Out: a pause, a sleep, or a wait for a device's interrupt.
-//! Never: makes a system call while frames come, or at all unless the policy says so. Every sleep is bounded, because
-//! timers, the mailbox and the rings of other threads wake nobody.
+//! In:  whether the pass moved frames, and when it began. Out: a pause, a sleep, or a wait for a device's interrupt.
+//! Never: makes a system call while frames arrive, or at all unless the policy allows it. Every sleep is bounded, because
+//! timers, the mailbox and rings of other threads wake nobody.
 //! Ref:  DPDK l3fwd-power (interrupt mode); VPP `rx-mode adaptive`.
 
 use std::time::Duration;
@@ -13,47 +13,47 @@ use lvs_core::single_writer::SingleWriter;
 use crate::dpdk::{Clock, RxQueue, clock, queue};
 use crate::worker::mailbox::Mailbox;
 
-/// How much CPU an idle worker burns against how soon it notices a frame.
+/// A trade of CPU time: how much an idle worker burns, and how soon it notices a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IdlePolicy {
     /// Poll again at once: lowest latency.
     Spin,
-    /// Poll again after the CPU's pause instruction: kinder to a hyper-thread sibling.
+    /// Poll again after the CPU's pause instruction, which leaves more of the core to a hyper-thread sibling.
     #[default]
     Pause,
-    /// After so many empty passes sleep between passes: for labs and shared CPUs.
+    /// Sleep between passes after a number of empty ones. For labs and shared CPUs.
     Sleep {
         /// Empty passes in a row before the first sleep.
         after_polls: u32,
-        /// Microseconds a sleep; the kernel adds its timer slack of about 50.
+        /// Microseconds of one sleep. The kernel adds its timer slack of about 50.
         us: u32,
     },
-    /// Poll while frames come. After a silence wait for the interrupt of a device, at most a millisecond; where a queue
-    /// has none, sleep a part of the silence so far.
+    /// Poll while frames arrive. After a silence wait for a device's interrupt, at most a millisecond. Where a queue has no
+    /// interrupt, sleep for a part of the silence so far.
     Adaptive {
-        /// Microseconds of silence before the first rest.
+        /// Microseconds of silence before the first sleep.
         quiet_us: u32,
-        /// Microseconds of the longest sleep: how late a frame is noticed.
+        /// Microseconds of the longest sleep, which is how late a frame may be noticed.
         sleep_max_us: u32,
     },
 }
 
-/// A sleep is the silence so far divided by this: what it adds to a flow's gaps stays small beside them.
+/// A sleep lasts as long as the silence so far, divided by this. So it adds little to the gaps between a flow's frames.
 const SILENCE_TO_SLEEP: u64 = 4;
 
-/// The longest wait for an interrupt: timers are served as they are while the worker polls.
+/// The longest wait for an interrupt. Timers are served as often as by a worker that polls.
 const WAIT_MS: u16 = 1;
 
-/// The policy and for how long there has been nothing.
+/// The policy and the length of the current silence.
 #[derive(Debug)]
 pub(super) struct Idle {
     policy: IdlePolicy,
     empty_passes: u32,
-    /// Every queue of this worker can wake it.
+    /// Whether every queue of this worker can wake it.
     wakes: bool,
-    /// The queues interrupt for the next frame.
+    /// Whether the queues interrupt for the next frame.
     armed: bool,
-    /// When the last pass began that moved frames, in cycles.
+    /// When the last pass with frames began, in cycles.
     busy_at: u64,
     cycles_per_us: u64,
 }
@@ -70,7 +70,7 @@ impl Idle {
         }
     }
 
-    /// Once, on the worker's own thread, before the first pass.
+    /// To be called on the worker's own thread before the first pass.
     pub(super) fn begin(&mut self, rx: &mut [RxQueue]) {
         self.busy_at = clock::cycles();
         if let IdlePolicy::Adaptive { .. } = self.policy {
@@ -78,9 +78,15 @@ impl Idle {
         }
     }
 
-    /// Behind every pass; `began` is when it did, in cycles. Whether there was a rest.
+    /// To be called after every pass, which began at `began`, in cycles. Returns whether the worker slept.
     #[inline]
-    pub(super) fn after_pass(&mut self, busy: bool, began: u64, rx: &mut [RxQueue], sleeper: Sleeper<'_>) -> bool {
+    pub(super) fn after_pass(
+        &mut self,
+        busy: bool,
+        began: u64,
+        rx: &mut [RxQueue],
+        recorder: SleepRecorder<'_>,
+    ) -> bool {
         if busy {
             self.empty_passes = 0;
             self.busy_at = began;
@@ -95,7 +101,7 @@ impl Idle {
             IdlePolicy::Sleep { after_polls, us } => {
                 self.empty_passes = self.empty_passes.saturating_add(1);
                 if self.empty_passes > after_polls {
-                    sleeper.asleep(|| std::thread::sleep(Duration::from_micros(u64::from(us))));
+                    recorder.sleep(|| std::thread::sleep(Duration::from_micros(u64::from(us))));
                     return true;
                 }
                 std::hint::spin_loop();
@@ -105,10 +111,10 @@ impl Idle {
                 if silence_us < u64::from(quiet_us) {
                     std::hint::spin_loop();
                 } else if self.wakes {
-                    return self.await_interrupt(rx, sleeper);
+                    return self.await_interrupt(rx, recorder);
                 } else {
                     let us = sleep_us(silence_us, sleep_max_us);
-                    sleeper.asleep(|| std::thread::sleep(Duration::from_micros(us)));
+                    recorder.sleep(|| std::thread::sleep(Duration::from_micros(us)));
                     return true;
                 }
             }
@@ -116,26 +122,27 @@ impl Idle {
         false
     }
 
-    /// Behind a pass that brought no frames and took a command: one change seldom comes alone.
+    /// To be called after a pass that took a command but no frames. More commands often follow.
     #[inline]
     pub(super) fn stay_awake(&mut self, began: u64) {
         self.empty_passes = 0;
         self.busy_at = began;
     }
 
-    /// Arms the queues and lets one more pass look for what came before; behind that pass, waits. Whether it did.
+    /// Arms the queues in one pass, so that the next pass finds frames that came earlier, and waits after that pass. Returns
+    /// whether it waited.
     #[cold]
-    fn await_interrupt(&mut self, rx: &mut [RxQueue], sleeper: Sleeper<'_>) -> bool {
+    fn await_interrupt(&mut self, rx: &mut [RxQueue], recorder: SleepRecorder<'_>) -> bool {
         if !self.armed {
             rx.iter_mut().for_each(RxQueue::arm);
             self.armed = true;
             return false;
         }
         let mut woken = false;
-        sleeper.asleep(|| woken = queue::wait_for_interrupt(WAIT_MS));
+        recorder.sleep(|| woken = queue::wait_for_interrupt(WAIT_MS));
         if woken {
-            sleeper.counters.interrupts.add(1);
-            // Many NICs arm a queue for one interrupt.
+            recorder.counters.interrupts.add(1);
+            // Many NICs arm a queue for one interrupt only.
             self.disarm(rx);
         }
         true
@@ -148,23 +155,23 @@ impl Idle {
     }
 }
 
-/// How long to sleep after so long a silence.
+/// How long to sleep after a silence of `silence_us`.
 fn sleep_us(silence_us: u64, sleep_max_us: u32) -> u64 {
     (silence_us / SILENCE_TO_SLEEP).clamp(1, u64::from(sleep_max_us.max(1)))
 }
 
-/// Who is told of a rest.
+/// Where a sleep is recorded: in the mailbox, so that its other side knows, and in the counters.
 #[derive(Clone, Copy)]
-pub(super) struct Sleeper<'a> {
+pub(super) struct SleepRecorder<'a> {
     pub(super) mailbox: &'a Mailbox,
     pub(super) counters: &'a WorkerCounters,
 }
 
-impl Sleeper<'_> {
+impl SleepRecorder<'_> {
     #[cold]
-    fn asleep(self, sleep: impl FnOnce()) {
+    fn sleep(self, sleep: impl FnOnce()) {
         let before = clock::cycles();
-        self.mailbox.rest(sleep);
+        self.mailbox.while_asleep(sleep);
         self.counters.sleeps.add(1);
         self.counters.sleep_cycles.add(clock::cycles().wrapping_sub(before));
     }
@@ -175,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sleep_is_a_quarter_of_the_silence_and_never_longer_than_it_may_be() {
+    fn a_sleep_lasts_a_quarter_of_the_silence_and_at_most_the_limit() {
         let slept: Vec<_> = [200, 1_000, 3_999, 4_000, 1 << 40]
             .map(|silence_us| sleep_us(silence_us, 1_000))
             .into();

@@ -1,7 +1,7 @@
 //! Messages between the management core and one worker.
 //!
-//! The worker takes commands between two bursts, and takes one only when there is room for its reply, so a
-//! reply is never lost and never waited for.
+//! The worker takes commands between two bursts. It takes one only when the queue of replies has a free slot, so it
+//! neither loses a reply nor waits to send it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -16,14 +16,15 @@ pub use lvs_core::conn_record::{ConnRecord, DumpCursor};
 
 use crate::worker::capture::Tap;
 
-/// Commands that may wait for a worker: snapshots follow each other quickly in a mass change, and only the
-/// newest matters, so a full mailbox means "try again with a newer one".
+/// The most commands that may wait for a worker. In a mass change snapshots follow each other quickly and only the newest
+/// matters, so the sender tries again with a newer one when the mailbox is full.
 pub(super) const COMMANDS_MAX: usize = 64;
 
-/// Replies that may wait for the management core.
+/// The most replies that may wait for the management core.
 const REPLIES_MAX: usize = 1_024;
 
-/// Connections that may wait to be told: those of 2 ms at a million new connections a second and more, 1 MB.
+/// The most connections that may wait to be synced to other directors: those of 2 ms at a million new connections per
+/// second and more, 1 MB.
 const SYNCED_MAX: usize = 8_192;
 
 /// From the management core to a worker.
@@ -33,11 +34,11 @@ pub enum Command {
     Publish(Arc<Snapshot>),
     /// Copy connections. Answered by [`Reply::ConnDump`].
     DumpConns(Box<ConnDump>),
-    /// Say what would become of a packet. Answered by [`Reply::Explained`].
-    Explain(Box<Ask>),
-    /// Make connections of another director one's own. Answered by [`Reply::TakenOver`].
-    TakeOver(Arc<[SyncConn]>),
-    /// Record frames by this tap, until its other end is dropped. Answered by [`Reply::Tap`], then.
+    /// Explain what the path would do with a packet. Answered by [`Reply::Explained`].
+    Explain(Box<ExplainRequest>),
+    /// Import connections of another director. Answered by [`Reply::ImportedSynced`].
+    ImportSynced(Arc<[SyncConn]>),
+    /// Record frames by this tap until its other side is dropped. Answered by [`Reply::Tap`] at that time.
     Tap(Box<Tap>),
     /// Leave the loop after this pass.
     Stop,
@@ -46,106 +47,106 @@ pub enum Command {
 /// From a worker to the management core.
 #[derive(Debug)]
 pub enum Reply {
-    /// The snapshot that was replaced: to be dropped here, not on the worker.
+    /// The replaced snapshot. The management core drops it, not the worker.
     Retired(Arc<Snapshot>),
-    /// Connections that were looked at: to be dropped here, not on the worker.
-    TakenOver(Arc<[SyncConn]>),
-    /// The request, its records filled in and its cursor moved on.
+    /// The connections of the request. The management core drops them, not the worker.
+    ImportedSynced(Arc<[SyncConn]>),
+    /// The request with its records filled in and its cursor advanced.
     ConnDump(Box<ConnDump>),
-    /// The request, its answer filled in.
-    Explained(Box<Ask>),
-    /// A tap whose capture is over, or one too many: to be dropped here, not on the worker.
+    /// The request with its answer filled in.
+    Explained(Box<ExplainRequest>),
+    /// A tap whose capture is over, or one too many. The management core drops it, not the worker.
     Tap(Box<Tap>),
-    /// Packets wait for this neighbour; repeated every second while they do.
+    /// Packets wait for this neighbour. The worker repeats this every second while they do.
     Resolve(NeighbourKey),
 }
 
 /// A part of a worker's connections.
 #[derive(Debug)]
 pub struct ConnDump {
-    /// From where on; afterwards where to go on, `None` at the end.
+    /// Where to begin. In the reply: where to continue, `None` at the end.
     pub cursor: Option<DumpCursor>,
-    /// Filled up to its capacity, never grown.
+    /// The worker fills it up to its capacity and never grows it.
     pub records: Vec<ConnRecord>,
-    /// Chosen by the asker, returned unchanged.
+    /// Chosen by the sender and returned unchanged.
     pub ticket: u64,
 }
 
-/// A packet that is asked about.
+/// A question about one packet.
 #[derive(Debug)]
-pub struct Ask {
-    /// Which one.
+pub struct ExplainRequest {
+    /// The packet.
     pub question: Question,
-    /// What the worker says; `None` from one that has no path.
+    /// The worker's answer. A worker without a real path leaves it `None`.
     pub answer: Option<Explanation>,
-    /// Chosen by the asker, returned unchanged.
+    /// Chosen by the sender and returned unchanged.
     pub ticket: u64,
 }
 
-/// Both directions of one worker's messages. The worker is the only one that takes commands and the only one
-/// that sends replies.
+/// Both directions of one worker's messages. Only the worker takes commands and sends replies.
 #[derive(Debug)]
 pub struct Mailbox {
     /// Management core to worker.
     pub commands: ArrayQueue<Command>,
     /// Worker to management core.
     pub replies: ArrayQueue<Reply>,
-    /// Worker to management core: connections to tell other directors.
+    /// Worker to management core: connections for other directors.
     pub synced: ArrayQueue<SyncConn>,
-    /// See [`Self::rest`].
-    at_rest: AtomicBool,
+    /// See [`Self::while_asleep`].
+    asleep: AtomicBool,
 }
 
 impl Mailbox {
-    /// An empty one.
+    /// An empty mailbox.
     pub fn new() -> Self {
         Self {
             commands: ArrayQueue::new(COMMANDS_MAX),
             replies: ArrayQueue::new(REPLIES_MAX),
             synced: ArrayQueue::new(SYNCED_MAX),
-            at_rest: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
         }
     }
 
-    /// Rests, for the worker. Behind it the worker obeys what has come meanwhile before it takes a frame.
-    pub(super) fn rest(&self, rest: impl FnOnce()) {
-        self.at_rest.store(true, Ordering::SeqCst);
-        rest();
-        self.at_rest.store(false, Ordering::SeqCst);
-        // Who pushed a command and then saw the worker at rest did both before this.
+    /// Runs `sleep` on the worker, which counts as asleep meanwhile. Afterwards the worker handles the commands that have
+    /// come before it takes a frame.
+    pub(super) fn while_asleep(&self, sleep: impl FnOnce()) {
+        self.asleep.store(true, Ordering::SeqCst);
+        sleep();
+        self.asleep.store(false, Ordering::SeqCst);
+        // Whoever pushed a command and then saw the worker asleep did both before this.
         fence(Ordering::SeqCst);
     }
 
-    /// Whether the worker obeys every command pushed so far before it takes its next frame, because it is at rest.
-    pub fn is_at_rest(&self) -> bool {
+    /// Whether the worker is asleep, so that it handles every command pushed so far before it takes its next frame.
+    pub fn is_asleep(&self) -> bool {
         fence(Ordering::SeqCst);
-        // A worker at rest replies nothing, so the room seen here is still there when it obeys.
-        self.at_rest.load(Ordering::SeqCst) && self.replies.len() + COMMANDS_MAX <= REPLIES_MAX
+        // A worker that is asleep sends no reply, so the free slots seen here are still free when it handles commands.
+        self.asleep.load(Ordering::SeqCst) && self.replies.len() + COMMANDS_MAX <= REPLIES_MAX
     }
 
-    /// Whether a command waits and there is room for its reply, for the worker.
+    /// For the worker: whether a command waits and a slot for its reply is free.
     #[inline]
     pub(super) fn has_command(&self) -> bool {
-        // The worker is the only sender of replies, so room seen here is still there when it answers.
+        // Only the worker sends replies, so the slot is still free when it answers.
         !self.commands.is_empty() && !self.replies.is_full()
     }
 
-    /// The next command, for the worker: `None` also while there is no room for its reply.
+    /// For the worker: the next command. `None` also while no slot for its reply is free.
     #[inline]
     pub(super) fn next_command(&self) -> Option<Command> {
         if self.has_command() { self.commands.pop() } else { None }
     }
 
-    /// Answers a command, for the worker: there is room, by [`Self::next_command`].
+    /// For the worker: answers a command. [`Self::next_command`] made sure that a slot is free.
     #[inline]
     pub(super) fn answer(&self, reply: Reply) {
         let _ = self.replies.push(reply);
     }
 
-    /// Asks for a neighbour, for the worker; `false` when the management core is behind. Leaves half of the
-    /// room to answers, so a scan over an empty network delays no snapshot.
+    /// For the worker: requests a neighbour. Returns `false` when half of the slots are taken: the other half is for
+    /// answers, so a scan of an empty network delays no snapshot.
     #[inline]
-    pub(super) fn ask(&self, neighbour: NeighbourKey) -> bool {
+    pub(super) fn request_neighbour(&self, neighbour: NeighbourKey) -> bool {
         self.replies.len() < REPLIES_MAX / 2 && self.replies.push(Reply::Resolve(neighbour)).is_ok()
     }
 }

@@ -1,6 +1,6 @@
-//! What a worker asks of the path: `lvs_core`'s in the daemon, a scripted one in tests of the worker itself.
+//! What a worker needs of the path. The daemon uses that of `lvs_core`, tests of the worker use a scripted one.
 //!
-//! Known at compile time, so nothing is called through a pointer.
+//! The type is known at compile time, so nothing is called through a pointer.
 
 use std::sync::Arc;
 
@@ -17,66 +17,67 @@ use lvs_core::worker_state::WorkerState;
 
 use crate::dpdk::Mbuf;
 
-/// See the module. Nothing here may allocate, block, log or panic.
+/// See the module. No method may allocate, block, log or panic.
 pub trait PacketPath: Send {
-    /// The time in microseconds, modulo 2³², once for each pass of the loop.
+    /// Sets the time in microseconds, modulo 2³². Called once per pass.
     fn set_us(&mut self, _us: u32) {}
 
-    /// Decides about up to [`lvs_core::limits::BURST_MAX`] frames that `device` received.
+    /// Gives verdicts on up to [`lvs_core::limits::BURST_MAX`] frames that `device` received.
     fn process(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]);
 
-    /// The same for frames that another worker handed over; never hands over again.
+    /// Gives verdicts on frames that another worker handed off. It never hands them off again.
     fn process_handoff(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]);
 
-    /// The next frame that the path made besides those it was given, until there is none: to be copied into a
-    /// buffer of its own, which then goes where its verdict says.
+    /// The next frame that the path generated, until there is none. The worker copies it into a buffer and dispatches that
+    /// by the verdict.
     fn next_generated(&mut self) -> Option<(Verdict, &[u8])> {
         None
     }
 
-    /// The next connection to tell other directors, until there is none.
+    /// The next connection for other directors, until there is none.
     fn next_synced(&mut self) -> Option<SyncConn> {
         None
     }
 
-    /// Takes over those of another director's connections that are this worker's.
+    /// Imports those connections of another director that this worker owns.
     fn import_synced(&mut self, _now: Tick, _conns: &[SyncConn]) {}
 
-    /// Once a pass of the loop: lets connections expire, a bounded number, and tells whether any timer was due.
+    /// Lets a bounded number of connections expire. Called once per pass. Returns whether a timer was due.
     fn expire(&mut self, _now: Tick) -> bool {
         false
     }
 
-    /// What is due besides about every millisecond, a bounded amount.
+    /// Does the other periodic work, a bounded amount. Called about once per millisecond.
     fn housekeeping(&mut self, now: Tick);
 
-    /// The neighbour that a frame which has just got the verdict `Hold` waits for.
+    /// The neighbour for which a frame waits that has just got the verdict `Hold`.
     fn neighbour(&self, wait: WaitId) -> NeighbourKey;
 
-    /// Looks again at a held frame; `None` while its neighbour is still not resolved.
+    /// Looks again at a held frame. Returns `None` while its neighbour is not resolved.
     fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Option<Verdict>;
 
-    /// A held frame waited in vain for its neighbour on `device`: its sender may be told in its place.
+    /// Gives a verdict on a held frame whose neighbour on `device` did not answer. The path may turn the frame into an ICMP
+    /// error for its sender.
     fn give_up(&mut self, _device: DeviceId, _now: Tick, _frame: &mut Mbuf) -> Verdict {
         Verdict::Drop(DropReason::NeighbourFailed)
     }
 
-    /// Decides about a frame that the kernel sends through the twin of `device`: to be transmitted there, or to
-    /// be handed to the worker that has its connection, which calls this with `handed_over`.
-    fn process_from_host(&mut self, device: DeviceId, _now: Tick, _handed_over: bool, _frame: &mut Mbuf) -> Verdict {
+    /// Gives a verdict on a frame that the kernel sends through the twin of `device`. The worker transmits it there or hands
+    /// it off to the owner of its connection, which calls this with `is_handoff`.
+    fn process_from_host(&mut self, device: DeviceId, _now: Tick, _is_handoff: bool, _frame: &mut Mbuf) -> Verdict {
         Verdict::Transmit(device)
     }
 
-    /// Takes up a new snapshot; returns the old one for its publisher to drop.
+    /// Switches to a new snapshot. Returns the old one, which the publisher drops.
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot>;
 
-    /// The connection that a frame with these ends belongs to; for captures.
+    /// For captures: the connection of a frame with these addresses and L4 ports.
     fn conn_of(&self, ends: &FrameEnds, now: Tick) -> Option<ConnRecord> {
         let _ = (ends, now);
         None
     }
 
-    /// What would become of a packet; leaves no trace.
+    /// Explains what the path would do with a packet. Changes nothing.
     fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {
         let _ = (question, now);
         None

@@ -1,8 +1,8 @@
 //! Rings of frames between one worker and the thread that serves the kernel twins.
 //!
-//! The worker's side never makes a system call: the thread looks into the rings by itself.
-//! What keeps the network together (ARP, neighbour discovery, VRRP, routing protocols) has a ring of its own,
-//! which is emptied first: a flood of other frames never starves it.
+//! The worker never makes a system call for them, because the thread polls the rings.
+//! Control frames (ARP, neighbour discovery, VRRP, routing protocols) have a ring of their own. The thread empties it
+//! first, so a flood of other frames never starves the control frames.
 
 use lvs_core::frame::Frame;
 use lvs_core::headers::Flow;
@@ -12,13 +12,13 @@ use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use crate::dpdk::Mbuf;
 
-/// Frames that may wait for the twin thread: what arrives in the millisecond that it may sleep, at 1 Mpps.
+/// The most frames that may wait for the twin thread: those of the millisecond that it may sleep, at 1 Mpps.
 pub const PUNTED_SLOTS: usize = 1_024;
 
-/// Control frames that may wait for the twin thread.
+/// The most control frames that may wait for the twin thread.
 pub const CONTROL_SLOTS: usize = 256;
 
-/// Frames from the twins that may wait for a worker.
+/// The most frames from the twins that may wait for a worker.
 pub const INJECTED_SLOTS: usize = 512;
 
 /// A frame on its way to or from the kernel twin of `device`.
@@ -26,22 +26,22 @@ pub const INJECTED_SLOTS: usize = 512;
 pub struct TwinFrame {
     /// The frame, unchanged.
     pub mbuf: Mbuf,
-    /// Whose twin.
+    /// The device to which the twin belongs.
     pub device: DeviceId,
 }
 
-/// The worker's end: where punted frames go.
+/// The worker's side: it sends punted frames here.
 #[derive(Debug)]
 pub struct PuntedFrames {
     control: Producer<TwinFrame>,
     other: Producer<TwinFrame>,
 }
 
-/// The worker's end: where frames from the twins come from.
+/// The worker's side: it receives frames from the twins here.
 #[derive(Debug)]
 pub struct InjectedFrames(Consumer<TwinFrame>);
 
-/// The twin thread's end of one worker's rings.
+/// The twin thread's side of one worker's rings.
 #[derive(Debug)]
 pub struct TwinEnd {
     control: Consumer<TwinFrame>,
@@ -49,29 +49,26 @@ pub struct TwinEnd {
     injected: Producer<TwinFrame>,
 }
 
-/// Both ends of one worker's rings.
+/// Both sides of one worker's rings.
 pub fn rings() -> (PuntedFrames, InjectedFrames, TwinEnd) {
-    let (give_control, control) = RingBuffer::new(CONTROL_SLOTS);
-    let (give_other, other) = RingBuffer::new(PUNTED_SLOTS);
-    let (injected, take_injected) = RingBuffer::new(INJECTED_SLOTS);
+    let (control_sender, control) = RingBuffer::new(CONTROL_SLOTS);
+    let (other_sender, other) = RingBuffer::new(PUNTED_SLOTS);
+    let (injected, injected_receiver) = RingBuffer::new(INJECTED_SLOTS);
     let punted = PuntedFrames {
-        control: give_control,
-        other: give_other,
+        control: control_sender,
+        other: other_sender,
     };
-    (
-        punted,
-        InjectedFrames(take_injected),
-        TwinEnd {
-            control,
-            other,
-            injected,
-        },
-    )
+    let end = TwinEnd {
+        control,
+        other,
+        injected,
+    };
+    (punted, InjectedFrames(injected_receiver), end)
 }
 
 impl PuntedFrames {
-    /// Gives a frame to the twin thread; gives it back when its ring is full.
-    pub fn give(&mut self, mbuf: Mbuf, device: DeviceId) -> Result<(), Mbuf> {
+    /// Sends a frame to the twin thread. Returns it when its ring is full.
+    pub fn send(&mut self, mbuf: Mbuf, device: DeviceId) -> Result<(), Mbuf> {
         let ring = if is_control(mbuf.bytes()) {
             &mut self.control
         } else {
@@ -96,19 +93,19 @@ impl TwinEnd {
         self.control.pop().or_else(|_| self.other.pop()).ok()
     }
 
-    /// Whether the worker can be given another frame.
-    pub fn has_room(&self) -> bool {
+    /// Whether the worker can take another frame.
+    pub fn has_space(&self) -> bool {
         !self.injected.is_full()
     }
 
-    /// Gives the worker a frame to transmit; gives it back when the ring is full.
-    pub fn give(&mut self, frame: TwinFrame) -> Result<(), TwinFrame> {
+    /// Sends the worker a frame to transmit. Returns it when the ring is full.
+    pub fn send(&mut self, frame: TwinFrame) -> Result<(), TwinFrame> {
         self.injected.push(frame).map_err(|PushError::Full(frame)| frame)
     }
 }
 
-/// Whether the network falls apart without this frame: everything that is not IP (ARP, LACP, LLDP), multicast
-/// and neighbour management, VRRP, OSPF, PIM, BGP and BFD.
+/// Whether this is a control frame, without which the network stops working: everything that is not IP (ARP, LACP, LLDP),
+/// multicast and neighbour management, VRRP, OSPF, PIM, BGP and BFD.
 fn is_control(frame: &[u8]) -> bool {
     let (headers, flow) = match parse(frame) {
         Ok(Parsed::Ip(headers, flow)) => (headers, flow),

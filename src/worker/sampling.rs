@@ -1,10 +1,10 @@
-//! Which passes are timed for the latency histogram: one of so many that moved frames.
+//! Which passes are timed for the latency histogram: a fixed share of those that moved frames.
 //!
-//! A pass is timed from its first poll to the end of its transmission: what every frame in it waited at
-//! most. Frames that another worker finishes are timed there, from the pass that took them over.
+//! The time runs from the first poll of a pass to the end of its transmission. No frame in it waited longer. A frame that
+//! was handed off is timed by the worker that finishes it, in the pass that took it.
 
-/// One of so many busy passes. A prime, so that it never keeps step with housekeeping, which comes every
-/// 64 busy passes under load.
+/// One of so many busy passes is timed. A prime number, so that samples never coincide with housekeeping, which comes
+/// every 64 busy passes under load.
 const BUSY_PASSES_PER_SAMPLE: u32 = 61;
 
 /// Counts busy passes down to the next sample.
@@ -18,7 +18,7 @@ impl Sampling {
         Self { passes_left: 1 }
     }
 
-    /// Once a busy pass: whether it is timed.
+    /// To be called once per busy pass. Returns whether it is timed.
     #[inline]
     pub(super) fn is_due(&mut self) -> bool {
         self.passes_left = self.passes_left.wrapping_sub(1);

@@ -1,4 +1,4 @@
-//! Step 8: transmitting. Frames are collected in a batch for each device and offered to it at once.
+//! Transmitting: collects frames in a batch for each device and offers the batch to the device at once.
 
 use lvs_core::counters::WorkerCounters;
 use lvs_core::frame::Frame;
@@ -14,12 +14,12 @@ use crate::worker::capture::Taps;
 pub enum TxRoute {
     /// By a transmit queue of its own.
     Own(Box<TxBuffer>),
-    /// The device has fewer queues than there are workers: by this one's.
+    /// By the queue of this worker, because the device has fewer queues than there are workers.
     Via(usize),
 }
 
-/// A transmit queue and the frames collected for it. On lines of its own, because those of all workers are allocated one after
-/// another: two lines each, which processors fetch together.
+/// A transmit queue and the frames collected for it. The buffers of all workers are allocated one after another, so each is
+/// aligned to two cache lines, which processors fetch together.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct TxBuffer {
@@ -28,7 +28,7 @@ pub struct TxBuffer {
 }
 
 impl TxBuffer {
-    /// An tx_buffer through `queue`.
+    /// A buffer in front of `queue`.
     pub fn new(queue: TxQueue) -> Self {
         Self {
             queue,
@@ -36,22 +36,22 @@ impl TxBuffer {
         }
     }
 
-    /// The device behind it.
+    /// The device of its queue.
     pub fn device(&self) -> DeviceId {
         self.queue.device()
     }
 
-    /// Collects a frame; a full batch is sent first.
+    /// Collects a frame. A full batch is sent first.
     #[inline]
     pub fn push(&mut self, mbuf: Mbuf, counters: &WorkerCounters, taps: &mut Taps) {
         if let Err(mbuf) = self.batch.push(mbuf) {
             self.flush(counters, taps);
-            // Flushed, so there is room.
+            // The batch is empty now, so the frame fits.
             let _ = self.batch.push(mbuf);
         }
     }
 
-    /// Takes a whole burst for its batch if that is empty, and tells whether it did.
+    /// Takes a whole burst as its batch if the batch is empty. Returns whether it did.
     #[inline]
     pub fn take(&mut self, burst: &mut Burst) -> bool {
         let is_free = self.batch.is_empty();
@@ -61,8 +61,8 @@ impl TxBuffer {
         is_free
     }
 
-    /// Sends what was collected. What the device does not take is dropped: it is slower than the traffic, and
-    /// waiting would only move the loss to the receive queue.
+    /// Sends the collected frames. Frames that the device refuses are dropped: it is slower than the traffic, and waiting
+    /// would only move the loss to the receive queue.
     #[inline]
     pub fn flush(&mut self, counters: &WorkerCounters, taps: &mut Taps) {
         if self.batch.is_empty() {
@@ -72,7 +72,7 @@ impl TxBuffer {
         let sent = self.queue.offer(&mut self.batch, |refused| {
             if !taps.is_empty() {
                 for mbuf in refused {
-                    taps.loses(clock::cycles(), to, DropReason::TxQueueFull, mbuf.bytes());
+                    taps.record_lost(clock::cycles(), to, DropReason::TxQueueFull, mbuf.bytes());
                 }
             }
         });

@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use lvs_core::address::{Addr4, Endpoint, FlowKey};
 use lvs_core::arena::Arena;
 use lvs_core::ipvs::conn::table::ConnTable;
-use lvs_core::ipvs::conn::{Conn, ConnIndex, FLAG_OUTBOUND_INDEXED};
+use lvs_core::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use lvs_core::limits::BURST_MAX;
 use lvs_core::prefetch::{prefetch_read, prefetch_write};
 use lvs_core::random::Random;
@@ -64,7 +64,7 @@ impl Contestant for Ours {
     }
 
     fn insert(&mut self, number: u32, conn: Conn<Addr4>) {
-        self.indices[number as usize] = self.table.insert(conn, Tick(0)).expect("room for it");
+        self.indices[number as usize] = self.table.insert(conn, Tick(0)).expect("space for it");
     }
 
     fn remove(&mut self, number: u32, _conn: &Conn<Addr4>) {
@@ -72,7 +72,7 @@ impl Contestant for Ours {
     }
 
     fn one(&mut self, key: &Key, now: Tick) -> usize {
-        match self.table.find(self.table.hash(key), key) {
+        match self.table.lookup(key) {
             Some((index, _)) => {
                 self.table.conn_mut(index).last_seen = now;
                 1
@@ -272,7 +272,7 @@ impl Contestant for RteHash {
             let data = std::ptr::without_provenance_mut(number as usize);
             // SAFETY: a live table; the key is copied; data is a number to us.
             let added = unsafe { rte_hash_add_key_data(self.table, (&raw const packed).cast(), data) };
-            assert_eq!(added, 0, "room for it");
+            assert_eq!(added, 0, "space for it");
         }
         self.conns[number as usize] = conn;
     }
@@ -305,7 +305,7 @@ impl Contestant for RteHash {
             *pointer = (&raw const *packed).cast();
         }
         let (mut hits, mut data) = (0, [std::ptr::null_mut(); BURST_MAX]);
-        // SAFETY: as above; `count` pointers to live keys, and room for as many answers.
+        // SAFETY: as above; `count` pointers to live keys, and space for as many answers.
         unsafe {
             rte_hash_lookup_bulk_data(
                 self.table,
@@ -337,7 +337,7 @@ fn conn(n: u32) -> Conn<Addr4> {
         local: end(0xc612_c801 + n % 24, 1_024 + n / 96 % 60_000),
         real: end(0xc612_6401 + n / 24 % 4 + n / (96 * 60_000) * 4, 80),
         protocol: 6,
-        flags: FLAG_OUTBOUND_INDEXED,
+        flags: ConnFlags::OUTBOUND_INDEXED,
         timeout_ms: 900_000,
         ..Conn::default()
     }

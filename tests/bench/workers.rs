@@ -4,7 +4,7 @@
 //! data of FLOWS connections that belong to its worker (found by asking: a worker's path says whose a first packet is), as
 //! RSS would bring them to queues of one device; net_pcap's own queues share cache lines, its devices do not. In each round the first polls alone, then both, then the second alone, and so does arithmetic that
 //! touches no memory: two cores that are free for it do twice as much of it, and what they lack of that is the machine's.
-//! Prints, in JSON, packets a microsecond of the workers' time on a CPU, both ratios, and how many packets were handed over:
+//! Prints, in JSON, packets a microsecond of the workers' time on a CPU, both ratios, and how many packets were handed off:
 //! none, or the figures mean nothing.
 
 use std::hint::black_box;
@@ -153,7 +153,7 @@ fn on_cpu() -> u64 {
     Duration::from(spent).as_nanos() as u64
 }
 
-/// What a core is given to do until it is told to stop.
+/// What a core is given to do until it is stopped.
 trait Job: Send + Sync {
     /// Works until [`Job::stop`].
     fn run(&self);
@@ -292,12 +292,12 @@ fn spread(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> String {
 }
 
 /// What is to be measured.
-struct Wanted {
+struct Request {
     flows: usize,
     mode: String,
 }
 
-impl Wanted {
+impl Request {
     fn from_arguments() -> Self {
         let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
         let [flows, mode] = &words[..] else {
@@ -362,7 +362,7 @@ impl Wanted {
 }
 
 fn main() {
-    let wanted = Wanted::from_arguments();
+    let wanted = Request::from_arguments();
     let eal = wanted.start_eal();
     let pool_settings = PoolSettings {
         mbufs: wanted.mbufs() as u32,

@@ -87,11 +87,11 @@ impl Ways<'_> {
         for datagram in [&hello.to_bytes()[..], message] {
             send(fd.as_raw_fd(), datagram, MsgFlags::MSG_NOSIGNAL).unwrap();
         }
-        let mut room = [0; 4_096];
-        let len = recv(fd.as_raw_fd(), &mut room, MsgFlags::empty()).unwrap();
+        let mut buffer = [0; 4_096];
+        let len = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
         assert!(len >= 20, "an answer of {len} bytes");
-        assert_eq!(room[4..6], [2, 0], "an error message");
-        -i32::from_ne_bytes(room[16..20].try_into().unwrap())
+        assert_eq!(buffer[4..6], [2, 0], "an error message");
+        -i32::from_ne_bytes(buffer[16..20].try_into().unwrap())
     }
 
     /// One way of a row, after what comes before it; `refused` of it must leave the state as it was.

@@ -40,7 +40,7 @@ fn a_full_connection_table_refuses_new_connections_and_old_ones_go_on() {
 
     let daemon = stand.start();
     let all = u64::from(2 * CONNS_MAX + TOO_MANY);
-    until(10, "all frames were received", || {
+    until("all frames were received", || {
         daemon.get::<Vec<Worker>>("/v1/workers")[0].rx_packets == all
     });
     let workers: Vec<Worker> = daemon.get("/v1/workers");

@@ -162,7 +162,7 @@ fn a_million_arbitrary_frames_are_all_accounted_for() {
     write_capture(&stand.path("wan.pcap"), 1, FRAMES - LAN_FRAMES);
     write_capture(&stand.path("lan.pcap"), 2, LAN_FRAMES);
     let mut daemon = stand.start();
-    until(60, "all frames were received and have come to their end", || {
+    until("all frames were received and have come to their end", || {
         let account = Account::of(&daemon);
         account.received == FRAMES as u64 && account.held == 0 && account.is_settled()
     });
@@ -181,7 +181,7 @@ fn a_million_arbitrary_frames_are_all_accounted_for() {
     ] {
         assert!(daemon.drops_of(reason) > 0, "{reason}\n{}", daemon.printed("drops"));
     }
-    until(10, "every buffer has come back", || {
+    until("every buffer has come back", || {
         daemon.get::<Buffers>("/v1/buffers") == before
     });
     assert!(daemon.is_alive());

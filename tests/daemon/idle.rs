@@ -1,4 +1,4 @@
-//! A director that rests when idle, on software devices without receive interrupts.
+//! A director that sleeps when idle, on software devices without receive interrupts.
 
 use std::fs;
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn a_director_without_traffic_leaves_its_core_alone_and_connections_expire() {
     stand.write_config(&text.replace("idle = \"sleep\"", "idle = \"adaptive\""));
     let daemon = stand.start();
     let worker = || daemon.get::<Vec<Worker>>("/v1/workers").remove(0);
-    until(10, "its connection has expired", || {
+    until("its connection has expired", || {
         let worker = worker();
         worker.scheduler_picks == 1 && worker.conns_expired == 1 && worker.conns4 == 0
     });

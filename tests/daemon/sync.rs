@@ -9,18 +9,16 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
 
 use lvs_api::{SyncDaemonStatus, SyncRole};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 
-use crate::stand::{Daemon, Stand, run, until};
+use crate::stand::{Daemon, PATIENCE, Stand, run, until};
 
 const CONNECTIONS: usize = 8;
 const NAT_PORT: u16 = 80;
 const FULL_NAT_PORT: u16 = 81;
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs `work` in the network of `stand`. Sockets that it makes stay there.
 fn in_network<T: Send + 'static>(stand: &Stand, work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -186,18 +184,18 @@ fn connections_of_a_killed_master_go_on_through_its_backup() {
         .map(|port| connected(&client, port))
         .collect();
     assert_eq!(established(&one).len(), 2 * CONNECTIONS);
-    until(15, "the backup knows all connections", || {
+    until("the backup knows all connections", || {
         established(&two) == established(&one)
     });
-    let told = sync_status(&one, SyncRole::Master);
+    let master = sync_status(&one, SyncRole::Master);
     let heard = sync_status(&two, SyncRole::Backup);
     assert!(
-        told.running && told.messages >= 1 && told.refused.is_empty(),
-        "{told:?}"
+        master.running && master.messages >= 1 && master.refused.is_empty(),
+        "{master:?}"
     );
     assert_eq!(
         (heard.connections, heard.refused.len()),
-        (told.connections, 0),
+        (master.connections, 0),
         "{heard:?}"
     );
 
@@ -231,7 +229,7 @@ fn a_daemon_comes_back_with_the_director_and_waits_for_its_interface() {
 
     let daemon = stand.start();
     assert!(!sync_status(&daemon, SyncRole::Backup).running);
-    until(5, "the log names what it waits for", || {
+    until("the log names what it waits for", || {
         daemon
             .log()
             .contains("backup sync daemon: there is no network interface")
@@ -240,7 +238,7 @@ fn a_daemon_comes_back_with_the_director_and_waits_for_its_interface() {
     stand.inside("ip link set sync0 up");
     stand.inside("ip link set sync1 up");
     stand.address("sync0", "198.51.100.2/24");
-    until(5, "its sockets are open", || {
+    until("its sockets are open", || {
         sync_status(&daemon, SyncRole::Backup).running
     });
     let members = stand.inside("ip -4 maddr show dev sync0");
@@ -248,7 +246,7 @@ fn a_daemon_comes_back_with_the_director_and_waits_for_its_interface() {
     daemon.printed("sync stop backup");
     assert_eq!(daemon.printed("sync"), "");
     // In the kernel's IPv6 group of the link; its socket may wait for the interface's own address.
-    until(5, "a master of an IPv6 group starts", || {
+    until("a master of an IPv6 group starts", || {
         daemon
             .lvsctl("sync start master --interface sync0 --group ff02::81 --ttl 3")
             .status

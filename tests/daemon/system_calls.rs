@@ -4,7 +4,7 @@ use lvs_api::Worker;
 use lvs_core::testing::{CapturedFrame, udp4, write_pcap};
 
 use crate::stand::{Daemon, Stand, until};
-use crate::traced::{Traced, worker_thread};
+use crate::traced::{Traced, threads};
 
 const FLOWS: u16 = 2_000;
 
@@ -50,13 +50,13 @@ fn a_worker_makes_no_system_call_while_connections_come_and_expire_and_services_
     let stand = stand();
     let daemon = stand.start();
     let process = daemon.pid().to_string();
-    let traced = Traced::attach(&process, &worker_thread(&process), &stand.path("calls"));
+    let traced = Traced::attach(&process, &threads(&process, "rte-worker")[0], &stand.path("calls"));
     for _ in 0..3 {
         daemon.printed("server add udp:192.0.2.100:53 198.51.100.11:53 --mode nat");
-        until(10, "every flow has a connection", || conns(&daemon) == u64::from(FLOWS));
+        until("every flow has a connection", || conns(&daemon) == u64::from(FLOWS));
         // Their packets then find no server: each lets its connection expire at once.
         daemon.printed("server delete udp:192.0.2.100:53 198.51.100.11:53");
-        until(10, "all are gone", || conns(&daemon) == 0);
+        until("all are gone", || conns(&daemon) == 0);
     }
     assert_eq!(traced.calls(), "");
     daemon.stop();

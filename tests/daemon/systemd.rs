@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::stand::Stand;
+use crate::stand::{PATIENCE, Stand};
 
 fn next(socket: &UnixDatagram) -> Option<String> {
-    let mut room = [0; 256];
-    let len = socket.recv(&mut room).ok()?;
-    Some(String::from_utf8_lossy(&room[..len]).trim().to_owned())
+    let mut buffer = [0; 256];
+    let len = socket.recv(&mut buffer).ok()?;
+    Some(String::from_utf8_lossy(&buffer[..len]).trim().to_owned())
 }
 
 #[test]
@@ -20,7 +20,7 @@ fn systemd_hears_when_it_is_ready_alive_and_stopping() {
     stand.configure("");
     let path = stand.path("notify.sock");
     let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let environment = [
         ("NOTIFY_SOCKET", path.as_path()),
         // Microseconds: signs of life come three times as often.
@@ -37,7 +37,7 @@ fn systemd_hears_when_it_is_ready_alive_and_stopping() {
     while next(&socket).is_some() {}
     assert_eq!(next(&socket), None, "a daemon that does not work gives no sign of life");
     daemon.signal(Signal::SIGCONT);
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(next(&socket).as_deref(), Some("WATCHDOG=1"));
     daemon.stop();
     let mut last = None;

@@ -52,7 +52,7 @@ fn every_decision_is_told_and_nothing_is_counted() {
     stand.configure(SERVICES);
     let daemon = stand.start();
 
-    let told = daemon.printed("why 192.0.2.7 tcp:192.0.2.100:80");
+    let answer = daemon.printed("why 192.0.2.7 tcp:192.0.2.100:80");
     for line in [
         "packet      tcp 192.0.2.7:40000 -> 192.0.2.100:80, first of a connection\n",
         "connection  none\n",
@@ -64,11 +64,11 @@ fn every_decision_is_told_and_nothing_is_counted() {
         "next hop    02:00:00:00:02:12 on lan, MTU 1500\n",
         "verdict     transmit\n",
     ] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(answer.contains(line), "{line}: {answer}");
     }
     assert_eq!(
         daemon.printed("why 192.0.2.7 192.0.2.100:80"),
-        told,
+        answer,
         "asking changes nothing"
     );
     let why: Why = serde_json::from_str(&daemon.printed("--json why 192.0.2.7 192.0.2.100:80")).unwrap();
@@ -86,8 +86,8 @@ fn every_decision_is_told_and_nothing_is_counted() {
         ("192.0.2.7 udp:192.0.2.101:53 --device lan", "mark        7\n"),
         ("192.0.2.7 udp:192.0.2.101:53", "verdict     drop: no_real_server\n"),
     ] {
-        let told = daemon.printed(&format!("why {asked}"));
-        assert!(told.contains(line), "{asked}: {told}");
+        let answer = daemon.printed(&format!("why {asked}"));
+        assert!(answer.contains(line), "{asked}: {answer}");
     }
     let refused = daemon.lvsctl("why 192.0.2.7 192.0.2.100:80 --device dmz");
     assert_eq!(refused.status.code(), Some(1));

@@ -49,7 +49,7 @@ impl Messages {
                 others.push(one);
             } else if frames::is_sync_message(&one.bytes) {
                 let Some((side, bytes)) = self.next(wire) else {
-                    return Err(format!("the kernel told, lvsd did not: {}", one.summary));
+                    return Err(format!("the kernel sent it, lvsd did not: {}", one.summary));
                 };
                 frames::same_frame(&[], side, &bytes, &one, &mut Identities::default())?;
             }
@@ -74,14 +74,14 @@ impl Messages {
         self.arrived.pop_front().map(|(_, side, bytes)| (side, bytes))
     }
 
-    /// At the end: nothing was told that the kernel had not told by then.
+    /// At the end: nothing was sent that the kernel had not sent by then.
     ///
     /// # Errors
     /// A message.
     pub fn finish(&self) -> Result<(), String> {
         match self.arrived.front() {
             Some((at, _, bytes)) if at.elapsed() > PATIENCE => Err(format!(
-                "lvsd told what the kernel did not: {}",
+                "lvsd sent what the kernel did not: {}",
                 lvs_core::testing::describe(bytes)
             )),
             _ => Ok(()),

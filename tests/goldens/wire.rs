@@ -26,7 +26,7 @@ const QUIET: Duration = Duration::from_millis(30);
 /// The same when all that was expected has come; more would be seen with the next step.
 const QUIET_AFTER_ALL: Duration = Duration::from_millis(6);
 /// Frames that are expected are waited for as long as this.
-const PATIENCE: Duration = Duration::from_millis(1_500);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Both ends.
 pub struct Wire {
@@ -34,6 +34,8 @@ pub struct Wire {
     arrived: Vec<(Side, Vec<u8>)>,
     /// Barrier answers seen.
     barriers: usize,
+    /// The longest that the director took to answer a barrier.
+    slowest: Duration,
 }
 
 impl Wire {
@@ -51,6 +53,7 @@ impl Wire {
             ends: opened.join().expect("the ends are there"),
             arrived: Vec::new(),
             barriers: 0,
+            slowest: Duration::ZERO,
         }
     }
 
@@ -67,6 +70,7 @@ impl Wire {
         while self.barriers == before && begun.elapsed() < PATIENCE {
             self.listen(Duration::from_millis(5));
         }
+        self.slowest = self.slowest.max(begun.elapsed());
         let mut quiet_since = Instant::now();
         loop {
             let is_missing = self.arrived.len() < expected && begun.elapsed() < PATIENCE;
@@ -82,6 +86,11 @@ impl Wire {
                 quiet_since = Instant::now();
             }
         }
+    }
+
+    /// The longest so far from a frame to all that the director does with it.
+    pub fn slowest(&self) -> Duration {
+        self.slowest
     }
 
     /// What comes within `time`.
@@ -122,9 +131,9 @@ impl Wire {
         }
         let mut any = false;
         for side in [Side::Client, Side::Rs] {
-            let mut room = vec![0; FRAME_MAX];
-            while let Ok(count) = recv(self.end(side).as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT) {
-                let frame = &room[..count];
+            let mut buffer = vec![0; FRAME_MAX];
+            while let Ok(count) = recv(self.end(side).as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                let frame = &buffer[..count];
                 if frame.starts_with(&BARRIER_MAC) {
                     self.barriers += 1;
                 } else if !is_noise(frame) {
@@ -153,8 +162,8 @@ fn open_end(name: &str) -> OwnedFd {
     setsockopt(&end, sockopt::RcvBufForce, &(8 << 20)).expect("root may");
     bind(end.as_raw_fd(), &address).expect("the cable's end is there");
     // What came from all interfaces before it was bound.
-    let mut room = [0; 64];
-    while recv(end.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT).is_ok() {}
+    let mut buffer = [0; 64];
+    while recv(end.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
     end
 }
 

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::server::Server;
+use crate::server::{PATIENCE, Server, await_question, until};
 
 struct Keepalived {
     child: Child,
@@ -72,25 +72,13 @@ impl Keepalived {
     /// Waits until the checker waits for an answer.
     fn await_request(&self) {
         let checker = fs::read_to_string(self.folder.path().join("checkers.pid")).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            // What a receiver sleeps in, as the kernel names it.
-            let waits_in = fs::read_to_string(format!("/proc/{}/wchan", checker.trim())).unwrap();
-            if waits_in.contains("wait_for_more_packets") {
-                return;
-            }
-            assert!(Instant::now() < deadline, "it asks nothing: {waits_in}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        await_question(checker.trim());
     }
 
     fn end(&mut self) -> Duration {
         let begun = Instant::now();
         kill(self.pid(), Signal::SIGTERM).unwrap();
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(begun.elapsed() < Duration::from_secs(10), "keepalived cannot be ended");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until("keepalived has ended", || self.child.try_wait().unwrap().is_some());
         begun.elapsed()
     }
 }
@@ -106,7 +94,7 @@ impl Drop for Keepalived {
 }
 
 fn await_table(server: &Server, expected: &str) {
-    let deadline = Instant::now() + Duration::from_secs(15);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let (table, errors, _) = server.shell("ipvsadm -Sn");
         if table == expected {

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::server::Server;
+use crate::server::{PATIENCE, Server};
 
 struct Ldirectord(Child);
 
@@ -22,7 +22,7 @@ impl Drop for Ldirectord {
 }
 
 fn await_servers(server: &Server, expected: &[u16]) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let (table, errors, _) = server.shell("ipvsadm -Sn");
         let ports = table.lines().filter_map(|line| line.split("-r 127.0.0.1:").nth(1));

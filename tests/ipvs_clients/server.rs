@@ -21,6 +21,9 @@ const SOCKET_OF_CHILD: &str = "LVSD_TEST_IPVS_SERVER";
 /// Set as well when it is to serve the director.
 const JOURNAL_OF_CHILD: &str = "LVSD_TEST_IPVS_JOURNAL";
 
+/// A client that reads nothing for so long loses its place.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What the child does; does nothing in the test process itself.
 pub fn serve_if_child() {
     let Some(path) = std::env::var_os(SOCKET_OF_CHILD) else {
@@ -28,7 +31,7 @@ pub fn serve_if_child() {
     };
     let socket = IpvsSocket::open(Path::new(&path), None).unwrap();
     let limits = Limits {
-        write_timeout: Duration::from_secs(2),
+        write_timeout: WRITE_TIMEOUT,
         ..Limits::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -71,6 +74,35 @@ fn memory(limits: Limits) -> Served<MemoryTable> {
     }
 }
 
+/// What a condition may take on a machine that does much else beside it; only a fault makes anybody wait that long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether one of five runs takes less than `floor`, which a fault would cost every one of them: the machine can only
+/// add to what a run takes.
+pub fn takes_less_than(floor: Duration, mut run: impl FnMut()) -> bool {
+    (0..5).any(|_| {
+        let begun = Instant::now();
+        run();
+        begun.elapsed() < floor
+    })
+}
+
+/// Waits until a process waits for an answer.
+pub fn await_question(pid: &str) {
+    // What a receiver sleeps in, as the kernel names it.
+    let waits_in = || std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+    until("it asks something", || waits_in().contains("wait_for_more_packets"));
+}
+
 pub struct Server {
     child: Child,
     socket: PathBuf,
@@ -103,6 +135,19 @@ impl Server {
 
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Processor time that it has taken: how long it all lasts depends on what else the machine does.
+    pub fn cpu_time(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()))
+            .unwrap()
+            .flatten();
+        // Nanoseconds on a processor first.
+        let ns = tasks.map(|task| {
+            let schedstat = std::fs::read_to_string(task.path().join("schedstat")).unwrap();
+            schedstat.split(' ').next().unwrap().parse::<u64>().unwrap()
+        });
+        Duration::from_nanos(ns.sum())
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -166,11 +211,7 @@ fn spawn(socket: &Path, serves_director: bool) -> Child {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !socket.exists() {
-        assert!(Instant::now() < deadline, "the server does not come up");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until("the server is up", || socket.exists());
     child
 }
 
@@ -180,7 +221,7 @@ pub fn library() -> &'static Path {
     LIBRARY.get_or_init(|| built(&["--release", "-p", "lvs-preload"], "release/liblvs_ipvs.so"))
 }
 
-/// Another part of the workspace, by what cargo is told and where the result is.
+/// Another part of the workspace, by the arguments of cargo and where the result is.
 pub fn built(arguments: &[&str], result: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let built = Command::new(env!("CARGO"))

@@ -30,6 +30,9 @@ pub struct FarEnd {
     _device: Device,
 }
 
+/// What a condition may take on a machine that does much else beside it; only a fault makes anybody wait that long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Workers under test.
 pub struct Lab {
     pub pool: Mempool,
@@ -120,7 +123,7 @@ impl Lab {
         assert_eq!(self.far_ends[device].to_worker[worker].transmit(&mut burst).refused, 0);
     }
 
-    /// Receives what arrived at the far end of `device`: at least `count` frames, or fewer after two seconds.
+    /// Receives what arrived at the far end of `device`: at least `count` frames, or fewer when no more come.
     pub fn receive(&mut self, device: usize, count: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         wait_until(|| {
@@ -141,10 +144,10 @@ impl Lab {
             .unwrap();
     }
 
-    /// The next reply of a worker, within five seconds.
+    /// The next reply of a worker.
     pub fn reply(&self, worker: usize) -> Option<Reply> {
         let mut reply = None;
-        wait_for(Duration::from_secs(5), || {
+        wait_until(|| {
             reply = self.mailboxes[worker].replies.pop();
             reply.is_some()
         });
@@ -156,6 +159,19 @@ impl Lab {
         match self.reply(worker) {
             Some(Reply::Resolve(neighbour)) => Some(neighbour),
             _ => None,
+        }
+    }
+
+    /// The snapshot that a worker sends back, and the neighbours that it asks for until then: how often it asks
+    /// depends on how long the test takes.
+    pub fn retired(&self, worker: usize) -> (Arc<Snapshot>, Vec<NeighbourKey>) {
+        let mut asked = Vec::new();
+        loop {
+            match self.reply(worker) {
+                Some(Reply::Resolve(neighbour)) => asked.push(neighbour),
+                Some(Reply::Retired(old)) => return (old, asked),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -235,7 +251,7 @@ fn ring_device(eal: &Eal, pool: Mempool, number: usize, settings: &LabSettings) 
 /// A datagram socket pair behaves like a TAP: one frame a read or write.
 fn twin(device: DeviceId) -> (UnixDatagram, TwinDescriptor) {
     let (kernel, director) = UnixDatagram::pair().unwrap();
-    kernel.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    kernel.set_read_timeout(Some(PATIENCE)).unwrap();
     director.set_nonblocking(true).unwrap();
     (
         kernel,
@@ -246,12 +262,9 @@ fn twin(device: DeviceId) -> (UnixDatagram, TwinDescriptor) {
     )
 }
 
-pub fn wait_until(condition: impl FnMut() -> bool) -> bool {
-    wait_for(Duration::from_secs(2), condition)
-}
-
-pub fn wait_for(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + limit;
+/// Whether the condition comes about; it is looked at again and again.
+pub fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if condition() {
             return true;

@@ -18,7 +18,7 @@ use lvsd::worker::packet_path::PacketPath;
 pub const TRANSMIT: u8 = 1;
 /// First byte: punt.
 pub const PUNT: u8 = 2;
-/// First byte: hand over to the worker in the second; there it is transmitted on device 0.
+/// First byte: hand off to the worker in the second; there it is transmitted on device 0.
 pub const HAND_OVER: u8 = 3;
 /// First byte: hold for the neighbour in the second, behind device 0.
 pub const HOLD: u8 = 4;

@@ -6,14 +6,18 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The thread of a process that polls, by the name that DPDK gives it.
-pub fn worker_thread(process: &str) -> String {
+/// The threads of a process whose names begin with `name`, one at least; DPDK calls those that poll `rte-worker-…`.
+pub fn threads(process: &str, name: &str) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
-    let is_worker = |task: &std::fs::DirEntry| {
-        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("rte-worker"))
+    let is_named = |task: &std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|found| found.starts_with(name))
     };
-    let task = tasks.flatten().find(is_worker).expect("a worker runs");
-    task.file_name().into_string().expect("a number")
+    let found = tasks.flatten().filter(is_named);
+    let found: Vec<_> = found
+        .map(|task| task.file_name().into_string().expect("a number"))
+        .collect();
+    assert!(!found.is_empty(), "no thread is called {name}");
+    found
 }
 
 /// A thread that strace watches.
@@ -25,7 +29,13 @@ pub struct Traced {
 impl Traced {
     /// Watches `thread` of `process`; what it calls goes to the file `log`.
     pub fn attach(process: &str, thread: &str, log: &Path) -> Self {
+        Self::attach_with(&[], process, thread, log)
+    }
+
+    /// The same, with more for strace to do.
+    pub fn attach_with(options: &[&str], process: &str, thread: &str, log: &Path) -> Self {
         let mut strace = Command::new("strace")
+            .args(options)
             .args(["-qq", "-p", thread, "-o"])
             .arg(log)
             .stderr(Stdio::null())

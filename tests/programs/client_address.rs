@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::thread;
 
 use clap::{Parser, Subcommand};
-use lvs_lab_programs::introduction::{self, Introduced};
+use lvs_lab_programs::carried_address::{self, Carried};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Room for what arrives while the program is not scheduled, in bytes.
+/// Space for what arrives while the program is not scheduled, in bytes.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// What is known of more senders than that is forgotten.
 const SENDERS_MAX: usize = 65_536;
@@ -90,12 +90,12 @@ fn toa(end: SocketAddr) -> std::io::Result<()> {
     loop {
         let (mut stream, peer) = listener.accept()?;
         drain(&packets, |from, packet| {
-            if let Some(Introduced {
+            if let Some(Carried {
                 port,
                 to_port,
                 is_syn,
                 client,
-            }) = introduction::of_segment(from, packet)
+            }) = carried_address::of_segment(from, packet)
                 && to_port == end.port()
             {
                 if opened.len() >= SENDERS_MAX {
@@ -120,7 +120,7 @@ fn text(client: Option<SocketAddr>) -> String {
 }
 
 fn uoa(end: SocketAddr) -> std::io::Result<()> {
-    let (packets, wrapped) = (raw(end, 17)?, raw(end, introduction::OPTION_PROTOCOL)?);
+    let (packets, wrapped) = (raw(end, 17)?, raw(end, carried_address::OPTION_PROTOCOL)?);
     let socket = UdpSocket::bind(end)?;
     // Datagrams behind the option protocol never reach the socket: one look in a while is due to them.
     socket.set_read_timeout(Some(std::time::Duration::from_millis(5)))?;
@@ -136,23 +136,23 @@ fn uoa(end: SocketAddr) -> std::io::Result<()> {
             clients.clear();
         }
         drain(&packets, |from, packet| {
-            if let Some(Introduced {
+            if let Some(Carried {
                 port,
                 client: Some(client),
                 ..
-            }) = introduction::of_datagram(from, packet)
+            }) = carried_address::of_datagram(from, packet)
             {
                 clients.insert((from, port), client);
             }
         })?;
         let mut unwrapped = Vec::new();
         drain(&wrapped, |from, packet| {
-            if let Some(Introduced {
+            if let Some(Carried {
                 port,
                 to_port,
                 client: Some(client),
                 ..
-            }) = introduction::of_wrapped(from, packet)
+            }) = carried_address::of_wrapped(from, packet)
                 && to_port == end.port()
             {
                 clients.insert((from, port), client);

@@ -3,8 +3,8 @@
 //! They are small stand-ins for what an operator would have: UDP services, a crowd of TCP clients, and the
 //! kernel's ipip where the kernel has none.
 
+pub mod carried_address;
 pub mod decapsulate;
-pub mod introduction;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 

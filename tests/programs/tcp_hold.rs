@@ -34,7 +34,7 @@ enum Role {
     Serve {
         /// Where to listen.
         listen: SocketAddr,
-        /// Where to tell the counts.
+        /// Where to report the counts.
         #[arg(long)]
         status: SocketAddr,
         /// Connections to be ready for. Several processes may share the listening address.
@@ -89,7 +89,7 @@ async fn serve(listen: SocketAddr, status: SocketAddr) -> std::io::Result<ExitCo
     socket.set_reuseport(true)?;
     socket.bind(listen)?;
     let listener = socket.listen(BACKLOG)?;
-    let told = TcpListener::bind(status).await?;
+    let reports = TcpListener::bind(status).await?;
     let sources = Sources::default();
     println!("ready");
     loop {
@@ -98,7 +98,7 @@ async fn serve(listen: SocketAddr, status: SocketAddr) -> std::io::Result<ExitCo
                 let (stream, peer) = accepted?;
                 tokio::spawn(hold(stream, peer.ip(), Arc::clone(&sources)));
             }
-            asked = told.accept() => {
+            asked = reports.accept() => {
                 let (mut stream, _) = asked?;
                 let _ = stream.write_all(describe(&sources).as_bytes()).await;
             }

@@ -13,7 +13,7 @@ use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 /// IP in IP (RFC 2003), IPv6 in IP (RFC 4213, RFC 2473), GRE (RFC 2784).
 const PROTOCOLS: [(i32, Between); 3] = [(4, Between::Nothing), (41, Between::Nothing), (47, Between::Gre)];
 
-/// Room for bursts while the program is not scheduled, in bytes.
+/// Space for bursts while the program is not scheduled, in bytes.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 
 /// Decapsulates IP in IP, GRE and GUE for this network namespace.

@@ -6,7 +6,7 @@ use std::thread;
 use clap::Parser;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Room for bursts while the program is not scheduled, in bytes.
+/// Space for bursts while the program is not scheduled, in bytes.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 
 /// UDP echo service (RFC 862).

@@ -15,7 +15,7 @@ run_lab() {
         ipvsadm -A -t "$(vip 80)" -s wrr -p 60
         ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -m -w 3 -x 1000 -y 500
         ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -m
-        check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+        check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
     done
     ipvsadm --set 800 100 200
     restart KILL
@@ -35,15 +35,15 @@ restart() {
     title "lvsd ends by $1 and starts again"
     before=$(everything)
     start_downloads 4 "$(url "$VIP")"
-    check "downloads run" until_true 10 at_least_active 4
+    check "downloads run" until_true 60 at_least_active 4
     knock "$LAB_STATE/knocks" &
     knocker=$!
     remember "$knocker" knock
-    until_true 5 test -s "$LAB_STATE/knocks"
+    until_true 60 test -s "$LAB_STATE/knocks"
     end_lvsd "$1"
     run_lvsd
     check "rules, timeouts and thresholds are as before" test "$before" == "$(everything)"
-    check "pages come again" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+    check "pages come again" until_true 60 answers "$(url "$VIP")/" rs1 rs2
     kill "$knocker"
     wait "$knocker" 2>/dev/null || true
     seen=$(sort "$LAB_STATE/knocks" | uniq -c | awk '{ print $2 ": " $1 }' | paste -sd, | sed 's/,/, /g')

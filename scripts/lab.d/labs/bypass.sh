@@ -14,11 +14,11 @@ run_lab() {
     ipvsadm -A -f 66 -s rr
     equal "a mark without servers: nobody answers" "" "$(page "$(url "${RS[1]}")/")"
     lvsctl sysctl cache_bypass=1
-    check "cache_bypass: the web itself answers" until_true 5 answers "$(url "${RS[1]}")/" rs1
+    check "cache_bypass: the web itself answers" until_true 60 answers "$(url "${RS[1]}")/" rs1
     ipvsadm -a -f 66 -r "${RS[2]}" -m
-    check "with a cache: the cache answers in its place" until_true 5 answers "$(url "${RS[1]}")/" rs2
+    check "with a cache: the cache answers in its place" until_true 60 answers "$(url "${RS[1]}")/" rs2
     ipvsadm -Ln
     ipvsadm -Lnc
     ipvsadm -d -f 66 -r "${RS[2]}"
-    check "without it again: the web" until_true 5 answers "$(url "${RS[1]}")/" rs1
+    check "without it again: the web" until_true 60 answers "$(url "${RS[1]}")/" rs1
 }

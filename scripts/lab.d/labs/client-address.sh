@@ -19,8 +19,8 @@ run_lab() {
     counted
 }
 
-# told_by SERVICE CARRIER PORT: a FULLNAT service whose servers are told of the client, on a port of theirs.
-told_by() {
+# carried_by SERVICE CARRIER PORT: a FULLNAT service whose servers learn the client, on a port of theirs.
+carried_by() {
     lvsctl service add "$1" -s rr
     lvsctl local-address set "$1" "${LOCALS[@]}"
     lvsctl service edit "$1" --client-address "$2"
@@ -39,8 +39,8 @@ client_by_proxy() {
     # Another each time: a port that was used rests for a minute.
     port=$((37000 + $2 + 10 * family))
     title "$1 over IPv$family"
-    told_by "$(tcp "$2")" "$1" 8081
-    check "$1: the first page comes" until_true 10 answers "$url/" "$(client_address)"
+    carried_by "$(tcp "$2")" "$1" 8081
+    check "$1: the first page comes" until_true 60 answers "$url/" "$(client_address)"
     equal "$1: nginx knows the client and its port" "$(client_address) $port" \
         "$(in_ns client curl -s --max-time 10 --local-port "$port" "$url/port")"
     check_download "$url"
@@ -56,7 +56,7 @@ client_by_proxy() {
 client_by_toa() {
     local n said
     title "TOA over IPv$family"
-    told_by "$(tcp 8103)" toa 8103
+    carried_by "$(tcp 8103)" toa 8103
     for n in 1 2; do
         start "rs$n" "toa-$family" "$(program client-address)" toa "$(rs "$n" 8103)"
         wait_listen "rs$n" 8103
@@ -76,13 +76,13 @@ client_by_toa() {
 client_by_uoa() {
     local n
     title "UOA over IPv$family"
-    told_by "$(udp 8104)" uoa 8104
+    carried_by "$(udp 8104)" uoa 8104
     for n in 1 2; do
         start "rs$n" "uoa-$family" "$(program client-address)" uoa "$(rs "$n" 8104)"
         wait_listen "rs$n" 8104 u
     done
     for n in 1 2 3 4 5; do
-        check "uoa: datagram $n is known by its client" until_true 10 uoa_says "$(client_end 45003)"
+        check "uoa: datagram $n is known by its client" until_true 60 uoa_says "$(client_end 45003)"
     done
 }
 
@@ -103,7 +103,7 @@ short_segments() {
     equal "a download in short segments: same sha256" "$(sum_of part)" "$sum"
     stop_capture
     check "its segments were seen" some_frames "mss-$family" greater 1000
-    equal "none was longer than 1000 octets and its headers" 0 "$(frames "mss-$family" greater 1075)"
+    equal "none was longer than 1000 bytes and its headers" 0 "$(frames "mss-$family" greater 1075)"
 }
 
 # What lvsd counted of it all.

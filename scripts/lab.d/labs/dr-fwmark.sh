@@ -25,7 +25,7 @@ destination_ports = ["80", "443"]
         ipvsadm -A -f 66 "${SIX[@]}" -s rr -p 360
         ipvsadm -a -f 66 "${SIX[@]}" -r "$(bare_rs 1)" -g
         ipvsadm -a -f 66 "${SIX[@]}" -r "$(bare_rs 2)" -g
-        check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+        check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
         check_together
         ipvsadm -Ln -f 66 "${SIX[@]}"
         ipvsadm -Ln -f 66 "${SIX[@]}" --persistent-conn

@@ -18,7 +18,7 @@ run_lab() {
         ipvsadm -A -u "$(vip 7)" -s rr
         ipvsadm -a -u "$(vip 7)" -r "$(rs 1 7)" -g
         ipvsadm -a -u "$(vip 7)" -r "$(rs 2 7)" -g
-        check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+        check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
         check_alternates "$(url "$VIP")"
         check_way
         check_traffic "$VIP" lan
@@ -38,7 +38,8 @@ check_way() {
     local at_director=$CAPTURE
     capture rs1 eth0 server tcp port 80 and host "$VIP"
     pages 4 "$(url "$VIP")/" >/dev/null
-    until_true 5 some_frames server src host "$VIP" || true
+    until_true 60 seen_to_their_end director 4 dst host "$VIP" || true
+    until_true 60 seen_to_their_end server 2 dst host "$VIP" || true
     stop_capture
     CAPTURE=$at_director
     stop_capture

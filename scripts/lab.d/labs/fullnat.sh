@@ -20,7 +20,7 @@ run_lab() {
         lvsctl local-address set "$(udp 7)" "${LOCALS[@]}"
         ipvsadm -a -u "$(vip 7)" -r "$(rs 1 7)" -m
         ipvsadm -a -u "$(vip 7)" -r "$(rs 2 7)" -m
-        check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+        check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
         check_alternates "$(url "$VIP")"
         check_traffic "$VIP" wan
         check_sources

@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # The distribution's keepalived with an ordinary configuration: checks, a sorry server, a quorum, reload, stop.
 
+# shellcheck source=scripts/lab.d/keepalived_conf.sh
+source "$LAB_HOME/scripts/lab.d/keepalived_conf.sh"
+
 run_lab() {
     local host
     nat_network 3
@@ -22,130 +25,14 @@ run_lab() {
     equal "a stopped keepalived leaves no service" "" "$(ipvsadm_quiet -Sn)"
 }
 
-# The check of MISC_CHECK, and what quorum_up and quorum_down do.
-write_scripts() {
-    cat >"$(director_file check_dns)" <<SH
-#!/bin/sh
-test -e "$LAB_STATE/dns-\$1"
-SH
-    cat >"$(director_file quorum)" <<SH
-#!/bin/sh
-echo "\$1" >>"$(director_file quorum.log)"
-SH
-    chmod 755 "$(director_file check_dns)" "$(director_file quorum)"
-    touch "$LAB_STATE/dns-rs1" "$LAB_STATE/dns-rs2" "$(director_file quorum.log)"
-}
-
-# write_keepalived WEIGHT: of rs1 at the web service.
-write_keepalived() {
-    cat >"$(director_file keepalived.conf)" <<CONF
-global_defs {
-    router_id lab
-    script_user root
-    enable_script_security
-}
-
-virtual_server $VIP4 80 {
-    delay_loop 1
-    lvs_sched wrr
-    lvs_method NAT
-    protocol TCP
-    quorum 1
-    quorum_up "$(director_file quorum) up"
-    quorum_down "$(director_file quorum) down"
-    sorry_server ${RS[3]} 80
-
-$(http_server 1 "$1")
-$(http_server 2 1)
-}
-
-virtual_server $VIP4 443 {
-    delay_loop 1
-    lvs_sched rr
-    lvs_method NAT
-    persistence_timeout 50
-    protocol TCP
-
-    real_server ${RS[1]} 443 {
-        weight 1
-        inhibit_on_failure
-        TCP_CHECK {
-            connect_timeout 1
-            retry 1
-            delay_before_retry 1
-        }
-    }
-    real_server ${RS[2]} 443 {
-        weight 1
-        TCP_CHECK {
-            connect_timeout 1
-        }
-    }
-}
-
-virtual_server $VIP4 53 {
-    delay_loop 1
-    lvs_sched rr
-    lvs_method NAT
-    protocol UDP
-    ops
-
-$(misc_server 1)
-$(misc_server 2)
-}
-
-virtual_server $VIP6 80 {
-    delay_loop 1
-    lvs_sched wlc
-    lvs_method NAT
-    protocol TCP
-
-    real_server ${RS6[0]} 80 {
-        TCP_CHECK {
-            connect_timeout 1
-        }
-    }
-}
-CONF
-}
-
-http_server() {
-    cat <<CONF
-    real_server ${RS[$1]} 80 {
-        weight $2
-        HTTP_GET {
-            url {
-                path /
-                status_code 200
-            }
-            connect_timeout 1
-            retry 1
-            delay_before_retry 1
-        }
-    }
-CONF
-}
-
-misc_server() {
-    cat <<CONF
-    real_server ${RS[$1]} 53 {
-        weight 1
-        MISC_CHECK {
-            misc_path "$(director_file check_dns) rs$1"
-            misc_timeout 2
-        }
-    }
-CONF
-}
-
 all_come_up() {
-    becomes 15 "HTTP_GET brings both web servers in" "$(rs 1 80)=3 $(rs 2 80)=1" -t "$(vip 80)"
-    becomes 15 "TCP_CHECK brings both TLS servers in" "$(rs 1 443)=1 $(rs 2 443)=1" -t "$(vip 443)"
-    becomes 15 "MISC_CHECK brings both name servers in" "$(rs 1 53)=1 $(rs 2 53)=1" -u "$(vip 53)"
-    becomes 15 "IPv6 too" "[${RS6[0]}]:80=1" -t "[$VIP6]:80"
+    becomes 60 "HTTP_GET brings both web servers in" "$(rs 1 80)=3 $(rs 2 80)=1" -t "$(vip 80)"
+    becomes 60 "TCP_CHECK brings both TLS servers in" "$(rs 1 443)=1 $(rs 2 443)=1" -t "$(vip 443)"
+    becomes 60 "MISC_CHECK brings both name servers in" "$(rs 1 53)=1 $(rs 2 53)=1" -u "$(vip 53)"
+    becomes 60 "IPv6 too" "[${RS6[0]}]:80=1" -t "[$VIP6]:80"
     ipvsadm -Ln
-    check "pages come" until_true 10 answers "$(url "$VIP")/" rs1 rs2
-    check "over IPv6 too" until_true 10 answers "$(url "$VIP6")/" rs1
+    check "pages come" until_true 60 answers "$(url "$VIP")/" rs1 rs2
+    check "over IPv6 too" until_true 60 answers "$(url "$VIP6")/" rs1
     equal "a client keeps its TLS server" 1 "$(pages 6 "https://$VIP/" | tr ' ' '\n' | sort -u | wc -l)"
     check "and has a template" template_is_listed
     equal "the quorum was gained" up "$(xargs <"$(director_file quorum.log)")"
@@ -153,38 +40,38 @@ all_come_up() {
 
 template_is_listed() { [[ $(rows_of "$(vip 443)") =~ TCP\ 0[01]:[0-9]{2}\ ASSURED\ $CLIENT4:0\  ]]; }
 
-# A check takes delay_loop + connect_timeout + retry * delay_before_retry at most: four seconds, and two for the machine.
+# A dead server refuses at once, so a check takes delay_loop and retry * delay_before_retry; the rest is the machine's.
 check_http() {
     stop_nginx rs1
-    becomes 6 "nginx killed: out of the table" "$(rs 2 80)=1" -t "$(vip 80)"
-    becomes 6 "with inhibit_on_failure: weight 0" "$(rs 1 443)=0 $(rs 2 443)=1" -t "$(vip 443)"
+    becomes 60 "nginx killed: out of the table" "$(rs 2 80)=1" -t "$(vip 80)"
+    becomes 60 "with inhibit_on_failure: weight 0" "$(rs 1 443)=0 $(rs 2 443)=1" -t "$(vip 443)"
     check "pages come from the other" only "$(url "$VIP")/" rs2
     stop_nginx rs2
-    becomes 6 "both killed: the sorry server" "$(rs 3 80)=1" -t "$(vip 80)"
+    becomes 60 "both killed: the sorry server" "$(rs 3 80)=1" -t "$(vip 80)"
     check "it says sorry" only "$(url "$VIP")/" rs3
     equal "the quorum was lost" "up down" "$(xargs <"$(director_file quorum.log)")"
     start_nginx rs1
-    becomes 6 "nginx is back: in the table again, without the sorry server" "$(rs 1 80)=3" -t "$(vip 80)"
+    becomes 60 "nginx is back: in the table again, without the sorry server" "$(rs 1 80)=3" -t "$(vip 80)"
     start_nginx rs2
-    becomes 6 "both are back" "$(rs 1 80)=3 $(rs 2 80)=1" -t "$(vip 80)"
-    check "pages come from both" until_true 5 answers "$(url "$VIP")/" rs2
+    becomes 60 "both are back" "$(rs 1 80)=3 $(rs 2 80)=1" -t "$(vip 80)"
+    check "pages come from both" until_true 60 answers "$(url "$VIP")/" rs2
 }
 
 check_tcp_and_misc() {
-    becomes 6 "TCP_CHECK: both TLS servers are back" "$(rs 1 443)=1 $(rs 2 443)=1" -t "$(vip 443)"
+    becomes 60 "TCP_CHECK: both TLS servers are back" "$(rs 1 443)=1 $(rs 2 443)=1" -t "$(vip 443)"
     rm "$LAB_STATE/dns-rs2"
-    becomes 6 "MISC_CHECK fails: out of the table" "$(rs 1 53)=1" -u "$(vip 53)"
+    becomes 60 "MISC_CHECK fails: out of the table" "$(rs 1 53)=1" -u "$(vip 53)"
     touch "$LAB_STATE/dns-rs2"
-    becomes 6 "MISC_CHECK succeeds: in again" "$(rs 1 53)=1 $(rs 2 53)=1" -u "$(vip 53)"
+    becomes 60 "MISC_CHECK succeeds: in again" "$(rs 1 53)=1 $(rs 2 53)=1" -u "$(vip 53)"
 }
 
 # A reload changes what was edited and nothing else; what runs goes on.
 check_reload() {
     start_downloads 4 "$(url "$VIP")"
-    check "downloads run" until_true 5 at_least_active 4
+    check "downloads run" until_true 60 at_least_active 4
     write_keepalived 7
     reload_keepalived
-    becomes 6 "the new weight, on reload" "$(rs 1 80)=7 $(rs 2 80)=1" -t "$(vip 80)"
+    becomes 60 "the new weight, on reload" "$(rs 1 80)=7 $(rs 2 80)=1" -t "$(vip 80)"
     check_downloads
 }
 
@@ -192,12 +79,15 @@ check_reload() {
 check_outage() {
     local before
     before=$(ipvsadm_quiet -Sn)
+    # Without the addresses its checks fail, and it would take servers out before anybody looks.
+    signal_keepalived STOP
     end_lvsd KILL
     run_lvsd
     nat_addresses
     equal "the rules are back before anybody asks" "$before" "$(ipvsadm_quiet -Sn)"
+    signal_keepalived CONT
     stop_nginx rs2
-    becomes 8 "checks go on after a restart of lvsd" "$(rs 1 80)=7" -t "$(vip 80)"
+    becomes 60 "checks go on after a restart of lvsd" "$(rs 1 80)=7" -t "$(vip 80)"
     start_nginx rs2
-    becomes 8 "both ways" "$(rs 1 80)=7 $(rs 2 80)=1" -t "$(vip 80)"
+    becomes 60 "both ways" "$(rs 1 80)=7 $(rs 2 80)=1" -t "$(vip 80)"
 }

@@ -18,7 +18,7 @@ run_lab() {
     for family in $FAMILIES; do
         use_family "$family"
         add_services
-        check "the first page comes" until_true 10 answers "https://$(host_of "$VIP")/" rs1 rs2
+        check "the first page comes" until_true 60 answers "https://$(host_of "$VIP")/" rs1 rs2
         check_services
         ipvsadm -Ln
     done
@@ -49,7 +49,7 @@ four() {
     done | xargs
 }
 
-talk() { in_ns client socat -T 3 - "$1" </dev/null; }
+talk() { in_ns client socat -T 20 - "$1" </dev/null; }
 
 check_services() {
     local host

@@ -30,7 +30,7 @@ round_robin() {
     ipvsadm -A -u "$(vip 7)" -s rr
     ipvsadm -a -u "$(vip 7)" -r "$(rs 1 7)" -m
     ipvsadm -a -u "$(vip 7)" -r "$(rs 2 7)" -m
-    check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+    check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
     check_alternates "$(url "$VIP")"
     check_traffic "$VIP" wan
     ipvsadm -Ln -t "$(vip 80)"
@@ -48,7 +48,7 @@ weighted() {
         within "wrr 3:1 over 4,000 connections, $WORKERS workers" 2900 3100 "$(requests_of rs1)"
     fi
     # ab opens a few connections more than it makes requests, at most as many as run at once.
-    check "the listing counts them too, once the estimator has run" until_true 6 counts_conns 4000 4020
+    check "the listing counts them too, once the estimator has run" until_true 60 counts_conns 4000 4020
     ipvsadm -Ln -t "$(vip 80)" --stats
     check_both_ways
 

@@ -15,7 +15,7 @@ run_lab() {
         ipvsadm -A -t "$(vip 80)" -s rr
         ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -m
         ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -m
-        check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+        check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
         each_client
         each_network
         until_the_timeout
@@ -86,14 +86,14 @@ each_network() {
 # ended keep their template for minutes.
 until_the_timeout() {
     local before
-    ipvsadm -A -u "$(vip 53)" -s rr -p 2
+    ipvsadm -A -u "$(vip 53)" -s rr -p 10
     ipvsadm -a -u "$(vip 53)" -r "$(rs 1 53)" -m
     ipvsadm -a -u "$(vip 53)" -r "$(rs 2 53)" -m
     ipvsadm --set 0 0 1
-    check "a name server answers" until_true 10 asks rs1 rs2
+    check "a name server answers" until_true 60 asks rs1 rs2
     before=$(ask)
     equal "within the timeout it stays the same" "$before $before" "$(ask) $(ask)"
-    check "the template goes" until_true 20 no_rows_of "$(vip 53)"
+    check "the template goes" until_true 60 no_rows_of "$(vip 53)"
     if ((WORKERS == 1)); then
         equal "then it is the other's turn" "rs$((3 - ${before#rs}))" "$(ask)"
     fi

@@ -53,13 +53,13 @@ has_said() { grep -q "$1" "$SAID"; }
 # comes_back PORT TEXT
 comes_back() {
     associate "$@"
-    until_true 2 has_said "$2"
+    until_true 5 has_said "$2"
 }
 
 # check_echo MODE PORT
 check_echo() {
-    check "$1: an association echoes" until_true 15 comes_back "$2" "one two three"
-    check "$1: another one too" until_true 15 comes_back "$2" "four five six"
+    check "$1: an association echoes" until_true 60 comes_back "$2" "one two three"
+    check "$1: another one too" until_true 60 comes_back "$2" "four five six"
     # Each worker takes turns by itself.
     ((WORKERS == 1)) || return 0
     equal "$1: both servers had one" 2 "$(rows_of "$(vip "$2")" | awk '$1 == "SCTP" { print $6 }' | sort -u | wc -l)"

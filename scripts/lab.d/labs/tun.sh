@@ -9,7 +9,7 @@ run_lab() {
     start_udp_echo rs2 192.0.2.80:7 "[2001:db8:2::80]:7"
     for host in rs1 rs2; do
         start "$host" tunnel "$(program tunnel-endpoint)" --interface tunl
-        until_true 5 in_ns "$host" ip link show tunl >/dev/null
+        until_true 60 in_ns "$host" ip link show tunl >/dev/null
     done
     start_sshd director
     start_lvsd
@@ -38,7 +38,7 @@ tunnel_services() {
     ipvsadm -A -u "$(vip 7)" -s rr
     ipvsadm -a -u "$(vip 7)" -r "$(rs 1 7)" -i
     ipvsadm -a -u "$(vip 7)" -r "$(rs 2 7)" -i
-    check "the first page comes" until_true 10 answers "$(url "$VIP")/" rs1 rs2
+    check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
 }
 
 # Outer header: from the director to the real server; nothing comes back through the director.
@@ -46,7 +46,7 @@ check_wrapping() {
     local wrapped
     capture rs1 eth0 server host "${RS[1]}"
     pages 4 "$(url "$VIP")/" >/dev/null
-    until_true 5 some_frames server src host "$DIRECTOR" || true
+    until_true 60 some_frames server src host "$DIRECTOR" || true
     stop_capture
     wrapped=$(frames server src host "$DIRECTOR" and dst host "${RS[1]}")
     within "requests come wrapped from $DIRECTOR to ${RS[1]}" 1 1000 "$wrapped"
@@ -76,14 +76,14 @@ check_wrapped_in() {
     local word=$1
     shift
     capture rs1 eth0 wrapped "$@"
-    check "$word: a page comes" until_true 5 answers "$(url "$VIP" 8080)/" rs1:8080
+    check "$word: a page comes" until_true 60 answers "$(url "$VIP" 8080)/" rs1:8080
     equal "$word: full packets get through" rs1:8080 \
         "$(in_ns client curl -s --max-time 20 --data-binary "@$LAB_STATE/files/part" "$(url "$VIP" 8080)/" || true)"
-    check "$word: that is how they travelled" until_true 5 some_frames wrapped "$@"
+    check "$word: that is how they travelled" until_true 60 some_frames wrapped "$@"
     stop_capture
 }
 
-# tracepath finds 20 octets less behind the director (40 in IPv6), and another 100 less where a link is narrow. Of
+# tracepath finds 20 bytes less behind the director (40 in IPv6), and another 100 less where a link is narrow. Of
 # IPv6 tunnels no narrow link is learned, as in the kernel.
 path_mtu() {
     local head=20 narrow=1400 said
@@ -102,7 +102,7 @@ path_mtu() {
     check "that of the way: $((narrow - head))" grep -q "Resume: pmtu $((narrow - head))" <<<"$said"
     check "the real server is reached" grep -q reached <<<"$said"
     ipvsadm -D -u "$(vip 0)"
-    check "TCP gets through as well" until_true 10 upload_to_rs1
+    check "TCP gets through as well" until_true 60 upload_to_rs1
     in_ns router ip link set far1 mtu 1500
     in_ns rs1 ip link set eth0 mtu 1500
 }
@@ -122,10 +122,10 @@ mixed_families() {
     VIP=$VIP4
     ipvsadm -A -t "$(vip 8080)" -s rr
     ipvsadm -a -t "$(vip 8080)" -r "$(host_of "${RS6[0]}"):8080" -i
-    check "IPv4 in IPv6" until_true 10 answers "$(url "$VIP" 8080)/" rs1:8080
+    check "IPv4 in IPv6" until_true 60 answers "$(url "$VIP" 8080)/" rs1:8080
     VIP=$VIP6
     ipvsadm -A -t "$(vip 8080)" -s rr
     ipvsadm -a -t "$(vip 8080)" -r "${RS4[0]}:8080" -i
-    check "IPv6 in IPv4" until_true 10 answers "$(url "$VIP" 8080)/" rs1:8080
+    check "IPv6 in IPv4" until_true 60 answers "$(url "$VIP" 8080)/" rs1:8080
     ipvsadm -Ln
 }

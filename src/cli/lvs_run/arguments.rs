@@ -10,7 +10,7 @@ use lvs_api::netlink::SOCKET_DEFAULT;
 
 /// How the tool is led to lvsd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mode {
+pub enum Mode {
     /// By what the program is: supervised if it is static, set-uid, set-gid or has file capabilities.
     Auto,
     /// By the library, without looking.
@@ -26,35 +26,35 @@ pub(crate) enum Mode {
     version,
     override_usage = "lvs-run [OPTIONS] [--] COMMAND [ARGUMENT]..."
 )]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// How the tool is led to lvsd.
     #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) mode: Mode,
+    pub mode: Mode,
     /// lvsd's IPVS socket.
     #[arg(long, env = "LVS_IPVS_SOCK", default_value = SOCKET_DEFAULT)]
-    pub(crate) socket: PathBuf,
+    pub socket: PathBuf,
     /// The library, when it is not where it was installed.
     #[arg(long, env = "LVS_IPVS_LIBRARY")]
-    pub(crate) library: Option<PathBuf>,
+    pub library: Option<PathBuf>,
     /// Seconds to wait for lvsd to answer.
     #[arg(long, env = "LVS_IPVS_WAIT", default_value_t = 0.0, value_parser = seconds)]
-    pub(crate) wait: f64,
+    pub wait: f64,
     /// Seconds that lvsd may take for an answer.
     #[arg(long, env = "LVS_IPVS_TIMEOUT", default_value_t = 5.0, value_parser = seconds)]
-    pub(crate) timeout: f64,
+    pub timeout: f64,
     /// Not for people: this process is to supervise a tool.
     #[arg(long, hide = true, value_enum)]
-    pub(crate) supervise: Option<Stage>,
+    pub supervise: Option<Stage>,
     /// The name the tool is told that it has, where its file's is another.
     #[arg(long)]
-    pub(crate) name: Option<OsString>,
+    pub name: Option<OsString>,
     /// The tool and its arguments.
     #[arg(
         required_unless_present = "supervise",
         trailing_var_arg = true,
         allow_hyphen_values = true
     )]
-    pub(crate) command: Vec<OsString>,
+    pub command: Vec<OsString>,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -66,7 +66,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 /// Which of the two processes it takes to be nobody's child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Stage {
+pub enum Stage {
     /// Starts the other and ends.
     Leave,
     /// Supervises.

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use libseccomp::error::SeccompError;
 use libseccomp::{ScmpAction, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 
-use crate::raw_calls;
+use crate::lvs_run::raw_calls;
 
 /// The low 32 bits: C's int in a register has anything above.
 const INT: u64 = 0xffff_ffff;

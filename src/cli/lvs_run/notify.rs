@@ -15,8 +15,8 @@ use std::process::{Command, Stdio};
 use clap::ValueEnum;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::arguments::Stage;
-use crate::{filter, raw_calls};
+use crate::lvs_run::arguments::Stage;
+use crate::lvs_run::{filter, raw_calls};
 
 /// This program, even when its file was replaced meanwhile.
 const OWN_PROGRAM: &str = "/proc/self/exe";

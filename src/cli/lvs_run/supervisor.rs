@@ -20,21 +20,15 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::filter::{self, Wish};
-use crate::notify::{Director, READY};
-use crate::raw_calls;
+use crate::lvs_run::filter::{self, Wish};
+use crate::lvs_run::notify::{Director, READY};
+use crate::lvs_run::raw_calls;
 
-#[path = "supervisor/director.rs"]
 mod director;
-#[path = "supervisor/notification.rs"]
 mod notification;
-#[path = "supervisor/receive.rs"]
 mod receive;
-#[path = "supervisor/relay.rs"]
 mod relay;
-#[path = "supervisor/socket.rs"]
 mod socket;
-#[path = "supervisor/target.rs"]
 mod target;
 
 use director::DirectorAddress;

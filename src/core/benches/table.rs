@@ -15,7 +15,7 @@ use std::time::Duration;
 use lvs_core::address::{Addr4, Addr6, Address, Endpoint, FlowKey};
 use lvs_core::arena::Arena;
 use lvs_core::ipvs::conn::table::{ConnTable, Expiry};
-use lvs_core::ipvs::conn::{Conn, ConnIndex, FLAG_OUTBOUND_INDEXED};
+use lvs_core::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use lvs_core::limits::BURST_MAX;
 use lvs_core::random::Random;
 use lvs_core::tick::Tick;
@@ -106,7 +106,7 @@ fn flow<A: Address>(n: u32) -> Conn<A> {
         local: end(0xc612_c801 + n % 24, 1_024 + (n / 96 % 60_000) as u16),
         real: end(0xc612_6401 + n / 24 % 4 + n / (96 * 60_000) * 4, 80),
         protocol: 6,
-        flags: FLAG_OUTBOUND_INDEXED,
+        flags: ConnFlags::OUTBOUND_INDEXED,
         timeout_ms: 900_000,
         ..Conn::default()
     }

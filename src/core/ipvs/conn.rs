@@ -15,13 +15,21 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::address::{Addr4, Addr6, Address, Endpoint, FlowKey};
 use crate::ipvs::client_address::ClientAddressState;
+use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence;
+use crate::ipvs::protocol::sctp::SctpState;
+use crate::ipvs::protocol::tcp::TcpState;
+use crate::ipvs::real_server::RealServerId;
+use crate::ipvs::service::ServiceId;
 use crate::tick::Tick;
 
+mod flags;
 mod key;
 mod key_index;
 pub mod table;
 mod timer_wheel;
+
+pub use flags::ConnFlags;
 
 /// Which way a packet goes through a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,39 +81,9 @@ pub struct TimerLink {
     slot: u32,
 }
 
-/// Set when the reply's key is indexed too: NAT and FULLNAT.
-pub const FLAG_OUTBOUND_INDEXED: u16 = 0x4000;
-/// No reply has been seen (`IP_VS_CONN_F_NOOUTPUT`).
-pub const FLAG_NO_OUTPUT: u16 = 0x0080;
-/// Counted in InActConn, not in ActiveConn (`IP_VS_CONN_F_INACTIVE`).
-pub const FLAG_INACTIVE: u16 = 0x0100;
-/// Outbound sequence numbers are shifted (`IP_VS_CONN_F_OUT_SEQ`).
-pub const FLAG_OUTBOUND_SHIFTED: u16 = 0x0200;
-/// Inbound sequence numbers are shifted (`IP_VS_CONN_F_IN_SEQ`).
-pub const FLAG_INBOUND_SHIFTED: u16 = 0x0400;
-/// The client's port is not known yet (`IP_VS_CONN_F_NO_CPORT`).
-pub const FLAG_NO_CLIENT_PORT: u16 = 0x0800;
-/// A persistence template, not a connection (`IP_VS_CONN_F_TEMPLATE`).
-pub const FLAG_TEMPLATE: u16 = 0x1000;
-/// One-packet scheduling (`IP_VS_CONN_F_ONE_PACKET`).
-pub const FLAG_ONE_PACKET: u16 = 0x2000;
-/// A template of the table controls this connection.
-pub const FLAG_CONTROLLED: u16 = 0x0010;
-/// A template that no longer decides, but still has connections.
-pub const FLAG_RETIRED: u16 = 0x8000;
-/// The real server's answer is being waited for, to measure how long it takes.
-pub const FLAG_TIMED: u16 = 0x0008;
-/// Packets from the real server go to a newer connection with the same outbound key ([`Conn::shadowed`]).
-pub const FLAG_SHADOWED: u16 = 0x0004;
-/// A copy, on the worker of its local port, of a synced FULLNAT connection whose client is another worker's: it
-/// serves replies, is not bound to its real server and not listed.
-pub const FLAG_REPLIES_ONLY: u16 = 0x0040;
-/// Made by the sync daemon, not by a packet (`IP_VS_CONN_F_SYNC`).
-pub const FLAG_SYNCED: u16 = 0x0020;
-
 /// See the module. Make one with `Conn { client, virt, ..Default::default() }`.
 ///
-/// While it is in a table, the four ends, `protocol`, `FLAG_OUTBOUND_INDEXED` and `timer` must stay as they
+/// While it is in a table, the four ends, `protocol`, [`ConnFlags::OUTBOUND_INDEXED`] and `timer` must stay as they
 /// are: the table finds the connection by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, KnownLayout)]
 #[repr(C, align(64))]
@@ -124,21 +102,21 @@ pub struct Conn<A: Address> {
     pub hop_generation: u32,
     /// [`crate::l3::HopId`] of the way on, by [`Direction`]; [`Conn::NO_HOP`] when not looked up.
     pub hops: [u16; 2],
-    /// [`crate::ipvs::real_server::RealServerId`].
-    pub real_server: u32,
+    /// The real server it goes to.
+    pub real_server: RealServerId,
     /// Packets from the client, modulo 2³² (synchronisation counts them).
     pub in_packets: u32,
     /// What the inbound rewrite adds to the IPv4 header checksum; outbound its complement.
     pub l3_delta: u16,
     /// What the inbound rewrite adds to the TCP or UDP checksum; outbound its complement.
     pub l4_delta: u16,
-    /// `FLAG_…`.
-    pub flags: u16,
+    /// What is true of it, bit by bit.
+    pub flags: ConnFlags,
     /// IP protocol number.
     pub protocol: u8,
-    /// State of the protocol's machine ([`crate::ipvs::protocol`]).
+    /// State of the protocol's machine ([`crate::ipvs::protocol`]): see [`Conn::tcp_state`], [`Conn::sctp_state`].
     pub state: u8,
-    /// [`crate::ipvs::forwarding::ForwardingMode`].
+    /// [`ForwardingMode`] as a number: see [`Conn::mode`].
     pub mode: u8,
     /// What is left to be told the real server about the client, or changed in SYN segments.
     pub client_address: ClientAddressState,
@@ -146,8 +124,8 @@ pub struct Conn<A: Address> {
     pub proxy_header_len: u8,
     /// State in which it was last told to another director.
     pub synced_state: u8,
-    /// [`crate::ipvs::service::ServiceId`].
-    pub service: u32,
+    /// The service it was made for.
+    pub service: ServiceId,
     /// Idle time in milliseconds after which it expires in its present state. Change it by
     /// [`table::ConnTable::set_timeout`].
     pub timeout_ms: u32,
@@ -160,7 +138,7 @@ pub struct Conn<A: Address> {
     pub controlled: u32,
     /// Firewall mark of its service; 0 for none.
     pub fwmark: u32,
-    /// When the real server was asked, in microseconds modulo 2³²; only while `FLAG_TIMED` is set.
+    /// When the real server was asked, in microseconds modulo 2³²; only while [`ConnFlags::TIMED`] is set.
     pub asked_us: u32,
     /// Until when another director was told to keep it, in ticks; the low two bits count repetitions. 0: never told.
     pub synced_until: u32,
@@ -182,11 +160,29 @@ impl<A: Address> Conn<A> {
 
     /// The IP protocol of its packets: for a template that of the connections it controls, 0 for any.
     pub const fn ip_protocol(&self) -> u8 {
-        if self.flags & FLAG_TEMPLATE == 0 {
-            self.protocol
-        } else {
+        if self.flags.contains(ConnFlags::TEMPLATE) {
             persistence::controlled_protocol(self.protocol)
+        } else {
+            self.protocol
         }
+    }
+
+    /// How its packets reach the real server.
+    #[inline]
+    pub const fn mode(&self) -> ForwardingMode {
+        ForwardingMode::from_u8(self.mode)
+    }
+
+    /// Its state, if its protocol is TCP; `None` for a number that is no state.
+    #[inline]
+    pub const fn tcp_state(&self) -> Option<TcpState> {
+        TcpState::from_u8(self.state)
+    }
+
+    /// Its state, if its protocol is SCTP; `None` for a number that is no state.
+    #[inline]
+    pub const fn sctp_state(&self) -> Option<SctpState> {
+        SctpState::from_u8(self.state)
     }
 
     /// The key of a packet from the client.
@@ -233,18 +229,18 @@ impl<A: Address> Default for Conn<A> {
             last_seen: Tick::default(),
             hop_generation: 0,
             hops: [Self::NO_HOP; 2],
-            real_server: 0,
+            real_server: RealServerId(0),
             in_packets: 0,
             l3_delta: 0,
             l4_delta: 0,
-            flags: 0,
+            flags: ConnFlags::empty(),
             protocol: 0,
             state: 0,
             mode: 0,
             client_address: ClientAddressState::OVER,
             proxy_header_len: 0,
             synced_state: 0,
-            service: 0,
+            service: ServiceId(0),
             timeout_ms: 0,
             timer: TimerLink::default(),
             control: Self::NO_CONTROL,

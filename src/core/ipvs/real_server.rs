@@ -4,16 +4,19 @@
 
 use std::net::IpAddr;
 
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::tunnel_kind::TunnelKind;
 
 /// Slot of a real server: indexes its counters and loads on every worker. Stable for the life of the
 /// object, which outlives its deletion by the trash period (`ip_vs_trash_get_dest`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
 pub struct RealServerId(pub u32);
 
 impl RealServerId {
-    /// Of a connection that another director told of and whose real server is not configured here.
+    /// Of a connection that another director synced and whose real server is not configured here.
     pub const UNBOUND: Self = Self(u32::MAX);
 }
 

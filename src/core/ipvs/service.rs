@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
 use crate::address::AddressFamily;
 use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::local_address::LocalAddressPool;
@@ -12,8 +14,14 @@ use crate::ipvs::real_server::RealServer;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind, SchedulerTable};
 
 /// Slot of a service: indexes its scheduler state on every worker. Reused only after the service is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
 pub struct ServiceId(pub u32);
+
+impl ServiceId {
+    /// Of a connection that another director synced and whose service is not configured here.
+    pub const UNBOUND: Self = Self(u32::MAX);
+}
 
 /// Protocols a virtual service can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

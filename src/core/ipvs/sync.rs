@@ -8,10 +8,7 @@
 use std::net::IpAddr;
 
 use crate::address::{Address, Endpoint};
-use crate::ipvs::conn::{
-    Conn, FLAG_INACTIVE, FLAG_INBOUND_SHIFTED, FLAG_NO_CLIENT_PORT, FLAG_NO_OUTPUT, FLAG_ONE_PACKET,
-    FLAG_OUTBOUND_SHIFTED, FLAG_SYNCED, FLAG_TEMPLATE, SequenceShift,
-};
+use crate::ipvs::conn::{Conn, ConnFlags, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 
 pub mod assembly;
@@ -37,23 +34,18 @@ const METHOD_TUNNEL: u32 = 2;
 const METHOD_DIRECT_ROUTING: u32 = 3;
 const METHOD_BYPASS: u32 = 4;
 
-/// The flags of a connection that travel as they are.
-const FLAGS_SENT: u16 = FLAG_SYNCED
-    | FLAG_NO_OUTPUT
-    | FLAG_INACTIVE
-    | FLAG_OUTBOUND_SHIFTED
-    | FLAG_INBOUND_SHIFTED
-    | FLAG_NO_CLIENT_PORT
-    | FLAG_TEMPLATE
-    | FLAG_ONE_PACKET;
-/// Those of them that a backup takes over (`IP_VS_CONN_F_BACKUP_MASK`).
-pub const FLAGS_TAKEN: u16 =
-    FLAG_NO_OUTPUT | FLAG_INACTIVE | FLAG_OUTBOUND_SHIFTED | FLAG_INBOUND_SHIFTED | FLAG_NO_CLIENT_PORT | FLAG_TEMPLATE;
+/// The flags that a master sends as they are.
+const FLAGS_SENT: ConnFlags = FLAGS_IMPORTED.union(ConnFlags::SYNCED).union(ConnFlags::ONE_PACKET);
+/// The flags that a backup imports (`IP_VS_CONN_F_BACKUP_MASK`).
+pub const FLAGS_IMPORTED: ConnFlags = FLAGS_UPDATED
+    .union(ConnFlags::NO_OUTPUT)
+    .union(ConnFlags::NO_CLIENT_PORT)
+    .union(ConnFlags::TEMPLATE);
 /// Those of them that change a connection that is known (`IP_VS_CONN_F_BACKUP_UPD_MASK`).
-pub const FLAGS_UPDATED: u16 = FLAG_INACTIVE | FLAG_OUTBOUND_SHIFTED | FLAG_INBOUND_SHIFTED;
+pub const FLAGS_UPDATED: ConnFlags = ConnFlags::INACTIVE.union(ConnFlags::SHIFTED);
 
 /// An address and a port.
-pub type End = (IpAddr, u16);
+pub type SyncedEnd = (IpAddr, u16);
 
 /// A connection or template as one director tells it to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +57,13 @@ pub struct SyncConn {
     /// Protocol state, or of a template [`crate::ipvs::persistence::STATE_ASSURED`].
     pub state: u16,
     /// CIP and client port.
-    pub client: End,
+    pub client: SyncedEnd,
     /// VIP and service port; of a fwmark template the mark and 0.
-    pub virt: End,
+    pub virt: SyncedEnd,
     /// RIP and real port. All ends are of one family.
-    pub real: End,
+    pub real: SyncedEnd,
     /// FULLNAT's local address and port, which the kernel does not know.
-    pub local: Option<End>,
+    pub local: Option<SyncedEnd>,
     /// Mark of its service; 0 for none, and always with version 0.
     pub fwmark: u32,
     /// Idle timeout in seconds; 0 for that of its state, as always with version 0.
@@ -83,7 +75,7 @@ pub struct SyncConn {
 impl SyncConn {
     /// What is told about `conn`; `None` when the protocol has no words for it: a real server of another family.
     pub fn of<A: Address>(conn: &Conn<A>) -> Option<Self> {
-        let mode = ForwardingMode::from_u8(conn.mode);
+        let mode = conn.mode();
         if mode == ForwardingMode::Tunnel && conn.real.addr == A::default() {
             return None;
         }
@@ -94,10 +86,14 @@ impl SyncConn {
             ForwardingMode::Tunnel => METHOD_TUNNEL,
             ForwardingMode::DirectRouting => METHOD_DIRECT_ROUTING,
         };
-        let is_template = conn.flags & FLAG_TEMPLATE != 0;
+        let is_template = conn.flags.contains(ConnFlags::TEMPLATE);
         // A template counts as inactive on the wire.
-        let inactive = if is_template { FLAG_INACTIVE } else { 0 };
-        let is_shifted = conn.flags & (FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED) != 0;
+        let inactive = if is_template {
+            ConnFlags::INACTIVE
+        } else {
+            ConnFlags::empty()
+        };
+        let is_shifted = conn.flags.intersects(ConnFlags::SHIFTED);
         Some(Self {
             protocol: conn.ip_protocol(),
             flags: method | u32::from(conn.flags & FLAGS_SENT | inactive),
@@ -114,7 +110,12 @@ impl SyncConn {
 
     /// Whether it is a persistence template.
     pub const fn is_template(&self) -> bool {
-        self.flags & FLAG_TEMPLATE as u32 != 0
+        self.conn_flags().contains(ConnFlags::TEMPLATE)
+    }
+
+    /// The flags without the forwarding method.
+    pub const fn conn_flags(&self) -> ConnFlags {
+        ConnFlags::from_bits_truncate((self.flags & !FLAGS_METHOD) as u16)
     }
 
     /// How it is forwarded when this director has no such real server.

@@ -12,10 +12,10 @@ use crate::address::{Address, Endpoint};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::client_address::{ClientAddress, ClientAddressState};
-use crate::ipvs::conn::{Conn, FLAG_INBOUND_SHIFTED, SequenceShift};
+use crate::ipvs::conn::{Conn, ConnFlags, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
-use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::ipvs::service::VirtualService;
 use crate::path::packet::Packet;
 use crate::single_writer::SingleWriter;
 use crate::wire::tcp::{ACK, FIN, PROTOCOL, RST, SYN};
@@ -46,11 +46,11 @@ pub(crate) fn begin(service: &VirtualService, mode: ForwardingMode, headers: &He
 #[cold]
 pub(crate) fn again<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: &Headers) {
     let goes_on = matches!(
-        TcpState::from_u8(conn.state),
+        conn.tcp_state(),
         Some(TcpState::Established | TcpState::SynRecv | TcpState::SynSent)
     );
-    if !goes_on && let Some(service) = ctx.snapshot.services.service(ServiceId(conn.service)) {
-        conn.client_address = begin(service, ForwardingMode::from_u8(conn.mode), headers);
+    if !goes_on && let Some(service) = ctx.snapshot.services.service(conn.service) {
+        conn.client_address = begin(service, conn.mode(), headers);
     }
 }
 
@@ -105,7 +105,7 @@ fn inbound_syn<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, head
     }
     if conn.client_address.carrier() == ClientAddress::None
         || headers.tcp_flags & ACK != 0
-        || TcpState::from_u8(conn.state) != Some(TcpState::SynRecv)
+        || conn.tcp_state() != Some(TcpState::SynRecv)
     {
         return;
     }
@@ -118,7 +118,7 @@ fn inbound_syn<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, head
         previous_delta: 0,
     };
     if proxy_header_len != 0 {
-        conn.flags |= FLAG_INBOUND_SHIFTED;
+        conn.flags.insert(ConnFlags::INBOUND_SHIFTED);
         proxy::without_data(headers, frame);
     }
 }
@@ -156,7 +156,7 @@ pub(crate) fn outbound<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, header
 }
 
 fn mss_max<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) -> u16 {
-    match ctx.snapshot.services.service(ServiceId(conn.service)) {
+    match ctx.snapshot.services.service(conn.service) {
         Some(service) if service.mss_max != 0 => service.mss_max,
         _ => u16::MAX,
     }

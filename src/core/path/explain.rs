@@ -134,7 +134,7 @@ fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question:
         ..Explanation::default()
     };
     let table = &mut family.table;
-    if let Some((index, direction)) = table.find(table.hash(&key), &key) {
+    if let Some((index, direction)) = table.lookup(&key) {
         let conn = table.conn(index);
         told.conn = Some(ConnRecord::of(ctx.snapshot, conn, ctx.now));
         told.is_reply = direction == Direction::Outbound;
@@ -250,7 +250,7 @@ fn choose<'s, A: Address>(
     let Opening { service, key, .. } = *opening;
     if let Some(persistence) = &service.persistence {
         let template_key = persistence::template_key(service, persistence, key.protocol, key.src.addr, key.dst);
-        if let Some((index, _)) = table.find(table.hash(&template_key), &template_key) {
+        if let Some((index, _)) = table.lookup(&template_key) {
             told.template = Some(ConnRecord::of(ctx.snapshot, table.conn(index), ctx.now));
             if let Some(server) = persist::server_of(ctx, table, index) {
                 let port = persist::port_of(service, server, key);

@@ -14,17 +14,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::address::{Addr4, Addr6, Address};
 use crate::frame::Frame;
 use crate::headers::Headers;
-use crate::ipvs::conn::{Conn, Direction, FLAG_CONTROLLED, FLAG_INBOUND_SHIFTED, FLAG_OUTBOUND_SHIFTED, FLAG_TIMED};
+use crate::ipvs::conn::{Conn, ConnFlags, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
-use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::real_server::RealServer;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::l3::{Hop, HopId};
-use crate::path::forward::rewrite::Rewrite;
-use crate::path::forward::rewrite::TTL_DELTA;
-use crate::path::forward::tunnel;
+use crate::path::forward::rewrite::{Rewrite, TTL_DELTA};
 use crate::path::forward::tunnel::encapsulate::OuterIpv4;
-use crate::path::forward::tunnel::encapsulate::{self};
+use crate::path::forward::tunnel::{self, encapsulate};
 use crate::path::packet::Packet;
 use crate::path::resolve::{NextHop, ToServer};
 use crate::verdict::{DropReason, Verdict};
@@ -54,7 +52,7 @@ pub(crate) trait FastHeader<A>: FromBytes + IntoBytes + Immutable + KnownLayout 
 }
 
 /// Packets of connections with any of these take the slow path.
-const SLOW_PATH_FLAGS: u16 = FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED | FLAG_TIMED;
+const SLOW_PATH_FLAGS: ConnFlags = ConnFlags::SHIFTED.union(ConnFlags::TIMED);
 
 /// Flags of a TCP segment that its state may depend on.
 const EVENTS: u8 = SYN | FIN | RST | ACK;
@@ -99,13 +97,13 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
             ctx.fast_ms.established[direction as usize]
         }
         // A reply assures the template.
-        udp::PROTOCOL if direction == Direction::Inbound || conn.flags & FLAG_CONTROLLED == 0 => {
+        udp::PROTOCOL if direction == Direction::Inbound || !conn.flags.contains(ConnFlags::CONTROLLED) => {
             ctx.fast_ms.udp[direction as usize]
         }
         _ => return None,
     };
-    let mode = ForwardingMode::from_u8(conn.mode);
-    let id = RealServerId(conn.real_server);
+    let mode = conn.mode();
+    let id = conn.real_server;
     let slot = snapshot.services.real_server(id)?;
     let hop = snapshot.l3.hop(HopId(conn.hops[direction as usize]));
     let packet_len = headers.packet_len();
@@ -114,7 +112,7 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
         (headers.l3_offset == L3_OFFSET) & (headers.l4_offset == L3_OFFSET + size_of::<A::Header>() as u16);
     let is_fast = is_where_expected
         && mode != ForwardingMode::Local
-        && conn.flags & SLOW_PATH_FLAGS == 0
+        && !conn.flags.intersects(SLOW_PATH_FLAGS)
         && !conn.client_address.is_pending()
         && conn.timeout_ms == timeout_ms
         && conn.hop_generation == snapshot.l3.generation

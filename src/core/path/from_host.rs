@@ -10,7 +10,7 @@ use crate::address::{Address, FlowKey};
 use crate::frame::Frame;
 use crate::headers::Fragment;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnIndex, Direction};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction};
 use crate::l3::DeviceId;
 use crate::path::classify::is_balanced;
 use crate::path::forward::rewrite::{self, Rewrite};
@@ -67,7 +67,7 @@ enum Replied {
 
 fn replied<A: Address>(ctx: &Context<'_>, table: &ConnTable<A>, key: &FlowKey<A>) -> Replied {
     let asked = key.reversed();
-    match (table.find(table.hash(key), key), table.find(table.hash(&asked), &asked)) {
+    match (table.lookup(key), table.lookup(&asked)) {
         (Some((index, Direction::Outbound)), _) => Replied::Translated(index),
         (_, Some((index, Direction::Inbound))) if !has_outbound_key(table.conn(index)) => Replied::Direct(index),
         _ => {
@@ -78,7 +78,7 @@ fn replied<A: Address>(ctx: &Context<'_>, table: &ConnTable<A>, key: &FlowKey<A>
 }
 
 const fn has_outbound_key<A: Address>(conn: &Conn<A>) -> bool {
-    conn.flags & crate::ipvs::conn::FLAG_OUTBOUND_INDEXED != 0
+    conn.flags.contains(ConnFlags::OUTBOUND_INDEXED)
 }
 
 fn reply<A: Address, F: Frame>(

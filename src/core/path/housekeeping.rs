@@ -70,7 +70,7 @@ pub(crate) fn drop_idle<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable
 /// The walk of `expire_nodest_conn`, as far as one pass goes.
 pub(crate) fn drop_orphans<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
     walk(ctx, table, sweep, |ctx, conn| {
-        let id = RealServerId(conn.real_server);
+        let id = conn.real_server;
         let slot = ctx.snapshot.services.real_server(id);
         conn.controlled == 0 && id != RealServerId::UNBOUND && slot.is_none_or(|slot| !slot.available)
     });

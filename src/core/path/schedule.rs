@@ -13,7 +13,7 @@ use crate::counters::WorkerCounters;
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
-use crate::ipvs::conn::{Conn, ConnIndex, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_ONE_PACKET, FLAG_OUTBOUND_INDEXED};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::local_address::{AheadOf, ReplyHome};
@@ -121,7 +121,7 @@ pub(crate) fn begin<'s, A: Address>(
 
 /// A connection of one-packet scheduling ends with its packet. Whether it was one.
 pub(crate) fn end_one_packet<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) -> bool {
-    let one_packet = table.conn(index).flags & FLAG_ONE_PACKET != 0;
+    let one_packet = table.conn(index).flags.contains(ConnFlags::ONE_PACKET);
     if one_packet {
         track::forget(ctx, table, index);
     }
@@ -311,7 +311,7 @@ pub(crate) fn local_end<A: Address>(
         let fetch = |ahead| table.prefetch_bucket(table.hash(&reply_to(ahead)));
         let candidate = ctx.scheduling.ports_ahead.next(of, pool, &mut advance, fetch)?;
         let reply = reply_to(candidate);
-        if table.find(table.hash(&reply), &reply).is_none() {
+        if table.lookup(&reply).is_none() {
             return Some(candidate);
         }
     }
@@ -328,20 +328,17 @@ fn new_conn<A: Address>(
     let server = chosen.server;
     // A tunnel to the other family keeps the address in the server's slot; the conn has no room for it.
     let real = Endpoint::new(A::from_ip(server.addr).unwrap_or_default(), chosen.port);
-    let mut flags = FLAG_INACTIVE;
     let (mut l3_delta, mut l4_delta) = (0, 0);
     // FULLNAT replies could not be told apart without a connection.
     let one_packet =
         service.one_packet && key.protocol == wire::udp::PROTOCOL && server.mode != ForwardingMode::FullNat;
+    let mut flags = ConnFlags::INACTIVE;
+    flags.set(ConnFlags::ONE_PACKET, one_packet);
     if server.mode.sees_replies() {
-        flags |= if one_packet {
-            FLAG_ONE_PACKET
-        } else {
-            FLAG_OUTBOUND_INDEXED
-        };
+        flags.set(ConnFlags::OUTBOUND_INDEXED, !one_packet);
         (l3_delta, l4_delta) = rewrite::deltas(key.src, key.dst, local, real);
     } else {
-        flags |= FLAG_NO_OUTPUT | if one_packet { FLAG_ONE_PACKET } else { 0 };
+        flags.insert(ConnFlags::NO_OUTPUT);
     }
     Conn {
         client: key.src,
@@ -349,8 +346,8 @@ fn new_conn<A: Address>(
         local,
         real,
         last_seen: ctx.now,
-        real_server: server.id.0,
-        service: service.id.0,
+        real_server: server.id,
+        service: service.id,
         protocol: key.protocol,
         mode: server.mode as u8,
         flags,

@@ -15,7 +15,7 @@ use crate::address::Address;
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_NO_OUTPUT};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
@@ -87,24 +87,24 @@ pub(crate) fn must_reschedule<A: Address>(
 #[cold]
 pub(crate) fn is_finished<A: Address>(ctx: &Context<'_>, conn: &Conn<A>, headers: &Headers) -> bool {
     let sysctls = &ctx.snapshot.sysctls;
-    let slot = ctx.snapshot.services.real_server(RealServerId(conn.real_server));
+    let slot = ctx.snapshot.services.real_server(conn.real_server);
     let begins = headers.tcp_flags & tcp::SYN != 0 || headers.sctp_chunk == sctp::CHUNK_INIT;
     let is_nodest = match slot {
         Some(slot) => !slot.available || begins && slot.server.weight == 0,
         // One that was never bound is not left behind by a server.
-        None => conn.real_server != RealServerId::UNBOUND.0,
+        None => conn.real_server != RealServerId::UNBOUND,
     };
     if sysctls.expire_nodest_conn && is_nodest {
         return true;
     }
     let mode = sysctls.conn_reuse_mode;
-    if !begins || mode == 0 || conn.flags & FLAG_CONTROLLED != 0 {
+    if !begins || mode == 0 || conn.flags.contains(ConnFlags::CONTROLLED) {
         return false;
     }
     match headers.protocol {
-        tcp::PROTOCOL => match TcpState::from_u8(conn.state) {
+        tcp::PROTOCOL => match conn.tcp_state() {
             Some(TcpState::TimeWait | TcpState::Close) => true,
-            Some(TcpState::FinWait) => mode & 2 != 0 && conn.flags & FLAG_NO_OUTPUT != 0,
+            Some(TcpState::FinWait) => mode & 2 != 0 && conn.flags.contains(ConnFlags::NO_OUTPUT),
             _ => false,
         },
         _ => conn.state == SctpState::Closed as u8,
@@ -120,7 +120,7 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
     let conn = table.conn_mut(index);
-    let id = RealServerId(conn.real_server);
+    let id = conn.real_server;
     let unbound;
     let server = match ctx.snapshot.services.real_server(id) {
         Some(slot) if slot.available => &slot.server,
@@ -137,7 +137,7 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     announce::packet(ctx, table, index);
 
     let conn = table.conn_mut(index);
-    let mode = ForwardingMode::from_u8(conn.mode);
+    let mode = conn.mode();
     let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, server.addr) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) => return to_local_server(conn, &packet.headers, packet.frame.bytes_mut()),
@@ -173,7 +173,7 @@ fn unbound_server<A: Address>(conn: &Conn<A>) -> RealServer {
         addr: conn.real.addr.to_ip(),
         port: conn.real.port,
         weight: 0,
-        mode: ForwardingMode::from_u8(conn.mode),
+        mode: conn.mode(),
         tunnel: TunnelKind::IpIp,
         upper_threshold: 0,
         lower_threshold: 0,
@@ -188,7 +188,7 @@ fn unusual<A: Address, F: Frame>(
     packet: &mut Packet<'_, A, F>,
     to: &ToServer<'_>,
 ) -> Verdict {
-    let mode = ForwardingMode::from_u8(conn.mode);
+    let mode = conn.mode();
     let is_oversize = packet.headers.packet_len() > usize::from(to.mtu);
     if is_oversize && let Some(error) = refuse::too_big_error(ctx, packet, mode, to.mtu) {
         return refuse::to_client(ctx, packet, to.server, error);
@@ -219,7 +219,7 @@ fn rewritten<A: Address, F: Frame>(
     packet: &mut Packet<'_, A, F>,
     to: &ToServer<'_>,
 ) -> Verdict {
-    match ForwardingMode::from_u8(conn.mode) {
+    match conn.mode() {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
             let rewrite = Rewrite::of(conn, Direction::Inbound);
             rewrite::apply(packet.frame.bytes_mut(), &packet.headers, &rewrite);
@@ -256,7 +256,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     if is_oversize && let Some(error) = refuse::too_big_error(ctx, packet, ForwardingMode::Nat, mtu) {
         return refuse::as_router(ctx, packet, error);
     }
-    let id = RealServerId(conn.real_server);
+    let id = conn.real_server;
     let rewrite = Rewrite::of(conn, Direction::Outbound);
     let carries_client_address = conn.client_address.is_pending();
     conn.last_seen = ctx.now;
@@ -280,7 +280,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
 /// The kernel refuses to masquerade to a loopback address; in FULLNAT the stack would be asked by itself.
 #[cold]
 fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u8]) -> Verdict {
-    match ForwardingMode::from_u8(conn.mode) {
+    match conn.mode() {
         ForwardingMode::FullNat => return Verdict::Drop(DropReason::LocalRealServer),
         ForwardingMode::Nat if conn.real.addr.to_ip().is_loopback() => {
             return Verdict::Drop(DropReason::LocalRealServer);
@@ -324,7 +324,7 @@ fn only_reply<A: Address, F: Frame>(
         Class::Decided(verdict) => return verdict,
         Class::Fragment | Class::Icmp => return Verdict::Punt,
     }
-    match table.find(table.hash(packet.key), packet.key) {
+    match table.lookup(packet.key) {
         Some((index, Direction::Outbound)) => outbound(ctx, table, index, packet),
         _ => Verdict::Punt,
     }

@@ -8,10 +8,7 @@ use crate::address::Address;
 use crate::counters::WorkerCounters;
 use crate::headers::Headers;
 use crate::ipvs::conn::table::{ConnTable, Expiry};
-use crate::ipvs::conn::{
-    Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_INACTIVE, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED, FLAG_TEMPLATE,
-    FLAG_TIMED,
-};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction};
 use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::persistence;
 use crate::ipvs::protocol;
@@ -38,7 +35,7 @@ pub(crate) fn packet<A: Address>(
         // Almost every packet: data or ACK in ESTABLISHED stays there.
         const EVENTS: u8 = SYN | FIN | RST | ACK;
         if conn.state != TcpState::Established as u8 || headers.tcp_flags & EVENTS != ACK {
-            if conn.flags & FLAG_TIMED != 0 {
+            if conn.flags.contains(ConnFlags::TIMED) {
                 responded(ctx, conn, direction);
             }
             tcp_event(ctx, conn, direction, headers.tcp_flags);
@@ -48,7 +45,7 @@ pub(crate) fn packet<A: Address>(
         sctp_event(ctx, conn, direction, headers.sctp_chunk);
         assure_template(table, index, SctpState::Established as u8);
     } else if direction == Direction::Outbound {
-        if conn.flags & FLAG_TIMED != 0 {
+        if conn.flags.contains(ConnFlags::TIMED) {
             responded(ctx, conn, direction);
         }
         assure_template(table, index, protocol::udp::NORMAL);
@@ -61,8 +58,8 @@ pub(crate) fn packet<A: Address>(
 }
 
 fn tcp_event<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direction, tcp_flags: u8) {
-    let state = TcpState::from_u8(conn.state).unwrap_or(TcpState::None);
-    let no_output = conn.flags & FLAG_NO_OUTPUT != 0;
+    let state = conn.tcp_state().unwrap_or(TcpState::None);
+    let no_output = conn.flags.contains(ConnFlags::NO_OUTPUT);
     let next = if ctx.defence.is_tcp_secure() {
         tcp::next_secure(state, direction, no_output, tcp_flags)
     } else {
@@ -73,8 +70,8 @@ fn tcp_event<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direc
 }
 
 fn sctp_event<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direction, chunk: u8) {
-    let state = SctpState::from_u8(conn.state).unwrap_or(SctpState::None);
-    let no_output = conn.flags & FLAG_NO_OUTPUT != 0;
+    let state = conn.sctp_state().unwrap_or(SctpState::None);
+    let no_output = conn.flags.contains(ConnFlags::NO_OUTPUT);
     let next = sctp::next(state, direction, no_output, SctpEvent::of_chunk(chunk));
     conn.state = next as u8;
     count_as(ctx, conn, sctp::is_active(next));
@@ -83,8 +80,8 @@ fn sctp_event<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Dire
 /// Begins to measure how long the real server takes to answer (wrt), if its answer will pass here.
 pub(crate) fn time_response<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>) {
     let is_measured = matches!(conn.protocol, wire::tcp::PROTOCOL | wire::udp::PROTOCOL);
-    if is_measured && conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
-        conn.flags |= FLAG_TIMED;
+    if is_measured && conn.flags.contains(ConnFlags::OUTBOUND_INDEXED) {
+        conn.flags.insert(ConnFlags::TIMED);
         conn.asked_us = ctx.scheduling.loads.us();
     }
 }
@@ -93,10 +90,10 @@ pub(crate) fn time_response<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>) {
 /// either (Karn), so there will be no measure.
 #[cold]
 fn responded<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direction) {
-    conn.flags &= !FLAG_TIMED;
+    conn.flags.remove(ConnFlags::TIMED);
     let us = ctx.scheduling.loads.us().wrapping_sub(conn.asked_us);
     if direction == Direction::Outbound && us < RESPONSE_MAX_MS * 1_000 {
-        LoadBoard::responded(ctx.own, RealServerId(conn.real_server), us, ctx.now);
+        LoadBoard::responded(ctx.own, conn.real_server, us, ctx.now);
     }
 }
 
@@ -104,7 +101,7 @@ fn responded<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direc
 #[inline]
 fn assure_template<A: Address>(table: &mut ConnTable<A>, index: ConnIndex, state: u8) {
     let conn = table.conn(index);
-    if conn.flags & FLAG_CONTROLLED != 0 && conn.state == state {
+    if conn.flags.contains(ConnFlags::CONTROLLED) && conn.state == state {
         let template = ConnIndex(conn.control);
         table.conn_mut(template).state = persistence::STATE_ASSURED;
     }
@@ -112,15 +109,15 @@ fn assure_template<A: Address>(table: &mut ConnTable<A>, index: ConnIndex, state
 
 /// Moves the connection between its server's ActiveConn and InActConn.
 pub(crate) fn count_as<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, active: bool) {
-    let was_active = conn.flags & FLAG_INACTIVE == 0;
+    let was_active = !conn.flags.contains(ConnFlags::INACTIVE);
     if active == was_active {
         return;
     }
-    conn.flags ^= FLAG_INACTIVE;
-    let server = ctx.own.server(RealServerId(conn.real_server));
+    conn.flags ^= ConnFlags::INACTIVE;
+    let server = ctx.own.server(conn.real_server);
     server.unbind(was_active);
     server.bind(active);
-    publish_load(ctx, RealServerId(conn.real_server));
+    publish_load(ctx, conn.real_server);
 }
 
 /// Shows the other workers, if there are any, how many connections of this server there are here.
@@ -143,13 +140,13 @@ pub(crate) fn bind(ctx: &Context<'_>, server: &RealServer, active: bool) {
 
 /// What the end of `conn` changes in the counters of its server (`ip_vs_unbind_dest`).
 fn unbind<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) {
-    let id = RealServerId(conn.real_server);
+    let id = conn.real_server;
     let counters = ctx.own.server(id);
-    if conn.flags & FLAG_TEMPLATE != 0 {
+    if conn.flags.contains(ConnFlags::TEMPLATE) {
         counters.persistent.sub(1);
         return;
     }
-    counters.unbind(conn.flags & FLAG_INACTIVE == 0);
+    counters.unbind(!conn.flags.contains(ConnFlags::INACTIVE));
     if counters.overloaded.get() != 0 {
         let slot = ctx.snapshot.services.real_server(id);
         let still = slot.is_some_and(|slot| slot.server.overloaded(true, conns(ctx, id)));

@@ -10,7 +10,6 @@ use crate::ipvs::conn::{Conn, Direction};
 use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::local_address::{LocalPortCursor, PortsAhead};
 use crate::ipvs::protocol::{self, tcp::TcpState};
-use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::scheduler::{Localities, SchedulerState};
 use crate::ipvs::sync::outbox::Outbox;
 use crate::l3::DeviceId;
@@ -113,7 +112,7 @@ impl Context<'_> {
     /// Counts a packet of `conn` at its real server.
     #[inline(always)]
     pub(crate) fn count<A: Address>(&self, conn: &Conn<A>, direction: Direction, packet_len: usize) {
-        let server = self.own.server(RealServerId(conn.real_server));
+        let server = self.own.server(conn.real_server);
         server.count(direction, packet_len as u64);
     }
 

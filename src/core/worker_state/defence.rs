@@ -7,7 +7,7 @@
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, FLAG_ONE_PACKET, FLAG_TEMPLATE};
+use crate::ipvs::conn::{Conn, ConnFlags};
 use crate::ipvs::persistence;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
@@ -116,8 +116,8 @@ impl Defence {
         if conn.controlled > 0 {
             return false;
         }
-        if conn.flags & FLAG_TEMPLATE != 0 {
-            let of_one_packet_service = conn.flags & FLAG_ONE_PACKET != 0;
+        if conn.flags.contains(ConnFlags::TEMPLATE) {
+            let of_one_packet_service = conn.flags.contains(ConnFlags::ONE_PACKET);
             return if of_one_packet_service {
                 self.takes_idle(conn, now)
             } else {
@@ -125,12 +125,12 @@ impl Defence {
             };
         }
         match conn.protocol {
-            tcp::PROTOCOL => match TcpState::from_u8(conn.state) {
+            tcp::PROTOCOL => match conn.tcp_state() {
                 Some(TcpState::SynRecv | TcpState::SynAck) => true,
                 Some(TcpState::Established) => self.takes_idle(conn, now),
                 _ => false,
             },
-            sctp::PROTOCOL => match SctpState::from_u8(conn.state) {
+            sctp::PROTOCOL => match conn.sctp_state() {
                 Some(SctpState::Init1 | SctpState::Init) => true,
                 Some(SctpState::Established) => self.takes_idle(conn, now),
                 _ => false,
@@ -208,7 +208,7 @@ mod tests {
         let taken = (0..40).filter(|_| defence.takes(&idle, now)).count();
         assert_eq!(taken, 10);
         let mut template = Conn::<Addr4> {
-            flags: FLAG_TEMPLATE,
+            flags: ConnFlags::TEMPLATE,
             ..Conn::default()
         };
         assert!(defence.takes(&template, now), "nobody got through");

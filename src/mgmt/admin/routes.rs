@@ -464,17 +464,13 @@ async fn get_openapi() -> Response {
 mod tests {
     use super::*;
 
-    /// `LVSD_REGENERATE=1 cargo test openapi` writes the file anew.
     #[test]
     fn the_checked_in_openapi_document_is_what_the_daemon_serves() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/openapi.json");
-        if std::env::var_os("LVSD_REGENERATE").is_some() {
-            std::fs::write(path, openapi()).unwrap();
-        }
         let checked_in = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             checked_in == openapi(),
-            "conf/openapi.json differs from the routes; write it anew with LVSD_REGENERATE=1 cargo test openapi"
+            "conf/openapi.json differs from the routes; write it anew with cargo xtask openapi"
         );
     }
 }

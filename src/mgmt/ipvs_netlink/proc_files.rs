@@ -6,7 +6,7 @@ use std::time::Duration;
 use lvs_api::netlink::{ServerRow, ServiceRow, Statistics};
 use lvs_api::proc_text::{self, ConnectionRow, ProcFile};
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
-use lvs_core::ipvs::conn::FLAG_SYNCED;
+use lvs_core::ipvs::conn::ConnFlags;
 use tokio::time::timeout;
 
 use super::IpvsTable;
@@ -114,7 +114,7 @@ fn row(record: &ConnRecord) -> ConnectionRow {
         real: record.real,
         state: record.state_name(),
         expires_sec: record.expires_in_ms / 1000,
-        is_synced: record.flags & FLAG_SYNCED != 0,
+        is_synced: record.flags.contains(ConnFlags::SYNCED),
     }
 }
 
@@ -122,14 +122,14 @@ fn row(record: &ConnRecord) -> ConnectionRow {
 mod tests {
     use super::*;
     use crate::mgmt::fake_worker;
-    use lvs_core::ipvs::conn::FLAG_TEMPLATE;
+    use lvs_core::ipvs::conn::ConnFlags;
     use lvs_core::ipvs::persistence::STATE_ASSURED;
 
     #[test]
     fn what_another_director_told_of_is_listed_as_such() {
         let mut record = fake_worker::conn(0);
         assert!(!row(&record).is_synced);
-        record.flags |= FLAG_SYNCED;
+        record.flags.insert(ConnFlags::SYNCED);
         assert!(row(&record).is_synced);
     }
 
@@ -139,7 +139,7 @@ mod tests {
         record.protocol = 6;
         record.state = STATE_ASSURED;
         assert_eq!(row(&record).state, "ESTABLISHED");
-        record.flags |= FLAG_TEMPLATE;
+        record.flags.insert(ConnFlags::TEMPLATE);
         assert_eq!(row(&record).state, "ASSURED");
     }
 }

@@ -16,7 +16,7 @@ use crate::mgmt::twin;
 const LAN: DeviceId = DeviceId(0);
 const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0x11, 0x22];
 const RS_MAC: [u8; 6] = [2, 0, 0, 0, 0x33, 0x44];
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A director with one device, `lan`: 192.0.2.1/24 and 2001:db8:2::1/64.
 struct Director {

@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use lvs_core::ipvs::conn::FLAG_INACTIVE;
+use lvs_core::ipvs::conn::ConnFlags;
 
 use super::*;
 use crate::mgmt::fake_worker::FakeWorker;
@@ -11,7 +11,7 @@ fn conn(port: u16) -> SyncConn {
     let end = |addr: &str, port| (addr.parse().unwrap(), port);
     SyncConn {
         protocol: 6,
-        flags: u32::from(FLAG_INACTIVE),
+        flags: u32::from(ConnFlags::INACTIVE),
         state: 5,
         client: end("198.51.100.7", port),
         virt: end("192.0.2.1", 80),

@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 use super::target::Identity;
-use crate::raw_calls;
+use crate::lvs_run::raw_calls;
 
 /// What a process may have of the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
 use super::target::Memory;
-use crate::raw_calls;
+use crate::lvs_run::raw_calls;
 
 /// Arguments of a command looked at, at most, and bytes of each.
 const ARGUMENTS_MAX: usize = 16;

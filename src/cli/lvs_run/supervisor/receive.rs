@@ -18,8 +18,8 @@ use tokio::time::{Instant, timeout};
 use super::notification::Notification;
 use super::socket::{NAME_BYTES, name_bytes, theirs, write_sized};
 use super::target::Memory;
-use crate::filter::Wish;
-use crate::raw_calls;
+use crate::lvs_run::filter::Wish;
+use crate::lvs_run::raw_calls;
 
 /// Pieces of a message, at most: `UIO_MAXIOV`.
 const PIECES_MAX: u64 = 1_024;

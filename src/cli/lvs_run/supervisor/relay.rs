@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
 use super::director::{DirectorAddress, Rights};
-use crate::raw_calls;
+use crate::lvs_run::raw_calls;
 
 /// `NLMSG_ERROR`, `NLMSG_DONE`, `NLM_F_MULTI`.
 const KIND_ERROR: u16 = 2;

@@ -9,8 +9,8 @@ use rustix::net::netlink::SocketAddrNetlink;
 use super::notification::Notification;
 use super::relay::Diverted;
 use super::{receive, target};
-use crate::filter::Wish;
-use crate::raw_calls;
+use crate::lvs_run::filter::Wish;
+use crate::lvs_run::raw_calls;
 
 /// `struct sockaddr_nl`: family, padding, port id, groups.
 pub(super) const NAME_BYTES: usize = 12;

@@ -16,10 +16,7 @@ use crate::arena::{Arena, ArenaError, ArenaSlice, HEADER_BYTES, slice_bytes};
 use crate::ipvs::conn::key::KeyHash;
 use crate::ipvs::conn::key_index::KeyIndex;
 use crate::ipvs::conn::timer_wheel::{self, TimerWheel, WheelEvent};
-use crate::ipvs::conn::{
-    Conn, ConnIndex, Direction, FLAG_CONTROLLED, FLAG_OUTBOUND_INDEXED, FLAG_RETIRED, FLAG_SHADOWED, FLAG_TEMPLATE,
-    TimerLink,
-};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction, TimerLink};
 use crate::ipvs::persistence;
 use crate::prefetch::prefetch_write;
 use crate::tick::Tick;
@@ -226,7 +223,7 @@ impl<A: Address> ConnTable<A> {
         (candidate != Candidate::NONE && conn.is(key, direction)).then_some((conn, direction))
     }
 
-    /// The connection of `key`, whose hash is `hash`, and which way its packets go.
+    /// [`Self::lookup`] where the caller has the `hash` of `key` already.
     #[inline(always)]
     pub fn find(&self, hash: u64, key: &FlowKey<A>) -> Option<(ConnIndex, Direction)> {
         let value = self.index.find(hash, |value| {
@@ -235,7 +232,13 @@ impl<A: Address> ConnTable<A> {
         Some((ConnIndex(value >> 1), direction_of(value)))
     }
 
-    /// Adds `conn`, indexed by its outbound key too if it has [`FLAG_OUTBOUND_INDEXED`], last seen
+    /// The connection of `key`, and the direction of its packets.
+    #[inline]
+    pub fn lookup(&self, key: &FlowKey<A>) -> Option<(ConnIndex, Direction)> {
+        self.find(self.hash(key), key)
+    }
+
+    /// Adds `conn`, indexed by its outbound key too if it has [`ConnFlags::OUTBOUND_INDEXED`], last seen
     /// `now`, to expire after its `timeout_ms`. Of several with one outbound key (services that lead one client's
     /// port to one server's) the newest is found by it, as in the kernel.
     ///
@@ -243,7 +246,7 @@ impl<A: Address> ConnTable<A> {
     /// See [`InsertError`]; the table is unchanged.
     pub fn insert(&mut self, conn: Conn<A>, now: Tick) -> Result<ConnIndex, InsertError> {
         let (inbound, outbound) = (conn.inbound_key(), conn.outbound_key());
-        let both = conn.flags & FLAG_OUTBOUND_INDEXED != 0;
+        let both = conn.flags.contains(ConnFlags::OUTBOUND_INDEXED);
         let inbound_hash = self.hash(&inbound);
         let outbound_hash = self.hash(&outbound);
         if both {
@@ -271,7 +274,7 @@ impl<A: Address> ConnTable<A> {
         if let Some(older) = older {
             // Its place is the new one's.
             self.index.remove(outbound_hash, value_of(older.0, Direction::Outbound));
-            self.conn_mut(older).flags |= FLAG_SHADOWED;
+            self.conn_mut(older).flags.insert(ConnFlags::SHADOWED);
         }
         if both && !self.index.insert(outbound_hash, value_of(slot, Direction::Outbound)) {
             self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
@@ -293,12 +296,12 @@ impl<A: Address> ConnTable<A> {
     /// Puts `conn` under the control of `template`, which stays in the table for as long as it controls any.
     /// No effect when either is not there or `conn` is controlled already.
     pub fn control(&mut self, conn: ConnIndex, template: ConnIndex) {
-        if !self.is_there(conn) || !self.is_there(template) || self.conn(conn).flags & FLAG_CONTROLLED != 0 {
+        if !self.is_there(conn) || !self.is_there(template) || self.conn(conn).flags.contains(ConnFlags::CONTROLLED) {
             return;
         }
         let child = self.conn_mut(conn);
         child.control = template.0;
-        child.flags |= FLAG_CONTROLLED;
+        child.flags.insert(ConnFlags::CONTROLLED);
         self.conn_mut(template).controlled += 1;
     }
 
@@ -307,14 +310,14 @@ impl<A: Address> ConnTable<A> {
     pub fn retire(&mut self, template: ConnIndex) {
         let slot = template.0;
         let conn = self.conn(template);
-        if !self.is_there(template) || conn.flags & (FLAG_TEMPLATE | FLAG_RETIRED) != FLAG_TEMPLATE {
+        if !self.is_there(template) || conn.flags & (ConnFlags::TEMPLATE | ConnFlags::RETIRED) != ConnFlags::TEMPLATE {
             return;
         }
         let old = self.hash(&conn.inbound_key());
         self.changes = self.changes.wrapping_add(1);
         self.index.remove(old, value_of(slot, Direction::Inbound));
         let conn = self.conn_mut(template);
-        conn.flags |= FLAG_RETIRED;
+        conn.flags.insert(ConnFlags::RETIRED);
         conn.virt.port = persistence::PORT_RETIRED;
         conn.real.port = persistence::PORT_RETIRED;
     }
@@ -455,7 +458,7 @@ impl<A: Address> ConnTable<A> {
     fn prefetch_buckets_of(&self, slot: u32) {
         let conn = self.conns.at(slot as usize);
         self.prefetch_bucket(self.hash(&conn.inbound_key()));
-        if conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
+        if conn.flags.contains(ConnFlags::OUTBOUND_INDEXED) {
             self.prefetch_bucket(self.hash(&conn.outbound_key()));
         }
     }
@@ -477,7 +480,11 @@ impl<A: Address> ConnTable<A> {
     /// Takes the outbound key of `slot` out of the index. An older connection with that key has it again.
     fn release_outbound(&mut self, slot: u32) {
         let conn = self.conns.at(slot as usize);
-        let (key, older, is_shadowed) = (conn.outbound_key(), conn.shadowed, conn.flags & FLAG_SHADOWED != 0);
+        let (key, older, is_shadowed) = (
+            conn.outbound_key(),
+            conn.shadowed,
+            conn.flags.contains(ConnFlags::SHADOWED),
+        );
         let hash = self.hash(&key);
         if is_shadowed {
             let newest = self.find(hash, &key).map(|(index, _)| index);
@@ -496,7 +503,7 @@ impl<A: Address> ConnTable<A> {
             "the outbound key of a connection was changed while it was in the table"
         );
         if older != Conn::<A>::NO_CONTROL {
-            self.conns.at_mut(older as usize).flags &= !FLAG_SHADOWED;
+            self.conns.at_mut(older as usize).flags.remove(ConnFlags::SHADOWED);
             let stored = self.index.insert(hash, value_of(older, Direction::Outbound));
             debug_assert!(stored, "a place was freed a moment ago");
         }
@@ -507,11 +514,11 @@ impl<A: Address> ConnTable<A> {
         self.changes = self.changes.wrapping_add(1);
         let conn = self.conns.at(slot as usize);
         let inbound_hash = self.hash(&conn.inbound_key());
-        if conn.flags & FLAG_OUTBOUND_INDEXED != 0 {
+        if conn.flags.contains(ConnFlags::OUTBOUND_INDEXED) {
             self.release_outbound(slot);
         }
         let conn = self.conns.at(slot as usize);
-        let (retired, controlled_by) = (conn.flags & FLAG_RETIRED != 0, conn.control);
+        let (retired, controlled_by) = (conn.flags.contains(ConnFlags::RETIRED), conn.control);
         let found = self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
         debug_assert!(
             found || retired,

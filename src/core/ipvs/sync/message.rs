@@ -9,8 +9,8 @@
 
 use std::net::IpAddr;
 
-use super::{End, FLAGS_METHOD, FLAGS_TAKEN, SyncConn, message_v0};
-use crate::ipvs::conn::{FLAG_ONE_PACKET, SequenceShift};
+use super::{FLAGS_IMPORTED, FLAGS_METHOD, SyncConn, SyncedEnd, message_v0};
+use crate::ipvs::conn::{ConnFlags, SequenceShift};
 use crate::ipvs::protocol;
 use crate::wire::{sctp, tcp, udp};
 
@@ -207,7 +207,7 @@ fn read_fixed(bytes: &mut ByteReader<'_>, is_ipv6: bool) -> Option<(SyncConn, u3
     let (fwmark, timeout_sec) = (bytes.u32()?, bytes.u32()?);
     let conn = SyncConn {
         protocol,
-        flags: flags & (FLAGS_METHOD | u32::from(FLAGS_TAKEN)),
+        flags: flags & (FLAGS_METHOD | u32::from(FLAGS_IMPORTED)),
         state,
         client: (bytes.addr(is_ipv6)?, client_port),
         virt: (bytes.addr(is_ipv6)?, virt_port),
@@ -222,7 +222,7 @@ fn read_fixed(bytes: &mut ByteReader<'_>, is_ipv6: bool) -> Option<(SyncConn, u3
 
 /// Whether there can be such a connection, and it is one to keep.
 pub(super) fn check(conn: &SyncConn, flags_sent: u32) -> Result<(), Skip> {
-    if flags_sent & u32::from(FLAG_ONE_PACKET) != 0 {
+    if ConnFlags::from_bits_truncate(flags_sent as u16).contains(ConnFlags::ONE_PACKET) {
         return Err(Skip::OnePacket);
     }
     if conn.is_template() {
@@ -239,7 +239,7 @@ pub(super) fn check(conn: &SyncConn, flags_sent: u32) -> Result<(), Skip> {
 #[derive(Default)]
 struct Options {
     shifts: Option<[SequenceShift; 2]>,
-    local: Option<End>,
+    local: Option<SyncedEnd>,
     has_engine_data: bool,
     has_engine_name: bool,
     is_unknown: bool,

@@ -3,8 +3,8 @@
 //! Ref: Linux ip_vs_sync.c `ip_vs_process_message_v0()`, `ip_vs_sync_conn_v0()`.
 
 use super::message::{ByteReader, Fault, Skip, check, read_shifts, write_addr, write_shifts};
-use super::{FLAGS_METHOD, FLAGS_TAKEN, SyncConn};
-use crate::ipvs::conn::{FLAG_INBOUND_SHIFTED, FLAG_OUTBOUND_SHIFTED};
+use super::{FLAGS_IMPORTED, FLAGS_METHOD, SyncConn};
+use crate::ipvs::conn::ConnFlags;
 
 /// Bytes before the first entry.
 const HEADER_LEN: usize = 4;
@@ -18,7 +18,7 @@ pub(super) fn read(message: &[u8], mut take: impl FnMut(Result<SyncConn, Skip>))
     for _ in 0..count {
         let entry = bytes.take(ENTRY_LEN).ok_or(Fault::EntryLength)?;
         let (mut conn, flags) = read_fixed(entry).ok_or(Fault::EntryLength)?;
-        if flags as u16 & (FLAG_INBOUND_SHIFTED | FLAG_OUTBOUND_SHIFTED) != 0 {
+        if ConnFlags::from_bits_truncate(flags as u16).intersects(ConnFlags::SHIFTED) {
             let shifts = bytes.take(SHIFTS_LEN).ok_or(Fault::EntryLength)?;
             // As they lie in the sender's memory: both ends must be machines of one kind.
             conn.shifts = read_shifts(shifts, u32::from_ne_bytes);
@@ -38,7 +38,7 @@ fn read_fixed(entry: &[u8]) -> Option<(SyncConn, u32)> {
     let (flags, state) = (u32::from(bytes.u16()?), bytes.u16()?);
     let conn = SyncConn {
         protocol,
-        flags: flags & (FLAGS_METHOD | u32::from(FLAGS_TAKEN)),
+        flags: flags & (FLAGS_METHOD | u32::from(FLAGS_IMPORTED)),
         state,
         client: (client, client_port),
         virt: (virt, virt_port),

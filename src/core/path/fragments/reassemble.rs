@@ -110,15 +110,15 @@ fn process(ctx: &mut Context<'_>, families: &mut Families, assembled: &mut Assem
         };
         let verdict = if is_balanced(headers.protocol) {
             let table = &mut families.of(key).table;
-            let found = table.find(table.hash(key), key);
+            let found = table.lookup(key);
             slow_path::process(ctx, table, found, &mut packet)
         } else {
             relay::icmp_error(ctx, families, &mut packet)
         };
-        match packet.origin {
-            Origin::Reassembled { longest } => (verdict, longest),
-            Origin::Whole => (verdict, longest),
-        }
+        let Origin::Reassembled { longest } = packet.origin else {
+            return (verdict, longest);
+        };
+        (verdict, longest)
     })
 }
 

@@ -18,7 +18,6 @@ use crate::headers::Headers;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
-use crate::ipvs::real_server::RealServerId;
 use crate::limits::TIMEOUT_STATELESS_MS;
 use crate::path::admit::{self, Admission};
 use crate::path::forward::{rewrite, tunnel};
@@ -77,7 +76,7 @@ fn about<A: Address, F: Frame>(
     table: &mut ConnTable<A>,
     error: &mut Relayed<'_, '_, A, F>,
 ) -> Option<Verdict> {
-    match table.find(table.hash(&error.reply), &error.reply) {
+    match table.lookup(&error.reply) {
         Some((index, Direction::Inbound)) => Some(to_server(ctx, table, index, error)),
         Some((index, Direction::Outbound)) => Some(to_client(ctx, table, index, error)),
         None => ownership::other_owner(ctx, &error.reply).map(Verdict::Handoff),
@@ -157,7 +156,7 @@ fn to_server<A: Address, F: Frame>(
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     let conn = table.conn_mut(index);
-    let id = RealServerId(conn.real_server);
+    let id = conn.real_server;
     let Some(slot) = ctx.snapshot.services.real_server(id).filter(|slot| slot.available) else {
         return Verdict::Drop(DropReason::RealServerGone);
     };
@@ -172,7 +171,7 @@ fn to_server<A: Address, F: Frame>(
     if packet.headers.ttl <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
-    match ForwardingMode::from_u8(conn.mode) {
+    match conn.mode() {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
             rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
             error.translate(&ends_at_server(conn));
@@ -202,7 +201,7 @@ fn ends_at_server<A: Address>(conn: &Conn<A>) -> NewEnds<A> {
 
 /// To a server that is the director itself, whose stack knows the connection by its rewritten ends.
 fn to_local_server<A: Address, F: Frame>(conn: &Conn<A>, error: &mut Relayed<'_, '_, A, F>) -> Verdict {
-    if ForwardingMode::from_u8(conn.mode) == ForwardingMode::Nat {
+    if conn.mode() == ForwardingMode::Nat {
         error.translate(&ends_at_server(conn));
     }
     Verdict::Punt

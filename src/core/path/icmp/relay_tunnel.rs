@@ -15,7 +15,6 @@ use crate::ipvs::conn::Direction;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServer;
-use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::path::forward::tunnel;
 use crate::path::forward::tunnel::encapsulate::PROTOCOL_IPV4;
@@ -50,15 +49,13 @@ pub(crate) fn about_tunnel<A: Address, F: Frame>(
     if !ctx.snapshot.l3.is_local(error.director) {
         return None;
     }
-    let Some((index, Direction::Inbound)) = table.find(table.hash(&error.key), &error.key) else {
+    let Some((index, Direction::Inbound)) = table.lookup(&error.key) else {
         return Some(ownership::other_owner(ctx, &error.key).map_or(Verdict::Punt, Verdict::Handoff));
     };
     let conn = table.conn_mut(index);
-    let slot = ctx.snapshot.services.real_server(RealServerId(conn.real_server));
+    let slot = ctx.snapshot.services.real_server(conn.real_server);
     let Some(server) = slot.map(|slot| &slot.server).filter(|server| {
-        server.addr == error.end.to_ip()
-            && error.is_of(server.tunnel)
-            && ForwardingMode::from_u8(conn.mode) == ForwardingMode::Tunnel
+        server.addr == error.end.to_ip() && error.is_of(server.tunnel) && conn.mode() == ForwardingMode::Tunnel
     }) else {
         return Some(Verdict::Punt);
     };
@@ -103,7 +100,7 @@ pub(crate) fn count_undelivered(ctx: &Context<'_>, table: &ConnTable<Addr4>, hea
     if let Some(inner) = inner
         && let Flow::V4(answer) = inner.reply
         && let key = answer.reversed()
-        && let Some((index, Direction::Inbound)) = table.find(table.hash(&key), &key)
+        && let Some((index, Direction::Inbound)) = table.lookup(&key)
     {
         let len = headers.packet_end.saturating_sub(inner.l3_offset);
         ctx.count(table.conn(index), Direction::Outbound, usize::from(len));

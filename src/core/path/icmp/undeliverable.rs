@@ -58,7 +58,7 @@ fn answer_sender<A: Address, F: Frame>(
 ) -> Option<Verdict> {
     let back = packet.key.reversed();
     // As the packet was received, whom the error is from, and whom the error is counted for.
-    let (conn, sent, source, direction) = match table.find(table.hash(&back), &back) {
+    let (conn, sent, source, direction) = match table.lookup(&back) {
         Some((index, Direction::Outbound)) => {
             let conn = table.conn(index);
             (conn, conn.inbound_key(), conn.virt.addr, Direction::Outbound)
@@ -73,9 +73,9 @@ fn answer_sender<A: Address, F: Frame>(
             (conn, conn.outbound_key(), speaker.addr, Direction::Inbound)
         }
         None => {
-            let (index, _) = table.find(table.hash(packet.key), packet.key)?;
+            let (index, _) = table.lookup(packet.key)?;
             let conn = table.conn(index);
-            if ForwardingMode::from_u8(conn.mode) != ForwardingMode::DirectRouting {
+            if conn.mode() != ForwardingMode::DirectRouting {
                 return None;
             }
             let source = ctx.snapshot.l3.source_for(packet.key.src.addr)?;

@@ -7,9 +7,9 @@
 
 use crate::address::{Address, Endpoint, FlowKey};
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnIndex, FLAG_NO_OUTPUT, FLAG_TEMPLATE};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use crate::ipvs::persistence::{self, Persistence};
-use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::real_server::RealServer;
 use crate::ipvs::service::VirtualService;
 use crate::path::schedule::{self, Chosen, Opening};
 use crate::single_writer::SingleWriter;
@@ -25,9 +25,7 @@ pub(crate) fn choose<'s, A: Address>(
 ) -> Result<Option<Chosen<'s>>, DropReason> {
     let Opening { service, key, .. } = *opening;
     let template_key = persistence::template_key(service, persistence, key.protocol, key.src.addr, key.dst);
-    let known = table
-        .find(table.hash(&template_key), &template_key)
-        .map(|(index, _)| index);
+    let known = table.lookup(&template_key).map(|(index, _)| index);
     let (server, template) = match known.and_then(|index| still_good(ctx, table, index)) {
         Some(found) => found,
         None => {
@@ -61,7 +59,7 @@ pub(crate) fn server_of<'s, A: Address>(
     index: ConnIndex,
 ) -> Option<&'s RealServer> {
     let snapshot = ctx.snapshot;
-    let id = RealServerId(table.conn(index).real_server);
+    let id = table.conn(index).real_server;
     let drains = snapshot.sysctls.expire_quiescent_template;
     let slot = snapshot.services.real_server(id)?;
     (slot.available && !(drains && slot.server.weight == 0)).then_some(&slot.server)
@@ -89,16 +87,18 @@ fn still_good<'s, A: Address>(
 fn template<A: Address>(service: &VirtualService, key: &FlowKey<A>, server: &RealServer) -> Conn<A> {
     // A template for every port names none.
     let port = if key.dst.port == 0 { 0 } else { server.port };
+    let mut flags = ConnFlags::TEMPLATE;
+    flags.set(ConnFlags::NO_OUTPUT, !server.mode.sees_replies());
     Conn {
         client: key.src,
         local: key.src,
         virt: key.dst,
         real: Endpoint::new(A::from_ip(server.addr).unwrap_or_default(), port),
         protocol: key.protocol,
-        real_server: server.id.0,
-        service: service.id.0,
+        real_server: server.id,
+        service: service.id,
         mode: server.mode as u8,
-        flags: FLAG_TEMPLATE | if server.mode.sees_replies() { 0 } else { FLAG_NO_OUTPUT },
+        flags,
         state: persistence::STATE_NONE,
         fwmark: schedule::fwmark(service),
         ..Conn::default()
@@ -111,6 +111,6 @@ fn remember<A: Address>(
     template: Conn<A>,
 ) -> Result<ConnIndex, DropReason> {
     let index = table.insert(template, ctx.now).map_err(|_| DropReason::ConnTableFull)?;
-    ctx.own.server(RealServerId(template.real_server)).persistent.add(1);
+    ctx.own.server(template.real_server).persistent.add(1);
     Ok(index)
 }

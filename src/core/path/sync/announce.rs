@@ -7,7 +7,7 @@
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnIndex, FLAG_CONTROLLED, FLAG_ONE_PACKET, FLAG_TEMPLATE};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::sync::SyncConn;
@@ -36,8 +36,8 @@ pub(crate) fn packet<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, in
 fn conn_and_template<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
     let sysctls = &ctx.snapshot.sysctls;
     let conn = table.conn_mut(index);
-    let was_told = conn.flags & FLAG_ONE_PACKET == 0 && tell(ctx, conn, conn.in_packets);
-    if conn.flags & FLAG_CONTROLLED == 0 || (sysctls.sync_version == 0 && !was_told) {
+    let was_told = !conn.flags.contains(ConnFlags::ONE_PACKET) && tell(ctx, conn, conn.in_packets);
+    if !conn.flags.contains(ConnFlags::CONTROLLED) || (sysctls.sync_version == 0 && !was_told) {
         return;
     }
     let template = ConnIndex(conn.control);
@@ -71,8 +71,8 @@ fn tell<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, packets: u32) -> bool
 
 /// What the kernel's settings say; remembers that it was told when it is.
 fn is_due<A: Address>(sysctls: &Sysctls, conn: &mut Conn<A>, packets: u32, now: Tick) -> bool {
-    let is_template = conn.flags & FLAG_TEMPLATE != 0;
-    if !is_template && sysctls.sync_persist_mode && conn.flags & FLAG_CONTROLLED != 0 {
+    let is_template = conn.flags.contains(ConnFlags::TEMPLATE);
+    if !is_template && sysctls.sync_persist_mode && conn.flags.contains(ConnFlags::CONTROLLED) {
         return false;
     }
     let until = now.plus_ms(conn.timeout_ms).0 & !RETRIES;
@@ -116,12 +116,12 @@ enum Urgency {
 
 fn urgency<A: Address>(conn: &Conn<A>) -> Urgency {
     match conn.protocol {
-        tcp::PROTOCOL => match TcpState::from_u8(conn.state) {
+        tcp::PROTOCOL => match conn.tcp_state() {
             Some(TcpState::Established) => Urgency::ByPackets,
             Some(TcpState::FinWait | TcpState::Close | TcpState::CloseWait | TcpState::TimeWait) => Urgency::AtOnce,
             _ => Urgency::Never,
         },
-        sctp::PROTOCOL => match SctpState::from_u8(conn.state) {
+        sctp::PROTOCOL => match conn.sctp_state() {
             Some(SctpState::Established) => Urgency::ByPackets,
             Some(
                 SctpState::ShutdownSent | SctpState::ShutdownReceived | SctpState::ShutdownAckSent | SctpState::Closed,
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_template_is_told_whenever_its_connections_are_looked_at_unless_the_period_is_0() {
         let mut template = conn(6 ^ 0x80, 0);
-        template.flags = FLAG_TEMPLATE;
+        template.flags = ConnFlags::TEMPLATE;
         assert_eq!(told(&sysctls(&[]), &mut template, 3), [1, 2, 3]);
         assert!(told(&sysctls(&[("sync_threshold", "0 0")]), &mut template, 60).is_empty());
     }
@@ -257,7 +257,7 @@ mod tests {
     fn in_persist_mode_controlled_connections_are_left_to_their_template() {
         let persist_mode = sysctls(&[("sync_persist_mode", "1")]);
         let mut controlled = conn(tcp::PROTOCOL, TcpState::Close as u8);
-        controlled.flags = FLAG_CONTROLLED;
+        controlled.flags = ConnFlags::CONTROLLED;
         assert!(told(&persist_mode, &mut controlled, 60).is_empty());
         assert_eq!(told(&persist_mode, &mut conn(tcp::PROTOCOL, 1), 60), [3, 53]);
     }

@@ -7,16 +7,13 @@
 
 use crate::address::{Address, Endpoint, FlowKey};
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{
-    Conn, ConnIndex, FLAG_INACTIVE, FLAG_INBOUND_SHIFTED, FLAG_NO_OUTPUT, FLAG_OUTBOUND_INDEXED, FLAG_REPLIES_ONLY,
-    FLAG_SYNCED, FLAG_TEMPLATE,
-};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::{self, Spread};
 use crate::ipvs::protocol;
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::service::VirtualService;
-use crate::ipvs::sync::{End, FLAGS_TAKEN, FLAGS_UPDATED, SyncConn};
+use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::ipvs::sync::{FLAGS_IMPORTED, FLAGS_UPDATED, SyncConn, SyncedEnd};
 use crate::l3::DeviceId;
 use crate::path::forward::rewrite;
 use crate::path::ownership;
@@ -63,14 +60,14 @@ fn one<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, synced: &SyncCon
         }
         return;
     }
-    let known = table.find(table.hash(&entry.key), &entry.key).map(|(index, _)| index);
+    let known = table.lookup(&entry.key).map(|(index, _)| index);
     let taken = match known {
         Some(index) if is_same(table.conn(index), &entry) => {
             update(ctx, table, index, &entry);
             true
         }
         // The end of a connection that has made room for another: that one stays.
-        Some(_) if synced.flags & u32::from(FLAG_INACTIVE) != 0 => true,
+        Some(_) if synced.conn_flags().contains(ConnFlags::INACTIVE) => true,
         Some(index) => {
             track::forget(ctx, table, index);
             create(ctx, table, &entry)
@@ -104,7 +101,7 @@ fn replies_owner<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>) -> Option<
 }
 
 fn read<'a, A: Address>(ctx: &Context<'a>, synced: &'a SyncConn) -> Option<Entry<'a, A>> {
-    let end = |(addr, port): End| Some(Endpoint::new(A::from_ip(addr)?, port));
+    let end = |(addr, port): SyncedEnd| Some(Endpoint::new(A::from_ip(addr)?, port));
     let (client, virt, real) = (end(synced.client)?, end(synced.virt)?, end(synced.real)?);
     let protocol = if synced.is_template() {
         persistence::template_protocol(synced.protocol)
@@ -148,15 +145,15 @@ fn find_server<'s>(service: &'s VirtualService, synced: &SyncConn) -> Option<&'s
 /// Whether the entry is about the connection that is here. One without a real server begins anew once there is one.
 fn is_same<A: Address>(conn: &Conn<A>, entry: &Entry<'_, A>) -> bool {
     let is_template = entry.synced.is_template();
-    let begins_anew = conn.real_server == RealServerId::UNBOUND.0 && entry.server.is_some() && conn.controlled == 0;
+    let begins_anew = conn.real_server == RealServerId::UNBOUND && entry.server.is_some() && conn.controlled == 0;
     (is_template || conn.real == entry.real) && !begins_anew
 }
 
 fn update<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex, entry: &Entry<'_, A>) {
-    let flags = entry.synced.flags as u16;
+    let flags = entry.synced.conn_flags();
     let conn = table.conn_mut(index);
     if !entry.synced.is_template() {
-        track::count_as(ctx, conn, flags & FLAG_INACTIVE == 0);
+        track::count_as(ctx, conn, !flags.contains(ConnFlags::INACTIVE));
         conn.flags = conn.flags & !FLAGS_UPDATED | flags & FLAGS_UPDATED;
     }
     settle(ctx, table, index, entry);
@@ -172,7 +169,7 @@ fn settle<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIn
         // What a director that puts a proxy_header in front of the client's stream has shifted by.
         let [inbound, _] = shifts;
         conn.shift = inbound;
-        let is_preface = entry.local.is_some() && conn.flags & FLAG_INBOUND_SHIFTED != 0;
+        let is_preface = entry.local.is_some() && conn.flags.contains(ConnFlags::INBOUND_SHIFTED);
         conn.proxy_header_len = u8::try_from(inbound.delta).ok().filter(|_| is_preface).unwrap_or(0);
     }
     table.set_timeout(index, timeout_ms(ctx, entry.synced), ctx.now);
@@ -206,7 +203,7 @@ fn create<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, entry: &Entry
         if synced.is_template() {
             ctx.own.server(server.id).persistent.add(1);
         } else {
-            track::bind(ctx, server, conn.flags & FLAG_INACTIVE == 0);
+            track::bind(ctx, server, !conn.flags.contains(ConnFlags::INACTIVE));
         }
     }
     settle(ctx, table, index, entry);
@@ -221,16 +218,15 @@ fn new_conn<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>, mode: Forwardin
         (ForwardingMode::FullNat, None) if !synced.is_template() => return None,
         _ => entry.key.src,
     };
-    let mut flags = synced.flags as u16 & FLAGS_TAKEN | FLAG_SYNCED;
+    let mut flags = synced.conn_flags() & FLAGS_IMPORTED | ConnFlags::SYNCED;
     if entry.server.is_some() {
-        let no_output = if mode.sees_replies() { 0 } else { FLAG_NO_OUTPUT };
-        flags = flags & !FLAG_NO_OUTPUT | no_output;
+        flags.set(ConnFlags::NO_OUTPUT, !mode.sees_replies());
     }
     let (mut l3_delta, mut l4_delta) = (0, 0);
     if synced.is_template() {
-        flags &= !FLAG_INACTIVE;
+        flags.remove(ConnFlags::INACTIVE);
     } else if mode.sees_replies() {
-        flags |= FLAG_OUTBOUND_INDEXED;
+        flags.insert(ConnFlags::OUTBOUND_INDEXED);
         (l3_delta, l4_delta) = rewrite::deltas(entry.key.src, entry.key.dst, local, entry.real);
     }
     Some(Conn {
@@ -239,8 +235,8 @@ fn new_conn<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>, mode: Forwardin
         local,
         real: entry.real,
         protocol: entry.key.protocol,
-        real_server: entry.server.map_or(RealServerId::UNBOUND, |server| server.id).0,
-        service: entry.service.map_or(u32::MAX, |service| service.id.0),
+        real_server: entry.server.map_or(RealServerId::UNBOUND, |server| server.id),
+        service: entry.service.map_or(ServiceId::UNBOUND, |service| service.id),
         mode: mode as u8,
         flags,
         l3_delta,
@@ -254,7 +250,7 @@ fn new_conn<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>, mode: Forwardin
 
 /// Another worker has the client; this one has the port that replies come to.
 fn copy_for_replies<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, entry: &Entry<'_, A>) {
-    let known = table.find(table.hash(&entry.key), &entry.key).map(|(index, _)| index);
+    let known = table.lookup(&entry.key).map(|(index, _)| index);
     if let Some(index) = known {
         if table.conn(index).real == entry.real {
             settle(ctx, table, index, entry);
@@ -264,7 +260,7 @@ fn copy_for_replies<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, ent
     }
     let unbound = Entry { server: None, ..*entry };
     if let Some(conn) = new_conn(ctx, &unbound, ForwardingMode::FullNat) {
-        let flags = conn.flags & !FLAG_TEMPLATE | FLAG_REPLIES_ONLY;
+        let flags = conn.flags & !ConnFlags::TEMPLATE | ConnFlags::REPLIES_ONLY;
         if let Ok(index) = table.insert(Conn { flags, ..conn }, ctx.now) {
             settle(ctx, table, index, entry);
         }

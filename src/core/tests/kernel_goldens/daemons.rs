@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use lvs_api::ipvsadm_text::{self, Daemon};
 use lvs_api::proc_text::{self, ConnectionRow};
-use lvs_core::ipvs::conn::FLAG_SYNCED;
+use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::sync::assembly::Assembly;
 use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncRole};
 use lvs_core::ipvs::sync::{SyncRoles, message};
@@ -234,6 +234,6 @@ fn row(record: &lvs_core::conn_record::ConnRecord) -> ConnectionRow {
         real: record.real,
         state: record.state_name(),
         expires_sec: record.expires_in_ms / 1_000,
-        is_synced: record.flags & FLAG_SYNCED != 0,
+        is_synced: record.flags.contains(ConnFlags::SYNCED),
     }
 }

@@ -1,6 +1,6 @@
 //! Clients that stick to their servers, with one worker and several; deleted servers under `expire_nodest_conn`.
 
-use lvs_core::ipvs::conn::FLAG_TEMPLATE;
+use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::desired::ServiceSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::{ClientMask, Persistence};
@@ -64,7 +64,7 @@ fn all_connections_of_a_client_go_to_one_server_whichever_worker_polls_them() {
         let templates = director
             .conns()
             .iter()
-            .filter(|conn| conn.flags & FLAG_TEMPLATE != 0)
+            .filter(|conn| conn.flags.contains(ConnFlags::TEMPLATE))
             .count();
         assert_eq!(templates, 7, "one template a client");
     }
@@ -88,7 +88,7 @@ fn with_a_mask_of_nothing_all_clients_are_one() {
     let templates = director
         .conns()
         .iter()
-        .filter(|conn| conn.flags & FLAG_TEMPLATE != 0)
+        .filter(|conn| conn.flags.contains(ConnFlags::TEMPLATE))
         .count();
     assert_eq!(templates, 1);
 }

@@ -470,7 +470,7 @@ fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() 
     }
     let begun = Instant::now();
     while stand.workers[0].snapshot().services.services().len() < 4_000 {
-        assert!(begun.elapsed() < Duration::from_secs(10), "never published");
+        assert!(begun.elapsed() < Duration::from_secs(60), "never published");
         std::thread::yield_now();
     }
     // What the server itself took: how long all of it lasts depends on what else the machine does.

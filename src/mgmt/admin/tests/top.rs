@@ -40,7 +40,7 @@ impl Terminal {
 
     /// The screen, once it holds all of `wanted`.
     fn shows(&self, wanted: &[&str]) -> String {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             let screen = self.tmux(&["capture-pane", "-p"]);
             if wanted.iter().all(|text| screen.contains(text)) {
@@ -152,7 +152,7 @@ fn status_says_what_is_wrong_and_where_to_look() {
     }
     stand.workers[1].counters.conns_ipv4.add(4_000);
     let counting = std::thread::spawn({
-        let (worker, end) = (Arc::clone(&stand.workers[0]), Instant::now() + Duration::from_secs(5));
+        let (worker, end) = (Arc::clone(&stand.workers[0]), Instant::now() + Duration::from_secs(60));
         let stop = Arc::clone(&stand.workers[1]);
         move || {
             while Instant::now() < end && stop.counters.bursts.get() == 0 {

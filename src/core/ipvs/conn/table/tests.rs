@@ -27,7 +27,7 @@ fn fullnat<A: Address>(n: u32) -> Conn<A> {
         local: end(0xc612_c801 + n % 24, 1_024 + (n / 24 % 60_000) as u16),
         real: end(0xc612_6401 + n / 24 / 60_000, 8_080),
         protocol: 6,
-        flags: FLAG_OUTBOUND_INDEXED,
+        flags: ConnFlags::OUTBOUND_INDEXED,
         timeout_ms: 60_000,
         ..Conn::default()
     }
@@ -60,7 +60,7 @@ fn assert_sound<A: Address>(table: &ConnTable<A>) {
         seen += 1;
         keys += 1;
         assert_eq!(find(table, &conn.inbound_key()), Some((index, Direction::Inbound)));
-        if conn.flags & (FLAG_OUTBOUND_INDEXED | FLAG_SHADOWED) == FLAG_OUTBOUND_INDEXED {
+        if conn.flags & (ConnFlags::OUTBOUND_INDEXED | ConnFlags::SHADOWED) == ConnFlags::OUTBOUND_INDEXED {
             keys += 1;
             assert_eq!(find(table, &conn.outbound_key()), Some((index, Direction::Outbound)));
         }
@@ -206,7 +206,11 @@ impl<A: Address> Pair<A> {
             real: self.end(ends[2]),
             local: self.end(ends[3]),
             protocol: 17,
-            flags: if both { FLAG_OUTBOUND_INDEXED } else { 0 },
+            flags: if both {
+                ConnFlags::OUTBOUND_INDEXED
+            } else {
+                ConnFlags::empty()
+            },
             timeout_ms,
             ..Conn::default()
         };

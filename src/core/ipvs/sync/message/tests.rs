@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::super::assembly::{Assembly, FLUSH_MS};
 use super::*;
-use crate::ipvs::conn::{FLAG_INACTIVE, FLAG_INBOUND_SHIFTED, FLAG_NO_OUTPUT, FLAG_SYNCED, FLAG_TEMPLATE};
+use crate::ipvs::conn::ConnFlags;
 
 fn bytes(hex: &str) -> Vec<u8> {
     let hex: String = hex.split_whitespace().collect();
@@ -13,7 +13,7 @@ fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
-fn end(text: &str, port: u16) -> End {
+fn end(text: &str, port: u16) -> SyncedEnd {
     (text.parse().unwrap(), port)
 }
 
@@ -72,7 +72,7 @@ fn ipv6_and_mark_templates_are_written_as_the_kernel_writes_them() {
     };
     let template = SyncConn {
         protocol: 0,
-        flags: 3 | u32::from(FLAG_NO_OUTPUT | FLAG_INACTIVE | FLAG_TEMPLATE),
+        flags: 3 | u32::from(ConnFlags::NO_OUTPUT | ConnFlags::INACTIVE | ConnFlags::TEMPLATE),
         state: 0,
         client: end("10.0.0.2", 0),
         virt: end("0.0.0.66", 0),
@@ -93,7 +93,7 @@ fn ipv6_and_mark_templates_are_written_as_the_kernel_writes_them() {
 #[test]
 fn version_0_says_ipv4_without_marks_and_timeouts() {
     let dr = SyncConn {
-        flags: 3 | u32::from(FLAG_NO_OUTPUT),
+        flags: 3 | u32::from(ConnFlags::NO_OUTPUT),
         client: end("10.0.0.3", 40_001),
         virt: end("10.0.0.100", 81),
         real: end("10.1.0.12", 81),
@@ -182,9 +182,10 @@ fn an_option_that_may_be_ignored_is_and_one_that_may_not_disqualifies_its_entry(
 #[test]
 fn what_a_backup_does_not_keep_is_taken_off_the_flags() {
     let mut message = bytes(ESTABLISHED);
-    message[12..16].copy_from_slice(&u32::from(FLAG_SYNCED | FLAG_INACTIVE | 0x40).to_be_bytes());
+    message[12..16]
+        .copy_from_slice(&u32::from(ConnFlags::SYNCED | ConnFlags::INACTIVE | ConnFlags::REPLIES_ONLY).to_be_bytes());
     let kept = SyncConn {
-        flags: u32::from(FLAG_INACTIVE),
+        flags: u32::from(ConnFlags::INACTIVE),
         ..conn()
     };
     assert_eq!(all(&message, 7).0, [Ok(kept)]);
@@ -192,7 +193,7 @@ fn what_a_backup_does_not_keep_is_taken_off_the_flags() {
     assert_eq!(all(&message, 7).0, [Err(Skip::OnePacket)]);
 }
 
-fn any_end(is_ipv6: bool) -> impl Strategy<Value = End> {
+fn any_end(is_ipv6: bool) -> impl Strategy<Value = SyncedEnd> {
     (any::<u128>(), any::<u16>()).prop_map(move |(bits, port)| {
         let addr = if is_ipv6 {
             IpAddr::from(bits.to_be_bytes())
@@ -220,8 +221,8 @@ fn any_conn() -> impl Strategy<Value = SyncConn> {
             |([client, virt, real], local, shifts, (state, method, inactive, fwmark, timeout_sec))| SyncConn {
                 protocol: 6,
                 flags: method
-                    | if inactive { u32::from(FLAG_INACTIVE) } else { 0 }
-                    | shifts.map_or(0, |_| u32::from(FLAG_INBOUND_SHIFTED)),
+                    | if inactive { u32::from(ConnFlags::INACTIVE) } else { 0 }
+                    | shifts.map_or(0, |_| u32::from(ConnFlags::INBOUND_SHIFTED)),
                 state,
                 client,
                 virt,

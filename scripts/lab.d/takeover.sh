@@ -1,0 +1,65 @@
+# shellcheck shell=bash
+# Pairs of directors: who has the VIP, who tells whom of its connections, and how long a takeover may last.
+
+# Three advertisements and the skew of the backup's priority (RFC 5798 6.1), in milliseconds.
+MASTER_DOWN_MS=$((3000 + (256 - 100) * 1000 / 256))
+# A client that tries again meanwhile, and a machine shared with everything else here. A client that nobody informs of
+# the new master would ask for its MAC after half a minute (base_reachable_time) and more.
+PATIENCE_MS=10000
+
+# own_addresses N: what director N has beside VRRP's.
+own_addresses() {
+    twin_has wan "198.51.100.1$1/24" "2001:db8:1::1$1/64"
+    twin_has lan "192.0.2.${1}0/24" "2001:db8:2::${1}0/64"
+}
+
+# is_master: whether the director that is typed on has the VIP.
+is_master() { [[ -n $(on_director ip -o addr show dev wan to "$VIP4" 2>/dev/null) ]]; }
+is_no_master() { ! is_master; }
+has_both_servers() { servers_are "$(rs 1 80)=1 $(rs 2 80)=1" -t "$(vip 80)"; }
+
+# check_sync MASTER BACKUP: the master tells the backup of its connections; keepalived has the daemons follow the VIP.
+check_sync() {
+    at "$2"
+    check "$2 listens: $(daemons)" until_true 60 runs_daemon backup
+    at "$1"
+    check "$1 tells: $(daemons)" until_true 60 runs_daemon master
+    ipvsadm -L --daemon
+}
+
+daemons() { ipvsadm_quiet -L --daemon | xargs; }
+runs_daemon() { [[ $(daemons) == "$1 sync daemon (mcast=lan, syncid=7"* ]]; }
+
+# Whether the client's neighbour entry of the VIP is that of the director that is typed on.
+is_reached() { in_ns client ip neigh show "$VIP4" | grep -q "$(on_director cat /sys/class/net/wan/address)"; }
+
+# check_takeover SENTENCE: new connections within the time that VRRP takes to notice.
+check_takeover() {
+    local begun taken
+    begun=$(now_ms)
+    until_true 60 tries_a_page || true
+    taken=$(($(now_ms) - begun))
+    within "$1: new connections work again, milliseconds" 0 $((MASTER_DOWN_MS + PATIENCE_MS)) "$taken"
+}
+
+tries_a_page() { [[ $(in_ns client curl -s --max-time 0.5 "$(url "$VIP")/" || true) == rs[12] ]]; }
+
+has_connections() { (($(rows_of "$(vip 80)" | grep -c ESTABLISHED || true) >= $1)); }
+
+# run_downloads: four that run by director1, and that director2 knows.
+run_downloads() {
+    start_downloads 4 "$(url "$VIP")"
+    check "downloads run" until_true 60 at_least_active 4
+    at director2
+    check "director2 knows them" until_true 60 has_connections 4
+    at director1
+}
+
+# kill_master: director1, which has no time to say goodbye. Afterwards director2 is typed on.
+kill_master() {
+    kill_keepalived
+    end_lvsd KILL
+    check_takeover "lvsd and keepalived of the master killed"
+    at director2
+    check "director2 is master" is_master
+}
