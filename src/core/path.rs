@@ -41,13 +41,11 @@ pub mod housekeeping;
 
 use crate::frame::Frame;
 use crate::ipvs::conn::table::ConnTable;
-use crate::l3::DeviceId;
 use crate::limits::BURST_MAX;
 use crate::stages::Stage;
-use crate::tick::Tick;
 use crate::verdict::Verdict;
-use crate::worker_state::WorkerState;
 use crate::worker_state::context::{Context, Families, Family, LookupEntry, in_family};
+use crate::worker_state::{Arrival, WorkerState};
 
 use classify::Class;
 use fast_path::FastPath;
@@ -56,39 +54,10 @@ use icmp::relay;
 use packet::Packet;
 use parse::Parsed;
 
-/// Decides about frames that `device` received. Frames beyond [`BURST_MAX`] are left as they are with
+/// Decides about the frames of one burst. Frames beyond [`BURST_MAX`] are left as they are with
 /// their verdicts untouched; callers never pass more.
-pub fn process<F: Frame>(
-    worker: &mut WorkerState,
-    device: DeviceId,
-    now: Tick,
-    frames: &mut [F],
-    verdicts: &mut [Verdict],
-) {
-    run(worker, device, now, false, frames, verdicts);
-}
-
-/// The same for frames that another worker handed over because this one owns their connections:
-/// whatever the tables say, they are not handed over again.
-pub fn process_handoff<F: Frame>(
-    worker: &mut WorkerState,
-    device: DeviceId,
-    now: Tick,
-    frames: &mut [F],
-    verdicts: &mut [Verdict],
-) {
-    run(worker, device, now, true, frames, verdicts);
-}
-
-fn run<F: Frame>(
-    worker: &mut WorkerState,
-    device: DeviceId,
-    now: Tick,
-    is_handoff: bool,
-    frames: &mut [F],
-    verdicts: &mut [Verdict],
-) {
-    let (mut ctx, families) = worker.context(device, now, is_handoff);
+pub fn process<F: Frame>(worker: &mut WorkerState, arrival: Arrival, frames: &mut [F], verdicts: &mut [Verdict]) {
+    let (mut ctx, families) = worker.context(arrival);
     if ctx.snapshot.services.is_empty() {
         // Like the kernel, which unhooks itself with its last service: even known connections are left alone.
         verdicts.fill(Verdict::Punt);
@@ -100,7 +69,7 @@ fn run<F: Frame>(
         slow_path::only_replies(&mut ctx, families, frames, verdicts);
         return;
     }
-    let mac = ctx.snapshot.l3.mac(device);
+    let mac = ctx.snapshot.l3.mac(ctx.device);
     for slot in 0..frames.len().min(verdicts.len()).min(BURST_MAX) {
         let (Some(frame), Some(verdict)) = (frames.get_mut(slot), verdicts.get_mut(slot)) else {
             break;

@@ -26,7 +26,7 @@ pub(crate) enum Admission<'a> {
     Decided(Verdict),
     /// It may start a connection to this service.
     Schedule(&'a VirtualService),
-    /// A real server's packet that belongs to no connection, and it is to be told so.
+    /// A real server's packet that belongs to no connection: it is answered with an ICMP error.
     Refuse,
 }
 

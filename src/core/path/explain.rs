@@ -24,8 +24,8 @@ use crate::path::{resolve, slow_path};
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict, WorkerId};
 use crate::wire::{sctp, tcp};
-use crate::worker_state::WorkerState;
 use crate::worker_state::context::{Context, Family};
+use crate::worker_state::{Arrival, WorkerState};
 
 /// A packet in words. Both addresses are of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,11 @@ pub enum Left {
 
 /// See the module.
 pub fn explain(worker: &mut WorkerState, now: Tick, question: &Question) -> Explanation {
-    let (ctx, families) = worker.context(question.device, now, question.is_handoff);
+    let (ctx, families) = worker.context(Arrival {
+        device: question.device,
+        now,
+        is_handoff: question.is_handoff,
+    });
     if ctx.snapshot.services.is_empty() {
         return Explanation {
             end: End::Punt(Left::NoServices),

@@ -11,7 +11,6 @@ use crate::frame::Frame;
 use crate::headers::Fragment;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction};
-use crate::l3::DeviceId;
 use crate::path::classify::is_balanced;
 use crate::path::forward::rewrite::{self, Rewrite};
 use crate::path::icmp::relay::Relayed;
@@ -19,23 +18,16 @@ use crate::path::ownership;
 use crate::path::packet::Packet;
 use crate::path::parse::{Parsed, parse};
 use crate::path::track;
-use crate::tick::Tick;
 use crate::verdict::Verdict;
-use crate::worker_state::WorkerState;
 use crate::worker_state::context::Context;
 use crate::worker_state::context::in_family;
+use crate::worker_state::{Arrival, WorkerState};
 
-/// See the module. `is_handoff`: another worker handed it to this one.
-pub fn process<F: Frame>(
-    worker: &mut WorkerState,
-    device: DeviceId,
-    now: Tick,
-    is_handoff: bool,
-    frame: &mut F,
-) -> Verdict {
-    let (mut ctx, families) = worker.context(device, now, is_handoff);
+/// See the module.
+pub fn process<F: Frame>(worker: &mut WorkerState, arrival: Arrival, frame: &mut F) -> Verdict {
+    let (mut ctx, families) = worker.context(arrival);
     if ctx.snapshot.services.is_empty() {
-        return Verdict::Transmit(device);
+        return Verdict::Transmit(arrival.device);
     }
     let elsewhere = match parse(frame.bytes()) {
         Ok(Parsed::Ip(headers, flow)) if headers.fragment == Fragment::Whole => in_family!(&flow, |key| {
@@ -51,7 +43,7 @@ pub fn process<F: Frame>(
         }),
         _ => None,
     };
-    elsewhere.unwrap_or(Verdict::Transmit(device))
+    elsewhere.unwrap_or(Verdict::Transmit(arrival.device))
 }
 
 /// A connection of which packets with `key` are replies: its server's, or, in modes in which servers answer

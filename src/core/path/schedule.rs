@@ -329,7 +329,7 @@ fn new_conn<A: Address>(
     // A tunnel to the other family keeps the address in the server's slot; the conn has no room for it.
     let real = Endpoint::new(A::from_ip(server.addr).unwrap_or_default(), chosen.port);
     let (mut l3_delta, mut l4_delta) = (0, 0);
-    // FULLNAT replies could not be told apart without a connection.
+    // FULLNAT replies could not be distinguished without a connection.
     let one_packet =
         service.one_packet && key.protocol == wire::udp::PROTOCOL && server.mode != ForwardingMode::FullNat;
     let mut flags = ConnFlags::INACTIVE;

@@ -141,7 +141,7 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, server.addr) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) => return to_local_server(conn, &packet.headers, packet.frame.bytes_mut()),
-        // Towards real servers the kernel tells the client even when the route says blackhole.
+        // Towards real servers the kernel answers the client even when the route says blackhole.
         Err(RouteError::Drop(_) | RouteError::Unreachable) => {
             return refuse::to_client(ctx, packet, server, IcmpError::HostUnreachable);
         }

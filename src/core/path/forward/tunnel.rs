@@ -100,7 +100,7 @@ fn src_port<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) -> u16 {
     first + ((u64::from(hash) * u64::from(count)) >> 32) as u16
 }
 
-/// What a client is told of a path MTU when a tunnel takes `overhead` bytes of it (`ip_vs_in_icmp`).
+/// The MTU that a client gets in an error about a path MTU of which a tunnel takes `overhead` bytes of it (`ip_vs_in_icmp`).
 pub(crate) const fn mtu_for_client(mtu: u16, overhead: u16) -> u16 {
     /// Every link carries this much (RFC 791 3.2).
     const IPV4_MTU_MIN: u16 = 68;

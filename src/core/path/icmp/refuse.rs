@@ -1,4 +1,4 @@
-//! A packet goes no further: who is told so by ICMP, and in whose name.
+//! A packet goes no further: who gets an ICMP error, and in whose name.
 //!
 //! In:  a packet of a connection that has no route, that is too long or whose TTL is used up; a stray one.
 //! Out: the answer to its sender, from the VIP to a client, from the director's own address to a real server.

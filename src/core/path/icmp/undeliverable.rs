@@ -23,14 +23,14 @@ use crate::path::parse::{Parsed, parse};
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ipv4::Ipv4Header;
-use crate::worker_state::WorkerState;
 use crate::worker_state::context::Context;
 use crate::worker_state::context::in_family;
+use crate::worker_state::{Arrival, WorkerState};
 
 /// See the module. `device` is that of the silent neighbour.
 #[cold]
 pub fn give_up<F: Frame>(worker: &mut WorkerState, device: DeviceId, now: Tick, frame: &mut F) -> Verdict {
-    let (mut ctx, families) = worker.context(device, now, true);
+    let (mut ctx, families) = worker.context(Arrival::handoff(device, now));
     let Ok(Parsed::Ip(headers, flow)) = parse(frame.bytes()) else {
         return Verdict::Drop(DropReason::NeighbourFailed);
     };
