@@ -5,7 +5,9 @@ use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
 
 use crate::stand::{Stand, until};
 
-const FLOWS: u16 = 4_000;
+/// Half of them are the other worker's, by a secret hash. It is about 1,500, far from a multiple of 1,024, where the
+/// worker begins anew to tell flows apart and nothing more comes to be told.
+const FLOWS: u16 = 3_000;
 
 /// Two workers, and a capture for each of the two queues of "wan": all flows in the first, nothing in the second.
 fn configure(stand: &Stand) {
