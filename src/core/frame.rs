@@ -1,9 +1,9 @@
 //! What the path needs of a buffer. An mbuf is one kind; [`crate::testing::VecFrame`] is another.
 //!
-//! Only steps that grow or shrink a packet (tunnel, ICMP replies) take a `Frame`;
-//! everything else works on `&mut [u8]`.
+//! A stage that may change a packet's length, or calls one that may, takes a `Frame`. What only reads or rewrites bytes
+//! in place takes a slice.
 
-/// One Ethernet frame in one contiguous buffer with room in front and behind.
+/// One Ethernet frame in one contiguous buffer with space in front and behind.
 pub trait Frame {
     /// The frame from its destination MAC to its last byte (no FCS).
     fn bytes(&self) -> &[u8];
