@@ -21,7 +21,7 @@ use lvs_core::single_writer::SingleWriter;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
 use lvs_core::verdict::{DropReason, Verdict, WorkerId};
-use lvs_core::worker_state::{WorkerSettings, WorkerState};
+use lvs_core::worker_state::{Arrival, WorkerSettings, WorkerState};
 
 mod files;
 mod network;
@@ -200,7 +200,12 @@ impl Director {
         let mut frame = VecFrame::new(&captured.bytes);
         let mut verdicts = [Verdict::Punt];
         let frames = std::slice::from_mut(&mut frame);
-        path::process(&mut self.workers[0], captured.device, self.now, frames, &mut verdicts);
+        path::process(
+            &mut self.workers[0],
+            Arrival::at(captured.device, self.now),
+            frames,
+            &mut verdicts,
+        );
         self.made(0, captured.device)?;
         self.dispatch(0, captured.device, frame, verdicts[0])
     }
@@ -223,7 +228,12 @@ impl Director {
                 let owner = usize::from(owner.0);
                 let mut verdicts = [Verdict::Punt];
                 let frames = std::slice::from_mut(&mut frame);
-                path::process_handoff(&mut self.workers[owner], device, self.now, frames, &mut verdicts);
+                path::process(
+                    &mut self.workers[owner],
+                    Arrival::handoff(device, self.now),
+                    frames,
+                    &mut verdicts,
+                );
                 self.made(owner, device)?;
                 // Never handed over again.
                 if !matches!(verdicts[0], Verdict::Handoff(_)) {

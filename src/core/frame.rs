@@ -1,7 +1,7 @@
 //! What the path needs of a buffer. An mbuf is one kind, [`vec::VecFrame`] another.
 //!
-//! A stage that may grow, shrink or replace a packet takes a `Frame`. Whatever rewrites bytes in place, as `wire/` and
-//! `path/forward/rewrite.rs` do, works on `&mut [u8]`.
+//! A stage that may change a packet's length, or calls one that may, takes a `Frame`. What only reads or rewrites bytes
+//! in place takes a slice.
 
 pub mod vec;
 

@@ -20,6 +20,7 @@ pub mod lookup;
 // Stages 6 and 7 in one, for data of an established connection.
 pub mod fast_path;
 // Stages 4 to 7 in order, for every other packet.
+mod packet;
 pub mod slow_path;
 // Stage 4: no connection. Whose is the packet, and may it begin one?
 pub mod admit;
@@ -39,55 +40,24 @@ pub mod from_host;
 pub mod housekeeping;
 
 use crate::frame::Frame;
-use crate::headers::Flow;
 use crate::ipvs::conn::table::ConnTable;
-use crate::l3::DeviceId;
 use crate::limits::BURST_MAX;
 use crate::stages::Stage;
-use crate::tick::Tick;
 use crate::verdict::Verdict;
-use crate::worker_state::WorkerState;
-use crate::worker_state::context::{Context, Families, Family, LookupEntry};
+use crate::worker_state::context::{Context, Families, Family, LookupEntry, in_family};
+use crate::worker_state::{Arrival, WorkerState};
 
 use classify::Class;
 use fast_path::FastPath;
 use fragments::reassemble;
 use icmp::relay;
+use packet::Packet;
 use parse::Parsed;
 
-/// Decides about frames that `device` received. Frames beyond [`BURST_MAX`] are left as they are with
+/// Decides about the frames of one burst. Frames beyond [`BURST_MAX`] are left as they are with
 /// their verdicts untouched; callers never pass more.
-pub fn process<F: Frame>(
-    worker: &mut WorkerState,
-    device: DeviceId,
-    now: Tick,
-    frames: &mut [F],
-    verdicts: &mut [Verdict],
-) {
-    run(worker, device, now, false, frames, verdicts);
-}
-
-/// The same for frames that another worker handed over because this one owns their connections:
-/// whatever the tables say, they are not handed over again.
-pub fn process_handoff<F: Frame>(
-    worker: &mut WorkerState,
-    device: DeviceId,
-    now: Tick,
-    frames: &mut [F],
-    verdicts: &mut [Verdict],
-) {
-    run(worker, device, now, true, frames, verdicts);
-}
-
-fn run<F: Frame>(
-    worker: &mut WorkerState,
-    device: DeviceId,
-    now: Tick,
-    is_handoff: bool,
-    frames: &mut [F],
-    verdicts: &mut [Verdict],
-) {
-    let (mut ctx, families) = worker.context(device, now, is_handoff);
+pub fn process<F: Frame>(worker: &mut WorkerState, arrival: Arrival, frames: &mut [F], verdicts: &mut [Verdict]) {
+    let (mut ctx, families) = worker.context(arrival);
     if ctx.snapshot.services.is_empty() {
         // Like the kernel, which unhooks itself with its last service: even known connections are left alone.
         verdicts.fill(Verdict::Punt);
@@ -99,7 +69,7 @@ fn run<F: Frame>(
         slow_path::only_replies(&mut ctx, families, frames, verdicts);
         return;
     }
-    let mac = ctx.snapshot.l3.mac(device);
+    let mac = ctx.snapshot.l3.mac(ctx.device);
     for slot in 0..frames.len().min(verdicts.len()).min(BURST_MAX) {
         let (Some(frame), Some(verdict)) = (frames.get_mut(slot), verdicts.get_mut(slot)) else {
             break;
@@ -132,18 +102,18 @@ fn parse_rest<F: Frame>(ctx: &mut Context<'_>, families: &mut Families, slot: us
         Err(reason) => return Some(Verdict::Drop(reason)),
     };
     match classify::classify(ctx, frame.bytes(), &headers) {
-        Class::Balanced => match flow {
-            Flow::V4(key) => families.v4.push(slot, headers, key),
-            Flow::V6(key) => families.v6.push(slot, headers, key),
-        },
-        Class::Fragment => return Some(reassemble::fragment(ctx, families, &headers, &flow, frame)),
-        Class::Icmp => {
-            let (v4, v6) = (&mut families.v4.table, &mut families.v6.table);
-            return Some(relay::icmp_error(ctx, v4, v6, &headers, &flow, frame));
+        Class::Balanced => {
+            in_family!(&flow, |key| families.of(key).push(slot, headers, *key));
+            None
         }
-        Class::Decided(decided) => return Some(decided),
+        Class::Fragment => Some(in_family!(&flow, |key| {
+            reassemble::fragment(ctx, families, &Packet::whole(headers, key, frame))
+        })),
+        Class::Icmp => Some(in_family!(&flow, |key| {
+            relay::icmp_error(ctx, families, &mut Packet::whole(headers, key, frame))
+        })),
+        Class::Decided(decided) => Some(decided),
     }
-    None
 }
 
 /// Stages 3 to 7 for the packets of one family.
@@ -167,7 +137,7 @@ fn forward_family<A: FastPath, F: Frame>(
         ) else {
             continue;
         };
-        *verdict = forward_entry(ctx, table, changes, entry, frame);
+        *verdict = forward_entry(ctx, table, (entry, changes), frame);
     }
     ctx.mark(Stage::Forward);
 }
@@ -177,13 +147,12 @@ fn forward_family<A: FastPath, F: Frame>(
 fn forward_entry<A: FastPath, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
-    changes: u32,
-    entry: &LookupEntry<A>,
+    (entry, changes): (&LookupEntry<A>, u32),
     frame: &mut F,
 ) -> Verdict {
     // Stages 6 and 7, the fast path.
     if let Some((conn, direction)) = lookup::confirm(table, changes, entry)
-        && let Some(verdict) = fast_path::forward(ctx, conn, direction, &entry.headers, frame)
+        && let Some(verdict) = fast_path::forward(ctx, (conn, direction), &entry.headers, frame)
     {
         return verdict;
     }
@@ -200,10 +169,10 @@ fn look_up_again<A: FastPath, F: Frame>(
 ) -> Verdict {
     let found = table.find(entry.hash, &entry.key);
     if let Some((index, direction)) = found
-        && let Some(verdict) = fast_path::forward(ctx, table.conn_mut(index), direction, &entry.headers, frame)
+        && let Some(verdict) = fast_path::forward(ctx, (table.conn_mut(index), direction), &entry.headers, frame)
     {
         return verdict;
     }
     // Stages 4 to 7, the slow path.
-    slow_path::process(ctx, table, found, &entry.headers, &entry.key, frame)
+    slow_path::process(ctx, table, found, &mut Packet::whole(entry.headers, &entry.key, frame))
 }

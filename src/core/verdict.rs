@@ -73,23 +73,23 @@ drop_reasons! {
     FragmentDuplicate = "fragment_duplicate",
     /// Overlaps other fragments of its datagram, all of which are given up (RFC 5722, CVE-2018-5391).
     FragmentOverlap = "fragment_overlap",
-    /// The rest of its datagram did not come in time; the sender was told.
+    /// The rest of its datagram did not come in time; the sender got an ICMP error.
     FragmentTimeout = "fragment_timeout",
     /// Contradicts other fragments of its datagram, or is one of too many.
     FragmentMalformed = "fragment_malformed",
-    /// One burst led to more pieces of packets than there is room for.
+    /// One burst led to more pieces of packets than there is space for.
     GeneratedFramesFull = "generated_frames_full",
-    /// No buffer for a frame that the path made.
+    /// No buffer for a frame that the path generated.
     NoMbuf = "no_mbuf",
     /// An ICMP error about a connection with a wrong checksum.
     IcmpChecksum = "icmp_checksum",
-    /// A router on the way of a tunnel refused a packet; the client was told if its packet says so.
+    /// A router on the path of a tunnel refused a packet; the client got an ICMP error if its packet allows one.
     TunnelPath = "tunnel_path",
-    /// TTL or hop limit used up; the sender was told by ICMP unless that was rate-limited.
+    /// TTL or hop limit used up; the sender got an ICMP error unless that was rate-limited.
     TtlExpired = "ttl_expired",
-    /// Larger than the MTU of the next hop; the sender was told.
+    /// Larger than the MTU of the next hop; the sender got an ICMP error.
     MtuExceeded = "mtu_exceeded",
-    /// A service without an available real server; the client was told.
+    /// A service without an available real server; the client got an ICMP error.
     NoRealServer = "no_real_server",
     /// The connection's real server was deleted.
     RealServerGone = "real_server_gone",
@@ -97,7 +97,7 @@ drop_reasons! {
     ConnTableFull = "conn_table_full",
     /// No free (local address, port) towards the chosen real server.
     LocalPortsExhausted = "local_ports_exhausted",
-    /// A reply of a real server that belongs to no connection; it was told (`nat_icmp_send`).
+    /// A reply of a real server that belongs to no connection; it got an ICMP error (`nat_icmp_send`).
     NoConnection = "no_connection",
     /// One of those that `drop_packet` takes when the table fills.
     DropPacketDefence = "drop_packet_defence",
@@ -109,7 +109,7 @@ drop_reasons! {
     NeighbourFailed = "neighbour_failed",
     /// Too many packets already wait for this or any neighbour.
     HeldQueueFull = "held_queue_full",
-    /// No room in front of the packet for a tunnel or ICMP header.
+    /// No headroom in front of the packet for a tunnel or ICMP header.
     NoHeadroom = "no_headroom",
     /// An ICMP error was due but the packet must not be answered by one (RFC 1122 3.2.2, RFC 4443 2.4 e).
     IcmpForbidden = "icmp_forbidden",

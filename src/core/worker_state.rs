@@ -52,6 +52,40 @@ pub struct WorkerSettings {
     pub seed: u64,
 }
 
+/// How frames came to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The device that received them, or that the kernel sends them by.
+    pub device: DeviceId,
+    /// When.
+    pub now: Tick,
+    /// Whether another worker handed them over because this one owns their connections: whatever the tables say,
+    /// they are not handed on.
+    pub is_handoff: bool,
+}
+
+impl Arrival {
+    /// Frames that this worker received itself.
+    #[inline]
+    pub const fn at(device: DeviceId, now: Tick) -> Self {
+        Self {
+            device,
+            now,
+            is_handoff: false,
+        }
+    }
+
+    /// Frames that another worker handed over.
+    #[inline]
+    pub const fn handoff(device: DeviceId, now: Tick) -> Self {
+        Self {
+            device,
+            now,
+            is_handoff: true,
+        }
+    }
+}
+
 /// See the module.
 pub struct WorkerState {
     settings: WorkerSettings,
@@ -201,7 +235,7 @@ impl WorkerState {
         Some(generated)
     }
 
-    /// Takes the oldest connection that is to be told to another director. To be called after every call of the
+    /// Takes the oldest connection that another director is to get. To be called after every call of the
     /// path until it gives none.
     #[inline]
     pub fn next_synced(&mut self) -> Option<SyncConn> {
@@ -232,7 +266,12 @@ impl WorkerState {
 
     /// Splits the state for one burst: what the stages use, and the tables.
     #[inline]
-    pub(crate) fn context(&mut self, device: DeviceId, now: Tick, is_handoff: bool) -> (Context<'_>, &mut Families) {
+    pub(crate) fn context(&mut self, arrival: Arrival) -> (Context<'_>, &mut Families) {
+        let Arrival {
+            device,
+            now,
+            is_handoff,
+        } = arrival;
         let ctx = Context {
             snapshot: &self.snapshot,
             now,
@@ -252,7 +291,6 @@ impl WorkerState {
             scheduling: &mut self.scheduling,
             l3_memory: &mut self.l3_memory,
             out: &mut self.out,
-            reassembled: 0,
         };
         (ctx, &mut self.families)
     }

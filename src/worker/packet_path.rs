@@ -13,7 +13,7 @@ use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
 use lvs_core::verdict::{DropReason, Verdict, WaitId};
-use lvs_core::worker_state::WorkerState;
+use lvs_core::worker_state::{Arrival, WorkerState};
 
 use crate::dpdk::Mbuf;
 
@@ -95,12 +95,12 @@ impl PacketPath for WorkerState {
 
     #[inline]
     fn process(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
-        path::process(self, device, now, frames, verdicts);
+        path::process(self, Arrival::at(device, now), frames, verdicts);
     }
 
     #[inline]
     fn process_handoff(&mut self, device: DeviceId, now: Tick, frames: &mut [Mbuf], verdicts: &mut [Verdict]) {
-        path::process_handoff(self, device, now, frames, verdicts);
+        path::process(self, Arrival::handoff(device, now), frames, verdicts);
     }
 
     #[inline]
@@ -139,7 +139,15 @@ impl PacketPath for WorkerState {
     }
 
     fn process_from_host(&mut self, device: DeviceId, now: Tick, is_handoff: bool, frame: &mut Mbuf) -> Verdict {
-        path::from_host::process(self, device, now, is_handoff, frame)
+        path::from_host::process(
+            self,
+            Arrival {
+                device,
+                now,
+                is_handoff,
+            },
+            frame,
+        )
     }
 
     fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {

@@ -31,7 +31,7 @@ use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
 use lvs_core::tick::Tick;
 use lvs_core::verdict::{Verdict, WorkerId};
-use lvs_core::worker_state::{WorkerSettings, WorkerState};
+use lvs_core::worker_state::{Arrival, WorkerSettings, WorkerState};
 use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
 use lvsd::dpdk::lcore::LcoreHandle;
 use lvsd::dpdk::{Clock, Eal, EalSettings, Hugepages, Mempool, PoolSettings, lcore};
@@ -119,7 +119,7 @@ fn open_flows(state: &mut WorkerState, line: &Line, flows: usize, now: Tick, fil
     let mut verdicts = [Verdict::Punt];
     let mut process = |frame: &[u8]| {
         let mut frames = [VecFrame::new(frame)];
-        path::process(state, line.device, now, &mut frames, &mut verdicts);
+        path::process(state, Arrival::at(line.device, now), &mut frames, &mut verdicts);
         verdicts[0]
     };
     for flow in 0_u32.. {

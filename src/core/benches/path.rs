@@ -38,7 +38,7 @@ use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{PacketBuilder, tcp4, tcp6, udp4, udp6};
 use lvs_core::tick::Tick;
 use lvs_core::verdict::{Verdict, WorkerId};
-use lvs_core::worker_state::{WorkerSettings, WorkerState};
+use lvs_core::worker_state::{Arrival, WorkerSettings, WorkerState};
 
 const ROUNDS: usize = 5;
 /// Flows whose instructions are counted: enough for every shape of a bucket, few enough for valgrind.
@@ -375,8 +375,7 @@ impl Stand {
         self.buffers[0].fill(frame);
         path::process(
             &mut self.worker,
-            self.device,
-            self.now,
+            Arrival::at(self.device, self.now),
             &mut self.buffers[..1],
             &mut self.verdicts[..1],
         );
@@ -422,7 +421,12 @@ impl Stand {
     fn measured(&mut self, burst: usize) {
         let bursts = self.buffers.len() / BURST_MAX;
         let buffers = &mut self.buffers[burst % bursts * BURST_MAX..][..BURST_MAX];
-        path::process(&mut self.worker, self.device, self.now, buffers, &mut self.verdicts);
+        path::process(
+            &mut self.worker,
+            Arrival::at(self.device, self.now),
+            buffers,
+            &mut self.verdicts,
+        );
     }
 
     fn assert_sent(&self) {

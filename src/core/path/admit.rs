@@ -14,6 +14,8 @@ use crate::ipvs::protocol::tcp;
 use crate::ipvs::service::VirtualService;
 use crate::ipvs::service_table::PORT_FTP_DATA;
 use crate::path::ownership;
+use crate::path::packet::Origin;
+use crate::path::packet::Packet;
 use crate::verdict::Verdict;
 use crate::wire::{sctp, tcp as tcp_wire};
 use crate::worker_state::context::Context;
@@ -24,7 +26,7 @@ pub(crate) enum Admission<'a> {
     Decided(Verdict),
     /// It may start a connection to this service.
     Schedule(&'a VirtualService),
-    /// A real server's packet that belongs to no connection, and it is to be told so.
+    /// A real server's packet that belongs to no connection: it is answered with an ICMP error.
     Refuse,
 }
 
@@ -35,13 +37,17 @@ struct Found<'a> {
 }
 
 /// See the module.
-pub(crate) fn admit<'a, A: Address>(ctx: &mut Context<'a>, headers: &Headers, key: &FlowKey<A>) -> Admission<'a> {
+pub(crate) fn admit<'a, A: Address, F>(ctx: &mut Context<'a>, packet: &Packet<'_, A, F>) -> Admission<'a> {
+    let (headers, key) = (&packet.headers, packet.key);
     let snapshot = ctx.snapshot;
     let found = find(ctx, ctx.snapshot.marks.classify(ctx.device, key), key);
     if let Some(place) = ownership::place(ctx, found.as_ref().map(|found| found.service), key)
         && !ctx.ownership.is_handoff
     {
-        ownership::count(ctx, place, key);
+        // The pieces of a datagram come where their addresses say, without ports.
+        if packet.origin == Origin::Whole {
+            ownership::count(ctx, place, key);
+        }
         if place.owner != ctx.ownership.worker {
             return Admission::Decided(Verdict::Handoff(place.owner));
         }
@@ -75,22 +81,20 @@ fn is_local<A: Address>(ctx: &mut Context<'_>, addr: A) -> bool {
         .get_or_look_up(l3, addr.to_ip(), || l3.is_local(addr))
 }
 
-/// What `schedule_icmp` asks: who takes a connection that an ICMP error quotes a reply of? `outer` is the flow of
-/// the error itself, which is what marks are given to; `key` that of the connection's client.
+/// What `schedule_icmp` asks: who takes a connection that an ICMP error quotes a reply of? `error_flow` is
+/// the flow of the error itself, which is what marks are given to; `key` that of the connection's client.
 pub(crate) fn admit_error<'a, A: Address>(
     ctx: &Context<'a>,
-    outer: &FlowKey<A>,
+    error_flow: &FlowKey<A>,
     key: &FlowKey<A>,
 ) -> Option<Admission<'a>> {
-    let marked = ctx.snapshot.marks.classify(ctx.device, outer);
+    let marked = ctx.snapshot.marks.classify(ctx.device, error_flow);
     let Found { service, divert } = find(ctx, marked, key)?;
-    let is_heard = divert || ctx.snapshot.l3.is_local(outer.dst.addr);
+    let is_heard = divert || ctx.snapshot.l3.is_local(error_flow.dst.addr);
     if !is_heard || key.src.port == PORT_FTP_DATA {
         return None;
     }
-    let elsewhere = ownership::owner(ctx, Some(service), key)
-        .filter(|owner| *owner != ctx.ownership.worker && !ctx.ownership.is_handoff);
-    Some(match elsewhere {
+    Some(match ownership::other(ctx, Some(service), key) {
         Some(owner) => Admission::Decided(Verdict::Handoff(owner)),
         None => Admission::Schedule(service),
     })

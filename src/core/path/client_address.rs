@@ -1,9 +1,10 @@
-//! Stage 7, FULLNAT: the client is introduced to the real server, and SYN segments get their MSS limited.
+//! Stage 6, FULLNAT: packets carry the client's address to the real server, and SYN segments get their MSS limited.
 //!
 //! In:  a packet of a connection whose [`ClientAddressState`] is pending, before it is rewritten (inbound), or while it is
 //!      (outbound).
 //! Out: the packet with an option or sequence numbers changed, checksums right; for PROXY the header, as the first
-//!      segment of the stream. What finds no room goes without and is counted as `client_address_no_room`.
+//!      segment of the stream. A packet without space for the address goes without it and is counted as
+//!      `client_address_no_room`. Drops: `too_many_headers`, `generated_frames_full`.
 //! Never: makes a packet longer than its link takes; looks at packets of other connections.
 //! Ref:  DPVS ip_vs_proto_tcp.c `tcp_in_add_toa`, ip_vs_proto_udp.c; HAProxy's proxy-protocol.txt.
 
@@ -15,6 +16,7 @@ use crate::ipvs::conn::{Conn, ConnFlags, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::service::VirtualService;
+use crate::path::packet::Packet;
 use crate::single_writer::SingleWriter;
 use crate::wire::tcp::{ACK, FIN, PROTOCOL, RST, SYN};
 use crate::worker_state::context::Context;
@@ -24,8 +26,8 @@ mod segment;
 mod toa;
 mod uoa;
 
-use proxy::Told;
-pub(crate) use proxy::send_before;
+use proxy::HeaderPlace;
+pub(crate) use proxy::{send_before, send_before_pieces};
 use segment::Segment;
 
 /// What a new connection of `service`, whose first packet has `headers`, is to begin with.
@@ -40,7 +42,7 @@ pub(crate) fn begin(service: &VirtualService, mode: ForwardingMode, headers: &He
     ClientAddressState::begin(carrier, service.mss_max != 0 && starts_stream)
 }
 
-/// A SYN of a connection that is there: if it begins anew, so does what there is to be told.
+/// A SYN of a connection that is there: if the connection begins anew, so does its client address.
 #[cold]
 pub(crate) fn again<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: &Headers) {
     let goes_on = matches!(
@@ -52,38 +54,37 @@ pub(crate) fn again<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: 
     }
 }
 
-/// Client → real server. The packet's headers as they are now, and whether the PROXY header has to go before it
-/// (by [`send_before`], when the packet is finished).
+/// Client → real server. Whether the PROXY header has to go before the packet (by [`send_before`], when the packet is
+/// finished).
 #[inline(never)]
 pub(crate) fn inbound<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     conn: &mut Conn<A>,
-    headers: &Headers,
-    frame: &mut F,
+    packet: &mut Packet<'_, A, F>,
     mtu: u16,
-) -> (Headers, bool) {
-    let mut now = *headers;
+) -> bool {
+    let Packet { headers, frame, .. } = packet;
     if headers.protocol == PROTOCOL {
         if headers.tcp_flags & SYN != 0 {
-            inbound_syn(ctx, conn, &mut now, frame);
+            inbound_syn(ctx, conn, headers, *frame);
         } else {
             conn.client_address.mss_known();
         }
     }
-    let is_room = match conn.client_address.carrier() {
-        ClientAddress::None => return (now, false),
+    let is_inserted = match conn.client_address.carrier() {
+        ClientAddress::None => return false,
         ClientAddress::ProxyV1 | ClientAddress::ProxyV2 => {
-            let told = proxy::inbound(conn, &mut now, frame);
-            ctx.own.client_addresses.add(u64::from(told != Told::Earlier));
-            return (now, told == Told::Before);
+            let place = proxy::inbound(conn, headers, *frame);
+            ctx.own.client_addresses.add(u64::from(place != HeaderPlace::Earlier));
+            return place == HeaderPlace::Before;
         }
-        ClientAddress::Toa if headers.tcp_flags & RST != 0 => return (now, false),
-        ClientAddress::Toa => toa::insert(frame, &mut now, conn.client, mtu),
-        ClientAddress::Uoa => uoa::insert(frame, &mut now, conn.client, mtu),
+        ClientAddress::Toa if headers.tcp_flags & RST != 0 => return false,
+        ClientAddress::Toa => toa::insert(*frame, headers, conn.client, mtu),
+        ClientAddress::Uoa => uoa::insert(*frame, headers, conn.client, mtu),
     };
-    if !is_room {
+    if !is_inserted {
         ctx.own.client_address_no_room.add(1);
-        return (now, false);
+        return false;
     }
     ctx.own.client_addresses.add(1);
     if conn.client_address.carrier() == ClientAddress::Uoa
@@ -91,7 +92,7 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     {
         conn.client_address.delivered();
     }
-    (now, false)
+    false
 }
 
 /// The client's first sequence number decides what is shifted; what it announces may be limited.

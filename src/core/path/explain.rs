@@ -18,13 +18,14 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceId, VirtualService};
 use crate::l3::{DeviceId, Hop, NeighbourKey, Route};
 use crate::path::admit::{self, Admission};
-use crate::path::schedule::{self, Chosen, persist};
+use crate::path::packet::Packet;
+use crate::path::schedule::{self, Chosen, Opening, persist};
 use crate::path::{resolve, slow_path};
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict, WorkerId};
 use crate::wire::{sctp, tcp};
-use crate::worker_state::WorkerState;
 use crate::worker_state::context::{Context, Family};
+use crate::worker_state::{Arrival, WorkerState};
 
 /// A packet in words. Both addresses are of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +106,11 @@ pub enum Left {
 
 /// See the module.
 pub fn explain(worker: &mut WorkerState, now: Tick, question: &Question) -> Explanation {
-    let (ctx, families) = worker.context(question.device, now, question.is_handoff);
+    let (ctx, families) = worker.context(Arrival {
+        device: question.device,
+        now,
+        is_handoff: question.is_handoff,
+    });
     if ctx.snapshot.services.is_empty() {
         return Explanation {
             end: End::Punt(Left::NoServices),
@@ -143,7 +148,7 @@ fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question:
             return told;
         }
     }
-    new(&mut ctx, table, &headers, &key, &mut told);
+    new(&mut ctx, table, &Packet::whole(headers, &key, &mut ()), &mut told);
     told
 }
 
@@ -182,13 +187,13 @@ fn known(ctx: &Context<'_>, told: &mut Explanation) {
 fn new<A: Address>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
-    headers: &Headers,
-    key: &FlowKey<A>,
+    packet: &Packet<'_, A, ()>,
     told: &mut Explanation,
 ) {
+    let key = packet.key;
     let found = admit::service_of(ctx, key);
     told.service = found.map(|service| service.id);
-    let service = match admit::admit(ctx, headers, key) {
+    let service = match admit::admit(ctx, packet) {
         Admission::Schedule(service) => service,
         Admission::Refuse => {
             told.end = End::Drop(DropReason::NoConnection);
@@ -207,7 +212,12 @@ fn new<A: Address>(
             return;
         }
     };
-    let chosen = match choose(ctx, table, service, key, told) {
+    let opening = Opening {
+        service,
+        headers: &packet.headers,
+        key,
+    };
+    let chosen = match choose(ctx, table, &opening, told) {
         Some(chosen) => chosen,
         None => {
             told.end = if schedule::is_left_to_the_kernel(ctx, service, key) {
@@ -221,7 +231,7 @@ fn new<A: Address>(
     told.server = Some(chosen.server.id);
     told.port = chosen.port;
     if chosen.server.mode == ForwardingMode::FullNat {
-        told.local = local_end(ctx, table, service, &chosen, key);
+        told.local = local_end(ctx, table, &opening, &chosen);
         if told.local.is_none() {
             told.end = End::Drop(DropReason::LocalPortsExhausted);
             return;
@@ -238,10 +248,10 @@ fn new<A: Address>(
 fn choose<'s, A: Address>(
     ctx: &mut Context<'s>,
     table: &ConnTable<A>,
-    service: &'s VirtualService,
-    key: &FlowKey<A>,
+    opening: &Opening<'s, '_, A>,
     told: &mut Explanation,
 ) -> Option<Chosen<'s>> {
+    let Opening { service, key, .. } = *opening;
     if let Some(persistence) = &service.persistence {
         let template_key = persistence::template_key(service, persistence, key.protocol, key.src.addr, key.dst);
         if let Some((index, _)) = table.lookup(&template_key) {
@@ -298,15 +308,14 @@ fn picked<'s, A: Address>(
 fn local_end<A: Address>(
     ctx: &mut Context<'_>,
     table: &ConnTable<A>,
-    service: &VirtualService,
+    opening: &Opening<'_, '_, A>,
     chosen: &Chosen<'_>,
-    key: &FlowKey<A>,
 ) -> Option<(IpAddr, u16)> {
-    let slot = service.id.0 as usize;
+    let slot = opening.service.id.0 as usize;
     let cursor = *ctx.scheduling.port_cursors.get(slot)?;
     let server = chosen.server.id.0;
     let ahead = ctx.scheduling.ports_ahead.keep(server);
-    let found = schedule::local_end(ctx, table, service, chosen, key);
+    let found = schedule::local_end(ctx, table, opening, chosen);
     ctx.scheduling.ports_ahead.put_back(server, ahead);
     if let Some(changed) = ctx.scheduling.port_cursors.get_mut(slot) {
         *changed = cursor;

@@ -1,29 +1,30 @@
 //! Stages 6 and 7 in one for what almost every packet is: data of an established connection that changes no state and
 //! leaves untagged by a hop that the connection remembers.
 //!
-//! In:  the connection of a packet, its direction. Out: its verdict, the frame ready to go; or `None`, nothing having
-//!      been changed, for a packet that must go the full way ([`crate::path::slow_path`]).
-//! Never: does anything that the full way would not have done to the same packet; a test compares them.
-//! A feature that needs more of a packet makes it go the full way by a condition here, on a word already loaded.
+//! In:  the connection of a packet, its direction. Out: its verdict, the frame ready to go; or `None`, and nothing is
+//!      changed, for a packet that must take the slow path ([`crate::path::slow_path`]).
+//! Never: does anything that the slow path would not have done to the same packet; a test compares them.
+//! A feature that needs more of a packet makes it take the slow path by a condition here, on a word already loaded.
 
 use std::net::IpAddr;
 
 use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::address::{Addr4, Addr6, Address, Endpoint};
+use crate::address::{Addr4, Addr6, Address};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::conn::{Conn, ConnFlags, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
-use crate::ipvs::service_table::ServerSlot;
+use crate::ipvs::real_server::RealServer;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::l3::{Hop, HopId};
-use crate::path::forward::rewrite::TTL_DELTA;
-use crate::path::forward::tunnel;
-use crate::path::forward::tunnel::encapsulate::{self};
-use crate::path::resolve::NextHop;
+use crate::path::forward::rewrite::{Rewrite, TTL_DELTA};
+use crate::path::forward::tunnel::encapsulate::OuterIpv4;
+use crate::path::forward::tunnel::{self, encapsulate};
+use crate::path::packet::Packet;
+use crate::path::resolve::{NextHop, ToServer};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, EthernetHeader};
 use crate::wire::ipv4::Ipv4Header;
@@ -38,7 +39,7 @@ pub(crate) trait FastPath: Address {
     type Header: FastHeader<Self>;
 }
 
-/// What the short way changes in an IP header.
+/// What the fast path changes in an IP header.
 pub(crate) trait FastHeader<A>: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
     /// Other addresses.
     fn set_addresses(&mut self, src: A, dst: A);
@@ -50,7 +51,7 @@ pub(crate) trait FastHeader<A>: FromBytes + IntoBytes + Immutable + KnownLayout 
     fn class(&self) -> u8;
 }
 
-/// Connections with any of these go the full way.
+/// Packets of connections with any of these take the slow path.
 const SLOW_PATH_FLAGS: ConnFlags = ConnFlags::SHIFTED.union(ConnFlags::TIMED);
 
 /// Flags of a TCP segment that its state may depend on.
@@ -86,8 +87,7 @@ const L3_OFFSET: u16 = EthernetHeader::LEN as u16;
 #[inline(always)]
 pub(crate) fn forward<A: FastPath, F: Frame>(
     ctx: &mut Context<'_>,
-    conn: &mut Conn<A>,
-    direction: Direction,
+    (conn, direction): (&mut Conn<A>, Direction),
     headers: &Headers,
     frame: &mut F,
 ) -> Option<Verdict> {
@@ -124,24 +124,18 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
         return None;
     }
     if mode == ForwardingMode::Tunnel {
-        return into_tunnel(ctx, conn, slot, hop, headers, frame);
+        return into_tunnel(ctx, conn, (&slot.server, hop), (headers, frame));
     }
-    let (plain, _) = RewrittenFrame::<A::Header>::mut_from_prefix(frame.bytes_mut()).ok()?;
+    let (whole, _) = RewrittenFrame::<A::Header>::mut_from_prefix(frame.bytes_mut()).ok()?;
     if mode.sees_replies() {
-        let (src, dst) = match direction {
-            Direction::Inbound => (&conn.local, &conn.real),
-            Direction::Outbound => (&conn.virt, &conn.client),
-        };
-        // The complement for a reply, by arithmetic: directions come mixed.
-        let complement = 0u16.wrapping_sub(direction as u16);
-        let turn = |delta: u16| delta ^ complement;
-        plain.rewrite(headers.protocol, src, dst, turn(conn.l4_delta))?;
-        plain.ip.decrement_ttl(turn(conn.l3_delta));
+        let rewrite = Rewrite::of(conn, direction);
+        whole.rewrite(headers.protocol, &rewrite)?;
+        whole.ip.decrement_ttl(rewrite.l3_delta);
     } else {
-        plain.ip.decrement_ttl(0);
+        whole.ip.decrement_ttl(0);
     }
-    plain.ethernet.dst = hop.dst_mac;
-    plain.ethernet.src = hop.src_mac;
+    whole.ethernet.dst = hop.dst_mac;
+    whole.ethernet.src = hop.src_mac;
     conn.last_seen = ctx.now;
     conn.in_packets = conn.in_packets.wrapping_add(1 - direction as u32);
     ctx.own.server(id).count(direction, packet_len as u64);
@@ -150,60 +144,68 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
     Some(Verdict::Transmit(hop.device))
 }
 
-/// The rest of the short way in tunnel mode, for a packet that fits the tunnel and a way on which nobody has told of
-/// a narrower link.
+/// The rest of the fast path in tunnel mode, for a packet that fits the tunnel, while no router has reported a narrower
+/// link.
 #[inline(never)]
 fn into_tunnel<A: FastPath, F: Frame>(
     ctx: &mut Context<'_>,
     conn: &mut Conn<A>,
-    slot: &ServerSlot,
-    hop: &Hop,
-    headers: &Headers,
-    frame: &mut F,
+    (server, hop): (&RealServer, &Hop),
+    (headers, frame): (&Headers, &mut F),
 ) -> Option<Verdict> {
-    let server = &slot.server;
     let outer_len = headers.packet_len() + usize::from(tunnel::overhead(server));
     if outer_len > usize::from(hop.mtu) || !ctx.l3_memory.path_mtus.is_empty() {
         return None;
     }
     conn.last_seen = ctx.now;
     conn.in_packets = conn.in_packets.wrapping_add(1);
-    let counted = ctx.own.server(server.id);
-    counted.count(Direction::Inbound, headers.packet_len() as u64);
+    let counters = ctx.own.server(server.id);
+    counters.count(Direction::Inbound, headers.packet_len() as u64);
     if let (TunnelKind::IpIp, IpAddr::V4(dst)) = (server.tunnel, server.addr)
         && let Some(IpAddr::V4(src)) = tunnel::source(ctx, server.addr)
         && frame.prepend(Ipv4Header::LEN)
     {
-        let ends = (Addr4(src.octets()), Addr4(dst.octets()));
-        return Some(ip_in_ipv4::<A, F>(ctx, ends, hop, headers, frame));
+        let outer = OuterIpv4 {
+            src: Addr4(src.octets()),
+            dst: Addr4(dst.octets()),
+            identification: ctx.random.next_u32() as u16,
+            pmtu_disc: tunnel::is_pmtu_disc(ctx),
+        };
+        return Some(ip_in_ipv4::<A, F>(&outer, hop, headers, frame));
     }
+    Some(into_other_tunnel(ctx, conn, (server, hop), (headers, frame)))
+}
+
+/// GRE, GUE, and whatever has an IPv6 header outside.
+#[inline(never)]
+fn into_other_tunnel<A: FastPath, F: Frame>(
+    ctx: &mut Context<'_>,
+    conn: &Conn<A>,
+    (server, hop): (&RealServer, &Hop),
+    (headers, frame): (&Headers, &mut F),
+) -> Verdict {
+    let key = conn.inbound_key();
+    let mut packet = Packet::whole(*headers, &key, frame);
     let next_hop = NextHop { hop, waits_for: None };
-    Some(tunnel::send(ctx, headers, frame, conn, server, &next_hop))
+    let mtu = tunnel::mtu(ctx, server, &next_hop);
+    tunnel::send(ctx, conn, &mut packet, &ToServer { server, next_hop, mtu })
 }
 
 /// What [`encapsulate::encapsulate`] makes of a packet that lies where it arrived, behind room for an outer header.
 #[inline(always)]
-fn ip_in_ipv4<A: FastPath, F: Frame>(
-    ctx: &mut Context<'_>,
-    (src, dst): (Addr4, Addr4),
-    hop: &Hop,
-    headers: &Headers,
-    frame: &mut F,
-) -> Verdict {
+fn ip_in_ipv4<A: FastPath, F: Frame>(outer: &OuterIpv4, hop: &Hop, headers: &Headers, frame: &mut F) -> Verdict {
     frame.truncate(usize::from(headers.packet_end) + Ipv4Header::LEN);
     let Ok((wrapped, _)) = WrappedFrame::<A::Header>::mut_from_prefix(frame.bytes_mut()) else {
         return Verdict::Drop(DropReason::Truncated);
     };
-    let packet = encapsulate::Packet {
+    let packet = encapsulate::Inner {
         family: A::FAMILY,
         class: wrapped.inner.class(),
         ttl: headers.ttl - 1,
         len: headers.packet_len() as u16,
         dont_fragment: headers.dont_fragment,
     };
-    let identification = ctx.random.next_u32() as u16;
-    let pmtu_disc = tunnel::is_pmtu_disc(ctx);
-    wrapped.outer = packet.outer_ipv4(src, dst, packet.protocol(), packet.len, identification, pmtu_disc);
+    wrapped.outer = packet.outer_ipv4(outer, packet.protocol(), packet.len);
     wrapped.inner.decrement_ttl(0);
     wrapped.ethernet = EthernetHeader {
         dst: hop.dst_mac,
@@ -260,25 +262,25 @@ impl FastHeader<Addr6> for Ipv6Header {
 impl<H> RewrittenFrame<H> {
     /// Addresses, ports and the checksum of the upper layer; `None`, and nothing changed, for a datagram that has none.
     #[inline(always)]
-    fn rewrite<A>(&mut self, protocol: u8, src: &Endpoint<A>, dst: &Endpoint<A>, l4_delta: u16) -> Option<()>
+    fn rewrite<A>(&mut self, protocol: u8, rewrite: &Rewrite<A>) -> Option<()>
     where
         A: Address,
         H: FastHeader<A>,
     {
         if protocol == tcp::PROTOCOL {
-            checksum::update_in(&mut self.tcp_checksum, l4_delta);
+            checksum::update_in(&mut self.tcp_checksum, rewrite.l4_delta);
         } else {
             if self.udp_checksum == U16::ZERO {
                 return None;
             }
-            checksum::update_in(&mut self.udp_checksum, l4_delta);
+            checksum::update_in(&mut self.udp_checksum, rewrite.l4_delta);
             if self.udp_checksum == U16::ZERO {
                 // RFC 768: that would say that there is none.
                 self.udp_checksum = U16::MAX_VALUE;
             }
         }
-        self.ip.set_addresses(src.addr, dst.addr);
-        (self.src_port, self.dst_port) = (U16::new(src.port), U16::new(dst.port));
+        self.ip.set_addresses(rewrite.src.addr, rewrite.dst.addr);
+        (self.src_port, self.dst_port) = (U16::new(rewrite.src.port), U16::new(rewrite.dst.port));
         Some(())
     }
 }

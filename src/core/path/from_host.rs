@@ -1,4 +1,4 @@
-//! Beside the packets' way: what the kernel sends through a twin, which may be a reply of a server on the director.
+//! Beside the packets' path: what the kernel sends through a twin, which may be a reply of a server on the director.
 //!
 //! In:  a frame that the kernel wants to leave by a device.
 //! Out: the same frame; when its sender is a local real server, with the connection's state and counters
@@ -8,52 +8,42 @@
 
 use crate::address::{Address, FlowKey};
 use crate::frame::Frame;
-use crate::headers::{Flow, Fragment, Headers};
+use crate::headers::Fragment;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction};
-use crate::l3::DeviceId;
 use crate::path::classify::is_balanced;
 use crate::path::forward::rewrite::{self, Rewrite};
-use crate::path::icmp::relay;
+use crate::path::icmp::relay::Relayed;
 use crate::path::ownership;
-use crate::path::parse::{Embedded, Parsed, embedded, parse};
+use crate::path::packet::Packet;
+use crate::path::parse::{Parsed, parse};
 use crate::path::track;
-use crate::tick::Tick;
 use crate::verdict::Verdict;
-use crate::wire::checksum::complement;
-use crate::worker_state::WorkerState;
 use crate::worker_state::context::Context;
+use crate::worker_state::context::in_family;
+use crate::worker_state::{Arrival, WorkerState};
 
-/// See the module. `handed_over`: another worker gave it to this one.
-pub fn process<F: Frame>(
-    worker: &mut WorkerState,
-    device: DeviceId,
-    now: Tick,
-    is_handoff: bool,
-    frame: &mut F,
-) -> Verdict {
-    let (mut ctx, families) = worker.context(device, now, is_handoff);
+/// See the module.
+pub fn process<F: Frame>(worker: &mut WorkerState, arrival: Arrival, frame: &mut F) -> Verdict {
+    let (mut ctx, families) = worker.context(arrival);
     if ctx.snapshot.services.is_empty() {
-        return Verdict::Transmit(device);
+        return Verdict::Transmit(arrival.device);
     }
     let elsewhere = match parse(frame.bytes()) {
-        Ok(Parsed::Ip(headers, flow)) if headers.fragment == Fragment::Whole => {
-            let quoted = embedded(frame.bytes(), &headers).filter(|_| relay::is_passed_on(frame.bytes(), &headers));
-            match (quoted.as_ref().map_or(flow, |quoted| quoted.reply), quoted) {
-                (Flow::V4(key), Some(quoted)) => {
-                    error(&mut ctx, &mut families.v4.table, &headers, &quoted, &key, frame)
-                }
-                (Flow::V6(key), Some(quoted)) => {
-                    error(&mut ctx, &mut families.v6.table, &headers, &quoted, &key, frame)
-                }
-                _ if !is_balanced(headers.protocol) => None,
-                (Flow::V4(key), None) => reply(&mut ctx, &mut families.v4.table, &headers, &key, frame),
-                (Flow::V6(key), None) => reply(&mut ctx, &mut families.v6.table, &headers, &key, frame),
+        Ok(Parsed::Ip(headers, flow)) if headers.fragment == Fragment::Whole => in_family!(&flow, |key| {
+            let mut packet = Packet::whole(headers, key, frame);
+            let table = &mut families.of(key).table;
+            if let Some(mut relayed) = Relayed::of(&mut packet) {
+                error(&mut ctx, table, &mut relayed)
+            } else if is_balanced(headers.protocol) {
+                reply(&mut ctx, table, &mut packet)
+            } else {
+                None
             }
-        }
+        }),
         _ => None,
     };
-    elsewhere.unwrap_or(Verdict::Transmit(device))
+    elsewhere.unwrap_or(Verdict::Transmit(arrival.device))
 }
 
 /// A connection of which packets with `key` are replies: its server's, or, in modes in which servers answer
@@ -86,28 +76,21 @@ const fn has_outbound_key<A: Address>(conn: &Conn<A>) -> bool {
 fn reply<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    frame: &mut F,
+    packet: &mut Packet<'_, A, F>,
 ) -> Option<Verdict> {
-    let (index, is_translated) = match replied(ctx, table, key) {
+    let (index, is_translated) = match replied(ctx, table, packet.key) {
         Replied::Translated(index) => (index, true),
         Replied::Direct(index) => (index, false),
         Replied::Elsewhere(verdict) => return verdict,
     };
     let conn = table.conn_mut(index);
     conn.last_seen = ctx.now;
-    relay::count_out(ctx, conn, headers.packet_len());
+    ctx.count(conn, Direction::Outbound, packet.headers.packet_len());
     if is_translated {
-        let rewrite = Rewrite {
-            src: conn.virt,
-            dst: conn.client,
-            l3_delta: complement(conn.l3_delta),
-            l4_delta: complement(conn.l4_delta),
-        };
-        rewrite::apply_keeping_ttl(frame.bytes_mut(), headers, &rewrite);
+        let rewrite = Rewrite::of(conn, Direction::Outbound);
+        rewrite::apply_keeping_ttl(packet.frame.bytes_mut(), &packet.headers, &rewrite);
     }
-    track::packet(ctx, table, index, Direction::Outbound, headers);
+    track::packet(ctx, table, (index, Direction::Outbound), &packet.headers);
     None
 }
 
@@ -115,19 +98,17 @@ fn reply<A: Address, F: Frame>(
 fn error<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
-    headers: &Headers,
-    quoted: &Embedded,
-    key: &FlowKey<A>,
-    frame: &mut F,
+    relayed: &mut Relayed<'_, '_, A, F>,
 ) -> Option<Verdict> {
-    match replied(ctx, table, key) {
-        Replied::Translated(index) => {
-            let conn = table.conn(index);
-            relay::count_out(ctx, conn, headers.packet_len());
-            relay::translate_to_client(frame.bytes_mut(), headers, quoted, conn);
-        }
-        Replied::Direct(index) => relay::count_out(ctx, table.conn(index), headers.packet_len()),
+    let (index, is_translated) = match replied(ctx, table, &relayed.reply) {
+        Replied::Translated(index) => (index, true),
+        Replied::Direct(index) => (index, false),
         Replied::Elsewhere(verdict) => return verdict,
+    };
+    let conn = table.conn(index);
+    ctx.count(conn, Direction::Outbound, relayed.packet.headers.packet_len());
+    if is_translated {
+        relayed.translate_to_client(conn);
     }
     None
 }

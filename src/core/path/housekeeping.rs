@@ -14,12 +14,12 @@ use crate::path::fragments::reassemble;
 use crate::path::track;
 use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
-use crate::worker_state::WorkerState;
 use crate::worker_state::context::Context;
 use crate::worker_state::context::Family;
 use crate::worker_state::defence::Sweep;
+use crate::worker_state::{Arrival, WorkerState};
 
-/// Serves the timers of connections that are due, a bounded number a call, and tells whether there were any. To be called
+/// Serves the timers of connections that are due, a bounded number a call; returns whether there were any. To be called
 /// in every pass of the loop: so expiry keeps up with what one burst can begin, however fast bursts come.
 #[inline]
 pub fn expire(worker: &mut WorkerState, now: Tick) -> bool {
@@ -32,7 +32,7 @@ pub fn expire(worker: &mut WorkerState, now: Tick) -> bool {
 
 #[inline(never)]
 fn serve_timers(worker: &mut WorkerState, now: Tick) {
-    let (ctx, families) = worker.context(DeviceId(0), now, false);
+    let (ctx, families) = worker.context(Arrival::at(DeviceId(0), now));
     track::expire(&ctx, &mut families.v4.table, TIMERS_PER_PASS_MAX);
     track::expire(&ctx, &mut families.v6.table, TIMERS_PER_PASS_MAX);
 }
@@ -41,7 +41,7 @@ fn serve_timers(worker: &mut WorkerState, now: Tick) {
 /// gauges, and what [`expire`] does; a bounded number of each a call.
 pub fn run(worker: &mut WorkerState, now: Tick) {
     let defends = worker.look_at_defences(now);
-    let (mut ctx, families) = worker.context(DeviceId(0), now, false);
+    let (mut ctx, families) = worker.context(Arrival::at(DeviceId(0), now));
     if defends {
         families.v4.idle.begin_part(&families.v4.table);
         families.v6.idle.begin_part(&families.v6.table);

@@ -1,7 +1,7 @@
 //! Stage 2, ICMP: errors about connections that come in, and errors that the director sends.
 //!
 //! [`relay`] an error about a connection goes on to its other end; [`relay_tunnel`] an error about a tunnel goes to the
-//! client; [`refuse`] who is told that a packet of a connection goes no further, and in whose name; [`undeliverable`]
+//! client; [`refuse`] who gets an error when a packet of a connection goes no further, and in whose name; [`undeliverable`]
 //! the same after a neighbour did not answer; [`answer`] sends an error within the budget; [`build`] makes its bytes.
 
 pub mod answer;

@@ -16,7 +16,15 @@ use crate::worker_state::context::Context;
 
 /// The worker to hand a packet of this flow to, when it is not this one.
 pub(crate) fn other_owner<A: Address>(ctx: &Context<'_>, key: &FlowKey<A>) -> Option<WorkerId> {
-    let service = admit::service_of(ctx, key);
+    other(ctx, admit::service_of(ctx, key), key)
+}
+
+/// The same when its service is known.
+pub(crate) fn other<A: Address>(
+    ctx: &Context<'_>,
+    service: Option<&VirtualService>,
+    key: &FlowKey<A>,
+) -> Option<WorkerId> {
     owner(ctx, service, key).filter(|owner| *owner != ctx.ownership.worker && !ctx.ownership.is_handoff)
 }
 
@@ -33,10 +41,6 @@ pub(crate) fn count<A: Address>(ctx: &Context<'_>, place: Place, key: &FlowKey<A
     let Some(rss) = ctx.own.rss.get(usize::from(ctx.device.0)) else {
         return;
     };
-    // The pieces of a datagram come where their addresses say, without ports.
-    if ctx.reassembled != 0 {
-        return;
-    }
     if place.owner != ctx.ownership.worker {
         let ends = key.src.addr.words().0 ^ key.dst.addr.words().0.rotate_left(16);
         rss.count_miss(ends ^ u64::from(key.src.port) << 16 ^ u64::from(key.dst.port));

@@ -10,10 +10,11 @@ use std::net::IpAddr;
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
-use crate::headers::Headers;
 use crate::ipvs::conn::{Conn, Direction};
+use crate::ipvs::real_server::RealServer;
 use crate::l3::{Hop, HopId, L3, NeighbourKey, Route};
 use crate::path::forward::ethernet;
+use crate::path::packet::Packet;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict, WaitId};
 use crate::worker_state::WorkerState;
@@ -31,17 +32,25 @@ pub(crate) struct NextHop<'a> {
     pub(crate) waits_for: Option<WaitId>,
 }
 
-/// Why there is no way.
+/// Where a packet goes that leaves for a real server.
+pub(crate) struct ToServer<'a> {
+    pub(crate) server: &'a RealServer,
+    pub(crate) next_hop: NextHop<'a>,
+    /// Bytes of the longest packet that gets there whole.
+    pub(crate) mtu: u16,
+}
+
+/// Why there is no next hop.
 pub(crate) enum RouteError {
     /// The address is the director's own.
     Local,
-    /// No route, or one that says unreachable: the sender is to be told.
+    /// No route, or one that says unreachable: the sender is to be answered with ICMP.
     Unreachable,
     /// A route that says blackhole.
     Drop(DropReason),
 }
 
-/// The way to `target`, by the hop that `conn` remembers for `direction` where that still holds.
+/// The next hop to `target`: the one that `conn` remembers for `direction` where that still holds.
 #[inline]
 pub(crate) fn next_hop<'a, A: Address>(
     ctx: &mut Context<'a>,
@@ -91,7 +100,7 @@ fn look_up<'a, A: Address>(
     next_hop_by(ctx, found)
 }
 
-/// The way to `target` for a packet without a connection.
+/// The next hop to `target` for a packet without a connection.
 pub(crate) fn route<'a>(ctx: &mut Context<'a>, target: IpAddr) -> Result<NextHop<'a>, RouteError> {
     let found = route_to(&ctx.snapshot.l3, target);
     next_hop_by(ctx, found)
@@ -127,15 +136,10 @@ fn next_hop_by<'a>(ctx: &mut Context<'a>, route: Route) -> Result<NextHop<'a>, R
 
 /// Writes the Ethernet header of a packet that has been forwarded in place.
 #[inline]
-pub(crate) fn depart<F: Frame>(
-    frame: &mut F,
-    headers: &Headers,
-    family: AddressFamily,
-    next_hop: &NextHop<'_>,
-) -> Verdict {
+pub(crate) fn depart<A: Address, F: Frame>(packet: &mut Packet<'_, A, F>, next_hop: &NextHop<'_>) -> Verdict {
     // Padding of a short frame was the incoming link's, not the packet's.
-    frame.truncate(usize::from(headers.packet_end));
-    depart_from(frame, headers.l3_offset, family, next_hop)
+    packet.frame.truncate(usize::from(packet.headers.packet_end));
+    depart_from(packet.frame, packet.headers.l3_offset, A::FAMILY, next_hop)
 }
 
 /// Writes the Ethernet header in front of the packet that begins at `l3_offset`.
@@ -146,15 +150,13 @@ pub(crate) fn depart_from<F: Frame>(
     family: AddressFamily,
     next_hop: &NextHop<'_>,
 ) -> Verdict {
-    match next_hop.waits_for {
-        None => match ethernet::write(frame, l3_offset, next_hop.hop, family) {
-            Ok(()) => Verdict::Transmit(next_hop.hop.device),
-            Err(reason) => Verdict::Drop(reason),
-        },
-        Some(neighbour) => match ethernet::write(frame, l3_offset, next_hop.hop, family) {
-            Ok(()) => Verdict::Hold(neighbour),
-            Err(reason) => Verdict::Drop(reason),
-        },
+    match (
+        ethernet::write(frame, l3_offset, next_hop.hop, family),
+        next_hop.waits_for,
+    ) {
+        (Ok(()), None) => Verdict::Transmit(next_hop.hop.device),
+        (Ok(()), Some(neighbour)) => Verdict::Hold(neighbour),
+        (Err(reason), _) => Verdict::Drop(reason),
     }
 }
 

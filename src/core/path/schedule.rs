@@ -28,8 +28,10 @@ use crate::ipvs::service_table::ServiceTable;
 use crate::limits::{LOCAL_PORT_TRIES_MAX, RSS_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
 use crate::path::forward::rewrite;
 use crate::path::icmp::answer;
+use crate::path::icmp::answer::Answer;
 use crate::path::icmp::build::IcmpError;
-use crate::path::slow_path::{self, Known};
+use crate::path::packet::Packet;
+use crate::path::slow_path;
 use crate::path::{client_address, track};
 use crate::single_writer::SingleWriter;
 use crate::verdict::{DropReason, Verdict};
@@ -45,24 +47,36 @@ pub(crate) struct Chosen<'s> {
     pub(crate) template: Option<ConnIndex>,
 }
 
+/// What a connection is to begin with.
+pub(crate) struct Opening<'s, 'p, A: Address> {
+    pub(crate) service: &'s VirtualService,
+    /// Of the packet that begins it.
+    pub(crate) headers: &'p Headers,
+    /// The flow of the client's packets.
+    pub(crate) key: &'p FlowKey<A>,
+}
+
 /// See the module.
 pub(crate) fn first_packet<'s, A: Address, F: Frame>(
     ctx: &mut Context<'s>,
     table: &mut ConnTable<A>,
     service: &'s VirtualService,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    frame: &mut F,
+    packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
-    match begin(ctx, table, service, headers, key) {
+    let opening = Opening {
+        service,
+        headers: &packet.headers,
+        key: packet.key,
+    };
+    match begin(ctx, table, &opening) {
         Ok(index) => {
-            let verdict = slow_path::inbound(ctx, table, &Known { index, headers, key }, frame);
+            let verdict = slow_path::inbound(ctx, table, index, packet);
             if !end_one_packet(ctx, table, index) && service.scheduler.is_measured() {
                 track::time_response(ctx, table.conn_mut(index));
             }
             verdict
         }
-        Err(Refusal::NoServer) => leave(ctx, service, headers, key, frame),
+        Err(Refusal::NoServer) => leave(ctx, service, packet),
         Err(Refusal::Drop(reason)) => Verdict::Drop(reason),
     }
 }
@@ -75,25 +89,24 @@ pub(crate) enum Refusal {
     Drop(DropReason),
 }
 
-/// A new connection in `table` for a client's packet of `key`, which is still to be sent through it.
+/// A new connection in `table` for a client's packet, which is still to be sent through it.
 pub(crate) fn begin<'s, A: Address>(
     ctx: &mut Context<'s>,
     table: &mut ConnTable<A>,
-    service: &'s VirtualService,
-    headers: &Headers,
-    key: &FlowKey<A>,
+    opening: &Opening<'s, '_, A>,
 ) -> Result<ConnIndex, Refusal> {
+    let Opening { service, key, .. } = *opening;
     if ctx.defence.takes_packet() {
         return Err(Refusal::Drop(DropReason::DropPacketDefence));
     }
     let chosen = match &service.persistence {
-        Some(persistence) => persist::choose(ctx, table, service, persistence, key).map_err(Refusal::Drop)?,
+        Some(persistence) => persist::choose(ctx, table, opening, persistence).map_err(Refusal::Drop)?,
         None if is_for(service, key.dst.port) => choose(ctx, service, key),
         None => None,
     };
     let chosen = chosen.ok_or(Refusal::NoServer)?;
-    let local = local_end(ctx, table, service, &chosen, key).ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?;
-    let conn = new_conn(ctx, service, &chosen, headers, key, local);
+    let local = local_end(ctx, table, opening, &chosen).ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?;
+    let conn = new_conn(ctx, opening, &chosen, local);
     let index = table
         .insert(conn, ctx.now)
         .map_err(|_: InsertError| Refusal::Drop(DropReason::ConnTableFull))?;
@@ -138,15 +151,17 @@ fn choose<'s, A: Address>(ctx: &mut Context<'s>, service: &'s VirtualService, ke
 fn leave<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     service: &VirtualService,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    frame: &mut F,
+    packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
-    if is_left_to_the_kernel(ctx, service, key) {
+    if is_left_to_the_kernel(ctx, service, packet.key) {
         return Verdict::Punt;
     }
-    let (error, reason) = (IcmpError::PortUnreachable, DropReason::NoRealServer);
-    answer::answer(ctx, headers, key, frame, error, key.dst.addr, reason)
+    let answer = Answer {
+        error: IcmpError::PortUnreachable,
+        source: packet.key.dst.addr,
+        reason: DropReason::NoRealServer,
+    };
+    answer::send(ctx, packet, &answer)
 }
 
 /// Without a server: whether the kernel's stack answers, or forwards it to the address that the client meant.
@@ -261,10 +276,10 @@ impl WorkersLoads<'_> {
 pub(crate) fn local_end<A: Address>(
     ctx: &mut Context<'_>,
     table: &ConnTable<A>,
-    service: &VirtualService,
+    opening: &Opening<'_, '_, A>,
     chosen: &Chosen<'_>,
-    key: &FlowKey<A>,
 ) -> Option<Endpoint<A>> {
+    let Opening { service, key, .. } = *opening;
     let server = chosen.server;
     if server.mode != ForwardingMode::FullNat {
         return Some(key.src);
@@ -307,17 +322,16 @@ pub(crate) fn local_end<A: Address>(
 
 fn new_conn<A: Address>(
     ctx: &Context<'_>,
-    service: &VirtualService,
+    opening: &Opening<'_, '_, A>,
     chosen: &Chosen<'_>,
-    headers: &Headers,
-    key: &FlowKey<A>,
     local: Endpoint<A>,
 ) -> Conn<A> {
+    let Opening { service, headers, key } = *opening;
     let server = chosen.server;
     // A tunnel to the other family keeps the address in the server's slot; the conn has no room for it.
     let real = Endpoint::new(A::from_ip(server.addr).unwrap_or_default(), chosen.port);
     let (mut l3_delta, mut l4_delta) = (0, 0);
-    // FULLNAT replies could not be told apart without a connection.
+    // FULLNAT replies could not be distinguished without a connection.
     let one_packet =
         service.one_packet && key.protocol == wire::udp::PROTOCOL && server.mode != ForwardingMode::FullNat;
     let mut flags = ConnFlags::INACTIVE;
@@ -342,13 +356,18 @@ fn new_conn<A: Address>(
         l3_delta,
         l4_delta,
         client_address: client_address::begin(service, server.mode, headers),
-        fwmark: match service.key {
-            ServiceKey::Fwmark { mark, .. } => mark,
-            ServiceKey::Address { .. } => 0,
-        },
+        fwmark: fwmark(service),
         // The timeout of the state that this packet leads to, so that the timer is armed once.
         timeout_ms: protocol::timeout_ms(&ctx.snapshot.timeouts, key.protocol, first_state(key.protocol)),
         ..Conn::default()
+    }
+}
+
+/// The firewall mark of a service; 0 without.
+pub(crate) const fn fwmark(service: &VirtualService) -> u32 {
+    match service.key {
+        ServiceKey::Fwmark { mark, .. } => mark,
+        ServiceKey::Address { .. } => 0,
     }
 }
 

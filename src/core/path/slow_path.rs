@@ -11,9 +11,8 @@
 //! that expires here still made or moved its connection. On the way back the stack's `ip_forward` comes
 //! first, so there TTL and MTU are looked at before anything is counted.
 
-use crate::address::{Address, FlowKey};
+use crate::address::Address;
 use crate::frame::Frame;
-use crate::headers::Flow;
 use crate::headers::Headers;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction};
@@ -21,35 +20,25 @@ use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::service_table::ServerSlot;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::BURST_MAX;
 use crate::path::admit::{self, Admission};
-use crate::path::classify;
-use crate::path::classify::Class;
+use crate::path::classify::{self, Class};
+use crate::path::client_address;
 use crate::path::forward::rewrite::{self, Rewrite};
 use crate::path::forward::tunnel;
 use crate::path::fragments::cut;
 use crate::path::icmp::build::IcmpError;
 use crate::path::icmp::refuse;
-use crate::path::parse;
-use crate::path::parse::Parsed;
-use crate::path::resolve::{self, NextHop, RouteError};
+use crate::path::packet::{Origin, Packet};
+use crate::path::parse::{self, Parsed};
+use crate::path::resolve::{self, RouteError, ToServer};
 use crate::path::schedule;
 use crate::path::sync::announce;
-use crate::path::{client_address, track};
+use crate::path::track;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::checksum::complement;
 use crate::wire::{sctp, tcp};
-use crate::worker_state::context::Context;
-use crate::worker_state::context::Families;
-
-/// A packet of a known connection, on its way to its verdict.
-pub(crate) struct Known<'a, A: Address> {
-    pub(crate) index: ConnIndex,
-    pub(crate) headers: &'a Headers,
-    pub(crate) key: &'a FlowKey<A>,
-}
+use crate::worker_state::context::{Context, Families, in_family};
 
 /// See the module.
 #[inline(never)]
@@ -57,19 +46,17 @@ pub(crate) fn process<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     found: Option<(ConnIndex, Direction)>,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    frame: &mut F,
+    packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
     match found {
-        Some((index, Direction::Inbound)) if !must_reschedule(ctx, table, index, headers) => {
-            inbound(ctx, table, &Known { index, headers, key }, frame)
+        Some((index, Direction::Inbound)) if !must_reschedule(ctx, table, index, &packet.headers) => {
+            inbound(ctx, table, index, packet)
         }
-        Some((index, Direction::Outbound)) => outbound(ctx, table, &Known { index, headers, key }, frame),
-        _ => match admit::admit(ctx, headers, key) {
+        Some((index, Direction::Outbound)) => outbound(ctx, table, index, packet),
+        _ => match admit::admit(ctx, packet) {
             Admission::Decided(verdict) => verdict,
-            Admission::Schedule(service) => schedule::first_packet(ctx, table, service, headers, key, frame),
-            Admission::Refuse => refuse::stray(ctx, headers, key, frame),
+            Admission::Schedule(service) => schedule::first_packet(ctx, table, service, packet),
+            Admission::Refuse => refuse::stray(ctx, packet),
         },
     }
 }
@@ -83,8 +70,8 @@ pub(crate) fn must_reschedule<A: Address>(
     index: ConnIndex,
     headers: &Headers,
 ) -> bool {
-    let plain = headers.tcp_flags & tcp::SYN == 0 && headers.protocol != sctp::PROTOCOL;
-    if plain && !ctx.snapshot.sysctls.expire_nodest_conn {
+    let goes_on = headers.tcp_flags & tcp::SYN == 0 && headers.protocol != sctp::PROTOCOL;
+    if goes_on && !ctx.snapshot.sysctls.expire_nodest_conn {
         return false;
     }
     let must = is_finished(ctx, table.conn(index), headers);
@@ -129,129 +116,97 @@ pub(crate) fn is_finished<A: Address>(ctx: &Context<'_>, conn: &Conn<A>, headers
 pub(crate) fn inbound<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
-    packet: &Known<'_, A>,
-    frame: &mut F,
+    index: ConnIndex,
+    packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
-    let conn = table.conn(packet.index);
+    let conn = table.conn_mut(index);
     let id = conn.real_server;
-    match ctx.snapshot.services.real_server(id) {
-        Some(slot) if slot.available => inbound_to(ctx, table, packet, frame, slot),
+    let unbound;
+    let server = match ctx.snapshot.services.real_server(id) {
+        Some(slot) if slot.available => &slot.server,
         _ if id == RealServerId::UNBOUND => {
-            let slot = unbound(conn);
-            inbound_to(ctx, table, packet, frame, &slot)
+            unbound = unbound_server(conn);
+            &unbound
         }
-        _ => Verdict::Drop(DropReason::RealServerGone),
+        _ => return Verdict::Drop(DropReason::RealServerGone),
+    };
+    conn.last_seen = ctx.now;
+    conn.in_packets = conn.in_packets.wrapping_add(1);
+    ctx.count(conn, Direction::Inbound, packet.headers.packet_len());
+    track::packet(ctx, table, (index, Direction::Inbound), &packet.headers);
+    announce::packet(ctx, table, index);
+
+    let conn = table.conn_mut(index);
+    let mode = conn.mode();
+    let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, server.addr) {
+        Ok(next_hop) => next_hop,
+        Err(RouteError::Local) => return to_local_server(conn, &packet.headers, packet.frame.bytes_mut()),
+        // Towards real servers the kernel answers the client even when the route says blackhole.
+        Err(RouteError::Drop(_) | RouteError::Unreachable) => {
+            return refuse::to_client(ctx, packet, server, IcmpError::HostUnreachable);
+        }
+    };
+    if packet.headers.ttl <= 1 {
+        return refuse::to_client(ctx, packet, server, IcmpError::TimeExceeded);
     }
+    let to = ToServer {
+        server,
+        mtu: match mode {
+            ForwardingMode::Tunnel => tunnel::mtu(ctx, server, &next_hop),
+            _ => next_hop.hop.mtu,
+        },
+        next_hop,
+    };
+    let is_oversize = packet.headers.packet_len() > usize::from(to.mtu);
+    if is_oversize | conn.client_address.is_pending() {
+        return unusual(ctx, conn, packet, &to);
+    }
+    rewritten(ctx, conn, packet, &to)
 }
 
 /// What a connection of another director says about its real server, which is not configured here: the kernel
 /// forwards its packets all the same.
 #[cold]
-fn unbound<A: Address>(conn: &Conn<A>) -> ServerSlot {
-    ServerSlot {
-        available: false,
-        service: conn.service,
-        server: RealServer {
-            id: RealServerId::UNBOUND,
-            addr: conn.real.addr.to_ip(),
-            port: conn.real.port,
-            weight: 0,
-            mode: conn.mode(),
-            tunnel: TunnelKind::IpIp,
-            upper_threshold: 0,
-            lower_threshold: 0,
-        },
+fn unbound_server<A: Address>(conn: &Conn<A>) -> RealServer {
+    RealServer {
+        id: RealServerId::UNBOUND,
+        addr: conn.real.addr.to_ip(),
+        port: conn.real.port,
+        weight: 0,
+        mode: conn.mode(),
+        tunnel: TunnelKind::IpIp,
+        upper_threshold: 0,
+        lower_threshold: 0,
     }
 }
 
-#[inline]
-fn inbound_to<A: Address, F: Frame>(
-    ctx: &mut Context<'_>,
-    table: &mut ConnTable<A>,
-    packet: &Known<'_, A>,
-    frame: &mut F,
-    slot: &ServerSlot,
-) -> Verdict {
-    let headers = packet.headers;
-    let id = slot.server.id;
-    let conn = table.conn_mut(packet.index);
-    conn.last_seen = ctx.now;
-    conn.in_packets = conn.in_packets.wrapping_add(1);
-    ctx.own
-        .server(id)
-        .count(Direction::Inbound, headers.packet_len() as u64);
-    track::packet(ctx, table, packet.index, Direction::Inbound, headers);
-    announce::packet(ctx, table, packet.index);
-
-    let conn = table.conn_mut(packet.index);
-    let mode = conn.mode();
-    let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, slot.server.addr) {
-        Ok(next_hop) => next_hop,
-        Err(RouteError::Local) => return to_local_server(conn, headers, frame.bytes_mut()),
-        // Towards real servers the kernel tells the client even when the route says blackhole.
-        Err(RouteError::Drop(_) | RouteError::Unreachable) => {
-            return refuse::to_client(
-                ctx,
-                packet,
-                frame,
-                &slot.server,
-                IcmpError::HostUnreachable,
-                DropReason::NoRoute,
-            );
-        }
-    };
-    if headers.ttl <= 1 {
-        return refuse::to_client(
-            ctx,
-            packet,
-            frame,
-            &slot.server,
-            IcmpError::TimeExceeded,
-            DropReason::TtlExpired,
-        );
-    }
-    let mtu = match mode {
-        ForwardingMode::Tunnel => tunnel::mtu(ctx, &slot.server, &next_hop),
-        _ => next_hop.hop.mtu,
-    };
-    let is_oversize = headers.packet_len() > usize::from(mtu);
-    if is_oversize | conn.client_address.is_pending() {
-        return unusual(ctx, conn, packet, frame, slot, (&next_hop, mtu));
-    }
-    rewritten(ctx, conn, mode, headers, frame, slot, &next_hop)
-}
-
-/// A packet that is longer than `mtu`, or one that has something to tell the real server.
+/// A packet that is too long, or one that carries the client's address or a MSS to the real server.
 #[inline(never)]
 fn unusual<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     conn: &mut Conn<A>,
-    packet: &Known<'_, A>,
-    frame: &mut F,
-    slot: &ServerSlot,
-    (next_hop, mtu): (&NextHop<'_>, u16),
+    packet: &mut Packet<'_, A, F>,
+    to: &ToServer<'_>,
 ) -> Verdict {
     let mode = conn.mode();
-    let is_oversize = packet.headers.packet_len() > usize::from(mtu);
-    if is_oversize && let Some(error) = refuse::too_big_error(ctx, packet.headers, mode, mtu) {
-        return refuse::to_client(ctx, packet, frame, &slot.server, error, DropReason::MtuExceeded);
+    let is_oversize = packet.headers.packet_len() > usize::from(to.mtu);
+    if is_oversize && let Some(error) = refuse::too_big_error(ctx, packet, mode, to.mtu) {
+        return refuse::to_client(ctx, packet, to.server, error);
     }
-    let (headers, proxy_header_first) = if conn.client_address.is_pending() {
-        client_address::inbound(ctx, conn, packet.headers, frame, mtu)
-    } else {
-        (*packet.headers, false)
-    };
-    let verdict = rewritten(ctx, conn, mode, &headers, frame, slot, next_hop);
-    let verdict = if proxy_header_first {
-        let will_be_cut = is_oversize || ctx.reassembled != 0;
-        client_address::send_before(ctx, conn, &headers, frame, will_be_cut, verdict)
-    } else {
-        verdict
+    let proxy_header_first = conn.client_address.is_pending() && client_address::inbound(ctx, conn, packet, to.mtu);
+    let verdict = rewritten(ctx, conn, packet, to);
+    let verdict = match verdict {
+        Verdict::Drop(_) => verdict,
+        _ if proxy_header_first && (is_oversize || packet.origin != Origin::Whole) => {
+            client_address::send_before_pieces(ctx, conn, packet, verdict)
+        }
+        _ if proxy_header_first => client_address::send_before(ctx, conn, packet, verdict),
+        _ => verdict,
     };
     match mode {
         // The tunnel cuts its outer packet itself.
         ForwardingMode::Tunnel => verdict,
-        _ if is_oversize => cut::to_fit(ctx, frame.bytes(), mtu, verdict),
+        _ if is_oversize => cut::to_fit(ctx, packet, to.mtu, verdict),
         _ => verdict,
     }
 }
@@ -261,28 +216,20 @@ fn unusual<A: Address, F: Frame>(
 fn rewritten<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     conn: &Conn<A>,
-    mode: ForwardingMode,
-    headers: &Headers,
-    frame: &mut F,
-    slot: &ServerSlot,
-    next_hop: &NextHop<'_>,
+    packet: &mut Packet<'_, A, F>,
+    to: &ToServer<'_>,
 ) -> Verdict {
-    match mode {
+    match conn.mode() {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
-            let rewrite = Rewrite {
-                src: conn.local,
-                dst: conn.real,
-                l3_delta: conn.l3_delta,
-                l4_delta: conn.l4_delta,
-            };
-            rewrite::apply(frame.bytes_mut(), headers, &rewrite);
-            resolve::depart(frame, headers, A::FAMILY, next_hop)
+            let rewrite = Rewrite::of(conn, Direction::Inbound);
+            rewrite::apply(packet.frame.bytes_mut(), &packet.headers, &rewrite);
+            resolve::depart(packet, &to.next_hop)
         }
         ForwardingMode::DirectRouting | ForwardingMode::Local => {
-            rewrite::decrement_ttl(frame.bytes_mut(), headers);
-            resolve::depart(frame, headers, A::FAMILY, next_hop)
+            rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
+            resolve::depart(packet, &to.next_hop)
         }
-        ForwardingMode::Tunnel => tunnel::send(ctx, headers, frame, conn, &slot.server, next_hop),
+        ForwardingMode::Tunnel => tunnel::send(ctx, conn, packet, to),
     }
 }
 
@@ -291,48 +238,39 @@ fn rewritten<A: Address, F: Frame>(
 pub(crate) fn outbound<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
-    packet: &Known<'_, A>,
-    frame: &mut F,
+    index: ConnIndex,
+    packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
-    let headers = packet.headers;
-    let conn = table.conn_mut(packet.index);
+    let conn = table.conn_mut(index);
     let next_hop = match resolve::next_hop(ctx, conn, Direction::Outbound, conn.client.addr.to_ip()) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) => return Verdict::Drop(DropReason::NoRoute),
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
-        Err(RouteError::Unreachable) => {
-            return refuse::as_router(ctx, packet, frame, IcmpError::HostUnreachable, DropReason::NoRoute);
-        }
+        Err(RouteError::Unreachable) => return refuse::as_router(ctx, packet, IcmpError::HostUnreachable),
     };
-    if headers.ttl <= 1 {
-        return refuse::as_router(ctx, packet, frame, IcmpError::TimeExceeded, DropReason::TtlExpired);
+    if packet.headers.ttl <= 1 {
+        return refuse::as_router(ctx, packet, IcmpError::TimeExceeded);
     }
-    let is_oversize = headers.packet_len() > usize::from(next_hop.hop.mtu);
-    if is_oversize && let Some(error) = refuse::too_big_error(ctx, headers, ForwardingMode::Nat, next_hop.hop.mtu) {
-        return refuse::as_router(ctx, packet, frame, error, DropReason::MtuExceeded);
+    let mtu = next_hop.hop.mtu;
+    let is_oversize = packet.headers.packet_len() > usize::from(mtu);
+    if is_oversize && let Some(error) = refuse::too_big_error(ctx, packet, ForwardingMode::Nat, mtu) {
+        return refuse::as_router(ctx, packet, error);
     }
     let id = conn.real_server;
-    let rewrite = Rewrite {
-        src: conn.virt,
-        dst: conn.client,
-        l3_delta: complement(conn.l3_delta),
-        l4_delta: complement(conn.l4_delta),
-    };
+    let rewrite = Rewrite::of(conn, Direction::Outbound);
     let carries_client_address = conn.client_address.is_pending();
     conn.last_seen = ctx.now;
     if ctx.snapshot.services.real_server(id).is_some_and(|slot| slot.available) {
-        ctx.own
-            .server(id)
-            .count(Direction::Outbound, headers.packet_len() as u64);
+        ctx.count(conn, Direction::Outbound, packet.headers.packet_len());
     }
-    track::packet(ctx, table, packet.index, Direction::Outbound, headers);
+    track::packet(ctx, table, (index, Direction::Outbound), &packet.headers);
     if carries_client_address {
-        client_address::outbound(ctx, table.conn_mut(packet.index), headers, frame.bytes_mut());
+        client_address::outbound(ctx, table.conn_mut(index), &packet.headers, packet.frame.bytes_mut());
     }
-    rewrite::apply(frame.bytes_mut(), headers, &rewrite);
-    let verdict = resolve::depart(frame, headers, A::FAMILY, &next_hop);
+    rewrite::apply(packet.frame.bytes_mut(), &packet.headers, &rewrite);
+    let verdict = resolve::depart(packet, &next_hop);
     if is_oversize {
-        return cut::to_fit(ctx, frame.bytes(), next_hop.hop.mtu, verdict);
+        return cut::to_fit(ctx, packet, mtu, verdict);
     }
     verdict
 }
@@ -348,12 +286,7 @@ fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u
             return Verdict::Drop(DropReason::LocalRealServer);
         }
         ForwardingMode::Nat => {
-            let rewrite = Rewrite {
-                src: conn.local,
-                dst: conn.real,
-                l3_delta: conn.l3_delta,
-                l4_delta: conn.l4_delta,
-            };
+            let rewrite = Rewrite::of(conn, Direction::Inbound);
             rewrite::apply_keeping_ttl(frame, headers, &rewrite);
         }
         ForwardingMode::DirectRouting | ForwardingMode::Tunnel | ForwardingMode::Local => {}
@@ -371,28 +304,28 @@ pub(crate) fn only_replies<F: Frame>(
 ) {
     for (frame, verdict) in frames.iter_mut().zip(verdicts.iter_mut()).take(BURST_MAX) {
         *verdict = match parse::parse(frame.bytes()) {
-            Ok(Parsed::Ip(headers, Flow::V4(key))) => reply_only(ctx, &mut families.v4.table, &headers, &key, frame),
-            Ok(Parsed::Ip(headers, Flow::V6(key))) => reply_only(ctx, &mut families.v6.table, &headers, &key, frame),
+            Ok(Parsed::Ip(headers, flow)) => in_family!(&flow, |key| {
+                let mut packet = Packet::whole(headers, key, frame);
+                only_reply(ctx, &mut families.of(key).table, &mut packet)
+            }),
             Ok(Parsed::Other) => Verdict::Punt,
             Err(reason) => Verdict::Drop(reason),
         };
     }
 }
 
-fn reply_only<A: Address, F: Frame>(
+fn only_reply<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    frame: &mut F,
+    packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
-    match classify::classify(ctx, frame.bytes(), headers) {
+    match classify::classify(ctx, packet.frame.bytes(), &packet.headers) {
         Class::Balanced => {}
         Class::Decided(verdict) => return verdict,
         Class::Fragment | Class::Icmp => return Verdict::Punt,
     }
-    match table.lookup(key) {
-        Some((index, Direction::Outbound)) => outbound(ctx, table, &Known { index, headers, key }, frame),
+    match table.lookup(packet.key) {
+        Some((index, Direction::Outbound)) => outbound(ctx, table, index, packet),
         _ => Verdict::Punt,
     }
 }

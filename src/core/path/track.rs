@@ -27,8 +27,7 @@ use crate::worker_state::context::Context;
 pub(crate) fn packet<A: Address>(
     ctx: &Context<'_>,
     table: &mut ConnTable<A>,
-    index: ConnIndex,
-    direction: Direction,
+    (index, direction): (ConnIndex, Direction),
     headers: &Headers,
 ) {
     let conn = table.conn_mut(index);
@@ -118,12 +117,12 @@ pub(crate) fn count_as<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, active
     let server = ctx.own.server(conn.real_server);
     server.unbind(was_active);
     server.bind(active);
-    tell(ctx, conn.real_server);
+    publish_load(ctx, conn.real_server);
 }
 
 /// Shows the other workers, if there are any, how many connections of this server there are here.
 #[inline]
-fn tell(ctx: &Context<'_>, id: RealServerId) {
+fn publish_load(ctx: &Context<'_>, id: RealServerId) {
     if ctx.ownership.workers_count > 1 {
         ctx.own.publish_conns(id);
     }
@@ -136,7 +135,7 @@ pub(crate) fn bind(ctx: &Context<'_>, server: &RealServer, active: bool) {
     if server.upper_threshold > 0 && server.overloaded(false, conns(ctx, server.id)) {
         counters.overloaded.set(1);
     }
-    tell(ctx, server.id);
+    publish_load(ctx, server.id);
 }
 
 /// What the end of `conn` changes in the counters of its server (`ip_vs_unbind_dest`).
@@ -153,7 +152,7 @@ fn unbind<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) {
         let still = slot.is_some_and(|slot| slot.server.overloaded(true, conns(ctx, id)));
         counters.overloaded.set(u32::from(still));
     }
-    tell(ctx, id);
+    publish_load(ctx, id);
 }
 
 /// Connections of a server at all workers, templates not counted: for servers with a threshold, which wants the

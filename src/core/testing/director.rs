@@ -22,7 +22,7 @@ use crate::path;
 use crate::snapshot::Snapshot;
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict, WorkerId};
-use crate::worker_state::{WorkerSettings, WorkerState};
+use crate::worker_state::{Arrival, WorkerSettings, WorkerState};
 
 /// What became of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,7 +270,12 @@ impl TestDirector {
             frames.len()
         );
         let mut verdicts = vec![Verdict::Punt; frames.len()];
-        path::process(&mut self.workers[worker], device, self.now, frames, &mut verdicts);
+        path::process(
+            &mut self.workers[worker],
+            Arrival::at(device, self.now),
+            frames,
+            &mut verdicts,
+        );
         let mut outcomes = Vec::with_capacity(frames.len());
         self.collect_generated(worker, device);
         for (frame, verdict) in frames.iter_mut().zip(verdicts) {
@@ -286,7 +291,12 @@ impl TestDirector {
         let mut verdicts = [Verdict::Punt];
         self.handoffs += 1;
         let worker = &mut self.workers[usize::from(owner.0)];
-        path::process_handoff(worker, device, self.now, std::slice::from_mut(frame), &mut verdicts);
+        path::process(
+            worker,
+            Arrival::handoff(device, self.now),
+            std::slice::from_mut(frame),
+            &mut verdicts,
+        );
         self.collect_generated(usize::from(owner.0), device);
         self.outcome(usize::from(owner.0), verdicts[0], frame)
     }
@@ -294,12 +304,13 @@ impl TestDirector {
     /// A frame that the kernel sends through the twin of `device`, given to worker 0.
     pub fn from_host(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
         let mut frame = VecFrame::new(bytes);
-        let verdict = path::from_host::process(&mut self.workers[0], device, self.now, false, &mut frame);
+        let verdict = path::from_host::process(&mut self.workers[0], Arrival::at(device, self.now), &mut frame);
         let Verdict::Handoff(owner) = verdict else {
             return self.outcome(0, verdict, &frame);
         };
         let owner = usize::from(owner.0);
-        let verdict = path::from_host::process(&mut self.workers[owner], device, self.now, true, &mut frame);
+        let verdict =
+            path::from_host::process(&mut self.workers[owner], Arrival::handoff(device, self.now), &mut frame);
         self.outcome(owner, verdict, &frame)
     }
 

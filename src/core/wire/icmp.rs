@@ -68,6 +68,16 @@ pub struct IcmpHeader {
 impl IcmpHeader {
     /// Bytes of the header.
     pub const LEN: usize = 8;
+
+    /// A header whose checksum is still to be filled in.
+    pub const fn new(kind: u8, code: u8, rest: u32) -> Self {
+        Self {
+            kind,
+            code,
+            checksum: U16::ZERO,
+            rest: U32::new(rest),
+        }
+    }
 }
 
 /// Whether an ICMP message of this type quotes a packet (RFC 1122 3.2.2).

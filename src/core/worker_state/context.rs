@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::address::{Addr4, Addr6, Address, FlowKey};
 use crate::counters::WorkerCounters;
-use crate::headers::Headers;
+use crate::headers::{Flow, Headers};
 use crate::ipvs::conn::table::{Candidate, ConnTable};
+use crate::ipvs::conn::{Conn, Direction};
 use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::local_address::{LocalPortCursor, PortsAhead};
 use crate::ipvs::protocol::{self, tcp::TcpState};
@@ -47,9 +48,6 @@ pub(crate) struct Context<'a> {
     pub(crate) scheduling: &'a mut Scheduling,
     pub(crate) l3_memory: &'a mut L3Memory,
     pub(crate) out: &'a mut Out,
-    /// While a datagram that was put together is processed: bytes of the longest piece that it may leave in, its
-    /// longest fragment at first. Else 0.
-    pub(crate) reassembled: u16,
 }
 
 /// By what a worker knows whose a flow is.
@@ -111,6 +109,13 @@ pub(crate) struct Out {
 }
 
 impl Context<'_> {
+    /// Counts a packet of `conn` at its real server.
+    #[inline(always)]
+    pub(crate) fn count<A: Address>(&self, conn: &Conn<A>, direction: Direction, packet_len: usize) {
+        let server = self.own.server(conn.real_server);
+        server.count(direction, packet_len as u64);
+    }
+
     /// The end of a stage, in builds with the feature `stages`.
     #[inline(always)]
     pub(crate) fn mark(&self, stage: Stage) {
@@ -180,6 +185,64 @@ pub(crate) struct Families {
     pub(crate) v6: Family<Addr6>,
     pub(crate) reassembly: Reassembly,
 }
+
+/// A family of addresses, as flows and a worker's tables have it.
+pub(crate) trait InFamilies: Address {
+    /// Its tables.
+    fn family(families: &mut Families) -> &mut Family<Self>;
+
+    /// The key of a flow of this family.
+    fn key(flow: &Flow) -> Option<&FlowKey<Self>>;
+}
+
+impl InFamilies for Addr4 {
+    #[inline]
+    fn family(families: &mut Families) -> &mut Family<Self> {
+        &mut families.v4
+    }
+
+    #[inline]
+    fn key(flow: &Flow) -> Option<&FlowKey<Self>> {
+        match flow {
+            Flow::V4(key) => Some(key),
+            Flow::V6(_) => None,
+        }
+    }
+}
+
+impl InFamilies for Addr6 {
+    #[inline]
+    fn family(families: &mut Families) -> &mut Family<Self> {
+        &mut families.v6
+    }
+
+    #[inline]
+    fn key(flow: &Flow) -> Option<&FlowKey<Self>> {
+        match flow {
+            Flow::V4(_) => None,
+            Flow::V6(key) => Some(key),
+        }
+    }
+}
+
+impl Families {
+    /// The tables for packets of `key`.
+    #[inline]
+    pub(crate) fn of<A: InFamilies>(&mut self, _key: &FlowKey<A>) -> &mut Family<A> {
+        A::family(self)
+    }
+}
+
+/// The same code for a flow of either family: `in_family!(&flow, |key| …)`.
+macro_rules! in_family {
+    ($flow:expr, |$key:ident| $code:expr) => {
+        match $flow {
+            $crate::headers::Flow::V4($key) => $code,
+            $crate::headers::Flow::V6($key) => $code,
+        }
+    };
+}
+pub(crate) use in_family;
 
 /// One family's connections, and those packets of the burst that are looked up in them.
 pub(crate) struct Family<A: Address> {

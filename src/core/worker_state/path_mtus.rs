@@ -1,4 +1,4 @@
-//! What routers told this worker about the way to tunnels' ends: paths that are narrower than their first link.
+//! Paths to the ends of tunnels that are narrower than their first link, as routers reported them to this worker.
 //!
 //! In:  the MTU quoted by "fragmentation needed" about an outer packet. Out: the MTU to hold packets against.
 //! A direct-mapped table of fixed size: two servers that meet in a slot forget each other's, and learn again.
@@ -14,8 +14,8 @@ struct Learned {
     towards: IpAddr,
     mtu: u16,
     at: Tick,
-    /// Whether a packet was held against it already. Before that clients are told the MTU of the link, as the
-    /// kernel tells it from the route that the server's last packet took.
+    /// Whether a packet was held against it already. Before that clients get the MTU of the link, as the
+    /// kernel takes it from the route of the server's last packet.
     in_use: bool,
 }
 
@@ -34,7 +34,7 @@ impl PathMtus {
         }
     }
 
-    /// Whether nobody has told anything since the start.
+    /// Whether no router has reported anything since the start.
     #[inline]
     pub(crate) const fn is_empty(&self) -> bool {
         self.is_empty
@@ -56,7 +56,7 @@ impl PathMtus {
     }
 
     /// Notes that a router on the way to `server` lets through packets of `mtu` bytes only. The MTU that the
-    /// sender is to be told: that of the path once it is in use.
+    /// sender is to get: that of the path once it is in use.
     pub(crate) fn learn(&mut self, server: IpAddr, mtu: u16, link_mtu: u16, now: Tick) -> u16 {
         let mtu = mtu.max(PATH_MTU_MIN);
         if let Some(learned) = self.find(server, now) {

@@ -27,8 +27,8 @@ const PAYLOAD_AT: usize = HEADROOM + L2_MAX + FRAGMENT_HEADER_MAX;
 /// Offsets in a frame have 16 bits, so the longest datagram is shorter than 64 KiB by a link header.
 const PACKET_MAX: usize = 65_535 - L2_MAX;
 
-/// The datagrams under way.
-#[derive(Debug)]
+/// The datagrams under way. The default has space for none.
+#[derive(Debug, Default)]
 pub(crate) struct Reassembly {
     slots: Box<[Slot]>,
     used: usize,

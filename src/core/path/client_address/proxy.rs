@@ -19,6 +19,7 @@ use crate::ipvs::conn::Conn;
 use crate::limits::FRAGMENT_HEADER_MAX;
 use crate::path::client_address::segment::Segment;
 use crate::path::client_address::toa::{grow_packet, set_packet_len};
+use crate::path::packet::Packet;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
 use crate::wire::tcp::{ACK, PROTOCOL, PSH, RST, SYN, TcpHeader, URG};
@@ -36,7 +37,7 @@ const HEADERS_MAX: usize = 18 + FRAGMENT_HEADER_MAX + 60;
 
 /// Where the header is that the first byte needs in front of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum HeaderPlace {
     /// In an earlier packet, or this one does not bring the first byte.
     Earlier,
     /// In this packet.
@@ -150,21 +151,21 @@ pub(super) fn without_data<F: Frame>(headers: &mut Headers, frame: &mut F) {
 }
 
 /// A segment of the client.
-pub(super) fn inbound<A: Address, F: Frame>(conn: &mut Conn<A>, headers: &mut Headers, frame: &mut F) -> Told {
+pub(super) fn inbound<A: Address, F: Frame>(conn: &mut Conn<A>, headers: &mut Headers, frame: &mut F) -> HeaderPlace {
     let Some(segment) = Segment::of(frame.bytes_mut(), headers) else {
-        return Told::Earlier;
+        return HeaderPlace::Earlier;
     };
     if conn.proxy_header_len == 0 || headers.tcp_flags & SYN != 0 {
-        return Told::Earlier;
+        return HeaderPlace::Earlier;
     }
     let behind_first = segment.header.sequence.get().wrapping_sub(first(conn)).cast_signed();
     if conn.client_address.has(ClientAddressState::RECEIVED) || behind_first > 0 {
         shift(conn, segment);
-        return Told::Earlier;
+        return HeaderPlace::Earlier;
     }
     if behind_first < 0 {
         // What the server has had: a keepalive.
-        return Told::Earlier;
+        return HeaderPlace::Earlier;
     }
     let is_pure = segment.payload_len == 0;
     let is_sent = conn.client_address.has(ClientAddressState::SENT);
@@ -172,11 +173,11 @@ pub(super) fn inbound<A: Address, F: Frame>(conn: &mut Conn<A>, headers: &mut He
         if is_sent {
             shift(conn, segment);
         }
-        return Told::Earlier;
+        return HeaderPlace::Earlier;
     }
     if is_pure && put_into(conn, headers, frame) {
         conn.client_address.note(ClientAddressState::SENT);
-        return Told::Within;
+        return HeaderPlace::Within;
     }
     if let Some(segment) = Segment::of(frame.bytes_mut(), headers) {
         shift(conn, segment);
@@ -186,9 +187,9 @@ pub(super) fn inbound<A: Address, F: Frame>(conn: &mut Conn<A>, headers: &mut He
     let followed = if is_pure { 0 } else { ClientAddressState::FOLLOWED };
     conn.client_address.note(ClientAddressState::SENT | followed);
     if is_sent && is_first_data {
-        Told::Earlier
+        HeaderPlace::Earlier
     } else {
-        Told::Before
+        HeaderPlace::Before
     }
 }
 
@@ -223,34 +224,41 @@ fn put_into<A: Address, F: Frame>(conn: &Conn<A>, headers: &mut Headers, frame: 
     true
 }
 
-/// Sends the header in front of a finished packet of the client's first byte, whose verdict is `verdict`. A packet
-/// that will be cut keeps its verdict, its pieces are made behind the header.
+/// Sends the header in front of a finished packet of the client's first byte, whose verdict is `verdict`.
 #[cold]
 pub(crate) fn send_before<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     conn: &Conn<A>,
-    headers: &Headers,
-    frame: &F,
-    will_be_cut: bool,
+    packet: &Packet<'_, A, F>,
     verdict: Verdict,
 ) -> Verdict {
-    if matches!(verdict, Verdict::Drop(_)) {
-        return verdict;
-    }
-    let mut room = [0; HEADERS_MAX + PROXY_HEADER_MAX];
-    let Some(end) = alone(conn, headers, frame.bytes(), &mut room) else {
-        return Verdict::Drop(DropReason::TooManyHeaders);
-    };
     let before = ctx.out.generated.mark();
-    let is_made = ctx.out.generated.push(verdict, &[room.get(..end).unwrap_or_default()])
-        && (will_be_cut || ctx.out.generated.push(verdict, &[frame.bytes()]));
-    match (is_made, will_be_cut) {
-        (true, true) => verdict,
-        (true, false) => Verdict::Consumed,
-        (false, _) => {
+    match send_before_pieces(ctx, conn, packet, verdict) {
+        Verdict::Drop(reason) => Verdict::Drop(reason),
+        _ if ctx.out.generated.push(verdict, &[packet.frame.bytes()]) => Verdict::Consumed,
+        _ => {
             ctx.out.generated.rewind(before);
             Verdict::Drop(DropReason::GeneratedFramesFull)
         }
+    }
+}
+
+/// The same for a packet that will be cut: it keeps its verdict, and its pieces are generated behind the header.
+#[cold]
+pub(crate) fn send_before_pieces<A: Address, F: Frame>(
+    ctx: &mut Context<'_>,
+    conn: &Conn<A>,
+    packet: &Packet<'_, A, F>,
+    verdict: Verdict,
+) -> Verdict {
+    let mut space = [0; HEADERS_MAX + PROXY_HEADER_MAX];
+    let Some(end) = alone(conn, &packet.headers, packet.frame.bytes(), &mut space) else {
+        return Verdict::Drop(DropReason::TooManyHeaders);
+    };
+    if ctx.out.generated.push(verdict, &[space.get(..end).unwrap_or_default()]) {
+        verdict
+    } else {
+        Verdict::Drop(DropReason::GeneratedFramesFull)
     }
 }
 

@@ -64,20 +64,16 @@ fn write_tagged<F: Frame>(frame: &mut F, l3_offset: u16, hop: &Hop, ethertype: U
     Ok(())
 }
 
-/// Moves the beginning of `frame` so that what lies at `offset` lies at `wanted` afterwards.
+/// Moves the beginning of `frame` so that what lies at `offset` lies at `target` afterwards.
 #[inline]
-pub(crate) fn resize_front<F: Frame>(
-    frame: &mut F,
-    offset: usize,
-    pending_neighbours: usize,
-) -> Result<(), DropReason> {
-    if let Some(missing) = pending_neighbours.checked_sub(offset) {
+pub(crate) fn resize_front<F: Frame>(frame: &mut F, offset: usize, target: usize) -> Result<(), DropReason> {
+    if let Some(missing) = target.checked_sub(offset) {
         if missing == 0 || frame.prepend(missing) {
             Ok(())
         } else {
             Err(DropReason::NoHeadroom)
         }
-    } else if frame.trim_front(offset - pending_neighbours) {
+    } else if frame.trim_front(offset - target) {
         Ok(())
     } else {
         Err(DropReason::Truncated)

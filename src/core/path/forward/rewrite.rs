@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::{Address, AddressFamily, Endpoint};
 use crate::headers::{Fragment, Headers};
+use crate::ipvs::conn::{Conn, Direction};
 use crate::wire::checksum;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
@@ -51,6 +52,25 @@ pub fn deltas<A: Address>(
     (l3_delta, checksum::add(l3_delta, ports))
 }
 
+impl<A: Address> Rewrite<A> {
+    /// Of packets of `conn` that go `direction`.
+    #[inline(always)]
+    pub fn of(conn: &Conn<A>, direction: Direction) -> Self {
+        let (src, dst) = match direction {
+            Direction::Inbound => (&conn.local, &conn.real),
+            Direction::Outbound => (&conn.virt, &conn.client),
+        };
+        // A complement by arithmetic, not by branch: directions alternate unpredictably.
+        let complement = 0u16.wrapping_sub(direction as u16);
+        Self {
+            src: *src,
+            dst: *dst,
+            l3_delta: conn.l3_delta ^ complement,
+            l4_delta: conn.l4_delta ^ complement,
+        }
+    }
+}
+
 /// Source and destination stand side by side in both IP headers.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -70,8 +90,8 @@ pub fn apply<A: Address>(frame: &mut [u8], headers: &Headers, rewrite: &Rewrite<
         return;
     };
     match A::FAMILY {
-        AddressFamily::Ipv4 => step_v4(packet, rewrite.l3_delta),
-        AddressFamily::Ipv6 => step_v6(packet),
+        AddressFamily::Ipv4 => decrement_v4(packet, rewrite.l3_delta),
+        AddressFamily::Ipv6 => decrement_v6(packet),
     }
     set_ends(packet, segment, headers, rewrite);
 }
@@ -115,8 +135,8 @@ pub fn decrement_ttl(frame: &mut [u8], headers: &Headers) {
     };
     match headers.family {
         // 0xffff is zero to a checksum.
-        AddressFamily::Ipv4 => step_v4(packet, 0xffff),
-        AddressFamily::Ipv6 => step_v6(packet),
+        AddressFamily::Ipv4 => decrement_v4(packet, 0xffff),
+        AddressFamily::Ipv6 => decrement_v6(packet),
     }
 }
 
@@ -130,6 +150,14 @@ pub(crate) fn set_addresses<A: Address>(frame: &mut [u8], l3_offset: u16, src: O
     if let Some(Ok((pair, _))) = pair.map(AddressPair::<A>::mut_from_prefix) {
         pair.src = src.unwrap_or(pair.src);
         pair.dst = dst;
+    }
+}
+
+/// Writes the ports of a segment, quoted or not, if it has that many bytes; no checksum is touched.
+pub(crate) fn set_ports(segment: &mut [u8], src: u16, dst: u16) {
+    if let Some((ports, _)) = segment.split_first_chunk_mut::<4>() {
+        let ([src_high, src_low], [dst_high, dst_low]) = (src.to_be_bytes(), dst.to_be_bytes());
+        ports.copy_from_slice(&[src_high, src_low, dst_high, dst_low]);
     }
 }
 
@@ -149,7 +177,7 @@ fn split<'f>(frame: &'f mut [u8], headers: &Headers) -> Option<(&'f mut [u8], &'
 
 /// TTL − 1, and `delta` besides.
 #[inline]
-fn step_v4(packet: &mut [u8], delta: u16) {
+fn decrement_v4(packet: &mut [u8], delta: u16) {
     let Ok((ip, _)) = Ipv4Header::mut_from_prefix(packet) else {
         return;
     };
@@ -163,7 +191,7 @@ fn step_v4(packet: &mut [u8], delta: u16) {
 }
 
 #[inline]
-fn step_v6(packet: &mut [u8]) {
+fn decrement_v6(packet: &mut [u8]) {
     if let Ok((ip, _)) = Ipv6Header::mut_from_prefix(packet) {
         ip.hop_limit = ip.hop_limit.saturating_sub(1);
     }

@@ -9,14 +9,14 @@ use std::net::IpAddr;
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
-use crate::headers::Headers;
 use crate::ipvs::conn::Conn;
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::path::forward::tunnel::encapsulate::Outer;
 use crate::path::fragments::cut;
 use crate::path::ownership;
-use crate::path::resolve::{self, NextHop};
+use crate::path::packet::Packet;
+use crate::path::resolve::{self, NextHop, ToServer};
 use crate::verdict::{DropReason, Verdict};
 use crate::worker_state::context::Context;
 
@@ -60,12 +60,11 @@ pub(crate) fn is_pmtu_disc(ctx: &Context<'_>) -> bool {
 #[inline]
 pub(crate) fn send<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
-    headers: &Headers,
-    frame: &mut F,
     conn: &Conn<A>,
-    server: &RealServer,
-    next_hop: &NextHop<'_>,
+    packet: &mut Packet<'_, A, F>,
+    to: &ToServer<'_>,
 ) -> Verdict {
+    let ToServer { server, next_hop, mtu } = to;
     let Some(source) = source(ctx, server.addr) else {
         return Verdict::Drop(DropReason::NoRoute);
     };
@@ -80,18 +79,17 @@ pub(crate) fn send<A: Address, F: Frame>(
         },
         pmtu_disc: is_pmtu_disc(ctx),
     };
-    match encapsulate::encapsulate(frame, headers, &outer) {
-        Ok(()) => {
-            let family = AddressFamily::of(&server.addr);
-            let verdict = resolve::depart_from(frame, resolve::L3_OFFSET, family, next_hop);
-            if headers.packet_len() > usize::from(mtu(ctx, server, next_hop)) {
-                let outer_mtu = outer_mtu(ctx, server, next_hop);
-                cut::to_fit(ctx, frame.bytes(), outer_mtu, verdict)
-            } else {
-                verdict
-            }
-        }
-        Err(reason) => Verdict::Drop(reason),
+    let is_oversize = packet.headers.packet_len() > usize::from(*mtu);
+    if let Err(reason) = encapsulate::encapsulate(packet.frame, &packet.headers, &outer) {
+        return Verdict::Drop(reason);
+    }
+    let family = AddressFamily::of(&server.addr);
+    let verdict = resolve::depart_from(packet.frame, resolve::L3_OFFSET, family, next_hop);
+    if is_oversize {
+        let outer_mtu = outer_mtu(ctx, server, next_hop);
+        cut::to_fit(ctx, packet, outer_mtu, verdict)
+    } else {
+        verdict
     }
 }
 
@@ -102,7 +100,7 @@ fn src_port<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) -> u16 {
     first + ((u64::from(hash) * u64::from(count)) >> 32) as u16
 }
 
-/// What a client is told of a path MTU when a tunnel takes `overhead` bytes of it (`ip_vs_in_icmp`).
+/// The MTU that a client gets in an error about a path MTU of which a tunnel takes `overhead` bytes of it (`ip_vs_in_icmp`).
 pub(crate) const fn mtu_for_client(mtu: u16, overhead: u16) -> u16 {
     /// Every link carries this much (RFC 791 3.2).
     const IPV4_MTU_MIN: u16 = 68;

@@ -9,7 +9,10 @@
 use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, IntoBytes};
 
+use crate::address::Address;
+use crate::frame::Frame;
 use crate::limits::FRAGMENT_HEADER_MAX;
+use crate::path::packet::{Origin, Packet};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EthernetHeader};
@@ -39,12 +42,17 @@ pub(crate) struct Cuts<'a> {
     pub(crate) as_received: &'a [u16],
 }
 
-/// Cuts a frame that its link is too small for, unless it was not to be sent at all. A datagram that was put
-/// together is cut once, at the end of its way.
+/// Cuts a packet that its link is too small for, unless it was not to be sent at all. A datagram that was put
+/// together is cut once, at the end of its path.
 #[cold]
-pub(crate) fn to_fit(ctx: &mut Context<'_>, frame: &[u8], mtu: u16, verdict: Verdict) -> Verdict {
-    if ctx.reassembled != 0 {
-        ctx.reassembled = ctx.reassembled.min(mtu);
+pub(crate) fn to_fit<A: Address, F: Frame>(
+    ctx: &mut Context<'_>,
+    packet: &mut Packet<'_, A, F>,
+    mtu: u16,
+    verdict: Verdict,
+) -> Verdict {
+    if let Origin::Reassembled { longest } = &mut packet.origin {
+        *longest = (*longest).min(mtu);
         return verdict;
     }
     let cuts = Cuts {
@@ -52,17 +60,22 @@ pub(crate) fn to_fit(ctx: &mut Context<'_>, frame: &[u8], mtu: u16, verdict: Ver
         whole_up_to: mtu,
         as_received: &[],
     };
-    in_pieces(ctx, frame, &cuts, verdict)
+    in_pieces(ctx, packet.frame.bytes(), &cuts, verdict)
 }
 
-/// Puts the pieces of `frame` into the worker's made frames.
+/// Puts the pieces of `frame` into the worker's generated frames.
 pub(crate) fn in_pieces(ctx: &mut Context<'_>, frame: &[u8], cuts: &Cuts<'_>, verdict: Verdict) -> Verdict {
     if matches!(verdict, Verdict::Drop(_) | Verdict::Consumed) {
         return verdict;
     }
-    let identification = ctx.random.next_u32();
     let before = ctx.out.generated.mark();
-    match cut(&mut ctx.out.generated, frame, cuts, verdict, identification) {
+    let mut pieces = Pieces {
+        identification: ctx.random.next_u32(),
+        generated: &mut ctx.out.generated,
+        l2: &[],
+        verdict,
+    };
+    match cut(&mut pieces, frame, cuts) {
         Ok(()) => Verdict::Consumed,
         Err(reason) => {
             // Half a packet is of no use to anybody.
@@ -72,27 +85,24 @@ pub(crate) fn in_pieces(ctx: &mut Context<'_>, frame: &[u8], cuts: &Cuts<'_>, ve
     }
 }
 
-/// `identification` is for IPv6.
-fn cut(
-    generated: &mut GeneratedFrames,
-    frame: &[u8],
-    cuts: &Cuts<'_>,
-    verdict: Verdict,
-    identification: u32,
-) -> Result<(), DropReason> {
+fn cut<'f>(pieces: &mut Pieces<'f>, frame: &'f [u8], cuts: &Cuts<'_>) -> Result<(), DropReason> {
     let (l2, packet, ethertype) = link_header(frame).ok_or(DropReason::Malformed)?;
-    let mut pieces = Pieces { generated, l2, verdict };
+    pieces.l2 = l2;
     match ethertype {
-        ETHERTYPE_IPV4 => cut_v4(&mut pieces, packet, cuts),
-        ETHERTYPE_IPV6 => cut_v6(&mut pieces, packet, cuts, identification),
+        ETHERTYPE_IPV4 => cut_v4(pieces, packet, cuts),
+        ETHERTYPE_IPV6 => cut_v6(pieces, packet, cuts),
         _ => Err(DropReason::Malformed),
     }
 }
 
+/// Where the pieces of a packet go.
 struct Pieces<'a> {
     generated: &'a mut GeneratedFrames,
+    /// The link header of each.
     l2: &'a [u8],
     verdict: Verdict,
+    /// IPv6: of the datagram that the pieces belong to.
+    identification: u32,
 }
 
 impl Pieces<'_> {
@@ -207,7 +217,7 @@ fn blank_first_only_options(options: &mut [u8]) {
     }
 }
 
-fn cut_v6(pieces: &mut Pieces<'_>, packet: &[u8], cuts: &Cuts<'_>, identification: u32) -> Result<(), DropReason> {
+fn cut_v6(pieces: &mut Pieces<'_>, packet: &[u8], cuts: &Cuts<'_>) -> Result<(), DropReason> {
     let (ip, _) = Ipv6Header::ref_from_prefix(packet).map_err(|_| DropReason::Truncated)?;
     let packet_len = Ipv6Header::LEN + usize::from(ip.payload_len.get());
     let packet = packet.get(..packet_len).ok_or(DropReason::Truncated)?;
@@ -237,7 +247,7 @@ fn cut_v6(pieces: &mut Pieces<'_>, packet: &[u8], cuts: &Cuts<'_>, identificatio
             next_header: first_header,
             reserved: 0,
             offset_more: U16::new(at as u16 | more),
-            identification: U32::new(identification),
+            identification: U32::new(pieces.identification),
         };
         header
             .get_mut(before.len..)

@@ -1,27 +1,30 @@
-//! Stage 2 for fragments: the datagram is put together, goes the way of any packet, and leaves in pieces again.
+//! Stage 2, fragments: the datagram is put together, takes the path of any packet, and leaves in pieces again.
 //!
 //! In:  a fragment that may belong to one of our connections. Ports are in the first one only, which may come last.
 //! Out: [`Verdict::Consumed`] until the datagram is whole; then its pieces, rewritten, with the verdict of the whole.
-//!      Of an incomplete one the sender is told when its time is over. Fragments of others are the kernel's.
+//!      Of an incomplete one the sender gets an error when its time is over. Fragments of others are the kernel's.
+//!      Drops: `fragment_duplicate`, `fragment_overlap`, `fragment_timeout`, `fragment_malformed`.
 //! Never: keeps a buffer of the worker's, takes part of a datagram whose fragments overlap.
 //! Many workers: a hash of what fragments share says which one puts the datagram together; if another owns the
 //! connection, the pieces are handed over once more and put together there.
 //! Ref:  RFC 791 3.2, RFC 8200 4.5, RFC 5722; Linux net/ipv4/ip_fragment.c, nf_conntrack_reasm.c.
 
-use crate::address::{Address, Endpoint, FlowKey};
+use crate::address::{Address, FlowKey};
 use crate::frame::Frame;
-use crate::headers::{Flow, Headers};
-use crate::ipvs::conn::table::ConnTable;
+use crate::headers::Headers;
 use crate::limits::FRAGMENTS_PER_DATAGRAM_MAX;
 use crate::path::classify::is_balanced;
 use crate::path::fragments::cut::{self, Cuts};
+use crate::path::icmp::answer::Answer;
 use crate::path::icmp::build::IcmpError;
 use crate::path::icmp::{answer, relay};
 use crate::path::ownership;
+use crate::path::packet::{Origin, Packet};
 use crate::path::parse::{self, Parsed};
 use crate::path::slow_path;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp;
+use crate::worker_state::context::in_family;
 use crate::worker_state::context::{Context, Families};
 use crate::worker_state::reassembly::piece::Piece;
 use crate::worker_state::reassembly::{Assembled, Datagram, Reassembly};
@@ -31,21 +34,16 @@ const IPV6_MTU_MIN: u16 = 1_280;
 
 /// See the module.
 #[cold]
-pub(crate) fn fragment<F: Frame>(
+pub(crate) fn fragment<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     families: &mut Families,
-    headers: &Headers,
-    flow: &Flow,
-    frame: &mut F,
+    packet: &Packet<'_, A, F>,
 ) -> Verdict {
-    let concerns_us = match flow {
-        Flow::V4(key) => concerns_us(ctx, headers, key),
-        Flow::V6(key) => concerns_us(ctx, headers, key),
-    };
-    if !concerns_us {
+    if !concerns_us(ctx, &packet.headers, packet.key) {
         return Verdict::Punt;
     }
-    let piece = match Piece::read(frame.bytes(), headers, flow) {
+    let frame = packet.frame.bytes();
+    let piece = match Piece::read(frame, &packet.headers, packet.key) {
         Ok(piece) => piece,
         Err(reason) => return Verdict::Drop(reason),
     };
@@ -53,12 +51,12 @@ pub(crate) fn fragment<F: Frame>(
     if owner != ctx.ownership.worker && !ctx.ownership.is_handoff {
         return Verdict::Handoff(owner);
     }
-    // Handoff over by the worker that put it together: the connection is ours, whatever the tables say.
+    // Handed over by the worker that put it together: the connection is ours, whatever the tables say.
     let is_final = owner != ctx.ownership.worker;
     let Some(slot) = families.reassembly.slot(&piece.key, ctx.now) else {
         return Verdict::Drop(DropReason::FragmentMalformed);
     };
-    match families.reassembly.add(slot, frame.bytes(), &piece) {
+    match families.reassembly.add(slot, frame, &piece) {
         Ok(false) => Verdict::Consumed,
         Ok(true) => whole(ctx, families, slot, is_final),
         Err(reason) => Verdict::Drop(reason),
@@ -78,47 +76,50 @@ fn concerns_us<A: Address>(ctx: &Context<'_>, headers: &Headers, key: &FlowKey<A
 
 /// The datagram in `slot` is complete.
 fn whole(ctx: &mut Context<'_>, families: &mut Families, slot: usize, is_final: bool) -> Verdict {
-    let Families { v4, v6, reassembly } = families;
+    let mut reassembly = std::mem::take(&mut families.reassembly);
     let mut received = [0; FRAGMENTS_PER_DATAGRAM_MAX];
     let verdict = match reassembly.assemble(slot, &mut received) {
         Some(mut assembled) => {
-            let was_handed_over = std::mem::replace(&mut ctx.ownership.is_handoff, is_final);
-            ctx.reassembled = assembled.longest;
-            let verdict = match parse::parse(assembled.datagram.bytes()) {
-                Ok(Parsed::Ip(mut headers, flow)) => {
-                    headers.dont_fragment = assembled.dont_fragment;
-                    let datagram = &mut assembled.datagram;
-                    if is_balanced(headers.protocol) {
-                        match &flow {
-                            Flow::V4(key) => look_up(ctx, &mut v4.table, &headers, key, datagram),
-                            Flow::V6(key) => look_up(ctx, &mut v6.table, &headers, key, datagram),
-                        }
-                    } else {
-                        relay::icmp_error(ctx, &mut v4.table, &mut v6.table, &headers, &flow, datagram)
-                    }
-                }
-                Ok(Parsed::Other) => Verdict::Drop(DropReason::FragmentMalformed),
-                Err(reason) => Verdict::Drop(reason),
-            };
-            let longest = std::mem::take(&mut ctx.reassembled);
-            ctx.ownership.is_handoff = was_handed_over;
+            let was_handoff = std::mem::replace(&mut ctx.ownership.is_handoff, is_final);
+            let (verdict, longest) = process(ctx, families, &mut assembled);
+            ctx.ownership.is_handoff = was_handoff;
             leave(ctx, &assembled, longest, verdict)
         }
         None => Verdict::Drop(DropReason::FragmentMalformed),
     };
     reassembly.free(slot);
+    families.reassembly = reassembly;
     verdict
 }
 
-fn look_up<A: Address>(
-    ctx: &mut Context<'_>,
-    table: &mut ConnTable<A>,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    datagram: &mut Datagram<'_>,
-) -> Verdict {
-    let found = table.lookup(key);
-    slow_path::process(ctx, table, found, headers, key, datagram)
+/// What becomes of a whole datagram, and the bytes of the longest piece that it may leave in.
+fn process(ctx: &mut Context<'_>, families: &mut Families, assembled: &mut Assembled<'_>) -> (Verdict, u16) {
+    let longest = assembled.longest;
+    let (mut headers, flow) = match parse::parse(assembled.datagram.bytes()) {
+        Ok(Parsed::Ip(headers, flow)) => (headers, flow),
+        Ok(Parsed::Other) => return (Verdict::Drop(DropReason::FragmentMalformed), longest),
+        Err(reason) => return (Verdict::Drop(reason), longest),
+    };
+    headers.dont_fragment = assembled.dont_fragment;
+    in_family!(&flow, |key| {
+        let mut packet = Packet {
+            headers,
+            key,
+            frame: &mut assembled.datagram,
+            origin: Origin::Reassembled { longest },
+        };
+        let verdict = if is_balanced(headers.protocol) {
+            let table = &mut families.of(key).table;
+            let found = table.lookup(key);
+            slow_path::process(ctx, table, found, &mut packet)
+        } else {
+            relay::icmp_error(ctx, families, &mut packet)
+        };
+        let Origin::Reassembled { longest } = packet.origin else {
+            return (verdict, longest);
+        };
+        (verdict, longest)
+    })
 }
 
 /// Sends the pieces of a datagram with the verdict of the whole. Where they were cut stays only where it stays in
@@ -146,46 +147,42 @@ fn leave(ctx: &mut Context<'_>, assembled: &Assembled<'_>, longest: u16, verdict
     cut::in_pieces(ctx, frame, &cuts, verdict)
 }
 
-/// Gives up datagrams whose time is over; of those to the director itself the sender is told, when it has the
-/// first fragment to tell it by (RFC 792, RFC 4443 3.3).
+/// Gives up datagrams whose time is over; of those to the director itself the sender gets an error, when the
+/// first fragment came in (RFC 792, RFC 4443 3.3).
 pub(crate) fn expire(ctx: &mut Context<'_>, reassembly: &mut Reassembly) {
     while let Some(slot) = reassembly.next_expired(ctx.now) {
         if let Some(mut datagram) = reassembly.first_fragment(slot) {
-            tell_sender(ctx, &mut datagram);
+            answer_sender(ctx, &mut datagram);
         }
         reassembly.free(slot);
     }
 }
 
-fn tell_sender(ctx: &mut Context<'_>, datagram: &mut Datagram<'_>) {
+fn answer_sender(ctx: &mut Context<'_>, datagram: &mut Datagram<'_>) {
     let Ok(Parsed::Ip(headers, flow)) = parse::parse(datagram.bytes()) else {
         return;
     };
-    let verdict = match flow {
-        Flow::V4(key) => tell(ctx, &headers, &key, datagram),
-        Flow::V6(key) => tell(ctx, &headers, &key, datagram),
-    };
+    let verdict = in_family!(&flow, |key| time_exceeded(
+        ctx,
+        &mut Packet::whole(headers, key, datagram)
+    ));
     if matches!(verdict, Verdict::Transmit(_) | Verdict::Hold(_)) {
-        // Without room nobody is told, as without budget.
+        // Without space the sender gets no error, as without budget.
         let _ = ctx.out.generated.push(verdict, &[datagram.bytes()]);
     }
 }
 
-fn tell<A: Address>(
-    ctx: &mut Context<'_>,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    datagram: &mut Datagram<'_>,
-) -> Verdict {
-    if !ctx.snapshot.l3.is_local(key.dst.addr) {
-        return Verdict::Drop(DropReason::FragmentTimeout);
+fn time_exceeded<A: Address>(ctx: &mut Context<'_>, packet: &mut Packet<'_, A, Datagram<'_>>) -> Verdict {
+    let reason = DropReason::FragmentTimeout;
+    if !ctx.snapshot.l3.is_local(packet.key.dst.addr) {
+        return Verdict::Drop(reason);
     }
-    let key = FlowKey {
-        src: Endpoint::new(key.src.addr, 0),
-        ..*key
+    let answer = Answer {
+        error: IcmpError::ReassemblyTimeExceeded,
+        source: packet.key.dst.addr,
+        reason,
     };
-    let (error, reason) = (IcmpError::ReassemblyTimeExceeded, DropReason::FragmentTimeout);
-    answer::answer(ctx, headers, &key, datagram, error, key.dst.addr, reason)
+    answer::send(ctx, packet, &answer)
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@
 //! Out: the same buffer as an ICMP packet on its way to the sender, counted under the reason; or a drop
 //!      with that reason when the budget is used up or RFC 1122 3.2.2 / RFC 4443 2.4 forbid an answer.
 
-use crate::address::{Address, AddressFamily, Endpoint, FlowKey};
+use crate::address::{Address, AddressFamily, Endpoint};
 use crate::frame::Frame;
-use crate::headers::Headers;
-use crate::path::icmp::build::{self, IcmpError};
+use crate::path::icmp::build::{self, ErrorMessage, IcmpError};
 use crate::path::ownership;
+use crate::path::packet::{Origin, Packet};
 use crate::path::resolve::{self, RouteError};
 use crate::single_writer::SingleWriter;
 use crate::verdict::{DropReason, Verdict};
@@ -47,34 +47,46 @@ fn is_within_budget<A: Address>(ctx: &mut Context<'_>, to: A, error: IcmpError) 
     ctx.out.icmp_budget.take_for(ctx.now, hash, pause_ms)
 }
 
+/// How a packet is answered.
+#[derive(Clone, Copy)]
+pub(crate) struct Answer<A: Address> {
+    pub(crate) error: IcmpError,
+    /// In whose name.
+    pub(crate) source: A,
+    /// Why, and the reason of the drop when there can be no answer.
+    pub(crate) reason: DropReason,
+}
+
 /// See the module.
 #[cold]
-pub(crate) fn answer<A: Address, F: Frame>(
+pub(crate) fn send<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    frame: &mut F,
-    error: IcmpError,
-    source: A,
-    reason: DropReason,
+    packet: &mut Packet<'_, A, F>,
+    answer: &Answer<A>,
 ) -> Verdict {
-    if !is_within_budget(ctx, key.src.addr, error) {
+    let &Answer { error, source, reason } = answer;
+    let sender = packet.key.src.addr;
+    if !is_within_budget(ctx, sender, error) {
         return Verdict::Drop(reason);
     }
-    let next_hop = match resolve::route(ctx, key.src.addr.to_ip()) {
+    let next_hop = match resolve::route(ctx, sender.to_ip()) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local | RouteError::Unreachable | RouteError::Drop(_)) => return Verdict::Drop(reason),
     };
-    let identification = ctx.random.next_u32() as u16;
-    match build::icmp_error(frame, headers, error, source.to_ip(), identification) {
+    let message = ErrorMessage {
+        error,
+        source: source.to_ip(),
+        identification: ctx.random.next_u32() as u16,
+    };
+    match build::icmp_error(packet.frame, &packet.headers, &message) {
         Ok(()) => {
             ctx.own.icmp_errors.add(1);
             ctx.own.answer_packet(reason);
-            if ctx.reassembled != 0 {
+            if let Origin::Reassembled { longest } = &mut packet.origin {
                 // What stands in the datagram's place now is one packet and leaves as one.
-                ctx.reassembled = u16::MAX;
+                *longest = u16::MAX;
             }
-            resolve::depart_from(frame, resolve::L3_OFFSET, A::FAMILY, &next_hop)
+            resolve::depart_from(packet.frame, resolve::L3_OFFSET, A::FAMILY, &next_hop)
         }
         Err(_) => Verdict::Drop(reason),
     }

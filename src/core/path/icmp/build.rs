@@ -1,4 +1,4 @@
-//! Telling a sender why its packet goes no further.
+//! The bytes of an ICMP error.
 //!
 //! In:  a packet that cannot be forwarded. Out: in its place the ICMP or ICMPv6 error to its sender, from
 //!      offset 14 of the frame; where it goes out is the caller's to find.
@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use zerocopy::network_endian::{U16, U32};
+use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily};
@@ -35,7 +35,7 @@ const TOS_KEPT: u8 = 0x1e;
 pub enum IcmpError {
     /// No real server for its service.
     PortUnreachable,
-    /// No way to its real server.
+    /// No route to its real server.
     HostUnreachable,
     /// Too long to go on, and not to be fragmented.
     FragmentationNeeded {
@@ -71,25 +71,30 @@ struct Error6 {
     icmp: IcmpHeader,
 }
 
-/// Turns `frame` into the error that tells its sender about `error`, sent by `source`; its IP packet begins at
-/// offset 14 then. Quotes the packet as it stands in the frame. `identification` is for IPv4.
+/// What an error says and who sends it.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorMessage {
+    /// What is wrong with the packet.
+    pub error: IcmpError,
+    /// The sender of the error.
+    pub source: IpAddr,
+    /// Of an IPv4 header.
+    pub identification: u16,
+}
+
+/// Turns `frame` into the error about the packet in it, for that packet's sender. The IP packet begins at
+/// offset 14 then. The error quotes the packet as it stands in the frame.
 /// [`DropReason::IcmpForbidden`] for packets that must not be answered.
-pub fn icmp_error<F: Frame>(
-    frame: &mut F,
-    headers: &Headers,
-    error: IcmpError,
-    source: IpAddr,
-    identification: u16,
-) -> Result<(), DropReason> {
+pub fn icmp_error<F: Frame>(frame: &mut F, headers: &Headers, message: &ErrorMessage) -> Result<(), DropReason> {
     let sender = answerable_sender(frame.bytes(), headers).ok_or(DropReason::IcmpForbidden)?;
-    match (source, sender) {
+    match (message.source, sender) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let quoted_len = quote::<Error4, F>(frame, headers, ICMP4_ERROR_MAX)?;
-            fill_v4(frame.bytes_mut(), quoted_len, error, src, dst, identification)
+            fill_v4(frame.bytes_mut(), quoted_len, message, (src, dst))
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             let quoted_len = quote::<Error6, F>(frame, headers, ICMP6_ERROR_MAX)?;
-            fill_v6(frame.bytes_mut(), quoted_len, error, src, dst)
+            fill_v6(frame.bytes_mut(), quoted_len, message.error, (src, dst))
         }
         _ => Err(DropReason::IcmpForbidden),
     }
@@ -109,10 +114,8 @@ fn quote<H, F: Frame>(frame: &mut F, headers: &Headers, error_max: usize) -> Res
 fn fill_v4(
     frame: &mut [u8],
     quoted_len: usize,
-    error: IcmpError,
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
-    identification: u16,
+    message: &ErrorMessage,
+    (src, dst): (Ipv4Addr, Ipv4Addr),
 ) -> Result<(), DropReason> {
     let packet = frame.get_mut(EthernetHeader::LEN..).ok_or(DropReason::Truncated)?;
     let (headers, quoted) = Error4::mut_from_prefix(packet).map_err(|_| DropReason::Truncated)?;
@@ -121,7 +124,7 @@ fn fill_v4(
         version_ihl: VERSION_IHL_WITHOUT_OPTIONS,
         tos: (original.tos & TOS_KEPT) | PRECEDENCE,
         total_len: U16::new((size_of::<Error4>() + quoted_len) as u16),
-        identification: U16::new(identification),
+        identification: U16::new(message.identification),
         flags_offset: U16::ZERO,
         ttl: TTL,
         protocol: icmp::PROTOCOL_V4,
@@ -130,7 +133,7 @@ fn fill_v4(
         dst: Addr4(dst.octets()),
     };
     headers.ip.fill_plain_checksum();
-    headers.icmp = header_v4(error);
+    headers.icmp = header_v4(message.error);
     let sum = checksum::add(checksum::sum(headers.icmp.as_bytes()), checksum::sum(quoted));
     headers.icmp.checksum = U16::new(!sum);
     Ok(())
@@ -140,8 +143,7 @@ fn fill_v6(
     frame: &mut [u8],
     quoted_len: usize,
     error: IcmpError,
-    src: Ipv6Addr,
-    dst: Ipv6Addr,
+    (src, dst): (Ipv6Addr, Ipv6Addr),
 ) -> Result<(), DropReason> {
     let packet = frame.get_mut(EthernetHeader::LEN..).ok_or(DropReason::Truncated)?;
     let (headers, quoted) = Error6::mut_from_prefix(packet).map_err(|_| DropReason::Truncated)?;
@@ -174,12 +176,7 @@ fn header_v4(error: IcmpError) -> IcmpHeader {
         IcmpError::ReassemblyTimeExceeded => (icmp::V4_TIME_EXCEEDED, icmp::CODE_REASSEMBLY, 0),
         IcmpError::Relayed { kind, code, rest } => (kind, code, rest),
     };
-    IcmpHeader {
-        kind,
-        code,
-        checksum: U16::ZERO,
-        rest: U32::new(rest),
-    }
+    IcmpHeader::new(kind, code, rest)
 }
 
 fn header_v6(error: IcmpError) -> IcmpHeader {
@@ -191,12 +188,7 @@ fn header_v6(error: IcmpError) -> IcmpHeader {
         IcmpError::ReassemblyTimeExceeded => (icmp::V6_TIME_EXCEEDED, icmp::CODE_REASSEMBLY, 0),
         IcmpError::Relayed { kind, code, rest } => (kind, code, rest),
     };
-    IcmpHeader {
-        kind,
-        code,
-        checksum: U16::ZERO,
-        rest: U32::new(rest),
-    }
+    IcmpHeader::new(kind, code, rest)
 }
 
 /// The sender of a packet that may be answered by an error (RFC 1122 3.2.2, RFC 4443 2.4 e): not itself an

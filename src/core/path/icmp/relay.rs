@@ -1,93 +1,86 @@
-//! Stage 2 for ICMP: an error about one of our connections goes on to the other end of it.
+//! Stage 2, ICMP: an error about one of our connections goes on to the other end of it.
 //!
 //! In:  an ICMP or ICMPv6 error that quotes a packet of a connection, from either side, from the end itself or
-//!      a router on the way; or one that quotes a packet which we wrapped for a tunnel.
-//! Out: NAT, FULLNAT: the error with outer and quoted addresses and ports rewritten; DR, TUN: forwarded like
-//!      the connection's packets; about a tunnel: the error to the client. Others are the kernel's.
-//!      With `schedule_icmp` one about no connection may begin it.
+//!      a router on the way; or one that quotes a packet which the director put into a tunnel.
+//! Out: NAT, FULLNAT: the error with the addresses and ports of both packets rewritten; DR, TUN: forwarded like
+//!      the connection's packets; about a tunnel: see [`relay_tunnel`]. Others are the kernel's.
+//!      With `schedule_icmp` one about no connection may begin it. Drops: `icmp_checksum`, `real_server_gone`,
+//!      `no_route`, `ttl_expired`, `mtu_exceeded`, `no_real_server`.
 //! Never: changes a connection's state or keeps it alive.
 //! Ref:  RFC 792, RFC 4443; Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_in_icmp`, `ip_vs_out_icmp`, `ip_vs_nat_icmp`.
 
 use zerocopy::FromBytes;
 use zerocopy::network_endian::U16;
 
-use crate::address::{Addr4, Addr6, Address, AddressFamily, Endpoint, FlowKey};
+use crate::address::{Address, AddressFamily, Endpoint, FlowKey};
 use crate::frame::Frame;
-use crate::headers::{Flow, Headers};
+use crate::headers::Headers;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::limits::TIMEOUT_STATELESS_MS;
 use crate::path::admit::{self, Admission};
-use crate::path::client_address;
 use crate::path::forward::{rewrite, tunnel};
 use crate::path::fragments::cut;
 use crate::path::icmp::relay_tunnel;
-use crate::path::ownership;
+use crate::path::packet::Packet;
 use crate::path::parse::{Embedded, embedded};
-use crate::path::resolve::{self, NextHop, RouteError};
-use crate::path::schedule::{self, Refusal};
+use crate::path::resolve::{self, NextHop, RouteError, ToServer};
+use crate::path::schedule::{self, Opening, Refusal};
+use crate::path::{client_address, ownership};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::{checksum, tcp};
-use crate::worker_state::context::Context;
+use crate::worker_state::context::{Context, Families, InFamilies};
+
+/// An ICMP error, whose own flow is the packet's key, and the packet that it quotes.
+pub(crate) struct Relayed<'e, 'p, A: Address, F> {
+    pub(crate) packet: &'e mut Packet<'p, A, F>,
+    pub(crate) quoted: Embedded,
+    /// The flow of an answer to the quoted packet.
+    pub(crate) reply: FlowKey<A>,
+}
+
+impl<'e, 'p, A: InFamilies, F: Frame> Relayed<'e, 'p, A, F> {
+    /// `None` when the packet is no ICMP error, or one that only the kernel's stack looks at.
+    pub(crate) fn of(packet: &'e mut Packet<'p, A, F>) -> Option<Self> {
+        let quoted = embedded(packet.frame.bytes(), &packet.headers)?;
+        if !is_passed_on(packet.frame.bytes(), &packet.headers) {
+            return None;
+        }
+        let reply = *A::key(&quoted.reply)?;
+        Some(Self { packet, quoted, reply })
+    }
+}
 
 /// See the module.
 #[cold]
-pub(crate) fn icmp_error<F: Frame>(
+pub(crate) fn icmp_error<A: InFamilies, F: Frame>(
     ctx: &mut Context<'_>,
-    v4: &mut ConnTable<Addr4>,
-    v6: &mut ConnTable<Addr6>,
-    headers: &Headers,
-    outer: &Flow,
-    frame: &mut F,
+    families: &mut Families,
+    packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
-    let Some(quoted) = embedded(frame.bytes(), headers).filter(|_| is_passed_on(frame.bytes(), headers)) else {
+    let Some(mut error) = Relayed::of(packet) else {
         return Verdict::Punt;
     };
-    let known = match &quoted.reply {
-        Flow::V4(key) => about(ctx, v4, headers, &quoted, key, frame)
-            .or_else(|| relay_tunnel::about_tunnel(ctx, v4, headers, &quoted, frame)),
-        Flow::V6(key) => about(ctx, v6, headers, &quoted, key, frame),
-    };
-    let decided = known.or_else(|| match (outer, &quoted.reply) {
-        _ if !ctx.snapshot.sysctls.schedule_icmp => None,
-        (Flow::V4(outer), Flow::V4(key)) => begin(
-            ctx,
-            v4,
-            &Related {
-                headers,
-                quoted,
-                outer,
-                key,
-            },
-            frame,
-        ),
-        (Flow::V6(outer), Flow::V6(key)) => begin(
-            ctx,
-            v6,
-            &Related {
-                headers,
-                quoted,
-                outer,
-                key,
-            },
-            frame,
-        ),
-        _ => None,
-    });
-    decided.unwrap_or(Verdict::Punt)
+    about(ctx, &mut A::family(families).table, &mut error)
+        .or_else(|| relay_tunnel::about_tunnel(ctx, &mut families.v4.table, &mut error))
+        .or_else(|| begin(ctx, &mut A::family(families).table, &mut error))
+        .unwrap_or(Verdict::Punt)
 }
 
-/// An error about a connection that nobody knows.
-struct Related<'a, A: Address> {
-    headers: &'a Headers,
-    quoted: Embedded,
-    /// The flow of the error itself.
-    outer: &'a FlowKey<A>,
-    /// The flow of the client that it is about.
-    key: &'a FlowKey<A>,
+/// `None` when the quoted packet is of no connection, here or on another worker.
+fn about<A: Address, F: Frame>(
+    ctx: &mut Context<'_>,
+    table: &mut ConnTable<A>,
+    error: &mut Relayed<'_, '_, A, F>,
+) -> Option<Verdict> {
+    match table.lookup(&error.reply) {
+        Some((index, Direction::Inbound)) => Some(to_server(ctx, table, index, error)),
+        Some((index, Direction::Outbound)) => Some(to_client(ctx, table, index, error)),
+        None => ownership::other_owner(ctx, &error.reply).map(Verdict::Handoff),
+    }
 }
 
 /// With `schedule_icmp` an error may begin the connection that it is about. The protocol's machine does not
@@ -95,33 +88,31 @@ struct Related<'a, A: Address> {
 fn begin<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
-    error: &Related<'_, A>,
-    frame: &mut F,
+    error: &mut Relayed<'_, '_, A, F>,
 ) -> Option<Verdict> {
-    let Related {
-        headers,
-        quoted,
-        outer,
-        key,
-    } = error;
-    if !Embedded::has_ports(quoted.protocol) {
+    if !ctx.snapshot.sysctls.schedule_icmp || !Embedded::has_ports(error.quoted.protocol) {
         return None;
     }
-    let service = match admit::admit_error(ctx, outer, key)? {
+    let service = match admit::admit_error(ctx, error.packet.key, &error.reply)? {
         Admission::Schedule(service) => service,
         Admission::Decided(verdict) => return Some(verdict),
         Admission::Refuse => return None,
     };
-    let index = match schedule::begin(ctx, table, service, headers, key) {
+    let opening = Opening {
+        service,
+        headers: &error.packet.headers,
+        key: &error.reply,
+    };
+    let index = match schedule::begin(ctx, table, &opening) {
         Ok(index) => index,
-        // Nobody is told about an error (`ip_vs_leave`).
+        // An error is not answered (`ip_vs_leave`).
         Err(Refusal::NoServer) => return Some(Verdict::Drop(DropReason::NoRealServer)),
         Err(Refusal::Drop(reason)) => return Some(Verdict::Drop(reason)),
     };
     let conn = table.conn_mut(index);
     conn.state = 0;
     table.set_timeout(index, TIMEOUT_STATELESS_MS, ctx.now);
-    let verdict = to_server(ctx, table, index, headers, quoted, frame);
+    let verdict = to_server(ctx, table, index, error);
     schedule::end_one_packet(ctx, table, index);
     Some(verdict)
 }
@@ -135,22 +126,6 @@ pub(crate) fn is_passed_on(frame: &[u8], headers: &Headers) -> bool {
             Some(icmp::V4_UNREACHABLE | icmp::V4_SOURCE_QUENCH | icmp::V4_TIME_EXCEEDED)
         ),
         AddressFamily::Ipv6 => true,
-    }
-}
-
-/// `None` when the quoted packet is of no connection, here or on another worker.
-fn about<A: Address, F: Frame>(
-    ctx: &mut Context<'_>,
-    table: &mut ConnTable<A>,
-    headers: &Headers,
-    quoted: &Embedded,
-    key: &FlowKey<A>,
-    frame: &mut F,
-) -> Option<Verdict> {
-    match table.lookup(key) {
-        Some((index, Direction::Inbound)) => Some(to_server(ctx, table, index, headers, quoted, frame)),
-        Some((index, Direction::Outbound)) => Some(to_client(ctx, table, index, headers, quoted, frame)),
-        None => ownership::other_owner(ctx, key).map(Verdict::Handoff),
     }
 }
 
@@ -174,11 +149,10 @@ fn to_server<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     index: ConnIndex,
-    headers: &Headers,
-    quoted: &Embedded,
-    frame: &mut F,
+    error: &mut Relayed<'_, '_, A, F>,
 ) -> Verdict {
-    if !is_checksum_right(frame.bytes(), headers) {
+    let Relayed { packet, quoted: _, .. } = error;
+    if !is_checksum_right(packet.frame.bytes(), &packet.headers) {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     let conn = table.conn_mut(index);
@@ -186,28 +160,31 @@ fn to_server<A: Address, F: Frame>(
     let Some(slot) = ctx.snapshot.services.real_server(id).filter(|slot| slot.available) else {
         return Verdict::Drop(DropReason::RealServerGone);
     };
-    ctx.own
-        .server(id)
-        .count(Direction::Inbound, headers.packet_len() as u64);
-    let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, slot.server.addr) {
+    ctx.count(conn, Direction::Inbound, packet.headers.packet_len());
+    let server = &slot.server;
+    let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, server.addr) {
         Ok(next_hop) => next_hop,
-        Err(RouteError::Local) => return to_local_server(conn, headers, quoted, frame.bytes_mut()),
+        Err(RouteError::Local) => return to_local_server(conn, error),
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
         Err(RouteError::Unreachable) => return Verdict::Drop(DropReason::NoRoute),
     };
-    if headers.ttl <= 1 {
+    if packet.headers.ttl <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
     match conn.mode() {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
-            rewrite::decrement_ttl(frame.bytes_mut(), headers);
-            translate(frame.bytes_mut(), headers, quoted, &ends_at_server(conn));
-            depart(ctx, headers, frame, A::FAMILY, &next_hop)
+            rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
+            error.translate(&ends_at_server(conn));
+            depart(ctx, error.packet, &next_hop)
         }
-        ForwardingMode::Tunnel => tunnel::send(ctx, headers, frame, conn, &slot.server, &next_hop),
+        ForwardingMode::Tunnel => {
+            let mtu = tunnel::mtu(ctx, server, &next_hop);
+            let to = ToServer { server, next_hop, mtu };
+            tunnel::send(ctx, conn, packet, &to)
+        }
         ForwardingMode::DirectRouting | ForwardingMode::Local => {
-            rewrite::decrement_ttl(frame.bytes_mut(), headers);
-            depart(ctx, headers, frame, A::FAMILY, &next_hop)
+            rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
+            depart(ctx, packet, &next_hop)
         }
     }
 }
@@ -223,9 +200,9 @@ fn ends_at_server<A: Address>(conn: &Conn<A>) -> NewEnds<A> {
 }
 
 /// To a server that is the director itself, whose stack knows the connection by its rewritten ends.
-fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, quoted: &Embedded, frame: &mut [u8]) -> Verdict {
+fn to_local_server<A: Address, F: Frame>(conn: &Conn<A>, error: &mut Relayed<'_, '_, A, F>) -> Verdict {
     if conn.mode() == ForwardingMode::Nat {
-        translate(frame, headers, quoted, &ends_at_server(conn));
+        error.translate(&ends_at_server(conn));
     }
     Verdict::Punt
 }
@@ -235,9 +212,7 @@ fn to_client<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     index: ConnIndex,
-    headers: &Headers,
-    quoted: &Embedded,
-    frame: &mut F,
+    error: &mut Relayed<'_, '_, A, F>,
 ) -> Verdict {
     let conn = table.conn_mut(index);
     let next_hop = match resolve::next_hop(ctx, conn, Direction::Outbound, conn.client.addr.to_ip()) {
@@ -245,56 +220,31 @@ fn to_client<A: Address, F: Frame>(
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
         Err(RouteError::Local | RouteError::Unreachable) => return Verdict::Drop(DropReason::NoRoute),
     };
-    if headers.ttl <= 1 {
+    let packet = &mut *error.packet;
+    if packet.headers.ttl <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
-    if !is_checksum_right(frame.bytes(), headers) {
+    if !is_checksum_right(packet.frame.bytes(), &packet.headers) {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
-    count_out(ctx, conn, headers.packet_len());
-    rewrite::decrement_ttl(frame.bytes_mut(), headers);
-    translate_to_client(frame.bytes_mut(), headers, quoted, conn);
-    depart(ctx, headers, frame, A::FAMILY, &next_hop)
+    ctx.count(conn, Direction::Outbound, packet.headers.packet_len());
+    rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
+    error.translate_to_client(conn);
+    depart(ctx, error.packet, &next_hop)
 }
 
-/// An error about what was sent to the real server of `conn`, as the client is to see it.
-pub(crate) fn translate_to_client<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded, conn: &Conn<A>) {
-    if conn.proxy_header_len != 0
-        && quoted.protocol == tcp::PROTOCOL
-        && let Some(segment) = frame.get_mut(usize::from(quoted.l4_offset)..)
-    {
-        client_address::quoted_sequence(conn, segment);
-    }
-    let ends = NewEnds {
-        src: Some(conn.virt.addr),
-        dst: conn.client.addr,
-        quoted_src: conn.client,
-        quoted_dst: conn.virt,
-    };
-    translate(frame, headers, quoted, &ends);
-}
-
-/// Counts a packet that goes to the client in the connection's name.
-pub(crate) fn count_out<A: Address>(ctx: &Context<'_>, conn: &Conn<A>, packet_len: usize) {
-    ctx.own
-        .server(conn.real_server)
-        .count(Direction::Outbound, packet_len as u64);
-}
-
-fn depart<F: Frame>(
+fn depart<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
-    headers: &Headers,
-    frame: &mut F,
-    family: AddressFamily,
+    packet: &mut Packet<'_, A, F>,
     next_hop: &NextHop<'_>,
 ) -> Verdict {
-    let is_oversize = headers.packet_len() > usize::from(next_hop.hop.mtu);
-    if is_oversize && headers.dont_fragment {
+    let is_oversize = packet.headers.packet_len() > usize::from(next_hop.hop.mtu);
+    if is_oversize && packet.headers.dont_fragment {
         return Verdict::Drop(DropReason::MtuExceeded);
     }
-    let verdict = resolve::depart(frame, headers, family, next_hop);
+    let verdict = resolve::depart(packet, next_hop);
     if is_oversize {
-        cut::to_fit(ctx, frame.bytes(), next_hop.hop.mtu, verdict)
+        cut::to_fit(ctx, packet, next_hop.hop.mtu, verdict)
     } else {
         verdict
     }
@@ -309,34 +259,46 @@ struct NewEnds<A: Address> {
     quoted_dst: Endpoint<A>,
 }
 
-/// Rewrites outer and quoted packet. The upper checksum of the quoted packet stays
-/// as it is, like in the kernel: whoever reads it looks at the ports only.
-fn translate<A: Address>(frame: &mut [u8], headers: &Headers, quoted: &Embedded, ends: &NewEnds<A>) {
-    rewrite::set_addresses(frame, headers.l3_offset, ends.src, ends.dst);
-    rewrite::set_addresses(
-        frame,
-        quoted.l3_offset,
-        Some(ends.quoted_src.addr),
-        ends.quoted_dst.addr,
-    );
-    if Embedded::has_ports(quoted.protocol) {
-        let (src, dst) = (ends.quoted_src.port, ends.quoted_dst.port);
-        set_ports(frame, quoted.l4_offset, headers.packet_end, src, dst);
+impl<A: Address, F: Frame> Relayed<'_, '_, A, F> {
+    /// An error about what was sent to the real server of `conn`, as the client is to see it.
+    pub(crate) fn translate_to_client(&mut self, conn: &Conn<A>) {
+        if conn.proxy_header_len != 0
+            && self.quoted.protocol == tcp::PROTOCOL
+            && let Some(segment) = self
+                .packet
+                .frame
+                .bytes_mut()
+                .get_mut(usize::from(self.quoted.l4_offset)..)
+        {
+            client_address::quoted_sequence(conn, segment);
+        }
+        self.translate(&NewEnds {
+            src: Some(conn.virt.addr),
+            dst: conn.client.addr,
+            quoted_src: conn.client,
+            quoted_dst: conn.virt,
+        });
     }
-    if A::FAMILY == AddressFamily::Ipv4 {
-        Ipv4Header::fill_checksum_at(frame, headers.l3_offset);
-        Ipv4Header::fill_checksum_at(frame, quoted.l3_offset);
-    }
-    fill_checksum(frame, headers);
-}
 
-/// Writes the two ports at `l4_offset` of a packet that ends at `end`, if it has that many bytes.
-pub(crate) fn set_ports(frame: &mut [u8], l4_offset: u16, end: u16, src: u16, dst: u16) {
-    if let Some(segment) = frame.get_mut(usize::from(l4_offset)..usize::from(end))
-        && let Some((ports, _)) = segment.split_first_chunk_mut::<4>()
-    {
-        let ([src_high, src_low], [dst_high, dst_low]) = (src.to_be_bytes(), dst.to_be_bytes());
-        ports.copy_from_slice(&[src_high, src_low, dst_high, dst_low]);
+    /// Rewrites the error and the quoted packet. The upper checksum of the quoted packet stays
+    /// as it is, like in the kernel: whoever reads it looks at the ports only.
+    fn translate(&mut self, ends: &NewEnds<A>) {
+        let (headers, quoted) = (&self.packet.headers, &self.quoted);
+        let frame = self.packet.frame.bytes_mut();
+        rewrite::set_addresses(frame, headers.l3_offset, ends.src, ends.dst);
+        let (src, dst) = (ends.quoted_src, ends.quoted_dst);
+        rewrite::set_addresses(frame, quoted.l3_offset, Some(src.addr), dst.addr);
+        let segment = usize::from(quoted.l4_offset)..usize::from(headers.packet_end);
+        if Embedded::has_ports(quoted.protocol)
+            && let Some(segment) = frame.get_mut(segment)
+        {
+            rewrite::set_ports(segment, src.port, dst.port);
+        }
+        if A::FAMILY == AddressFamily::Ipv4 {
+            Ipv4Header::fill_checksum_at(frame, headers.l3_offset);
+            Ipv4Header::fill_checksum_at(frame, quoted.l3_offset);
+        }
+        fill_checksum(frame, headers);
     }
 }
 

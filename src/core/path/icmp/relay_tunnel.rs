@@ -1,4 +1,4 @@
-//! Stage 2 for ICMP, tunnels: a router on the way to a real server refused a packet that we wrapped.
+//! Stage 2, ICMP about tunnels: a router on the path to a real server refused a packet that we put into a tunnel.
 //!
 //! In:  an ICMP error sent to the director, quoting an outer packet with enough of the inner one in it.
 //! Out: the same error about the inner packet, to its client, in the name of the VIP; a path MTU learned.
@@ -10,15 +10,20 @@ use zerocopy::FromBytes;
 use crate::address::{Addr4, Address, AddressFamily, FlowKey};
 use crate::frame::Frame;
 use crate::headers::{Flow, Fragment, Headers};
+use crate::ipvs::conn::Conn;
 use crate::ipvs::conn::Direction;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::forwarding::ForwardingMode;
+use crate::ipvs::real_server::RealServer;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::path::forward::tunnel;
-use crate::path::forward::tunnel::encapsulate::{self, PROTOCOL_IPV4};
+use crate::path::forward::tunnel::encapsulate::PROTOCOL_IPV4;
+use crate::path::icmp::answer::Answer;
 use crate::path::icmp::build::IcmpError;
+use crate::path::icmp::relay::Relayed;
 use crate::path::icmp::{answer, relay};
 use crate::path::ownership;
+use crate::path::packet::Packet;
 use crate::path::parse::{Embedded, quoted_v4};
 use crate::path::resolve;
 use crate::verdict::{DropReason, Verdict};
@@ -30,16 +35,18 @@ use crate::wire::ipv4::Ipv4Header;
 use crate::wire::udp::{self, UdpHeader};
 use crate::worker_state::context::Context;
 
-/// See the module. `outer` is the packet that `frame` quotes; `None` when it is not of a tunnel.
-pub(crate) fn about_tunnel<F: Frame>(
+/// See the module. `None` when the quoted packet is not of a tunnel.
+pub(crate) fn about_tunnel<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<Addr4>,
-    headers: &Headers,
-    outer: &Embedded,
-    frame: &mut F,
+    relayed: &mut Relayed<'_, '_, A, F>,
 ) -> Option<Verdict> {
-    let error = TunnelError::read(frame.bytes(), headers, outer)?;
-    if !ctx.snapshot.l3.is_local(error.told) {
+    if A::FAMILY != AddressFamily::Ipv4 {
+        return None;
+    }
+    let Relayed { packet, quoted, .. } = relayed;
+    let error = TunnelError::read(packet.frame.bytes(), &packet.headers, quoted)?;
+    if !ctx.snapshot.l3.is_local(error.director) {
         return None;
     }
     let Some((index, Direction::Inbound)) = table.lookup(&error.key) else {
@@ -52,48 +59,36 @@ pub(crate) fn about_tunnel<F: Frame>(
     }) else {
         return Some(Verdict::Punt);
     };
-    if !relay::is_checksum_right(frame.bytes(), headers) {
+    if !relay::is_checksum_right(packet.frame.bytes(), &packet.headers) {
         return Some(Verdict::Drop(DropReason::IcmpChecksum));
     }
-    let IcmpHeader { kind, code, rest, .. } = error.message;
-    let mut rest = rest.get();
-    if (kind, code) == (icmp::V4_UNREACHABLE, icmp::V4_CODE_FRAGMENTATION_NEEDED) {
-        let Ok(next_hop) = resolve::next_hop(ctx, conn, Direction::Inbound, server.addr) else {
-            return Some(Verdict::Drop(DropReason::TunnelPath));
-        };
-        let overhead = encapsulate::overhead(server.tunnel, AddressFamily::Ipv4);
-        // RFC 1191 4: the low half.
-        let mtu = ctx
-            .l3_memory
-            .path_mtus
-            .learn(server.addr, rest as u16, next_hop.hop.mtu, ctx.now);
-        if !error.inner.dont_fragment {
-            return Some(Verdict::Drop(DropReason::TunnelPath));
-        }
-        rest = u32::from(tunnel::mtu_for_client(mtu, overhead));
-    }
-    let relayed = IcmpError::Relayed { kind, code, rest };
-    let quoted_len = error.inner.packet_len();
-    let vip = error.key.dst.addr;
-    let verdict = answer::answer(
-        ctx,
-        &error.inner,
-        &error.key,
-        frame,
-        relayed,
-        vip,
-        DropReason::TunnelPath,
-    );
+    let Some(error_to_client) = error.for_client(ctx, conn, server) else {
+        return Some(Verdict::Drop(DropReason::TunnelPath));
+    };
+    let answer = Answer {
+        error: error_to_client,
+        source: error.key.dst.addr,
+        reason: DropReason::TunnelPath,
+    };
+    let mut inner = Packet {
+        headers: error.inner,
+        key: &error.key,
+        frame: &mut *packet.frame,
+        origin: packet.origin,
+    };
+    let verdict = answer::send(ctx, &mut inner, &answer);
+    packet.origin = inner.origin;
     if !matches!(verdict, Verdict::Drop(_)) {
         // tun_icmp_outer: the kernel counts what it quotes as well as what it sends.
-        relay::count_out(ctx, table.conn_mut(index), quoted_len);
-        relay::count_out(ctx, table.conn_mut(index), answer::sent_len(frame.bytes()));
+        let conn = table.conn(index);
+        ctx.count(conn, Direction::Outbound, error.inner.packet_len());
+        ctx.count(conn, Direction::Outbound, answer::sent_len(packet.frame.bytes()));
     }
     Some(verdict)
 }
 
-/// A packet that we wrapped never left: the kernel's error about it reaches the director itself, which counts the
-/// packet inside as one to the client and tells nobody, for too little of it is quoted.
+/// A packet that we put into a tunnel never left: the kernel's error about it reaches the director itself, which counts
+/// the packet inside as one to the client and sends nothing, for too little of it is quoted.
 pub(crate) fn count_undelivered(ctx: &Context<'_>, table: &ConnTable<Addr4>, headers: &Headers, frame: &[u8]) {
     let outer = Embedded {
         reply: Flow::V4(FlowKey::default()),
@@ -108,15 +103,15 @@ pub(crate) fn count_undelivered(ctx: &Context<'_>, table: &ConnTable<Addr4>, hea
         && let Some((index, Direction::Inbound)) = table.lookup(&key)
     {
         let len = headers.packet_end.saturating_sub(inner.l3_offset);
-        relay::count_out(ctx, table.conn(index), usize::from(len));
+        ctx.count(table.conn(index), Direction::Outbound, usize::from(len));
     }
 }
 
 /// What an error about a tunnel says.
 struct TunnelError {
     message: IcmpHeader,
-    /// The director's address that was told.
-    told: Addr4,
+    /// The director's address that the error was sent to.
+    director: Addr4,
     /// The real server's end of the tunnel.
     end: Addr4,
     protocol: u8,
@@ -139,7 +134,7 @@ impl TunnelError {
         let message = frame.get(usize::from(headers.l4_offset)..)?;
         Some(Self {
             message: *IcmpHeader::ref_from_prefix(message).ok()?.0,
-            told: header_at(frame, headers.l3_offset)?.dst,
+            director: header_at(frame, headers.l3_offset)?.dst,
             end: header_at(frame, outer.l3_offset)?.dst,
             protocol: outer.protocol,
             port,
@@ -161,6 +156,27 @@ impl TunnelError {
                 protocol: inner.protocol,
             },
         })
+    }
+
+    /// What the client is sent, as if a router had said it about the client's own packet; a path MTU is learned.
+    /// `None` where the kernel sends nothing.
+    fn for_client(&self, ctx: &mut Context<'_>, conn: &mut Conn<Addr4>, server: &RealServer) -> Option<IcmpError> {
+        let IcmpHeader { kind, code, rest, .. } = self.message;
+        let mut rest = rest.get();
+        if (kind, code) == (icmp::V4_UNREACHABLE, icmp::V4_CODE_FRAGMENTATION_NEEDED) {
+            let next_hop = resolve::next_hop(ctx, conn, Direction::Inbound, server.addr).ok()?;
+            // RFC 1191 4: the low half.
+            let (quoted_mtu, link_mtu) = (rest as u16, next_hop.hop.mtu);
+            let mtu = ctx
+                .l3_memory
+                .path_mtus
+                .learn(server.addr, quoted_mtu, link_mtu, ctx.now);
+            if !self.inner.dont_fragment {
+                return None;
+            }
+            rest = u32::from(tunnel::mtu_for_client(mtu, tunnel::overhead(server)));
+        }
+        Some(IcmpError::Relayed { kind, code, rest })
     }
 
     const fn is_of(&self, kind: TunnelKind) -> bool {

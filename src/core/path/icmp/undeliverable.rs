@@ -1,4 +1,4 @@
-//! Beside the packets' way: a packet waited for its next hop in vain, and its sender is told.
+//! Beside the packets' path: the neighbour that a packet waited for did not answer, and its sender gets an error.
 //!
 //! In:  a held frame, complete but for its MAC addresses.
 //! Out: in its place ICMP host unreachable about the packet as its sender knows it: to the client in the name of
@@ -6,37 +6,43 @@
 //! Never: changes a connection.
 //! Ref:  Linux net/ipv4/route.c `ipv4_link_failure`; the error goes through ip_vs_core.c `ip_vs_out_icmp`, `ip_vs_in_icmp`.
 
-use crate::address::{Address, AddressFamily, Endpoint, FlowKey};
+use crate::address::{Address, AddressFamily, FlowKey};
 use crate::frame::Frame;
-use crate::headers::{Flow, Fragment, Headers};
+use crate::headers::{Fragment, Headers};
+use crate::ipvs::conn::Direction;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::l3::DeviceId;
 use crate::path::classify::is_balanced;
 use crate::path::forward::rewrite;
+use crate::path::icmp::answer::Answer;
 use crate::path::icmp::build::IcmpError;
-use crate::path::icmp::{answer, relay, relay_tunnel};
+use crate::path::icmp::{answer, relay_tunnel};
+use crate::path::packet::Packet;
 use crate::path::parse::{Parsed, parse};
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ipv4::Ipv4Header;
-use crate::worker_state::WorkerState;
 use crate::worker_state::context::Context;
+use crate::worker_state::context::in_family;
+use crate::worker_state::{Arrival, WorkerState};
 
 /// See the module. `device` is that of the silent neighbour.
 #[cold]
 pub fn give_up<F: Frame>(worker: &mut WorkerState, device: DeviceId, now: Tick, frame: &mut F) -> Verdict {
-    let (mut ctx, families) = worker.context(device, now, true);
+    let (mut ctx, families) = worker.context(Arrival::handoff(device, now));
     let Ok(Parsed::Ip(headers, flow)) = parse(frame.bytes()) else {
         return Verdict::Drop(DropReason::NeighbourFailed);
     };
-    let told = match &flow {
-        _ if !is_balanced(headers.protocol) || headers.fragment == Fragment::Later => None,
-        Flow::V4(key) => tell(&mut ctx, &mut families.v4.table, &headers, key, frame),
-        Flow::V6(key) => tell(&mut ctx, &mut families.v6.table, &headers, key, frame),
+    let answered = if is_balanced(headers.protocol) && headers.fragment != Fragment::Later {
+        in_family!(&flow, |key| {
+            let mut packet = Packet::whole(headers, key, frame);
+            answer_sender(&mut ctx, &families.of(key).table, &mut packet)
+        })
+    } else {
+        None
     };
-    told.unwrap_or_else(|| {
+    answered.unwrap_or_else(|| {
         if headers.family == AddressFamily::Ipv4 {
             relay_tunnel::count_undelivered(&ctx, &families.v4.table, &headers, frame.bytes());
         }
@@ -45,74 +51,70 @@ pub fn give_up<F: Frame>(worker: &mut WorkerState, device: DeviceId, now: Tick, 
 }
 
 /// `None` when the packet is of no connection.
-fn tell<A: Address, F: Frame>(
+fn answer_sender<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
-    table: &mut ConnTable<A>,
-    headers: &Headers,
-    key: &FlowKey<A>,
-    frame: &mut F,
+    table: &ConnTable<A>,
+    packet: &mut Packet<'_, A, F>,
 ) -> Option<Verdict> {
-    let back = key.reversed();
-    let (error, reason) = (IcmpError::HostUnreachable, DropReason::NeighbourFailed);
-    match table.lookup(&back) {
+    let back = packet.key.reversed();
+    // As the packet was received, whom the error is from, and whom the error is counted for.
+    let (conn, sent, source, direction) = match table.lookup(&back) {
         Some((index, Direction::Outbound)) => {
             let conn = table.conn(index);
-            let (sent, vip) = (conn.inbound_key(), conn.virt.addr);
-            set_ends(frame.bytes_mut(), headers, sent.src, sent.dst);
-            let verdict = answer::answer(ctx, headers, &sent, frame, error, vip, reason);
-            count_to_client(ctx, conn, frame, verdict);
-            Some(verdict)
+            (conn, conn.inbound_key(), conn.virt.addr, Direction::Outbound)
         }
         Some((index, Direction::Inbound)) => {
             let conn = table.conn(index);
-            let sent = conn.outbound_key();
             let speaker = if conn.local == conn.client {
                 conn.virt
             } else {
                 conn.local
             };
-            set_ends(frame.bytes_mut(), headers, sent.src, sent.dst);
-            let verdict = answer::answer(ctx, headers, &sent, frame, error, speaker.addr, reason);
-            count_to_server(ctx, conn, frame, verdict);
-            Some(verdict)
+            (conn, conn.outbound_key(), speaker.addr, Direction::Inbound)
         }
         None => {
-            let (index, _) = table.lookup(key)?;
+            let (index, _) = table.lookup(packet.key)?;
             let conn = table.conn(index);
             if conn.mode() != ForwardingMode::DirectRouting {
                 return None;
             }
-            let source = ctx.snapshot.l3.source_for(key.src.addr)?;
-            let verdict = answer::answer(ctx, headers, key, frame, error, source, reason);
-            count_to_client(ctx, conn, frame, verdict);
-            Some(verdict)
+            let source = ctx.snapshot.l3.source_for(packet.key.src.addr)?;
+            (conn, *packet.key, source, Direction::Outbound)
+        }
+    };
+    if sent != *packet.key {
+        set_ends(packet.frame.bytes_mut(), &packet.headers, &sent);
+    }
+    let answer = Answer {
+        error: IcmpError::HostUnreachable,
+        source,
+        reason: DropReason::NeighbourFailed,
+    };
+    let mut packet = Packet::whole(packet.headers, &sent, &mut *packet.frame);
+    let verdict = answer::send(ctx, &mut packet, &answer);
+    if !matches!(verdict, Verdict::Drop(_)) {
+        ctx.count(conn, direction, answer::sent_len(packet.frame.bytes()));
+        if direction == Direction::Inbound {
+            take_another_hop(packet.frame);
         }
     }
+    Some(verdict)
 }
 
-fn count_to_client<A: Address, F: Frame>(ctx: &Context<'_>, conn: &Conn<A>, frame: &F, verdict: Verdict) {
-    if !matches!(verdict, Verdict::Drop(_)) {
-        relay::count_out(ctx, conn, answer::sent_len(frame.bytes()));
-    }
-}
-
-/// The kernel sends it to the VIP, itself, and forwards it as any error about the connection: one hop more.
-fn count_to_server<A: Address, F: Frame>(ctx: &Context<'_>, conn: &Conn<A>, frame: &mut F, verdict: Verdict) {
-    if matches!(verdict, Verdict::Drop(_)) {
-        return;
-    }
-    ctx.own
-        .server(conn.real_server)
-        .count(Direction::Inbound, answer::sent_len(frame.bytes()) as u64);
+/// The kernel sends an error for a real server to the VIP, itself, and forwards it as any error about the connection:
+/// one hop more.
+fn take_another_hop<F: Frame>(frame: &mut F) {
     if let Ok(Parsed::Ip(headers, _)) = parse(frame.bytes()) {
         rewrite::decrement_ttl(frame.bytes_mut(), &headers);
     }
 }
 
 /// Gives the packet back the ends that its sender gave it. The upper checksum stays, as in the kernel.
-fn set_ends<A: Address>(frame: &mut [u8], headers: &Headers, src: Endpoint<A>, dst: Endpoint<A>) {
-    rewrite::set_addresses(frame, headers.l3_offset, Some(src.addr), dst.addr);
-    relay::set_ports(frame, headers.l4_offset, headers.packet_end, src.port, dst.port);
+fn set_ends<A: Address>(frame: &mut [u8], headers: &Headers, sent: &FlowKey<A>) {
+    rewrite::set_addresses(frame, headers.l3_offset, Some(sent.src.addr), sent.dst.addr);
+    if let Some(segment) = frame.get_mut(usize::from(headers.l4_offset)..usize::from(headers.packet_end)) {
+        rewrite::set_ports(segment, sent.src.port, sent.dst.port);
+    }
     if A::FAMILY == AddressFamily::Ipv4 {
         Ipv4Header::fill_checksum_at(frame, headers.l3_offset);
     }

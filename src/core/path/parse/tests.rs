@@ -6,7 +6,7 @@ use crate::frame::vec::VecFrame;
 use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use crate::path::forward::rewrite;
 use crate::path::forward::tunnel::encapsulate;
-use crate::path::icmp::build::{IcmpError, icmp_error};
+use crate::path::icmp::build::{ErrorMessage, IcmpError, icmp_error};
 use crate::random::Random;
 use crate::testing::{PacketBuilder, checksum_faults, describe, hex, icmp4, icmp6, sctp4, tcp4, tcp6, udp4, udp6};
 
@@ -465,7 +465,12 @@ fn push_on(frame: &[u8], headers: &Headers) {
     } else {
         source6
     };
-    let _ = icmp_error(&mut VecFrame::new(frame), headers, IcmpError::TimeExceeded, source, 1);
+    let message = ErrorMessage {
+        error: IcmpError::TimeExceeded,
+        source,
+        identification: 1,
+    };
+    let _ = icmp_error(&mut VecFrame::new(frame), headers, &message);
 }
 
 fn any_rewrite<A: Address>(addr: A) -> rewrite::Rewrite<A> {

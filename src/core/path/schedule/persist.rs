@@ -10,8 +10,8 @@ use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use crate::ipvs::persistence::{self, Persistence};
 use crate::ipvs::real_server::RealServer;
-use crate::ipvs::service::{ServiceKey, VirtualService};
-use crate::path::schedule::{self, Chosen};
+use crate::ipvs::service::VirtualService;
+use crate::path::schedule::{self, Chosen, Opening};
 use crate::single_writer::SingleWriter;
 use crate::verdict::DropReason;
 use crate::worker_state::context::Context;
@@ -20,10 +20,10 @@ use crate::worker_state::context::Context;
 pub(crate) fn choose<'s, A: Address>(
     ctx: &mut Context<'s>,
     table: &mut ConnTable<A>,
-    service: &'s VirtualService,
+    opening: &Opening<'s, '_, A>,
     persistence: &Persistence,
-    key: &FlowKey<A>,
 ) -> Result<Option<Chosen<'s>>, DropReason> {
+    let Opening { service, key, .. } = *opening;
     let template_key = persistence::template_key(service, persistence, key.protocol, key.src.addr, key.dst);
     let known = table.lookup(&template_key).map(|(index, _)| index);
     let (server, template) = match known.and_then(|index| still_good(ctx, table, index)) {
@@ -32,10 +32,11 @@ pub(crate) fn choose<'s, A: Address>(
             let Some(server) = schedule::pick(ctx, service, key) else {
                 return Ok(None);
             };
-            (
-                server,
-                remember(ctx, table, service, persistence, &template_key, server)?,
-            )
+            let template = Conn {
+                timeout_ms: persistence.timeout_sec * 1_000,
+                ..template(service, &template_key, server)
+            };
+            (server, remember(ctx, table, template)?)
         }
     };
     Ok(Some(Chosen {
@@ -82,23 +83,13 @@ fn still_good<'s, A: Address>(
     }
 }
 
-fn remember<A: Address>(
-    ctx: &Context<'_>,
-    table: &mut ConnTable<A>,
-    service: &VirtualService,
-    persistence: &Persistence,
-    key: &FlowKey<A>,
-    server: &RealServer,
-) -> Result<ConnIndex, DropReason> {
-    let fwmark = match service.key {
-        ServiceKey::Fwmark { mark, .. } => mark,
-        ServiceKey::Address { .. } => 0,
-    };
+/// The template by which later connections of the client's find `server`, without its timeout.
+fn template<A: Address>(service: &VirtualService, key: &FlowKey<A>, server: &RealServer) -> Conn<A> {
     // A template for every port names none.
     let port = if key.dst.port == 0 { 0 } else { server.port };
     let mut flags = ConnFlags::TEMPLATE;
     flags.set(ConnFlags::NO_OUTPUT, !server.mode.sees_replies());
-    let template = Conn {
+    Conn {
         client: key.src,
         local: key.src,
         virt: key.dst,
@@ -109,11 +100,17 @@ fn remember<A: Address>(
         mode: server.mode as u8,
         flags,
         state: persistence::STATE_NONE,
-        timeout_ms: persistence.timeout_sec * 1_000,
-        fwmark,
+        fwmark: schedule::fwmark(service),
         ..Conn::default()
-    };
+    }
+}
+
+fn remember<A: Address>(
+    ctx: &Context<'_>,
+    table: &mut ConnTable<A>,
+    template: Conn<A>,
+) -> Result<ConnIndex, DropReason> {
     let index = table.insert(template, ctx.now).map_err(|_| DropReason::ConnTableFull)?;
-    ctx.own.server(server.id).persistent.add(1);
+    ctx.own.server(template.real_server).persistent.add(1);
     Ok(index)
 }

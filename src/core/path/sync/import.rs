@@ -22,15 +22,15 @@ use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
 use crate::verdict::WorkerId;
 use crate::wire::{sctp, tcp, udp};
-use crate::worker_state::WorkerState;
 use crate::worker_state::context::Context;
+use crate::worker_state::{Arrival, WorkerState};
 
 /// Timeout where neither the entry nor the protocol's states give one, in seconds.
 const TIMEOUT_DEFAULT_SEC: u32 = 180;
 
 /// See the module. Takes time in proportion to the entries and the real servers of their services.
 pub fn import_synced(worker: &mut WorkerState, now: Tick, conns: &[SyncConn]) {
-    let (ctx, families) = worker.context(DeviceId(0), now, false);
+    let (ctx, families) = worker.context(Arrival::at(DeviceId(0), now));
     for conn in conns {
         if conn.client.0.is_ipv4() {
             one(&ctx, &mut families.v4.table, conn);
@@ -175,7 +175,7 @@ fn settle<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIn
     table.set_timeout(index, timeout_ms(ctx, entry.synced), ctx.now);
 }
 
-/// A template may be told in a state that does not exist.
+/// A message may have a template in a state that does not exist.
 fn state(synced: &SyncConn) -> u8 {
     u8::try_from(synced.state).unwrap_or(u8::MAX)
 }

@@ -11,7 +11,7 @@ use lvs_core::frame::Frame;
 use lvs_core::frame::vec::VecFrame;
 use lvs_core::headers::{Flow, Fragment, Headers};
 use lvs_core::l3::{DeviceId, Hop, L3, NeighbourKey, Route};
-use lvs_core::path::icmp::build::{self, IcmpError};
+use lvs_core::path::icmp::build::{self, ErrorMessage, IcmpError};
 use lvs_core::path::parse::{Parsed, embedded, parse};
 use lvs_core::testing::{PacketBuilder, checksum_faults, icmp4, icmp6, tcp4, tcp6};
 
@@ -204,7 +204,12 @@ fn send_error<A: Address>(
     source: IpAddr,
 ) -> Option<Action> {
     let mut answer = VecFrame::new(frame);
-    build::icmp_error(&mut answer, headers, error, source, 0).ok()?;
+    let message = ErrorMessage {
+        error,
+        source,
+        identification: 0,
+    };
+    build::icmp_error(&mut answer, headers, &message).ok()?;
     Some(depart_frame(l3, key.src.addr, answer.bytes().to_vec()))
 }
 

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use zerocopy::FromBytes;
 
-use crate::address::Address;
-use crate::headers::{Flow, Headers};
+use crate::address::{Address, AddressFamily, FlowKey};
+use crate::headers::Headers;
 use crate::verdict::DropReason;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::{
@@ -56,13 +56,14 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
-    pub(crate) fn read(frame: &[u8], headers: &Headers, flow: &Flow) -> Result<Self, DropReason> {
+    /// Of the fragment in `frame`.
+    pub(crate) fn read<A: Address>(frame: &[u8], headers: &Headers, key: &FlowKey<A>) -> Result<Self, DropReason> {
         let l3_offset = usize::from(headers.l3_offset);
         let packet = frame
             .get(l3_offset..usize::from(headers.packet_end))
             .ok_or(DropReason::Truncated)?;
-        let mut piece = match flow {
-            Flow::V4(key) => {
+        let mut piece = match A::FAMILY {
+            AddressFamily::Ipv4 => {
                 let (ip, _) = Ipv4Header::ref_from_prefix(packet).map_err(|_| DropReason::Truncated)?;
                 Self {
                     key: FragmentKey {
@@ -81,7 +82,7 @@ impl Piece {
                     payload: ip.header_len()..packet.len(),
                 }
             }
-            Flow::V6(key) => {
+            AddressFamily::Ipv6 => {
                 let found = find_fragment_header(packet).ok_or(DropReason::Malformed)?;
                 let end = found.at + FragmentHeader::LEN;
                 Self {

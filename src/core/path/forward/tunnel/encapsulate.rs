@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::address::{Addr4, Addr6, AddressFamily};
+use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
@@ -67,8 +67,8 @@ pub struct Outer {
 /// Decrements the TTL of the packet in `frame`, cuts the padding behind it and puts it into an outer packet
 /// that begins at offset 14.
 pub fn encapsulate<F: Frame>(frame: &mut F, headers: &Headers, outer: &Outer) -> Result<(), DropReason> {
-    let inner = Packet::read(frame.bytes(), headers)?;
-    let between = Between::new(outer, &inner)?;
+    let inner = Inner::read(frame.bytes(), headers)?;
+    let mut between = Between::new(outer, &inner)?;
     let payload_len = inner
         .len
         .checked_add(between.len as u16)
@@ -79,22 +79,28 @@ pub fn encapsulate<F: Frame>(frame: &mut F, headers: &Headers, outer: &Outer) ->
                 return Err(DropReason::MtuExceeded);
             }
             let (src, dst) = (Addr4(src.octets()), Addr4(dst.octets()));
-            let protocol = between.protocol;
-            let header = inner.outer_ipv4(src, dst, protocol, payload_len, outer.identification, outer.pmtu_disc);
-            let pseudo = || checksum::pseudo_header(header.src, header.dst, udp::PROTOCOL, payload_len);
-            wrap(frame, headers, &header, &between, pseudo)
+            let outer = OuterIpv4 {
+                src,
+                dst,
+                identification: outer.identification,
+                pmtu_disc: outer.pmtu_disc,
+            };
+            let header = inner.outer_ipv4(&outer, between.protocol, payload_len);
+            between.add_pseudo_header(src, dst, payload_len);
+            wrap(frame, headers, &header, &between)
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let (src, dst) = (Addr6(src.octets()), Addr6(dst.octets()));
+            between.add_pseudo_header(src, dst, payload_len);
             let header = Ipv6Header {
                 version_class_flow: Ipv6Header::version_word(inner.outer_class()),
                 payload_len: U16::new(payload_len),
                 next_header: between.protocol,
                 hop_limit: inner.ttl,
-                src: Addr6(src.octets()),
-                dst: Addr6(dst.octets()),
+                src,
+                dst,
             };
-            let pseudo = || checksum::pseudo_header(header.src, header.dst, udp::PROTOCOL, payload_len);
-            wrap(frame, headers, &header, &between, pseudo)
+            wrap(frame, headers, &header, &between)
         }
         _ => Err(DropReason::NoRoute),
     }
@@ -108,15 +114,18 @@ struct Between {
     protocol: u8,
     /// Where in it a checksum over it and the inner packet goes, if it has one.
     checksum_at: Option<usize>,
+    /// Sum of the pseudo header that the checksum covers besides: UDP has one, GRE none.
+    pseudo: u16,
 }
 
 impl Between {
-    fn new(outer: &Outer, inner: &Packet) -> Result<Self, DropReason> {
+    fn new(outer: &Outer, inner: &Inner) -> Result<Self, DropReason> {
         let mut between = Self {
             bytes: [0; BETWEEN_MAX],
             len: usize::from(outer.kind.header_len()),
             protocol: inner.protocol(),
             checksum_at: None,
+            pseudo: 0,
         };
         match outer.kind {
             TunnelKind::IpIp => {}
@@ -154,12 +163,30 @@ impl Between {
     }
 }
 
+impl Between {
+    fn add_pseudo_header<A: Address>(&mut self, src: A, dst: A, payload_len: u16) {
+        if self.protocol == udp::PROTOCOL && self.checksum_at.is_some() {
+            self.pseudo = checksum::pseudo_header(src, dst, udp::PROTOCOL, payload_len);
+        }
+    }
+}
+
 fn write(room: &mut [u8], header: &(impl IntoBytes + Immutable + ?Sized)) -> Result<(), DropReason> {
     header.write_to_prefix(room).map_err(|_| DropReason::Truncated)
 }
 
+/// What an outer IPv4 header does not have from the packet inside.
+pub(crate) struct OuterIpv4 {
+    pub(crate) src: Addr4,
+    pub(crate) dst: Addr4,
+    /// Used where fragments may be made of the outer packet.
+    pub(crate) identification: u16,
+    /// Whether an inner DF bit is copied.
+    pub(crate) pmtu_disc: bool,
+}
+
 /// A packet that goes into a tunnel: what its outer header takes over.
-pub(crate) struct Packet {
+pub(crate) struct Inner {
     pub(crate) family: AddressFamily,
     /// TOS or traffic class.
     pub(crate) class: u8,
@@ -169,7 +196,7 @@ pub(crate) struct Packet {
     pub(crate) dont_fragment: bool,
 }
 
-impl Packet {
+impl Inner {
     fn read(frame: &[u8], headers: &Headers) -> Result<Self, DropReason> {
         let packet = frame
             .get(usize::from(headers.l3_offset)..)
@@ -191,15 +218,13 @@ impl Packet {
 
     /// An outer IPv4 header in front of `payload_len` bytes, with its checksum.
     #[inline(always)]
-    pub(crate) fn outer_ipv4(
-        &self,
-        src: Addr4,
-        dst: Addr4,
-        protocol: u8,
-        payload_len: u16,
-        identification: u16,
-        pmtu_disc: bool,
-    ) -> Ipv4Header {
+    pub(crate) fn outer_ipv4(&self, outer: &OuterIpv4, protocol: u8, payload_len: u16) -> Ipv4Header {
+        let &OuterIpv4 {
+            src,
+            dst,
+            identification,
+            pmtu_disc,
+        } = outer;
         // The kernel copies DF of an IPv4 packet only, and a packet with DF needs no identification (RFC 6864 4.1).
         let is_df = pmtu_disc && self.family == AddressFamily::Ipv4 && self.dont_fragment;
         let (identification, flags) = if is_df { (0, DONT_FRAGMENT) } else { (identification, 0) };
@@ -261,13 +286,12 @@ fn wrap<F: Frame>(
     headers: &Headers,
     outer: &(impl IntoBytes + Immutable),
     between: &Between,
-    pseudo: impl FnOnce() -> u16,
 ) -> Result<(), DropReason> {
     let outer = outer.as_bytes();
     frame.truncate(usize::from(headers.packet_end));
     decrement_ttl(frame.bytes_mut(), headers);
-    let pending_neighbours = EthernetHeader::LEN + outer.len() + between.len;
-    resize_front(frame, usize::from(headers.l3_offset), pending_neighbours)?;
+    let packet_at = EthernetHeader::LEN + outer.len() + between.len;
+    resize_front(frame, usize::from(headers.l3_offset), packet_at)?;
     let room = frame
         .bytes_mut()
         .get_mut(EthernetHeader::LEN..)
@@ -277,19 +301,18 @@ fn wrap<F: Frame>(
         return Ok(());
     }
     let payload = room.get_mut(outer.len()..).ok_or(DropReason::Truncated)?;
-    fill_between(payload, between, pseudo).ok_or(DropReason::Truncated)
+    fill_between(payload, between).ok_or(DropReason::Truncated)
 }
 
-/// Writes the header in between, with its checksum: that of GRE has no pseudo header.
+/// Writes the header in between, with its checksum.
 #[cold]
-fn fill_between(payload: &mut [u8], between: &Between, pseudo: impl FnOnce() -> u16) -> Option<()> {
+fn fill_between(payload: &mut [u8], between: &Between) -> Option<()> {
     let header = between.bytes.get(..between.len)?;
     payload.get_mut(..between.len)?.copy_from_slice(header);
     let Some(at) = between.checksum_at else {
         return Some(());
     };
-    let pseudo = if between.protocol == udp::PROTOCOL { pseudo() } else { 0 };
-    let computed = !checksum::add(pseudo, checksum::sum(payload));
+    let computed = !checksum::add(between.pseudo, checksum::sum(payload));
     // 0 would say that there is none (RFC 768); the kernel writes GRE's the same way.
     let field = if computed == 0 { 0xffff } else { computed };
     payload.get_mut(at..at + 2)?.copy_from_slice(&field.to_be_bytes());

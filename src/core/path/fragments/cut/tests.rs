@@ -13,7 +13,13 @@ fn pieces(frame: &[u8], longest: u16, as_received: &[u16]) -> Result<Vec<Vec<u8>
         whole_up_to: longest,
         as_received,
     };
-    cut(&mut generated, frame, &cuts, OUT, 0x1234_5678)?;
+    let mut pieces = Pieces {
+        generated: &mut generated,
+        l2: &[],
+        verdict: OUT,
+        identification: 0x1234_5678,
+    };
+    cut(&mut pieces, frame, &cuts)?;
     let mut frames = Vec::new();
     while let Some((verdict, frame)) = generated.take() {
         assert_eq!(verdict, OUT);

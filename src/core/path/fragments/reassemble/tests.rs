@@ -35,7 +35,7 @@ fn add(reassembly: &mut Reassembly, frame: &[u8], now: Tick) -> Result<Option<us
     let Ok(Parsed::Ip(headers, flow)) = parse::parse(frame) else {
         panic!("not an IP packet")
     };
-    let piece = Piece::read(frame, &headers, &flow)?;
+    let piece = crate::worker_state::context::in_family!(&flow, |key| Piece::read(frame, &headers, key))?;
     let slot = reassembly.slot(&piece.key, now).expect("there is always a place");
     Ok(reassembly.add(slot, frame, &piece)?.then_some(slot))
 }

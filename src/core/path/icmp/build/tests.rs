@@ -13,10 +13,15 @@ fn headers(frame: &[u8]) -> Headers {
 }
 
 /// The ICMP error's IP packet.
-fn told(frame: &[u8], error: IcmpError, source: &str, identification: u16) -> Result<Vec<u8>, DropReason> {
+fn built(frame: &[u8], error: IcmpError, source: &str, identification: u16) -> Result<Vec<u8>, DropReason> {
     let headers = headers(frame);
     let mut frame = VecFrame::new(frame);
-    icmp_error(&mut frame, &headers, error, source.parse().unwrap(), identification)?;
+    let message = ErrorMessage {
+        error,
+        source: source.parse().unwrap(),
+        identification,
+    };
+    icmp_error(&mut frame, &headers, &message)?;
     Ok(frame.bytes()[EthernetHeader::LEN..].to_vec())
 }
 
@@ -84,7 +89,7 @@ const RECORDED_V4: &[Recorded] = &[
 #[test]
 fn ipv4_errors_leave_as_the_kernel_sent_them() {
     for (name, packet, error, source, identification, expected) in RECORDED_V4 {
-        let got = told(&frame_of(packet), *error, source, *identification);
+        let got = built(&frame_of(packet), *error, source, *identification);
         assert_eq!(got, Ok(hex(expected)), "{name}");
     }
 }
@@ -104,7 +109,7 @@ fn ipv6_errors_leave_as_the_kernel_sent_them_but_for_the_flow_label() {
             "6000000000443a40fd00000a000000000000000000000100fd00000a00000000000000000000000203009b6e000000006000000000140601fd00000a000000000000000000000002fd00000a0000000000000000000001009c480050000003e80000000050027210a23a0000",
         ),
     ] {
-        assert_eq!(told(&frame_of(packet), error, "fd00:a::100", 0), Ok(hex(expected)));
+        assert_eq!(built(&frame_of(packet), error, "fd00:a::100", 0), Ok(hex(expected)));
     }
 }
 
@@ -113,7 +118,7 @@ fn ipv6_errors_leave_as_the_kernel_sent_them_but_for_the_flow_label() {
 fn fragmentation_needed_quotes_576_bytes_as_they_are() {
     let mut frame = frame_of("450005a0100240003f0611f10a0000020a0000649c400050000003e90000000150107210e00f0000");
     frame.extend((0..1_400usize).map(|index| index as u8));
-    let got = told(&frame, IcmpError::FragmentationNeeded { mtu: 1_300 }, VIP, 0x8a95).unwrap();
+    let got = built(&frame, IcmpError::FragmentationNeeded { mtu: 1_300 }, VIP, 0x8a95).unwrap();
     let expected = hex("45c002408a9500004001d9020a0000640a000002030430bb00000514\
                         450005a0100240003f0611f10a0000020a0000649c400050000003e90000000150107210e00f0000");
     assert_eq!(got[..expected.len()], expected);
@@ -127,7 +132,7 @@ fn packet_too_big_quotes_1280_bytes_as_they_are() {
         "60000000058d063ffd00000a000000000000000000000002fd00000a0000000000000000000001009c400050000003e90000000150107210815c0000",
     );
     frame.extend((0..1_401usize).map(|index| index as u8));
-    let got = told(&frame, IcmpError::FragmentationNeeded { mtu: 1_460 }, "fd00:a::100", 0).unwrap();
+    let got = built(&frame, IcmpError::FragmentationNeeded { mtu: 1_460 }, "fd00:a::100", 0).unwrap();
     let expected = hex(
         "6000000004d83a40fd00000a000000000000000000000100fd00000a00000000000000000000000202007ccd000005b4\
                         60000000058d063ffd00000a000000000000000000000002fd00000a000000000000000000000100",
@@ -141,7 +146,7 @@ fn packet_too_big_quotes_1280_bytes_as_they_are() {
 fn the_tos_bits_of_the_packet_are_kept_under_a_raised_precedence() {
     for (tos, expected) in [(0x00, 0xc0), (0xb8, 0xd8), (0xff, 0xde), (0x03, 0xc2)] {
         let frame = udp4("198.51.100.1:1 > 192.0.2.1:2").tos(tos).build();
-        assert_eq!(told(&frame, IcmpError::PortUnreachable, VIP, 0).unwrap()[1], expected);
+        assert_eq!(built(&frame, IcmpError::PortUnreachable, VIP, 0).unwrap()[1], expected);
     }
 }
 
@@ -149,8 +154,8 @@ fn the_tos_bits_of_the_packet_are_kept_under_a_raised_precedence() {
 fn padding_and_vlan_tags_are_not_quoted() {
     let plain = udp4("198.51.100.1:1 > 192.0.2.1:2").payload(b"x");
     let dressed = plain.clone().vlan(3).padded_to(90).build();
-    let expected = told(&plain.build(), IcmpError::PortUnreachable, VIP, 9);
-    assert_eq!(told(&dressed, IcmpError::PortUnreachable, VIP, 9), expected);
+    let expected = built(&plain.build(), IcmpError::PortUnreachable, VIP, 9);
+    assert_eq!(built(&dressed, IcmpError::PortUnreachable, VIP, 9), expected);
 }
 
 #[test]
@@ -165,9 +170,11 @@ fn checksums_are_right_at_every_quoted_length() {
             icmp_error(
                 &mut frame,
                 &headers(&bytes),
-                IcmpError::PortUnreachable,
-                source.parse().unwrap(),
-                1,
+                &ErrorMessage {
+                    error: IcmpError::PortUnreachable,
+                    source: source.parse().unwrap(),
+                    identification: 1,
+                },
             )
             .unwrap();
             frame.bytes_mut()[12..14].copy_from_slice(&bytes[12..14]);
@@ -207,7 +214,7 @@ fn what_must_not_be_answered_is_not() {
     for packet in forbidden {
         let frame = packet.build();
         assert_eq!(
-            told(&frame, IcmpError::TimeExceeded, VIP, 0),
+            built(&frame, IcmpError::TimeExceeded, VIP, 0),
             Err(DropReason::IcmpForbidden),
             "{}",
             describe(&frame)
@@ -225,7 +232,7 @@ fn what_must_not_be_answered_is_not() {
     ];
     for packet in forbidden6 {
         let frame = packet.build();
-        let answer = told(&frame, IcmpError::TimeExceeded, "2001:db8::2", 0);
+        let answer = built(&frame, IcmpError::TimeExceeded, "2001:db8::2", 0);
         assert_eq!(answer, Err(DropReason::IcmpForbidden), "{}", describe(&frame));
     }
 }
@@ -233,7 +240,7 @@ fn what_must_not_be_answered_is_not() {
 #[test]
 fn an_echo_request_and_a_first_fragment_are_answered() {
     assert!(
-        told(
+        built(
             &icmp4("198.51.100.1 > 192.0.2.1").build(),
             IcmpError::TimeExceeded,
             VIP,
@@ -242,7 +249,7 @@ fn an_echo_request_and_a_first_fragment_are_answered() {
         .is_ok()
     );
     assert!(
-        told(
+        built(
             &icmp6("2001:db8::1 > 2001:db8::2").build(),
             IcmpError::TimeExceeded,
             "2001:db8::2",
@@ -254,7 +261,7 @@ fn an_echo_request_and_a_first_fragment_are_answered() {
         .fragment(0, true)
         .payload_len(16)
         .build();
-    assert!(told(&first, IcmpError::TimeExceeded, VIP, 0).is_ok());
+    assert!(built(&first, IcmpError::TimeExceeded, VIP, 0).is_ok());
 }
 
 #[test]
@@ -264,9 +271,11 @@ fn no_headroom_is_named() {
     let refused = icmp_error(
         &mut frame,
         &headers(&bytes),
-        IcmpError::TimeExceeded,
-        VIP.parse().unwrap(),
-        0,
+        &ErrorMessage {
+            error: IcmpError::TimeExceeded,
+            source: VIP.parse().unwrap(),
+            identification: 0,
+        },
     );
     assert_eq!(refused, Err(DropReason::NoHeadroom));
 }
