@@ -97,7 +97,7 @@ fn a_capture_goes_through_the_path_in_its_own_time() {
     );
     assert_eq!(
         said.lines().next().unwrap(),
-        "6 frames read, 4 sent, 2 left to the kernel, 0 held, 0 kept, 0 dropped, 1 connections"
+        "6 frames read, 4 sent, 2 left to the kernel, 0 held, 0 consumed, 0 dropped, 1 connections"
     );
     let fields = [
         "frame.time_epoch",
