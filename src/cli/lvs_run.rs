@@ -20,7 +20,7 @@ mod program;
 mod raw_calls;
 mod supervisor;
 
-use arguments::{Arguments, Mode, Stage};
+use arguments::{Mode, RunArguments, Stage};
 use notify::{Director, Tool};
 use program::Program;
 
@@ -35,7 +35,7 @@ const EXIT_NOT_FOUND: u8 = 127;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = RunArguments::parse();
     if let Some(stage) = arguments.supervise {
         return supervise(stage, &arguments);
     }
@@ -48,7 +48,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<std::convert::Infallible, (u8, String)> {
+fn run(arguments: &RunArguments) -> Result<std::convert::Infallible, (u8, String)> {
     let [name, rest @ ..] = arguments.command.as_slice() else {
         return Err((2, "no command: give a tool, for example lvs-run ipvsadm -Ln".into()));
     };
@@ -91,14 +91,14 @@ fn run(arguments: &Arguments) -> Result<std::convert::Infallible, (u8, String)> 
     Err((EXIT_NOT_EXECUTABLE, format!("{}: {error}", program.path.display())))
 }
 
-fn director<'a>(socket: &'a Path, arguments: &Arguments) -> Director<'a> {
+fn director<'a>(socket: &'a Path, arguments: &RunArguments) -> Director<'a> {
     Director {
         socket,
         timeout_sec: arguments.timeout,
     }
 }
 
-fn supervise(stage: Stage, arguments: &Arguments) -> ExitCode {
+fn supervise(stage: Stage, arguments: &RunArguments) -> ExitCode {
     let director = director(&arguments.socket, arguments);
     let outcome = match stage {
         Stage::Leave => notify::leave(director),

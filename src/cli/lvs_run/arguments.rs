@@ -26,7 +26,7 @@ pub enum Mode {
     version,
     override_usage = "lvs-run [OPTIONS] [--] COMMAND [ARGUMENT]..."
 )]
-pub struct Arguments {
+pub struct RunArguments {
     /// How the tool is led to lvsd.
     #[arg(long, value_enum, default_value = "auto")]
     pub mode: Mode,

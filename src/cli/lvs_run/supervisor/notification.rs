@@ -13,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 use super::target::Memory;
 use crate::lvs_run::raw_calls;
 
-/// Arguments of a command looked at, at most, and bytes of each.
+/// RunArguments of a command looked at, at most, and bytes of each.
 const ARGUMENTS_MAX: usize = 16;
 const ARGUMENT_MAX_BYTES: usize = 256;
 

@@ -6,8 +6,8 @@ use hyper::Method;
 use lvs_api::{SettingValue, Settings};
 
 use super::{Failure, Session};
-use crate::command::mark::MarkCommand;
-use crate::table;
+use crate::lvsctl::command::mark::MarkCommand;
+use crate::lvsctl::table;
 
 fn short(name: &str) -> &str {
     name.trim().strip_prefix("net.ipv4.vs.").unwrap_or(name.trim())

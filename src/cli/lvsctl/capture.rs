@@ -18,9 +18,9 @@ use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
 use pcap_file::pcapng::{Block, PcapNgParser};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::client::{Client, escape};
-use crate::command::capture::Capture;
-use crate::run::Failure;
+use crate::lvsctl::client::{Client, escape};
+use crate::lvsctl::command::capture::Capture;
+use crate::lvsctl::run::Failure;
 
 /// Carries the command out; SIGINT and SIGTERM end the capture, not the file.
 pub async fn run(client: &Client, wanted: &Capture) -> Result<(), Failure> {

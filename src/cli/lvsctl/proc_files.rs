@@ -7,9 +7,9 @@ use std::path::Path;
 use hyper::Method;
 use lvs_api::proc_text;
 
-use crate::client::{Client, collect, escape};
-use crate::command::Proc;
-use crate::run::{Failure, put};
+use crate::lvsctl::client::{Client, collect, escape};
+use crate::lvsctl::command::Proc;
+use crate::lvsctl::run::{Failure, put};
 
 /// Carries the command out.
 pub async fn run(client: &Client, wanted: &Proc) -> Result<(), Failure> {

@@ -53,12 +53,12 @@ pub struct Capture {
     #[arg(long, short = 'c', value_name = "FRAMES", default_value_t = 10_000)]
     pub count: u64,
     /// Bytes of frames at most.
-    #[arg(long, value_name = "OCTETS", default_value_t = 64 << 20)]
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     pub bytes: u64,
     /// Seconds at most.
     #[arg(long, value_name = "SEC", default_value_t = 60)]
     pub seconds: u64,
     /// Bytes kept of each frame.
-    #[arg(long, short = 's', value_name = "OCTETS", default_value_t = 2_048)]
+    #[arg(long, short = 's', value_name = "BYTES", default_value_t = 2_048)]
     pub snap: u64,
 }

@@ -2,9 +2,9 @@
 
 use lvs_api::{ConnRecord, Why, WhyHop, WhyServer, WhyVerdict};
 
-use crate::client::{Client, escape};
-use crate::command::why::WhyArguments;
-use crate::run::Failure;
+use crate::lvsctl::client::{Client, escape};
+use crate::lvsctl::command::why::WhyArguments;
+use crate::lvsctl::run::Failure;
 
 /// Asks the daemon.
 pub async fn ask(client: &Client, wanted: &WhyArguments) -> Result<Why, Failure> {

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use lvs_api::{Buffers, Device, DropCount, ServiceStatus, Stats, Version, Worker};
 
-use crate::client::Client;
-use crate::run::Failure;
+use crate::lvsctl::client::Client;
+use crate::lvsctl::run::Failure;
 
 /// See the module.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::run::Failure;
+use crate::lvsctl::run::Failure;
 
 /// The daemon's admin socket. Each request is a connection of its own.
 #[derive(Debug)]

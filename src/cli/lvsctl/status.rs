@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use lvs_api::{ServerStatus, SyncDaemonStatus};
 
-use crate::client::Client;
-use crate::run::{Failure, put};
-use crate::top::sample::Sample;
+use crate::lvsctl::client::Client;
+use crate::lvsctl::run::{Failure, put};
+use crate::lvsctl::top::sample::Sample;
 
 /// Between the two looks.
 const INTERVAL: Duration = Duration::from_secs(1);

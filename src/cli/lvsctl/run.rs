@@ -14,13 +14,12 @@ use lvs_api::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::client::{Client, escape, read};
-use crate::command::{
-    Arguments, Command, Connections, List, LocalAddressCommand, ServerCommand, ServiceCommand, StateCommand,
-    StatsCommand, SyncCommand,
-};
-use crate::listing::{self, Columns, Style};
-use crate::{capture, proc_files, status, table, top, why};
+use crate::lvsctl::client::{Client, escape, read};
+use crate::lvsctl::command::server::ServerCommand;
+use crate::lvsctl::command::service::{LocalAddressCommand, ServiceCommand};
+use crate::lvsctl::command::{Command, Connections, List, LvsctlArguments, StateCommand, StatsCommand, SyncCommand};
+use crate::lvsctl::listing::{self, Columns, Style};
+use crate::lvsctl::{capture, proc_files, status, table, top, why};
 
 mod settings;
 
@@ -83,8 +82,8 @@ struct Session {
 }
 
 /// Carries out one command line.
-pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { socket, json, command } = arguments;
+pub async fn run(arguments: LvsctlArguments) -> Result<(), Failure> {
+    let LvsctlArguments { socket, json, command } = arguments;
     let session = Session {
         client: Client::new(&socket),
         json,
@@ -132,7 +131,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Version => session.version().await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "lvsctl", &mut script);
+            clap_complete::generate(shell, &mut LvsctlArguments::command(), "lvsctl", &mut script);
             io::stdout().write_all(&script).map_err(Failure::Output)
         }
     }

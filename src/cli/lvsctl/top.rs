@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
-use crate::client::Client;
-use crate::command::top::Top;
-use crate::run::{Failure, put};
+use crate::lvsctl::client::Client;
+use crate::lvsctl::command::top::Top;
+use crate::lvsctl::run::{Failure, put};
 
 pub mod sample;
 mod screen;
