@@ -69,7 +69,7 @@ pub enum Command {
     LocalAddress(LocalAddressCommand),
     /// List connections.
     Connections(Connections),
-    /// Say what is right and wrong with the director, and where to look further.
+    /// Check the director and say what is wrong and where to look further.
     Status,
     /// Show what each polling core does.
     Workers,
@@ -99,13 +99,13 @@ pub enum Command {
     },
     /// Watch workers, services, servers, drops and devices live.
     Top(Top),
-    /// Record frames and what became of each: verdict, worker, connection, drop reason.
+    /// Record frames, each with its verdict, worker, connection and drop reason.
     Capture(Capture),
     /// Explain where a packet of a client would go and why, without sending it.
     Why(WhyArguments),
-    /// Show, start or stop sync daemons: directors that tell each other of their connections.
+    /// Show, start or stop sync daemons, by which directors replicate connections to each other.
     Sync {
-        /// What to do; without it they are listed as `ipvsadm -L --daemon` does.
+        /// What to do. Without it lvsctl lists them as `ipvsadm -L --daemon` does.
         #[command(subcommand)]
         command: Option<SyncCommand>,
     },
@@ -208,10 +208,10 @@ pub enum SyncCommand {
         /// Kernel interface of its messages: a device's twin or any other.
         #[arg(long, visible_alias = "mcast-interface", value_name = "NAME")]
         interface: String,
-        /// Only messages of this number are taken; a backup with 0 takes all.
+        /// Accept only messages with this number; a backup with 0 accepts all.
         #[arg(long, visible_alias = "syncid", default_value_t = 0)]
         sync_id: u8,
-        /// Bytes of a message at most; 0 for what fits the link.
+        /// Largest message in bytes; 0 for the largest that fits the link.
         #[arg(long, visible_alias = "sync-maxlen", default_value_t = 0, value_name = "BYTES")]
         max_len: u16,
         /// Multicast group.

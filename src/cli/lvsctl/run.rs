@@ -1,4 +1,4 @@
-//! From a command to requests, and from answers to what is printed.
+//! Turns a command into requests, and answers into output.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -23,10 +23,10 @@ use crate::lvsctl::{capture, proc_files, status, table, top, why};
 
 mod settings;
 
-/// Why a command was not carried out.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// The daemon said no.
+    /// The daemon refused it.
     Refused(ApiError),
     /// The command itself is wrong.
     Usage(String),
@@ -37,14 +37,14 @@ pub enum Failure {
         /// What the system said.
         error: io::Error,
     },
-    /// The answer was cut short or is not what this version expects.
+    /// The answer is incomplete, or this version does not understand it.
     Misunderstood(String),
-    /// Nothing could be printed.
+    /// The output could not be written.
     Output(io::Error),
 }
 
 impl Failure {
-    /// As `lvsctl --help` lists them.
+    /// The exit code, as `lvsctl --help` lists it.
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) | Self::Misunderstood(_) | Self::Output(_) => 1,
@@ -81,7 +81,7 @@ struct Session {
     json: bool,
 }
 
-/// Carries out one command line.
+/// Runs one command line.
 pub async fn run(arguments: LvsctlArguments) -> Result<(), Failure> {
     let LvsctlArguments { socket, json, command } = arguments;
     let session = Session {
@@ -150,7 +150,7 @@ fn service_path(id: &ServiceId) -> String {
     format!("/services/{}", escape(&id.to_string()))
 }
 
-/// Prints.
+/// Writes `text` to standard output.
 pub fn put(text: &str) -> Result<(), Failure> {
     io::stdout().write_all(text.as_bytes()).map_err(Failure::Output)
 }
@@ -172,7 +172,7 @@ impl Session {
         self.print(&value, |value| shown(value.clone()))
     }
 
-    /// A change says nothing when it succeeds, unless JSON is wanted.
+    /// Sends a change. A successful one prints nothing, unless the user wants JSON.
     async fn change(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<(), Failure> {
         let answer = self.client.change(method, path, body).await?;
         if self.json && !answer.is_empty() {
@@ -297,7 +297,7 @@ impl Session {
         }
     }
 
-    /// Prints records as they arrive, so that a table of any size needs no memory here either.
+    /// Prints records as they arrive, so that a table of any size needs little memory.
     async fn connections(&self, filter: Connections) -> Result<(), Failure> {
         let Connections {
             service,
@@ -354,7 +354,7 @@ impl Session {
                 put(&(serde_json::to_string_pretty(&state).expect("plain data") + "\n"))
             }
             StateCommand::Apply { file, dry_run } => {
-                // Sent as it is: the daemon names the place of a mistake.
+                // The file is sent unchanged, because the daemon names the place of a mistake.
                 let mut body = Vec::new();
                 let read_file = if file.as_os_str() == "-" {
                     io::stdin().read_to_end(&mut body)

@@ -37,7 +37,7 @@ pub enum ServerCommand {
     },
 }
 
-/// A real server; without a port it has the service's.
+/// A real server. Without a port it has the port of the service.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerEnd {
     addr: IpAddr,
@@ -80,7 +80,7 @@ pub struct ServerName {
 struct ServerEndName {
     /// The real server: 198.51.100.1:80.
     server: Option<ServerEnd>,
-    /// The real server, ipvsadm's way.
+    /// The real server, as ipvsadm writes it.
     #[arg(short = 'r', long, value_name = "ADDRESS:PORT")]
     real_server: Option<ServerEnd>,
 }
@@ -97,7 +97,7 @@ impl ServerName {
     }
 }
 
-/// How tunnelling wraps packets.
+/// The encapsulation of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum TunnelType {
     Ipip,
@@ -105,7 +105,7 @@ enum TunnelType {
     Gue,
 }
 
-/// What protects a wrapped packet.
+/// The checksum of an encapsulated packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum TunnelChecksum {
     No,
@@ -128,7 +128,7 @@ pub struct ServerOptions {
     /// Like --mode dr.
     #[arg(short = 'g', long)]
     gatewaying: bool,
-    /// How packets are wrapped; it makes the mode tunnel.
+    /// Encapsulation of packets; implies --mode tunnel.
     #[arg(long, visible_alias = "tun-type", value_name = "ipip|gre|gue", conflicts_with_all = ["masquerading", "gatewaying"])]
     tunnel_type: Option<TunnelType>,
     /// UDP port of GUE.
@@ -173,10 +173,10 @@ impl ServerOptions {
             .or(self.tunnel_type.map(|_| Mode::Tunnel))
     }
 
-    /// The tunnel; `None` when nothing is said about it.
+    /// The tunnel. `None` when the command line says nothing about it.
     ///
     /// # Errors
-    /// What does not go together.
+    /// Options contradict each other.
     pub fn tunnel(&self) -> Result<Option<Tunnel>, String> {
         let Some(kind) = self.tunnel_type else {
             return Ok(None);

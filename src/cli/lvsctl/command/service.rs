@@ -102,7 +102,7 @@ pub struct ServiceOptions {
 }
 
 impl ServiceOptions {
-    /// What is said about persistence; `None` for nothing.
+    /// What the command line says about persistence. `None` when it says nothing.
     pub fn persistence(&self) -> Option<Option<Persistence>> {
         let netmask = self.netmask.and_then(Netmask::narrowed);
         let begun = self
@@ -111,7 +111,7 @@ impl ServiceOptions {
         begun.or(self.not_persistent.then_some(None))
     }
 
-    /// What is said about one-packet scheduling; `None` for nothing.
+    /// What the command line says about one-packet scheduling. `None` when it says nothing.
     pub fn one_packet(&self) -> Option<bool> {
         (self.one_packet || self.not_one_packet).then_some(self.one_packet)
     }

@@ -14,7 +14,7 @@ fn short(name: &str) -> &str {
 }
 
 impl Session {
-    /// `NAME=VALUE` sets, `NAME` shows, nothing shows all.
+    /// `NAME=VALUE` sets a value, `NAME` shows one. Without words it shows all.
     pub(super) async fn sysctl(&self, words: &[String]) -> Result<(), Failure> {
         let (set, shown): (Vec<&String>, Vec<&String>) = words.iter().partition(|word| word.contains('='));
         let pairs = set.iter().filter_map(|word| word.split_once('='));
