@@ -25,12 +25,19 @@ stop_keepalived() {
     wait "${KEEPALIVED_PIDS[$AT]}" || true
 }
 
+# signal_keepalived SIGNAL: to it and its children.
+signal_keepalived() {
+    local pids=("${KEEPALIVED_PIDS[$AT]}")
+    mapfile -t -O 1 pids < <(pgrep -P "${KEEPALIVED_PIDS[$AT]}")
+    typed "$AT" "kill -$1 keepalived"
+    kill -s "$1" "${pids[@]}"
+}
+
 # kill_keepalived: with its children, which would say goodbye if they outlived it.
 kill_keepalived() {
     local pid pids=("${KEEPALIVED_PIDS[$AT]}")
     mapfile -t -O 1 pids < <(pgrep -P "${KEEPALIVED_PIDS[$AT]}")
-    typed "$AT" "kill -9 keepalived"
-    kill -s KILL "${pids[@]}"
+    signal_keepalived KILL
     for pid in "${pids[@]}"; do
         wait "$pid" 2>/dev/null || true
     done

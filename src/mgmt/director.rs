@@ -4,31 +4,23 @@
 //! worker ([`publication`]), in that order; or a refusal and nothing changed.
 //! Never: waits for the disk, reads a clock (the caller gives `now`), imports DPDK.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lvs_api::{
-    Action, ApiError, ErrorCode, Mode, Server, ServerPatch, Service, ServiceId, ServicePatch, State, StateDiff, Tunnel,
-};
+use lvs_api::{Action, ApiError, ErrorCode, State, StateDiff};
 use lvs_core::counters::WorkerCounters;
-use lvs_core::ipvs::client_address;
-use lvs_core::ipvs::desired::{DesiredServices, ServerListing, ServiceError, ServiceListing, ServiceSpec};
-use lvs_core::ipvs::mark::MarkRules;
-use lvs_core::ipvs::protocol::{TimeoutError, Timeouts};
 use lvs_core::ipvs::scheduler::Overhead;
 use lvs_core::ipvs::service_table::ServiceTable;
-use lvs_core::ipvs::sync::daemon::SyncDaemon;
-use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::L3;
 
-use crate::mgmt::journal::{Damage, Drained, Journal, JournalError, Whole};
+use crate::mgmt::journal::{Damage, Journal, JournalError, Whole};
 use crate::mgmt::sync::Sync;
 use crate::mgmt::worker_handle::WorkerHandle;
 
 pub mod convert;
 pub mod counts;
+mod desired_state;
 pub mod diff;
 mod ipvs_table;
 pub mod publication;
@@ -43,20 +35,8 @@ mod why;
 mod tests;
 
 use counts::Counts;
+use desired_state::DesiredState;
 use publication::Publication;
-
-/// What a worker is to see, besides services.
-#[derive(Clone, Debug)]
-struct DesiredState {
-    services: DesiredServices,
-    timeouts: Timeouts,
-    /// The master first.
-    daemons: Vec<SyncDaemon>,
-    sysctls: Sysctls,
-    marks: Arc<MarkRules>,
-    /// Names of the devices that mark rules may name, by id.
-    devices: Arc<[String]>,
-}
 
 /// What the journal brought back.
 #[derive(Debug, Default)]
@@ -88,7 +68,6 @@ pub struct Director {
     publication: Publication,
 }
 
-/// What has not reached the workers yet.
 impl Director {
     /// Brings back the desired state of the journal at `path`, for a director without devices.
     pub fn restore(path: &Path) -> Result<(Self, RestoreReport), JournalError> {
@@ -104,16 +83,9 @@ impl Director {
             damage: restored.damage,
             ..RestoreReport::default()
         };
-        let mut desired = DesiredState {
-            services: DesiredServices::default(),
-            timeouts: Timeouts::default(),
-            daemons: Vec::new(),
-            sysctls: Sysctls::default(),
-            marks: Arc::default(),
-            devices,
-        };
-        for action in replayed(&restored.whole).iter().chain(&restored.actions) {
-            if let Err(error) = desired.carry_out(action) {
+        let mut desired = DesiredState::new(devices);
+        for action in desired_state::replayed(&restored.whole).iter().chain(&restored.actions) {
+            if let Err(error) = desired.apply(action) {
                 report.refused.push(error.to_string());
             }
         }
@@ -166,7 +138,7 @@ impl Director {
             self.count();
         }
         self.journal.append(&action).map_err(|error| journal_failed(&error))?;
-        if let Err(error) = self.desired.carry_out(&action) {
+        if let Err(error) = self.desired.apply(&action) {
             self.journal.retract().map_err(|error| journal_failed(&error))?;
             return Err(error);
         }
@@ -273,257 +245,4 @@ impl Director {
 
 fn journal_failed(error: &JournalError) -> ApiError {
     ApiError::new(ErrorCode::JournalFailed, format!("nothing was changed: {error}"))
-}
-
-/// What leads to a whole state, service by service, so that one that is refused costs no other.
-fn replayed(whole: &Whole) -> Vec<Action> {
-    let mut services = whole.state.services.clone();
-    let mut drains = Vec::new();
-    for Drained {
-        service,
-        server,
-        last_weight,
-    } in &whole.drained
-    {
-        let of = services.iter_mut().find(|listed| listed.service == *service);
-        let Some(found) = of.and_then(|of| of.servers.iter_mut().find(|listed| listed.server == *server)) else {
-            continue;
-        };
-        // Added with the weight it had before, then drained again.
-        found.weight = *last_weight;
-        let patch = ServerPatch {
-            weight: Some(0),
-            ..ServerPatch::default()
-        };
-        drains.push(Action::EditServer {
-            service: *service,
-            server: *server,
-            patch,
-        });
-    }
-    let timeouts = whole
-        .state
-        .timeouts
-        .map(|timeouts| Action::SetTimeouts(timeouts.into()));
-    let daemons = whole.state.sync_daemons.iter().flatten().cloned();
-    services
-        .into_iter()
-        .map(Action::AddService)
-        .chain(drains)
-        .chain(timeouts)
-        .chain(daemons.map(Action::StartSyncDaemon))
-        .chain(settings::replayed(&whole.state))
-        .collect()
-}
-
-fn service_of(listing: &ServiceListing<'_>) -> Service {
-    let servers: Vec<_> = listing.servers().map(|listed| listed.spec).collect();
-    convert::service(listing.spec, listing.local_addresses, servers.iter())
-}
-
-impl DesiredState {
-    /// Quiesced servers and the weight they had before: mh fills its table by it.
-    fn drained(&self) -> Vec<Drained> {
-        let mut drained = Vec::new();
-        for listing in self.services.services() {
-            let service = convert::id(&listing.spec.key);
-            for listed in listing
-                .servers()
-                .filter(|listed| listed.spec.weight == 0 && listed.last_weight > 0)
-            {
-                let server = SocketAddr::new(listed.spec.addr, listed.spec.port);
-                drained.push(Drained {
-                    service,
-                    server,
-                    last_weight: listed.last_weight,
-                });
-            }
-        }
-        drained
-    }
-
-    fn state(&self) -> State {
-        State {
-            services: self.services.services().map(|listing| service_of(&listing)).collect(),
-            timeouts: Some(convert::timeouts(&self.timeouts)),
-            sync_daemons: Some(self.daemons.iter().map(convert::sync_daemon).collect()),
-            sysctls: Some(settings::sysctls(&self.sysctls)),
-            marks: Some(self.mark_rules()),
-        }
-    }
-
-    /// One action as a whole or not at all, with the place of a refusal inside it.
-    fn carry_out(&mut self, action: &Action) -> Result<(), ApiError> {
-        match action {
-            Action::AddService(service) => {
-                let id = &service.service;
-                self.add_service(service).inspect_err(|error| {
-                    if error.code != ErrorCode::ServiceExists && self.services.listing(&convert::key(id)).is_ok() {
-                        // Undoes the part that was carried out: the service was not there before.
-                        let _ = self.services.delete_service(&convert::key(id));
-                    }
-                })
-            }
-            Action::EditService { service, patch } => self.edit_service(service, patch),
-            Action::DeleteService(service) => self
-                .services
-                .delete_service(&convert::key(service))
-                .map_err(convert::refusal),
-            Action::Flush => {
-                self.services.flush();
-                Ok(())
-            }
-            Action::AddServer { service, server } => self.add_server(service, server),
-            Action::EditServer { service, server, patch } => self.edit_server(service, *server, patch),
-            Action::DeleteServer { service, server } => self
-                .services
-                .delete_server(&convert::key(service), server.ip(), server.port())
-                .map_err(convert::refusal),
-            Action::SetLocalAddresses { service, addresses } => self
-                .services
-                .set_local_addresses(&convert::key(service), addresses.clone())
-                .map_err(convert::refusal),
-            Action::SetTimeouts(patch) => {
-                let lvs_api::TimeoutsPatch {
-                    tcp_sec,
-                    tcp_fin_sec,
-                    udp_sec,
-                } = *patch;
-                let refused = |error: TimeoutError| {
-                    let TimeoutError::TooLong { name, .. } = error;
-                    ApiError::new(ErrorCode::Refused, error.to_string()).at(name)
-                };
-                self.timeouts.set(tcp_sec, tcp_fin_sec, udp_sec).map_err(refused)
-            }
-            Action::StartSyncDaemon(daemon) => self.start_sync_daemon(daemon),
-            Action::StopSyncDaemon(role) => self.stop_sync_daemon(*role),
-            Action::SetSysctls(named) => self.set_sysctls(named),
-            Action::SetMarks(rules) => self.set_marks(rules),
-            Action::AddMark { position, rule } => self.add_mark(*position, rule),
-            Action::DeleteMark { position } => self.delete_mark(*position),
-            Action::ReplaceState(state) => {
-                let (_, edits) = diff::difference(&self.state(), state)?;
-                let mut next = self.clone();
-                next.apply_edits(&edits)?;
-                *self = next;
-                Ok(())
-            }
-        }
-    }
-
-    /// Several actions; on a refusal `self` is spoilt.
-    fn apply_edits(&mut self, edits: &[diff::Edit]) -> Result<(), ApiError> {
-        for edit in edits {
-            self.carry_out(&edit.action).map_err(|error| {
-                let place = match &error.place {
-                    Some(inner) if inner.starts_with('[') => format!("{}{inner}", edit.place),
-                    Some(inner) if !edit.place.is_empty() => format!("{}.{inner}", edit.place),
-                    _ => edit.place.clone(),
-                };
-                error.at(place)
-            })?;
-        }
-        Ok(())
-    }
-
-    fn add_service(&mut self, service: &Service) -> Result<(), ApiError> {
-        let id = &service.service;
-        let spec = convert::service_spec(service)?;
-        let key = convert::key(id);
-        let without_pool = ServiceSpec {
-            client_address: client_address::ClientAddress::None,
-            ..spec
-        };
-        self.services.add_service(without_pool).map_err(convert::refusal)?;
-        if !service.local_addresses.is_empty() {
-            let addresses = service.local_addresses.clone();
-            self.services
-                .set_local_addresses(&key, addresses)
-                .map_err(convert::refusal)?;
-        }
-        if spec != without_pool {
-            self.services.edit_service(spec).map_err(convert::refusal)?;
-        }
-        for (index, server) in service.servers.iter().enumerate() {
-            self.add_server(id, server).map_err(|error| {
-                let inner = error.place.clone().unwrap_or_default();
-                error.at(format!("servers[{index}].{inner}"))
-            })?;
-        }
-        Ok(())
-    }
-
-    fn edit_service(&mut self, id: &ServiceId, patch: &ServicePatch) -> Result<(), ApiError> {
-        let listing = self.services.listing(&convert::key(id)).map_err(convert::refusal)?;
-        let ServicePatch {
-            scheduler,
-            scheduler_flags,
-            persistence,
-            one_packet,
-            client_address,
-            mss_max,
-        } = patch;
-        let mut new = service_of(&listing);
-        if let Some(scheduler) = scheduler
-            && *scheduler != new.scheduler
-        {
-            new.scheduler.clone_from(scheduler);
-            // Another scheduler has other options.
-            new.scheduler_flags.clear();
-        }
-        if let Some(flags) = scheduler_flags {
-            new.scheduler_flags.clone_from(flags);
-        }
-        new.persistence = persistence.unwrap_or(new.persistence);
-        new.one_packet = one_packet.unwrap_or(new.one_packet);
-        new.client_address = client_address.unwrap_or(new.client_address);
-        new.mss_max = mss_max.unwrap_or(new.mss_max);
-        let spec = convert::service_spec(&new)?;
-        self.services.edit_service(spec).map_err(convert::refusal)
-    }
-
-    fn add_server(&mut self, id: &ServiceId, server: &Server) -> Result<(), ApiError> {
-        let spec = convert::server_spec(server);
-        self.refuse_mixed(&convert::key(id), spec.addr)?;
-        self.services
-            .add_server(&convert::key(id), spec)
-            .map(|_| ())
-            .map_err(convert::refusal)
-    }
-
-    fn edit_server(&mut self, id: &ServiceId, end: SocketAddr, patch: &ServerPatch) -> Result<(), ApiError> {
-        let key = convert::key(id);
-        let listing = self.services.listing(&key).map_err(convert::refusal)?;
-        let is_it = |listed: &ServerListing| (listed.spec.addr, listed.spec.port) == (end.ip(), end.port());
-        let found = listing.servers().find(is_it);
-        let Some(old) = found else {
-            let missing = ServiceError::NoSuchServer {
-                service: key,
-                addr: end.ip(),
-                port: end.port(),
-            };
-            return Err(convert::refusal(missing));
-        };
-        let old = convert::server(&old.spec);
-        let ServerPatch {
-            mode,
-            tunnel,
-            weight,
-            upper_threshold_conns,
-            lower_threshold_conns,
-        } = *patch;
-        let mode = mode.unwrap_or(old.mode);
-        let new = Server {
-            server: end,
-            mode,
-            // A server that is no longer tunnelled keeps nothing of its tunnel.
-            tunnel: tunnel.unwrap_or(if mode == Mode::Tunnel { old.tunnel } else { Tunnel::Ipip }),
-            weight: weight.unwrap_or(old.weight),
-            upper_threshold_conns: upper_threshold_conns.unwrap_or(old.upper_threshold_conns),
-            lower_threshold_conns: lower_threshold_conns.unwrap_or(old.lower_threshold_conns),
-        };
-        self.services
-            .edit_server(&key, convert::server_spec(&new))
-            .map_err(convert::refusal)
-    }
 }

@@ -79,10 +79,13 @@ check_reload() {
 check_outage() {
     local before
     before=$(ipvsadm_quiet -Sn)
+    # Without the addresses its checks fail, and it would take servers out before anybody looks.
+    signal_keepalived STOP
     end_lvsd KILL
     run_lvsd
     nat_addresses
     equal "the rules are back before anybody asks" "$before" "$(ipvsadm_quiet -Sn)"
+    signal_keepalived CONT
     stop_nginx rs2
     becomes 60 "checks go on after a restart of lvsd" "$(rs 1 80)=7" -t "$(vip 80)"
     start_nginx rs2

@@ -4,13 +4,11 @@ use std::time::Instant;
 
 use lvs_api::netlink::{DaemonRequest, DaemonRow, Errno};
 use lvs_api::{Action, ApiError, ErrorCode, SyncDaemon, SyncDaemonStatus, SyncRole};
-use lvs_core::address::AddressFamily;
-use lvs_core::ipvs::service::ServiceKey;
 use lvs_core::ipvs::sync::SyncRoles;
-use lvs_core::ipvs::sync::daemon::{self, SyncDaemonError, SyncRole as CoreRole};
+use lvs_core::ipvs::sync::daemon::{self, SyncRole as CoreRole};
 use lvs_core::single_writer::SingleWriter;
 
-use super::{DesiredState, Director, convert};
+use super::{Director, convert};
 use crate::mgmt::sync::sockets::OpenError;
 
 /// `IP_VS_STATE_MASTER`.
@@ -153,65 +151,4 @@ const fn role_of(state: u32) -> Option<SyncRole> {
         STATE_BACKUP => Some(SyncRole::Backup),
         _ => None,
     }
-}
-
-impl DesiredState {
-    /// Whether a real server has another family than its service, which messages cannot say.
-    pub(super) fn has_mixed_families(&self) -> bool {
-        self.services.services().any(|listing| {
-            let family = listing.spec.key.family();
-            listing
-                .servers()
-                .any(|server| AddressFamily::of(&server.spec.addr) != family)
-        })
-    }
-
-    /// Refuses a server that messages cannot say while a daemon runs.
-    pub(super) fn refuse_mixed(&self, key: &ServiceKey, addr: std::net::IpAddr) -> Result<(), ApiError> {
-        if self.daemons.is_empty() || AddressFamily::of(&addr) == key.family() {
-            return Ok(());
-        }
-        let message = "sync daemons run, and their messages cannot name a real server of another address family \
-                       than its service: stop them first";
-        Err(ApiError::new(ErrorCode::Refused, message).at("server"))
-    }
-
-    pub(super) fn start_sync_daemon(&mut self, wanted: &SyncDaemon) -> Result<(), ApiError> {
-        let daemon = convert::core_sync_daemon(wanted);
-        daemon.check().map_err(|error| refusal(&error))?;
-        if self.has_mixed_families() {
-            return Err(refusal(&SyncDaemonError::MixedFamilies));
-        }
-        let role = daemon.role;
-        if self.daemons.iter().any(|other| other.role == role) {
-            return Err(refusal(&SyncDaemonError::Exists { role }));
-        }
-        self.daemons.push(daemon);
-        self.daemons.sort_by_key(|daemon| daemon.role);
-        Ok(())
-    }
-
-    pub(super) fn stop_sync_daemon(&mut self, role: SyncRole) -> Result<(), ApiError> {
-        let role = convert::core_sync_role(role);
-        let count = self.daemons.len();
-        self.daemons.retain(|daemon| daemon.role != role);
-        if self.daemons.len() == count {
-            return Err(refusal(&SyncDaemonError::Missing { role }));
-        }
-        Ok(())
-    }
-}
-
-fn refusal(error: &SyncDaemonError) -> ApiError {
-    let (code, place) = match error {
-        SyncDaemonError::InterfaceName { .. } => (ErrorCode::Refused, "interface"),
-        SyncDaemonError::Group { .. } => (ErrorCode::Refused, "group"),
-        SyncDaemonError::Length { .. } => (ErrorCode::Refused, "max_len_bytes"),
-        SyncDaemonError::Port => (ErrorCode::Refused, "port"),
-        SyncDaemonError::Ttl => (ErrorCode::Refused, "ttl"),
-        SyncDaemonError::Exists { .. } => (ErrorCode::SyncDaemonExists, "role"),
-        SyncDaemonError::Missing { .. } => (ErrorCode::NoSuchSyncDaemon, ""),
-        SyncDaemonError::MixedFamilies => (ErrorCode::Refused, ""),
-    };
-    ApiError::new(code, error.to_string()).at(place)
 }

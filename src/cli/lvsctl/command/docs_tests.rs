@@ -10,7 +10,11 @@ use clap::{CommandFactory, Parser};
 use super::LvsctlArguments;
 use crate::lvs_run::arguments::RunArguments;
 
-#[allow(dead_code, reason = "the test needs only the definition of the command line")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the test needs only the definition of the command line"
+)]
 #[path = "../../../arguments.rs"]
 mod lvsd_arguments;
 mod markdown;
