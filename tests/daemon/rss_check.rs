@@ -68,7 +68,7 @@ fn a_device_that_brings_all_flows_by_one_queue_is_shown_and_its_load_is_shared_a
     let (_, metrics) = daemon.ask("GET", "/metrics", "");
     assert!(metrics.contains("lvsd_device_rss_as_claimed{device=\"wan\"} 0\n"));
     let shown = daemon.printed("devices");
-    assert!(shown.contains("RssState") && shown.contains(" none "), "{shown}");
+    assert!(shown.contains("RSS") && shown.contains(" none "), "{shown}");
     let shown = daemon.printed("workers");
     assert!(
         shown.contains("Imbalance 1.") && shown.contains("frames handed off"),
