@@ -64,7 +64,7 @@ fn two_quiet_workers_that_sleep_need_less_than_a_twentieth_of_a_cpu_each() {
         || {
             let mut lab = Lab::start(&TWO);
             let slept = || lab.counters.iter().all(|counters| counters.sleeps.get() > 100);
-            assert!(wait_until(slept), "they rest");
+            assert!(wait_until(slept), "they sleep");
             let before = workers_cpu_ms();
             std::thread::sleep(Duration::from_millis(1_000));
             let spent = workers_cpu_ms() - before;

@@ -150,7 +150,7 @@ impl Running {
     fn receives_more_than(&mut self, before: u64) {
         let end = Instant::now() + PATIENCE;
         while self.received() <= before {
-            assert!(Instant::now() < end, "it receives nothing behind {before} frames");
+            assert!(Instant::now() < end, "it receives nothing after {before} frames");
             self.manage(Duration::from_millis(5));
         }
     }
@@ -281,7 +281,7 @@ fn a_worker_with_its_real_state_allocates_nothing() {
         let end = Instant::now() + Duration::from_secs(120);
         for round in 0u32.. {
             // As much as it must do without an allocation; far more picks than there are flows, so ports are reused and
-            // connections are removed and made all the time, and others hear nothing any more.
+            // connections are removed and created all the time, and others get no packets any more.
             let is_enough = managed.snapshots >= 50
                 && managed.records > 5_000
                 && managed.imported > 1_000
@@ -333,7 +333,7 @@ fn a_worker_outlives_an_empty_pool() {
         let end = Instant::now() + PATIENCE;
         let mut starved = 0;
         let mut passes = 0;
-        // It has made a pass for each snapshot that it sends back.
+        // The worker runs a pass for each snapshot that it sends back.
         while running.pool.available() > 0 || running.received() > starved || passes == 0 {
             assert!(Instant::now() < end, "{} buffers are left", running.pool.available());
             starved = running.received();

@@ -396,9 +396,9 @@ fn main() {
         .into_iter()
         .zip(states)
         .zip(assignment.mailboxes.iter().zip(&counters))
-        .map(|((parts, state), (mailbox, own))| -> Arc<dyn Job> {
+        .map(|((resources, state), (mailbox, own))| -> Arc<dyn Job> {
             Arc::new(Forwarding {
-                worker: Mutex::new(Worker::new(parts, state)),
+                worker: Mutex::new(Worker::new(resources, state)),
                 mailbox: Arc::clone(mailbox),
                 counters: Arc::clone(own),
             })

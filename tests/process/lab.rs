@@ -90,8 +90,8 @@ impl Lab {
             .workers
             .into_iter()
             .enumerate()
-            .map(|(number, parts)| {
-                let mut worker = Worker::new(parts, ScriptedPath::new());
+            .map(|(number, resources)| {
+                let mut worker = Worker::new(resources, ScriptedPath::new());
                 lcore::launch(&eal, number, move || worker.run()).unwrap()
             })
             .collect();

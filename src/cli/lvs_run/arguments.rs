@@ -45,7 +45,7 @@ pub struct RunArguments {
     /// For internal use: makes this process a part of the supervision.
     #[arg(long, hide = true, value_enum)]
     pub supervise: Option<Part>,
-    /// The name that the tool sees as its own (argv[0]), where it differs from the file's.
+    /// The name that the tool sees as its own (its first argument), where it differs from the file's.
     #[arg(long)]
     pub name: Option<OsString>,
     /// The tool and its arguments.

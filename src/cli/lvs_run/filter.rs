@@ -15,7 +15,7 @@ use crate::lvs_run::raw_calls;
 const INT: u64 = 0xffff_ffff;
 /// `sizeof(struct sockaddr_nl)`; no other family's name is that long.
 const NETLINK_NAME_BYTES: u64 = 12;
-/// `IP_VS_BASE_CTL` and the fifteen behind it.
+/// `IP_VS_BASE_CTL` and the next fifteen options.
 const KERNEL_IPVS: (u64, u64) = (0xffff_fff0, 1152);
 
 /// The kinds of intercepted calls.

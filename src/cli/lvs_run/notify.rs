@@ -35,7 +35,7 @@ pub(crate) struct Director<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tool<'a> {
     pub(crate) path: &'a Path,
-    /// Its argv[0], where it differs from the path.
+    /// Its `argv[0]`, where it differs from the path.
     pub(crate) name: Option<&'a OsStr>,
     pub(crate) arguments: &'a [OsString],
 }

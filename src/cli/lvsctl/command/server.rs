@@ -20,7 +20,7 @@ pub enum ServerCommand {
         #[command(flatten)]
         options: ServerOptions,
     },
-    /// Change what is given, keep the rest; connections stay (`ipvsadm -e`).
+    /// Change what is given, keep the other options; connections stay (`ipvsadm -e`).
     Edit {
         /// Which one.
         #[command(flatten)]

@@ -17,7 +17,7 @@ pub enum ServiceCommand {
         #[command(flatten)]
         options: ServiceOptions,
     },
-    /// Change what is given, keep the rest; connections stay (`ipvsadm -E`).
+    /// Change what is given, keep the other options; connections stay (`ipvsadm -E`).
     Edit {
         /// Which one.
         #[command(flatten)]
