@@ -1,6 +1,6 @@
 //! Raw bindings to the part of DPDK that lvsd uses: types, constants and functions as C declares them.
 //!
-//! No policy and no safe code here; the safe room above is `src/dpdk/`. `shim_*` are symbols for what DPDK
+//! No policy and no safe code here; the safe layer above is `src/dpdk/`. `shim_*` are symbols for what DPDK
 //! offers only inline. What is bound is the allow-list in `build.rs`.
 #![allow(
     non_upper_case_globals,

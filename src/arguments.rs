@@ -1,6 +1,6 @@
 //! `lvsd`'s command line.
 //!
-//! In:  words. Out: what is wanted. Manual pages and completions are made from it.
+//! In:  words. Out: [`Arguments`]. Manual pages and completions are generated from it.
 
 use std::path::PathBuf;
 

@@ -1,12 +1,12 @@
-//! THE unsafe room: DPDK behind types that make its classic bugs unwritable.
+//! All unsafe code of the data plane: DPDK behind types that make its classic bugs unwritable.
 //!
-//! 1. An [`Mbuf`] is owned by exactly one place; there is no `Clone`; what is dropped is freed.
-//! 2. Handing mbufs to a queue empties the [`Burst`]; what the device refused is freed and counted.
-//! 3. A queue is `Send` and not `Sync`: it moves into one worker and is polled by no other thread.
-//! 4. [`Eal`] is the proof that DPDK is up; pools and devices are made through it, once a process.
+//! 1. An [`Mbuf`] has exactly one owner. It is not `Clone`, and dropping it frees it.
+//! 2. Passing mbufs to a queue empties the [`Burst`]. Mbufs that the device refuses are freed and counted.
+//! 3. A queue is `Send` and not `Sync`: it moves into one worker, and no other thread polls it.
+//! 4. [`Eal`] is the proof that DPDK runs. Pools and devices are created through it, once per process.
 //! 5. A pool lives until the process ends, so no mbuf can outlive its memory.
 //!
-//! Nothing of DPDK's types or error numbers leaves this room.
+//! DPDK's types and error numbers do not leave this module.
 #![allow(unsafe_code)]
 
 pub mod burst;
@@ -29,7 +29,7 @@ pub use mbuf::Mbuf;
 pub use mempool::{Mempool, PoolSettings, Pools};
 pub use queue::{RxQueue, TxQueue};
 
-/// DPDK's text for an error number, sign ignored.
+/// DPDK's text for an error number. The sign does not matter.
 fn error_text(number: i32) -> String {
     // SAFETY: rte_strerror accepts any number and returns a static or thread-local C string, copied at once.
     unsafe { std::ffi::CStr::from_ptr(dpdk_sys::rte_strerror(number.abs())) }

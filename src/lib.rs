@@ -1,6 +1,6 @@
-//! The rooms of the daemon `lvsd`, and [`run`], which starts and stops them in order.
+//! The modules of the daemon `lvsd`, and [`run`], which starts and stops them in order.
 //!
-//! A library beside the binary so that tests can start each room alone.
+//! They form a library beside the binary, so that tests can start each module alone.
 
 pub mod arguments;
 pub mod dpdk;
@@ -13,6 +13,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use dpdk::lcore::LcoreHandle;
+use lvs_core::config::Config;
+use lvs_core::counters::WorkerCounters;
 use mgmt::admin::socket::{self, AdminSocket};
 use mgmt::ipvs_netlink::socket::IpvsSocket;
 use mgmt::link::LinkWatch;
@@ -20,66 +23,66 @@ use mgmt::mailbox_handle::MailboxHandle;
 use mgmt::punt;
 use mgmt::reload::Reloader;
 use mgmt::rss_check::RssCheck;
-use mgmt::runtime::{self, Parts};
-use startup::{Opened, StartError};
+use mgmt::runtime::{self, SharedState};
+use startup::StartError;
+use startup::devices::Opened;
+use startup::workers::Launch;
 use worker::assignment::{self, AssignmentSettings};
 
 /// Runs the director until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When a step of the start-up fails; nothing has been promised to anybody then.
+/// A part of the start-up fails. The daemon has not promised anything to anybody by then.
 pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let (config, text) = startup::read_config(config_path)?;
     socket::refuse_second_daemon(&config.api.socket)?;
     let metrics = startup::metrics_listener(&config)?;
     let mut director = startup::restore(&config)?;
 
-    let environment = startup::environment(&config)?;
+    let environment = startup::environment::start(&config)?;
     let Opened {
         devices,
         queues,
         twins,
         rss,
-    } = startup::devices(&config, &environment)?;
+    } = startup::devices::open(&config, &environment)?;
     let runtime = startup::runtime()?;
     let (mirror, l3) = runtime.block_on(startup::mirror(&twins))?;
     director.set_l3(Arc::clone(&l3.borrow()), Instant::now());
 
-    let counters = startup::counters(&config, &environment.nodes);
+    let counters = startup::workers::counters(&config, &environment.nodes);
     let settings = AssignmentSettings {
         counters: &counters,
         twins: &twins.iter().map(|twin| twin.device).collect::<Vec<_>>(),
-        idle: startup::idle_policy(&config),
+        idle: startup::workers::idle_policy(&config),
         clock: environment.clock,
         pool: environment.pools.of(environment.nodes.main),
     };
     let assignment = assignment::assemble(queues, &settings);
     let links = LinkWatch::new(&twins);
-    let punt_thread = punt::start(assignment.twin_ends, startup::twin_descriptors(twins), settings.pool)
+    let descriptors = startup::devices::twin_descriptors(twins);
+    let punt_thread = punt::start(assignment.twin_ends, descriptors, settings.pool)
         .map_err(StartError::io("start the twin thread"))?;
-    let snapshot = director.first_snapshot(config.workers.count);
-    let workers = startup::launch_workers(
-        &config,
-        &environment,
-        assignment.workers,
-        &counters,
-        &snapshot,
-        rss.as_ref(),
-    )?;
-    let handles: Vec<Arc<MailboxHandle>> = startup::worker_handles(&environment, assignment.mailboxes, &counters);
-    director.attach(
-        handles.iter().map(|handle| Arc::clone(handle) as _).collect(),
-        Instant::now(),
-    );
+    let shared = Launch {
+        config: &config,
+        environment: &environment,
+        counters: &counters,
+        snapshot: &director.first_snapshot(config.workers.count),
+        rss: rss.as_ref(),
+    };
+    let workers = startup::workers::launch(&shared, assignment.workers)?;
+    let handles = startup::workers::handles(&environment, assignment.mailboxes, &counters);
+    let of_director = handles.iter().map(|handle| Arc::clone(handle) as _).collect();
+    director.attach(of_director, Instant::now());
     director.attach_twins(Arc::clone(punt_thread.counters()));
 
     let socket = AdminSocket::open(&config.api.socket, startup::group(&config))?;
     let ipvs_socket = IpvsSocket::open(&config.api.socket.with_file_name("ipvs.sock"), socket.gate.group())?;
-    let parts = Parts {
+    let state = SharedState {
         director: Arc::new(Mutex::new(director)),
         reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),
         links,
-        rss_check: RssCheck::new(startup::claims(&devices, rss.is_some()), Arc::clone(&counters)),
+        rss_check: RssCheck::new(startup::devices::claims(&devices, rss.is_some()), Arc::clone(&counters)),
         devices,
         pools: environment.pools.clone(),
         twins: Arc::clone(punt_thread.counters()),
@@ -89,27 +92,41 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         version: startup::version(&config, revision),
         metrics,
     };
-    log::info!(
-        "lvsd {revision}: {} devices, {} workers, {}, ready",
-        config.devices.len(),
-        config.workers.count,
-        if rss.is_some() {
-            "flows spread by RSS"
-        } else {
-            "flows spread by workers"
-        }
-    );
-    runtime.block_on(runtime::serve(socket, ipvs_socket, parts));
+    log_ready(&config, revision, rss.is_some());
+    runtime.block_on(runtime::serve(socket, ipvs_socket, state));
 
-    for handle in &handles {
+    stop(&handles, workers)?;
+    drop(punt_thread);
+    log_stages(&counters);
+    log::info!("stopped");
+    Ok(())
+}
+
+fn log_ready(config: &Config, revision: &str, by_rss: bool) {
+    let (devices, workers) = (config.devices.len(), config.workers.count);
+    let distributor = if by_rss { "RSS" } else { "workers" };
+    log::info!("lvsd {revision}: {devices} devices, {workers} workers, flows distributed by {distributor}, ready");
+}
+
+/// Ends all workers and waits for them.
+fn stop(handles: &[Arc<MailboxHandle>], workers: Vec<LcoreHandle>) -> Result<(), StartError> {
+    for handle in handles {
         handle.stop();
     }
     for worker in workers {
         worker.join()?;
     }
-    drop(punt_thread);
+    Ok(())
+}
+
+/// Logs the cycles of each stage, in builds with the feature `stages`.
+#[cfg_attr(
+    not(feature = "stages"),
+    expect(unused_variables, reason = "other builds count no cycles")
+)]
+fn log_stages(counters: &[Arc<WorkerCounters>]) {
     #[cfg(feature = "stages")]
-    for worker in counters.iter() {
+    for worker in counters {
         use lvs_core::single_writer::SingleWriter;
         let packets: u64 = worker.devices.iter().map(|device| device.rx_packets.get()).sum();
         log::info!(
@@ -118,6 +135,4 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
             worker.stages.sums()
         );
     }
-    log::info!("stopped");
-    Ok(())
 }

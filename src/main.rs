@@ -1,4 +1,6 @@
-//! `lvsd`: start-up and shutdown in order, one line a step.
+//! The binary `lvsd`: parses the command line, sets up logging and runs what was asked for.
+//!
+//! [`lvsd::run`] shows start-up and shutdown in order.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
 //! `lvsd --offline IN OUT`: the production path over a capture file, without devices, kernel or privileges.
 //!
 //! In:  a configuration and a pcap or pcapng of frames as a director received them. Out: a pcapng of the frames that it
-//! sends for them, each with a comment, and a summary. Time is the capture's: connections expire between its frames.
-//! The network is learnt from the capture: [`network`] says how. Never: opens a device or a socket.
+//! sends for them, each with a comment, and a summary. Time is that of the capture: connections expire between its frames.
+//! [`network`] learns the network from the capture. Never: opens a device or a socket.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -30,11 +30,11 @@ pub(crate) use files::interface as pcapng_interface;
 use files::{Captured, Output};
 
 /// Virtual milliseconds between two housekeeping passes while time advances.
-const STEP_MS: u32 = 50;
-/// A longer gap between two frames counts as this: everything has expired by then.
+const HOUSEKEEPING_PERIOD_MS: u32 = 50;
+/// A longer gap between two frames counts as this one, because everything has expired by then.
 const GAP_MAX_MS: u64 = 24 * 3_600 * 1_000;
 
-/// Why a capture is not processed.
+/// Why a capture cannot be processed.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
     /// The input.
@@ -42,10 +42,10 @@ pub enum OfflineError {
     Input {
         /// Which file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         source: pcap_file::PcapError,
     },
-    /// It is not a capture of Ethernet frames.
+    /// The input does not hold Ethernet frames.
     #[error("{path}: frame {frame} is of link type {link}; only Ethernet can be processed")]
     NotEthernet {
         /// Which file.
@@ -71,22 +71,22 @@ pub enum OfflineError {
     Arena(#[from] ArenaError),
 }
 
-/// What became of the frames.
+/// How many frames had which result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Frames of the input.
     pub read: u64,
     /// Frames of the output.
     pub sent: u64,
-    /// Left to the kernel.
+    /// Frames for the kernel.
     pub punted: u64,
-    /// They wait for a neighbour that nobody resolves here.
+    /// Frames that wait for a neighbour, which nobody resolves here.
     pub held: u64,
-    /// Their content was kept.
-    pub kept: u64,
-    /// By reason, without those that did not occur.
+    /// Frames that the path consumed.
+    pub consumed: u64,
+    /// Dropped frames by reason. Only reasons that occurred.
     pub drops: Vec<(DropReason, u64)>,
-    /// Connections scheduled.
+    /// Scheduled connections.
     pub connections: u64,
 }
 
@@ -95,8 +95,8 @@ impl fmt::Display for Summary {
         let dropped: u64 = self.drops.iter().map(|(_, packets)| packets).sum();
         writeln!(
             formatter,
-            "{} frames read, {} sent, {} left to the kernel, {} held, {} kept, {dropped} dropped, {} connections",
-            self.read, self.sent, self.punted, self.held, self.kept, self.connections
+            "{} frames read, {} sent, {} left to the kernel, {} held, {} consumed, {dropped} dropped, {} connections",
+            self.read, self.sent, self.punted, self.held, self.consumed, self.connections
         )?;
         for (reason, packets) in &self.drops {
             writeln!(formatter, "drop {} {packets}", reason.name())?;
@@ -108,13 +108,13 @@ impl fmt::Display for Summary {
 /// Processes `input` as a director of this configuration would, into `output`.
 ///
 /// # Errors
-/// Files that cannot be read or written; services that contradict each other.
+/// A file cannot be read or written, or services contradict each other.
 pub fn run(config: &Config, input: &Path, output: &Path) -> Result<Summary, OfflineError> {
     let frames = files::read(input)?;
     let l3 = network::learn(config, &frames);
     let names: Vec<String> = config.devices.iter().map(|device| device.name.clone()).collect();
     let out = Output::create(output, &names)?;
-    let mut director = Director::new(config, l3, out)?;
+    let mut director = OfflineDirector::new(config, l3, out)?;
     let first_ns = frames.first().map_or(0, |frame| frame.time_ns);
     let mut before_ns = first_ns;
     for (index, frame) in frames.iter().enumerate() {
@@ -127,18 +127,18 @@ pub fn run(config: &Config, input: &Path, output: &Path) -> Result<Summary, Offl
     director.finish()
 }
 
-/// The workers of one director and where its frames go.
-struct Director {
+/// The workers of a director in virtual time, and its output.
+struct OfflineDirector {
     workers: Vec<WorkerState>,
     counters: Arc<[Arc<WorkerCounters>]>,
     now: Tick,
     out: Output,
-    /// Of the frame in hand: its number and time.
+    /// The current frame's number and time.
     cause: (usize, u64),
     summary: Summary,
 }
 
-impl Director {
+impl OfflineDirector {
     fn new(config: &Config, l3: L3, out: Output) -> Result<Self, OfflineError> {
         let count = config.workers.count;
         let snapshot = Arc::new(Snapshot {
@@ -160,7 +160,7 @@ impl Director {
                 workers_count: count,
                 conns4_max: config.connections.ipv4_max as usize,
                 conns6_max: config.connections.ipv6_max as usize,
-                // The same run gives the same frames.
+                // Fixed, so that every run gives the same frames.
                 secret: [1, 2, 3, 4],
                 seed: number as u64 + 1,
             };
@@ -182,18 +182,18 @@ impl Director {
     fn advance(&mut self, ms: u32) -> Result<(), OfflineError> {
         let mut left_ms = ms;
         while left_ms > 0 {
-            let step_ms = left_ms.min(STEP_MS);
-            left_ms -= step_ms;
-            self.now = self.now.plus_ms(step_ms);
+            let period_ms = left_ms.min(HOUSEKEEPING_PERIOD_MS);
+            left_ms -= period_ms;
+            self.now = self.now.plus_ms(period_ms);
             for worker in 0..self.workers.len() {
                 path::housekeeping::run(&mut self.workers[worker], self.now);
-                self.made(worker, DeviceId(0))?;
+                self.send_generated(worker, DeviceId(0))?;
             }
         }
         Ok(())
     }
 
-    /// One frame of the capture; the first worker polls, the owner of its connection decides.
+    /// Processes one frame of the capture. The first worker receives it, the owner of its connection processes it.
     fn frame(&mut self, number: usize, captured: &Captured) -> Result<(), OfflineError> {
         self.cause = (number, captured.time_ns);
         self.summary.read += 1;
@@ -206,7 +206,7 @@ impl Director {
             frames,
             &mut verdicts,
         );
-        self.made(0, captured.device)?;
+        self.send_generated(0, captured.device)?;
         self.dispatch(0, captured.device, frame, verdicts[0])
     }
 
@@ -234,22 +234,22 @@ impl Director {
                     frames,
                     &mut verdicts,
                 );
-                self.made(owner, device)?;
-                // Never handed over again.
+                self.send_generated(owner, device)?;
+                // A frame is handed off once at most.
                 if !matches!(verdicts[0], Verdict::Handoff(_)) {
                     return self.dispatch(owner, device, frame, verdicts[0]);
                 }
             }
             Verdict::Punt => self.summary.punted += 1,
             Verdict::Hold(_) => self.summary.held += 1,
-            Verdict::Consumed => self.summary.kept += 1,
+            Verdict::Consumed => self.summary.consumed += 1,
             Verdict::Drop(reason) => self.counters[worker].drop_packet(reason),
         }
         Ok(())
     }
 
-    /// Frames that the path made besides those of the capture.
-    fn made(&mut self, worker: usize, device: DeviceId) -> Result<(), OfflineError> {
+    /// Dispatches the frames that the path generated.
+    fn send_generated(&mut self, worker: usize, device: DeviceId) -> Result<(), OfflineError> {
         while let Some((verdict, bytes)) = self.workers[worker].next_generated() {
             let frame = VecFrame::new(bytes);
             self.dispatch(worker, device, frame, verdict)?;

@@ -1,4 +1,4 @@
-//! The DPDK module on software devices: no hugepages, no NIC, each test in a process of its own.
+//! The DPDK module on software devices, without hugepages or NICs. Each test runs in its own process.
 
 #[path = "process/own_process.rs"]
 mod own_process;
@@ -74,8 +74,8 @@ fn frames_come_back_from_a_ring_device_and_none_is_lost() {
 }
 
 #[test]
-fn what_a_full_device_refuses_is_counted_and_freed() {
-    in_own_process("what_a_full_device_refuses_is_counted_and_freed", || {
+fn frames_that_a_full_device_refuses_are_counted_and_freed() {
+    in_own_process("frames_that_a_full_device_refuses_are_counted_and_freed", || {
         let eal = start_eal(1);
         let pool = pool(&eal);
         let (_device, Queues { rx: _rx, mut tx }) = open(&eal, pool, "net_ring0");
@@ -96,8 +96,8 @@ fn what_a_full_device_refuses_is_counted_and_freed() {
 }
 
 #[test]
-fn a_drained_burst_frees_what_nobody_took() {
-    in_own_process("a_drained_burst_frees_what_nobody_took", || {
+fn a_drained_burst_frees_the_buffers_that_nobody_took() {
+    in_own_process("a_drained_burst_frees_the_buffers_that_nobody_took", || {
         let eal = start_eal(1);
         let pool = pool(&eal);
         let mut burst = Burst::new();
@@ -113,8 +113,8 @@ fn a_drained_burst_frees_what_nobody_took() {
 }
 
 #[test]
-fn an_mbuf_grows_and_shrinks_at_both_ends_within_its_room() {
-    in_own_process("an_mbuf_grows_and_shrinks_at_both_ends_within_its_room", || {
+fn an_mbuf_grows_and_shrinks_at_both_ends_within_its_capacity() {
+    in_own_process("an_mbuf_grows_and_shrinks_at_both_ends_within_its_capacity", || {
         let eal = start_eal(1);
         let pool = pool(&eal);
         let mut mbuf = frame(&pool, b"payload");
@@ -296,8 +296,8 @@ fn workers_run_on_their_cpu_and_a_panic_is_reported() {
 }
 
 #[test]
-fn dpdk_starts_once_a_process_and_one_prefix_serves_one_process() {
-    in_own_process("dpdk_starts_once_a_process_and_one_prefix_serves_one_process", || {
+fn dpdk_starts_once_per_process_and_one_prefix_serves_one_process() {
+    in_own_process("dpdk_starts_once_per_process_and_one_prefix_serves_one_process", || {
         let settings = lab_settings(1);
         let _eal = Eal::start(&settings).unwrap();
         assert!(matches!(Eal::start(&settings), Err(EalError::PrefixInUse(prefix)) if prefix == settings.file_prefix));
@@ -314,7 +314,7 @@ fn the_clock_counts_milliseconds_and_memory_is_zeroed() {
     in_own_process("the_clock_counts_milliseconds_and_memory_is_zeroed", || {
         let eal = start_eal(1);
         let clock = Clock::start(&eal);
-        // This clock is read between two looks at the kernel's, however long the machine takes over them.
+        // The test reads this clock between two readings of the kernel's clock, however far apart they are.
         let before = std::time::Instant::now();
         let tick = clock.now();
         let after = std::time::Instant::now();

@@ -49,7 +49,7 @@ fn run(folder: &Path, input: &str) -> Output {
         .unwrap()
 }
 
-/// One line a frame: the fields asked for, by the real tshark.
+/// The requested fields, one line per frame, by the real tshark.
 fn tshark(file: &Path, fields: &[&str]) -> Vec<String> {
     let mut command = Command::new("tshark");
     command.arg("-r").arg(file).args(["-T", "fields", "-E", "separator= "]);
@@ -97,7 +97,7 @@ fn a_capture_goes_through_the_path_in_its_own_time() {
     );
     assert_eq!(
         said.lines().next().unwrap(),
-        "6 frames read, 4 sent, 2 left to the kernel, 0 held, 0 kept, 0 dropped, 1 connections"
+        "6 frames read, 4 sent, 2 left to the kernel, 0 held, 0 consumed, 0 dropped, 1 connections"
     );
     let fields = [
         "frame.time_epoch",
@@ -132,7 +132,7 @@ fn a_capture_goes_through_the_path_in_its_own_time() {
         ]
     );
 
-    // What it wrote it reads: the frames are no longer for the director.
+    // It can read its own output, whose frames are no longer for the director.
     std::fs::rename(folder.path().join("out.pcapng"), folder.path().join("again.pcapng")).unwrap();
     let again = run(folder.path(), "again.pcapng");
     let said = String::from_utf8(again.stdout).unwrap();
@@ -140,7 +140,7 @@ fn a_capture_goes_through_the_path_in_its_own_time() {
 }
 
 #[test]
-fn what_is_no_capture_is_refused_with_its_name() {
+fn a_file_that_is_no_capture_is_refused_by_name() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("lvsd.toml"), CONFIG).unwrap();
     for (name, content) in [("empty", &b""[..]), ("text", b"no capture, but long enough to be one")] {

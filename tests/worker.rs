@@ -1,4 +1,4 @@
-//! The worker loop, the rings between workers and the twin thread, on ring devices: every frame is accounted for.
+//! The worker loop and the rings between workers and the twin thread, on ring devices. Every frame is counted.
 
 #[path = "process/lab.rs"]
 mod lab;
@@ -133,7 +133,7 @@ fn a_punted_frame_waits_for_two_milliseconds_at_most_and_a_quiet_thread_costs_li
                 waits.push(sent.elapsed());
             }
             waits.sort();
-            // What the thread asks for is its own; when the machine lets it go on is not.
+            // The thread decides how long it asks to sleep. When it runs again is up to the machine.
             let longest = longest_wait(&traced.calls()).expect("it waited");
             assert!(longest <= Duration::from_millis(2), "a wait of {longest:?}");
             let before = twin_thread_cpu_ms();
@@ -149,7 +149,7 @@ fn a_punted_frame_waits_for_two_milliseconds_at_most_and_a_quiet_thread_costs_li
     );
 }
 
-/// CPU time of the thread named `lvsd-twins`, in milliseconds (`/proc/…/schedstat`, nanoseconds on CPU first).
+/// CPU time of the thread `lvsd-twins` in milliseconds, from the first number of `/proc/…/schedstat`, which is nanoseconds.
 fn twin_thread_cpu_ms() -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let twins = tasks
@@ -160,8 +160,8 @@ fn twin_thread_cpu_ms() -> u64 {
 }
 
 #[test]
-fn a_frame_handed_over_is_decided_by_its_owner() {
-    in_own_process("a_frame_handed_over_is_decided_by_its_owner", || {
+fn a_frame_handed_off_is_processed_by_its_owner() {
+    in_own_process("a_frame_handed_off_is_processed_by_its_owner", || {
         let mut lab = Lab::start(&LabSettings {
             workers: 2,
             tx_queues: 2,
@@ -252,7 +252,7 @@ fn a_held_frame_leaves_once_its_neighbour_is_known() {
         );
         let (old, mut again) = lab.retired(0);
         assert_eq!(old.l3.generation, 0);
-        // Asked again after a second, which may be over already.
+        // The worker asks again after a second, which may have passed already.
         while !again.contains(&neighbour(9)) {
             again.extend(Some(lab.asked(0).expect("asked again")));
         }
@@ -297,8 +297,8 @@ fn a_slow_device_costs_named_drops_and_no_buffer() {
 }
 
 #[test]
-fn commands_wait_while_there_is_no_room_for_their_replies() {
-    in_own_process("commands_wait_while_there_is_no_room_for_their_replies", || {
+fn commands_wait_until_their_replies_fit() {
+    in_own_process("commands_wait_until_their_replies_fit", || {
         let mut lab = Lab::start(&ONE);
         let mailbox = Arc::clone(&lab.mailboxes[0]);
         while mailbox.replies.push(Reply::Resolve(neighbour(0))).is_ok() {}
@@ -308,11 +308,11 @@ fn commands_wait_while_there_is_no_room_for_their_replies() {
             ticket: 77,
         };
         mailbox.commands.push(Command::DumpConns(Box::new(dump))).unwrap();
-        // It has looked into its mailbox behind each of these.
+        // The worker has looked into its mailbox after each of these.
         let slept = lab.counters[0].sleeps.get();
         assert!(wait_until(|| lab.counters[0].sleeps.get() > slept + 3));
         assert_eq!(mailbox.commands.len(), 1);
-        // The first that goes frees space for the answer, which stands behind all others.
+        // Taking the first reply frees a slot for the answer, which is the last one.
         loop {
             match lab.reply(0) {
                 Some(Reply::Resolve(_)) => {}
@@ -349,7 +349,7 @@ fn a_flood_to_the_kernel_does_not_starve_arp() {
     });
 }
 
-/// How many frames of each reason a capture of drops got, all of them lost behind the path.
+/// How many frames a capture of drops got for each reason. All of them were dropped after the path.
 fn lost_by_reason(tap: &mut TapEnd) -> Vec<(DropReason, usize)> {
     let mut found: Vec<(DropReason, usize)> = Vec::new();
     while let Ok(record) = tap.records.pop() {
@@ -369,9 +369,9 @@ fn lost_by_reason(tap: &mut TapEnd) -> Vec<(DropReason, usize)> {
 }
 
 #[test]
-fn what_full_rings_and_queues_drop_behind_the_path_is_captured_by_name() {
+fn drops_by_full_rings_and_queues_after_the_path_are_captured_by_name() {
     in_own_process(
-        "what_full_rings_and_queues_drop_behind_the_path_is_captured_by_name",
+        "drops_by_full_rings_and_queues_after_the_path_are_captured_by_name",
         || {
             let mut lab = Lab::start(&LabSettings { twins: 0, ..ONE });
             let settings = TapSettings {
@@ -387,7 +387,7 @@ fn what_full_rings_and_queues_drop_behind_the_path_is_captured_by_name() {
             let (tap, mut end) = Tap::new(settings, 1_024);
             lab.mailboxes[0].commands.push(Command::Tap(tap)).unwrap();
             assert!(wait_until(|| lab.mailboxes[0].commands.is_empty()));
-            // The worker has taken it once it has taken what was sent after it.
+            // The worker takes commands in order, so it has taken this one when it has taken a later one.
             lab.publish(0, snapshot(0));
             assert!(lab.reply(0).is_some());
 

@@ -1,4 +1,4 @@
-//! A worker makes no allocation after its start, while traffic flows, commands arrive and captures come and go.
+//! A worker allocates nothing after its start while traffic flows, commands arrive, and captures begin and end.
 
 #[path = "process/lone_worker.rs"]
 mod lone_worker;

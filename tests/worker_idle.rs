@@ -1,4 +1,4 @@
-//! A worker that sleeps when idle leaves its CPU alone, and is still in time for everything.
+//! A worker that sleeps when idle uses little CPU and still serves everything in time.
 
 #[path = "process/lab.rs"]
 mod lab;
@@ -44,7 +44,7 @@ const TWO: LabSettings = LabSettings {
     idle: ADAPTIVE,
 };
 
-/// CPU time of all threads that poll, in milliseconds (`/proc/…/schedstat`, nanoseconds on CPU first).
+/// CPU time of all polling threads in milliseconds, from the first number of `/proc/…/schedstat`, which is nanoseconds.
 fn workers_cpu_ms() -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let workers = tasks
@@ -58,19 +58,19 @@ fn workers_cpu_ms() -> u64 {
 }
 
 #[test]
-fn two_quiet_workers_that_rest_need_less_than_a_twentieth_of_a_cpu_each() {
+fn two_quiet_workers_that_sleep_need_less_than_a_twentieth_of_a_cpu_each() {
     in_own_process(
-        "two_quiet_workers_that_rest_need_less_than_a_twentieth_of_a_cpu_each",
+        "two_quiet_workers_that_sleep_need_less_than_a_twentieth_of_a_cpu_each",
         || {
             let mut lab = Lab::start(&TWO);
             let slept = || lab.counters.iter().all(|counters| counters.sleeps.get() > 100);
-            assert!(wait_until(slept), "they rest");
+            assert!(wait_until(slept), "they sleep");
             let before = workers_cpu_ms();
             std::thread::sleep(Duration::from_millis(1_000));
             let spent = workers_cpu_ms() - before;
             println!("two workers: {spent} ms of CPU in a quiet second");
             assert!(spent < 100, "{spent} ms of CPU in a quiet second");
-            // The worker writes one behind the other, so what is read between them does not fit together.
+            // The worker writes one counter after the other, so a reader may see a new and an old one.
             let cycles = || [&lab.counters[0].sleep_cycles, &lab.counters[0].idle_cycles].map(SingleWriter::get);
             let fits = || matches!(cycles(), [sleep, idle] if sleep > idle / 2 && sleep <= idle);
             assert!(wait_until(fits), "cycles asleep, idle: {:?}", cycles());
@@ -80,8 +80,8 @@ fn two_quiet_workers_that_rest_need_less_than_a_twentieth_of_a_cpu_each() {
 }
 
 #[test]
-fn what_comes_after_a_silence_waits_for_sleeps_of_milliseconds_at_most() {
-    let test = "what_comes_after_a_silence_waits_for_sleeps_of_milliseconds_at_most";
+fn a_frame_after_a_silence_waits_for_sleeps_of_milliseconds_at_most() {
+    let test = "a_frame_after_a_silence_waits_for_sleeps_of_milliseconds_at_most";
     in_own_process(test, || {
         let mut lab = Lab::start(&TWO);
         let logs = tempfile::tempdir().unwrap();
@@ -109,7 +109,7 @@ fn what_comes_after_a_silence_waits_for_sleeps_of_milliseconds_at_most() {
             waits.sort();
             println!("{what}: median {:?}, longest {:?}", waits[10], waits[19]);
         }
-        // What the threads ask for is theirs; when the machine lets them go on is not.
+        // The threads decide how long they ask to sleep. When they run again is up to the machine.
         assert_eq!((workers.len(), twins.len()), (2, 1));
         for (thread, longest_ms) in workers
             .into_iter()
@@ -126,9 +126,9 @@ fn what_comes_after_a_silence_waits_for_sleeps_of_milliseconds_at_most() {
 }
 
 #[test]
-fn timers_commands_and_the_kernels_frames_are_served_by_a_worker_that_rests() {
+fn a_worker_that_sleeps_serves_timers_commands_and_the_kernels_frames() {
     in_own_process(
-        "timers_commands_and_the_kernels_frames_are_served_by_a_worker_that_rests",
+        "a_worker_that_sleeps_serves_timers_commands_and_the_kernels_frames",
         || {
             let mut lab = Lab::start(&LabSettings {
                 workers: 1,

@@ -1,4 +1,4 @@
-//! A worker with its real state on captures that repeat: it allocates nothing, and it outlives an empty pool.
+//! A worker with its real state on repeated captures: it allocates nothing, and it survives an empty pool.
 
 #[path = "process/own_process.rs"]
 mod own_process;
@@ -35,7 +35,7 @@ use own_process::{in_own_process, start_eal};
 const CONNS_MAX: usize = 2_048;
 const SERVERS_MAX: usize = 64;
 
-/// What a condition may take on a machine that does much else beside it.
+/// The longest time that a condition may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A worker on its lcore, and the test as its management core.
@@ -48,7 +48,7 @@ struct Running {
     l3: Arc<L3>,
     handle: LcoreHandle,
     counted: mpsc::Receiver<allocation_counter::AllocationInfo>,
-    /// Batches of connections still to be taken over of which nobody hears again.
+    /// Batches of connections that the worker is still to import and for which no flow follows.
     passing: u32,
     _devices: Vec<Device>,
     _eal: Eal,
@@ -150,12 +150,12 @@ impl Running {
     fn receives_more_than(&mut self, before: u64) {
         let end = Instant::now() + PATIENCE;
         while self.received() <= before {
-            assert!(Instant::now() < end, "it receives nothing behind {before} frames");
+            assert!(Instant::now() < end, "it receives nothing after {before} frames");
             self.manage(Duration::from_millis(5));
         }
     }
 
-    /// Plays the management core for a while: empties the rings, answers, and asks on where a dump ends.
+    /// Plays the management core for a while: empties the rings, answers, and continues dumps.
     fn manage(&mut self, time: Duration) -> Managed {
         let end = Instant::now() + time;
         let mut managed = Managed::default();
@@ -165,11 +165,11 @@ impl Running {
                 match reply {
                     Reply::Retired(_) => managed.snapshots += 1,
                     Reply::ConnDump(dump) => managed.records += dump.records.len(),
-                    Reply::ImportedSynced(conns) => managed.taken_over += conns.len(),
+                    Reply::ImportedSynced(conns) => managed.imported += conns.len(),
                     Reply::Resolve(_) | Reply::Explained(_) | Reply::Tap(_) => {}
                 }
             }
-            // What it syncs out comes back as if another director had sent it, about other clients.
+            // The connections that it syncs out come back as those of another director, with other clients.
             let synced_out = std::iter::from_fn(|| self.mailbox.synced.pop());
             let other = |conn: SyncConn| SyncConn {
                 client: (conn.client.0, conn.client.1 ^ 0x8000),
@@ -197,7 +197,7 @@ impl Running {
         let _ = self.mailbox.commands.push(command);
     }
 
-    /// Ends the worker; what it allocated.
+    /// Ends the worker. Returns what it allocated.
     fn stop(self) -> allocation_counter::AllocationInfo {
         self.mailbox.commands.force_push(Command::Stop);
         self.handle.join().unwrap();
@@ -209,7 +209,7 @@ impl Running {
 struct Managed {
     snapshots: usize,
     records: usize,
-    taken_over: usize,
+    imported: usize,
 }
 
 /// Two captures: from clients and from real servers.
@@ -236,7 +236,7 @@ impl Captures {
                 from_clients.push(tcp6(&ends6).fin().ack().build());
             }
         }
-        // A capture that repeats must fit one buffer a frame.
+        // Each frame of a repeated capture must fit into one buffer.
         let arbitrary = std::iter::repeat_with(|| arbitrary(&mut random, &seeds)).filter(|frame| frame.len() <= 1_514);
         from_clients.extend(arbitrary.take(1_000));
         captures.write("wan", from_clients);
@@ -281,10 +281,10 @@ fn a_worker_with_its_real_state_allocates_nothing() {
         let end = Instant::now() + Duration::from_secs(120);
         for round in 0u32.. {
             // As much as it must do without an allocation; far more picks than there are flows, so ports are reused and
-            // connections are removed and made all the time, and others hear nothing any more.
+            // connections are removed and created all the time, and others get no packets any more.
             let is_enough = managed.snapshots >= 50
                 && managed.records > 5_000
-                && managed.taken_over > 1_000
+                && managed.imported > 1_000
                 && wan.rx_packets.get() > 100_000
                 && wan.punted_packets.get() > 0
                 && counters.scheduler_picks.get() > 1_000
@@ -313,7 +313,7 @@ fn a_worker_with_its_real_state_allocates_nothing() {
             let of_round = running.manage(Duration::from_millis(50));
             managed.snapshots += of_round.snapshots;
             managed.records += of_round.records;
-            managed.taken_over += of_round.taken_over;
+            managed.imported += of_round.imported;
         }
         let counted = running.stop();
         println!("{managed:?}, {} frames, {counted:?}", wan.rx_packets.get());
@@ -328,12 +328,12 @@ fn a_worker_outlives_an_empty_pool() {
         let mut running = Running::start([&captures.path("wan"), &captures.path("lan")]);
         running.receives_more_than(0);
 
-        // Punted frames end here and are kept: the worker's own buffers go too, one by one.
+        // The test keeps all punted frames, so the worker runs out of buffers one by one.
         let mut taken = Vec::new();
         let end = Instant::now() + PATIENCE;
         let mut starved = 0;
         let mut passes = 0;
-        // It has made a pass for each snapshot that it sends back.
+        // The worker runs a pass for each snapshot that it sends back.
         while running.pool.available() > 0 || running.received() > starved || passes == 0 {
             assert!(Instant::now() < end, "{} buffers are left", running.pool.available());
             starved = running.received();

@@ -1,4 +1,4 @@
-//! A worker makes no system call while traffic flows and is captured: strace, watching its thread, sees none.
+//! A worker makes no system call while traffic flows and is captured. strace watches its thread.
 
 #[path = "process/lone_worker.rs"]
 mod lone_worker;
@@ -23,13 +23,16 @@ fn a_worker_makes_no_system_call_while_it_runs() {
 }
 
 #[test]
-fn nor_does_one_that_rests_when_idle_while_traffic_flows() {
-    in_own_process("nor_does_one_that_rests_when_idle_while_traffic_flows", || {
-        makes_no_system_call(IdlePolicy::Adaptive {
-            quiet_us: 200,
-            sleep_max_us: 1_000,
-        });
-    });
+fn a_worker_that_sleeps_when_idle_makes_no_system_call_while_traffic_flows() {
+    in_own_process(
+        "a_worker_that_sleeps_when_idle_makes_no_system_call_while_traffic_flows",
+        || {
+            makes_no_system_call(IdlePolicy::Adaptive {
+                quiet_us: 200,
+                sleep_max_us: 1_000,
+            });
+        },
+    );
 }
 
 fn makes_no_system_call(idle: IdlePolicy) {

@@ -69,8 +69,8 @@ pub fn write(folder: &Path) -> io::Result<()> {
     let (pages, completions) = (folder.join("man"), folder.join("completion"));
     fs::create_dir_all(&pages)?;
     for command in [
-        lvs_cli::command::Arguments::command(),
-        lvs_cli::lvs_run::arguments::Arguments::command(),
+        lvs_cli::lvsctl::command::LvsctlArguments::command(),
+        lvs_cli::lvs_run::arguments::RunArguments::command(),
         lvsd::arguments::Arguments::command(),
     ] {
         let name = command.get_name().to_owned();

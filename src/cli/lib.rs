@@ -1,16 +1,6 @@
-//! The programs of this crate, [`lvsctl`] and [`lvs_run`], as a library.
+//! The programs of this crate, [`lvsctl`] and [`lvs_run`], as a library with a folder for each.
 //!
-//! The binaries in `bin/` only call it. What makes manual pages and completions reads the command lines here.
+//! The binaries in `bin/` only call it. The generator of manual pages and completions reads the command lines here.
 
-mod capture;
-mod client;
-pub mod command;
-mod listing;
 pub mod lvs_run;
 pub mod lvsctl;
-mod proc_files;
-mod run;
-mod status;
-mod table;
-mod top;
-mod why;

@@ -1,8 +1,8 @@
 //! `lvs-run`: starts an unmodified IPVS tool so that it drives lvsd instead of the kernel.
 //!
-//! In:  a command line. Out: the tool in this process' place, with `liblvs_ipvs.so` in front of its C library, or
-//! with a supervisor beside it that answers its system calls where no library can be loaded.
-//! Never: starts a tool while nobody listens: it would say that the kernel has no IPVS.
+//! In:  a command line. Out: this process becomes the tool, with `liblvs_ipvs.so` in front of its C library. Where no
+//! library can be loaded, a supervisor answers its system calls instead.
+//! Never: starts a tool while lvsd does not listen. The tool would say that the kernel has no IPVS.
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -20,7 +20,7 @@ mod program;
 mod raw_calls;
 mod supervisor;
 
-use arguments::{Arguments, Mode, Stage};
+use arguments::{Mode, Part, RunArguments};
 use notify::{Director, Tool};
 use program::Program;
 
@@ -28,16 +28,16 @@ use program::Program;
 const EXIT_NO_DIRECTOR: u8 = 3;
 /// The library is not there.
 const EXIT_NO_LIBRARY: u8 = 4;
-/// As shells say it: found, but not to be executed.
+/// The exit code of shells for a program that was found but cannot be executed.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
-/// As shells say it.
+/// The exit code of shells for a program that was not found.
 const EXIT_NOT_FOUND: u8 = 127;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    if let Some(stage) = arguments.supervise {
-        return supervise(stage, &arguments);
+    let arguments = RunArguments::parse();
+    if let Some(part) = arguments.supervise {
+        return supervise(part, &arguments);
     }
     match run(&arguments) {
         Ok(never) => match never {},
@@ -48,8 +48,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<std::convert::Infallible, (u8, String)> {
-    let [name, rest @ ..] = arguments.command.as_slice() else {
+fn run(arguments: &RunArguments) -> Result<std::convert::Infallible, (u8, String)> {
+    let [name, tool_arguments @ ..] = arguments.command.as_slice() else {
         return Err((2, "no command: give a tool, for example lvs-run ipvsadm -Ln".into()));
     };
     let program = Program::find(name).ok_or_else(|| {
@@ -71,7 +71,7 @@ fn run(arguments: &Arguments) -> Result<std::convert::Infallible, (u8, String)> 
         let tool = Tool {
             path: &program.path,
             name: arguments.name.as_deref(),
-            arguments: rest,
+            arguments: tool_arguments,
         };
         return Err((EXIT_NOT_EXECUTABLE, notify::become_supervised(tool, director)));
     }
@@ -83,7 +83,7 @@ fn run(arguments: &Arguments) -> Result<std::convert::Infallible, (u8, String)> 
     }
     let error = Command::new(&program.path)
         .arg0(arguments.name.as_deref().unwrap_or(name))
-        .args(rest)
+        .args(tool_arguments)
         .env("LD_PRELOAD", preload)
         .env("LVS_IPVS_SOCK", &arguments.socket)
         .env("LVS_IPVS_TIMEOUT", arguments.timeout.to_string())
@@ -91,18 +91,18 @@ fn run(arguments: &Arguments) -> Result<std::convert::Infallible, (u8, String)> 
     Err((EXIT_NOT_EXECUTABLE, format!("{}: {error}", program.path.display())))
 }
 
-fn director<'a>(socket: &'a Path, arguments: &Arguments) -> Director<'a> {
+fn director<'a>(socket: &'a Path, arguments: &RunArguments) -> Director<'a> {
     Director {
         socket,
         timeout_sec: arguments.timeout,
     }
 }
 
-fn supervise(stage: Stage, arguments: &Arguments) -> ExitCode {
+fn supervise(part: Part, arguments: &RunArguments) -> ExitCode {
     let director = director(&arguments.socket, arguments);
-    let outcome = match stage {
-        Stage::Leave => notify::leave(director),
-        Stage::Stay => supervisor::run(director),
+    let outcome = match part {
+        Part::Launcher => notify::launch(director),
+        Part::Supervisor => supervisor::run(director),
     };
     if outcome.is_ok() {
         ExitCode::SUCCESS
@@ -111,7 +111,7 @@ fn supervise(stage: Stage, arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// Beside this program (a build tree), below it (a prefix), or where packages put it.
+/// Finds the library beside this program (a build tree), below it (a prefix), or where packages install it.
 fn find_library(given: Option<&Path>) -> Result<PathBuf, (u8, String)> {
     const NAME: &str = "liblvs_ipvs.so";
     let mut places = Vec::new();
@@ -124,7 +124,7 @@ fn find_library(given: Option<&Path>) -> Result<PathBuf, (u8, String)> {
         }
         places.push(Path::new("/usr/lib/lvsd").join(NAME));
     }
-    // The loader needs an absolute path: the tool may change its folder.
+    // The loader needs an absolute path, because the tool may change its folder.
     let found = places.iter().find_map(|place| place.canonicalize().ok());
     found.ok_or_else(|| {
         let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();

@@ -1,18 +1,28 @@
-//! `lvsctl`: what an operator types. A client of the daemon's admin socket; runs where DPDK is absent.
+//! `lvsctl`, the operator's tool: a client of the daemon's admin socket, which runs without DPDK.
 //!
-//! In:  a command line. Out: tables (or JSON), and an exit code that a script can trust: see [`command`].
+//! In:  a command line. Out: tables (or JSON), and an exit code for scripts: see [`command`].
+
+mod capture;
+mod client;
+pub mod command;
+mod listing;
+mod proc_files;
+mod run;
+mod status;
+mod table;
+mod top;
+mod why;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::command;
-use crate::run::{self, Failure};
+use run::Failure;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let arguments = command::Arguments::parse();
+    let arguments = command::LvsctlArguments::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(run::run(arguments)),
@@ -22,7 +32,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            // Nobody is left to tell when stderr is closed too.
+            // Nobody can read the message when stderr is closed too.
             let _ = writeln!(std::io::stderr(), "lvsctl: {failure}");
             ExitCode::from(failure.exit_code())
         }

@@ -1,4 +1,4 @@
-//! Up to 32 packet buffers in a fixed array. What is still in it when it is dropped is freed, all at once.
+//! Up to 32 packet buffers in a fixed array. Dropping it frees all buffers that it still holds at once.
 
 use std::mem::MaybeUninit;
 
@@ -14,7 +14,7 @@ pub struct Burst {
 }
 
 impl Burst {
-    /// An empty one.
+    /// An empty burst.
     #[inline]
     pub const fn new() -> Self {
         Self {
@@ -23,25 +23,25 @@ impl Burst {
         }
     }
 
-    /// Buffers in it: 0 to [`BURST_MAX`].
+    /// How many buffers it holds: 0 to [`BURST_MAX`].
     #[inline]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether it holds no buffer.
     #[inline]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether another one would not fit.
+    /// Whether no other buffer fits.
     #[inline]
     pub const fn is_full(&self) -> bool {
         self.len == BURST_MAX
     }
 
-    /// Adds one; hands it back when full.
+    /// Adds a buffer. Returns it when the burst is full.
     #[inline]
     pub fn push(&mut self, mbuf: Mbuf) -> Result<(), Mbuf> {
         match self.mbufs.get_mut(self.len) {
@@ -68,7 +68,7 @@ impl Burst {
         unsafe { std::slice::from_raw_parts_mut(self.mbufs.as_mut_ptr().cast::<Mbuf>(), self.len) }
     }
 
-    /// Takes all out, in order. What the iterator does not yield is freed with it.
+    /// Takes all buffers out, in order. Dropping the iterator frees those that it has not yielded.
     #[inline]
     pub fn drain(&mut self) -> Drain<'_> {
         let len = std::mem::take(&mut self.len);
@@ -79,7 +79,7 @@ impl Burst {
         }
     }
 
-    /// Frees all, at once.
+    /// Frees all buffers at once.
     #[inline]
     pub fn free(&mut self) {
         self.free_from(0);
@@ -99,7 +99,7 @@ impl Burst {
         }
     }
 
-    /// Lets `fill` write buffers into the whole array of an empty burst and say how many.
+    /// Empties the burst and lets `fill` write buffers into its array. `fill` returns how many.
     ///
     /// # Safety
     /// `fill` returns `n` <= 32 and has written `n` owned mbufs to the front of the array.
@@ -110,8 +110,8 @@ impl Burst {
         self.len = usize::from(count).min(BURST_MAX);
     }
 
-    /// Lets `take` have the buffers and say how many of the first it took; the rest, if any, is shown to `refused`
-    /// and freed.
+    /// Offers the buffers to `take`, which returns how many of the first it took. The others, if any, are passed to
+    /// `refused` and freed.
     ///
     /// # Safety
     /// `take` owns the first `n` mbufs from then on, `n` being what it returns.
@@ -123,15 +123,15 @@ impl Burst {
     ) {
         let len = self.len;
         let taken = usize::from(take(self.mbufs.as_mut_ptr().cast(), len as u16)).min(len);
-        if let Some(rest) = self.mbufs.get(taken..len).filter(|rest| !rest.is_empty()) {
+        if let Some(left) = self.mbufs.get(taken..len).filter(|left| !left.is_empty()) {
             // SAFETY: those below `len` are initialised, those from `taken` on are still ours; `MaybeUninit<Mbuf>`
             // has the layout of `Mbuf`.
-            refused(unsafe { std::slice::from_raw_parts(rest.as_ptr().cast::<Mbuf>(), rest.len()) });
+            refused(unsafe { std::slice::from_raw_parts(left.as_ptr().cast::<Mbuf>(), left.len()) });
         }
         self.free_from(taken);
     }
 
-    /// Frees those from `first` on and forgets those before.
+    /// Frees the buffers from `first` on and forgets the ones before, which have another owner now.
     #[inline]
     fn free_from(&mut self, first: usize) {
         let count = std::mem::take(&mut self.len).saturating_sub(first);
@@ -161,7 +161,7 @@ impl std::fmt::Debug for Burst {
     }
 }
 
-/// The buffers of a burst on their way out: [`Burst::drain`].
+/// The iterator of [`Burst::drain`].
 #[derive(Debug)]
 pub struct Drain<'a> {
     burst: &'a mut Burst,

@@ -4,12 +4,12 @@ use lvs_core::tick::Tick;
 
 use crate::dpdk::Eal;
 
-/// Reads time for the worker loop. `Copy`: every worker has the same one and so the same zero.
+/// Reads time for the worker loop. It is `Copy`: all workers share the same zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     zero: u64,
     hz: u64,
-    // Milliseconds per cycle as a 64-bit fraction: one multiplication instead of a division a burst.
+    // Milliseconds per cycle as a 64-bit fraction, so that each burst needs a multiplication instead of a division.
     ms_per_cycle: u64,
     us_per_cycle: u64,
 }

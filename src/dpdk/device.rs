@@ -1,4 +1,4 @@
-//! A NIC or a software device: found, configured and started; its queues are then handed out once.
+//! A NIC or a software device. This module finds, configures and starts it, and creates its queues once.
 //!
 //! In:  [`DeviceSettings`] and the pool. Out: [`Device`] for the management core (link, statistics) and
 //! [`Queues`] for the workers. The device stops when the last of these is dropped.
@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use crate::dpdk::rss::Rss;
 use crate::dpdk::{Eal, Mempool, RxQueue, TxQueue, error_text, queue};
 
-/// What a device is to be.
+/// How to configure a device.
 #[derive(Clone, Debug)]
 pub struct DeviceSettings {
     /// Its number: the order in the configuration.
@@ -29,17 +29,17 @@ pub struct DeviceSettings {
     pub mtu: u16,
     /// Whether to receive frames to other MAC addresses too (VRRP's virtual MAC needs it).
     pub promiscuous: bool,
-    /// Receive queues wanted: one a worker. The device may have fewer.
+    /// The number of receive queues, one per worker. The device may have fewer.
     pub rx_queues: u16,
-    /// Transmit queues wanted: one a worker. The device may have fewer.
+    /// The number of transmit queues, one per worker. The device may have fewer.
     pub tx_queues: u16,
-    /// The key by which it is to spread flows over its receive queues, if it can ([`lvs_core::rss`]).
+    /// The RSS key by which it distributes flows over its receive queues, if it can ([`lvs_core::rss`]).
     pub rss_key: Option<[u8; lvs_core::rss::KEY_LEN]>,
-    /// Whether workers want to be woken by receive interrupts; the device may have none.
+    /// Whether receive interrupts are to wake workers. The device may have none.
     pub rx_interrupts: bool,
-    /// Descriptors of each receive queue; adjusted to what the device can do.
+    /// Descriptors of each receive queue. The driver adjusts the number to the device's limits.
     pub rx_descriptors: u16,
-    /// Descriptors of each transmit queue; adjusted to what the device can do.
+    /// Descriptors of each transmit queue. The driver adjusts the number to the device's limits.
     pub tx_descriptors: u16,
 }
 
@@ -62,7 +62,7 @@ impl Default for DeviceSettings {
     }
 }
 
-/// Why a device cannot be used: which one, the cause and the cure.
+/// Why a device cannot be used. Each message names the device, the cause and the cure.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// DPDK found nothing under this address or its driver refused.
@@ -86,12 +86,12 @@ pub enum DeviceError {
         interface: String,
     },
     /// A setting that the device refused.
-    #[error("device \"{name}\": {step} refused: {cause}; {cure}")]
+    #[error("device \"{name}\": {setting} refused: {cause}; {cure}")]
     Refused {
         /// The operator's name.
         name: String,
-        /// What was asked of it.
-        step: &'static str,
+        /// What it refused.
+        setting: &'static str,
         /// DPDK's text.
         cause: String,
         /// What to look at.
@@ -111,7 +111,7 @@ pub enum DeviceError {
     },
 }
 
-/// A DPDK port that is stopped and closed when nobody uses it any more.
+/// A DPDK port. Dropping the last owner stops and closes it.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) number: u16,
@@ -157,13 +157,13 @@ pub struct DeviceStats {
     pub tx_packets: u64,
     /// Their bytes.
     pub tx_bytes: u64,
-    /// Frames that came while the receive queue was full: the workers are too slow.
+    /// Frames that the device dropped because its receive queue was full: the workers are too slow.
     pub rx_missed: u64,
-    /// Frames that came damaged.
+    /// Damaged frames.
     pub rx_errors: u64,
     /// Frames that could not be transmitted.
     pub tx_errors: u64,
-    /// Receive buffers that the pool did not have.
+    /// How often the pool had no buffer for a frame.
     pub rx_no_mbuf: u64,
 }
 
@@ -183,7 +183,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// Finds, configures and starts it. The queues exist once: each goes to one worker.
+    /// Finds, configures and starts a device. Each queue exists once and goes to one worker.
     pub fn open(_eal: &Eal, settings: &DeviceSettings, pool: Mempool) -> Result<(Self, Queues), DeviceError> {
         let number = find(settings)?;
         let port = Arc::new(Port {
@@ -229,7 +229,7 @@ impl Device {
         &self.driver
     }
 
-    /// The MAC address it sends from; its kernel twin must have the same.
+    /// Its MAC address. Its kernel twin must have the same one.
     pub fn mac(&self) -> [u8; 6] {
         self.mac
     }
@@ -239,34 +239,34 @@ impl Device {
         self.mtu
     }
 
-    /// Whether the device itself spreads flows over its receive queues by RSS.
+    /// Whether the device itself distributes flows over its receive queues by RSS.
     pub fn rss(&self) -> bool {
         self.rss
     }
 
-    /// Whether it spreads TCP and UDP flows as [`lvs_core::rss`] computes it with the key it was given, over as many
-    /// queues as were wanted. A driver may claim this and not do it: then workers hand over more.
+    /// Whether it distributes TCP and UDP flows as [`lvs_core::rss`] computes it with the configured key, over the
+    /// configured number of queues. A driver may claim this and not do it. Then workers hand more frames off.
     pub fn follows_rss_key(&self) -> bool {
         self.follows_rss_key
     }
 
-    /// Whether its receive queues can wake the workers that sleep. A driver may claim this and not do it: then they
-    /// sleep for as long as they may.
+    /// Whether its receive queues can wake workers that sleep. A driver may claim this and not do it. Then each sleep lasts
+    /// as long as it may.
     pub fn rx_interrupts(&self) -> bool {
         self.rx_interrupts
     }
 
-    /// Receive queues it has.
+    /// How many receive queues it has.
     pub fn rx_queues(&self) -> u16 {
         self.rx_queues
     }
 
-    /// Transmit queues it has.
+    /// How many transmit queues it has.
     pub fn tx_queues(&self) -> u16 {
         self.tx_queues
     }
 
-    /// The state of its link now.
+    /// The current state of its link.
     pub fn link(&self) -> Link {
         let mut link = dpdk_sys::rte_eth_link::default();
         // SAFETY: the port is open; DPDK writes the struct.
@@ -279,7 +279,7 @@ impl Device {
         }
     }
 
-    /// Its counters now; all zero where the driver has none.
+    /// Its current counters. They are all zero where the driver has none.
     pub fn stats(&self) -> DeviceStats {
         let mut raw = dpdk_sys::rte_eth_stats::default();
         // SAFETY: the port is open; DPDK writes the struct.
@@ -301,7 +301,7 @@ impl Device {
     }
 }
 
-/// What the driver says about itself, reduced to what is decided upon.
+/// The properties of the driver and device on which the configuration depends.
 struct Facts {
     driver: String,
     rx_queues_max: u16,
@@ -392,7 +392,8 @@ impl Plan {
     }
 }
 
-/// Configures and starts the device, without receive interrupts where it refuses them; also its MAC address.
+/// Configures and starts the device. Where it refuses receive interrupts, it goes without them. Also returns its MAC
+/// address.
 fn bring_up(settings: &DeviceSettings, number: u16, pool: Mempool) -> Result<(Plan, [u8; 6]), DeviceError> {
     let facts = facts(settings, number)?;
     let attempt = |rx_interrupts| {
@@ -413,11 +414,11 @@ fn bring_up(settings: &DeviceSettings, number: u16, pool: Mempool) -> Result<(Pl
     attempt(false)
 }
 
-fn accept(settings: &DeviceSettings, step: &'static str, code: i32) -> Result<(), DeviceError> {
+fn accept(settings: &DeviceSettings, setting: &'static str, code: i32) -> Result<(), DeviceError> {
     if code == 0 {
         return Ok(());
     }
-    let cure = if step.ends_with("queue") {
+    let cure = if setting.ends_with("queue") {
         "another program may have it, or rx_queue_size or tx_queue_size is not what it takes; \
          RUST_LOG=debug shows what its driver says"
     } else {
@@ -425,16 +426,16 @@ fn accept(settings: &DeviceSettings, step: &'static str, code: i32) -> Result<()
     };
     Err(DeviceError::Refused {
         name: settings.name.clone(),
-        step,
+        setting,
         cause: error_text(code),
         cure,
     })
 }
 
-/// `-EFAULT`, in this place.
+/// `-EFAULT`, which means here that no bus knows the name.
 const NO_SUCH_DRIVER: i32 = -(Errno::EFAULT as i32);
 
-/// The port number of the device, probing it when the EAL has not.
+/// The port number of the device. Probes the device if the EAL has not done so.
 fn find(settings: &DeviceSettings) -> Result<u16, DeviceError> {
     let not_found = |cause: String, cure| DeviceError::NotFound {
         name: settings.name.clone(),
@@ -459,7 +460,7 @@ fn find(settings: &DeviceSettings) -> Result<u16, DeviceError> {
     };
     if code != 0 {
         let cause = match code {
-            // A software driver that refuses its arguments says only -1, which would read as a matter of rights.
+            // A software driver that refuses its arguments returns only -1, whose text would be about permissions.
             -1 => "refused by its driver".to_owned(),
             // No bus claims the name.
             NO_SUCH_DRIVER => "there is no such driver".to_owned(),
@@ -476,7 +477,7 @@ fn port_by_name(name: &CStr) -> Option<u16> {
     (unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &mut number) } == 0).then_some(number)
 }
 
-/// net_af_packet and net_af_xdp say no more than "refused" when the interface is missing.
+/// Checks that the interface exists: net_af_packet and net_af_xdp do not say so when it is missing.
 fn check_interface(settings: &DeviceSettings) -> Result<(), DeviceError> {
     if !settings.driver.starts_with("net_af_") {
         return Ok(());
@@ -539,7 +540,7 @@ fn set_mac(settings: &DeviceSettings, number: u16) -> Result<[u8; 6], DeviceErro
         address.addr_bytes = mac;
         // SAFETY: the port is configured; the address is copied.
         match unsafe { dpdk_sys::rte_eth_dev_default_mac_addr_set(number, &mut address) } {
-            // A software device that cannot filter receives frames to any address anyway.
+            // A software device without a filter receives frames to any address anyway.
             NOT_SUPPORTED if settings.promiscuous => return Ok(mac),
             code => accept(settings, "its MAC address", code)?,
         }
@@ -560,8 +561,8 @@ fn start(settings: &DeviceSettings, number: u16) -> Result<(), DeviceError> {
             accept(settings, "promiscuous mode", code)?;
         }
     }
-    // SAFETY: the port is started. VRRP, OSPF and neighbour discovery are multicast; a driver that cannot
-    // switch receives them anyway or is promiscuous.
+    // SAFETY: the port is started. VRRP, OSPF and neighbour discovery are multicast. A driver without this switch
+    // receives them anyway or is promiscuous.
     unsafe { dpdk_sys::rte_eth_allmulticast_enable(number) };
     Ok(())
 }

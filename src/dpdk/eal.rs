@@ -1,8 +1,8 @@
-//! DPDK's environment: memory, cores, drivers. Started once a process, by the management core.
+//! DPDK's environment: memory, cores, drivers. The management core starts it once per process.
 //!
-//! In:  [`EalSettings`], already checked against the machine as far as DPDK would only die or log.
-//! Out: [`Eal`], the proof that pools and devices may be made.
-//! Memory is anonymous: no file survives the process and no secondary process may attach.
+//! In:  [`EalSettings`]. This module checks them against the machine where DPDK would only exit or log.
+//! Out: [`Eal`], the proof that pools and devices may be created.
+//! Memory is anonymous: no file survives the process, and no secondary process may attach.
 
 use std::ffi::{CString, c_char};
 use std::fs;
@@ -19,33 +19,33 @@ use crate::dpdk::error_text;
 /// Whether packet memory comes from hugepages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hugepages {
-    /// From hugepages if enough are free, else from ordinary memory with a warning.
+    /// From hugepages if enough of them are free, otherwise from ordinary memory with a warning.
     #[default]
     Auto,
-    /// From hugepages; refuse to start when too few are free.
+    /// From hugepages. Refuse to start when too few are free.
     Require,
-    /// From ordinary memory: labs and tests. Physical NICs need hugepages.
+    /// From ordinary memory, for labs and tests. Physical NICs need hugepages.
     Never,
 }
 
-/// What the environment is to be.
+/// How to configure the environment.
 #[derive(Clone, Debug)]
 pub struct EalSettings {
     /// Where packet memory comes from.
     pub hugepages: Hugepages,
-    /// Memory for buffers and queues in MiB; [`crate::dpdk::PoolSettings::memory_needed_mb`] knows how much.
+    /// Memory for buffers and queues in MiB: [`crate::dpdk::PoolSettings::memory_needed_mb`].
     pub memory_mb: u32,
-    /// CPUs on which the management core and every thread it starts may run; empty: all that are allowed.
+    /// CPUs on which the management core and the threads that it starts may run. Empty means all allowed CPUs.
     pub main_cpus: Vec<u16>,
     /// The CPU of each worker, in the order of worker ids. The same CPU may appear twice (labs).
     pub worker_cpus: Vec<u16>,
-    /// Tells directors of one network namespace apart.
+    /// Distinguishes directors of one network namespace.
     pub file_prefix: String,
-    /// PCI addresses of the NICs to take, `0000:01:00.0`; empty: the PCI bus is not looked at.
+    /// PCI addresses of the NICs to take, `0000:01:00.0`. Empty means that DPDK does not look at the PCI bus.
     pub pci: Vec<String>,
-    /// Further arguments, behind all others.
+    /// Further arguments, after all others.
     pub extra_args: Vec<String>,
-    /// DPDK's log level: 1 (emergency) to 8 (debug); 4 shows errors, which lead to a refusal here too.
+    /// DPDK's log level: 1 (emergency) to 8 (debug). 4 shows errors.
     pub log_level: u8,
 }
 
@@ -64,7 +64,7 @@ impl Default for EalSettings {
     }
 }
 
-/// Why DPDK did not start: the cause and the cure.
+/// Why DPDK did not start. Each message names the cause and the cure.
 #[derive(Debug, thiserror::Error)]
 pub enum EalError {
     /// `Eal::start` was called twice.
@@ -89,12 +89,12 @@ pub enum EalError {
          namespace of its own (ip netns exec)"
     )]
     PrefixInUse(String),
-    /// A CPU that does not exist or that the kernel does not let this process use.
+    /// A CPU that does not exist or that this process may not use.
     #[error("CPU {cpu} is not available to this process (available: {available:?}); change the worker CPUs")]
     NoSuchCpu {
         /// The CPU asked for.
         cpu: u16,
-        /// The CPUs there are.
+        /// The CPUs that this process may use.
         available: Vec<u16>,
     },
     /// More workers than DPDK has lcores.
@@ -103,7 +103,7 @@ pub enum EalError {
     /// A setting with a NUL in it.
     #[error("DPDK argument {0:?} holds a NUL character")]
     Nul(String),
-    /// Anything else that DPDK refused; it logged the details.
+    /// Any other refusal by DPDK, which logged the details.
     #[error("DPDK did not start: {cause} (arguments: {arguments}); its log lines above say what it tried")]
     Refused {
         /// DPDK's text of its error number.
@@ -113,19 +113,19 @@ pub enum EalError {
     },
 }
 
-/// Proof that DPDK runs in this process. Not `Clone`; lives as long as the process.
+/// Proof that DPDK runs in this process. It is not `Clone` and lives as long as the process.
 #[derive(Debug)]
 pub struct Eal {
     hugepages: bool,
     workers_count: usize,
-    // Held so that a second director with the same prefix notices.
+    // Keeps the prefix, so that a second director with the same prefix notices.
     _claim: UnixListener,
 }
 
 static STARTED: AtomicBool = AtomicBool::new(false);
 
 impl Eal {
-    /// Starts DPDK. The calling thread becomes the management core and is bound to `main_cpus`.
+    /// Starts DPDK. The calling thread becomes the management core and is pinned to `main_cpus`.
     pub fn start(settings: &EalSettings) -> Result<Self, EalError> {
         if settings.worker_cpus.len() >= dpdk_sys::SHIM_LCORES_MAX as usize {
             return Err(EalError::TooManyWorkers(settings.worker_cpus.len()));
@@ -150,7 +150,7 @@ impl Eal {
         self.hugepages
     }
 
-    /// Workers that can be launched: [`crate::dpdk::lcore::launch`].
+    /// How many workers can be launched: [`crate::dpdk::lcore::launch`].
     pub fn workers_count(&self) -> usize {
         self.workers_count
     }
@@ -164,7 +164,7 @@ impl Eal {
     }
 }
 
-/// The CPUs this thread runs on unless it asks for others.
+/// The CPUs on which this thread may run.
 pub fn available_cpus() -> Vec<u16> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else {
         return Vec::new();
@@ -197,8 +197,8 @@ pub fn free_hugepages_mb() -> u32 {
     u32::try_from(free_kb / 1024).unwrap_or(u32::MAX)
 }
 
-/// Asks the kernel for each CPU by running there for a moment: what this thread may use by itself leaves out isolated
-/// CPUs (`isolcpus`), and those are meant for workers.
+/// Checks each CPU by running there for a moment. The affinity of this thread is no answer: it leaves out isolated CPUs
+/// (`isolcpus`), which are meant for workers.
 fn check_cpus(settings: &EalSettings) -> Result<(), EalError> {
     let this_thread = Pid::from_raw(0);
     let before = sched_getaffinity(this_thread);
@@ -212,7 +212,7 @@ fn check_cpus(settings: &EalSettings) -> Result<(), EalError> {
         available: (0..CpuSet::count() as u16).filter(allowed).collect(),
     });
     if let Ok(before) = before {
-        // Nothing is lost if not: DPDK binds this thread next.
+        // A failure does no harm, because DPDK pins this thread next.
         let _ = sched_setaffinity(this_thread, &before);
     }
     refused.map_or(Ok(()), Err)
@@ -240,8 +240,8 @@ fn choose_hugepages(settings: &EalSettings) -> Result<bool, EalError> {
     }
 }
 
-/// An abstract socket is a lock that the kernel releases with the process, and two network namespaces
-/// may use the same name: two directors of one lab do not meet.
+/// Locks the prefix by an abstract socket. The kernel releases it with the process, and each network namespace has its own
+/// names, so two directors of one lab do not collide.
 fn claim_prefix(prefix: &str) -> Result<UnixListener, EalError> {
     SocketAddr::from_abstract_name(format!("lvsd/dpdk/{prefix}"))
         .and_then(|address| UnixListener::bind_addr(&address))
@@ -267,7 +267,7 @@ fn arguments(settings: &EalSettings, hugepages: bool) -> Vec<String> {
     arguments.extend(["--file-prefix".to_owned(), settings.file_prefix.clone()]);
     arguments.extend(["--log-level".to_owned(), settings.log_level.to_string()]);
     arguments.extend(["-m".to_owned(), settings.memory_mb.to_string()]);
-    // Both leave no file behind; ordinary memory is DPDK's legacy mode, which refuses --in-memory.
+    // Neither mode leaves a file behind. Ordinary memory is DPDK's legacy mode, which refuses --in-memory.
     let memory: &[&str] = if hugepages {
         &["--in-memory"]
     } else {
@@ -288,7 +288,7 @@ fn init(arguments: &[String]) -> Result<(), EalError> {
     let mut argv = Vec::with_capacity(arguments.len() + 1);
     for argument in arguments {
         let text = CString::new(argument.as_str()).map_err(|_| EalError::Nul(argument.clone()))?;
-        // Leaked on purpose: DPDK keeps pointers to its program name and getopt permutes the array.
+        // Leaked on purpose: DPDK keeps pointers to its program name, and getopt permutes the array.
         argv.push(text.into_raw());
     }
     argv.push(std::ptr::null_mut::<c_char>());
@@ -306,8 +306,8 @@ fn init(arguments: &[String]) -> Result<(), EalError> {
     Ok(())
 }
 
-/// DPDK makes a directory for sockets and shared files, of which there are none here. Best effort: it fails,
-/// rightly, when something is in it.
+/// Removes DPDK's directory for sockets and shared files, which this process does not have. It fails, rightly, when the
+/// directory is not empty.
 fn remove_runtime_directory() {
     // SAFETY: the EAL runs; returns a static C string.
     let path = unsafe { std::ffi::CStr::from_ptr(dpdk_sys::rte_eal_get_runtime_dir()) };
@@ -332,8 +332,8 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_may_have_a_cpu_that_is_isolated_from_all_who_do_not_ask_for_it() {
-        // A thread of its own, whose CPUs nobody else inherits.
+    fn a_worker_may_have_an_isolated_cpu() {
+        // On another thread, so that no other test inherits its CPUs.
         let isolated = std::thread::spawn(|| {
             let cpus = available_cpus();
             let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_hugepages_are_told_with_the_cure() {
+    fn missing_hugepages_are_reported_with_the_cure() {
         let settings = EalSettings {
             hugepages: Hugepages::Require,
             memory_mb: 4_000_000,

@@ -8,7 +8,7 @@ use crate::dpdk::{Eal, Mempool, error_text};
 /// What a worker's lcore runs.
 type Task = Box<dyn FnOnce() + Send>;
 
-/// A closure did not get to run, or did not end well.
+/// Why a closure did not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum LcoreError {
     /// A worker beyond [`Eal::workers_count`].
@@ -19,7 +19,7 @@ pub enum LcoreError {
         /// How many there are.
         workers_count: usize,
     },
-    /// The lcore still runs something.
+    /// The lcore still runs another closure.
     #[error("worker {worker} could not be launched: {cause}")]
     Refused {
         /// The worker asked for.
@@ -27,10 +27,10 @@ pub enum LcoreError {
         /// DPDK's text.
         cause: String,
     },
-    /// The closure panicked; its message was printed.
+    /// The closure panicked. Its message was printed.
     #[error("worker {worker} panicked")]
     Panicked {
-        /// The worker that did.
+        /// The worker that panicked.
         worker: usize,
     },
 }
@@ -81,7 +81,7 @@ const fn lcore_of(worker: usize) -> u32 {
 }
 
 /// # Safety
-/// `argument` is a `Box<Task>` turned raw by [`launch`], passed here once.
+/// `argument` is the raw pointer of a `Box<Task>` from [`launch`], passed here once.
 unsafe extern "C" fn run(argument: *mut c_void) -> i32 {
     // SAFETY: see above.
     let task = unsafe { Box::from_raw(argument.cast::<Task>()) };
@@ -92,13 +92,13 @@ unsafe extern "C" fn run(argument: *mut c_void) -> i32 {
     }
 }
 
-/// Makes the calling thread, which DPDK did not start, one of its lcores for as long as this lives:
-/// it gets a mempool cache of its own, so its allocs and frees seldom touch the shared ring.
+/// Registers the calling thread, which DPDK did not start, as an lcore for as long as this lives. The thread gets a mempool
+/// cache of its own, so its allocs and frees seldom touch the shared ring.
 #[derive(Debug)]
 pub struct Registration(std::marker::PhantomData<*mut ()>);
 
 impl Registration {
-    /// `None` when DPDK has no lcore number left; the thread then works without a cache.
+    /// Returns `None` when DPDK has no lcore number left. The thread then works without a cache.
     pub fn of_this_thread(_up: &Mempool) -> Option<Self> {
         // SAFETY: there is a pool, so the EAL runs; the number is given back by the same thread in `drop` (the type is not Send).
         (unsafe { dpdk_sys::rte_thread_register() } == 0).then_some(Self(std::marker::PhantomData))

@@ -1,13 +1,13 @@
-//! One packet buffer, owned. Dropping it gives it back to its pool; there is no second owner.
+//! One packet buffer with one owner. Dropping it returns it to its pool.
 //!
-//! All accessors work on the first segment; [`Mbuf::is_whole`] tells whether there is only one.
+//! All accessors work on the first segment. [`Mbuf::is_whole`] returns whether it is the only one.
 
 use std::ptr::NonNull;
 
 use dpdk_sys::rte_mbuf;
 use lvs_core::frame::Frame;
 
-/// See the module. The size of a pointer, so an array of them is what DPDK's bursts want.
+/// See the module. It has the size of a pointer, so an array of them is what DPDK's burst functions take.
 #[repr(transparent)]
 #[derive(Debug)]
 pub struct Mbuf(NonNull<rte_mbuf>);
@@ -39,15 +39,12 @@ impl Mbuf {
 
     /// Bytes of the frame in its first segment.
     #[inline]
-    #[allow(
-        clippy::len_without_is_empty,
-        reason = "an empty frame is no special case to anybody"
-    )]
+    #[allow(clippy::len_without_is_empty, reason = "no caller treats an empty frame specially")]
     pub fn len(&self) -> usize {
         usize::from(self.raw().data_len)
     }
 
-    /// Whether the frame is in one segment. Larger frames than the pool's buffers arrive in several.
+    /// Whether the frame has only one segment. Frames that are larger than the pool's buffers arrive in several.
     #[inline]
     pub fn is_whole(&self) -> bool {
         self.raw().nb_segs == 1
@@ -66,13 +63,13 @@ impl Mbuf {
         let _ = first;
     }
 
-    /// Fills an empty buffer: `read` gets all the room behind the headroom and says how much it used.
-    /// On an error the buffer stays empty.
+    /// Fills an empty buffer: `read` gets all bytes behind the headroom and returns how many it used. On an error the
+    /// buffer stays empty.
     pub fn fill<E>(&mut self, read: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<usize, E> {
-        let room = usize::from(self.raw().buf_len) - usize::from(self.raw().data_off);
+        let capacity = usize::from(self.raw().buf_len) - usize::from(self.raw().data_off);
         // SAFETY: data_off..buf_len is inside the buffer, which is mapped, zeroed at start and ours alone.
-        let target = unsafe { std::slice::from_raw_parts_mut(self.data(), room) };
-        let count = read(target)?.min(room);
+        let target = unsafe { std::slice::from_raw_parts_mut(self.data(), capacity) };
+        let count = read(target)?.min(capacity);
         self.set_len(count as u16);
         Ok(count)
     }

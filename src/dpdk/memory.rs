@@ -1,4 +1,4 @@
-//! The zeroed region for a worker's connection table: hugepages where DPDK has them, else ordinary memory.
+//! The zeroed region for a worker's connection table: hugepages where DPDK has them, otherwise ordinary memory.
 
 use std::marker::PhantomData;
 use std::num::NonZero;
@@ -9,7 +9,7 @@ use nix::libc;
 
 use crate::dpdk::{Eal, last_error};
 
-/// The region could not be had.
+/// The region could not be allocated.
 #[derive(Debug, thiserror::Error)]
 #[error("no {mb} MiB for connections: {cause}; lower conns_max or give the machine more memory (hugepages)")]
 pub struct MemoryError {
@@ -17,10 +17,10 @@ pub struct MemoryError {
     cause: String,
 }
 
-/// A zeroed region, page-aligned, that lives until the process ends: for `Arena::from_raw`.
+/// A zeroed, page-aligned region for `Arena::from_raw`. It lives until the process ends.
 ///
-/// All its pages are touched here, so that no worker ever waits for a page fault. With hugepages it comes out
-/// of DPDK's heap, which takes free hugepages beyond `memory_mb` as needed. On `node` if there is room.
+/// This function touches all its pages, so that no worker ever waits for a page fault. With hugepages the region comes from
+/// DPDK's heap, which takes free hugepages beyond `memory_mb` as needed. It lies on `node` if that has enough memory.
 pub fn zeroed_region(eal: &Eal, len: usize, node: Option<u16>) -> Result<NonNull<u8>, MemoryError> {
     let refused = |cause| MemoryError {
         mb: len.div_ceil(1 << 20),
@@ -39,14 +39,14 @@ pub fn zeroed_region(eal: &Eal, len: usize, node: Option<u16>) -> Result<NonNull
     map_ordinary(len).map_err(|cause| refused(cause.to_string()))
 }
 
-/// While this lives, ordinary memory that this thread touches first comes from a NUMA node, if there is room.
+/// While this lives, ordinary memory that this thread touches first comes from a NUMA node, if that has enough.
 #[derive(Debug)]
 pub struct Preference(PhantomData<*mut ()>);
 
 impl Preference {
-    /// For `node`; `None` changes nothing.
+    /// Prefers `node`. `None` changes nothing.
     pub fn of(node: Option<u16>) -> Option<Self> {
-        // Nodes beyond one word of the mask: memory comes from where the kernel thinks best.
+        // The mask has one word. For nodes beyond it the kernel chooses.
         let mask = 1_u64.checked_shl(u32::from(node?))?;
         set_policy(libc::MPOL_PREFERRED, Some(&mask)).then_some(Self(PhantomData))
     }
@@ -58,10 +58,10 @@ impl Drop for Preference {
     }
 }
 
-/// set_mempolicy(2), which the C library does not have. Whether the kernel agreed.
+/// Calls set_mempolicy(2), which the C library does not have. Returns whether the kernel agreed.
 fn set_policy(mode: libc::c_int, mask: Option<&u64>) -> bool {
     let nodes = mask.map_or(std::ptr::null(), std::ptr::from_ref);
-    // One more than there are: the kernel takes one off.
+    // The kernel subtracts one from this number.
     let bits = mask.map_or(0, |_| u64::BITS + 1);
     // SAFETY: reads one word of 64 bits, or nothing; changes where this thread's memory comes from, nothing else.
     unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes, libc::c_ulong::from(bits)) == 0 }
@@ -87,7 +87,7 @@ fn map_ordinary(len: usize) -> nix::Result<NonNull<u8>> {
         )?;
         // Best effort: fewer TLB misses where transparent hugepages are on.
         let _ = madvise(region, len.get(), MmapAdvise::MADV_HUGEPAGE);
-        // Older kernels than 5.14 do not know it; pages are then faulted in by the first packets.
+        // Kernels before 5.14 do not know it. There the first packets fault the pages in.
         let _ = madvise(region, len.get(), MmapAdvise::MADV_POPULATE_WRITE);
         region
     };

@@ -1,4 +1,4 @@
-//! The pools that all packet buffers come from and return to: one on each NUMA node in use, made at start.
+//! The pools of all packet buffers: one on each NUMA node in use, created at start.
 
 use std::ffi::CString;
 use std::ptr::NonNull;
@@ -6,22 +6,22 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::dpdk::{Eal, Mbuf, last_error};
 
-/// How the pool's shared ring is entered: a thread that is preempted in the middle does not stop the others
-/// (DPDK programmer's guide, ring library, "MP_RTS"), which happens where workers share a CPU.
+/// The mode of the pool's shared ring. With it, a thread that is preempted inside the ring does not block the others (DPDK
+/// programmer's guide, ring library, "MP_RTS"). That happens where workers share a CPU.
 const RING: &std::ffi::CStr = c"ring_mt_rts";
 
-/// Bytes of bookkeeping that DPDK keeps for each buffer beside its data (mbuf, object header, alignment).
+/// Bytes that DPDK needs for each buffer besides its data (mbuf, object header, alignment).
 const OVERHEAD_BYTES: usize = 128 + 64 + 64;
 
 /// The largest Ethernet header: two VLAN tags.
 const ETHERNET_MAX: usize = 14 + 2 * 4;
 
-/// How many buffers of which size.
+/// How many buffers, and of which size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolSettings {
-    /// Buffers. Every rx descriptor pins one; see [`PoolSettings::mbufs_needed`].
+    /// The number of buffers. Every rx descriptor holds one: [`PoolSettings::mbufs_needed`].
     pub mbufs: u32,
-    /// Buffers that each thread keeps for itself: 0 to 512; at most two thirds of the pool.
+    /// Buffers that each thread keeps for itself: 0 to 512, at most two thirds of the pool.
     pub cache: u32,
     /// The largest MTU of any device in bytes.
     pub mtu_max: u16,
@@ -38,8 +38,8 @@ impl Default for PoolSettings {
 }
 
 impl PoolSettings {
-    /// Bytes for a frame in each buffer, headroom not counted; never below DPDK's usual 2048.
-    pub const fn frame_room(&self) -> usize {
+    /// Bytes for a frame in each buffer, without the headroom. Never below DPDK's usual 2048.
+    pub const fn frame_capacity(&self) -> usize {
         let needed = self.mtu_max as usize + ETHERNET_MAX;
         if needed > 2_048 {
             needed.next_multiple_of(64)
@@ -48,22 +48,22 @@ impl PoolSettings {
         }
     }
 
-    /// MiB of DPDK memory for the pool and the queues of `descriptors` descriptors in all:
-    /// what [`crate::dpdk::EalSettings::memory_mb`] wants. Includes a margin for drivers and allocator.
+    /// MiB of DPDK memory for the pool and for queues with `descriptors` descriptors in total, to be set as
+    /// [`crate::dpdk::EalSettings::memory_mb`]. Includes a margin for drivers and the allocator.
     pub fn memory_needed_mb(&self, descriptors: u32) -> u32 {
-        let buffer = OVERHEAD_BYTES + dpdk_sys::SHIM_PKTMBUF_HEADROOM as usize + self.frame_room();
+        let buffer = OVERHEAD_BYTES + dpdk_sys::SHIM_PKTMBUF_HEADROOM as usize + self.frame_capacity();
         let bytes = self.mbufs as usize * (buffer + 16) + descriptors as usize * 64;
         (bytes / (1 << 20)) as u32 + 48
     }
 
-    /// Buffers with which nothing ever starves: all rx and tx descriptors full, every ring and every thread's
-    /// cache full, and as many again in flight.
+    /// The number of buffers that always suffices: for all rx and tx descriptors, every ring and every thread's cache when
+    /// they are full, and for frames in flight.
     pub const fn mbufs_needed(descriptors: u32, ring_slots: u32, threads: u32, cache: u32) -> u32 {
         descriptors + ring_slots + threads * (cache * 3 / 2 + 64) + 1_024
     }
 }
 
-/// The pool could not be made.
+/// The pool could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "no packet buffers: {mbufs} buffers of {bytes} bytes refused ({cause}); \
@@ -75,7 +75,7 @@ pub struct PoolError {
     cause: String,
 }
 
-/// A handle of the pool. The pool itself lives until the process ends.
+/// A handle of a pool. The pool itself lives until the process ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Mempool {
     raw: NonNull<dpdk_sys::rte_mempool>,
@@ -88,7 +88,7 @@ unsafe impl Send for Mempool {}
 unsafe impl Sync for Mempool {}
 
 impl Mempool {
-    /// Allocates all buffers, wherever there is memory.
+    /// Allocates all buffers, on any NUMA node.
     pub fn create(eal: &Eal, settings: &PoolSettings) -> Result<Self, PoolError> {
         Self::create_on(eal, settings, dpdk_sys::SHIM_SOCKET_ID_ANY)
     }
@@ -97,7 +97,7 @@ impl Mempool {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("lvsd_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let name = CString::new(name).unwrap_or_default();
-        let bytes = dpdk_sys::SHIM_PKTMBUF_HEADROOM as usize + settings.frame_room();
+        let bytes = dpdk_sys::SHIM_PKTMBUF_HEADROOM as usize + settings.frame_capacity();
         // DPDK refuses a cache larger than the pool divided by its flush factor of 1.5.
         let cache = settings
             .cache
@@ -108,7 +108,7 @@ impl Mempool {
             bytes,
             cause,
         };
-        let Ok(room) = u16::try_from(bytes) else {
+        let Ok(buffer_bytes) = u16::try_from(bytes) else {
             return Err(refused("larger than 65535".to_owned()));
         };
         // SAFETY: the EAL runs; both names are C strings that the call copies.
@@ -118,7 +118,7 @@ impl Mempool {
                 settings.mbufs,
                 cache,
                 0,
-                room,
+                buffer_bytes,
                 socket,
                 RING.as_ptr(),
             )
@@ -128,25 +128,25 @@ impl Mempool {
         Ok(Self { raw, size })
     }
 
-    /// All buffers.
+    /// The number of all buffers.
     pub const fn size(&self) -> u32 {
         self.size
     }
 
-    /// Buffers that somebody owns: queues, bursts, rings. Equal before and after a test, or there is a leak.
-    /// Walks all caches: not for the packet path.
+    /// How many buffers have an owner: queues, bursts, rings. A difference before and after a test is a leak. This walks all
+    /// caches, so it is not for the packet path.
     pub fn in_use(&self) -> u32 {
         // SAFETY: the pool lives for ever.
         unsafe { dpdk_sys::rte_mempool_in_use_count(self.raw.as_ptr()) }
     }
 
-    /// Buffers that are free, those in caches included.
+    /// How many buffers are free, including those in caches.
     pub fn available(&self) -> u32 {
         // SAFETY: the pool lives for ever.
         unsafe { dpdk_sys::rte_mempool_avail_count(self.raw.as_ptr()) }
     }
 
-    /// An empty buffer; `None` when the pool is exhausted.
+    /// Allocates an empty buffer. Returns `None` when the pool is exhausted.
     #[inline]
     pub fn alloc(&self) -> Option<Mbuf> {
         // SAFETY: the pool lives for ever; the buffer returned is owned by nobody else.
@@ -158,17 +158,16 @@ impl Mempool {
     }
 }
 
-/// A pool on each NUMA node with NICs or workers, all of the same size: whichever NICs carry the traffic, their buffers
-/// suffice.
+/// A pool on each NUMA node with NICs or workers. All have the same size, so they suffice whichever NICs carry the traffic.
 #[derive(Clone, Debug)]
 pub struct Pools(Vec<(Option<u16>, Mempool)>);
 
 impl Pools {
-    /// Allocates a pool on each of `nodes`, of which there is at least one; `None` is anywhere. A node without memory
-    /// of its own gets another's.
+    /// Allocates a pool on each of `nodes`, which has at least one entry. `None` means any node. The pool of a node without
+    /// memory lies on another node.
     ///
     /// # Errors
-    /// When there is no memory anywhere.
+    /// No node has enough memory.
     pub fn create(eal: &Eal, settings: &PoolSettings, nodes: &[Option<u16>]) -> Result<Self, PoolError> {
         let on = |node: &Option<u16>| {
             let local = node.and_then(|node| match Mempool::create_on(eal, settings, i32::from(node)) {
@@ -183,7 +182,7 @@ impl Pools {
         nodes.iter().map(on).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The pool of a node; the first one's where the node has none or is not known.
+    /// The pool of a node. Returns the first pool where the node has none or is not known.
     ///
     /// # Panics
     /// When there is no pool at all, which [`Self::create`] excludes.

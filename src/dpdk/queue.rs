@@ -1,4 +1,4 @@
-//! The two ends of a device's queues. Each moves into one worker and is used by no other thread.
+//! Receive and transmit queues of a device. Each moves into one worker, and no other thread uses it.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -12,7 +12,7 @@ use crate::dpdk::{Burst, Mbuf};
 /// Makes a type `!Sync` and leaves it `Send`.
 type NotSync = PhantomData<Cell<()>>;
 
-/// Receives. `Send`, not `Sync`, not `Clone`.
+/// A receive queue. It is `Send`, not `Sync`, not `Clone`.
 #[derive(Debug)]
 pub struct RxQueue {
     port: Arc<Port>,
@@ -21,7 +21,7 @@ pub struct RxQueue {
     _one_thread: NotSync,
 }
 
-/// Transmits. `Send`, not `Sync`, not `Clone`.
+/// A transmit queue. It is `Send`, not `Sync`, not `Clone`.
 #[derive(Debug)]
 pub struct TxQueue {
     port: Arc<Port>,
@@ -29,14 +29,14 @@ pub struct TxQueue {
     _one_thread: NotSync,
 }
 
-/// What became of a burst offered to a device.
+/// The result of offering a burst to a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transmitted {
     /// Frames that the device took.
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Frames that it refused; they were freed.
+    /// Frames that it refused. They were freed.
     pub refused: u64,
 }
 
@@ -50,22 +50,22 @@ impl RxQueue {
         }
     }
 
-    /// The device it belongs to.
+    /// The device to which it belongs.
     pub fn device(&self) -> DeviceId {
         self.port.device
     }
 
-    /// Replaces the content of `burst` (freed if any) by what has arrived.
+    /// Frees the content of `burst`, if any, and fills it with the frames that have arrived.
     #[inline]
     pub fn receive(&mut self, burst: &mut Burst) {
         let (port, queue) = (self.port.number, self.queue);
         // SAFETY: the port was started before its queues were handed out and is stopped only after they are
         // gone (`Port` is shared); one thread polls the queue (`!Sync`); DPDK writes `count` owned mbufs.
-        unsafe { burst.refill(|mbufs, room| dpdk_sys::shim_eth_rx_burst(port, queue, mbufs, room)) };
+        unsafe { burst.refill(|mbufs, max| dpdk_sys::shim_eth_rx_burst(port, queue, mbufs, max)) };
     }
 
-    /// Adds its interrupt to those that wake the calling thread in [`wait_for_interrupt`]; `false` when it has none.
-    /// Once, on the thread that polls it.
+    /// Adds its interrupt to those that wake the calling thread in [`wait_for_interrupt`]. Returns `false` when it has none.
+    /// To be called once, on the thread that polls it.
     pub fn watch(&mut self) -> bool {
         let (per_thread, add) = (dpdk_sys::SHIM_EPOLL_PER_THREAD, dpdk_sys::SHIM_INTR_EVENT_ADD);
         // SAFETY: the port is started; DPDK keeps the pointer, null here, and only gives it back.
@@ -76,13 +76,14 @@ impl RxQueue {
             }
     }
 
-    /// Lets it interrupt for the next frame. What has arrived before may not: poll once more before sleeping.
+    /// Enables the interrupt for the next frame. Frames that have already arrived may not interrupt, so poll once more before
+    /// sleeping.
     pub fn arm(&mut self) {
         // SAFETY: the port is started. A queue that refuses does not wake, and sleep is bounded.
         unsafe { dpdk_sys::rte_eth_dev_rx_intr_enable(self.port.number, self.queue) };
     }
 
-    /// No more interrupts: it is polled.
+    /// Disables the interrupt, because the queue is polled again.
     pub fn disarm(&mut self) {
         // SAFETY: the port is started. One interrupt too many wakes a thread for nothing.
         unsafe { dpdk_sys::rte_eth_dev_rx_intr_disable(self.port.number, self.queue) };
@@ -97,13 +98,13 @@ pub(super) fn has_interrupts(number: u16) -> bool {
     }
 }
 
-/// Sleeps until a queue that this thread watches interrupts, at most so long. Whether one did.
+/// Sleeps until a watched queue of this thread interrupts, at most for `timeout_ms`. Returns whether one did.
 pub fn wait_for_interrupt(timeout_ms: u16) -> bool {
     let mut events = [dpdk_sys::rte_epoll_event::default(); 8];
-    // SAFETY: waits on this thread's own descriptor and writes at most as many events as there is room for.
+    // SAFETY: waits on this thread's own descriptor and writes at most `max` events, which is the length of the array.
     let count = unsafe {
-        let (per_thread, room) = (dpdk_sys::SHIM_EPOLL_PER_THREAD, events.len() as i32);
-        dpdk_sys::rte_epoll_wait(per_thread, events.as_mut_ptr(), room, i32::from(timeout_ms))
+        let (per_thread, max) = (dpdk_sys::SHIM_EPOLL_PER_THREAD, events.len() as i32);
+        dpdk_sys::rte_epoll_wait(per_thread, events.as_mut_ptr(), max, i32::from(timeout_ms))
     };
     count > 0
 }
@@ -117,18 +118,18 @@ impl TxQueue {
         }
     }
 
-    /// The device it belongs to.
+    /// The device to which it belongs.
     pub fn device(&self) -> DeviceId {
         self.port.device
     }
 
-    /// Offers all of `burst` to the device and leaves it empty: what was refused is freed.
+    /// Offers all frames of `burst` to the device and leaves it empty. Refused frames are freed.
     #[inline]
     pub fn transmit(&mut self, burst: &mut Burst) -> Transmitted {
         self.offer(burst, |_| {})
     }
 
-    /// The same; what was refused is shown to `refused` before it is freed.
+    /// Does the same, and passes refused frames to `refused` before they are freed.
     #[inline]
     pub fn offer(&mut self, burst: &mut Burst, refused: impl FnOnce(&[Mbuf])) -> Transmitted {
         let (port, queue) = (self.port.number, self.queue);
@@ -138,10 +139,10 @@ impl TxQueue {
         unsafe {
             burst.give(
                 |mbufs, count| dpdk_sys::shim_eth_tx_burst(port, queue, mbufs, count),
-                |rest| {
-                    refused_packets = rest.len() as u64;
-                    refused_bytes = rest.iter().map(|mbuf| mbuf.len() as u64).sum();
-                    refused(rest);
+                |mbufs| {
+                    refused_packets = mbufs.len() as u64;
+                    refused_bytes = mbufs.iter().map(|mbuf| mbuf.len() as u64).sum();
+                    refused(mbufs);
                 },
             );
         }

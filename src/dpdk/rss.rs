@@ -1,27 +1,27 @@
-//! How a device spreads flows over its receive queues: hash functions, key and redirection table.
+//! RSS, by which a device distributes flows over its receive queues: hash functions, key and redirection table.
 //!
-//! In:  what the driver can, the key wanted. Out: settings for the device, and whether it follows them as
-//! [`lvs_core::rss`] computes them. A driver may claim RSS and put all in one queue; nobody can ask it.
+//! In:  the driver's abilities and the key. Out: settings for the device, and whether the device distributes flows as
+//! [`lvs_core::rss`] computes it. A driver may claim RSS and put all frames into one queue, which DPDK does not report.
 
 use lvs_core::rss;
 
 /// Entries of the redirection table in one of DPDK's groups.
 const GROUP_LEN: u16 = 64;
 
-/// What one device is to do.
+/// The RSS settings of one device.
 #[derive(Debug)]
 pub(super) struct Rss {
     queues: u16,
     /// Hash functions; 0 for none.
     functions: u64,
-    /// Filled up to the length that the device takes.
+    /// Padded to the length that the device takes.
     key: Option<Vec<u8>>,
     table_len: u16,
 }
 
 impl Rss {
-    /// For a device with this many receive queues. One queue needs no spreading; software devices spread by
-    /// themselves (packet fanout, memif rings).
+    /// For a device with this many receive queues. One queue needs no RSS. Software devices distribute flows by other means
+    /// (packet fanout, memif rings).
     pub(super) fn of(info: &dpdk_sys::rte_eth_dev_info, queues: u16, key: Option<&[u8; rss::KEY_LEN]>) -> Self {
         let wanted = dpdk_sys::SHIM_RSS_IP | dpdk_sys::SHIM_RSS_TCP | dpdk_sys::SHIM_RSS_UDP | dpdk_sys::SHIM_RSS_SCTP;
         let functions = if queues > 1 {
@@ -46,12 +46,12 @@ impl Rss {
         }
     }
 
-    /// Whether flows are spread at all.
+    /// Whether the device uses RSS at all.
     pub(super) fn is_on(&self) -> bool {
         self.functions != 0
     }
 
-    /// Into the configuration, which must not outlive `self`.
+    /// Writes the settings into the configuration, which must not outlive `self`.
     pub(super) fn write(&mut self, conf: &mut dpdk_sys::rte_eth_conf) {
         if self.functions == 0 {
             return;
@@ -65,7 +65,7 @@ impl Rss {
         }
     }
 
-    /// Fills the redirection table of a started device. Whether flows now go where [`lvs_core::rss`] says.
+    /// Fills the redirection table of a started device. Returns whether flows now go where [`lvs_core::rss`] says.
     pub(super) fn redirect(&self, number: u16) -> bool {
         if self.key.is_none() {
             return false;
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_of_every_length_agree_where_they_say_so() {
+    fn a_table_length_that_claims_to_agree_does() {
         for queues in 1..=64_u16 {
             for table_len in [0_u16, 2, 32, 64, 128, 512, 2048] {
                 let agree = (0..=u16::MAX).all(|hash| {

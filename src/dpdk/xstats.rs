@@ -1,4 +1,4 @@
-//! A driver's own counters, by the driver's own names. For the management core, never for the path.
+//! A driver's own counters, by the driver's names. For the management core, never for the path.
 
 use std::ffi::CStr;
 
@@ -13,17 +13,17 @@ pub struct Xstat {
     pub value: u64,
 }
 
-/// All counters of `device`; empty where the driver has none.
+/// All counters of `device`. Empty where the driver has none.
 pub fn read(device: &Device) -> Vec<Xstat> {
     let port = device.number();
-    // SAFETY: with no room the call only says how many there are.
+    // SAFETY: without an array the call only returns how many there are.
     let count = unsafe { dpdk_sys::rte_eth_xstats_get_names(port, std::ptr::null_mut(), 0) };
     let Ok(count) = usize::try_from(count) else {
         return Vec::new();
     };
     let mut names = vec![dpdk_sys::rte_eth_xstat_name { name: [0; 64] }; count];
     let mut values = vec![dpdk_sys::rte_eth_xstat { id: 0, value: 0 }; count];
-    // SAFETY: both arrays have room for `count` entries, which is what the calls are told.
+    // SAFETY: both arrays hold `count` entries, and the calls get that number.
     let (named, valued) = unsafe {
         (
             dpdk_sys::rte_eth_xstats_get_names(port, names.as_mut_ptr(), count as u32),

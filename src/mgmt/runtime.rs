@@ -37,7 +37,7 @@ use crate::worker::capture::CAPTURES_MAX;
 const REPLIES_PERIOD: Duration = Duration::from_millis(1);
 
 /// What the tasks share.
-pub struct Parts {
+pub struct SharedState {
     /// The desired state.
     pub director: Arc<Mutex<Director>>,
     /// The configuration file.
@@ -65,8 +65,8 @@ pub struct Parts {
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
-    let Parts {
+pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, state: SharedState) {
+    let SharedState {
         director,
         reloader,
         devices,
@@ -79,7 +79,7 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, parts: Parts) {
         l3,
         version,
         metrics,
-    } = parts;
+    } = state;
     let devices = Arc::new(devices);
     let devices_of_admin = Arc::clone(&devices);
     let rss_check = Arc::new(rss_check);

@@ -48,7 +48,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Captured>, OfflineError> {
     frames.map_err(|error| error.unwrap_or_else(failed))
 }
 
-/// Either an error that is told already, or one of the reader.
+/// Either a complete error, or an error of the reader that lacks the file's name.
 type Failed = Result<OfflineError, PcapError>;
 
 fn read_pcap(path: &Path, file: impl Read) -> Result<Vec<Captured>, Failed> {
@@ -79,14 +79,14 @@ fn read_pcapng(path: &Path, file: impl Read) -> Result<Vec<Captured>, Failed> {
                     InterfaceDescriptionOption::IfTsResol(resolution) => Some(*resolution),
                     _ => None,
                 });
-                // Microseconds unless said otherwise.
+                // The default is microseconds.
                 interfaces.push((interface.linktype, resolution.unwrap_or(6)));
             }
             Block::EnhancedPacket(packet) => {
                 let number = packet.interface_id as usize;
                 let (link, resolution) = interfaces.get(number).copied().unwrap_or((DataLink::NULL, 6));
                 only_ethernet(path, frames.len(), link).map_err(Ok)?;
-                // The reader takes every unit for a nanosecond.
+                // The reader takes every unit as a nanosecond.
                 frames.push(Captured {
                     time_ns: nanoseconds(packet.timestamp.as_nanos() as u64, resolution),
                     device: DeviceId(number.min(DEVICES_MAX - 1) as u8),
@@ -169,7 +169,7 @@ impl Output {
             .map_err(|source| self.failed(source))
     }
 
-    /// Everything is in the file when this returns.
+    /// Writes everything that is still buffered.
     pub(super) fn finish(&mut self) -> Result<(), OfflineError> {
         let flushed = self.writer.get_mut().flush();
         flushed.map_err(|error| self.failed(PcapError::IoError(error)))

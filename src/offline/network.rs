@@ -1,10 +1,10 @@
-//! The network of a capture, learnt from its frames, because no kernel is there to ask.
+//! Learns the network of a capture from its frames, because there is no kernel to ask.
 //!
-//! * VIPs and local addresses of the configuration are the director's, and its devices' own addresses are unknown.
-//! * A device's MAC is the configured one, else the one to which most frames of its interface are addressed,
-//!   those to the director's addresses before all others.
-//! * Who sends a frame is a neighbour on that device with that MAC; real servers that send none are neighbours on the
-//!   last device, with the MAC 02:00 and their last four bytes. Everybody is on-link.
+//! * The director has the VIPs and local addresses of the configuration. Its devices' own addresses are unknown.
+//! * A device's MAC is the configured one. Otherwise it is the MAC to which most frames of its interface are addressed,
+//!   where frames to the director's addresses count first.
+//! * The sender of a frame is a neighbour on that device with that MAC. A real server that sends no frame is a neighbour on
+//!   the last device, with the MAC 02:00 and its last four bytes. Everybody is on-link.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -88,7 +88,7 @@ fn own_addresses(config: &Config) -> HashSet<IpAddr> {
     own
 }
 
-/// The unicast MAC to which most frames of a device go; frames to own addresses before all others.
+/// The unicast MAC to which most frames of a device go. Frames to own addresses count first.
 fn learn_mac(device: DeviceId, own: &HashSet<IpAddr>, frames: &[Captured]) -> Mac {
     let mut votes: HashMap<Mac, (u64, u64)> = HashMap::new();
     for frame in frames.iter().filter(|frame| frame.device == device) {

@@ -1,8 +1,8 @@
-//! Connections to lvsd, and what stands behind a descriptor when there is none.
+//! Connections to lvsd, and the replacement of a dead one.
 //!
-//! A dead connection is replaced by a datagram socket connected to itself that holds the error message: it
-//! is readable for poll and recv alike until it was read, and then waits as a netlink socket would. An end
-//! of file instead would make keepalived ask for ever.
+//! A dead connection is replaced by a datagram socket that is connected to itself and holds the error message. Poll and
+//! recv see that message until it is read. After that the socket waits as a netlink socket would. After an end of file
+//! keepalived would ask for ever.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::mem::{MaybeUninit, offset_of, size_of, zeroed};
@@ -17,7 +17,7 @@ const HELLO_MAGIC: [u8; 8] = *b"LVSDNL1\0";
 const CANCEL_MAGIC: [u8; 8] = *b"LVSDCN1\0";
 const RETRY_MS: u32 = 100;
 
-/// Whether this process ever reached the daemon: only before that it waits for it.
+/// Whether this process has ever reached the daemon. It waits for the daemon only before that.
 static REACHED: AtomicBool = AtomicBool::new(false);
 
 fn close(fd: c_int) {
@@ -25,7 +25,7 @@ fn close(fd: c_int) {
     unsafe { libc::close(fd) };
 }
 
-/// Sends one datagram; whether it went whole.
+/// Sends one datagram. Returns whether all of it was sent.
 fn send_all(fd: c_int, bytes: &[u8]) -> bool {
     // SAFETY: the slice is readable for its length.
     let sent = unsafe { next::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
@@ -42,7 +42,7 @@ fn set_time_limit(fd: c_int, option: c_int, timeout_ms: u32) {
     unsafe { next::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const limit).cast(), len) };
 }
 
-/// A connected socket whose calls end in time, or `None`.
+/// A connected socket with a time limit on its calls, or `None`.
 fn connect_once() -> Option<c_int> {
     // SAFETY: makes a socket.
     let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0) };
@@ -71,7 +71,7 @@ fn connect_once() -> Option<c_int> {
     Some(fd)
 }
 
-/// A connection, waited for as long as the environment allows if the daemon was never reached before.
+/// A connection. If the daemon was never reached before, this waits as long as the environment allows.
 pub(crate) fn connect() -> Option<c_int> {
     let mut left_ms = if REACHED.load(Ordering::Relaxed) {
         0
@@ -93,8 +93,8 @@ pub(crate) fn connect() -> Option<c_int> {
     }
 }
 
-/// Puts a connection that has said hello behind `fd`; whether there is one now.
-pub(crate) fn lead(fd: c_int, tracked: &Tracked) -> bool {
+/// Replaces the socket of `fd` by a connection on which hello was sent. Returns whether that worked.
+pub(crate) fn divert(fd: c_int, tracked: &Tracked) -> bool {
     let Some(connection) = connect() else {
         return false;
     };
@@ -102,12 +102,12 @@ pub(crate) fn lead(fd: c_int, tracked: &Tracked) -> bool {
         close(connection);
         return false;
     }
-    let rss = replace(fd, connection);
-    if rss {
+    let replaced = replace(fd, connection);
+    if replaced {
         tracked.follow(fd);
         tracked.dead.store(false, Ordering::Release);
     }
-    rss
+    replaced
 }
 
 fn hello(port_id: u32) -> [u8; 48] {
@@ -142,10 +142,10 @@ fn inode(path: &CStr) -> u64 {
     unsafe { status.assume_init() }.st_ino
 }
 
-/// Puts `fresh` where `fd` is, with its blocking mode and close-on-exec, and closes `fresh`.
+/// Makes `fd` refer to the socket of `fresh`, keeps its blocking mode and close-on-exec, and closes `fresh`.
 fn replace(fd: c_int, fresh: c_int) -> bool {
     // SAFETY: fcntl and dup3 take descriptors and flags only.
-    let rss = unsafe {
+    let replaced = unsafe {
         let status = libc::fcntl(fd, libc::F_GETFL);
         if status >= 0 && status & libc::O_NONBLOCK != 0 {
             libc::fcntl(fresh, libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK);
@@ -154,12 +154,12 @@ fn replace(fd: c_int, fresh: c_int) -> bool {
         libc::dup3(fresh, fd, if keep { 0 } else { libc::O_CLOEXEC }) >= 0
     };
     close(fresh);
-    rss
+    replaced
 }
 
-/// Gives up what is behind `fd`: nothing late will be read from it, and whoever waits gets `ENODEV`.
+/// Drops the connection of `fd`, so that no late answer is read from it, and answers a pending request with `ENODEV`.
 /// Fails only when the process has no descriptor left.
-pub(crate) fn bury(fd: c_int, tracked: &Tracked) -> bool {
+pub(crate) fn disconnect(fd: c_int, tracked: &Tracked) -> bool {
     if !tracked.dead.load(Ordering::Acquire) {
         let mut cancel = [0; 12];
         let sequence = tracked.sequence.load(Ordering::Relaxed).to_ne_bytes();
@@ -178,21 +178,21 @@ pub(crate) fn bury(fd: c_int, tracked: &Tracked) -> bool {
         // SAFETY: takes a descriptor only.
         unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
     }
-    let Some(letter) = self_connected() else {
+    let Some(fresh) = self_connected() else {
         return false;
     };
     if tracked.waiting.swap(false, Ordering::AcqRel) {
-        send_all(letter, &netlink::error(tracked, libc::ENODEV));
+        send_all(fresh, &netlink::error(tracked, libc::ENODEV));
     }
-    let rss = replace(fd, letter);
-    if rss {
+    let replaced = replace(fd, fresh);
+    if replaced {
         tracked.follow(fd);
         tracked.dead.store(true, Ordering::Release);
     }
-    rss
+    replaced
 }
 
-/// A socket that reads what is sent on it, and never an end of file.
+/// A socket that receives what is sent on it, and never an end of file.
 fn self_connected() -> Option<c_int> {
     // SAFETY: makes a socket.
     let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };

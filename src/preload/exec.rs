@@ -1,11 +1,11 @@
-//! Loading the kernel's IPVS module is refused: tools do it on their own when they find no IPVS.
+//! Refuses to load the kernel's IPVS module. Tools try that by themselves when they find no IPVS.
 
 use core::ffi::{CStr, c_char, c_int};
 
 use crate::next::set_errno;
 use crate::{next, settings};
 
-/// Arguments of a command looked at, at most.
+/// The most arguments of a command that are checked.
 const ARGUMENTS_MAX: usize = 16;
 
 /// # Safety
@@ -27,7 +27,7 @@ unsafe fn loads_ipvs(path: *const c_char, argv: *const *const c_char) -> bool {
         return false;
     }
     for index in 0..ARGUMENTS_MAX {
-        // SAFETY: execve's contract: a null ends the list, and nothing behind it is read.
+        // SAFETY: execve's contract: a null ends the list, and the loop reads nothing after it.
         let argument = unsafe { *argv.add(index) };
         if argument.is_null() {
             return false;

@@ -1,7 +1,7 @@
-//! `/proc/net/ip_vs*`: the kernel has none without its own IPVS, so the daemon writes them.
+//! `/proc/net/ip_vs*`: the kernel has these files only with its own IPVS, so the daemon writes them.
 //!
 //! In:  a path and how it is opened. Out: a descriptor of an anonymous file with the text, or ENOENT.
-//! `open` and `openat` take further arguments in C; on Linux they come in the same registers as fixed ones.
+//! `open` and `openat` have variable arguments in C. On Linux these come in the same registers as fixed ones.
 
 use core::ffi::{CStr, c_char, c_int};
 use core::mem::{size_of, zeroed};
@@ -15,7 +15,7 @@ use crate::{next, settings};
 
 const FILE_MAGIC: [u8; 8] = *b"LVSDPF1\0";
 const FOLDER: &[u8] = b"/proc/net/ip_vs";
-/// Longer paths are not ours.
+/// A longer path is none of these files.
 const REQUEST_BYTES: usize = 64;
 
 /// # Safety
@@ -56,7 +56,7 @@ fn ask(connection: c_int, path: &CStr, close_on_exec: bool) -> Option<c_int> {
         return None;
     }
     let mut byte = 0_u8;
-    // Aligned as control messages must be, with room for one descriptor.
+    // Aligned as control messages must be, and large enough for one descriptor.
     let mut control = [0_u64; 4];
     let mut piece = iovec {
         iov_base: (&raw mut byte).cast(),
@@ -73,7 +73,7 @@ fn ask(connection: c_int, path: &CStr, close_on_exec: bool) -> Option<c_int> {
     if unsafe { next::recvmsg(connection, &raw mut message, flags) } <= 0 {
         return None;
     }
-    // SAFETY: the kernel filled the control room; the header is read only if it is whole and of descriptors.
+    // SAFETY: the kernel filled the control buffer. The header is read only if it is whole and holds descriptors.
     unsafe {
         let header: *const cmsghdr = libc::CMSG_FIRSTHDR(&raw const message);
         let whole = !header.is_null()
@@ -84,7 +84,7 @@ fn ask(connection: c_int, path: &CStr, close_on_exec: bool) -> Option<c_int> {
     }
 }
 
-/// As an open file, for programs that read line by line.
+/// The text as a C stream, for programs that read line by line.
 ///
 /// # Safety
 /// `mode` is a C string.

@@ -1,10 +1,10 @@
-//! As much of netlink as telling our requests from others, and answers from the end of answers, takes.
+//! The part of netlink that finds requests for IPVS and the end of their answers.
 
 use core::sync::atomic::Ordering;
 
 use crate::tracked::Tracked;
 
-/// lvsd's id of the family, above every id the kernel gives.
+/// lvsd's family id, which is above every id that the kernel assigns.
 const FAMILY_ID: u16 = 0xf1b5;
 const CONTROL_ID: u16 = 16;
 const GET_FAMILY: u8 = 3;
@@ -37,7 +37,7 @@ fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
         .map(|value| u32::from_ne_bytes(*value))
 }
 
-/// Whether this request is for IPVS: by our family's id, or by asking for the family of that name.
+/// Whether this request is for IPVS: it has lvsd's family id, or it asks for the family of that name.
 pub(crate) fn is_ours(head: &[u8]) -> bool {
     match u16_at(head, 4) {
         Some(FAMILY_ID) => true,
@@ -47,21 +47,21 @@ pub(crate) fn is_ours(head: &[u8]) -> bool {
 }
 
 fn names_ipvs(head: &[u8]) -> bool {
-    let mut rest = head.get(GENERIC_BYTES..).unwrap_or_default();
-    while let (Some(len), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
+    let mut attributes = head.get(GENERIC_BYTES..).unwrap_or_default();
+    while let (Some(len), Some(kind)) = (u16_at(attributes, 0), u16_at(attributes, 2)) {
         let len = usize::from(len);
-        let Some(payload) = rest.get(4..len) else {
+        let Some(payload) = attributes.get(4..len) else {
             return false;
         };
         if kind == ATTRIBUTE_NAME {
             return payload == b"IPVS\0" || payload == b"IPVS";
         }
-        rest = rest.get((len + 3) & !3..).unwrap_or_default();
+        attributes = attributes.get((len + 3) & !3..).unwrap_or_default();
     }
     false
 }
 
-/// A request is on its way.
+/// Notes a request before it is sent.
 pub(crate) fn begin(tracked: &Tracked, head: &[u8]) {
     let flags = u16_at(head, 6).unwrap_or(0);
     let late = flags & FLAG_ACK != 0 || flags & FLAG_DUMP == FLAG_DUMP;
@@ -70,23 +70,26 @@ pub(crate) fn begin(tracked: &Tracked, head: &[u8]) {
     tracked.waiting.store(true, Ordering::Release);
 }
 
-/// What came in; notes when it ends the awaited answer.
-pub(crate) fn note_answer(tracked: &Tracked, mut rest: &[u8]) {
+/// Notes whether received bytes end the pending answer.
+pub(crate) fn note_answer(tracked: &Tracked, mut messages: &[u8]) {
     let sequence = tracked.sequence.load(Ordering::Relaxed);
-    while let (Some(len), Some(kind), Some(flags), Some(found)) =
-        (u32_at(rest, 0), u16_at(rest, 4), u16_at(rest, 6), u32_at(rest, 8))
-    {
+    while let (Some(len), Some(kind), Some(flags), Some(found)) = (
+        u32_at(messages, 0),
+        u16_at(messages, 4),
+        u16_at(messages, 6),
+        u32_at(messages, 8),
+    ) {
         let ends = matches!(kind, KIND_ERROR | KIND_DONE)
             || (flags & FLAG_MULTI == 0 && !tracked.ends_late.load(Ordering::Relaxed));
         if found == sequence && ends {
             tracked.waiting.store(false, Ordering::Release);
         }
         let len = (len as usize).max(HEADER_BYTES);
-        rest = rest.get((len + 3) & !3..).unwrap_or_default();
+        messages = messages.get((len + 3) & !3..).unwrap_or_default();
     }
 }
 
-/// `NLMSG_ERROR` about the awaited request.
+/// `NLMSG_ERROR` for the pending request.
 pub(crate) fn error(tracked: &Tracked, errno: i32) -> [u8; ERROR_BYTES] {
     let sequence = tracked.sequence.load(Ordering::Relaxed).to_ne_bytes();
     let port_id = tracked.port_id.load(Ordering::Relaxed).to_ne_bytes();

@@ -1,11 +1,11 @@
-//! The functions behind ours: the next ones of the same name, which are the C library's.
+//! The C library's functions, which have the same names as this library's and come next in the search order.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use libc::{FILE, mode_t, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
-/// Where a function is; looked up once.
+/// The address of a function, looked up once.
 struct Next {
     name: &'static CStr,
     address: AtomicUsize,
@@ -24,7 +24,7 @@ impl Next {
         if known != 0 {
             return known as *mut c_void;
         }
-        // SAFETY: the name is a C string; RTLD_NEXT asks for the definition behind this library's.
+        // SAFETY: the name is a C string; RTLD_NEXT asks for the definition after this library's.
         let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
         self.address.store(found as usize, Ordering::Relaxed);
         found
@@ -62,8 +62,8 @@ next! {
     send(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t, else -1;
     recvfrom(fd: c_int, data: *mut c_void, len: size_t, flags: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> ssize_t, else -1;
     recv(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t, else -1;
-    __recvfrom_chk(fd: c_int, data: *mut c_void, len: size_t, room: size_t, flags: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> ssize_t, else -1;
-    __recv_chk(fd: c_int, data: *mut c_void, len: size_t, room: size_t, flags: c_int) -> ssize_t, else -1;
+    __recvfrom_chk(fd: c_int, data: *mut c_void, len: size_t, capacity: size_t, flags: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> ssize_t, else -1;
+    __recv_chk(fd: c_int, data: *mut c_void, len: size_t, capacity: size_t, flags: c_int) -> ssize_t, else -1;
     bind(fd: c_int, name: *const sockaddr, name_len: socklen_t) -> c_int, else -1;
     getsockname(fd: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> c_int, else -1;
     setsockopt(fd: c_int, level: c_int, option: c_int, value: *const c_void, len: socklen_t) -> c_int, else -1;

@@ -1,7 +1,7 @@
-//! Socket options: the illusion of a netlink socket, and no way round the daemon.
+//! Socket options: a connection to lvsd answers them as a netlink socket would.
 //!
-//! The socket options by which old tools program the kernel's IPVS are refused: a tool that cannot reach
-//! lvsd must not configure a second director behind its back. Ref: linux/ip_vs.h `IP_VS_BASE_CTL`.
+//! The options by which old tools program the kernel's IPVS are refused, because a tool that cannot reach lvsd must not
+//! configure the kernel as a second director. Ref: linux/ip_vs.h `IP_VS_BASE_CTL`.
 
 use core::ffi::{c_int, c_void};
 use core::mem::size_of;
@@ -18,8 +18,8 @@ fn is_kernel_ipvs(level: c_int, option: c_int) -> bool {
     level == libc::IPPROTO_IP && KERNEL_IPVS.contains(&option) && settings::enabled()
 }
 
-/// What a netlink socket would say.
-fn illusion(level: c_int, option: c_int) -> Option<c_int> {
+/// The answer of a netlink socket.
+fn netlink_value(level: c_int, option: c_int) -> Option<c_int> {
     match (level, option) {
         (libc::SOL_SOCKET, libc::SO_DOMAIN) => Some(libc::AF_NETLINK),
         (libc::SOL_SOCKET, libc::SO_PROTOCOL) => Some(libc::NETLINK_GENERIC),
@@ -68,16 +68,16 @@ pub unsafe extern "C" fn getsockopt(
         set_errno(libc::ENOPROTOOPT);
         return -1;
     }
-    if let Some(answer) = illusion(level, option)
+    if let Some(answer) = netlink_value(level, option)
         && !value.is_null()
         && !len.is_null()
         && tracked::find(fd).is_some()
     {
         // SAFETY: the caller keeps getsockopt's contract: `len` bytes are writable.
         unsafe {
-            let room = size_of::<c_int>().min(*len as usize);
-            core::ptr::copy_nonoverlapping((&raw const answer).cast::<u8>(), value.cast::<u8>(), room);
-            *len = room as socklen_t;
+            let written = size_of::<c_int>().min(*len as usize);
+            core::ptr::copy_nonoverlapping((&raw const answer).cast::<u8>(), value.cast::<u8>(), written);
+            *len = written as socklen_t;
         }
         return 0;
     }

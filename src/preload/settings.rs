@@ -1,7 +1,7 @@
-//! What the environment says, read once, when it is first needed.
+//! Settings from the environment, read once at their first use.
 //!
-//! `LVS_IPVS=off` leaves the process alone; `LVS_IPVS_SOCK` is the daemon's socket; `LVS_IPVS_TIMEOUT`
-//! (default 5) and `LVS_IPVS_WAIT` (default 0) are seconds, with a fraction if wanted.
+//! `LVS_IPVS=off` disables the library. `LVS_IPVS_SOCK` is the daemon's socket. `LVS_IPVS_TIMEOUT` (default 5) and
+//! `LVS_IPVS_WAIT` (default 0) are seconds and may have a fraction.
 
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -23,7 +23,7 @@ fn variable(name: &CStr) -> Option<&'static CStr> {
     (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) })
 }
 
-/// `12`, `0.5`: in milliseconds; `None` for anything else.
+/// Converts `12` or `0.5` to milliseconds. `None` for anything else.
 fn milliseconds(text: &CStr) -> Option<u32> {
     let mut total: u32 = 0;
     let mut unit: Option<u32> = None;
@@ -47,7 +47,7 @@ fn milliseconds(text: &CStr) -> Option<u32> {
     Some(total)
 }
 
-/// Whether this process is to be led to the daemon at all.
+/// Whether this process uses the daemon at all.
 pub(crate) fn enabled() -> bool {
     match STATE.load(Ordering::Acquire) {
         ON => true,
@@ -55,7 +55,7 @@ pub(crate) fn enabled() -> bool {
         _ => {
             let off = variable(c"LVS_IPVS").is_some_and(|value| value == c"off");
             if let Some(timeout) = variable(c"LVS_IPVS_TIMEOUT").and_then(milliseconds) {
-                // 0 would mean for ever.
+                // 0 would mean no limit.
                 TIMEOUT_MS.store(timeout.max(1), Ordering::Relaxed);
             }
             if let Some(wait) = variable(c"LVS_IPVS_WAIT").and_then(milliseconds) {
@@ -72,7 +72,7 @@ pub(crate) fn timeout_ms() -> u32 {
     TIMEOUT_MS.load(Ordering::Relaxed)
 }
 
-/// How long the first connection is tried for.
+/// How long to try the first connection.
 pub(crate) fn wait_ms() -> u32 {
     WAIT_MS.load(Ordering::Relaxed)
 }

@@ -1,7 +1,7 @@
-//! Sending and receiving: where a socket is recognised, led to lvsd, and kept up with.
+//! Sending and receiving. A send finds a socket for IPVS and diverts it to lvsd.
 //!
-//! A send never fails: keepalived takes a failed one for success. A receive on a dead or silent connection
-//! yields an error message for the awaited request, never an end of file: keepalived would ask for ever.
+//! A send never fails, because keepalived takes a failed send for success. A receive on a dead or silent connection returns
+//! an error message for the pending request and never an end of file, after which keepalived would ask for ever.
 
 use core::ffi::{c_int, c_void};
 use core::mem::{size_of, zeroed};
@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering;
 
 use libc::{iovec, msghdr, size_t, sockaddr, sockaddr_nl, socklen_t, ssize_t};
 
-use crate::connection::{bury, lead, number_option};
+use crate::connection::{disconnect, divert, number_option};
 use crate::netlink::{HEAD_BYTES, begin, is_ours, note_answer};
 use crate::next::{errno, set_errno};
 use crate::tracked::{self, Tracked};
@@ -38,7 +38,7 @@ unsafe fn pieces<'message>(message: *const msghdr) -> &'message [iovec] {
 /// # Safety
 /// As for [`pieces`], and the pieces' memory is readable.
 unsafe fn head(message: *const msghdr, head: &mut [u8; HEAD_BYTES]) -> usize {
-    let mut room = head.iter_mut();
+    let mut free = head.iter_mut();
     let mut count = 0;
     // SAFETY: the caller vouches for it.
     for piece in unsafe { pieces(message) } {
@@ -47,7 +47,7 @@ unsafe fn head(message: *const msghdr, head: &mut [u8; HEAD_BYTES]) -> usize {
         }
         // SAFETY: the caller vouches for the piece.
         let bytes = unsafe { slice::from_raw_parts(piece.iov_base.cast::<u8>(), piece.iov_len) };
-        for (to, from) in room.by_ref().zip(bytes) {
+        for (to, from) in free.by_ref().zip(bytes) {
             *to = *from;
             count += 1;
         }
@@ -74,7 +74,7 @@ fn port_id(fd: c_int) -> u32 {
     name.nl_pid
 }
 
-/// Sends a request to the daemon if it is one; `None`: it is the kernel's.
+/// Sends a message to the daemon if it is a request for IPVS. `None` when it is for the kernel.
 ///
 /// # Safety
 /// As for sendmsg.
@@ -92,9 +92,9 @@ unsafe fn request(fd: c_int, message: *const msghdr) -> Option<ssize_t> {
     begin(entry, head);
     let was_alive = !entry.dead.load(Ordering::Acquire);
     // SAFETY: sendmsg's contract, twice.
-    let sent = unsafe { (was_alive && transmit(fd, message)) || (lead(fd, entry) && transmit(fd, message)) };
+    let sent = unsafe { (was_alive && transmit(fd, message)) || (divert(fd, entry) && transmit(fd, message)) };
     if !sent {
-        bury(fd, entry);
+        disconnect(fd, entry);
     }
     set_errno(before);
     // SAFETY: sendmsg's contract.
@@ -104,7 +104,7 @@ unsafe fn request(fd: c_int, message: *const msghdr) -> Option<ssize_t> {
     Some(ssize_t::try_from(len).unwrap_or(ssize_t::MAX))
 }
 
-/// Whether the message went to the daemon.
+/// Sends the message. Returns whether the daemon got it.
 ///
 /// # Safety
 /// As for sendmsg.
@@ -132,23 +132,23 @@ fn is_nonblocking(fd: c_int, flags: c_int) -> bool {
     flags & libc::MSG_DONTWAIT != 0 || (status >= 0 && status & libc::O_NONBLOCK != 0)
 }
 
-/// What to do after a receive that brought nothing.
-enum Nothing {
-    Again,
-    Bury,
+/// What to do after a receive without data.
+enum NoData {
+    Retry,
+    Disconnect,
     Return,
 }
 
-fn judge(fd: c_int, entry: &Tracked, result: ssize_t, flags: c_int) -> Nothing {
+fn after_no_data(fd: c_int, entry: &Tracked, result: ssize_t, flags: c_int) -> NoData {
     if result == 0 {
-        return Nothing::Bury;
+        return NoData::Disconnect;
     }
     match errno() {
-        libc::EAGAIN if is_nonblocking(fd, flags) => Nothing::Return,
-        // Nobody owes an answer: a netlink socket would wait on.
-        libc::EAGAIN if !entry.waiting.load(Ordering::Acquire) => Nothing::Again,
-        libc::EAGAIN | libc::ECONNRESET | libc::ENOTCONN | libc::EPIPE => Nothing::Bury,
-        _ => Nothing::Return,
+        libc::EAGAIN if is_nonblocking(fd, flags) => NoData::Return,
+        // No request is pending. A netlink socket would continue to wait.
+        libc::EAGAIN if !entry.waiting.load(Ordering::Acquire) => NoData::Retry,
+        libc::EAGAIN | libc::ECONNRESET | libc::ENOTCONN | libc::EPIPE => NoData::Disconnect,
+        _ => NoData::Return,
     }
 }
 
@@ -162,7 +162,7 @@ unsafe fn answer(fd: c_int, entry: &Tracked, message: *mut msghdr, flags: c_int)
     let (name, name_len, control_len) =
         unsafe { ((*message).msg_name, (*message).msg_namelen, (*message).msg_controllen) };
     // SAFETY: recvmsg's contract.
-    let room = unsafe { pieces(message) }
+    let capacity = unsafe { pieces(message) }
         .iter()
         .fold(0_usize, |sum, piece| sum.saturating_add(piece.iov_len));
     let result = loop {
@@ -173,15 +173,15 @@ unsafe fn answer(fd: c_int, entry: &Tracked, message: *mut msghdr, flags: c_int)
             (*message).msg_controllen = control_len;
             next::recvmsg(fd, message, flags)
         };
-        if result > 0 || (result == 0 && room == 0) {
+        if result > 0 || (result == 0 && capacity == 0) {
             break result;
         }
-        match judge(fd, entry, result, flags) {
-            Nothing::Again => {}
-            Nothing::Return => break result,
-            Nothing::Bury if bury(fd, entry) => {}
-            // No descriptor is left: at least no end of file.
-            Nothing::Bury => {
+        match after_no_data(fd, entry, result, flags) {
+            NoData::Retry => {}
+            NoData::Return => break result,
+            NoData::Disconnect if disconnect(fd, entry) => {}
+            // No descriptor is left. An error is better than an end of file.
+            NoData::Disconnect => {
                 set_errno(libc::ENODEV);
                 break -1;
             }
@@ -205,7 +205,7 @@ unsafe fn answer(fd: c_int, entry: &Tracked, message: *mut msghdr, flags: c_int)
 /// # Safety
 /// The message's pieces were just filled with at most `count` bytes.
 unsafe fn note(entry: &Tracked, message: *const msghdr, count: usize) {
-    // Clients give one piece; in more, messages are not looked for beyond the first.
+    // Clients pass one piece. Messages in further pieces are ignored.
     // SAFETY: the caller vouches for it.
     let Some(piece) = (unsafe { pieces(message) }).first() else {
         return;
@@ -217,35 +217,35 @@ unsafe fn note(entry: &Tracked, message: *const msghdr, count: usize) {
     }
 }
 
-/// Writes {AF_NETLINK, port 0}, the kernel, as far as there is room; the length of the whole.
+/// Writes {AF_NETLINK, port 0}, the kernel's name, up to `capacity` bytes. Returns the length of the whole name.
 ///
 /// # Safety
-/// `name` is null or has `room` writable bytes.
-unsafe fn write_kernel_name(name: *mut c_void, room: socklen_t) -> socklen_t {
+/// `name` is null or has `capacity` writable bytes.
+unsafe fn write_kernel_name(name: *mut c_void, capacity: socklen_t) -> socklen_t {
     // SAFETY: the caller vouches for it.
     if name.is_null() {
         0
     } else {
-        unsafe { write_name(name, room, 0) }
+        unsafe { write_name(name, capacity, 0) }
     }
 }
 
-/// Writes a netlink name; the length of the whole.
+/// Writes a netlink name up to `capacity` bytes. Returns the length of the whole name.
 ///
 /// # Safety
-/// `name` has `room` writable bytes.
-unsafe fn write_name(name: *mut c_void, room: socklen_t, port_id: u32) -> socklen_t {
+/// `name` has `capacity` writable bytes.
+unsafe fn write_name(name: *mut c_void, capacity: socklen_t, port_id: u32) -> socklen_t {
     // SAFETY: all zeros is a valid sockaddr_nl.
     let mut whole: sockaddr_nl = unsafe { zeroed() };
     whole.nl_family = libc::AF_NETLINK as libc::sa_family_t;
     whole.nl_pid = port_id;
     let len = size_of::<sockaddr_nl>();
-    // SAFETY: no more than both sides have; they do not overlap.
+    // SAFETY: copies no more bytes than either side has; they do not overlap.
     unsafe {
         core::ptr::copy_nonoverlapping(
             (&raw const whole).cast::<u8>(),
             name.cast::<u8>(),
-            len.min(room as usize),
+            len.min(capacity as usize),
         )
     };
     len as socklen_t
@@ -288,10 +288,7 @@ pub unsafe extern "C" fn sendto(
     name: *const sockaddr,
     name_len: socklen_t,
 ) -> ssize_t {
-    let mut piece = iovec {
-        iov_base: bytes.cast_mut(),
-        iov_len: len,
-    };
+    let mut piece = piece(bytes.cast_mut(), len);
     // SAFETY: the caller keeps sendto's contract, which makes the message valid.
     if let Some(sent) = unsafe { request(fd, &flat(&mut piece)) } {
         return sent;
@@ -306,10 +303,7 @@ pub unsafe extern "C" fn sendto(
 /// As for the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn send(fd: c_int, bytes: *const c_void, len: size_t, flags: c_int) -> ssize_t {
-    let mut piece = iovec {
-        iov_base: bytes.cast_mut(),
-        iov_len: len,
-    };
+    let mut piece = piece(bytes.cast_mut(), len);
     // SAFETY: the caller keeps send's contract, which makes the message valid.
     if let Some(sent) = unsafe { request(fd, &flat(&mut piece)) } {
         return sent;
@@ -332,34 +326,45 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) 
     }
 }
 
+/// Where recvfrom writes the name of the sender, if anywhere.
+#[derive(Clone, Copy)]
+struct SenderName {
+    name: *mut sockaddr,
+    len: *mut socklen_t,
+}
+
+impl SenderName {
+    const NONE: Self = Self {
+        name: null_mut(),
+        len: null_mut(),
+    };
+}
+
+/// Receives into one piece of memory.
+///
 /// # Safety
 /// As for recvfrom.
-unsafe fn answer_flat(
-    fd: c_int,
-    entry: &Tracked,
-    bytes: *mut c_void,
-    len: size_t,
-    flags: c_int,
-    name: *mut sockaddr,
-    name_len: *mut socklen_t,
-) -> ssize_t {
-    let mut piece = iovec {
-        iov_base: bytes,
-        iov_len: len,
-    };
+unsafe fn answer_flat(fd: c_int, entry: &Tracked, mut piece: iovec, flags: c_int, sender: SenderName) -> ssize_t {
     let mut message = flat(&mut piece);
-    if !name.is_null() && !name_len.is_null() {
-        message.msg_name = name.cast();
+    if !sender.name.is_null() && !sender.len.is_null() {
+        message.msg_name = sender.name.cast();
         // SAFETY: recvfrom's contract.
-        message.msg_namelen = unsafe { *name_len };
+        message.msg_namelen = unsafe { *sender.len };
     }
     // SAFETY: recvfrom's contract makes the message valid.
     let result = unsafe { answer(fd, entry, &raw mut message, flags) };
     if result >= 0 && !message.msg_name.is_null() {
         // SAFETY: recvfrom's contract.
-        unsafe { *name_len = message.msg_namelen };
+        unsafe { *sender.len = message.msg_namelen };
     }
     result
+}
+
+const fn piece(bytes: *mut c_void, len: size_t) -> iovec {
+    iovec {
+        iov_base: bytes,
+        iov_len: len,
+    }
 }
 
 /// See the C library.
@@ -377,7 +382,7 @@ pub unsafe extern "C" fn recvfrom(
 ) -> ssize_t {
     match tracked::find(fd) {
         // SAFETY: the caller keeps recvfrom's contract.
-        Some(entry) => unsafe { answer_flat(fd, entry, bytes, len, flags, name, name_len) },
+        Some(entry) => unsafe { answer_flat(fd, entry, piece(bytes, len), flags, SenderName { name, len: name_len }) },
         // SAFETY: as above.
         None => unsafe { next::recvfrom(fd, bytes, len, flags, name, name_len) },
     }
@@ -391,13 +396,13 @@ pub unsafe extern "C" fn recvfrom(
 pub unsafe extern "C" fn recv(fd: c_int, bytes: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
     match tracked::find(fd) {
         // SAFETY: the caller keeps recv's contract.
-        Some(entry) => unsafe { answer_flat(fd, entry, bytes, len, flags, null_mut(), null_mut()) },
+        Some(entry) => unsafe { answer_flat(fd, entry, piece(bytes, len), flags, SenderName::NONE) },
         // SAFETY: as above.
         None => unsafe { next::recv(fd, bytes, len, flags) },
     }
 }
 
-/// What programs built with fortified headers call for recvfrom.
+/// Programs that were built with fortified headers call this instead of recvfrom.
 ///
 /// # Safety
 /// As for the C function.
@@ -406,30 +411,38 @@ pub unsafe extern "C" fn __recvfrom_chk(
     fd: c_int,
     bytes: *mut c_void,
     len: size_t,
-    room: size_t,
+    capacity: size_t,
     flags: c_int,
     name: *mut sockaddr,
     name_len: *mut socklen_t,
 ) -> ssize_t {
     match tracked::find(fd) {
-        // SAFETY: the caller keeps recvfrom's contract; a length beyond the room is left to the C library.
-        Some(entry) if len <= room => unsafe { answer_flat(fd, entry, bytes, len, flags, name, name_len) },
+        // SAFETY: the caller keeps recvfrom's contract; the C library reports a length beyond the capacity.
+        Some(entry) if len <= capacity => unsafe {
+            answer_flat(fd, entry, piece(bytes, len), flags, SenderName { name, len: name_len })
+        },
         // SAFETY: as above.
-        _ => unsafe { next::__recvfrom_chk(fd, bytes, len, room, flags, name, name_len) },
+        _ => unsafe { next::__recvfrom_chk(fd, bytes, len, capacity, flags, name, name_len) },
     }
 }
 
-/// What programs built with fortified headers call for recv.
+/// Programs that were built with fortified headers call this instead of recv.
 ///
 /// # Safety
 /// As for the C function.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __recv_chk(fd: c_int, bytes: *mut c_void, len: size_t, room: size_t, flags: c_int) -> ssize_t {
+pub unsafe extern "C" fn __recv_chk(
+    fd: c_int,
+    bytes: *mut c_void,
+    len: size_t,
+    capacity: size_t,
+    flags: c_int,
+) -> ssize_t {
     match tracked::find(fd) {
-        // SAFETY: the caller keeps recv's contract; a length beyond the room is left to the C library.
-        Some(entry) if len <= room => unsafe { answer_flat(fd, entry, bytes, len, flags, null_mut(), null_mut()) },
+        // SAFETY: the caller keeps recv's contract; the C library reports a length beyond the capacity.
+        Some(entry) if len <= capacity => unsafe { answer_flat(fd, entry, piece(bytes, len), flags, SenderName::NONE) },
         // SAFETY: as above.
-        _ => unsafe { next::__recv_chk(fd, bytes, len, room, flags) },
+        _ => unsafe { next::__recv_chk(fd, bytes, len, capacity, flags) },
     }
 }
 

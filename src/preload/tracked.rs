@@ -1,26 +1,26 @@
-//! Which sockets of the process are connections to lvsd: by inode, so that dup, fork and close need no watching.
+//! The sockets of the process that are connections to lvsd, by inode. So the library need not follow dup, fork and close.
 
 use core::ffi::c_int;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// More sockets at once than any IPVS tool has; of more, the one not used for longest is forgotten.
+/// More sockets than any IPVS tool has at the same time. When there are more, the least recently used one is forgotten.
 const TRACKED_MAX: usize = 256;
 
-/// A socket that was led to the daemon.
+/// A socket that was diverted to the daemon.
 pub(crate) struct Tracked {
     /// 0: free.
     inode: AtomicU64,
     used: AtomicU64,
-    /// Of the netlink socket it was.
+    /// The port id of the netlink socket that it was.
     pub(crate) port_id: AtomicU32,
-    /// Of the request whose answer is awaited.
+    /// The sequence number of the pending request.
     pub(crate) sequence: AtomicU32,
-    /// An answer is awaited …
+    /// Whether a request is pending.
     pub(crate) waiting: AtomicBool,
-    /// … and it ends with an acknowledgement or the end of a dump.
+    /// Whether its answer ends with an acknowledgement or the end of a dump.
     pub(crate) ends_late: AtomicBool,
-    /// There is no daemon behind it.
+    /// Whether it has no connection to the daemon.
     pub(crate) dead: AtomicBool,
 }
 
@@ -37,7 +37,7 @@ impl Tracked {
         }
     }
 
-    /// It stands behind `fd` now.
+    /// Notes that `fd` now refers to this entry's socket.
     pub(crate) fn follow(&self, fd: c_int) {
         self.inode.store(inode_of(fd), Ordering::Release);
         ANY.store(true, Ordering::Release);
@@ -63,7 +63,7 @@ fn inode_of(fd: c_int) -> u64 {
     }
 }
 
-/// The entry of `fd`; costs nothing in a process that never talked IPVS.
+/// The entry of `fd`. This costs nothing in a process that never used IPVS.
 pub(crate) fn find(fd: c_int) -> Option<&'static Tracked> {
     if !ANY.load(Ordering::Acquire) {
         return None;
@@ -81,7 +81,7 @@ pub(crate) fn find(fd: c_int) -> Option<&'static Tracked> {
     Some(entry)
 }
 
-/// A fresh entry for a socket with this port id. [`Tracked::follow`] makes it findable.
+/// A new entry for a socket with this port id. [`Tracked::follow`] makes it findable.
 pub(crate) fn remember(port_id: u32) -> Option<&'static Tracked> {
     let entry = TABLE.iter().min_by_key(|entry| entry.used.load(Ordering::Relaxed))?;
     entry.inode.store(0, Ordering::Release);

@@ -1,19 +1,19 @@
-//! Which NUMA node CPUs and NICs belong to, so that buffers and tables lie where they are used.
+//! Finds the NUMA nodes of CPUs and NICs, so that buffers and tables lie where they are used.
 //!
-//! In:  the kernel's `/sys`. Out: the node of each worker and device, the nodes that need buffers, NICs that are far from
-//! all workers. Where the kernel says nothing (one node, software devices, emulated machines) the node is `None`.
+//! In:  the kernel's `/sys`. Out: the node of each worker and device, the nodes that need buffers, NICs on a node without
+//! workers. Where the kernel names no node (one node, software devices, emulated machines) the node is `None`.
 //! Ref:  Linux Documentation/ABI/stable/sysfs-devices-node, testing/sysfs-bus-pci `numa_node`.
 
 use std::fs;
 use std::path::Path;
 
-/// Number of a NUMA node; DPDK calls it a socket.
+/// Number of a NUMA node. DPDK calls it a socket.
 pub type Node = u16;
 
-/// What is where.
+/// The nodes of CPUs and devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nodes {
-    /// Of the main core.
+    /// The node of the main core.
     pub main: Option<Node>,
     /// By worker.
     pub workers: Vec<Option<Node>>,
@@ -22,7 +22,7 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Looks the CPUs and the devices (as configured: a PCI address or a software device) up below `root`.
+    /// Looks up the CPUs and the devices below `root`. A device is a PCI address or a software device, as configured.
     pub fn look_up<'a>(
         root: &Path,
         main_cpu: u16,
@@ -32,7 +32,7 @@ impl Nodes {
         let cpus = cpus_by_node(root);
         let of_cpu = |cpu: u16| {
             let found = cpus.iter().find(|(_, cpus)| cpus.contains(&cpu));
-            // A machine of one node has no far memory.
+            // A machine with one node has no remote memory.
             found.map(|(node, _)| *node).filter(|_| cpus.len() > 1)
         };
         let of_device = |device: &str| {
@@ -46,7 +46,7 @@ impl Nodes {
         }
     }
 
-    /// Every node with a worker or a device, that of the first worker first; one `None` where nothing is known.
+    /// Every node with a worker or a device. The node of the first worker comes first. One `None` where no node is known.
     pub fn used(&self) -> Vec<Option<Node>> {
         let mut used: Vec<_> = Vec::new();
         for node in self.workers.iter().chain(&self.devices).filter(|node| node.is_some()) {
@@ -60,7 +60,7 @@ impl Nodes {
         used
     }
 
-    /// The node of a device, when no worker is there.
+    /// The node of a device, if no worker is on that node.
     pub fn far(&self, device: usize) -> Option<Node> {
         let node = *self.devices.get(device)?;
         node.filter(|_| !self.workers.contains(&node))
@@ -80,7 +80,7 @@ fn cpus_by_node(root: &Path) -> Vec<(Node, Vec<u16>)> {
     folders.flatten().filter_map(node).collect()
 }
 
-/// The numbers in a list such as `0,2-4`; what is no number is left out.
+/// The numbers in a list such as `0,2-4`. Other words are ignored.
 fn cpus(list: &str) -> Vec<u16> {
     let part = |part: &str| {
         let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
@@ -93,7 +93,7 @@ fn cpus(list: &str) -> Vec<u16> {
 mod tests {
     use super::*;
 
-    /// Two nodes of four CPUs, a NIC at each, one that does not say.
+    /// Two nodes of four CPUs with a NIC each, and a NIC without a node.
     fn machine() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (name, text) in [

@@ -1,9 +1,9 @@
 //! The contest that the connection table has to win: `scripts/dev bench table`.
 //!
-//! Three ways from a packet's key to its connection, each of which it then writes to (`last_seen`): our bucket index,
-//! hashbrown, and DPDK's rte_hash with bulk lookup. Every connection is found by two keys. Per size: hits and misses, alone
-//! and in bursts of 32, a new connection, one removed and another made, and all removed. Nanoseconds of this thread on the
-//! CPU, median of three. All three hash with the same construction; memory is in large pages for all.
+//! It compares three tables that find a packet's connection by its key: our bucket index, hashbrown, and DPDK's rte_hash
+//! with bulk lookup. Each lookup then writes to the connection (`last_seen`). Two keys find each connection. For each size
+//! the contest measures hits and misses, alone and in bursts of 32, a new connection, a replaced one, and removing all, in
+//! nanoseconds of this thread on the CPU, median of three. All tables use the same hash and large pages.
 #![allow(unsafe_code, reason = "DPDK's table, and the CPU clock of this thread")]
 
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -26,19 +26,19 @@ const SECRET: [u64; 4] = [11, 22, 33, 44];
 
 type Key = FlowKey<Addr4>;
 
-/// A way from keys to connections.
+/// A table from keys to connections.
 trait Contestant {
     fn name(&self) -> &'static str;
-    /// Makes connection `number`.
+    /// Adds connection `number`.
     fn insert(&mut self, number: u32, conn: Conn<Addr4>);
     fn remove(&mut self, number: u32, conn: &Conn<Addr4>);
-    /// Writes to the connection of one key; how many there were.
+    /// Writes to the connection of one key. Returns how many it found.
     fn one(&mut self, key: &Key, now: Tick) -> usize;
-    /// The same for a burst.
+    /// Does the same for a burst.
     fn burst(&mut self, keys: &[Key], now: Tick) -> usize;
 }
 
-/// Ours. It also arms a timer for each connection, which the others do not.
+/// Our table. Unlike the others it also arms a timer for each connection.
 struct Ours {
     table: ConnTable<Addr4>,
     indices: Vec<ConnIndex>,
@@ -105,7 +105,7 @@ impl Contestant for Ours {
 /// The table of Rust's standard library.
 struct Hashbrown {
     table: HashTable<(Key, u32)>,
-    /// Only for its hash.
+    /// Used for its hash only.
     hash: ConnTable<Addr4>,
     conns: Vec<Conn<Addr4>>,
 }
@@ -202,7 +202,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// A key in 16 bytes, which rte_hash compares at once.
+/// A key of 16 bytes, which rte_hash compares in one operation.
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
 struct Packed([u64; 2]);
@@ -225,7 +225,7 @@ extern "C" fn hash_packed(key: *const c_void, _len: u32, _init: u32) -> u32 {
     fold(product ^ 0xA409_3822_299F_31D0, 0x082E_FA98_EC4E_6C89) as u32
 }
 
-/// DPDK's.
+/// DPDK's table.
 struct RteHash {
     table: *mut c_void,
     conns: Vec<Conn<Addr4>>,
@@ -236,7 +236,7 @@ impl RteHash {
         let name = CString::new("contest").expect("a name");
         let parameters = RteHashParameters {
             name: name.as_ptr(),
-            // It fills to about 95 % without its extendable buckets.
+            // Without extendable buckets it can be filled to about 95 %.
             entries: (2 * conns + conns / 4).max(64) as u32,
             reserved: 0,
             key_len: size_of::<Packed>() as u32,
@@ -379,7 +379,7 @@ fn shuffle<T>(items: &mut [T], random: &mut Random) {
     }
 }
 
-/// What is measured, as the table's heads and the names in JSON say it.
+/// The measured operations: column heads and names in JSON.
 const COLUMNS: [(&str, &str); 7] = [
     ("hit alone", "hit_ns"),
     ("hit in bursts", "hit_burst_ns"),
@@ -390,7 +390,7 @@ const COLUMNS: [(&str, &str); 7] = [
     ("remove", "remove_ns"),
 ];
 
-/// `entries` keys, that is, half as many connections; nanoseconds in the order of `COLUMNS`.
+/// Measures with `entries` keys, that is, half as many connections. Nanoseconds in the order of `COLUMNS`.
 fn measure(contestant: &mut dyn Contestant, entries: usize) -> [f64; COLUMNS.len()] {
     let conns = entries / 2;
     let mut random = Random::new(0x5eed);
@@ -431,7 +431,7 @@ fn measure(contestant: &mut dyn Contestant, entries: usize) -> [f64; COLUMNS.len
     let in_bursts = timed(contestant, &hits, true, lookups);
     let missed_alone = timed(contestant, &misses, false, 0);
     let missed = timed(contestant, &misses, true, 0);
-    // One goes, another comes in its place; in the end all are as before.
+    // Removes each connection and adds it again, so that the table is the same in the end.
     let swaps = conns.min(1 << 18);
     let churn = nanoseconds_each(2 * swaps, || {
         for &n in &order[..swaps] {

@@ -1,9 +1,9 @@
-//! Feeds a director over net_memif at a steady pace and measures how long each frame is on its way there and back.
+//! Sends frames to a director over net_memif at a steady rate and measures the round trip of each frame.
 //!
-//! `cargo bench --bench latency -- SOCKET PACE [FLOWS]`: the client's end of the memif whose server listens at SOCKET;
-//! PACE frames a second, or `max` for as many as get through. Prints one line of JSON: medians of five windows.
-//! Each frame carries the time at which it was sent, so that nothing is left out when the director stalls; a slot that
-//! this program itself missed is skipped, not made up for. Frames lost are counted, not timed.
+//! `cargo bench --bench latency -- SOCKET PACE [FLOWS]`: this program is the client of the memif whose server listens at
+//! SOCKET. It sends PACE frames per second, or with `max` as many as get through. It prints one line of JSON: medians of
+//! five windows. Each frame carries its send time, so a stall of the director shows in full. When this program misses a
+//! send time itself, it skips that frame. Lost frames are counted, not timed.
 
 use std::time::{Duration, Instant};
 
@@ -13,16 +13,16 @@ use lvs_core::testing::udp4;
 use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
 use lvsd::dpdk::{Burst, Clock, Eal, EalSettings, Hugepages, Mempool, PoolSettings, clock};
 
-/// Where a frame's time is: behind Ethernet, IPv4 and UDP.
+/// Offset of the send time in a frame: after Ethernet, IPv4 and UDP.
 const STAMP_AT: usize = 14 + 20 + 8;
-/// What frames of this program have behind it.
+/// Frames of this program have this value after the send time.
 const MARK: [u8; 4] = *b"lvlt";
 const WINDOWS: usize = 5;
 const WINDOW: Duration = Duration::from_millis(600);
-/// Before the first window: connections, and the path of every frame, are there.
+/// Time before the first window, in which all connections are created and every frame takes its path once.
 const WARM_UP: Duration = Duration::from_millis(600);
 
-/// What one window saw.
+/// The result of one window.
 #[derive(Clone, Copy, Default)]
 struct Window {
     received_pps: u64,
@@ -40,7 +40,7 @@ struct Generator {
     next: usize,
     burst: Burst,
     clock: Clock,
-    /// Cycles between two frames; 0 for no pause.
+    /// Cycles between two frames. 0 means no pause.
     gap: u64,
     due: u64,
 }
@@ -51,7 +51,7 @@ fn main() {
         .filter(|argument| argument != "--bench")
         .collect();
     let [socket, pace, rest @ ..] = arguments.as_slice() else {
-        // As `cargo bench` without arguments calls it.
+        // `cargo bench` without arguments calls it like this.
         println!("latency: nothing to measure; see scripts/dev bench latency");
         return;
     };
@@ -121,7 +121,7 @@ fn main() {
     println!("{{{}}}", fields.join(","));
 }
 
-/// A frame of flow number `flow`, its time still to be written.
+/// A frame of flow number `flow`, without its send time.
 fn template(flow: u32) -> Vec<u8> {
     let (client, port) = (flow % 250 + 1, 1_024 + flow / 250);
     let mut payload = [0; 18];
@@ -132,7 +132,7 @@ fn template(flow: u32) -> Vec<u8> {
 }
 
 impl Generator {
-    /// Sends and receives for so long, then waits for what is still under way.
+    /// Sends and receives for the given time, then waits for frames that are still in transit.
     fn window(&mut self, length: Duration) -> Window {
         let histogram = LatencyHistogram::default();
         let (mut sent, mut received, mut max) = (0, 0, 0);
@@ -162,7 +162,7 @@ impl Generator {
         }
     }
 
-    /// Sends what is due; how many the memif took.
+    /// Sends the frames that are due. Returns how many the memif took.
     fn send(&mut self, now: u64) -> u64 {
         if self.gap > 0 && now > self.due + 64 * self.gap {
             self.due = now;
@@ -181,7 +181,7 @@ impl Generator {
         self.queues.tx[0].transmit(&mut self.burst).packets
     }
 
-    /// Takes what has come back; how many frames of this program it was.
+    /// Receives returned frames. Returns how many were of this program.
     fn receive(&mut self, histogram: &LatencyHistogram, max: &mut u64) -> u64 {
         let mut burst = Burst::new();
         self.queues.rx[0].receive(&mut burst);

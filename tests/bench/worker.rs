@@ -1,7 +1,7 @@
-//! What the worker loop itself costs a packet, with a path that decides nothing.
+//! The cost of the worker loop itself per packet, with a path that always transmits.
 //!
-//! `cargo bench --bench worker [-- SECONDS [CAPTURE]]`: frames of a capture that repeats for ever (net_pcap,
-//! `infinite_rx`) are transmitted to a device that takes everything (net_null). The yardstick is
+//! `cargo bench --bench worker [-- SECONDS [CAPTURE]]`: the worker transmits the frames of an endlessly repeated capture
+//! (net_pcap, `infinite_rx`) to a device that takes everything (net_null). Compare it with
 //! `dpdk-testpmd --forward-mode=io` on the same devices.
 
 use std::net::Ipv4Addr;

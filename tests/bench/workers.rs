@@ -1,11 +1,11 @@
 //! Whether a second worker doubles the packets: `scripts/dev bench workers`.
 //!
-//! `workers FLOWS MODE`: the real loop and the real path, each worker with a net_pcap device to receive from. Each replays
-//! data of FLOWS connections that belong to its worker (found by asking: a worker's path says whose a first packet is), as
-//! RSS would bring them to queues of one device; net_pcap's own queues share cache lines, its devices do not. In each round the first polls alone, then both, then the second alone, and so does arithmetic that
-//! touches no memory: two cores that are free for it do twice as much of it, and what they lack of that is the machine's.
-//! Prints, in JSON, packets a microsecond of the workers' time on a CPU, both ratios, and how many packets were handed off:
-//! none, or the figures mean nothing.
+//! `workers FLOWS MODE` runs the real loop and the real path. Each worker receives from a net_pcap device of its own, because
+//! the queues of one such device share cache lines. The device replays data of FLOWS connections that belong to its worker,
+//! as RSS would distribute them. In each round the first worker polls alone, then both do, then the second one alone. The
+//! same is done with arithmetic that touches no memory: two free cores do twice as much of it, and a smaller ratio is the
+//! machine's fault. The program prints JSON: packets per microsecond of the workers' CPU time, both ratios, and how many
+//! packets were handed off. If that is not 0, the figures mean nothing.
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -43,9 +43,9 @@ use nix::time::{ClockId, clock_gettime};
 
 const WORKERS: u8 = 2;
 const ROUNDS: usize = 15;
-/// For how long one worker polls, or both: short, so that whatever else slows the machine down meets all alike.
+/// How long one worker or both poll. It is short, so that other load on the machine affects all of them alike.
 const SLICE: Duration = Duration::from_millis(100);
-/// Steps of arithmetic between two looks at whether to stop.
+/// Arithmetic operations between two checks whether to stop.
 const STEPS: u64 = 1_024;
 const SERVERS_MAX: usize = 64;
 
@@ -53,11 +53,11 @@ fn addr(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// What one worker is to forward: it comes from a device, and leaves by it.
+/// The traffic of one worker. It arrives and leaves by one device.
 struct Line {
     device: DeviceId,
     vip: &'static str,
-    /// Of the real servers, without the last byte.
+    /// The addresses of the real servers, without the last byte.
     net: &'static str,
     servers: Range<u8>,
 }
@@ -154,13 +154,13 @@ fn on_cpu() -> u64 {
     Duration::from(spent).as_nanos() as u64
 }
 
-/// What a core is given to do until it is stopped.
+/// Work for a core until it is stopped.
 trait Job: Send + Sync {
     /// Works until [`Job::stop`].
     fn run(&self);
     /// Ends [`Job::run`] soon.
     fn stop(&self);
-    /// What was done so far, of its own unit.
+    /// How much it has done, in its own unit.
     fn done(&self) -> u64;
 }
 
@@ -185,7 +185,7 @@ impl Job for Forwarding {
     }
 }
 
-/// Steps of a generator of random numbers: nothing but registers.
+/// A generator of random numbers, which uses registers only.
 #[derive(Default)]
 struct Arithmetic {
     stopped: AtomicBool,
@@ -217,11 +217,11 @@ impl Job for Arithmetic {
     }
 }
 
-/// A job on a core of its own.
+/// A job on its own core.
 struct Launched<'job> {
     job: &'job dyn Job,
     done_before: u64,
-    /// Nanoseconds of its core's time, once it has ended.
+    /// Nanoseconds of CPU time that it used, after its end.
     spent: Arc<AtomicU64>,
     handle: LcoreHandle,
 }
@@ -244,14 +244,14 @@ impl<'job> Launched<'job> {
         }
     }
 
-    /// What it did in a microsecond of its core's time.
+    /// How much it did per microsecond of its CPU time.
     fn rate(self) -> f64 {
         self.handle.join().expect("the core comes back");
         (self.job.done() - self.done_before) as f64 * 1_000.0 / self.spent.load(Ordering::Acquire) as f64
     }
 }
 
-/// What these cores did in a microsecond of their time, together, while only they worked.
+/// How much these cores together did per microsecond of their CPU time, while only they worked.
 fn rate(eal: &Eal, jobs: &[(usize, &Arc<dyn Job>)]) -> f64 {
     let launched: Vec<_> = jobs.iter().map(|(core, job)| Launched::on(eal, *core, job)).collect();
     std::thread::sleep(SLICE);
@@ -259,9 +259,9 @@ fn rate(eal: &Eal, jobs: &[(usize, &Arc<dyn Job>)]) -> f64 {
     launched.into_iter().map(Launched::rate).sum()
 }
 
-/// One round of one kind of work.
+/// The result of one round with one kind of work.
 struct Round {
-    /// The mean of both cores, each while the other slept.
+    /// The mean of both cores, each measured while the other one slept.
     alone: f64,
     both: f64,
 }
@@ -280,7 +280,7 @@ impl Round {
     }
 }
 
-/// Median, least and most, as JSON.
+/// Median, minimum and maximum as JSON.
 fn spread(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> String {
     let mut figures: Vec<f64> = rounds.iter().map(figure).collect();
     figures.sort_by(f64::total_cmp);
@@ -292,7 +292,7 @@ fn spread(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> String {
     )
 }
 
-/// What is to be measured.
+/// The parameters of a measurement.
 struct Request {
     flows: usize,
     mode: String,
@@ -310,7 +310,7 @@ impl Request {
         }
     }
 
-    /// Each flow's frame has a buffer of its own while it is replayed.
+    /// Each flow's frame needs its own buffer while it is replayed.
     fn mbufs(&self) -> usize {
         usize::from(WORKERS) * self.flows + 65_535
     }
@@ -328,7 +328,7 @@ impl Request {
         Eal::start(&settings).expect("DPDK starts")
     }
 
-    /// The workers' states with all connections, and the data that each is to be fed, in `directory`.
+    /// Creates the workers' states with all connections, and each worker's capture in `directory`.
     fn states(&self, counters: &[Arc<WorkerCounters>], now: Tick, directory: &Path) -> Vec<(WorkerState, PathBuf)> {
         let snapshot = snapshot(&self.mode);
         let all: Arc<[Arc<WorkerCounters>]> = counters.into();
@@ -351,7 +351,7 @@ impl Request {
         counters.iter().enumerate().map(state_of).collect()
     }
 
-    /// The device that replays for one worker, and counts what it is to transmit.
+    /// The device that replays a capture for one worker and counts the frames that it transmits.
     fn device(&self, eal: &Eal, pool: Mempool, worker: usize, capture: &Path) -> (Device, Queues) {
         let settings = DeviceSettings {
             id: LINES[worker].device,
@@ -397,9 +397,9 @@ fn main() {
         .into_iter()
         .zip(states)
         .zip(assignment.mailboxes.iter().zip(&counters))
-        .map(|((parts, state), (mailbox, own))| -> Arc<dyn Job> {
+        .map(|((resources, state), (mailbox, own))| -> Arc<dyn Job> {
             Arc::new(Forwarding {
-                worker: Mutex::new(Worker::new(parts, state)),
+                worker: Mutex::new(Worker::new(resources, state)),
                 mailbox: Arc::clone(mailbox),
                 counters: Arc::clone(own),
             })
@@ -409,7 +409,7 @@ fn main() {
         panic!("two workers");
     };
     let arithmetic: [Arc<dyn Job>; 2] = std::array::from_fn(|_| -> Arc<dyn Job> { Arc::new(Arithmetic::default()) });
-    // The first meets caches and pages that nothing touched yet.
+    // The first round has cold caches and untouched pages.
     Round::of(&eal, &forwarding);
     let (packets, machine): (Vec<_>, Vec<_>) = (0..ROUNDS)
         .map(|_| (Round::of(&eal, &forwarding), Round::of(&eal, &arithmetic)))

@@ -1,4 +1,4 @@
-//! Workers on ring devices whose far ends the test holds: what a test sends, a worker receives, and back.
+//! Workers on ring devices. The test holds the other ends: a worker receives what the test sends, and the reverse.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -30,7 +30,7 @@ pub struct FarEnd {
     _device: Device,
 }
 
-/// What a condition may take on a machine that does much else beside it; only a fault makes anybody wait that long.
+/// The longest time that a condition may take on a busy machine. Only a bug makes a test wait that long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Workers under test.
@@ -45,15 +45,15 @@ pub struct Lab {
     _eal: Eal,
 }
 
-/// What a lab is made of.
+/// How to build a lab.
 pub struct LabSettings {
     pub workers: usize,
     pub devices: usize,
     /// Transmit queues that each device gives the workers.
     pub tx_queues: usize,
-    /// The first so many devices have a kernel twin.
+    /// How many devices, beginning with the first, have a kernel twin.
     pub twins: usize,
-    /// What the workers do when there is nothing to do.
+    /// What workers do when no frame arrives.
     pub idle: IdlePolicy,
 }
 
@@ -90,8 +90,8 @@ impl Lab {
             .workers
             .into_iter()
             .enumerate()
-            .map(|(number, parts)| {
-                let mut worker = Worker::new(parts, ScriptedPath::new());
+            .map(|(number, resources)| {
+                let mut worker = Worker::new(resources, ScriptedPath::new());
                 lcore::launch(&eal, number, move || worker.run()).unwrap()
             })
             .collect();
@@ -123,7 +123,7 @@ impl Lab {
         assert_eq!(self.far_ends[device].to_worker[worker].transmit(&mut burst).refused, 0);
     }
 
-    /// Receives what arrived at the far end of `device`: at least `count` frames, or fewer when no more come.
+    /// Receives the frames that arrived at the far end of `device`: at least `count`, or fewer when no more come.
     pub fn receive(&mut self, device: usize, count: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         wait_until(|| {
@@ -187,7 +187,8 @@ impl Lab {
             .chain(self.punt.iter().map(|punt| punt.counters().as_ref()))
     }
 
-    /// Received plus injected, and transmitted plus punted plus dropped plus held: equal when nothing is under way.
+    /// The sum of received and injected frames, and the sum of transmitted, punted, dropped and held ones. They are equal
+    /// when no frame is in transit.
     pub fn account(&self) -> (u64, u64) {
         let (mut came, mut went) = (0, 0);
         for counters in self.all_counters() {
@@ -197,18 +198,18 @@ impl Lab {
             }
             went += counters.drops.iter().map(SingleWriter::get).sum::<u64>() + counters.held.get();
         }
-        // What workers punt is under way until the twin thread has given it to the kernel.
+        // Punted frames are in transit until the twin thread has written them to the kernel.
         let twins = self.punt.iter().flat_map(|punt| &punt.counters().devices);
         went += twins.map(|device| device.punted_packets.get()).sum::<u64>();
         (came, went)
     }
 
-    /// Whether soon `expected` frames have come, and all of them are accounted for.
+    /// Waits for `expected` frames. Returns whether they came and all of them are counted.
     pub fn settles_at(&self, expected: u64) -> bool {
         wait_until(|| self.account() == (expected, expected))
     }
 
-    /// Stops workers and twin thread; afterwards only what sits in the ring devices is in use.
+    /// Stops workers and twin thread. Afterwards only buffers in the ring devices are in use.
     pub fn stop(&mut self) {
         for mailbox in &self.mailboxes {
             mailbox.commands.push(Command::Stop).unwrap();
@@ -220,7 +221,7 @@ impl Lab {
     }
 }
 
-/// A ring device loops each queue to itself: the workers get receive queues 0.. and transmit queues behind
+/// A ring device loops each queue to itself: the workers get receive queues 0.. and transmit queues after
 /// them, the test gets the others.
 fn ring_device(eal: &Eal, pool: Mempool, number: usize, settings: &LabSettings) -> (Queues, FarEnd) {
     let queues = (settings.workers + settings.tx_queues) as u16;
@@ -262,7 +263,7 @@ fn twin(device: DeviceId) -> (UnixDatagram, TwinDescriptor) {
     )
 }
 
-/// Whether the condition comes about; it is looked at again and again.
+/// Checks the condition again and again. Returns whether it came true.
 pub fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {

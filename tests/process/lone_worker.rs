@@ -21,7 +21,7 @@ use lvsd::worker::packet_path::PacketPath;
 use super::own_process::start_eal;
 use super::scripted_path::{ScriptedPath, snapshot};
 
-/// A capture ends, and another begins, every so many rounds of the management core.
+/// Rounds of the management core after which one capture ends and another begins.
 const ROUNDS_PER_CAPTURE: u32 = 16;
 
 /// All verdicts in turn.
@@ -63,7 +63,7 @@ impl PacketPath for EveryVerdict {
 /// The worker on its lcore, and the test as its management core.
 pub struct LoneWorker {
     pub counters: Arc<WorkerCounters>,
-    /// Records of its captures that were read.
+    /// How many records of its captures were read.
     pub captured: u64,
     mailbox: Arc<Mailbox>,
     twin_ends: TwinEnds,
@@ -75,7 +75,7 @@ pub struct LoneWorker {
 }
 
 impl LoneWorker {
-    /// Starts it; `run` is what its lcore does with it.
+    /// Starts the worker. Its lcore calls `run` with it.
     pub fn start(idle: IdlePolicy, run: impl FnOnce(&mut Worker<EveryVerdict>) + Send + 'static) -> Self {
         let eal = start_eal(1);
         let pool_settings = PoolSettings {
@@ -142,7 +142,7 @@ impl LoneWorker {
         }
     }
 
-    /// Ends it.
+    /// Ends the worker.
     pub fn stop(self) {
         self.mailbox.commands.force_push(Command::Stop);
         self.handle.join().unwrap();

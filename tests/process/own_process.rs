@@ -1,4 +1,4 @@
-//! Runs the body of a test in a process of its own: DPDK can be started once a process.
+//! Runs the body of a test in its own process, because DPDK starts once per process.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use lvsd::dpdk::{Eal, EalSettings, Hugepages};
 
 const CHILD: &str = "LVSD_TEST_IN_OWN_PROCESS";
 
-/// Runs `body` alone in a child process and fails when it fails. `test` is the name of the calling test.
+/// Runs only `body` in a child process and fails when it fails. `test` is the name of the calling test.
 pub fn in_own_process(test: &str, body: impl FnOnce()) {
     if std::env::var_os(CHILD).is_some() {
         return body();

@@ -1,6 +1,6 @@
 //! What rude clients of the admin socket send: to the socket alone, and to the whole daemon.
 
-/// What is no request.
+/// Bytes that are no request.
 pub fn garbage() -> Vec<String> {
     let long = format!("GET /v1/version HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(200_000));
     [

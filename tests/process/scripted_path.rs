@@ -1,4 +1,4 @@
-//! A path for tests of the worker: the first byte of a frame says what becomes of it.
+//! A path for tests of the worker. The first byte of a frame determines its verdict.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub const HAND_OVER: u8 = 3;
 /// First byte: hold for the neighbour in the second, behind device 0.
 pub const HOLD: u8 = 4;
 
-/// See the module. What has no meaning is dropped as `no_real_server`.
+/// See the module. A frame with another first byte is dropped as `no_real_server`.
 pub struct ScriptedPath {
     snapshot: Arc<Snapshot>,
 }
@@ -34,7 +34,7 @@ impl ScriptedPath {
     }
 }
 
-/// A snapshot without services; neighbours up to `resolved` (exclusive) count as resolved.
+/// A snapshot without services. Neighbours below `resolved` count as resolved.
 pub fn snapshot(resolved: u32) -> Arc<Snapshot> {
     let mut l3 = L3::default();
     l3.generation = resolved;

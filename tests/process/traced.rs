@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The threads of a process whose names begin with `name`, one at least; DPDK calls those that poll `rte-worker-…`.
+/// The threads of a process whose names begin with `name`, at least one. DPDK calls polling threads `rte-worker-…`.
 pub fn threads(process: &str, name: &str) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
     let is_named = |task: &std::fs::DirEntry| {
@@ -27,12 +27,12 @@ pub struct Traced {
 }
 
 impl Traced {
-    /// Watches `thread` of `process`; what it calls goes to the file `log`.
+    /// Watches `thread` of `process` and writes its calls to the file `log`.
     pub fn attach(process: &str, thread: &str, log: &Path) -> Self {
         Self::attach_with(&[], process, thread, log)
     }
 
-    /// The same, with more for strace to do.
+    /// Does the same with further arguments for strace.
     pub fn attach_with(options: &[&str], process: &str, thread: &str, log: &Path) -> Self {
         let mut strace = Command::new("strace")
             .args(options)
@@ -41,7 +41,7 @@ impl Traced {
             .stderr(Stdio::null())
             .spawn()
             .expect("strace is installed: scripts/dev setup");
-        // It is attached once it traces: the kernel then names it as the tracer.
+        // strace is attached as soon as the kernel names it as the tracer.
         let status = format!("/proc/{process}/task/{thread}/status");
         while std::fs::read_to_string(&status).unwrap().contains("TracerPid:\t0\n") {
             assert!(strace.try_wait().unwrap().is_none(), "strace may trace this process");
@@ -51,7 +51,7 @@ impl Traced {
         Self { strace, log }
     }
 
-    /// The system calls made since, a line each.
+    /// The system calls since then, one per line.
     pub fn calls(mut self) -> String {
         let pid = Pid::from_raw(i32::try_from(self.strace.id()).unwrap());
         kill(pid, Signal::SIGINT).unwrap();

@@ -1,8 +1,8 @@
-//! How long a thread asks the kernel to let it wait, as strace saw it: what the machine adds to that is not the thread's.
+//! How long a thread asks the kernel to let it wait, as strace saw it. The machine may add to that.
 
 use std::time::Duration;
 
-/// The longest wait that is asked for in these system calls, one a line; `None` where there is none.
+/// The longest wait among these system calls, one per line. `None` when there is none.
 pub fn longest_wait(calls: &str) -> Option<Duration> {
     calls.lines().filter_map(asked_for).max()
 }

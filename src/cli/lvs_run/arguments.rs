@@ -1,6 +1,6 @@
 //! `lvs-run`'s command line.
 //!
-//! In:  words. Out: what is wanted. Manual pages and completions are made from it.
+//! In:  words. Out: [`RunArguments`]. Manual pages and completions are generated from it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use lvs_api::netlink::SOCKET_DEFAULT;
 
-/// How the tool is led to lvsd.
+/// How the tool reaches lvsd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// By what the program is: supervised if it is static, set-uid, set-gid or has file capabilities.
+    /// Choose by the program: notify if it is static, set-uid, set-gid or has file capabilities, otherwise preload.
     Auto,
-    /// By the library, without looking.
+    /// By the library, without looking at the program.
     Preload,
-    /// By a supervisor that answers its system calls, and those of all programs it starts.
+    /// By a supervisor that answers system calls of the tool and of all programs that it starts.
     Notify,
 }
 
@@ -26,14 +26,14 @@ pub enum Mode {
     version,
     override_usage = "lvs-run [OPTIONS] [--] COMMAND [ARGUMENT]..."
 )]
-pub struct Arguments {
-    /// How the tool is led to lvsd.
+pub struct RunArguments {
+    /// How the tool reaches lvsd.
     #[arg(long, value_enum, default_value = "auto")]
     pub mode: Mode,
     /// lvsd's IPVS socket.
     #[arg(long, env = "LVS_IPVS_SOCK", default_value = SOCKET_DEFAULT)]
     pub socket: PathBuf,
-    /// The library, when it is not where it was installed.
+    /// The library, when it is not in its usual place.
     #[arg(long, env = "LVS_IPVS_LIBRARY")]
     pub library: Option<PathBuf>,
     /// Seconds to wait for lvsd to answer.
@@ -42,10 +42,10 @@ pub struct Arguments {
     /// Seconds that lvsd may take for an answer.
     #[arg(long, env = "LVS_IPVS_TIMEOUT", default_value_t = 5.0, value_parser = seconds)]
     pub timeout: f64,
-    /// Not for people: this process is to supervise a tool.
+    /// For internal use: makes this process a part of the supervision.
     #[arg(long, hide = true, value_enum)]
-    pub supervise: Option<Stage>,
-    /// The name the tool is told that it has, where its file's is another.
+    pub supervise: Option<Part>,
+    /// The name that the tool sees as its own (its first argument), where it differs from the file's.
     #[arg(long)]
     pub name: Option<OsString>,
     /// The tool and its arguments.
@@ -64,11 +64,11 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Which of the two processes it takes to be nobody's child.
+/// The two processes of a supervision. The first ends at once, so the supervisor is no child of the tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Stage {
-    /// Starts the other and ends.
-    Leave,
+pub enum Part {
+    /// Starts the supervisor and ends.
+    Launcher,
     /// Supervises.
-    Stay,
+    Supervisor,
 }

@@ -1,7 +1,7 @@
-//! Which system calls of a supervised program are brought to the supervisor: one list for both sides.
+//! The list of system calls that a filter brings from a supervised program to the supervisor.
 //!
-//! In:  nothing. Out: a loaded filter with its listener; for the supervisor, what a call's number means.
-//! All others, and those of foreign architectures, go their way at full speed. Ref: seccomp(2).
+//! In:  nothing. Out: a loaded filter with its listener; for the supervisor, the meaning of each call's number.
+//! The kernel runs all other calls, and those of foreign architectures, at full speed. Ref: seccomp(2).
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -11,16 +11,16 @@ use libseccomp::{ScmpAction, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, S
 
 use crate::lvs_run::raw_calls;
 
-/// The low 32 bits: C's int in a register has anything above.
+/// The low 32 bits. The upper bits of a register that holds a C int are undefined.
 const INT: u64 = 0xffff_ffff;
 /// `sizeof(struct sockaddr_nl)`; no other family's name is that long.
 const NETLINK_NAME_BYTES: u64 = 12;
-/// `IP_VS_BASE_CTL` and the fifteen behind it.
+/// `IP_VS_BASE_CTL` and the next fifteen options.
 const KERNEL_IPVS: (u64, u64) = (0xffff_fff0, 1152);
 
-/// What a call that was brought here wants.
+/// The kinds of intercepted calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Wish {
+pub(crate) enum Intercepted {
     Socket,
     Bind,
     Connect,
@@ -48,7 +48,7 @@ fn number(value: i32) -> u64 {
     u64::from(value.cast_unsigned())
 }
 
-fn rules() -> Vec<(Wish, &'static str, Conditions)> {
+fn rules() -> Vec<(Intercepted, &'static str, Conditions)> {
     let option = |level, name| vec![equal(1, number(level)), equal(2, number(name))];
     let readable = masked(1, number(libc::O_ACCMODE), number(libc::O_RDONLY));
     let readable_at = masked(2, number(libc::O_ACCMODE), number(libc::O_RDONLY));
@@ -58,45 +58,61 @@ fn rules() -> Vec<(Wish, &'static str, Conditions)> {
     ];
     let named = vec![ScmpArgCompare::new(4, ScmpCompareOp::NotEqual, 0)];
     vec![
-        (Wish::Socket, "socket", generic),
-        (Wish::Bind, "bind", vec![equal(2, NETLINK_NAME_BYTES)]),
-        (Wish::Connect, "connect", vec![equal(2, NETLINK_NAME_BYTES)]),
-        (Wish::SocketName, "getsockname", vec![]),
-        (Wish::SetOption, "setsockopt", vec![equal(1, number(libc::SOL_NETLINK))]),
-        (Wish::GetOption, "getsockopt", vec![equal(1, number(libc::SOL_NETLINK))]),
-        (Wish::GetOption, "getsockopt", option(libc::SOL_SOCKET, libc::SO_DOMAIN)),
+        (Intercepted::Socket, "socket", generic),
+        (Intercepted::Bind, "bind", vec![equal(2, NETLINK_NAME_BYTES)]),
+        (Intercepted::Connect, "connect", vec![equal(2, NETLINK_NAME_BYTES)]),
+        (Intercepted::SocketName, "getsockname", vec![]),
         (
-            Wish::GetOption,
+            Intercepted::SetOption,
+            "setsockopt",
+            vec![equal(1, number(libc::SOL_NETLINK))],
+        ),
+        (
+            Intercepted::GetOption,
+            "getsockopt",
+            vec![equal(1, number(libc::SOL_NETLINK))],
+        ),
+        (
+            Intercepted::GetOption,
+            "getsockopt",
+            option(libc::SOL_SOCKET, libc::SO_DOMAIN),
+        ),
+        (
+            Intercepted::GetOption,
             "getsockopt",
             option(libc::SOL_SOCKET, libc::SO_PROTOCOL),
         ),
-        (Wish::GetOption, "getsockopt", option(libc::SOL_SOCKET, libc::SO_TYPE)),
-        (Wish::ReceiveFrom, "recvfrom", named),
-        (Wish::ReceiveMessage, "recvmsg", vec![]),
-        (Wish::Open, "open", vec![readable]),
-        (Wish::OpenAt, "openat", vec![readable_at]),
-        (Wish::Execute, "execve", vec![]),
+        (
+            Intercepted::GetOption,
+            "getsockopt",
+            option(libc::SOL_SOCKET, libc::SO_TYPE),
+        ),
+        (Intercepted::ReceiveFrom, "recvfrom", named),
+        (Intercepted::ReceiveMessage, "recvmsg", vec![]),
+        (Intercepted::Open, "open", vec![readable]),
+        (Intercepted::OpenAt, "openat", vec![readable_at]),
+        (Intercepted::Execute, "execve", vec![]),
     ]
 }
 
-/// What the numbers of calls mean on this machine.
-pub(crate) fn wishes() -> HashMap<ScmpSyscall, Wish> {
+/// The intercepted calls by their numbers on this machine.
+pub(crate) fn intercepted_calls() -> HashMap<ScmpSyscall, Intercepted> {
     let rules = rules().into_iter();
     rules
-        .filter_map(|(wish, name, _)| Some((ScmpSyscall::from_name(name).ok()?, wish)))
+        .filter_map(|(kind, name, _)| Some((ScmpSyscall::from_name(name).ok()?, kind)))
         .collect()
 }
 
-/// Puts the filter on this process and all it will start. The context must outlive the listener's use.
+/// Puts the filter on this process and all processes that it starts. The context must outlive the use of the listener.
 pub(crate) fn load() -> Result<(ScmpFilterContext, BorrowedFd<'static>), SeccompError> {
     let mut filter = ScmpFilterContext::new(ScmpAction::Allow)?;
     filter.set_act_badarch(ScmpAction::Allow)?;
-    // Without privileges the kernel takes a filter only from who gives up gaining any.
+    // From an unprivileged process the kernel accepts a filter only if the process gives up gaining privileges.
     filter.set_ctl_nnp(!rustix::process::geteuid().is_root())?;
     for (_, name, conditions) in rules() {
         filter.add_rule_conditional(ScmpAction::Notify, ScmpSyscall::from_name(name)?, &conditions)?;
     }
-    // No way round lvsd: the options by which old tools program the kernel's IPVS.
+    // Refuses the options by which old tools program the kernel's IPVS, so that no tool bypasses lvsd.
     let kernel_ipvs = [equal(1, 0), masked(2, KERNEL_IPVS.0, KERNEL_IPVS.1)];
     for name in ["getsockopt", "setsockopt"] {
         let refusal = ScmpAction::Errno(libc::ENOPROTOOPT);

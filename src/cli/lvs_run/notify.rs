@@ -1,8 +1,8 @@
-//! Starts a program that cannot be preloaded: a supervisor beside it, a filter on it, then the program itself.
+//! Starts a program that cannot be preloaded: first a supervisor, then a filter on this process, then the program.
 //!
-//! In:  a program and its arguments. Out: the program in this process' place, so that its id, its signals, its
-//! exit code and its terminal are as without `lvs-run`; the supervisor is nobody's child and ends with the last
-//! process of the program. Never: starts the program when the supervisor is not ready.
+//! In:  a program and its arguments. Out: this process becomes the program, so its id, signals, exit code and terminal are
+//! the same as without `lvs-run`. The supervisor is no child of the program and ends with the program's last process.
+//! Never: starts the program when the supervisor is not ready.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{IoSlice, Read};
@@ -15,34 +15,34 @@ use std::process::{Command, Stdio};
 use clap::ValueEnum;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::lvs_run::arguments::Stage;
+use crate::lvs_run::arguments::Part;
 use crate::lvs_run::{filter, raw_calls};
 
-/// This program, even when its file was replaced meanwhile.
+/// This program, even if its file has been replaced.
 const OWN_PROGRAM: &str = "/proc/self/exe";
-/// What the supervisor says when it is ready.
+/// The supervisor sends this when it is ready.
 pub(crate) const READY: &[u8] = b"+";
 
 /// How the supervisor reaches lvsd.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Director<'a> {
     pub(crate) socket: &'a Path,
-    /// For an answer.
+    /// The longest time that an answer may take.
     pub(crate) timeout_sec: f64,
 }
 
-/// The program to become.
+/// The program that this process becomes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tool<'a> {
     pub(crate) path: &'a Path,
-    /// What it is told that it is called.
+    /// Its `argv[0]`, where it differs from the path.
     pub(crate) name: Option<&'a OsStr>,
     pub(crate) arguments: &'a [OsString],
 }
 
-fn supervisor(stage: Stage, director: Director<'_>) -> Command {
+fn supervision(part: Part, director: Director<'_>) -> Command {
     let mut command = Command::new(OWN_PROGRAM);
-    let name = stage
+    let name = part
         .to_possible_value()
         .map_or_else(String::new, |value| value.get_name().to_owned());
     command
@@ -53,7 +53,7 @@ fn supervisor(stage: Stage, director: Director<'_>) -> Command {
     command
 }
 
-/// Becomes `tool`, supervised. Returns only when that failed, with what was in the way.
+/// Becomes `tool`, supervised. Returns only when that fails, with the reason.
 pub(crate) fn become_supervised(tool: Tool<'_>, director: Director<'_>) -> String {
     match prepare(director) {
         Ok(()) => {
@@ -66,14 +66,14 @@ pub(crate) fn become_supervised(tool: Tool<'_>, director: Director<'_>) -> Strin
 }
 
 fn prepare(director: Director<'_>) -> Result<(), String> {
-    let said = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
-    let (mut ours, theirs) = UnixStream::pair().map_err(said("no socket"))?;
-    let status = supervisor(Stage::Leave, director)
+    let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
+    let (mut ours, theirs) = UnixStream::pair().map_err(failed("no socket"))?;
+    let status = supervision(Part::Launcher, director)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
-        .map_err(said("the supervisor does not start"))?;
+        .map_err(failed("the supervisor does not start"))?;
     if !status.success() {
         return Err(format!("the supervisor does not start: {status}"));
     }
@@ -82,7 +82,7 @@ fn prepare(director: Director<'_>) -> Result<(), String> {
             "the kernel takes no filter ({error}); user notification needs Linux 5.14 and a container that allows it"
         )
     })?;
-    // Its listener is open until this process becomes the program.
+    // The context keeps the listener open until this process becomes the program.
     std::mem::forget(context);
     let descriptors = [listener];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -91,7 +91,7 @@ fn prepare(director: Director<'_>) -> Result<(), String> {
     sendmsg(ours.as_fd(), &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL)
         .map_err(|error| format!("the supervisor is gone: {error}"))?;
     let mut word = Vec::new();
-    ours.read_to_end(&mut word).map_err(said("the supervisor is gone"))?;
+    ours.read_to_end(&mut word).map_err(failed("the supervisor is gone"))?;
     if word == READY {
         Ok(())
     } else if word.is_empty() {
@@ -101,11 +101,11 @@ fn prepare(director: Director<'_>) -> Result<(), String> {
     }
 }
 
-/// The first of two steps: starts the second, which nobody waits for then.
-pub(crate) fn leave(director: Director<'_>) -> std::io::Result<()> {
-    // Pipes of whoever started the program must not stay open with the supervisor.
+/// The launcher: starts the supervisor, for which nobody waits afterwards.
+pub(crate) fn launch(director: Director<'_>) -> std::io::Result<()> {
+    // The supervisor must not keep pipes of the program's parent open.
     raw_calls::close_others_on_exec()?;
-    supervisor(Stage::Stay, director)
+    supervision(Part::Supervisor, director)
         .stdin(Stdio::inherit())
         .current_dir("/")
         .spawn()

@@ -1,7 +1,7 @@
-//! What a program is: where it lies, and whether a library can be put in front of it.
+//! Finds a program and checks whether a library can be preloaded into it.
 //!
-//! In:  a word as typed in a shell. Out: a path, and what stands in the way of LD_PRELOAD, if anything.
-//! Scripts are judged by their interpreter. Ref: ELF-64 specification; ld.so(8) "secure-execution mode".
+//! In:  a word as typed in a shell. Out: a path, and the obstacle to LD_PRELOAD, if there is one.
+//! For a script its interpreter counts. Ref: ELF-64 specification; ld.so(8) "secure-execution mode".
 
 use std::env;
 use std::ffi::OsStr;
@@ -11,13 +11,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Bytes read of a program: its headers are at its beginning.
+/// Bytes read of a program. They hold its headers.
 const HEAD_BYTES: u64 = 16 << 10;
-/// Scripts run by scripts run by scripts.
+/// The longest chain of scripts whose interpreter is a script.
 const INTERPRETERS_MAX: usize = 4;
 const PT_INTERP: u32 = 3;
 
-/// Why a library cannot be put in front of a program.
+/// Why a library cannot be preloaded into a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
     /// There is no dynamic loader.
@@ -35,7 +35,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// As a shell finds it.
+    /// Finds a program as a shell does.
     pub(crate) fn find(name: &OsStr) -> Option<Self> {
         let is_program = |path: &PathBuf| {
             fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
@@ -48,7 +48,7 @@ impl Program {
         places.find(is_program).map(|path| Self { path })
     }
 
-    /// What stands in the way; what cannot be read is left for the system to judge.
+    /// The obstacle to LD_PRELOAD. `None` also for a program that cannot be read, which the system will refuse itself.
     pub(crate) fn obstacle(&self) -> Option<Obstacle> {
         let mut path = self.path.clone();
         for _ in 0..INTERPRETERS_MAX {
@@ -82,7 +82,7 @@ fn head(path: &Path) -> Option<Vec<u8>> {
     Some(head)
 }
 
-/// Of `#! /usr/bin/perl -w`: `/usr/bin/perl`.
+/// The interpreter: `/usr/bin/perl` of `#! /usr/bin/perl -w`.
 fn interpreter(head: &[u8]) -> Option<PathBuf> {
     let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
     let mut words = line

@@ -1,4 +1,4 @@
-//! The system calls of `lvs-run` that nobody wraps: a room for unsafe code, and nothing else.
+//! System calls of `lvs-run` that have no safe wrapper. All unsafe code of `lvs-run` is here.
 //!
 //! In:  descriptors and plain values. Out: results with error numbers.
 //! Never: decides anything, keeps a descriptor. Ref: seccomp_unotify(2), close_range(2).
@@ -23,7 +23,7 @@ fn outcome(result: libc::c_long) -> Result<i32> {
     Ok(i32::try_from(result).unwrap_or(i32::MAX))
 }
 
-/// Gives the process behind the notification a copy of `fd` as the result of its call.
+/// Answers a notification: the calling process gets a copy of `fd` as the result of its call.
 pub(crate) fn answer_with_descriptor(
     listener: impl AsFd,
     notification: u64,
@@ -47,8 +47,8 @@ pub(crate) fn answer_with_descriptor(
     outcome(result.into())
 }
 
-/// Lets the supervisor run at once, in the caller's place, when a call waits for it. Linux 6.6.
-pub(crate) fn wake_in_turn(listener: impl AsFd) -> Result<()> {
+/// Makes the kernel run the supervisor at once on the caller's CPU when a call waits. Needs Linux 6.6.
+pub(crate) fn wake_synchronously(listener: impl AsFd) -> Result<()> {
     /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`.
     const SYNC_WAKE_UP: u64 = 1;
     let listener = listener.as_fd().as_raw_fd();
@@ -57,10 +57,10 @@ pub(crate) fn wake_in_turn(listener: impl AsFd) -> Result<()> {
     outcome(result.into()).map(|_| ())
 }
 
-/// Every descriptor but the standard three ends with the next exec.
+/// Makes the next exec close every descriptor except the standard three.
 pub(crate) fn close_others_on_exec() -> Result<()> {
     let (first, last, flags) = (3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-    // SAFETY: takes numbers only, and with this flag closes nothing now.
+    // SAFETY: takes numbers only. With this flag it closes nothing now.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     outcome(result).map(|_| ())
 }
@@ -74,13 +74,13 @@ pub(crate) fn set_netlink_option(socket: impl AsFd, option: i32, value: &[u8]) -
     outcome(result.into()).map(|_| ())
 }
 
-/// The listener of a filter, which libseccomp keeps open until this process ends.
+/// Borrows the listener of a filter. libseccomp keeps it open until this process ends.
 pub(crate) fn listener(number: RawFd) -> BorrowedFd<'static> {
     // SAFETY: libseccomp has just made it and never closes it.
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
-/// Has the runtime tell when `fd` is ready.
+/// Registers `fd` with the runtime, which then waits for it to be ready.
 pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd stays open and the same until it is dropped, and the registration ends before that.
     let watched = unsafe { AsyncFd::register_with_interest(fd, interest) };

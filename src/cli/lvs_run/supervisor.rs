@@ -1,8 +1,8 @@
-//! Beside a program that cannot be preloaded: answers those of its system calls by which it would reach IPVS.
+//! The supervisor of a program that cannot be preloaded. It answers the system calls by which the program would reach IPVS.
 //!
-//! In:  notifications of the filter. Out: for each a result, a descriptor, or leave to go on as it is.
-//! A generic-netlink socket becomes one end of a pair whose other end [`relay`] serves; /proc/net/ip_vs* comes from
-//! lvsd; modprobe of ip_vs does not exist. Never: prints, outlives the program, holds up a call that is not ours.
+//! In:  notifications of the filter. Out: for each a result, a descriptor, or permission to continue in the kernel.
+//! A generic-netlink socket becomes one end of a pair whose other end [`relay`] serves. /proc/net/ip_vs* comes from lvsd.
+//! Running modprobe for ip_vs fails. Never: prints, outlives the program, delays a call that is not about IPVS.
 //! Ref: seccomp_unotify(2).
 
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::lvs_run::filter::{self, Wish};
+use crate::lvs_run::filter::{self, Intercepted};
 use crate::lvs_run::notify::{Director, READY};
 use crate::lvs_run::raw_calls;
 
@@ -35,19 +35,19 @@ use director::DirectorAddress;
 use notification::Notification;
 use relay::{Diverted, Relay};
 
-/// What all calls share.
+/// The state that all calls share.
 struct Supervisor {
     director: DirectorAddress,
-    /// By inode of the end that the program has.
+    /// By inode of the program's end of the pair.
     diverted: RefCell<HashMap<u64, Rc<Diverted>>>,
 }
 
 /// Supervises until the last process of the program is gone.
 pub(crate) fn run(director: Director<'_>) -> io::Result<()> {
-    // A terminal's signals are for the program. It fails only where there is no need of it.
+    // The terminal's signals are for the program only. A failure means that this process already leads a session.
     let _ = rustix::process::setsid();
-    let handed = io::stdin();
-    let listener = receive_listener(handed.as_fd())?;
+    let launcher = io::stdin();
+    let listener = receive_listener(launcher.as_fd())?;
     let supervisor = Rc::new(Supervisor {
         director: DirectorAddress {
             socket: director.socket.to_owned(),
@@ -57,13 +57,13 @@ pub(crate) fn run(director: Director<'_>) -> io::Result<()> {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        // systemd ends a unit's processes all at once, and the program may need IPVS for its own end.
+        // systemd signals all processes of a unit at once, and the program may still need IPVS while it stops.
         let _deaf = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-        // Older kernels do without.
-        let _ = raw_calls::wake_in_turn(&listener);
+        // Older kernels do not have this, and the supervisor works without it.
+        let _ = raw_calls::wake_synchronously(&listener);
         let listener = raw_calls::watch(listener, Interest::READABLE)?;
-        rustix::io::write(handed.as_fd(), READY)?;
-        shutdown(handed.as_fd(), Shutdown::Both)?;
+        rustix::io::write(launcher.as_fd(), READY)?;
+        shutdown(launcher.as_fd(), Shutdown::Both)?;
         supervisor.serve(Rc::new(listener)).await
     })
 }
@@ -81,7 +81,7 @@ fn receive_listener(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     descriptors.next().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// What a filter's listener has for us.
+/// What waits at the filter's listener.
 enum Pending {
     Notification,
     Nothing,
@@ -90,9 +90,9 @@ enum Pending {
 }
 
 fn pending(listener: &AsyncFd<OwnedFd>) -> io::Result<Pending> {
-    let mut wanted = [PollFd::new(listener.get_ref(), PollFlags::IN)];
-    poll(&mut wanted, Some(&Timespec::default()))?;
-    let found = wanted[0].revents();
+    let mut polled = [PollFd::new(listener.get_ref(), PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec::default()))?;
+    let found = polled[0].revents();
     Ok(if found.contains(PollFlags::IN) {
         Pending::Notification
     } else if found.is_empty() {
@@ -104,7 +104,7 @@ fn pending(listener: &AsyncFd<OwnedFd>) -> io::Result<Pending> {
 
 impl Supervisor {
     async fn serve(self: Rc<Self>, listener: Rc<AsyncFd<OwnedFd>>) -> io::Result<()> {
-        let wishes = filter::wishes();
+        let calls = filter::intercepted_calls();
         loop {
             let mut ready = listener.readable().await?;
             match pending(&listener)? {
@@ -112,41 +112,41 @@ impl Supervisor {
                 Pending::End => return Ok(()),
                 Pending::Notification => {
                     drop(ready);
-                    self.take(&listener, &wishes);
+                    self.take(&listener, &calls);
                 }
             }
         }
     }
 
-    fn take(self: &Rc<Self>, listener: &Rc<AsyncFd<OwnedFd>>, wishes: &HashMap<ScmpSyscall, Wish>) {
+    fn take(self: &Rc<Self>, listener: &Rc<AsyncFd<OwnedFd>>, calls: &HashMap<ScmpSyscall, Intercepted>) {
         use std::os::fd::AsRawFd;
-        // It fails when a signal has taken the call back meanwhile.
+        // This fails when a signal has interrupted the call.
         let Ok(request) = ScmpNotifReq::receive(listener.as_raw_fd()) else {
             return;
         };
-        let wish = wishes.get(&request.data.syscall).copied();
+        let kind = calls.get(&request.data.syscall).copied();
         let notification = Notification::new(Rc::clone(listener), &request);
-        match wish {
-            Some(wish) => self.grant(wish, notification),
+        match kind {
+            Some(kind) => self.answer(kind, notification),
             None => notification.proceed(),
         }
     }
 
-    fn grant(self: &Rc<Self>, wish: Wish, call: Notification) {
-        match wish {
-            Wish::Socket => self.divert(call),
-            Wish::Open => self.open(call, 0, 1),
-            Wish::OpenAt => self.open(call, 1, 2),
-            Wish::Execute if call.loads_kernel_ipvs() => call.fail(rustix::io::Errno::NOENT),
-            Wish::Execute => call.proceed(),
-            wish => match self.find(&call) {
-                Some(diverted) => socket::grant(wish, call, &diverted),
+    fn answer(self: &Rc<Self>, kind: Intercepted, call: Notification) {
+        match kind {
+            Intercepted::Socket => self.divert(call),
+            Intercepted::Open => self.open(call, 0, 1),
+            Intercepted::OpenAt => self.open(call, 1, 2),
+            Intercepted::Execute if call.loads_kernel_ipvs() => call.fail(rustix::io::Errno::NOENT),
+            Intercepted::Execute => call.proceed(),
+            kind => match self.find(&call) {
+                Some(diverted) => socket::answer(kind, call, &diverted),
                 None => call.proceed(),
             },
         }
     }
 
-    /// The socket that the call's first argument names, if it is one of ours.
+    /// The socket that the call's first argument names, if it is a diverted one.
     fn find(&self, call: &Notification) -> Option<Rc<Diverted>> {
         let diverted = self.diverted.borrow();
         if diverted.is_empty() {
@@ -158,7 +158,7 @@ impl Supervisor {
     }
 
     fn divert(self: &Rc<Self>, call: Notification) {
-        // Who may not use lvsd keeps the kernel's own socket.
+        // A user who may not use lvsd gets the kernel's own socket.
         let rights = self.director.rights_of(call.thread);
         let opened = rights.and_then(|rights| Relay::open(call.thread, call.arguments[1], rights).ok());
         let Some((relay, theirs)) = opened else {
@@ -171,7 +171,7 @@ impl Supervisor {
         drop(theirs);
         let supervisor = Rc::clone(self);
         spawn_local(async move {
-            // It ends when the program has closed its end.
+            // The relay ends when the program has closed its end.
             let _ = relay.serve(&supervisor.director).await;
             supervisor.diverted.borrow_mut().remove(&inode);
         });

@@ -1,6 +1,6 @@
-//! Where lvsd is, who may talk to it, and how a conversation begins.
+//! Connects to lvsd and checks who may use it.
 //!
-//! In:  a socket's path. Out: connections that have said hello, texts of /proc as open files, rights of processes.
+//! In:  a socket's path. Out: connections on which hello was sent, texts of /proc as open files, rights of processes.
 
 use std::fs;
 use std::io::{self, IoSliceMut};
@@ -22,12 +22,12 @@ use tokio::time::timeout;
 use super::target::Identity;
 use crate::lvs_run::raw_calls;
 
-/// What a process may have of the supervisor.
+/// What a process may do through the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rights {
-    /// It is the supervisor's own user.
+    /// Everything, because it runs as the supervisor's own user.
     All,
-    /// Another user, who may use lvsd but must not act on the kernel with the supervisor's rights.
+    /// Only use lvsd. It runs as another user, who must not act on the kernel with the supervisor's rights.
     Director,
 }
 
@@ -35,12 +35,12 @@ pub(super) enum Rights {
 #[derive(Clone, Debug)]
 pub(super) struct DirectorAddress {
     pub(super) socket: PathBuf,
-    /// For an answer.
+    /// The longest time that an answer may take.
     pub(super) timeout: Duration,
 }
 
 impl DirectorAddress {
-    /// A connection that speaks for the thread's netlink socket with this port id.
+    /// A connection for the thread's netlink socket with this port id.
     pub(super) fn connect(&self, thread: u32, port_id: u32) -> io::Result<AsyncFd<OwnedFd>> {
         let fd = self.connect_bare()?;
         let name = Identity::of(thread).map_or_else(String::new, |identity| identity.name);
@@ -87,7 +87,7 @@ impl DirectorAddress {
         timeout(self.timeout, answer).await?
     }
 
-    /// What a thread may do here: as much as if it had to open the socket itself.
+    /// The rights of a thread. They are those that it would have if it opened the socket itself.
     pub(super) fn rights_of(&self, thread: u32) -> Option<Rights> {
         let identity = Identity::of(thread)?;
         if identity.user == rustix::process::geteuid().as_raw() {

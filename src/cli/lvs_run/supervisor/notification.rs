@@ -1,7 +1,7 @@
 //! One system call that waits for its result.
 //!
-//! In:  what the filter's listener gave. Out: exactly one answer. A call that a signal has taken back hears nothing,
-//! and its program makes it again.
+//! In:  a request from the filter's listener. Out: exactly one answer. A call that a signal has interrupted gets no answer,
+//! and its program repeats it.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 use super::target::Memory;
 use crate::lvs_run::raw_calls;
 
-/// Arguments of a command looked at, at most, and bytes of each.
+/// The most arguments of a command that are checked, and the most bytes of each.
 const ARGUMENTS_MAX: usize = 16;
 const ARGUMENT_MAX_BYTES: usize = 256;
 
@@ -21,7 +21,7 @@ const ARGUMENT_MAX_BYTES: usize = 256;
 pub(super) struct Notification {
     listener: Rc<AsyncFd<OwnedFd>>,
     id: u64,
-    /// Of the thread that calls.
+    /// The thread that calls.
     pub(super) thread: u32,
     pub(super) arguments: [u64; 6],
 }
@@ -36,17 +36,17 @@ impl Notification {
         }
     }
 
-    /// The descriptor that the first argument is.
+    /// The first argument as a descriptor.
     pub(super) fn descriptor(&self) -> i32 {
         self.arguments[0] as i32
     }
 
-    /// Whether somebody still waits for it.
+    /// Whether the caller still waits.
     pub(super) fn is_awaited(&self) -> bool {
         notify_id_valid(self.listener.as_raw_fd(), self.id).is_ok()
     }
 
-    /// The memory of the caller, as long as it is the caller's.
+    /// The memory of the caller. Fails when the caller is gone, because its id may belong to another process.
     pub(super) fn memory(&self) -> Result<Memory, Errno> {
         let memory = Memory::open(self.thread).map_err(|_| Errno::FAULT)?;
         if self.is_awaited() {
@@ -56,7 +56,7 @@ impl Notification {
         }
     }
 
-    /// A C string of the caller, cut at `max`.
+    /// A C string of the caller, truncated at `max` bytes.
     pub(super) fn text(&self, address: u64, max: usize) -> Option<Vec<u8>> {
         self.memory().ok()?.text(address, max)
     }
@@ -88,24 +88,24 @@ impl Notification {
         response.respond(self.listener.as_raw_fd()).is_ok()
     }
 
-    /// Lets the kernel carry it out.
+    /// Lets the kernel run the call.
     pub(super) fn proceed(self) {
         self.respond(ScmpNotifResp::new_continue(self.id, ScmpNotifRespFlags::empty()));
     }
 
-    /// Its result; whether the caller has it.
+    /// Answers with a result. Returns whether the caller got it.
     pub(super) fn finish(self, value: usize) -> bool {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
         self.respond(ScmpNotifResp::new_val(self.id, value, ScmpNotifRespFlags::empty()))
     }
 
-    /// Its failure.
+    /// Answers with an error.
     pub(super) fn fail(self, error: Errno) {
         let number = -error.raw_os_error();
         self.respond(ScmpNotifResp::new_error(self.id, number, ScmpNotifRespFlags::empty()));
     }
 
-    /// Its success, or failure.
+    /// Answers with success or an error.
     pub(super) fn conclude(self, outcome: Result<(), Errno>) {
         match outcome {
             Ok(()) => {
@@ -115,7 +115,7 @@ impl Notification {
         }
     }
 
-    /// A new descriptor of the caller as its result.
+    /// Answers with a new descriptor in the caller.
     pub(super) fn give(self, fd: BorrowedFd<'_>, close_on_exec: bool) {
         match raw_calls::answer_with_descriptor(self.listener.get_ref(), self.id, fd, close_on_exec) {
             Ok(_) | Err(Errno::NOENT) => {}

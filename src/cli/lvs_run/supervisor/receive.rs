@@ -1,7 +1,7 @@
-//! recvmsg and recvfrom on a diverted socket: the datagram, from the kernel's name.
+//! recvmsg and recvfrom on a diverted socket: a datagram with the kernel as its sender.
 //!
-//! In:  a call. Out: its datagram in the caller's memory. The datagram leaves the socket only after the caller has
-//! it: a signal may take the call back at any time. Never: holds up other calls while it waits for one.
+//! In:  a call. Out: its datagram in the caller's memory. The datagram leaves the socket only after the caller has it,
+//! because a signal may interrupt the call at any time. Never: delays other calls while it waits for a datagram.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,20 +18,20 @@ use tokio::time::{Instant, timeout};
 use super::notification::Notification;
 use super::socket::{NAME_BYTES, name_bytes, theirs, write_sized};
 use super::target::Memory;
-use crate::lvs_run::filter::Wish;
+use crate::lvs_run::filter::Intercepted;
 use crate::lvs_run::raw_calls;
 
-/// Pieces of a message, at most: `UIO_MAXIOV`.
+/// The most pieces of a message: `UIO_MAXIOV`.
 const PIECES_MAX: u64 = 1_024;
-/// How often it is asked whether a waiting caller still lives.
+/// How often the supervisor checks whether a waiting caller still exists.
 const PULSE: Duration = Duration::from_millis(500);
-/// `struct msghdr`, 64 bit: where its parts are.
+/// Offsets in a 64-bit `struct msghdr`.
 const NAME_LEN: u64 = 8;
 const PIECES: u64 = 16;
 const PIECES_COUNT: u64 = 24;
 const CONTROL_LEN: u64 = 40;
 const FLAGS: u64 = 48;
-/// `struct iovec`, 64 bit.
+/// Size of a 64-bit `struct iovec`.
 const PIECE_BYTES: u64 = 16;
 
 /// Where a datagram goes.
@@ -39,14 +39,14 @@ struct Places {
     /// Address and length.
     pieces: Vec<(u64, usize)>,
     flags: i32,
-    /// Of the struct, for recvmsg.
+    /// The address of the struct, for recvmsg.
     message: Option<u64>,
 }
 
 impl Places {
-    fn of(wish: Wish, call: &Notification) -> Result<Self, Errno> {
+    fn of(kind: Intercepted, call: &Notification) -> Result<Self, Errno> {
         let [_, first, second, third, ..] = call.arguments;
-        if wish == Wish::ReceiveFrom {
+        if kind == Intercepted::ReceiveFrom {
             let len = usize::try_from(second).unwrap_or(usize::MAX);
             return Ok(Self {
                 pieces: vec![(first, len)],
@@ -75,19 +75,19 @@ impl Places {
         self.flags & flag != 0
     }
 
-    /// Writes the datagram; the bytes that found room.
+    /// Writes the datagram. Returns how many bytes fitted.
     fn fill(&self, memory: &Memory, datagram: &[u8]) -> Result<usize, Errno> {
-        let mut rest = datagram;
-        for (address, room) in &self.pieces {
-            let (part, behind) = rest.split_at(rest.len().min(*room));
+        let mut left = datagram;
+        for (address, len) in &self.pieces {
+            let (part, behind) = left.split_at(left.len().min(*len));
             memory.write(*address, part)?;
-            rest = behind;
+            left = behind;
         }
-        Ok(datagram.len() - rest.len())
+        Ok(datagram.len() - left.len())
     }
 
-    /// Writes who sent it: the kernel.
-    fn sign(&self, call: &Notification, memory: &Memory, truncated: bool) -> Result<(), Errno> {
+    /// Writes the sender, which is the kernel.
+    fn write_sender(&self, call: &Notification, memory: &Memory, truncated: bool) -> Result<(), Errno> {
         let name = name_bytes(0, 0);
         let Some(message) = self.message else {
             return write_sized(call, &name, call.arguments[4], call.arguments[5]);
@@ -95,9 +95,9 @@ impl Places {
         let mut len = 0;
         let address = memory.number(message).ok_or(Errno::FAULT)?;
         if address != 0 {
-            let room = memory.number(message + NAME_LEN).ok_or(Errno::FAULT)? as u32;
-            let room = usize::try_from(room).unwrap_or(usize::MAX);
-            memory.write(address, name.get(..room).unwrap_or(&name))?;
+            let capacity = memory.number(message + NAME_LEN).ok_or(Errno::FAULT)? as u32;
+            let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+            memory.write(address, name.get(..capacity).unwrap_or(&name))?;
             len = NAME_BYTES as u32;
         }
         let flags = if truncated { libc::MSG_TRUNC } else { 0 };
@@ -107,9 +107,9 @@ impl Places {
     }
 }
 
-/// Answers the call as soon as there is a datagram.
-pub(super) fn start(wish: Wish, call: Notification) {
-    let prepared = Places::of(wish, &call).and_then(|places| {
+/// Answers the call as soon as a datagram is there.
+pub(super) fn start(kind: Intercepted, call: Notification) {
+    let prepared = Places::of(kind, &call).and_then(|places| {
         let socket = theirs(&call).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::BADF))?;
         Ok((places, socket))
     });
@@ -123,14 +123,14 @@ pub(super) fn start(wish: Wish, call: Notification) {
 
 async fn receive(call: Notification, places: Places, socket: OwnedFd) {
     match await_datagram(&call, &places, &socket).await {
-        Ok(Some(datagram)) => handoff(call, &places, &socket, &datagram),
-        // Nobody waits for it any more.
+        Ok(Some(datagram)) => deliver(call, &places, &socket, &datagram),
+        // The caller does not wait any more.
         Ok(None) => {}
         Err(error) => call.fail(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
     }
 }
 
-/// A copy of the first datagram; `None` when the caller has gone.
+/// A copy of the first datagram. `None` when the caller does not wait any more.
 async fn await_datagram(call: &Notification, places: &Places, socket: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
     if let Some(datagram) = peek(socket)? {
         return Ok(Some(datagram));
@@ -172,10 +172,10 @@ fn peek(socket: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(datagram))
 }
 
-fn handoff(call: Notification, places: &Places, socket: &OwnedFd, datagram: &[u8]) {
+fn deliver(call: Notification, places: &Places, socket: &OwnedFd, datagram: &[u8]) {
     let written = call.memory().and_then(|memory| {
         let count = places.fill(&memory, datagram)?;
-        places.sign(&call, &memory, count < datagram.len())?;
+        places.write_sender(&call, &memory, count < datagram.len())?;
         Ok(count)
     });
     match written {
@@ -183,7 +183,7 @@ fn handoff(call: Notification, places: &Places, socket: &OwnedFd, datagram: &[u8
             let whole = places.has(libc::MSG_TRUNC);
             let taken = call.finish(if whole { datagram.len() } else { count });
             if taken && !places.has(libc::MSG_PEEK) {
-                // It was there a moment ago, and nobody else takes it.
+                // Nobody else takes datagrams, so it is still there.
                 let _ = recv(socket, &mut [0; 0], RecvFlags::DONTWAIT);
             }
         }

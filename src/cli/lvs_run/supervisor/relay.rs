@@ -1,8 +1,8 @@
-//! The other end of a diverted socket: requests for IPVS go to lvsd, all others to the kernel.
+//! The supervisor's end of a diverted socket: it sends requests for IPVS to lvsd and all others to the kernel.
 //!
-//! In:  datagrams of the program. Out: the answers of either side, one datagram each, as the program takes them.
-//! When lvsd is away, silent or gone, every awaited request is answered with ENODEV in time: an end of file or no
-//! word at all would make clients ask for ever. Ref: the preloaded library, which keeps the same promises.
+//! In:  datagrams of the program. Out: the answers of both sides, one datagram each, as fast as the program takes them.
+//! When lvsd is away or silent, every pending request gets ENODEV in time. After an end of file or without an answer,
+//! clients would ask for ever. Ref: the preloaded library, which does the same.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,16 +32,16 @@ const FLAG_MULTI: u16 = 2;
 
 type Socket = AsyncFd<OwnedFd>;
 
-/// What is known of a diverted socket.
+/// A diverted socket.
 pub(super) struct Diverted {
-    /// A netlink socket of the kernel, whose name and options are the diverted one's.
+    /// A netlink socket of the kernel. The diverted socket has its name and options.
     pub(super) kernel: Socket,
     thread: u32,
     rights: Rights,
 }
 
 impl Diverted {
-    /// Its name; port 0 as long as it has none.
+    /// Its name. The port id is 0 while it has none.
     pub(super) fn name(&self) -> SocketAddrNetlink {
         let name = getsockname(&self.kernel).and_then(SocketAddrNetlink::try_from);
         name.unwrap_or_else(|_| SocketAddrNetlink::new(0, 0))
@@ -49,14 +49,14 @@ impl Diverted {
 
     fn port_id(&self) -> u32 {
         if self.name().pid() == 0 {
-            // As a netlink socket that sends without a name; a failure leaves it 0, which is only echoed.
+            // A netlink socket binds itself when it first sends. After a failure the id stays 0, which lvsd only echoes.
             let _ = bind(&self.kernel, &SocketAddrNetlink::new(0, 0));
         }
         self.name().pid()
     }
 }
 
-/// A request whose answer has not ended.
+/// A request whose answer is not complete.
 struct Awaited {
     request: Vec<u8>,
     deadline: Instant,
@@ -65,8 +65,8 @@ struct Awaited {
 enum Event {
     Request(Vec<u8>),
     Answer(io::Result<Vec<u8>>),
-    OfKernel(Vec<u8>),
-    Late,
+    FromKernel(Vec<u8>),
+    Timeout,
 }
 
 /// Serves one diverted socket.
@@ -78,7 +78,7 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// A relay and the end for the program, for its `socket(AF_NETLINK, kind, NETLINK_GENERIC)`.
+    /// A relay and the program's end, in answer to its `socket(AF_NETLINK, kind, NETLINK_GENERIC)`.
     pub(super) fn open(thread: u32, kind: u64, rights: Rights) -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
@@ -102,7 +102,7 @@ impl Relay {
         Rc::clone(&self.diverted)
     }
 
-    /// Until the program has closed its end.
+    /// Runs until the program has closed its end.
     pub(super) async fn serve(mut self, address: &DirectorAddress) -> io::Result<()> {
         loop {
             match self.event().await? {
@@ -110,11 +110,11 @@ impl Relay {
                 Event::Request(request) if is_ours(&request) => self.ask_director(address, request).await?,
                 Event::Request(request) => self.ask_kernel(&request).await?,
                 Event::Answer(Ok(answer)) if !answer.is_empty() => {
-                    self.note(&answer);
+                    self.finish_requests(&answer);
                     deliver(&self.ours, &answer).await?;
                 }
-                Event::Answer(_) | Event::Late => self.bury().await?,
-                Event::OfKernel(message) => deliver(&self.ours, &message).await?,
+                Event::Answer(_) | Event::Timeout => self.disconnect().await?,
+                Event::FromKernel(message) => deliver(&self.ours, &message).await?,
             }
         }
     }
@@ -127,7 +127,7 @@ impl Relay {
                 None => std::future::pending().await,
             }
         };
-        let late = async {
+        let timeout = async {
             match deadline {
                 Some(deadline) => sleep_until(deadline).await,
                 None => std::future::pending().await,
@@ -136,21 +136,27 @@ impl Relay {
         tokio::select! {
             request = receive(&self.ours) => request.map(Event::Request),
             answer = answer => Ok(Event::Answer(answer)),
-            message = receive(&self.diverted.kernel) => message.map(Event::OfKernel),
-            () = late => Ok(Event::Late),
+            message = receive(&self.diverted.kernel) => message.map(Event::FromKernel),
+            () = timeout => Ok(Event::Timeout),
         }
     }
 
     async fn ask_director(&mut self, address: &DirectorAddress, request: Vec<u8>) -> io::Result<()> {
-        // A connection may have died since the last request; a fresh one tells.
-        let mut sent = self.director.as_ref().is_some_and(|director| pass(director, &request));
+        // The connection may have died since the last request. Then a new one is tried.
+        let mut sent = self
+            .director
+            .as_ref()
+            .is_some_and(|director| try_send(director, &request));
         if !sent {
             self.director = address.connect(self.diverted.thread, self.diverted.port_id()).ok();
-            sent = self.director.as_ref().is_some_and(|director| pass(director, &request));
+            sent = self
+                .director
+                .as_ref()
+                .is_some_and(|director| try_send(director, &request));
         }
         let deadline = Instant::now() + if sent { address.timeout } else { Duration::ZERO };
         self.awaited.push(Awaited { request, deadline });
-        if sent { Ok(()) } else { self.bury().await }
+        if sent { Ok(()) } else { self.disconnect().await }
     }
 
     async fn ask_kernel(&self, request: &[u8]) -> io::Result<()> {
@@ -170,13 +176,13 @@ impl Relay {
         Ok(())
     }
 
-    /// Gives up the connection: nothing late will be read from it, and whoever waits gets ENODEV.
-    async fn bury(&mut self) -> io::Result<()> {
+    /// Drops the connection, so that no late answer is read from it, and answers all pending requests with ENODEV.
+    async fn disconnect(&mut self) -> io::Result<()> {
         let director = self.director.take();
         for awaited in std::mem::take(&mut self.awaited) {
             if let Some(director) = &director {
                 for message in Messages::new(&awaited.request) {
-                    pass(director, &[&CANCEL_MAGIC[..], &message.sequence.to_ne_bytes()].concat());
+                    try_send(director, &[&CANCEL_MAGIC[..], &message.sequence.to_ne_bytes()].concat());
                 }
             }
             self.refuse(&awaited.request, Answered::NoDevice).await?;
@@ -185,7 +191,7 @@ impl Relay {
     }
 
     /// Forgets the requests whose answers end in `answer`.
-    fn note(&mut self, answer: &[u8]) {
+    fn finish_requests(&mut self, answer: &[u8]) {
         for message in Messages::new(answer) {
             self.awaited.retain(|awaited| !ends(&message, &awaited.request));
         }
@@ -202,13 +208,13 @@ fn ends(message: &Message<'_>, request: &[u8]) -> bool {
     message.sequence == request.sequence && is_last
 }
 
-/// Whether a datagram is for IPVS: by our family's id, or by asking for the family of that name.
+/// Whether a datagram is for IPVS: it has lvsd's family id, or it asks for the family of that name.
 fn is_ours(datagram: &[u8]) -> bool {
     Messages::new(datagram)
         .any(|message| message.kind == FAMILY_ID || Request::parse(&message) == Ok(Request::GetFamily))
 }
 
-/// A netlink socket as the thread would have got it.
+/// A netlink socket in the thread's network namespace.
 fn kernel_socket(thread: u32) -> io::Result<OwnedFd> {
     let open = || {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -219,14 +225,14 @@ fn kernel_socket(thread: u32) -> io::Result<OwnedFd> {
         return Ok(open()?);
     }
     let namespace = std::fs::File::open(path)?;
-    // Only a thread of its own may leave the supervisor's namespace.
+    // A separate thread changes its namespace, so the supervisor stays in its own.
     let opened = std::thread::spawn(move || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).and_then(|()| open())
     });
     Ok(opened.join().map_err(|_| Errno::IO)??)
 }
 
-/// The next datagram; empty at the end.
+/// The next datagram. Empty at the end.
 async fn receive(socket: &Socket) -> io::Result<Vec<u8>> {
     let read = |fd: &OwnedFd| {
         let len = recv(
@@ -242,13 +248,13 @@ async fn receive(socket: &Socket) -> io::Result<Vec<u8>> {
     socket.async_io(Interest::READABLE, read).await
 }
 
-/// Waits for the program to make room.
+/// Sends a datagram to the program and waits while the socket is full.
 async fn deliver(socket: &Socket, datagram: &[u8]) -> io::Result<()> {
     let write = |fd: &OwnedFd| Ok(send(fd, datagram, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?);
     socket.async_io(Interest::WRITABLE, write).await.map(|_| ())
 }
 
-/// Whether lvsd has it; one that takes nothing is as good as away.
-fn pass(socket: &Socket, datagram: &[u8]) -> bool {
+/// Sends a datagram to lvsd. Returns whether lvsd took it; a full socket counts as a dead connection.
+fn try_send(socket: &Socket, datagram: &[u8]) -> bool {
     send(socket, datagram, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok()
 }

@@ -1,6 +1,6 @@
-//! Calls on a diverted socket other than sending, which needs none of this: the pair carries datagrams as they are.
+//! Calls on a diverted socket, except sending: the pair carries datagrams without help.
 //!
-//! In:  a call. Out: what a netlink socket would have answered. Ref: netlink(7).
+//! In:  a call. Out: the answer that a netlink socket would give. Ref: netlink(7).
 
 use rustix::io::Errno;
 use rustix::net::bind;
@@ -9,41 +9,41 @@ use rustix::net::netlink::SocketAddrNetlink;
 use super::notification::Notification;
 use super::relay::Diverted;
 use super::{receive, target};
-use crate::lvs_run::filter::Wish;
+use crate::lvs_run::filter::Intercepted;
 use crate::lvs_run::raw_calls;
 
 /// `struct sockaddr_nl`: family, padding, port id, groups.
 pub(super) const NAME_BYTES: usize = 12;
-/// Longer values than any option of netlink has.
+/// More bytes than the value of any netlink option has.
 const OPTION_MAX_BYTES: usize = 64;
 
-/// A netlink name as programs read it.
+/// The bytes of a netlink name.
 pub(super) fn name_bytes(port_id: u32, groups: u32) -> [u8; NAME_BYTES] {
     let family = u32::from((libc::AF_NETLINK as u16).to_le()).to_le_bytes();
     let mut bytes = [0; NAME_BYTES];
     let parts = [family, port_id.to_ne_bytes(), groups.to_ne_bytes()];
-    for (room, part) in bytes.chunks_exact_mut(4).zip(parts) {
-        room.copy_from_slice(&part);
+    for (to, part) in bytes.chunks_exact_mut(4).zip(parts) {
+        to.copy_from_slice(&part);
     }
     bytes
 }
 
 /// Answers a call on a diverted socket.
-pub(super) fn grant(wish: Wish, call: Notification, diverted: &std::rc::Rc<Diverted>) {
-    let outcome = match wish {
-        Wish::Bind => bind_as_wished(&call, diverted),
-        // The kernel is where requests go anyway.
-        Wish::Connect => Ok(()),
-        Wish::SocketName => name(&call, diverted),
-        Wish::SetOption => set_option(&call, diverted),
-        Wish::GetOption => option(&call),
-        Wish::ReceiveFrom | Wish::ReceiveMessage => return receive::start(wish, call),
-        Wish::Socket | Wish::Open | Wish::OpenAt | Wish::Execute => return call.proceed(),
+pub(super) fn answer(kind: Intercepted, call: Notification, diverted: &std::rc::Rc<Diverted>) {
+    let outcome = match kind {
+        Intercepted::Bind => bind_kernel_socket(&call, diverted),
+        // Requests go to the kernel anyway.
+        Intercepted::Connect => Ok(()),
+        Intercepted::SocketName => name(&call, diverted),
+        Intercepted::SetOption => set_option(&call, diverted),
+        Intercepted::GetOption => option(&call),
+        Intercepted::ReceiveFrom | Intercepted::ReceiveMessage => return receive::start(kind, call),
+        Intercepted::Socket | Intercepted::Open | Intercepted::OpenAt | Intercepted::Execute => return call.proceed(),
     };
     call.conclude(outcome);
 }
 
-fn bind_as_wished(call: &Notification, diverted: &Diverted) -> Result<(), Errno> {
+fn bind_kernel_socket(call: &Notification, diverted: &Diverted) -> Result<(), Errno> {
     let mut name = [0; NAME_BYTES];
     call.memory()?.read(call.arguments[1], &mut name)?;
     let number = |from: usize| {
@@ -53,20 +53,20 @@ fn bind_as_wished(call: &Notification, diverted: &Diverted) -> Result<(), Errno>
     };
     let (port_id, groups) = (number(4), number(8));
     let bound = diverted.name().pid();
-    // A signal may have taken back the same call after it was carried out.
+    // The program repeats a call that a signal interrupted, and the first attempt may have succeeded.
     if bound != 0 && groups == 0 && (port_id == 0 || port_id == bound) {
         return Ok(());
     }
     bind(&diverted.kernel, &SocketAddrNetlink::new(port_id, groups))
 }
 
-/// Writes a value where a length says how much room there is, and the length it has.
+/// Writes a value and its length. The length in memory says how many bytes fit.
 pub(super) fn write_sized(call: &Notification, value: &[u8], address: u64, length_address: u64) -> Result<(), Errno> {
     let memory = call.memory()?;
-    let mut room = [0; 4];
-    memory.read(length_address, &mut room)?;
-    let room = usize::try_from(u32::from_ne_bytes(room)).unwrap_or(usize::MAX);
-    memory.write(address, value.get(..room).unwrap_or(value))?;
+    let mut capacity = [0; 4];
+    memory.read(length_address, &mut capacity)?;
+    let capacity = usize::try_from(u32::from_ne_bytes(capacity)).unwrap_or(usize::MAX);
+    memory.write(address, value.get(..capacity).unwrap_or(value))?;
     let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
     memory.write(length_address, &len.to_ne_bytes())
 }
@@ -98,7 +98,7 @@ fn option(call: &Notification) -> Result<(), Errno> {
     write_sized(call, &value.to_ne_bytes(), call.arguments[3], call.arguments[4])
 }
 
-/// A copy of the socket that the call is made on.
+/// A copy of the call's socket.
 pub(super) fn theirs(call: &Notification) -> std::io::Result<std::os::fd::OwnedFd> {
     target::descriptor(call.thread, call.descriptor())
 }

@@ -1,6 +1,6 @@
-//! A supervised process from outside: its memory, its descriptors, who it is.
+//! A supervised process: its memory, its descriptors, its identity.
 //!
-//! In:  a thread's id, addresses of its. Out: what is there, or nothing. Ref: proc(5), pidfd_getfd(2).
+//! In:  a thread's id, addresses in its memory. Out: the content, or an error. Ref: proc(5), pidfd_getfd(2).
 
 use std::fs::{self, File};
 use std::io;
@@ -22,9 +22,9 @@ impl Memory {
         Ok(Self { file })
     }
 
-    /// All of it or nothing.
-    pub(super) fn read(&self, address: u64, room: &mut [u8]) -> Result<(), Errno> {
-        self.file.read_exact_at(room, address).map_err(|_| Errno::FAULT)
+    /// Fills `bytes` or fails.
+    pub(super) fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+        self.file.read_exact_at(bytes, address).map_err(|_| Errno::FAULT)
     }
 
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
@@ -38,7 +38,7 @@ impl Memory {
         Some(u64::from_ne_bytes(bytes))
     }
 
-    /// A C string, cut at `max`; what follows it in memory may not be there.
+    /// A C string, truncated at `max` bytes. The memory after it may not be mapped.
     pub(super) fn text(&self, address: u64, max: usize) -> Option<Vec<u8>> {
         let mut bytes = vec![0; max];
         let len = self.file.read_at(&mut bytes, address).ok()?;
@@ -55,7 +55,7 @@ pub(super) fn socket_inode(thread: u32, fd: i32) -> Option<u64> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// The inode of one of our own.
+/// The inode of a descriptor of this process.
 pub(super) fn inode(fd: impl AsFd) -> u64 {
     rustix::fs::fstat(fd).map_or(0, |status| status.st_ino)
 }
@@ -68,7 +68,7 @@ pub(super) fn descriptor(thread: u32, fd: i32) -> io::Result<OwnedFd> {
     Ok(pidfd_getfd(process, fd, PidfdGetfdFlags::empty())?)
 }
 
-/// Who a thread acts as.
+/// The identity with which a thread acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) process: i32,
@@ -82,7 +82,7 @@ impl Identity {
         Self::parse(&fs::read_to_string(format!("/proc/{thread}/status")).ok()?)
     }
 
-    /// Of `/proc/<id>/status`: effective user and group are the second of four.
+    /// Parses `/proc/<id>/status`, where the effective user and group are the second of four.
     fn parse(status: &str) -> Option<Self> {
         let field = |name: &str| {
             let line = status
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_who_it_acts_as() {
+    fn the_identity_of_a_process_is_the_effective_one() {
         let status = "Name:\tprobe\nTgid:\t77\nPid:\t78\nUid:\t0\t1000\t0\t0\nGid:\t0\t100\t0\t0\nGroups:\t4 24 \n";
         let expected = Identity {
             process: 77,

@@ -1,4 +1,4 @@
-//! From a command to requests, and from answers to what is printed.
+//! Turns a command into requests, and answers into output.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -14,20 +14,19 @@ use lvs_api::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::client::{Client, escape, read};
-use crate::command::{
-    Arguments, Command, Connections, List, LocalAddressCommand, ServerCommand, ServiceCommand, StateCommand,
-    StatsCommand, SyncCommand,
-};
-use crate::listing::{self, Columns, Style};
-use crate::{capture, proc_files, status, table, top, why};
+use crate::lvsctl::client::{Client, escape, read};
+use crate::lvsctl::command::server::ServerCommand;
+use crate::lvsctl::command::service::{LocalAddressCommand, ServiceCommand};
+use crate::lvsctl::command::{Command, Connections, List, LvsctlArguments, StateCommand, StatsCommand, SyncCommand};
+use crate::lvsctl::listing::{self, Columns, Style};
+use crate::lvsctl::{capture, proc_files, status, table, top, why};
 
 mod settings;
 
-/// Why a command was not carried out.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// The daemon said no.
+    /// The daemon refused it.
     Refused(ApiError),
     /// The command itself is wrong.
     Usage(String),
@@ -38,14 +37,14 @@ pub enum Failure {
         /// What the system said.
         error: io::Error,
     },
-    /// The answer was cut short or is not what this version expects.
+    /// The answer is incomplete, or this version does not understand it.
     Misunderstood(String),
-    /// Nothing could be printed.
+    /// The output could not be written.
     Output(io::Error),
 }
 
 impl Failure {
-    /// As `lvsctl --help` lists them.
+    /// The exit code, as `lvsctl --help` lists it.
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) | Self::Misunderstood(_) | Self::Output(_) => 1,
@@ -82,9 +81,9 @@ struct Session {
     json: bool,
 }
 
-/// Carries out one command line.
-pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { socket, json, command } = arguments;
+/// Runs one command line.
+pub async fn run(arguments: LvsctlArguments) -> Result<(), Failure> {
+    let LvsctlArguments { socket, json, command } = arguments;
     let session = Session {
         client: Client::new(&socket),
         json,
@@ -132,7 +131,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Version => session.version().await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "lvsctl", &mut script);
+            clap_complete::generate(shell, &mut LvsctlArguments::command(), "lvsctl", &mut script);
             io::stdout().write_all(&script).map_err(Failure::Output)
         }
     }
@@ -151,7 +150,7 @@ fn service_path(id: &ServiceId) -> String {
     format!("/services/{}", escape(&id.to_string()))
 }
 
-/// Prints.
+/// Writes `text` to standard output.
 pub fn put(text: &str) -> Result<(), Failure> {
     io::stdout().write_all(text.as_bytes()).map_err(Failure::Output)
 }
@@ -173,7 +172,7 @@ impl Session {
         self.print(&value, |value| shown(value.clone()))
     }
 
-    /// A change says nothing when it succeeds, unless JSON is wanted.
+    /// Sends a change. A successful one prints nothing, unless the user wants JSON.
     async fn change(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<(), Failure> {
         let answer = self.client.change(method, path, body).await?;
         if self.json && !answer.is_empty() {
@@ -298,7 +297,7 @@ impl Session {
         }
     }
 
-    /// Prints records as they arrive, so that a table of any size needs no memory here either.
+    /// Prints records as they arrive, so that a table of any size needs little memory.
     async fn connections(&self, filter: Connections) -> Result<(), Failure> {
         let Connections {
             service,
@@ -355,7 +354,7 @@ impl Session {
                 put(&(serde_json::to_string_pretty(&state).expect("plain data") + "\n"))
             }
             StateCommand::Apply { file, dry_run } => {
-                // Sent as it is: the daemon names the place of a mistake.
+                // The file is sent unchanged, because the daemon names the place of a mistake.
                 let mut body = Vec::new();
                 let read_file = if file.as_os_str() == "-" {
                     io::stdin().read_to_end(&mut body)

@@ -1,7 +1,7 @@
-//! `lvsctl capture`: frames and what became of them, as pcapng or as lines.
+//! `lvsctl capture`: frames with their verdicts, as pcapng or as lines.
 //!
-//! In:  the daemon's pcapng stream. Out: the same, whole blocks only, so that a capture that is broken off can be read;
-//! or a line a frame. On stderr, at the end, how many there were and how many were lost.
+//! In:  the daemon's pcapng stream. Out: the same stream in whole blocks, so that an interrupted capture can be read, or one
+//! line per frame. At the end stderr gets the number of captured and of lost frames.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,11 +18,11 @@ use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
 use pcap_file::pcapng::{Block, PcapNgParser};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::client::{Client, escape};
-use crate::command::capture::Capture;
-use crate::run::Failure;
+use crate::lvsctl::client::{Client, escape};
+use crate::lvsctl::command::capture::Capture;
+use crate::lvsctl::run::Failure;
 
-/// Carries the command out; SIGINT and SIGTERM end the capture, not the file.
+/// Runs the command. SIGINT and SIGTERM end the capture and leave a whole file.
 pub async fn run(client: &Client, wanted: &Capture) -> Result<(), Failure> {
     let is_pcapng = wanted.write.is_some();
     if wanted.write.as_deref() == Some(Path::new("-")) && io::stdout().is_terminal() {
@@ -52,7 +52,7 @@ pub async fn run(client: &Client, wanted: &Capture) -> Result<(), Failure> {
         reader.write(&mut out, is_pcapng)?;
         out.flush().map_err(Failure::Output)?;
     }
-    // Nobody may be left to tell.
+    // Nobody may read stderr any more.
     let _ = writeln!(io::stderr(), "{}", reader.summary());
     Ok(())
 }
@@ -91,7 +91,7 @@ fn query(wanted: &Capture) -> String {
 /// Cuts the stream into blocks.
 #[derive(Default)]
 struct Reader {
-    /// What is no whole block yet.
+    /// Bytes of an incomplete block.
     pending: Vec<u8>,
     parser: Option<PcapNgParser>,
     devices: Vec<String>,
@@ -105,22 +105,22 @@ impl Reader {
         self.pending.extend_from_slice(bytes);
     }
 
-    /// Writes whole blocks as they are, or a line for each frame among them.
+    /// Writes whole blocks unchanged, or a line for each frame in them.
     fn write(&mut self, out: &mut dyn Write, is_pcapng: bool) -> Result<(), Failure> {
         let pending = std::mem::take(&mut self.pending);
-        let mut rest = &pending[..];
+        let mut left = &pending[..];
         let mut lines = String::new();
         loop {
             let read = match &mut self.parser {
-                None => PcapNgParser::new(rest).map(|(rest, parser)| {
+                None => PcapNgParser::new(left).map(|(behind, parser)| {
                     self.parser = Some(parser);
-                    (rest, None)
+                    (behind, None)
                 }),
-                Some(parser) => parser.next_block(rest).map(|(rest, block)| (rest, Some(block))),
+                Some(parser) => parser.next_block(left).map(|(behind, block)| (behind, Some(block))),
             };
             match read {
                 Ok((behind, block)) => {
-                    rest = behind;
+                    left = behind;
                     if let Some(block) = block {
                         self.look_at(&block, &mut lines);
                     }
@@ -129,10 +129,10 @@ impl Reader {
                 Err(error) => return Err(Failure::Misunderstood(error.to_string())),
             }
         }
-        let whole = &pending[..pending.len() - rest.len()];
+        let whole = &pending[..pending.len() - left.len()];
         let written = if is_pcapng { whole } else { lines.as_bytes() };
         out.write_all(written).map_err(Failure::Output)?;
-        self.pending = rest.to_vec();
+        self.pending = left.to_vec();
         Ok(())
     }
 
@@ -162,12 +162,12 @@ impl Reader {
 
     /// `13:05:59.123456 wan    in   60 received verdict=…`
     fn line(&self, packet: &EnhancedPacketBlock<'_>) -> String {
-        let (mut comment, mut way) = ("", "");
+        let (mut comment, mut direction) = ("", "");
         for option in &packet.options {
             match option {
                 EnhancedPacketOption::Comment(text) => comment = text,
-                EnhancedPacketOption::Flags(flags) if flags & 3 == 2 => way = "out",
-                EnhancedPacketOption::Flags(_) => way = "in",
+                EnhancedPacketOption::Flags(flags) if flags & 3 == 2 => direction = "out",
+                EnhancedPacketOption::Flags(_) => direction = "in",
                 _ => {}
             }
         }
@@ -176,7 +176,10 @@ impl Reader {
             .get(packet.interface_id as usize)
             .map_or("", String::as_str);
         let time = time_of_day(packet.timestamp);
-        format!("{time} {device:<6} {way:<3} {:>4} {comment}\n", packet.original_len)
+        format!(
+            "{time} {device:<6} {direction:<3} {:>4} {comment}\n",
+            packet.original_len
+        )
     }
 
     fn summary(&self) -> String {

@@ -1,21 +1,21 @@
-//! `lvsctl status`: what is right and what is wrong with the director, a line each, and where to look further.
+//! `lvsctl status`: checks the director. Each line is one finding, with the next command where something is wrong.
 //!
-//! In:  the daemon's reports, twice, a second apart, and its sync daemons. Out: lines that begin with `ok` or `WRONG`.
+//! In:  two reports of the daemon, a second apart, and its sync daemons. Out: lines that begin with `ok` or `WRONG`.
 
 use std::time::Duration;
 
 use lvs_api::{ServerStatus, SyncDaemonStatus};
 
-use crate::client::Client;
-use crate::run::{Failure, put};
-use crate::top::sample::Sample;
+use crate::lvsctl::client::Client;
+use crate::lvsctl::run::{Failure, put};
+use crate::lvsctl::top::sample::Sample;
 
-/// Between the two looks.
+/// Time between the two reports.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// What is fuller or busier than this has no room for a burst.
+/// A table or worker above this load cannot take a peak.
 const FULL_PERCENT: u64 = 90;
 
-/// Carries the command out.
+/// Runs the command.
 pub async fn run(client: &Client) -> Result<(), Failure> {
     let before = Sample::take(client).await?;
     let daemons: Vec<SyncDaemonStatus> = client.get("/sync-daemons").await?;
@@ -24,11 +24,11 @@ pub async fn run(client: &Client) -> Result<(), Failure> {
     put(&text(&before, &now, &daemons))
 }
 
-/// One thing looked at.
+/// The result of one check.
 struct Finding {
     what: &'static str,
     now: String,
-    /// What to type next when it is wrong.
+    /// The next command to type when something is wrong.
     cure: Option<&'static str>,
 }
 
@@ -121,7 +121,7 @@ fn workers(before: &Sample, now: &Sample) -> Finding {
     )
 }
 
-/// Whether new connections may go there.
+/// Whether new connections may go to this server.
 const fn takes_connections(server: &ServerStatus) -> bool {
     let upper = server.config.upper_threshold_conns;
     let conns = server.active_conns as u64 + server.inactive_conns as u64;
@@ -182,7 +182,7 @@ fn buffers(now: &Sample) -> Finding {
     )
 }
 
-/// What the director could not do for want of a server, a way or room; the rest is what clients send.
+/// Drops because the director lacked a server, a route or capacity. The other reasons are about what clients send.
 const LOSSES: [&str; 12] = [
     "no_real_server",
     "real_server_gone",

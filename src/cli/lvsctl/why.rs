@@ -1,10 +1,10 @@
-//! `lvsctl why`: where a packet would go and why, one decision a line.
+//! `lvsctl why`: where a packet would go and why, one decision per line.
 
 use lvs_api::{ConnRecord, Why, WhyHop, WhyServer, WhyVerdict};
 
-use crate::client::{Client, escape};
-use crate::command::why::WhyArguments;
-use crate::run::Failure;
+use crate::lvsctl::client::{Client, escape};
+use crate::lvsctl::command::why::WhyArguments;
+use crate::lvsctl::run::Failure;
 
 /// Asks the daemon.
 pub async fn ask(client: &Client, wanted: &WhyArguments) -> Result<Why, Failure> {
@@ -25,7 +25,7 @@ pub async fn ask(client: &Client, wanted: &WhyArguments) -> Result<Why, Failure>
     client.get(&path).await
 }
 
-/// One decision a line.
+/// One decision per line.
 pub fn text(why: &Why) -> String {
     let mut lines = vec![("packet", why.packet.clone()), ("worker", why.worker.to_string())];
     lines.push((
@@ -33,7 +33,7 @@ pub fn text(why: &Why) -> String {
         why.connection.as_ref().map_or_else(|| "none".to_owned(), connection),
     ));
     if why.must_reschedule {
-        lines.push(("", "it is over and gives way to a new one".to_owned()));
+        lines.push(("", "it has ended; the packet starts a new one".to_owned()));
     }
     if why.is_reply {
         lines.push(("", "the packet is a reply of its real server".to_owned()));

@@ -9,7 +9,7 @@ use lvs_api::{
 
 pub use lvs_api::ipvsadm_text::CONNECTIONS_TITLE;
 
-/// A line of `ipvsadm -Lnc`; FULLNAT adds the local address it goes through.
+/// A line of `ipvsadm -Lnc`. For FULLNAT it also shows the local address.
 pub fn connection(record: &ConnRecord) -> String {
     let line = ipvsadm_text::conn(&ipvsadm_text::Conn {
         protocol: match record.protocol {
@@ -30,17 +30,17 @@ pub fn connection(record: &ConnRecord) -> String {
     }
 }
 
-/// Words, then numbers.
+/// A table whose first column holds words and whose others hold numbers.
 fn table(title: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     laid_out(title, rows, title.len())
 }
 
-/// The same with words in the last column.
+/// A table whose first and last columns hold words.
 fn table_with_remarks(title: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     laid_out(title, rows, title.len() - 1)
 }
 
-/// The columns from the second to number `numbers_end` hold numbers.
+/// A table. The columns from the second to number `numbers_end` hold numbers.
 fn laid_out(title: &[&str], rows: impl Iterator<Item = Vec<String>>, numbers_end: usize) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_header(title).add_rows(rows);
@@ -61,8 +61,8 @@ pub fn workers(workers: Vec<Worker>) -> String {
         "RxPackets",
         "TxPackets",
         "Punted",
-        "Handoff",
-        "TakenOver",
+        "HandoffOut",
+        "HandoffIn",
         "Dropped",
         "Held",
         "Conns4",
@@ -70,7 +70,7 @@ pub fn workers(workers: Vec<Worker>) -> String {
         "Busy%",
         "Asleep%",
         "Cyc/Pkt",
-        "MaxTurn",
+        "MaxPass",
         "P50us",
         "P99us",
         "P99.9us",
@@ -104,14 +104,14 @@ pub fn workers(workers: Vec<Worker>) -> String {
     table(&title, rows) + &shared
 }
 
-/// How evenly several workers share the frames: a line below their table, once there are any.
+/// A line below the table of several workers: how evenly they share the frames, if there are any.
 fn shared(workers: &[Worker]) -> String {
-    let decided = |of: &Worker| (of.rx_packets + of.handoff_in_packets).saturating_sub(of.handoff_out_packets);
-    let (received, handed_over, all, most) = workers.iter().fold((0, 0, 0, 0), |(rx, over, all, most), of| {
-        let own = decided(of);
+    let processed = |of: &Worker| (of.rx_packets + of.handoff_in_packets).saturating_sub(of.handoff_out_packets);
+    let (received, handed_off, all, most) = workers.iter().fold((0, 0, 0, 0), |(rx, handoff, all, most), of| {
+        let own = processed(of);
         (
             rx + of.rx_packets,
-            over + of.handoff_out_packets,
+            handoff + of.handoff_out_packets,
             all + own,
             own.max(most),
         )
@@ -120,11 +120,11 @@ fn shared(workers: &[Worker]) -> String {
         return String::new();
     }
     let imbalance = most as f64 * workers.len() as f64 / all as f64;
-    let share = handed_over as f64 * 100.0 / received as f64;
-    format!("Imbalance {imbalance:.2}: the most of any worker to the mean; {share:.1} % of frames handed off\n")
+    let share = handed_off as f64 * 100.0 / received as f64;
+    format!("Imbalance {imbalance:.2}: the busiest worker to the mean; {share:.1} % of frames handed off\n")
 }
 
-/// `12.3`; nothing was timed: `-`.
+/// `12.3`, or `-` when nothing was timed.
 fn microseconds(ns: u64) -> String {
     match ns {
         0 => "-".to_owned(),
@@ -214,7 +214,7 @@ pub fn marks(rules: Vec<MarkRule>) -> String {
     table(&title, rows)
 }
 
-/// `lvsctl drops`: reasons that occurred, most frequent first.
+/// `lvsctl drops`: reasons that occurred, the most frequent first.
 pub fn drops(mut drops: Vec<DropCount>) -> String {
     drops.retain(|drop| drop.packets > 0);
     if drops.is_empty() {
@@ -241,7 +241,7 @@ pub fn stats(stats: &Stats) -> String {
     table(&["", "Total", "PerSecond"], rows.into_iter())
 }
 
-/// `lvsctl sync`: as `ipvsadm -L --daemon` prints it.
+/// `lvsctl sync`: the output of `ipvsadm -L --daemon`.
 pub fn sync_daemons(daemons: Vec<SyncDaemonStatus>) -> String {
     let shown = |status: &SyncDaemonStatus| ipvsadm_text::Daemon {
         role: status.daemon.role.name(),
@@ -335,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_show_what_a_packet_costs_how_much_they_rest_and_how_evenly_they_share() {
+    fn workers_show_the_cost_of_a_packet_their_sleep_and_how_evenly_they_share() {
         let worker = |number, rx_packets, handoff_out_packets, handoff_in_packets| Worker {
             worker: number,
             rx_packets,
@@ -350,20 +350,20 @@ mod tests {
         let cells = |line: usize| shown.lines().nth(line).unwrap().split_whitespace().collect::<Vec<_>>();
         let at = |name| cells(0).iter().position(|title| *title == name).unwrap();
         for (name, values) in [
-            ("Handoff", ["1000", "0"]),
-            ("TakenOver", ["0", "1000"]),
+            ("HandoffOut", ["1000", "0"]),
+            ("HandoffIn", ["0", "1000"]),
             ("Busy%", ["30", "30"]),
             ("Asleep%", ["60", "60"]),
             ("Cyc/Pkt", ["75", "300"]),
         ] {
             assert_eq!([cells(1)[at(name)], cells(2)[at(name)]], values, "{name}: {shown}");
         }
-        // 3,000 and 1,000 of 4,000 that two workers decided about.
-        let end = "Imbalance 1.50: the most of any worker to the mean; 25.0 % of frames handed off\n";
+        // The workers processed 3,000 and 1,000 of 4,000 frames.
+        let end = "Imbalance 1.50: the busiest worker to the mean; 25.0 % of frames handed off\n";
         assert!(shown.ends_with(end), "{shown}");
         assert!(
             !workers(vec![worker(0, 4_000, 0, 0)]).contains("Imbalance"),
-            "one has nobody to share with"
+            "a single worker shares with nobody"
         );
     }
 

@@ -58,7 +58,7 @@ fn press(screen: &mut Screen, keys: &str) {
             '\n' => KeyCode::Enter,
             other => KeyCode::Char(other),
         };
-        assert_eq!(screen.key(KeyEvent::from(code)), Wish::Stay);
+        assert_eq!(screen.key(KeyEvent::from(code)), KeyOutcome::Stay);
     }
 }
 
@@ -95,7 +95,7 @@ fn keys_sort_by_a_column_reverse_and_filter() {
     press(&mut screen, "4/trunc\n");
     let text = screen.text(80);
     assert!(text.contains("truncated") && !text.contains("no_route"), "{text}");
-    assert_eq!(screen.key(KeyEvent::from(KeyCode::Char('q'))), Wish::Leave);
+    assert_eq!(screen.key(KeyEvent::from(KeyCode::Char('q'))), KeyOutcome::Leave);
 }
 
 #[test]

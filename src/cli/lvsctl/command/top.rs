@@ -7,7 +7,7 @@ use clap::Args;
 /// `lvsctl top`.
 #[derive(Debug, Args)]
 pub struct Top {
-    /// Seconds between two looks.
+    /// Seconds between two updates.
     #[arg(long, short = 'd', value_name = "SEC", default_value = "2", value_parser = seconds)]
     pub interval: Duration,
     /// Print every table once, as text.

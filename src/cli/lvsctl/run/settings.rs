@@ -6,15 +6,15 @@ use hyper::Method;
 use lvs_api::{SettingValue, Settings};
 
 use super::{Failure, Session};
-use crate::command::mark::MarkCommand;
-use crate::table;
+use crate::lvsctl::command::mark::MarkCommand;
+use crate::lvsctl::table;
 
 fn short(name: &str) -> &str {
     name.trim().strip_prefix("net.ipv4.vs.").unwrap_or(name.trim())
 }
 
 impl Session {
-    /// `NAME=VALUE` sets, `NAME` shows, nothing shows all.
+    /// `NAME=VALUE` sets a value, `NAME` shows one. Without words it shows all.
     pub(super) async fn sysctl(&self, words: &[String]) -> Result<(), Failure> {
         let (set, shown): (Vec<&String>, Vec<&String>) = words.iter().partition(|word| word.contains('='));
         let pairs = set.iter().filter_map(|word| word.split_once('='));

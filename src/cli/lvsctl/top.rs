@@ -1,6 +1,6 @@
-//! `lvsctl top`: the director live on a terminal of 80 × 24 or more; `--once` prints the same as text.
+//! `lvsctl top`: shows the director live on a terminal of 80 × 24 or more. `--once` prints the same as text.
 //!
-//! In:  the daemon's reports, twice an interval apart, and keys. Out: rates, loads, tables, drops.
+//! In:  two reports of the daemon, an interval apart, and keys. Out: rates, loads, tables, drops.
 //! [`sample`] asks the daemon, [`tables`] computes what is shown, [`screen`] draws it.
 
 use std::io::{self, IsTerminal};
@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
-use crate::client::Client;
-use crate::command::top::Top;
-use crate::run::{Failure, put};
+use crate::lvsctl::client::Client;
+use crate::lvsctl::command::top::Top;
+use crate::lvsctl::run::{Failure, put};
 
 pub mod sample;
 mod screen;
@@ -19,7 +19,7 @@ mod tables;
 mod tests;
 
 use sample::Sample;
-use screen::{Screen, Wish};
+use screen::{KeyOutcome, Screen};
 use tables::View;
 
 /// Columns of the text that `--once` prints.
@@ -49,7 +49,7 @@ async fn once(client: &Client, wanted: &Top) -> Result<(), Failure> {
     screen.show(now);
     let mut text = String::new();
     for view in View::ALL {
-        screen.turn_to(view);
+        screen.switch_to(view);
         text += &screen.text(ONCE_WIDTH);
     }
     put(&text)
@@ -71,7 +71,7 @@ async fn watch(
         if event::poll(next.saturating_duration_since(Instant::now())).map_err(Failure::Output)? {
             if let Event::Key(key) = event::read().map_err(Failure::Output)?
                 && key.kind == KeyEventKind::Press
-                && screen.key(key) == Wish::Leave
+                && screen.key(key) == KeyOutcome::Leave
             {
                 return Ok(());
             }

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 #[cfg(test)]
 mod tests;
 
-/// The listing; the first line, present when all services are listed, shows the connection table's `size`.
-/// Unsorted, the newest comes first.
+/// The listing. When all services are listed, the first line shows the connection table's `size`. Unsorted, the newest
+/// service comes first.
 pub fn print(services: Vec<ServiceStatus>, size: Option<u64>, style: Style) -> String {
     let services = services.iter().rev().map(service).collect();
     ipvsadm_text::list(services, size, style)

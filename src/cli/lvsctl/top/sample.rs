@@ -1,20 +1,20 @@
-//! Everything that the daemon reports, at one moment.
+//! One report of the daemon: everything that it says at one moment.
 
 use std::time::Instant;
 
 use lvs_api::{Buffers, Device, DropCount, ServiceStatus, Stats, Version, Worker};
 
-use crate::client::Client;
-use crate::run::Failure;
+use crate::lvsctl::client::Client;
+use crate::lvsctl::run::Failure;
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// When.
+    /// When it was taken.
     pub taken: Instant,
     /// Versions and sizes.
     pub version: Version,
-    /// Everything balanced.
+    /// Totals and rates of all services.
     pub stats: Stats,
     /// By worker.
     pub workers: Vec<Worker>,
@@ -29,7 +29,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Now.
+    /// Asks the daemon now.
     pub async fn take(client: &Client) -> Result<Self, Failure> {
         Ok(Self {
             version: client.get("/version").await?,

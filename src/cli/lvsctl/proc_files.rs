@@ -1,4 +1,4 @@
-//! `lvsctl proc`: the texts of `/proc/net/ip_vs*`, printed or written as files for programs that read a procfs.
+//! `lvsctl proc`: prints the texts of `/proc/net/ip_vs*` or writes them as files for programs that read a procfs.
 
 use std::fs;
 use std::io;
@@ -7,11 +7,11 @@ use std::path::Path;
 use hyper::Method;
 use lvs_api::proc_text;
 
-use crate::client::{Client, collect, escape};
-use crate::command::Proc;
-use crate::run::{Failure, put};
+use crate::lvsctl::client::{Client, collect, escape};
+use crate::lvsctl::command::Proc;
+use crate::lvsctl::run::{Failure, put};
 
-/// Carries the command out.
+/// Runs the command.
 pub async fn run(client: &Client, wanted: &Proc) -> Result<(), Failure> {
     let Some(folder) = &wanted.to else {
         let file = wanted.file.as_deref().unwrap_or_default();
@@ -22,7 +22,7 @@ pub async fn run(client: &Client, wanted: &Proc) -> Result<(), Failure> {
     fs::create_dir_all(&net).map_err(|error| failed(&net, error))?;
     for name in proc_text::NAMES {
         let text = text(client, name).await?;
-        // Replaced in one step: a reader sees the old file or the new one.
+        // Replaced by one rename, so a reader sees the old file or the new one.
         let (path, fresh) = (net.join(name), net.join(format!(".{name}")));
         fs::write(&fresh, text)
             .and_then(|()| fs::rename(&fresh, &path))

@@ -7,14 +7,15 @@ use std::process::Command;
 
 use clap::{CommandFactory, Parser};
 
-use super::Arguments;
+use super::LvsctlArguments;
+use crate::lvs_run::arguments::RunArguments;
 
 #[allow(
     dead_code,
     unreachable_pub,
-    reason = "only the definition of the command line is wanted of it"
+    reason = "the test needs only the definition of the command line"
 )]
-#[path = "../../arguments.rs"]
+#[path = "../../../arguments.rs"]
 mod lvsd_arguments;
 mod markdown;
 
@@ -90,13 +91,13 @@ fn names_a_command<Words: CommandFactory>(words: &[&str]) -> bool {
 
 #[test]
 fn every_lvsctl_is_understood() {
-    let count = each_command("lvsctl", parse::<Arguments>);
+    let count = each_command("lvsctl", parse::<LvsctlArguments>);
     assert!(count > 100, "{count} commands");
 }
 
 #[test]
 fn every_lvs_run_and_lvsd_is_understood() {
-    let count = each_command("lvs-run", parse::<crate::lvs_run::arguments::Arguments>);
+    let count = each_command("lvs-run", parse::<RunArguments>);
     assert!(count > 3, "{count} commands");
     let count = each_command("lvsd", parse::<lvsd_arguments::Arguments>);
     assert!(count > 2, "{count} commands");

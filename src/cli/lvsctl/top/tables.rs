@@ -1,4 +1,4 @@
-//! What is shown: one table a view, its numbers computed from two samples.
+//! The tables, one per view. Their numbers come from two samples.
 
 use lvs_api::{Device, ServiceStatus, Worker};
 
@@ -27,7 +27,7 @@ impl View {
         }
     }
 
-    /// Names and widths of the columns; the first takes what is left.
+    /// Names and widths of the columns. The first one also takes the remaining width.
     pub(super) const fn columns(self) -> &'static [(&'static str, u16)] {
         match self {
             Self::Workers => &[
@@ -36,7 +36,7 @@ impl View {
                 ("Rx/s", 6),
                 ("Tx/s", 6),
                 ("Cyc/Pkt", 7),
-                ("Over/s", 6),
+                ("Handoff/s", 9),
                 ("Punt/s", 6),
                 ("Drop/s", 6),
                 ("Held", 5),
@@ -77,13 +77,13 @@ impl View {
     }
 }
 
-/// A cell: what it says and how it sorts.
+/// A cell: its text and how it sorts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cell {
     Text(String),
     /// A whole number.
     Count(u64),
-    /// Something a second, or another measure, shortened: `1.2k`.
+    /// A rate or another measure, shortened: `1.2k`.
     Measure(f64),
 }
 
@@ -106,7 +106,7 @@ impl Cell {
     }
 }
 
-/// `0`, `0.3`, `87`, `1.2k`, `12M`: five characters at most.
+/// `0`, `0.3`, `87`, `1.2k`, `12M`: at most five characters.
 pub(super) fn short(number: f64) -> String {
     if number < 9.95 && number > 0.0 {
         return format!("{number:.1}");
@@ -124,7 +124,7 @@ pub(super) fn short(number: f64) -> String {
     format!("{scaled:.0}P")
 }
 
-/// Growth a second between two samples; 0 when the counter began anew.
+/// Growth per second between two samples. 0 when the counter was reset.
 struct Pace {
     seconds: f64,
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::run::Failure;
+use crate::lvsctl::run::Failure;
 
 /// The daemon's admin socket. Each request is a connection of its own.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Client {
     socket: PathBuf,
 }
 
-/// An answer that has not been read yet.
+/// An answer whose body is still unread.
 pub type Answer = Response<Incoming>;
 
 impl Client {
@@ -31,12 +31,12 @@ impl Client {
         }
     }
 
-    /// `GET` of `path` (below `/v1`), the answer read as `T`.
+    /// Sends `GET` for `path` (below `/v1`) and reads the answer as `T`.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         read(self.send(Method::GET, path, None).await?).await
     }
 
-    /// Any method with a JSON body; the answer's body as text.
+    /// Sends any method with a JSON body. Returns the answer's body as text.
     pub async fn change(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<String, Failure> {
         let body = body.map(|body| serde_json::to_vec(body).expect("plain data"));
         let answer = self.send(method, path, body).await?;
@@ -44,7 +44,7 @@ impl Client {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Sends a request; an error status becomes a [`Failure`].
+    /// Sends a request. An error status becomes a [`Failure`].
     pub async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Answer, Failure> {
         let unreachable = |error: std::io::Error| Failure::Unreachable {
             socket: self.socket.clone(),
@@ -90,7 +90,7 @@ pub async fn collect(answer: Answer) -> Result<Bytes, Failure> {
         .to_bytes())
 }
 
-/// `text` as one segment of a path or one value of a query.
+/// Escapes `text` for use as one segment of a path or one value of a query.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,4 +1,4 @@
-//! The screen: what was asked for with keys, and the drawing.
+//! The screen: handles keys and draws.
 
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -12,9 +12,9 @@ use super::tables::{self, Cell, View};
 
 const KEYS: &str = "q quit  1-5 tab view  s sort  r reverse  / filter  up down scroll  p pause";
 
-/// What a key asks for.
+/// What a key leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum KeyOutcome {
     Stay,
     Leave,
 }
@@ -25,7 +25,7 @@ pub(super) struct Screen {
     before: Option<Sample>,
     now: Option<Sample>,
     view: View,
-    /// Name of the column; none for the daemon's order.
+    /// The column to sort by. `None` for the daemon's order.
     sort: Option<String>,
     is_reversed: bool,
     filter: String,
@@ -51,7 +51,7 @@ impl Screen {
         }
     }
 
-    /// Takes in a newer sample.
+    /// Shows a newer sample.
     pub(super) fn show(&mut self, sample: Sample) {
         self.before = self.now.replace(sample);
         self.complaint = None;
@@ -66,14 +66,14 @@ impl Screen {
         self.is_paused
     }
 
-    pub(super) const fn turn_to(&mut self, view: View) {
+    pub(super) const fn switch_to(&mut self, view: View) {
         self.view = view;
         self.scrolled = 0;
     }
 
-    pub(super) fn key(&mut self, key: KeyEvent) -> Wish {
+    pub(super) fn key(&mut self, key: KeyEvent) -> KeyOutcome {
         if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
-            return Wish::Leave;
+            return KeyOutcome::Leave;
         }
         if self.is_typing {
             match key.code {
@@ -86,13 +86,13 @@ impl Screen {
                 }
                 _ => {}
             }
-            return Wish::Stay;
+            return KeyOutcome::Stay;
         }
         match key.code {
-            KeyCode::Char('q') | KeyCode::Esc => return Wish::Leave,
-            KeyCode::Char(digit @ '1'..='5') => self.turn_to(View::ALL[digit as usize - '1' as usize]),
-            KeyCode::Tab | KeyCode::Right => self.turn_by(1),
-            KeyCode::BackTab | KeyCode::Left => self.turn_by(View::ALL.len() - 1),
+            KeyCode::Char('q') | KeyCode::Esc => return KeyOutcome::Leave,
+            KeyCode::Char(digit @ '1'..='5') => self.switch_to(View::ALL[digit as usize - '1' as usize]),
+            KeyCode::Tab | KeyCode::Right => self.switch_by(1),
+            KeyCode::BackTab | KeyCode::Left => self.switch_by(View::ALL.len() - 1),
             KeyCode::Char('s') => self.sort_by_next(),
             KeyCode::Char('r') => self.is_reversed = !self.is_reversed,
             KeyCode::Char('p') => self.is_paused = !self.is_paused,
@@ -103,15 +103,15 @@ impl Screen {
             KeyCode::PageUp => self.scrolled = self.scrolled.saturating_sub(10),
             _ => {}
         }
-        Wish::Stay
+        KeyOutcome::Stay
     }
 
-    fn turn_by(&mut self, count: usize) {
+    fn switch_by(&mut self, count: usize) {
         let at = View::ALL.iter().position(|view| *view == self.view).unwrap_or(0);
-        self.turn_to(View::ALL[(at + count) % View::ALL.len()]);
+        self.switch_to(View::ALL[(at + count) % View::ALL.len()]);
     }
 
-    /// Through the columns, then back to the daemon's order.
+    /// Sorts by the next column. After the last one it restores the daemon's order.
     fn sort_by_next(&mut self) {
         let columns = self.view.columns();
         let next = self.sorted_column().map_or(0, |at| at + 1);
@@ -133,7 +133,7 @@ impl Screen {
             rows.retain(|row| row.iter().any(|cell| cell.text().contains(&self.filter)));
         }
         if let Some(at) = self.sorted_column() {
-            // Numbers: the largest first; text: as in a dictionary.
+            // Numbers begin with the largest, text with the first in the alphabet.
             rows.sort_by(|a, b| match (a[at].number(), b[at].number()) {
                 (Some(a), Some(b)) => b.total_cmp(&a),
                 _ => a[at].text().cmp(&b[at].text()),
@@ -201,7 +201,7 @@ impl Screen {
         ]
     }
 
-    /// By which column the rows are sorted; empty for the daemon's order.
+    /// The column by which rows are sorted. Empty for the daemon's order.
     fn order(&self) -> String {
         let column = self.sorted_column().and_then(|at| self.view.columns().get(at));
         column.map_or_else(String::new, |(name, _)| format!(" by {name}"))
@@ -255,7 +255,7 @@ impl Screen {
     }
 }
 
-/// Whether a column holds words. Without rows the first one does.
+/// Whether a column holds words. Without rows this is true for the first column.
 fn is_text(rows: &[Vec<Cell>], at: usize) -> bool {
     match rows.first().and_then(|row| row.get(at)) {
         Some(cell) => cell.number().is_none(),

@@ -1,0 +1,155 @@
+//! Workers: their counters, their state, and the launch on their cores.
+//!
+//! In:  the configuration, DPDK's environment, each worker's queues and rings. Out: running workers and their handles.
+
+use std::sync::Arc;
+
+use lvs_core::config::{self, Config};
+use lvs_core::counters::WorkerCounters;
+use lvs_core::limits::REAL_SERVERS_MAX;
+use lvs_core::rss::RssHash;
+use lvs_core::snapshot::Snapshot;
+use lvs_core::verdict::WorkerId;
+use lvs_core::worker_state::{WorkerSettings, WorkerState};
+
+use super::environment::Environment;
+use super::nodes::Nodes;
+use super::{StartError, random_bytes};
+use crate::dpdk::lcore::{self, LcoreHandle};
+use crate::dpdk::memory::{self, Preference};
+use crate::mgmt::mailbox_handle::MailboxHandle;
+use crate::worker::Worker;
+use crate::worker::assignment::WorkerResources;
+use crate::worker::idle::IdlePolicy;
+use crate::worker::mailbox::Mailbox;
+
+/// Empty passes after which a worker sleeps if its policy is `sleep`.
+const POLLS_BEFORE_SLEEP: u32 = 64;
+
+/// Silence after which an adaptive worker sleeps. It is longer than the gaps of traffic that is worth polling for, which
+/// is 5,000 packets per second and more.
+const QUIET_BEFORE_SLEEP_US: u32 = 200;
+
+/// One set of counters per worker, on its NUMA node.
+pub fn counters(config: &Config, nodes: &Nodes) -> Arc<[Arc<WorkerCounters>]> {
+    let of_worker = |worker| {
+        let node = nodes.workers.get(usize::from(worker)).copied().flatten();
+        let _preference = Preference::of(node);
+        Arc::new(WorkerCounters::new(REAL_SERVERS_MAX))
+    };
+    (0..config.workers.count).map(of_worker).collect()
+}
+
+/// What workers do when nothing arrives.
+pub fn idle_policy(config: &Config) -> IdlePolicy {
+    match config.workers.idle {
+        config::Idle::Spin => IdlePolicy::Spin,
+        config::Idle::Pause => IdlePolicy::Pause,
+        config::Idle::Sleep => IdlePolicy::Sleep {
+            after_polls: POLLS_BEFORE_SLEEP,
+            us: config.workers.idle_sleep_us,
+        },
+        config::Idle::Adaptive => IdlePolicy::Adaptive {
+            quiet_us: QUIET_BEFORE_SLEEP_US,
+            sleep_max_us: config.workers.idle_sleep_us,
+        },
+    }
+}
+
+/// What all workers share at their launch.
+pub struct Launch<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// DPDK's environment.
+    pub environment: &'a Environment,
+    /// By worker.
+    pub counters: &'a Arc<[Arc<WorkerCounters>]>,
+    /// The first snapshot.
+    pub snapshot: &'a Arc<Snapshot>,
+    /// The RSS hash that all devices follow, if they do.
+    pub rss: Option<&'a RssHash>,
+}
+
+/// Creates every worker's state and launches it on its core.
+///
+/// # Errors
+/// There is no memory for the connection tables, no randomness, or a core cannot be used.
+pub fn launch(shared: &Launch<'_>, workers: Vec<WorkerResources>) -> Result<Vec<LcoreHandle>, StartError> {
+    let Launch {
+        config,
+        environment,
+        counters,
+        snapshot,
+        rss,
+    } = shared;
+    let secret = secret().map_err(StartError::io("read randomness"))?;
+    let count = config.workers.count;
+    let mut handles = Vec::with_capacity(workers.len());
+    for ((number, mut resources), own) in workers.into_iter().enumerate().zip(counters.iter()) {
+        let settings = WorkerSettings {
+            id: WorkerId(number as u8),
+            workers_count: count,
+            conns4_max: share(config.connections.ipv4_max, count),
+            conns6_max: share(config.connections.ipv6_max, count),
+            secret,
+            seed: secret[3] ^ number as u64,
+        };
+        let node = environment.nodes.workers.get(number).copied().flatten();
+        resources.use_pool(environment.pools.of(node));
+        let preference = Preference::of(node);
+        let mut arena = memory::arena(&environment.eal, WorkerState::arena_bytes(&settings), node)?;
+        let (snapshot, all) = (Arc::clone(snapshot), Arc::clone(counters));
+        let mut state = WorkerState::new(settings, &mut arena, snapshot, all, Arc::clone(own))?;
+        drop(preference);
+        if let Some(rss) = rss {
+            state.follow_rss((*rss).clone());
+        }
+        let mut worker = Worker::new(resources, state);
+        handles.push(lcore::launch(&environment.eal, number, move || worker.run())?);
+    }
+    Ok(handles)
+}
+
+/// The capacity of one worker. A hash assigns clients to owners unevenly, so each worker gets a little more than its part.
+fn share(capacity: u32, workers: u8) -> usize {
+    let part = capacity as usize / usize::from(workers);
+    if workers == 1 { part } else { part + part / 8 + 64 }
+}
+
+/// The management core's handles of all workers.
+pub fn handles(
+    environment: &Environment,
+    mailboxes: Vec<Arc<Mailbox>>,
+    counters: &Arc<[Arc<WorkerCounters>]>,
+) -> Vec<Arc<MailboxHandle>> {
+    let ends = mailboxes.into_iter().zip(counters.iter()).zip(&environment.worker_cpus);
+    ends.map(|((mailbox, counters), cpu)| {
+        Arc::new(MailboxHandle::new(
+            mailbox,
+            Arc::clone(counters),
+            Some(u32::from(*cpu)),
+            environment.clock.hz(),
+        ))
+    })
+    .collect()
+}
+
+/// The key of the connection hash. It is random, so nobody outside can know it.
+fn secret() -> std::io::Result<[u64; 4]> {
+    let bytes: [u8; 32] = random_bytes()?;
+    let mut secret = [0; 4];
+    for (word, chunk) in secret.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    }
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_is_not_constant() {
+        assert_ne!(secret().unwrap(), secret().unwrap());
+    }
+}
