@@ -45,7 +45,7 @@ pub const FLAGS_IMPORTED: ConnFlags = FLAGS_UPDATED
 pub const FLAGS_UPDATED: ConnFlags = ConnFlags::INACTIVE.union(ConnFlags::SHIFTED);
 
 /// An address and a port.
-pub type End = (IpAddr, u16);
+pub type SyncedEnd = (IpAddr, u16);
 
 /// A connection or template as one director tells it to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +57,13 @@ pub struct SyncConn {
     /// Protocol state, or of a template [`crate::ipvs::persistence::STATE_ASSURED`].
     pub state: u16,
     /// CIP and client port.
-    pub client: End,
+    pub client: SyncedEnd,
     /// VIP and service port; of a fwmark template the mark and 0.
-    pub virt: End,
+    pub virt: SyncedEnd,
     /// RIP and real port. All ends are of one family.
-    pub real: End,
+    pub real: SyncedEnd,
     /// FULLNAT's local address and port, which the kernel does not know.
-    pub local: Option<End>,
+    pub local: Option<SyncedEnd>,
     /// Mark of its service; 0 for none, and always with version 0.
     pub fwmark: u32,
     /// Idle timeout in seconds; 0 for that of its state, as always with version 0.

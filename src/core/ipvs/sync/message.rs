@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 
-use super::{End, FLAGS_IMPORTED, FLAGS_METHOD, SyncConn, message_v0};
+use super::{FLAGS_IMPORTED, FLAGS_METHOD, SyncConn, SyncedEnd, message_v0};
 use crate::ipvs::conn::{ConnFlags, SequenceShift};
 use crate::ipvs::protocol;
 use crate::wire::{sctp, tcp, udp};
@@ -239,7 +239,7 @@ pub(super) fn check(conn: &SyncConn, flags_sent: u32) -> Result<(), Skip> {
 #[derive(Default)]
 struct Options {
     shifts: Option<[SequenceShift; 2]>,
-    local: Option<End>,
+    local: Option<SyncedEnd>,
     has_engine_data: bool,
     has_engine_name: bool,
     is_unknown: bool,

@@ -93,7 +93,7 @@ pub(super) fn parse(packet: &[u8], place: Place) -> Result<Parsed, DropReason> {
 }
 
 /// Where the extension headers end.
-pub(super) struct End<'p> {
+pub(super) struct ChainEnd<'p> {
     pub(super) protocol: u8,
     pub(super) fragment: Fragment,
     pub(super) segment: &'p [u8],
@@ -101,8 +101,8 @@ pub(super) struct End<'p> {
 
 /// Walks `payload`, which begins with the header named by `next_header`. Behind the header of a later fragment
 /// nothing is a header any more.
-pub(super) fn walk(next_header: u8, payload: &[u8]) -> Result<End<'_>, DropReason> {
-    let mut end = End {
+pub(super) fn walk(next_header: u8, payload: &[u8]) -> Result<ChainEnd<'_>, DropReason> {
+    let mut end = ChainEnd {
         protocol: next_header,
         fragment: Fragment::Whole,
         segment: payload,

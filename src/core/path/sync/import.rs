@@ -13,7 +13,7 @@ use crate::ipvs::persistence::{self, Spread};
 use crate::ipvs::protocol;
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceId, VirtualService};
-use crate::ipvs::sync::{End, FLAGS_IMPORTED, FLAGS_UPDATED, SyncConn};
+use crate::ipvs::sync::{FLAGS_IMPORTED, FLAGS_UPDATED, SyncConn, SyncedEnd};
 use crate::l3::DeviceId;
 use crate::path::forward::rewrite;
 use crate::path::ownership;
@@ -101,7 +101,7 @@ fn replies_owner<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>) -> Option<
 }
 
 fn read<'a, A: Address>(ctx: &Context<'a>, synced: &'a SyncConn) -> Option<Entry<'a, A>> {
-    let end = |(addr, port): End| Some(Endpoint::new(A::from_ip(addr)?, port));
+    let end = |(addr, port): SyncedEnd| Some(Endpoint::new(A::from_ip(addr)?, port));
     let (client, virt, real) = (end(synced.client)?, end(synced.virt)?, end(synced.real)?);
     let protocol = if synced.is_template() {
         persistence::template_protocol(synced.protocol)
