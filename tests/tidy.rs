@@ -407,7 +407,7 @@ fn functions_fit_a_screen() {
             return None;
         }
         let lines: Vec<&str> = text.lines().collect();
-        let long = lines.iter().enumerate().find_map(|(index, line)| {
+        lines.iter().enumerate().find_map(|(index, line)| {
             let code = line.trim_start();
             let indent = line.len() - code.len();
             let is_function = code.split('(').next()?.split_whitespace().any(|word| word == "fn")
@@ -420,8 +420,7 @@ fn functions_fit_a_screen() {
             let len = lines[index..].iter().position(|line| **line == closing)?;
             (is_function && len >= FUNCTION_LINES_MAX)
                 .then(|| format!("line {}: a function of {} lines", index + 1, len + 1))
-        });
-        long
+        })
     });
     assert!(found.is_empty(), "{found:#?}");
 }

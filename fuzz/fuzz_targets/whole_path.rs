@@ -204,9 +204,8 @@ fn assert_counts_agree(director: &TestDirector) {
     let counted: u64 = servers
         .map(|server| u64::from(server.active.get()) + u64::from(server.inactive.get()))
         .sum();
-    let is_counted = |conn: &ConnRecord| {
-        !conn.flags.contains(ConnFlags::TEMPLATE) && conn.real_server != RealServerId::UNBOUND
-    };
+    let is_counted =
+        |conn: &ConnRecord| !conn.flags.contains(ConnFlags::TEMPLATE) && conn.real_server != RealServerId::UNBOUND;
     let held = director.conns().into_iter().filter(is_counted).count();
     assert_eq!(
         counted, held as u64,

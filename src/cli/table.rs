@@ -121,7 +121,7 @@ fn shared(workers: &[Worker]) -> String {
     }
     let imbalance = most as f64 * workers.len() as f64 / all as f64;
     let share = handed_over as f64 * 100.0 / received as f64;
-    format!("Imbalance {imbalance:.2}: the most of any worker to the mean; {share:.1} % of frames handed over\n")
+    format!("Imbalance {imbalance:.2}: the most of any worker to the mean; {share:.1} % of frames handed off\n")
 }
 
 /// `12.3`; nothing was timed: `-`.
@@ -359,7 +359,7 @@ mod tests {
             assert_eq!([cells(1)[at(name)], cells(2)[at(name)]], values, "{name}: {shown}");
         }
         // 3,000 and 1,000 of 4,000 that two workers decided about.
-        let end = "Imbalance 1.50: the most of any worker to the mean; 25.0 % of frames handed over\n";
+        let end = "Imbalance 1.50: the most of any worker to the mean; 25.0 % of frames handed off\n";
         assert!(shown.ends_with(end), "{shown}");
         assert!(
             !workers(vec![worker(0, 4_000, 0, 0)]).contains("Imbalance"),

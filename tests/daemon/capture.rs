@@ -242,7 +242,7 @@ fn wrong_questions_are_told_place_cause_and_cure() {
         ),
         (
             "verdict=lost",
-            "verdict: there is no verdict \"lost\"; choose one of transmit, punt, handoff, hold, keep, drop",
+            "verdict: there is no verdict \"lost\"; choose one of transmit, punt, handoff, hold, consumed, drop",
         ),
         ("device=dmz", "device: there is no device \"dmz\"; there are wan, lan"),
         ("count=0", "count: 0 is out of range: give 1 to 10000000"),

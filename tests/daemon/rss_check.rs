@@ -5,7 +5,9 @@ use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
 use lvs_test_support::daemon::Testbed;
 use lvs_test_support::waits::until;
 
-const FLOWS: u16 = 4_000;
+/// Half of them are the other worker's, by a secret hash. It is about 1,500, far from a multiple of 1,024, where the
+/// worker begins anew to tell flows apart and nothing more comes to be told.
+const FLOWS: u16 = 3_000;
 
 /// Two workers, and a capture for each of the two queues of "wan": all flows in the first, nothing in the second.
 fn configure(testbed: &Testbed) {
@@ -68,7 +70,7 @@ fn a_device_that_brings_all_flows_by_one_queue_is_shown_and_its_load_is_shared_a
     let (_, metrics) = daemon.ask("GET", "/metrics", "");
     assert!(metrics.contains("lvsd_device_rss_as_claimed{device=\"wan\"} 0\n"));
     let shown = daemon.printed("devices");
-    assert!(shown.contains("RssState") && shown.contains(" none "), "{shown}");
+    assert!(shown.contains("RSS") && shown.contains(" none "), "{shown}");
     let shown = daemon.printed("workers");
     assert!(
         shown.contains("Imbalance 1.") && shown.contains("frames handed off"),

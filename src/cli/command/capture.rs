@@ -43,7 +43,7 @@ pub struct Capture {
     /// Only frames dropped, for this reason (lvsctl drops names them) or any.
     #[arg(long, value_name = "REASON", num_args = 0..=1, default_missing_value = "any")]
     pub drop: Option<String>,
-    /// Only frames with this verdict: transmit, punt, handoff, hold, keep or drop.
+    /// Only frames with this verdict: transmit, punt, handoff, hold, consumed or drop.
     #[arg(long, value_name = "NAME", conflicts_with = "drop")]
     pub verdict: Option<String>,
     /// Frames as they arrive, as they leave, or both.

@@ -14,9 +14,6 @@ use super::Arguments;
     unreachable_pub,
     reason = "only the definition of the command line is wanted of it"
 )]
-#[path = "../lvs_run/arguments.rs"]
-mod lvs_run_arguments;
-#[allow(dead_code, reason = "as above")]
 #[path = "../../arguments.rs"]
 mod lvsd_arguments;
 mod markdown;
@@ -99,7 +96,7 @@ fn every_lvsctl_is_understood() {
 
 #[test]
 fn every_lvs_run_and_lvsd_is_understood() {
-    let count = each_command("lvs-run", parse::<lvs_run_arguments::Arguments>);
+    let count = each_command("lvs-run", parse::<crate::lvs_run::arguments::Arguments>);
     assert!(count > 3, "{count} commands");
     let count = each_command("lvsd", parse::<lvsd_arguments::Arguments>);
     assert!(count > 2, "{count} commands");

@@ -13,7 +13,7 @@ fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
-fn end(text: &str, port: u16) -> End {
+fn end(text: &str, port: u16) -> SyncedEnd {
     (text.parse().unwrap(), port)
 }
 
@@ -193,7 +193,7 @@ fn what_a_backup_does_not_keep_is_taken_off_the_flags() {
     assert_eq!(all(&message, 7).0, [Err(Skip::OnePacket)]);
 }
 
-fn any_end(is_ipv6: bool) -> impl Strategy<Value = End> {
+fn any_end(is_ipv6: bool) -> impl Strategy<Value = SyncedEnd> {
     (any::<u128>(), any::<u16>()).prop_map(move |(bits, port)| {
         let addr = if is_ipv6 {
             IpAddr::from(bits.to_be_bytes())
