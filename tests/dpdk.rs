@@ -1,37 +1,17 @@
 //! The DPDK module on software devices, without hugepages or NICs. Each test runs in its own process.
 
-#[path = "process/own_process.rs"]
-mod own_process;
-
 use std::sync::mpsc;
 
 use lvs_core::frame::Frame;
 use lvs_core::l3::DeviceId;
+use lvs_test_support::dpdk::{device_settings, eal_settings, open, start_eal};
+use lvs_test_support::process::in_own_process;
+use lvs_test_support::waits::wait_until;
 use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
 use lvsd::dpdk::{Burst, Clock, Eal, EalError, Mbuf, Mempool, PoolSettings, lcore, memory, xstats};
-use own_process::{in_own_process, lab_settings, start_eal};
 
 fn pool(eal: &Eal) -> Mempool {
-    Mempool::create(
-        eal,
-        &PoolSettings {
-            mbufs: 4_095,
-            ..PoolSettings::default()
-        },
-    )
-    .unwrap()
-}
-
-fn open(eal: &Eal, pool: Mempool, driver: &str) -> (Device, Queues) {
-    Device::open(eal, &settings(driver), pool).unwrap()
-}
-
-fn settings(driver: &str) -> DeviceSettings {
-    DeviceSettings {
-        name: "lab".to_owned(),
-        driver: driver.to_owned(),
-        ..DeviceSettings::default()
-    }
+    lvs_test_support::dpdk::pool(eal, 4_095)
 }
 
 fn frame(pool: &Mempool, content: &[u8]) -> Mbuf {
@@ -47,7 +27,7 @@ fn frames_come_back_from_a_ring_device_and_none_is_lost() {
         let eal = start_eal(1);
         let pool = pool(&eal);
         let before = pool.in_use();
-        let (device, Queues { mut rx, mut tx }) = open(&eal, pool, "net_ring0");
+        let (device, Queues { mut rx, mut tx }) = open(&eal, pool, 0, "net_ring0");
         let (rx, tx) = (&mut rx[0], &mut tx[0]);
         let mut burst = Burst::new();
         for number in 0..20u8 {
@@ -78,7 +58,7 @@ fn frames_that_a_full_device_refuses_are_counted_and_freed() {
     in_own_process("frames_that_a_full_device_refuses_are_counted_and_freed", || {
         let eal = start_eal(1);
         let pool = pool(&eal);
-        let (_device, Queues { rx: _rx, mut tx }) = open(&eal, pool, "net_ring0");
+        let (_device, Queues { rx: _rx, mut tx }) = open(&eal, pool, 0, "net_ring0");
         let (mut taken, mut refused) = (0, 0);
         let mut burst = Burst::new();
         for _ in 0..40 {
@@ -184,7 +164,7 @@ fn the_configured_mac_address_wins() {
                 &eal,
                 &DeviceSettings {
                     mac: Some(mac),
-                    ..settings(&driver)
+                    ..device_settings(0, &driver)
                 },
                 pool,
             )
@@ -215,9 +195,11 @@ fn a_device_that_is_not_there_is_named_with_a_cure() {
             ("net_af_packet0,iface=nowhere0", "no interface \"nowhere0\""),
             ("net_pcap0,rx_pcap=/nowhere.pcap", "net_pcap0"),
         ] {
-            let error = Device::open(&eal, &settings(driver), pool).unwrap_err().to_string();
+            let error = Device::open(&eal, &device_settings(0, driver), pool)
+                .unwrap_err()
+                .to_string();
             assert!(
-                error.contains(expected) && error.contains("\"lab\""),
+                error.contains(expected) && error.contains("\"device0\""),
                 "{driver}: {error}"
             );
         }
@@ -225,7 +207,7 @@ fn a_device_that_is_not_there_is_named_with_a_cure() {
             &eal,
             &DeviceSettings {
                 mtu: 10,
-                ..settings("net_null0")
+                ..device_settings(0, "net_null0")
             },
             pool,
         )
@@ -244,8 +226,7 @@ fn queues_are_limited_to_what_the_device_has() {
         let wanted = DeviceSettings {
             rx_queues: 4,
             tx_queues: 3,
-            id: DeviceId(5),
-            ..settings(&driver)
+            ..device_settings(5, &driver)
         };
         let (device, Queues { rx, tx }) = Device::open(&eal, &wanted, pool).unwrap();
         assert_eq!((device.rx_queues(), device.tx_queues(), device.rss()), (1, 1, false));
@@ -256,7 +237,7 @@ fn queues_are_limited_to_what_the_device_has() {
         let many = DeviceSettings {
             rx_queues: 4,
             tx_queues: 3,
-            ..settings("net_null0")
+            ..device_settings(0, "net_null0")
         };
         let (device, _queues) = Device::open(&eal, &many, pool).unwrap();
         assert_eq!(
@@ -269,7 +250,7 @@ fn queues_are_limited_to_what_the_device_has() {
 #[test]
 fn workers_run_on_their_cpu_and_a_panic_is_reported() {
     in_own_process("workers_run_on_their_cpu_and_a_panic_is_reported", || {
-        let settings = lab_settings(2);
+        let settings = eal_settings(2);
         let eal = Eal::start(&settings).unwrap();
         let (sender, receiver) = mpsc::channel();
         let handles: Vec<_> = (0..2)
@@ -298,7 +279,7 @@ fn workers_run_on_their_cpu_and_a_panic_is_reported() {
 #[test]
 fn dpdk_starts_once_per_process_and_one_prefix_serves_one_process() {
     in_own_process("dpdk_starts_once_per_process_and_one_prefix_serves_one_process", || {
-        let settings = lab_settings(1);
+        let settings = eal_settings(1);
         let _eal = Eal::start(&settings).unwrap();
         assert!(matches!(Eal::start(&settings), Err(EalError::PrefixInUse(prefix)) if prefix == settings.file_prefix));
         let other = lvsd::dpdk::EalSettings {
@@ -355,22 +336,20 @@ fn frames_cross_a_veth_pair_by_af_packet() {
         let mac = [0x02, 0, 0, 0, 0, 0x17];
         let wanted = DeviceSettings {
             mac: Some(mac),
-            ..settings("net_af_packet0,iface=left")
+            ..device_settings(0, "net_af_packet0,iface=left")
         };
         let (left, mut from) = Device::open(&eal, &wanted, pool).unwrap();
-        let (_right, mut to) = open(&eal, pool, "net_af_packet1,iface=right");
+        let (_right, mut to) = open(&eal, pool, 1, "net_af_packet1,iface=right");
         assert_eq!((left.mac(), left.link().up), (mac, true));
         let mut content = [0x5a; 200];
         content[..6].copy_from_slice(&[0x02, 9, 9, 9, 9, 9]);
         let mut burst = Burst::new();
         burst.push(frame(&pool, &content)).unwrap();
         assert_eq!(from.tx[0].transmit(&mut burst).packets, 1);
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        let mut arrived = false;
-        while !arrived && std::time::Instant::now() < end {
+        let arrived = wait_until(|| {
             to.rx[0].receive(&mut burst);
-            arrived = burst.as_slice().iter().any(|mbuf| mbuf.bytes() == content);
-        }
+            burst.as_slice().iter().any(|mbuf| mbuf.bytes() == content)
+        });
         assert!(arrived, "promiscuous: a frame to a foreign MAC address arrives");
     });
 }

@@ -1,20 +1,14 @@
 //! A worker allocates nothing after its start while traffic flows, commands arrive, and captures begin and end.
 
-#[path = "process/lone_worker.rs"]
-mod lone_worker;
-#[path = "process/own_process.rs"]
-mod own_process;
-#[path = "process/scripted_path.rs"]
-mod scripted_path;
-
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use lone_worker::LoneWorker;
 use lvs_core::single_writer::SingleWriter;
 use lvs_core::verdict::DropReason;
+use lvs_test_support::lone_worker::LoneWorker;
+use lvs_test_support::process::in_own_process;
+use lvs_test_support::waits::PATIENCE;
 use lvsd::worker::idle::IdlePolicy;
-use own_process::in_own_process;
 
 #[test]
 fn a_worker_allocates_nothing_while_it_runs() {
@@ -29,7 +23,7 @@ fn a_worker_allocates_nothing_while_it_runs() {
             let held = counters.drops_of(DropReason::HeldQueueFull) > 0;
             counters.devices[0].tx_packets.get() > 1_000_000 && captured > 10_000 && held
         };
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + PATIENCE;
         for round in 0.. {
             worker.manage();
             if round >= 500 && is_enough(worker.captured) {

@@ -1,42 +1,31 @@
 //! A worker that sleeps when idle uses little CPU and still serves everything in time.
 
-#[path = "process/lab.rs"]
-mod lab;
-#[path = "process/own_process.rs"]
-mod own_process;
-#[path = "process/scripted_path.rs"]
-mod scripted_path;
-#[path = "process/traced.rs"]
-mod traced;
-#[path = "process/waits.rs"]
-mod waits;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lab::{Lab, LabSettings, wait_until};
 use lvs_core::counters::WorkerCounters;
 use lvs_core::frame::Frame;
-use lvs_core::l3::DeviceId;
 use lvs_core::single_writer::SingleWriter;
 use lvs_core::verdict::DropReason;
+use lvs_test_support::dpdk::{device_settings, pool, start_eal};
+use lvs_test_support::process::{cpu_time, in_own_process, threads};
+use lvs_test_support::scripted_path::{HANDOFF, HOLD, PUNT, ScriptedPath, TRANSMIT, neighbour, snapshot};
+use lvs_test_support::strace::{Traced, longest_wait};
+use lvs_test_support::waits::wait_until;
+use lvs_test_support::workers::{WorkersSettings, WorkersTestbed};
 use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
-use lvsd::dpdk::{Burst, Clock, Mempool, PoolSettings, lcore};
+use lvsd::dpdk::{Burst, Clock, lcore};
 use lvsd::worker::Worker;
 use lvsd::worker::assignment::{AssignmentSettings, assemble};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::Command;
-use own_process::{in_own_process, start_eal};
-use scripted_path::{HAND_OVER, HOLD, PUNT, ScriptedPath, TRANSMIT, neighbour, snapshot};
-use traced::{Traced, threads};
-use waits::longest_wait;
 
 const ADAPTIVE: IdlePolicy = IdlePolicy::Adaptive {
     quiet_us: 200,
     sleep_max_us: 1_000,
 };
 
-const TWO: LabSettings = LabSettings {
+const TWO: WorkersSettings = WorkersSettings {
     workers: 2,
     devices: 1,
     tx_queues: 2,
@@ -44,17 +33,9 @@ const TWO: LabSettings = LabSettings {
     idle: ADAPTIVE,
 };
 
-/// CPU time of all polling threads in milliseconds, from the first number of `/proc/…/schedstat`, which is nanoseconds.
-fn workers_cpu_ms() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let workers = tasks
-        .map(|task| task.path())
-        .filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("rte-worker")));
-    let ns = workers.map(|task| {
-        let schedstat = std::fs::read_to_string(task.join("schedstat")).unwrap();
-        schedstat.split(' ').next().unwrap().parse::<u64>().unwrap()
-    });
-    ns.sum::<u64>() / 1_000_000
+/// CPU time of all polling threads.
+fn workers_cpu_time() -> Duration {
+    cpu_time("self", "rte-worker")
 }
 
 #[test]
@@ -62,19 +43,20 @@ fn two_quiet_workers_that_sleep_need_less_than_a_twentieth_of_a_cpu_each() {
     in_own_process(
         "two_quiet_workers_that_sleep_need_less_than_a_twentieth_of_a_cpu_each",
         || {
-            let mut lab = Lab::start(&TWO);
-            let slept = || lab.counters.iter().all(|counters| counters.sleeps.get() > 100);
+            let mut testbed = WorkersTestbed::start(&TWO);
+            let slept = || testbed.counters.iter().all(|counters| counters.sleeps.get() > 100);
             assert!(wait_until(slept), "they sleep");
-            let before = workers_cpu_ms();
+            let before = workers_cpu_time();
             std::thread::sleep(Duration::from_millis(1_000));
-            let spent = workers_cpu_ms() - before;
-            println!("two workers: {spent} ms of CPU in a quiet second");
-            assert!(spent < 100, "{spent} ms of CPU in a quiet second");
+            let spent = workers_cpu_time() - before;
+            println!("two workers: {spent:?} of CPU in a quiet second");
+            assert!(spent < Duration::from_millis(100), "{spent:?} of CPU in a quiet second");
             // The worker writes one counter after the other, so a reader may see a new and an old one.
-            let cycles = || [&lab.counters[0].sleep_cycles, &lab.counters[0].idle_cycles].map(SingleWriter::get);
+            let cycles =
+                || [&testbed.counters[0].sleep_cycles, &testbed.counters[0].idle_cycles].map(SingleWriter::get);
             let fits = || matches!(cycles(), [sleep, idle] if sleep > idle / 2 && sleep <= idle);
             assert!(wait_until(fits), "cycles asleep, idle: {:?}", cycles());
-            lab.stop();
+            testbed.stop();
         },
     );
 }
@@ -83,7 +65,7 @@ fn two_quiet_workers_that_sleep_need_less_than_a_twentieth_of_a_cpu_each() {
 fn a_frame_after_a_silence_waits_for_sleeps_of_milliseconds_at_most() {
     let test = "a_frame_after_a_silence_waits_for_sleeps_of_milliseconds_at_most";
     in_own_process(test, || {
-        let mut lab = Lab::start(&TWO);
+        let mut testbed = WorkersTestbed::start(&TWO);
         let logs = tempfile::tempdir().unwrap();
         let traced = |name: &str| -> Vec<Traced> {
             let of = |thread: &String| Traced::attach("self", thread, &logs.path().join(thread));
@@ -93,14 +75,14 @@ fn a_frame_after_a_silence_waits_for_sleeps_of_milliseconds_at_most() {
         let mut waits = [const { Vec::new() }; 3];
         let mut twins_frame = [0; 64];
         for _ in 0..20 {
-            for (kind, start) in [[TRANSMIT, 0], [HAND_OVER, 1], [PUNT, 0]].into_iter().enumerate() {
+            for (kind, start) in [[TRANSMIT, 0], [HANDOFF, 1], [PUNT, 0]].into_iter().enumerate() {
                 std::thread::sleep(Duration::from_millis(20));
                 let sent = Instant::now();
-                lab.send(0, 0, &start, 1);
+                testbed.send(0, 0, &start, 1);
                 if kind < 2 {
-                    assert_eq!(lab.receive(0, 1).len(), 1);
+                    assert_eq!(testbed.receive(0, 1).len(), 1);
                 } else {
-                    lab.twins[0].recv(&mut twins_frame).unwrap();
+                    testbed.twins[0].recv(&mut twins_frame).unwrap();
                 }
                 waits[kind].push(sent.elapsed());
             }
@@ -119,9 +101,9 @@ fn a_frame_after_a_silence_waits_for_sleeps_of_milliseconds_at_most() {
             let longest = longest_wait(&thread.calls()).expect("it slept");
             assert!(longest <= Duration::from_millis(longest_ms), "a sleep of {longest:?}");
         }
-        assert!(lab.settles_at(60), "{:?}", lab.account());
-        lab.stop();
-        assert_eq!(lab.pool.in_use(), 0);
+        assert!(testbed.settles_at(60), "{:?}", testbed.account());
+        testbed.stop();
+        assert_eq!(testbed.pool.in_use(), 0);
     });
 }
 
@@ -130,25 +112,28 @@ fn a_worker_that_sleeps_serves_timers_commands_and_the_kernels_frames() {
     in_own_process(
         "a_worker_that_sleeps_serves_timers_commands_and_the_kernels_frames",
         || {
-            let mut lab = Lab::start(&LabSettings {
+            let mut testbed = WorkersTestbed::start(&WorkersSettings {
                 workers: 1,
                 tx_queues: 1,
                 ..TWO
             });
-            assert!(wait_until(|| lab.counters[0].sleeps.get() > 100), "it rests");
-            lab.publish(0, snapshot(1));
-            let (_, asked) = lab.retired(0);
+            assert!(wait_until(|| testbed.counters[0].sleeps.get() > 100), "it rests");
+            testbed.publish(0, snapshot(1));
+            let (_, asked) = testbed.retired(0);
             assert_eq!(asked, []);
-            lab.twins[0].send(&[7; 60]).unwrap();
-            assert_eq!(lab.receive(0, 1), [[7; 60]]);
+            testbed.twins[0].send(&[7; 60]).unwrap();
+            assert_eq!(testbed.receive(0, 1), [[7; 60]]);
             // Nobody wakes it for its timers.
-            lab.send(0, 0, &[HOLD, 9], 1);
+            testbed.send(0, 0, &[HOLD, 9], 1);
             for round in ["asked", "asked again after a second"] {
-                assert_eq!(lab.asked(0), Some(neighbour(9)), "{round}");
+                assert_eq!(testbed.asked(0), Some(neighbour(9)), "{round}");
             }
-            assert!(wait_until(|| lab.drops(DropReason::NeighbourFailed) == 1), "given up");
-            lab.stop();
-            assert_eq!(lab.pool.in_use(), 0);
+            assert!(
+                wait_until(|| testbed.drops(DropReason::NeighbourFailed) == 1),
+                "given up"
+            );
+            testbed.stop();
+            assert_eq!(testbed.pool.in_use(), 0);
         },
     );
 }
@@ -159,26 +144,20 @@ fn a_worker_that_sleeps_serves_timers_commands_and_the_kernels_frames() {
 fn a_device_with_receive_interrupts_wakes_its_worker() {
     in_own_process("a_device_with_receive_interrupts_wakes_its_worker", || {
         let eal = start_eal(1);
-        let pool_settings = PoolSettings {
-            mbufs: 8_191,
-            ..PoolSettings::default()
-        };
-        let pool = Mempool::create(&eal, &pool_settings).unwrap();
+        let pool = pool(&eal, 8_191);
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("vhost");
-        let open = |number: u8, driver: String| {
+        let open = |number: u8, driver: &str| {
             let settings = DeviceSettings {
-                id: DeviceId(number),
-                driver,
                 rx_interrupts: number == 1,
                 rx_descriptors: 256,
                 tx_descriptors: 256,
-                ..DeviceSettings::default()
+                ..device_settings(number, driver)
             };
             Device::open(&eal, &settings, pool).unwrap()
         };
-        let (far, mut far_queues) = open(0, format!("net_vhost0,iface={},queues=1", socket.display()));
-        let (near, near_queues) = open(1, format!("net_virtio_user0,path={},queues=1", socket.display()));
+        let (far, mut far_queues) = open(0, &format!("net_vhost0,iface={},queues=1", socket.display()));
+        let (near, near_queues) = open(1, &format!("net_virtio_user0,path={},queues=1", socket.display()));
         assert!(near.rx_interrupts() && !far.rx_interrupts());
         let counters = [Arc::new(WorkerCounters::new(1))];
         let crew_settings = AssignmentSettings {
@@ -189,7 +168,7 @@ fn a_device_with_receive_interrupts_wakes_its_worker() {
             pool,
         };
         let mut assignment = assemble(vec![Queues::default(), near_queues], &crew_settings);
-        let mut worker = Worker::new(assignment.workers.remove(0), ScriptedPath::new());
+        let mut worker = Worker::new(assignment.workers.remove(0), ScriptedPath::default());
         let handle = lcore::launch(&eal, 0, move || worker.run()).unwrap();
         assert!(
             wait_until(|| far.link().up && counters[0].sleeps.get() > 10),

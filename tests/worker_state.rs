@@ -1,8 +1,5 @@
 //! A worker with its real state on repeated captures: it allocates nothing, and it survives an empty pool.
 
-#[path = "process/own_process.rs"]
-mod own_process;
-
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -23,20 +20,19 @@ use lvs_core::testing::network::{LAN, director_mac, network};
 use lvs_core::testing::{CapturedFrame, tcp4, tcp6, write_pcap};
 use lvs_core::verdict::WorkerId;
 use lvs_core::worker_state::{WorkerSettings, WorkerState};
-use lvsd::dpdk::device::{Device, DeviceSettings};
+use lvs_test_support::dpdk::{open, pool, start_eal};
+use lvs_test_support::process::in_own_process;
+use lvs_test_support::waits::PATIENCE;
+use lvsd::dpdk::device::Device;
 use lvsd::dpdk::lcore::LcoreHandle;
-use lvsd::dpdk::{Clock, Eal, Mempool, PoolSettings, lcore};
+use lvsd::dpdk::{Clock, Eal, Mempool, lcore};
 use lvsd::worker::Worker;
 use lvsd::worker::assignment::{AssignmentSettings, TwinEnds, assemble};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, ConnDump, Mailbox, Reply};
-use own_process::{in_own_process, start_eal};
 
 const CONNS_MAX: usize = 2_048;
 const SERVERS_MAX: usize = 64;
-
-/// The longest time that a condition may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A worker on its lcore, and the test as its management core.
 struct Running {
@@ -77,20 +73,12 @@ impl Running {
     /// Polls the two captures again and again.
     fn start(captures: [&Path; 2]) -> Self {
         let eal = start_eal(1);
-        let pool_settings = PoolSettings {
-            mbufs: 16_383,
-            ..PoolSettings::default()
+        let pool = pool(&eal, 16_383);
+        let replay = |(number, capture): (usize, &Path)| {
+            let driver = format!("net_pcap{number},rx_pcap={},infinite_rx=1", capture.display());
+            open(&eal, pool, number as u8, &driver)
         };
-        let pool = Mempool::create(&eal, &pool_settings).unwrap();
-        let open = |(number, capture): (usize, &Path)| {
-            let settings = DeviceSettings {
-                id: DeviceId(number as u8),
-                driver: format!("net_pcap{number},rx_pcap={},infinite_rx=1", capture.display()),
-                ..DeviceSettings::default()
-            };
-            Device::open(&eal, &settings, pool).unwrap()
-        };
-        let (devices, queues): (Vec<_>, Vec<_>) = captures.into_iter().enumerate().map(open).unzip();
+        let (devices, queues): (Vec<_>, Vec<_>) = captures.into_iter().enumerate().map(replay).unzip();
         let counters = [Arc::new(WorkerCounters::new(SERVERS_MAX))];
         let crew_settings = AssignmentSettings {
             counters: &counters,

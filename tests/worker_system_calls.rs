@@ -1,19 +1,11 @@
 //! A worker makes no system call while traffic flows and is captured. strace watches its thread.
 
-#[path = "process/lone_worker.rs"]
-mod lone_worker;
-#[path = "process/own_process.rs"]
-mod own_process;
-#[path = "process/scripted_path.rs"]
-mod scripted_path;
-#[path = "process/traced.rs"]
-mod traced;
-
-use lone_worker::LoneWorker;
 use lvs_core::single_writer::SingleWriter;
+use lvs_test_support::lone_worker::LoneWorker;
+use lvs_test_support::process::in_own_process;
+use lvs_test_support::process::threads;
+use lvs_test_support::strace::Traced;
 use lvsd::worker::idle::IdlePolicy;
-use own_process::in_own_process;
-use traced::{Traced, threads};
 
 #[test]
 fn a_worker_makes_no_system_call_while_it_runs() {

@@ -4,11 +4,10 @@
 //! with bulk lookup. Each lookup then writes to the connection (`last_seen`). Two keys find each connection. For each size
 //! the contest measures hits and misses, alone and in bursts of 32, a new connection, a replaced one, and removing all, in
 //! nanoseconds of this thread on the CPU, median of three. All tables use the same hash and large pages.
-#![allow(unsafe_code, reason = "DPDK's table, and the CPU clock of this thread")]
+#![allow(unsafe_code, reason = "DPDK's table")]
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::hint::black_box;
-use std::time::Duration;
 
 use hashbrown::HashTable;
 use lvs_core::address::{Addr4, Endpoint, FlowKey};
@@ -19,6 +18,7 @@ use lvs_core::limits::BURST_MAX;
 use lvs_core::prefetch::{prefetch_read, prefetch_write};
 use lvs_core::random::Random;
 use lvs_core::tick::Tick;
+use lvs_test_support::process::thread_cpu_time;
 use lvsd::dpdk::{Eal, EalSettings, Hugepages};
 
 const ROUNDS: usize = 3;
@@ -343,29 +343,10 @@ fn conn(n: u32) -> Conn<Addr4> {
     }
 }
 
-const CLOCK_THREAD_CPUTIME_ID: c_int = 3;
-
-#[derive(Default)]
-#[repr(C)]
-struct Timespec {
-    sec: i64,
-    nsec: i64,
-}
-
-unsafe extern "C" {
-    fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int;
-}
-
 fn nanoseconds_each(pieces: usize, work: impl FnOnce()) -> f64 {
-    let on_cpu = || {
-        let mut spent = Timespec::default();
-        // SAFETY: `spent` is a timespec as 64-bit Linux defines it, ours to write.
-        unsafe { clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mut spent) };
-        Duration::new(spent.sec as u64, spent.nsec as u32)
-    };
-    let before = on_cpu();
+    let before = thread_cpu_time();
     work();
-    (on_cpu() - before).as_nanos() as f64 / pieces as f64
+    (thread_cpu_time() - before).as_nanos() as f64 / pieces as f64
 }
 
 fn median(mut rounds: Vec<f64>) -> f64 {

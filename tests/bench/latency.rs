@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use lvs_core::frame::Frame;
 use lvs_core::latency::LatencyHistogram;
 use lvs_core::testing::udp4;
-use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
-use lvsd::dpdk::{Burst, Clock, Eal, EalSettings, Hugepages, Mempool, PoolSettings, clock};
+use lvs_test_support::dpdk::{open, pool};
+use lvsd::dpdk::device::Queues;
+use lvsd::dpdk::{Burst, Clock, Eal, EalSettings, Hugepages, Mempool, clock};
 
 /// Offset of the send time in a frame: after Ethernet, IPv4 and UDP.
 const STAMP_AT: usize = 14 + 20 + 8;
@@ -67,16 +68,9 @@ fn main() {
         ..EalSettings::default()
     };
     let eal = Eal::start(&settings).expect("DPDK starts");
-    let pool_settings = PoolSettings {
-        mbufs: 32_767,
-        ..PoolSettings::default()
-    };
-    let pool = Mempool::create(&eal, &pool_settings).expect("a pool");
-    let device_settings = DeviceSettings {
-        driver: format!("net_memif0,role=client,id=0,socket-abstract=no,socket={socket},rsize=10"),
-        ..DeviceSettings::default()
-    };
-    let (device, queues) = Device::open(&eal, &device_settings, pool).expect("a memif");
+    let pool = pool(&eal, 32_767);
+    let driver = format!("net_memif0,role=client,id=0,socket-abstract=no,socket={socket},rsize=10");
+    let (device, queues) = open(&eal, pool, 0, &driver);
     let end = Instant::now() + Duration::from_secs(20);
     while !device.link().up {
         assert!(Instant::now() < end, "nobody answers at {socket}");

@@ -17,8 +17,8 @@ use lvs_core::snapshot::Snapshot;
 use lvs_core::testing::{CapturedFrame, udp4, write_pcap};
 use lvs_core::tick::Tick;
 use lvs_core::verdict::{Verdict, WaitId};
-use lvsd::dpdk::device::{Device, DeviceSettings};
-use lvsd::dpdk::{Clock, Eal, EalSettings, Hugepages, Mbuf, Mempool, PoolSettings, lcore};
+use lvs_test_support::dpdk::{open, pool};
+use lvsd::dpdk::{Clock, Eal, EalSettings, Hugepages, Mbuf, lcore};
 use lvsd::worker::Worker;
 use lvsd::worker::assignment::{AssignmentSettings, assemble};
 use lvsd::worker::idle::IdlePolicy;
@@ -72,21 +72,11 @@ fn main() {
         ..EalSettings::default()
     };
     let eal = Eal::start(&settings).expect("DPDK starts");
-    let pool_settings = PoolSettings {
-        mbufs: 65_535,
-        ..PoolSettings::default()
-    };
-    let pool = Mempool::create(&eal, &pool_settings).expect("a pool");
+    let pool = pool(&eal, 65_535);
     let source = format!("net_pcap0,rx_pcap={},infinite_rx=1", capture.display());
     let mut queues = Vec::new();
     for (number, driver) in [source.as_str(), "net_null0"].into_iter().enumerate() {
-        let id = DeviceId(number as u8);
-        let settings = DeviceSettings {
-            id,
-            driver: driver.to_owned(),
-            ..DeviceSettings::default()
-        };
-        let (_device, of_device) = Device::open(&eal, &settings, pool).expect("a device");
+        let (_device, of_device) = open(&eal, pool, number as u8, driver);
         queues.push(of_device);
     }
     let counters = [Arc::new(WorkerCounters::new(1))];

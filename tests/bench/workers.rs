@@ -32,14 +32,15 @@ use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
 use lvs_core::tick::Tick;
 use lvs_core::verdict::{Verdict, WorkerId};
 use lvs_core::worker_state::{Arrival, WorkerSettings, WorkerState};
-use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
+use lvs_test_support::dpdk::{open, pool};
+use lvs_test_support::process::thread_cpu_time;
+use lvsd::dpdk::device::{Device, Queues};
 use lvsd::dpdk::lcore::LcoreHandle;
-use lvsd::dpdk::{Clock, Eal, EalSettings, Hugepages, Mempool, PoolSettings, lcore};
+use lvsd::dpdk::{Clock, Eal, EalSettings, Hugepages, Mempool, lcore};
 use lvsd::worker::Worker;
 use lvsd::worker::assignment::{AssignmentSettings, assemble};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, Mailbox};
-use nix::time::{ClockId, clock_gettime};
 
 const WORKERS: u8 = 2;
 const ROUNDS: usize = 15;
@@ -148,12 +149,6 @@ fn open_flows(state: &mut WorkerState, line: &Line, flows: usize, now: Tick, fil
     std::fs::write(file, write_pcap(&data)).expect("the temporary directory is writable");
 }
 
-/// Nanoseconds that the calling thread has spent on a CPU.
-fn on_cpu() -> u64 {
-    let spent = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a thread has such a clock");
-    Duration::from(spent).as_nanos() as u64
-}
-
 /// Work for a core until it is stopped.
 trait Job: Send + Sync {
     /// Works until [`Job::stop`].
@@ -232,9 +227,10 @@ impl<'job> Launched<'job> {
         let done_before = job.done();
         let (task, spent_there) = (Arc::clone(job), Arc::clone(&spent));
         let handle = lcore::launch(eal, core, move || {
-            let begin = on_cpu();
+            let begin = thread_cpu_time();
             task.run();
-            spent_there.store(on_cpu() - begin, Ordering::Release);
+            let spent = thread_cpu_time() - begin;
+            spent_there.store(spent.as_nanos() as u64, Ordering::Release);
         });
         Self {
             job: &**job,
@@ -353,23 +349,15 @@ impl Request {
 
     /// The device that replays a capture for one worker and counts the frames that it transmits.
     fn device(&self, eal: &Eal, pool: Mempool, worker: usize, capture: &Path) -> (Device, Queues) {
-        let settings = DeviceSettings {
-            id: LINES[worker].device,
-            driver: format!("net_pcap{worker},rx_pcap={},infinite_rx=1", capture.display()),
-            ..DeviceSettings::default()
-        };
-        Device::open(eal, &settings, pool).expect("a device")
+        let driver = format!("net_pcap{worker},rx_pcap={},infinite_rx=1", capture.display());
+        open(eal, pool, LINES[worker].device.0, &driver)
     }
 }
 
 fn main() {
     let wanted = Request::from_arguments();
     let eal = wanted.start_eal();
-    let pool_settings = PoolSettings {
-        mbufs: wanted.mbufs() as u32,
-        ..PoolSettings::default()
-    };
-    let pool = Mempool::create(&eal, &pool_settings).expect("a pool");
+    let pool = pool(&eal, wanted.mbufs() as u32);
     let clock = Clock::start(&eal);
     let counters: Vec<_> = (0..WORKERS)
         .map(|_| Arc::new(WorkerCounters::new(SERVERS_MAX)))

@@ -10,10 +10,9 @@ use std::process::Output;
 
 use lvs_api::State;
 use lvs_api::netlink::Hello;
+use lvs_test_support::daemon::{Daemon, Testbed};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket};
 use serde::Deserialize;
-
-use crate::stand::{Daemon, Stand};
 
 /// The table's columns; `bad-input.toml` says what they are.
 #[derive(Debug, Deserialize)]
@@ -57,7 +56,7 @@ struct Table {
 
 /// A daemon with the table's services, and the ways to it.
 struct Ways<'a> {
-    stand: &'a Stand,
+    testbed: &'a Testbed,
     daemon: &'a Daemon<'a>,
     before: State,
 }
@@ -69,13 +68,13 @@ impl Ways<'_> {
 
     /// The distribution's ipvsadm, or any shell line with it.
     fn shell(&self, line: &str) -> Output {
-        self.stand.led(&["sh", "-c", line]).output().unwrap()
+        self.testbed.lvs_run(&["sh", "-c", line]).output().unwrap()
     }
 
     /// The error number of the answer to a netlink request; 0 for success.
     fn netlink(&self, message: &[u8]) -> i32 {
         let fd: OwnedFd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        let path = self.stand.path("ipvs.sock");
+        let path = self.testbed.path("ipvs.sock");
         connect(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
         let hello = Hello {
             port_id: 7,
@@ -182,18 +181,18 @@ fn what_the_kernel_refuses_is_refused_likewise_by_every_way_and_changes_nothing(
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/daemon/bad-input.toml");
     let text = std::fs::read_to_string(path).unwrap();
     let table: Table = toml::from_str(&text).unwrap();
-    let stand = Stand::new();
-    stand.configure("[[device]]\nname = \"cable\"\ndpdk = \"net_null0\"\n");
-    stand.twin("cable", "02:00:00:00:00:01");
-    stand.address("cable", "10.9.0.1/24");
-    let mut daemon = stand.start();
+    let testbed = Testbed::create();
+    testbed.configure("[[device]]\nname = \"cable\"\ndpdk = \"net_null0\"\n");
+    testbed.twin("cable", "02:00:00:00:00:01");
+    testbed.address("cable", "10.9.0.1/24");
+    let mut daemon = testbed.start();
     let mut tx_routes = Ways {
-        stand: &stand,
+        testbed: &testbed,
         daemon: &daemon,
         before: daemon.get("/v1/state"),
     };
-    std::fs::write(stand.path("base"), &table.base).unwrap();
-    let restored = tx_routes.shell(&format!("ipvsadm -R < {}", stand.path("base").display()));
+    std::fs::write(testbed.path("base"), &table.base).unwrap();
+    let restored = tx_routes.shell(&format!("ipvsadm -R < {}", testbed.path("base").display()));
     assert!(restored.status.success(), "{restored:?}");
     tx_routes.before = tx_routes.state();
     assert_eq!(tx_routes.before.services.len(), 4);

@@ -7,10 +7,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
+use lvs_test_support::daemon::{Daemon, Testbed};
+use lvs_test_support::waits::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-use crate::stand::{Daemon, Stand, until};
 
 const SERVICES: &str = "
 [[service]]
@@ -28,15 +28,15 @@ port = 81
 ";
 
 /// Three frames without end: one for a server, one that nobody may take, one for the kernel.
-fn stand() -> Stand {
-    let stand = Stand::new();
+fn testbed() -> Testbed {
+    let testbed = Testbed::create();
     for (device, number, address) in [("wan", 1, "192.0.2.1/24"), ("lan", 2, "198.51.100.1/24")] {
-        stand.twin(device, &format!("02:00:00:00:00:0{number}"));
-        stand.address(device, address);
+        testbed.twin(device, &format!("02:00:00:00:00:0{number}"));
+        testbed.address(device, address);
     }
-    stand.address("wan", "192.0.2.100/32");
-    stand.inside("ip neigh add 198.51.100.11 lladdr 02:00:00:00:02:11 dev lan nud permanent");
-    stand.inside("ip neigh add 192.0.2.7 lladdr 02:00:00:00:01:07 dev wan nud permanent");
+    testbed.address("wan", "192.0.2.100/32");
+    testbed.inside("ip neigh add 198.51.100.11 lladdr 02:00:00:00:02:11 dev lan nud permanent");
+    testbed.inside("ip neigh add 192.0.2.7 lladdr 02:00:00:00:01:07 dev wan nud permanent");
     let frame = |port: u16| {
         let ends = format!("192.0.2.7:40000 > 192.0.2.100:{port}");
         let bytes = tcp4(&ends).syn().dst_mac([2, 0, 0, 0, 0, 1]).build();
@@ -46,14 +46,14 @@ fn stand() -> Stand {
             bytes,
         }
     };
-    std::fs::write(stand.path("in.pcap"), write_pcap(&[frame(80), frame(81), frame(82)])).unwrap();
-    stand.configure(&format!(
+    std::fs::write(testbed.path("in.pcap"), write_pcap(&[frame(80), frame(81), frame(82)])).unwrap();
+    testbed.configure(&format!(
         "[[device]]\nname = \"wan\"\ndpdk = \"net_pcap0,rx_pcap={},infinite_rx=1\"\nmac = \"02:00:00:00:00:01\"\npromiscuous = true\n\
          [[device]]\nname = \"lan\"\ndpdk = \"net_null0,no-rx=1\"\nmac = \"02:00:00:00:00:02\"\n\
          {SERVICES}",
-        stand.path("in.pcap").display()
+        testbed.path("in.pcap").display()
     ));
-    stand
+    testbed
 }
 
 /// A frame as tshark reads it back.
@@ -101,9 +101,9 @@ fn counted(output: &Output) -> (u64, u64) {
     (frames.parse().unwrap(), lost.parse().unwrap())
 }
 
-/// A capture of `arguments` into a file of the stand.
-fn captured(stand: &Stand, daemon: &Daemon<'_>, arguments: &str) -> Vec<Seen> {
-    let file = stand.path("out.pcapng");
+/// A capture of `arguments` into a file of the testbed.
+fn captured(testbed: &Testbed, daemon: &Daemon<'_>, arguments: &str) -> Vec<Seen> {
+    let file = testbed.path("out.pcapng");
     let output = daemon.lvsctl(&format!("capture -w {} {arguments}", file.display()));
     let frames = tshark(&file);
     assert_eq!(counted(&output).0, frames.len() as u64);
@@ -117,9 +117,9 @@ fn received_packets(daemon: &Daemon<'_>) -> u64 {
 
 #[test]
 fn every_frame_tells_its_verdict_worker_connection_and_drop_reason() {
-    let stand = stand();
-    let daemon = stand.start();
-    let frames = captured(&stand, &daemon, "-c 200 --seconds 60");
+    let testbed = testbed();
+    let daemon = testbed.start();
+    let frames = captured(&testbed, &daemon, "-c 200 --seconds 60");
     assert_eq!(frames.len(), 200);
     let with = |start: &str| {
         frames
@@ -150,7 +150,7 @@ fn every_frame_tells_its_verdict_worker_connection_and_drop_reason() {
     );
 
     // The answers of a service without servers are limited; what is above the limit is dropped by name.
-    for frame in captured(&stand, &daemon, "--drop no_real_server -c 5 --seconds 60") {
+    for frame in captured(&testbed, &daemon, "--drop no_real_server -c 5 --seconds 60") {
         let comment = "received verdict=drop reason=no_real_server worker=0 frame=tcp:192.0.2.7:40000>192.0.2.100:81";
         assert_eq!((frame.dst_port.as_str(), frame.comment.as_str()), ("81", comment));
     }
@@ -159,10 +159,10 @@ fn every_frame_tells_its_verdict_worker_connection_and_drop_reason() {
 
 #[test]
 fn a_filter_follows_a_connection_through_its_rewriting() {
-    let stand = stand();
-    let daemon = stand.start();
+    let testbed = testbed();
+    let daemon = testbed.start();
     let ports = |arguments: &str| -> BTreeSet<(String, String)> {
-        let frames = captured(&stand, &daemon, &format!("{arguments} -c 60 --seconds 60"));
+        let frames = captured(&testbed, &daemon, &format!("{arguments} -c 60 --seconds 60"));
         assert_eq!(frames.len(), 60, "{arguments}");
         frames
             .into_iter()
@@ -190,12 +190,12 @@ fn a_filter_follows_a_connection_through_its_rewriting() {
 
 #[test]
 fn frames_bytes_and_seconds_are_bounds_and_a_short_frame_still_shows_its_length() {
-    let stand = stand();
-    let daemon = stand.start();
-    assert_eq!(captured(&stand, &daemon, "-c 1 --seconds 60").len(), 1);
+    let testbed = testbed();
+    let daemon = testbed.start();
+    assert_eq!(captured(&testbed, &daemon, "-c 1 --seconds 60").len(), 1);
     // Two frames of 20 bytes fit into 50, three do not.
     let short = captured(
-        &stand,
+        &testbed,
         &daemon,
         "--real 198.51.100.11 --bytes 50 --snap 20 --seconds 60",
     );
@@ -208,7 +208,7 @@ fn frames_bytes_and_seconds_are_bounds_and_a_short_frame_still_shows_its_length(
     );
     let lengths = Command::new("tshark")
         .arg("-r")
-        .arg(stand.path("out.pcapng"))
+        .arg(testbed.path("out.pcapng"))
         .args(["-T", "fields", "-e", "frame.cap_len", "-e", "frame.len"])
         .output()
         .unwrap();
@@ -218,15 +218,15 @@ fn frames_bytes_and_seconds_are_bounds_and_a_short_frame_still_shows_its_length(
         "{lengths}"
     );
     let begun = Instant::now();
-    assert_eq!(captured(&stand, &daemon, "--addr 192.0.2.99 --seconds 1"), []);
+    assert_eq!(captured(&testbed, &daemon, "--addr 192.0.2.99 --seconds 1"), []);
     assert!(begun.elapsed() >= Duration::from_secs(1));
     daemon.stop();
 }
 
 #[test]
 fn wrong_questions_are_told_place_cause_and_cure() {
-    let stand = stand();
-    let daemon = stand.start();
+    let testbed = testbed();
+    let daemon = testbed.start();
     for (query, expected) in [
         (
             "reason=no_such",
@@ -275,8 +275,8 @@ fn wrong_questions_are_told_place_cause_and_cure() {
 
 #[test]
 fn without_a_file_each_frame_is_a_line_and_a_pipe_leads_into_tshark() {
-    let stand = stand();
-    let daemon = stand.start();
+    let testbed = testbed();
+    let daemon = testbed.start();
     let lines = daemon.printed("capture --vip 192.0.2.100:82 -c 3 --seconds 60");
     assert_eq!(lines.lines().count(), 3, "{lines}");
     for line in lines.lines() {
@@ -307,10 +307,10 @@ fn start(daemon: &Daemon<'_>, arguments: &str) -> Child {
 
 #[test]
 fn captures_run_side_by_side_and_one_too_many_is_told_so() {
-    let stand = stand();
-    let daemon = stand.start();
+    let testbed = testbed();
+    let daemon = testbed.start();
     let begin = |number: u32| {
-        let file = stand.path(&format!("{number}.pcapng"));
+        let file = testbed.path(&format!("{number}.pcapng"));
         let child = start(
             &daemon,
             &format!(
@@ -354,8 +354,8 @@ fn captures_run_side_by_side_and_one_too_many_is_told_so() {
 
 #[test]
 fn clients_that_go_away_leave_nothing_behind() {
-    let stand = stand();
-    let daemon = stand.start();
+    let testbed = testbed();
+    let daemon = testbed.start();
     for _ in 0..40 {
         let mut stream = daemon.connect();
         stream
@@ -373,14 +373,14 @@ fn clients_that_go_away_leave_nothing_behind() {
     }
     until("a place is free", || daemon.lvsctl("capture -c 1").status.success());
     // Had the workers kept a tap of each, there would be none left for these frames.
-    assert_eq!(captured(&stand, &daemon, "-c 300 --seconds 60").len(), 300);
+    assert_eq!(captured(&testbed, &daemon, "-c 300 --seconds 60").len(), 300);
     daemon.stop();
 }
 
 #[test]
 fn a_client_that_never_reads_delays_nobody_and_what_it_misses_is_counted() {
-    let stand = stand();
-    let daemon = stand.start();
+    let testbed = testbed();
+    let daemon = testbed.start();
     // So long the daemon keeps a client that reads nothing; whom it delays waits until it is gone.
     const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
     // lvsctl is there before the time begins.

@@ -1,19 +1,15 @@
 //! Changes while lvsd runs, while it is down, and while it dies: none is lost, none is half done.
 
-use std::fs::File;
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
 
 use lvs_api::{ServiceStatus, State};
-use nix::sched::{CloneFlags, setns};
+use lvs_test_support::daemon::{Daemon, Testbed};
+use lvs_test_support::namespace::Namespace;
+use lvs_test_support::waits::until;
 use nix::sys::signal::Signal;
-
-use crate::stand::{Daemon, Stand, until};
 
 fn service(port: u16, servers: &[(u8, u16)]) -> String {
     let mut text = format!("[[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.100\"\nport = {port}\n");
@@ -38,19 +34,19 @@ fn summary(daemon: &Daemon<'_>) -> Vec<String> {
 
 #[test]
 fn hangup_applies_only_what_changed_in_the_file() {
-    let stand = Stand::new();
-    stand.configure(&(service(80, &[(11, 1), (12, 1)]) + &service(81, &[(11, 1)])));
-    let daemon = stand.start();
+    let testbed = Testbed::create();
+    testbed.configure(&(service(80, &[(11, 1), (12, 1)]) + &service(81, &[(11, 1)])));
+    let daemon = testbed.start();
     daemon.printed("server edit tcp:192.0.2.100:80 198.51.100.11:80 --weight 7");
     daemon.printed("service add tcp:192.0.2.100:90");
-    stand.configure(&(service(80, &[(11, 1), (12, 5), (13, 2)]) + &service(82, &[(11, 1)])));
+    testbed.configure(&(service(80, &[(11, 1), (12, 5), (13, 2)]) + &service(82, &[(11, 1)])));
     daemon.signal(Signal::SIGHUP);
     until("the file is applied", || daemon.log().contains("reloaded: "));
     assert_eq!(summary(&daemon), ["80: 11=7 12=5 13=2", "90:", "82: 11=1"]);
 
     // A broken file changes nothing.
     let before = summary(&daemon);
-    stand.configure(&(service(80, &[]) + "weight = \n"));
+    testbed.configure(&(service(80, &[]) + "weight = \n"));
     daemon.signal(Signal::SIGHUP);
     until("the fault is logged", || daemon.log().contains("nothing was changed"));
     let log = daemon.log();
@@ -59,7 +55,7 @@ fn hangup_applies_only_what_changed_in_the_file() {
     assert_eq!(summary(&daemon), before);
 
     // What needs a restart is named.
-    stand.configure_with_conns4_max(8_192, &service(80, &[(11, 1), (12, 5), (13, 2)]));
+    testbed.configure_with_conns4_max(8_192, &service(80, &[(11, 1), (12, 5), (13, 2)]));
     let answer = daemon.printed("reload");
     assert!(answer.contains("- service tcp:192.0.2.100:82"), "{answer}");
     assert!(answer.contains("needs a restart: connections.ipv4_max"), "{answer}");
@@ -68,21 +64,21 @@ fn hangup_applies_only_what_changed_in_the_file() {
 
 #[test]
 fn a_restart_restores_run_time_changes_and_takes_in_what_was_edited_meanwhile() {
-    let stand = Stand::new();
-    stand.configure(&(service(80, &[(11, 1), (12, 1)]) + &service(81, &[(11, 1)])));
-    let daemon = stand.start();
+    let testbed = Testbed::create();
+    testbed.configure(&(service(80, &[(11, 1), (12, 1)]) + &service(81, &[(11, 1)])));
+    let daemon = testbed.start();
     daemon.printed("server edit tcp:192.0.2.100:80 198.51.100.12:80 --weight 0");
     daemon.printed("service delete tcp:192.0.2.100:81");
     daemon.printed("service add tcp:192.0.2.100:90 --scheduler sh");
     let before: State = daemon.get("/v1/state");
     daemon.stop();
 
-    let daemon = stand.start();
+    let daemon = testbed.start();
     assert_eq!(daemon.get::<State>("/v1/state"), before);
     daemon.stop();
 
-    stand.configure(&(service(80, &[(11, 4), (12, 1)]) + &service(81, &[(11, 9)]) + &service(82, &[(13, 1)])));
-    let daemon = stand.start();
+    testbed.configure(&(service(80, &[(11, 4), (12, 1)]) + &service(81, &[(11, 9)]) + &service(82, &[(13, 1)])));
+    let daemon = testbed.start();
     assert_eq!(summary(&daemon), ["80: 11=4 12=0", "90:", "82: 13=1"]);
     let log = daemon.stop();
     let left_out =
@@ -92,10 +88,10 @@ fn a_restart_restores_run_time_changes_and_takes_in_what_was_edited_meanwhile() 
 
 #[test]
 fn settings_and_mark_rules_survive_a_kill_and_take_in_only_edits_of_the_file() {
-    let stand = Stand::new();
+    let testbed = Testbed::create();
     let file = "[sysctl]\nsloppy_tcp = 1\n[[mark]]\nmark = 66\nprotocol = \"tcp\"\n";
-    stand.configure(file);
-    let daemon = stand.start();
+    testbed.configure(file);
+    let daemon = testbed.start();
     assert_eq!(daemon.printed("sysctl sloppy_tcp"), "net.ipv4.vs.sloppy_tcp = 1\n");
     daemon.printed("sysctl drop_entry=3 sloppy_tcp=0");
     daemon.printed("mark add 67 --protocol udp --destination-ports 53 --number 1");
@@ -110,10 +106,10 @@ fn settings_and_mark_rules_survive_a_kill_and_take_in_only_edits_of_the_file() {
     daemon.signal(Signal::SIGKILL);
     drop(daemon);
 
-    let daemon = stand.start();
+    let daemon = testbed.start();
     assert_eq!(daemon.printed("sysctl"), settings);
     assert_eq!(daemon.printed("mark list"), rules);
-    stand.configure(
+    testbed.configure(
         &file
             .replace("mark = 66", "mark = 69")
             .replace("sloppy_tcp = 1", "sloppy_sctp = 1"),
@@ -132,11 +128,11 @@ fn settings_and_mark_rules_survive_a_kill_and_take_in_only_edits_of_the_file() {
 
 #[test]
 fn a_daemon_killed_in_a_stream_of_changes_keeps_every_answered_one() {
-    let stand = Stand::new();
-    stand.configure("");
+    let testbed = Testbed::create();
+    testbed.configure("");
     let mut answered = 0;
     for round in 0..3 {
-        let daemon = stand.start();
+        let daemon = testbed.start();
         assert_ports(&daemon, answered);
         // It is killed while the next change is under way, wherever in it that is.
         let done = Arc::new(AtomicU32::new(0));
@@ -165,7 +161,7 @@ fn a_daemon_killed_in_a_stream_of_changes_keeps_every_answered_one() {
         }
         killer.join().unwrap();
     }
-    assert_ports(&stand.start(), answered);
+    assert_ports(&testbed.start(), answered);
 }
 
 /// Services on ports 1 to `answered`, in order, and at most the one that was under way.
@@ -180,14 +176,10 @@ fn assert_ports(daemon: &Daemon<'_>, answered: u16) {
 }
 
 /// Sends one datagram to each port that comes, from a host behind `far`.
-fn client_in(namespace: &str) -> (Sender<u16>, Receiver<()>) {
+fn client_in(namespace: &Namespace) -> (Sender<u16>, Receiver<()>) {
     let (ports, asked) = channel::<u16>();
     let (sent, done) = channel();
-    let path = Path::new("/run/netns").join(namespace);
-    // The thread stays in the namespace, and so does its socket.
-    thread::spawn(move || {
-        let namespace = File::open(path).unwrap();
-        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+    namespace.spawn(move || {
         let socket = UdpSocket::bind("192.0.2.9:0").unwrap();
         for port in asked {
             socket.send_to(b"now?", ("192.0.2.100", port)).unwrap();
@@ -200,26 +192,26 @@ fn client_in(namespace: &str) -> (Sender<u16>, Receiver<()>) {
 #[test]
 fn a_packet_that_follows_the_answer_to_a_change_is_judged_by_it() {
     const SERVICES: u16 = 40;
-    let (stand, far) = (Stand::new(), Stand::new());
-    stand.twin("wan", "02:00:00:00:00:01");
-    stand.address("wan", "192.0.2.1/24");
-    stand.address("wan", "192.0.2.100/32");
-    stand.inside("ip neigh add 192.0.2.5 lladdr 02:00:00:00:01:05 dev wan nud permanent");
-    let name = far.namespace();
-    stand.inside(&format!("ip link add near type veth peer name far netns {name}"));
-    stand.inside("ip link set near up");
+    let (testbed, far) = (Testbed::create(), Namespace::create());
+    testbed.twin("wan", "02:00:00:00:00:01");
+    testbed.address("wan", "192.0.2.1/24");
+    testbed.address("wan", "192.0.2.100/32");
+    testbed.inside("ip neigh add 192.0.2.5 lladdr 02:00:00:00:01:05 dev wan nud permanent");
+    let name = far.name();
+    testbed.inside(&format!("ip link add near type veth peer name far netns {name}"));
+    testbed.inside("ip link set near up");
     far.address("far", "192.0.2.9/24");
     far.inside("ip link set far up");
     far.inside("ip neigh add 192.0.2.100 lladdr 02:00:00:00:00:01 dev far nud permanent");
-    stand.configure(
+    testbed.configure(
         "[[device]]\nname = \"wan\"\npromiscuous = true\nmac = \"02:00:00:00:00:01\"\n\
          dpdk = \"net_af_packet0,iface=near\"\n",
     );
     // A worker that sleeps finds the packet before it looks into its mailbox.
-    let text = std::fs::read_to_string(stand.path("lvsd.toml")).unwrap();
-    stand.write_config(&text.replace("idle = \"sleep\"", "idle = \"sleep\"\nidle_sleep_us = 1000"));
-    let daemon = stand.start();
-    let (ports, sent) = client_in(name);
+    let text = std::fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
+    testbed.write_config(&text.replace("idle = \"sleep\"", "idle = \"sleep\"\nidle_sleep_us = 1000"));
+    let daemon = testbed.start();
+    let (ports, sent) = client_in(&far);
     for port in 1..=SERVICES {
         let body = format!(
             "{{\"service\": \"udp:192.0.2.100:{port}\", \"scheduler\": \"rr\", \

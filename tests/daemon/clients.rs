@@ -4,18 +4,17 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use lvs_api::{ServiceStatus, State};
-
-use crate::rude_clients::{garbage, half_open};
-use crate::stand::{Daemon, Stand, read_all};
+use lvs_test_support::daemon::{Daemon, Testbed};
+use lvs_test_support::http::{garbage, half_open, read_all};
 
 const CONFIG: &str = "[[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.100\"\nport = 80\n\
                       [[service.real_server]]\naddress = \"198.51.100.11\"\nmode = \"nat\"\n";
 
 /// Runs `body` against a daemon with one service, whose state must be the same afterwards.
 fn unchanged_after(body: impl FnOnce(&Daemon<'_>)) {
-    let stand = Stand::new();
-    stand.configure(CONFIG);
-    let mut daemon = stand.start();
+    let testbed = Testbed::create();
+    testbed.configure(CONFIG);
+    let mut daemon = testbed.start();
     let before: State = daemon.get("/v1/state");
     assert_eq!((before.services.len(), before.services[0].servers.len()), (1, 1));
     body(&daemon);

@@ -2,8 +2,8 @@
 
 use lvs_api::{ServiceStatus, Worker};
 use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
-
-use crate::stand::{Stand, until};
+use lvs_test_support::daemon::Testbed;
+use lvs_test_support::waits::until;
 
 /// The least that can be configured.
 const CONNS_MAX: u16 = 1_024;
@@ -11,18 +11,18 @@ const TOO_MANY: u16 = 1_000;
 
 #[test]
 fn a_full_connection_table_refuses_new_connections_and_old_ones_go_on() {
-    let stand = Stand::new();
-    stand.twin("wan", "02:00:00:00:00:01");
-    stand.address("wan", "192.0.2.1/24");
-    stand.address("wan", "192.0.2.100/32");
-    stand.inside("ip neigh add 192.0.2.11 lladdr 02:00:00:00:01:0b dev wan nud permanent");
-    stand.configure_with_conns4_max(
+    let testbed = Testbed::create();
+    testbed.twin("wan", "02:00:00:00:00:01");
+    testbed.address("wan", "192.0.2.1/24");
+    testbed.address("wan", "192.0.2.100/32");
+    testbed.inside("ip neigh add 192.0.2.11 lladdr 02:00:00:00:01:0b dev wan nud permanent");
+    testbed.configure_with_conns4_max(
         u32::from(CONNS_MAX),
         &format!(
             "[[device]]\nname = \"wan\"\ndpdk = \"net_pcap0,rx_pcap={}\"\nmac = \"02:00:00:00:00:01\"\npromiscuous = true\n\
              [[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.100\"\nport = 80\n\
              [[service.real_server]]\naddress = \"192.0.2.11\"\n",
-            stand.path("wan.pcap").display()
+            testbed.path("wan.pcap").display()
         ),
     );
     let ends = |client: u16| format!("192.0.2.2:{} > 192.0.2.100:80", 10_000 + client);
@@ -36,9 +36,9 @@ fn a_full_connection_table_refuses_new_connections_and_old_ones_go_on() {
             bytes,
         })
         .collect();
-    std::fs::write(stand.path("wan.pcap"), write_pcap(&frames)).unwrap();
+    std::fs::write(testbed.path("wan.pcap"), write_pcap(&frames)).unwrap();
 
-    let daemon = stand.start();
+    let daemon = testbed.start();
     let all = u64::from(2 * CONNS_MAX + TOO_MANY);
     until("all frames were received", || {
         daemon.get::<Vec<Worker>>("/v1/workers")[0].rx_packets == all

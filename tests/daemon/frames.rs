@@ -9,8 +9,8 @@ use lvs_api::{Buffers, Device, DropCount, Worker};
 use lvs_core::random::Random;
 use lvs_core::testing::mutate::{arbitrary, seeds};
 use lvs_core::testing::{CapturedFrame, write_pcap};
-
-use crate::stand::{Daemon, Stand, until};
+use lvs_test_support::daemon::{Daemon, Testbed};
+use lvs_test_support::waits::until;
 
 const FRAMES: usize = 1_000_000;
 /// Of these so many come from real servers.
@@ -43,14 +43,14 @@ fn write_capture(path: &Path, seed: u64, count: usize) {
 }
 
 /// The network of `lvs_core::testing::network`, on twins; the last real server never answers.
-fn lay_network(stand: &Stand) {
+fn lay_network(testbed: &Testbed) {
     for (device, number, net4, net6) in [
         ("wan", 1, "192.0.2", "2001:db8:a:"),
         ("lan", 2, "198.51.100", "2001:db8:b:"),
     ] {
-        stand.twin(device, &format!("02:00:00:00:00:0{number}"));
-        stand.address(device, &format!("{net4}.1/24"));
-        stand.address(device, &format!("{net6}:1/64"));
+        testbed.twin(device, &format!("02:00:00:00:00:0{number}"));
+        testbed.address(device, &format!("{net4}.1/24"));
+        testbed.address(device, &format!("{net6}:1/64"));
         let neighbours: Vec<u8> = if device == "wan" {
             (2..10).chain([254]).collect()
         } else {
@@ -59,14 +59,14 @@ fn lay_network(stand: &Stand) {
         for neighbour in neighbours {
             for addr in [format!("{net4}.{neighbour}"), format!("{net6}:{neighbour}")] {
                 let mac = format!("02:00:00:00:0{number}:{neighbour:02x}");
-                stand.inside(&format!("ip neigh add {addr} lladdr {mac} dev {device} nud permanent"));
+                testbed.inside(&format!("ip neigh add {addr} lladdr {mac} dev {device} nud permanent"));
             }
         }
     }
-    stand.address("wan", "192.0.2.100/32");
-    stand.address("wan", "2001:db8:a::100/128");
-    stand.inside("ip route add default via 192.0.2.254");
-    stand.inside("ip -6 route add default via 2001:db8:a::254");
+    testbed.address("wan", "192.0.2.100/32");
+    testbed.address("wan", "2001:db8:a::100/128");
+    testbed.inside("ip route add default via 192.0.2.254");
+    testbed.inside("ip -6 route add default via 2001:db8:a::254");
 }
 
 /// NAT, FULLNAT, DR and TUN, both families.
@@ -97,9 +97,9 @@ fn services() -> String {
     text
 }
 
-fn devices(stand: &Stand) -> String {
+fn devices(testbed: &Testbed) -> String {
     let device = |name: &str, number: u8| {
-        let capture = stand.path(&format!("{name}.pcap"));
+        let capture = testbed.path(&format!("{name}.pcap"));
         format!(
             "[[device]]\nname = {name:?}\ndpdk = \"net_pcap{number},rx_pcap={}\"\nmac = \"02:00:00:00:00:0{}\"\n\
              promiscuous = true\n",
@@ -150,18 +150,18 @@ impl Account {
 
 #[test]
 fn a_million_arbitrary_frames_are_all_accounted_for() {
-    let stand = Stand::new();
-    lay_network(&stand);
-    stand.configure_with_conns4_max(200_000, &(devices(&stand) + &services()));
-    write_capture(&stand.path("wan.pcap"), 1, 0);
-    write_capture(&stand.path("lan.pcap"), 2, 0);
-    let daemon = stand.start();
+    let testbed = Testbed::create();
+    lay_network(&testbed);
+    testbed.configure_with_conns4_max(200_000, &(devices(&testbed) + &services()));
+    write_capture(&testbed.path("wan.pcap"), 1, 0);
+    write_capture(&testbed.path("lan.pcap"), 2, 0);
+    let daemon = testbed.start();
     let before: Buffers = daemon.get("/v1/buffers");
     daemon.stop();
 
-    write_capture(&stand.path("wan.pcap"), 1, FRAMES - LAN_FRAMES);
-    write_capture(&stand.path("lan.pcap"), 2, LAN_FRAMES);
-    let mut daemon = stand.start();
+    write_capture(&testbed.path("wan.pcap"), 1, FRAMES - LAN_FRAMES);
+    write_capture(&testbed.path("lan.pcap"), 2, LAN_FRAMES);
+    let mut daemon = testbed.start();
     until("all frames were received and have come to their end", || {
         let account = Account::of(&daemon);
         account.received == FRAMES as u64 && account.held == 0 && account.is_settled()

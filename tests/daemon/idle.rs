@@ -5,62 +5,52 @@ use std::time::Duration;
 
 use lvs_api::Worker;
 use lvs_core::testing::{CapturedFrame, udp4, write_pcap};
-
-use crate::stand::{Stand, until};
-
-/// CPU time of the daemon's worker in milliseconds (`/proc/…/schedstat`, nanoseconds on CPU first).
-fn worker_cpu_ms(pid: u32) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-    let worker = tasks
-        .map(|task| task.path())
-        .find(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("rte-worker")));
-    let schedstat = fs::read_to_string(worker.unwrap().join("schedstat")).unwrap();
-    schedstat.split(' ').next().unwrap().parse::<u64>().unwrap() / 1_000_000
-}
+use lvs_test_support::daemon::Testbed;
+use lvs_test_support::waits::until;
 
 #[test]
 fn a_director_without_traffic_leaves_its_core_alone_and_connections_expire() {
-    let stand = Stand::new();
+    let testbed = Testbed::create();
     for (name, number) in [("wan", 1), ("lan", 2)] {
-        stand.twin(name, &format!("02:00:00:00:00:0{number}"));
+        testbed.twin(name, &format!("02:00:00:00:00:0{number}"));
     }
-    stand.address("wan", "192.0.2.1/24");
-    stand.address("wan", "192.0.2.100/32");
-    stand.inside("ip neigh add 192.0.2.5 lladdr 02:00:00:00:01:05 dev wan nud permanent");
-    stand.inside("ip link add near type veth peer name far");
-    stand.inside("ip link set near up");
-    stand.inside("ip link set far up");
+    testbed.address("wan", "192.0.2.1/24");
+    testbed.address("wan", "192.0.2.100/32");
+    testbed.inside("ip neigh add 192.0.2.5 lladdr 02:00:00:00:01:05 dev wan nud permanent");
+    testbed.inside("ip link add near type veth peer name far");
+    testbed.inside("ip link set near up");
+    testbed.inside("ip link set far up");
     let bytes = udp4("192.0.2.9:5000 > 192.0.2.100:53").build();
     let frame = CapturedFrame {
         time_ns: 0,
         wire_len: bytes.len() as u32,
         bytes,
     };
-    fs::write(stand.path("one.pcap"), write_pcap(&[frame])).unwrap();
-    stand.configure(&format!(
+    fs::write(testbed.path("one.pcap"), write_pcap(&[frame])).unwrap();
+    testbed.configure(&format!(
         "[timeouts]\nudp_sec = 2\n\
          [[device]]\nname = \"wan\"\npromiscuous = true\nmac = \"02:00:00:00:00:01\"\ndpdk = \"net_pcap0,rx_pcap={}\"\n\
          [[device]]\nname = \"lan\"\ndpdk = \"net_af_packet0,iface=near\"\n\
          [[service]]\nprotocol = \"udp\"\naddress = \"192.0.2.100\"\nport = 53\nscheduler = \"rr\"\n\
          [[service.real_server]]\naddress = \"192.0.2.5\"\nmode = \"dr\"\n",
-        stand.path("one.pcap").display(),
+        testbed.path("one.pcap").display(),
     ));
-    let text = fs::read_to_string(stand.path("lvsd.toml")).unwrap();
-    stand.write_config(&text.replace("idle = \"sleep\"", "idle = \"adaptive\""));
-    let daemon = stand.start();
+    let text = fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
+    testbed.write_config(&text.replace("idle = \"sleep\"", "idle = \"adaptive\""));
+    let daemon = testbed.start();
     let worker = || daemon.get::<Vec<Worker>>("/v1/workers").remove(0);
     until("its connection has expired", || {
         let worker = worker();
         worker.scheduler_picks == 1 && worker.conns_expired == 1 && worker.conns4 == 0
     });
-    let (before, cpu_before) = (worker(), worker_cpu_ms(daemon.pid()));
+    let (before, cpu_before) = (worker(), daemon.cpu_time("rte-worker"));
     std::thread::sleep(Duration::from_millis(1_000));
-    let (after, spent) = (worker(), worker_cpu_ms(daemon.pid()) - cpu_before);
+    let (after, spent) = (worker(), daemon.cpu_time("rte-worker") - cpu_before);
     println!(
-        "{spent} ms of CPU in a quiet second, {} sleeps",
+        "{spent:?} of CPU in a quiet second, {} sleeps",
         after.sleeps - before.sleeps
     );
-    assert!(spent < 50, "{spent} ms of CPU in a quiet second");
+    assert!(spent < Duration::from_millis(50), "{spent:?} of CPU in a quiet second");
     assert!(after.sleep_cycles - before.sleep_cycles > after.cycles_per_sec / 2);
     assert!(daemon.printed("workers").contains("Asleep%"));
     let log = daemon.stop();

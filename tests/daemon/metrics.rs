@@ -1,14 +1,15 @@
 //! The metrics of a real daemon, by its socket and by TCP.
 
-use crate::stand::{Stand, until};
+use lvs_test_support::daemon::Testbed;
+use lvs_test_support::waits::until;
 
 #[test]
 fn metrics_are_served_by_tcp_where_configured_and_nothing_else_is() {
-    let stand = Stand::new();
-    stand.inside("ip link set lo up");
-    stand.configure("[metrics]\nlisten = \"127.0.0.1:9190\"\n[[device]]\nname = \"dp0\"\ndpdk = \"net_null0\"\n");
-    let daemon = stand.start();
-    let scrape = |path: &str| stand.inside(&format!("curl -sS -w %{{http_code}} http://127.0.0.1:9190{path}"));
+    let testbed = Testbed::create();
+    testbed.inside("ip link set lo up");
+    testbed.configure("[metrics]\nlisten = \"127.0.0.1:9190\"\n[[device]]\nname = \"dp0\"\ndpdk = \"net_null0\"\n");
+    let daemon = testbed.start();
+    let scrape = |path: &str| testbed.inside(&format!("curl -sS -w %{{http_code}} http://127.0.0.1:9190{path}"));
     // net_null receives without end, so passes are timed.
     until("latency was sampled", || {
         let page = scrape("/metrics");
@@ -45,10 +46,10 @@ fn metrics_are_served_by_tcp_where_configured_and_nothing_else_is() {
 
 #[test]
 fn a_listener_that_cannot_be_had_refuses_the_start_and_names_the_key() {
-    let stand = Stand::new();
+    let testbed = Testbed::create();
     // Of a link, but which?
-    stand.configure("[metrics]\nlisten = \"[fe80::1]:9190\"\n");
-    let said = stand.refused();
+    testbed.configure("[metrics]\nlisten = \"[fe80::1]:9190\"\n");
+    let said = testbed.refused();
     let cure = "give an address of this machine and a free port";
     assert!(
         said.starts_with("metrics.listen [fe80::1]:9190: ") && said.contains(cure),

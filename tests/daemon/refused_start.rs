@@ -3,18 +3,17 @@
 use std::os::unix::net::UnixListener;
 
 use lvs_api::State;
-
-use crate::stand::Stand;
+use lvs_test_support::daemon::Testbed;
 
 const DEVICE: &str = "[[device]]\nname = \"wan\"\ndpdk = \"net_null0,no-rx=1\"\n";
 const SERVICE: &str = "[[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.100\"\nport = 80\n";
 
 /// The message for a configuration, without the file's place.
 fn refused_with(rest: &str) -> String {
-    let stand = Stand::new();
-    stand.configure(rest);
-    let message = stand.refused();
-    let directory = stand.path("");
+    let testbed = Testbed::create();
+    testbed.configure(rest);
+    let message = testbed.refused();
+    let directory = testbed.path("");
     message.replace(&directory.display().to_string(), "")
 }
 
@@ -93,15 +92,15 @@ fn a_device_that_cannot_be_had_is_named() {
 
 #[test]
 fn a_device_that_somebody_else_has_is_busy() {
-    let stand = Stand::new();
-    stand.inside("ip link add cable type veth peer name end");
-    stand.inside("ip link set cable up");
-    stand.configure(
+    let testbed = Testbed::create();
+    testbed.inside("ip link add cable type veth peer name end");
+    testbed.inside("ip link set cable up");
+    testbed.configure(
         "[[device]]\nname = \"wan\"\ndpdk = \"net_af_xdp0,iface=cable\"\n\
          [[device]]\nname = \"lan\"\ndpdk = \"net_af_xdp1,iface=cable\"\n",
     );
     assert_eq!(
-        stand.refused(),
+        testbed.refused(),
         "device \"lan\": a receive queue refused: Invalid argument; another program may have it, or rx_queue_size or \
          tx_queue_size is not what it takes; RUST_LOG=debug shows what its driver says"
     );
@@ -109,43 +108,43 @@ fn a_device_that_somebody_else_has_is_busy() {
 
 #[test]
 fn a_twin_whose_name_is_taken_is_named() {
-    let stand = Stand::new();
-    stand.inside("ip link add wan type bridge");
-    stand.configure(DEVICE);
+    let testbed = Testbed::create();
+    testbed.inside("ip link add wan type bridge");
+    testbed.configure(DEVICE);
     assert_eq!(
-        stand.refused(),
+        testbed.refused(),
         "kernel twin wan: an interface of another kind has this name; rename it, or give the device another kernel \
          name in lvsd.toml"
     );
     assert!(
-        stand.inside("ip -d link show wan").contains("bridge"),
+        testbed.inside("ip -d link show wan").contains("bridge"),
         "it is left alone"
     );
 }
 
 #[test]
 fn a_second_director_on_the_same_device_is_refused_and_the_first_goes_on() {
-    let stand = Stand::new();
-    stand.configure(&format!("{DEVICE}{SERVICE}"));
-    let mut first = stand.start();
+    let testbed = Testbed::create();
+    testbed.configure(&format!("{DEVICE}{SERVICE}"));
+    let mut first = testbed.start();
     let before: State = first.get("/v1/state");
     assert_eq!(
-        stand.refused(),
+        testbed.refused(),
         format!(
             "lvsd (pid {}) answers on {}; stop it first, or give this lvsd another path",
             first.pid(),
-            stand.socket().display()
+            testbed.socket().display()
         )
     );
     // Another socket and journal, but the same twin.
-    let text = std::fs::read_to_string(stand.path("lvsd.toml")).unwrap();
+    let text = std::fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
     let other = text
         .replace("api.sock", "other.sock")
         .replace("/journal", "/other-journal");
-    stand.write_config(&other);
+    testbed.write_config(&other);
     let expected = "another lvsd (DPDK's file prefix \"lvsd\") runs in this network namespace; stop it, or start this \
                     one in a namespace of its own (ip netns exec)";
-    assert_eq!(stand.refused(), expected);
+    assert_eq!(testbed.refused(), expected);
     assert!(first.is_alive());
     assert_eq!(first.get::<State>("/v1/state"), before);
     first.stop();
@@ -153,39 +152,39 @@ fn a_second_director_on_the_same_device_is_refused_and_the_first_goes_on() {
 
 #[test]
 fn a_socket_path_in_use_is_left_to_its_owner() {
-    let stand = Stand::new();
-    stand.configure("");
-    let listener = UnixListener::bind(stand.socket()).unwrap();
-    let message = stand.refused();
+    let testbed = Testbed::create();
+    testbed.configure("");
+    let listener = UnixListener::bind(testbed.socket()).unwrap();
+    let message = testbed.refused();
     let expected = format!(
         "(pid {}) answers on {}; stop it first",
         std::process::id(),
-        stand.socket().display()
+        testbed.socket().display()
     );
     assert!(message.contains(&expected), "{message}");
     drop(listener);
 
-    std::fs::remove_file(stand.socket()).unwrap();
-    std::fs::write(stand.socket(), "notes").unwrap();
+    std::fs::remove_file(testbed.socket()).unwrap();
+    std::fs::write(testbed.socket(), "notes").unwrap();
     assert_eq!(
-        stand.refused(),
+        testbed.refused(),
         format!(
             "{} exists and is no socket; move it away or set another socket path",
-            stand.socket().display()
+            testbed.socket().display()
         )
     );
-    assert_eq!(std::fs::read(stand.socket()).unwrap(), b"notes");
+    assert_eq!(std::fs::read(testbed.socket()).unwrap(), b"notes");
 }
 
 #[test]
 fn hugepages_that_are_required_but_absent_are_asked_for() {
-    let stand = Stand::new();
-    stand.write_config(&format!(
+    let testbed = Testbed::create();
+    testbed.write_config(&format!(
         "[eal]\nhugepages = \"require\"\nmemory_mb = 1000000\n[api]\nsocket = {:?}\n[journal]\npath = {:?}\n",
-        stand.socket(),
-        stand.path("journal")
+        testbed.socket(),
+        testbed.path("journal")
     ));
-    let message = stand.refused();
+    let message = testbed.refused();
     assert!(
         message.starts_with("1000000 MiB of hugepages are needed but "),
         "{message}"
@@ -196,42 +195,42 @@ fn hugepages_that_are_required_but_absent_are_asked_for() {
 
 #[test]
 fn a_journal_that_cannot_be_written_is_named() {
-    let stand = Stand::new();
-    stand.configure("");
-    std::fs::create_dir(stand.path("journal")).unwrap();
-    let message = stand.refused();
+    let testbed = Testbed::create();
+    testbed.configure("");
+    std::fs::create_dir(testbed.path("journal")).unwrap();
+    let message = testbed.refused();
     assert!(message.contains("/journal: Is a directory"), "{message}");
 
-    let text = std::fs::read_to_string(stand.path("lvsd.toml")).unwrap();
-    stand.write_config(&text.replace("/journal", "/nowhere/journal"));
+    let text = std::fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
+    testbed.write_config(&text.replace("/journal", "/nowhere/journal"));
     assert_eq!(
-        stand.refused(),
+        testbed.refused(),
         format!(
             "journal {}: No such file or directory (os error 2); \
              check that the directory exists, is writable and has space",
-            stand.path("nowhere/journal").display()
+            testbed.path("nowhere/journal").display()
         )
     );
 }
 
 #[test]
 fn without_root_the_missing_right_is_named() {
-    let stand = Stand::new();
-    stand.configure(DEVICE);
+    let testbed = Testbed::create();
+    testbed.configure(DEVICE);
     assert_eq!(
-        stand.refused_as_nobody(),
+        testbed.refused_as_nobody(),
         "kernel twin wan: no permission; run lvsd as root or with CAP_NET_ADMIN"
     );
 }
 
 #[test]
 fn a_configuration_file_that_is_not_there_is_named() {
-    let stand = Stand::new();
+    let testbed = Testbed::create();
     assert_eq!(
-        stand.refused(),
+        testbed.refused(),
         format!(
             "cannot read {}: No such file or directory (os error 2); give the right file with --config",
-            stand.path("lvsd.toml").display()
+            testbed.path("lvsd.toml").display()
         )
     );
 }

@@ -2,15 +2,15 @@
 
 use lvs_api::{Device, RssState, Worker};
 use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
-
-use crate::stand::{Stand, until};
+use lvs_test_support::daemon::Testbed;
+use lvs_test_support::waits::until;
 
 /// Half of them are the other worker's, by a secret hash. It is about 1,500, far from a multiple of 1,024, where the
 /// worker begins anew to tell flows apart and nothing more comes to be told.
 const FLOWS: u16 = 3_000;
 
 /// Two workers, and a capture for each of the two queues of "wan": all flows in the first, nothing in the second.
-fn configure(stand: &Stand) {
+fn configure(testbed: &Testbed) {
     let frames: Vec<_> = (0..FLOWS)
         .map(|flow| {
             tcp4(&format!(
@@ -26,33 +26,33 @@ fn configure(stand: &Stand) {
             bytes,
         })
         .collect();
-    std::fs::write(stand.path("all.pcap"), write_pcap(&frames)).unwrap();
-    std::fs::write(stand.path("none.pcap"), write_pcap(&[])).unwrap();
+    std::fs::write(testbed.path("all.pcap"), write_pcap(&frames)).unwrap();
+    std::fs::write(testbed.path("none.pcap"), write_pcap(&[])).unwrap();
     let cpus = lvsd::dpdk::eal::available_cpus();
     let worker_cpu = cpus[1 % cpus.len()];
-    stand.write_config(&format!(
+    testbed.write_config(&format!(
         "[eal]\nhugepages = \"never\"\nmain_core = {}\nworker_cores = [{worker_cpu}, {worker_cpu}]\n\
          [workers]\nidle = \"sleep\"\n[api]\nsocket = {:?}\n[journal]\npath = {:?}\n\
          [[device]]\nname = \"wan\"\npromiscuous = true\nmac = \"02:00:00:00:00:01\"\ndpdk = \"net_pcap0,rx_pcap={},rx_pcap={}\"\n\
          [[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.100\"\nport = 80\nscheduler = \"rr\"\n\
          [[service.real_server]]\naddress = \"192.0.2.5\"\nmode = \"dr\"\n",
         cpus[0],
-        stand.socket(),
-        stand.path("journal"),
-        stand.path("all.pcap").display(),
-        stand.path("none.pcap").display(),
+        testbed.socket(),
+        testbed.path("journal"),
+        testbed.path("all.pcap").display(),
+        testbed.path("none.pcap").display(),
     ));
 }
 
 #[test]
 fn a_device_that_brings_all_flows_by_one_queue_is_shown_and_its_load_is_shared_all_the_same() {
-    let stand = Stand::new();
-    stand.twin("wan", "02:00:00:00:00:01");
-    stand.address("wan", "192.0.2.1/24");
-    stand.address("wan", "192.0.2.100/32");
-    stand.inside("ip neigh add 192.0.2.5 lladdr 02:00:00:00:01:05 dev wan nud permanent");
-    configure(&stand);
-    let daemon = stand.start();
+    let testbed = Testbed::create();
+    testbed.twin("wan", "02:00:00:00:00:01");
+    testbed.address("wan", "192.0.2.1/24");
+    testbed.address("wan", "192.0.2.100/32");
+    testbed.inside("ip neigh add 192.0.2.5 lladdr 02:00:00:00:01:05 dev wan nud permanent");
+    configure(&testbed);
+    let daemon = testbed.start();
     until("every flow has its connection", || {
         let workers: Vec<Worker> = daemon.get("/v1/workers");
         workers.iter().map(|worker| worker.conns4).sum::<u64>() == u64::from(FLOWS)

@@ -6,50 +6,37 @@
 //!
 //! A has the virtual address, the servers' gateway and the local address of FULLNAT; when it is killed, B gets them.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use lvs_api::{SyncDaemonStatus, SyncRole};
-use nix::sched::{CloneFlags, setns};
+use lvs_test_support::daemon::{Daemon, Testbed};
+use lvs_test_support::namespace::Namespace;
+use lvs_test_support::process::run;
+use lvs_test_support::waits::{PATIENCE, until};
 use nix::sys::signal::Signal;
-
-use crate::stand::{Daemon, PATIENCE, Stand, run, until};
 
 const CONNECTIONS: usize = 8;
 const NAT_PORT: u16 = 80;
 const FULL_NAT_PORT: u16 = 81;
 
-/// Runs `work` in the network of `stand`. Sockets that it makes stay there.
-fn in_network<T: Send + 'static>(stand: &Stand, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let namespace = File::open(format!("/run/netns/{}", stand.namespace())).unwrap();
-    let thread = std::thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        work()
-    });
-    thread.join().unwrap()
-}
-
-/// A cable between an interface of `stand` and a bridge of `switch`, without offloads, which no wire has.
-fn plug(stand: &Stand, interface: &str, switch: &Stand, bridge: &str) {
-    let far = format!(
-        "{}-{interface}",
-        &stand.namespace()[stand.namespace().len().saturating_sub(8)..]
-    );
+/// A cable between an interface of `host` and a bridge of `switch`, without offloads, which no wire has.
+fn plug(host: &Namespace, interface: &str, switch: &Namespace, bridge: &str) {
+    let far = format!("{}-{interface}", &host.name()[host.name().len().saturating_sub(8)..]);
     let far: String = far.chars().rev().take(15).collect::<String>().chars().rev().collect();
-    stand.inside(&format!(
+    host.inside(&format!(
         "ip link add {interface} type veth peer name {far} netns {}",
-        switch.namespace()
+        switch.name()
     ));
     switch.inside(&format!("ip link set {far} master {bridge} up"));
-    for (of, name) in [(stand, interface), (switch, far.as_str())] {
+    for (of, name) in [(host, interface), (switch, far.as_str())] {
         of.inside(&format!("ethtool -K {name} tx off rx off tso off gso off gro off"));
     }
-    stand.inside(&format!("ip link set {interface} up"));
+    host.inside(&format!("ip link set {interface} up"));
 }
 
 /// A cable that belongs to lvsd alone: the kernel is deaf on it, packet sockets hear before that.
-fn plug_device(director: &Stand, device: &str, switch: &Stand) {
+fn plug_device(director: &Testbed, device: &str, switch: &Namespace) {
     let cable = format!("{device}0");
     plug(director, &cable, switch, device);
     director.inside(&format!("sysctl -qw net.ipv6.conf.{cable}.disable_ipv6=1"));
@@ -60,8 +47,8 @@ fn plug_device(director: &Stand, device: &str, switch: &Stand) {
     run(nft.args(["nft", &format!("add chain netdev deaf_{cable} ingress {chain}")]));
 }
 
-fn director(number: u8, switch: &Stand) -> Stand {
-    let director = Stand::new();
+fn director(number: u8, switch: &Namespace) -> Testbed {
+    let director = Testbed::create();
     let mut devices = String::new();
     for (index, device) in ["wan", "lan"].into_iter().enumerate() {
         plug_device(&director, device, switch);
@@ -88,14 +75,14 @@ fn director(number: u8, switch: &Stand) -> Stand {
 }
 
 /// Gives `director` what moves from one to the other.
-fn take_addresses(director: &Stand) {
+fn take_addresses(director: &Namespace) {
     director.address("wan", "192.0.2.100/32");
     director.address("lan", "198.51.100.1/32");
     director.address("lan", "198.51.100.200/32");
 }
 
-fn end(switch: &Stand, bridge: &str, address: &str, gateway: Option<&str>) -> Stand {
-    let host = Stand::new();
+fn end(switch: &Namespace, bridge: &str, address: &str, gateway: Option<&str>) -> Namespace {
+    let host = Namespace::create();
     host.inside("ip link set lo up");
     plug(&host, "eth0", switch, bridge);
     host.address("eth0", address);
@@ -106,8 +93,8 @@ fn end(switch: &Stand, bridge: &str, address: &str, gateway: Option<&str>) -> St
 }
 
 /// Echoes whatever comes on port 8080 until the test ends.
-fn serve(server: &Stand) {
-    let listener = in_network(server, || TcpListener::bind("0.0.0.0:8080").unwrap());
+fn serve(server: &Namespace) {
+    let listener = server.run(|| TcpListener::bind("0.0.0.0:8080").unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
@@ -128,8 +115,8 @@ fn says_and_hears(stream: &mut TcpStream, word: &str) {
     assert_eq!(heard, word.as_bytes());
 }
 
-fn connected(client: &Stand, port: u16) -> TcpStream {
-    let mut stream = in_network(client, move || {
+fn connected(client: &Namespace, port: u16) -> TcpStream {
+    let mut stream = client.run(move || {
         let target = format!("192.0.2.100:{port}").parse().unwrap();
         TcpStream::connect_timeout(&target, PATIENCE).unwrap()
     });
@@ -158,7 +145,7 @@ fn sync_status(daemon: &Daemon<'_>, role: SyncRole) -> SyncDaemonStatus {
 
 #[test]
 fn connections_of_a_killed_master_go_on_through_its_backup() {
-    let switch = Stand::new();
+    let switch = Namespace::create();
     for bridge in ["wan", "lan"] {
         switch.inside(&format!("ip link add {bridge} type bridge"));
         switch.inside(&format!("ip link set {bridge} up"));
@@ -212,36 +199,36 @@ fn connections_of_a_killed_master_go_on_through_its_backup() {
 
 #[test]
 fn a_daemon_comes_back_with_the_director_and_waits_for_its_interface() {
-    let stand = Stand::new();
-    stand.configure("");
-    stand.inside("ip link set lo up");
-    stand.inside("ip link add sync0 type veth peer name sync1");
-    stand.inside("ip link set sync0 up");
-    stand.inside("ip link set sync1 up");
-    stand.address("sync0", "198.51.100.2/24");
-    let daemon = stand.start();
+    let testbed = Testbed::create();
+    testbed.configure("");
+    testbed.inside("ip link set lo up");
+    testbed.inside("ip link add sync0 type veth peer name sync1");
+    testbed.inside("ip link set sync0 up");
+    testbed.inside("ip link set sync1 up");
+    testbed.address("sync0", "198.51.100.2/24");
+    let daemon = testbed.start();
     let refused = daemon.lvsctl("sync start backup --interface nowhere0");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no network interface \"nowhere0\""));
     daemon.printed("sync start backup --interface sync0 --sync-id 9 --port 9999");
     daemon.signal(Signal::SIGKILL);
     drop(daemon);
-    stand.inside("ip link del sync0");
+    testbed.inside("ip link del sync0");
 
-    let daemon = stand.start();
+    let daemon = testbed.start();
     assert!(!sync_status(&daemon, SyncRole::Backup).running);
     until("the log names what it waits for", || {
         daemon
             .log()
             .contains("backup sync daemon: there is no network interface")
     });
-    stand.inside("ip link add sync0 type veth peer name sync1");
-    stand.inside("ip link set sync0 up");
-    stand.inside("ip link set sync1 up");
-    stand.address("sync0", "198.51.100.2/24");
+    testbed.inside("ip link add sync0 type veth peer name sync1");
+    testbed.inside("ip link set sync0 up");
+    testbed.inside("ip link set sync1 up");
+    testbed.address("sync0", "198.51.100.2/24");
     until("its sockets are open", || {
         sync_status(&daemon, SyncRole::Backup).running
     });
-    let members = stand.inside("ip -4 maddr show dev sync0");
+    let members = testbed.inside("ip -4 maddr show dev sync0");
     assert!(members.contains("224.0.0.81"), "{members}");
     daemon.printed("sync stop backup");
     assert_eq!(daemon.printed("sync"), "");
@@ -256,6 +243,6 @@ fn a_daemon_comes_back_with_the_director_and_waits_for_its_interface() {
         daemon.printed("sync"),
         "master sync daemon (mcast=sync0, syncid=0, maxlen=1452, group=ff02::81, port=8848, ttl=3)\n"
     );
-    assert!(!stand.inside("ip -4 maddr show dev sync0").contains("224.0.0.81"));
+    assert!(!testbed.inside("ip -4 maddr show dev sync0").contains("224.0.0.81"));
     daemon.stop();
 }

@@ -4,9 +4,9 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
+use lvs_test_support::daemon::Testbed;
+use lvs_test_support::waits::PATIENCE;
 use nix::sys::signal::Signal;
-
-use crate::stand::{PATIENCE, Stand};
 
 fn next(socket: &UnixDatagram) -> Option<String> {
     let mut buffer = [0; 256];
@@ -16,9 +16,9 @@ fn next(socket: &UnixDatagram) -> Option<String> {
 
 #[test]
 fn systemd_hears_when_it_is_ready_alive_and_stopping() {
-    let stand = Stand::new();
-    stand.configure("");
-    let path = stand.path("notify.sock");
+    let testbed = Testbed::create();
+    testbed.configure("");
+    let path = testbed.path("notify.sock");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let environment = [
@@ -26,9 +26,9 @@ fn systemd_hears_when_it_is_ready_alive_and_stopping() {
         // Microseconds: signs of life come three times as often.
         ("WATCHDOG_USEC", Path::new("600000")),
     ];
-    let daemon = stand.start_with(&environment);
+    let daemon = testbed.start_with(&environment);
     assert_eq!(next(&socket).as_deref(), Some("READY=1"));
-    UnixStream::connect(stand.socket()).expect("open since before it said so");
+    UnixStream::connect(testbed.socket()).expect("open since before it said so");
     for _ in 0..3 {
         assert_eq!(next(&socket).as_deref(), Some("WATCHDOG=1"));
     }

@@ -1,8 +1,7 @@
 //! What a real daemon says of packets that nobody sends.
 
 use lvs_api::{Stats, Why, WhyVerdict};
-
-use crate::stand::Stand;
+use lvs_test_support::daemon::Testbed;
 
 const SERVICES: &str = "
 [[device]]
@@ -35,22 +34,22 @@ fwmark = 7
 scheduler = \"rr\"
 ";
 
-fn lay_network(stand: &Stand) {
+fn lay_network(testbed: &Testbed) {
     for (device, number, address) in [("wan", 1, "192.0.2.1/24"), ("lan", 2, "198.51.100.1/24")] {
-        stand.twin(device, &format!("02:00:00:00:00:0{number}"));
-        stand.address(device, address);
+        testbed.twin(device, &format!("02:00:00:00:00:0{number}"));
+        testbed.address(device, address);
     }
-    stand.address("wan", "192.0.2.100/32");
-    stand.address("wan", "192.0.2.101/32");
-    stand.inside("ip neigh add 198.51.100.12 lladdr 02:00:00:00:02:12 dev lan nud permanent");
+    testbed.address("wan", "192.0.2.100/32");
+    testbed.address("wan", "192.0.2.101/32");
+    testbed.inside("ip neigh add 198.51.100.12 lladdr 02:00:00:00:02:12 dev lan nud permanent");
 }
 
 #[test]
 fn every_decision_is_told_and_nothing_is_counted() {
-    let stand = Stand::new();
-    lay_network(&stand);
-    stand.configure(SERVICES);
-    let daemon = stand.start();
+    let testbed = Testbed::create();
+    lay_network(&testbed);
+    testbed.configure(SERVICES);
+    let daemon = testbed.start();
 
     let answer = daemon.printed("why 192.0.2.7 tcp:192.0.2.100:80");
     for line in [

@@ -4,9 +4,10 @@
 //! `scripts/dev goldens [DIR]` plays all; `cargo test` a few that take a minute together. `LVS_GOLDENS_ONLY=name` one,
 //! `LVS_GOLDENS_SLOW=1` those with long pauses too, `LVS_GOLDENS_JOBS=N` so many at a time. Needs root.
 
+// Both players of recordings share these files by path: `lvs-test-support` would bring DPDK into the tests of the core,
+// and another crate would be more to know than five files.
 #[path = "../../src/core/tests/kernel_goldens/frames.rs"]
 mod frames;
-mod machine;
 mod messages;
 mod player;
 #[path = "../../src/core/tests/kernel_goldens/recordings.rs"]
@@ -17,13 +18,9 @@ mod scenario;
 #[allow(dead_code)]
 #[path = "../../src/core/tests/kernel_goldens/setup.rs"]
 mod setup;
-// The daemon's own tests do more with it.
-#[allow(dead_code)]
-#[path = "../daemon/stand.rs"]
-mod stand;
+mod testbed;
 #[path = "../../src/core/tests/kernel_goldens/text.rs"]
 mod text;
-mod tools;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -32,6 +29,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
+
+use lvs_test_support::tools;
 
 use recordings::{Recordings, Summary};
 use scenario::{Scenario, Step};
@@ -110,7 +109,7 @@ fn play_all(paths: Vec<PathBuf>) -> BTreeMap<String, Result<(), String>> {
         .and_then(|jobs| jobs.parse().ok())
         .unwrap_or(3);
     let (left, results) = (Mutex::new(paths.into_iter()), Mutex::new(BTreeMap::new()));
-    tools::lvs_run();
+    tools::lvs_run(Path::new(""));
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {

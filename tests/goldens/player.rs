@@ -5,11 +5,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use lvs_test_support::daemon::Testbed;
+use lvs_test_support::namespace::Namespace;
+
 use crate::frames::{self, Identities};
-use crate::machine::{self, Machine, Printed};
 use crate::messages::Messages;
 use crate::scenario::{Command, Expected, Scenario, Side, Step, bytes, expectation, expectations};
-use crate::stand::Stand;
+use crate::testbed::{self, GoldenTestbed, Printed};
 use crate::text::{self, EXPIRY_TOLERANCE_SEC};
 use crate::wire::Wire;
 
@@ -75,19 +77,19 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
 
 /// One play; `late` becomes how long at most the machine kept the player or the director waiting.
 fn play_once(scenario: &Scenario, late: &mut Duration) -> Result<(), String> {
-    let (stand, far) = (Stand::new(), Stand::new());
-    machine::lay(&stand, &far, scenario.ipv6);
-    let mut machine = Machine::start(&stand, &far, scenario)?;
-    machine.wire.settle(Side::Client, 0);
+    let (director, far) = (Testbed::create(), Namespace::create());
+    testbed::lay(&director, &far, scenario.ipv6);
+    let mut testbed = GoldenTestbed::start(&director, &far, scenario)?;
+    testbed.wire.settle(Side::Client, 0);
     let first = scenario.steps.iter().find_map(Step::time).unwrap_or(0.0);
     let mut clock = Clock {
         begun: Instant::now() - Duration::from_secs_f64(first),
         late: Duration::ZERO,
     };
-    let result = play_steps(scenario, &mut machine, &mut clock);
-    *late = clock.late.max(machine.wire.slowest());
+    let result = play_steps(scenario, &mut testbed, &mut clock);
+    *late = clock.late.max(testbed.wire.slowest());
     result?;
-    let log = machine.daemon.stop();
+    let log = testbed.daemon.stop();
     if log.contains("ERROR") {
         return Err(log);
     }
@@ -95,7 +97,7 @@ fn play_once(scenario: &Scenario, late: &mut Duration) -> Result<(), String> {
 }
 
 /// Everything from the first frame on.
-fn play_steps(scenario: &Scenario, machine: &mut Machine<'_>, clock: &mut Clock) -> Result<(), String> {
+fn play_steps(scenario: &Scenario, testbed: &mut GoldenTestbed<'_>, clock: &mut Clock) -> Result<(), String> {
     let (mut identities, mut questions) = (Identities::default(), Questions::default());
     let mut messages = Messages::default();
     // The recorded machine had no names; what follows on a table to which a name was given differs.
@@ -104,8 +106,8 @@ fn play_steps(scenario: &Scenario, machine: &mut Machine<'_>, clock: &mut Clock)
         if let Some(t) = step.time() {
             match step {
                 Step::Exec(_) => {}
-                Step::Listing(_) => clock.wait(t - LISTING_TAKES_SEC, &mut machine.wire),
-                _ => clock.wait(t, &mut machine.wire),
+                Step::Listing(_) => clock.wait(t - LISTING_TAKES_SEC, &mut testbed.wire),
+                _ => clock.wait(t, &mut testbed.wire),
             }
         }
         match step {
@@ -114,52 +116,52 @@ fn play_steps(scenario: &Scenario, machine: &mut Machine<'_>, clock: &mut Clock)
             } => {
                 let bytes = bytes(frame);
                 let expected = expectations(&mut steps);
-                machine.wire.send(*iface, &bytes);
-                let arrived = machine.wire.settle(*iface, messages.others(&expected));
+                testbed.wire.send(*iface, &bytes);
+                let arrived = testbed.wire.settle(*iface, messages.others(&expected));
                 let arrived = questions.without_repeated(messages.take_from(arrived), &expected);
-                let expected = messages.expect_all(&mut machine.wire, expected)?;
+                let expected = messages.expect_all(&mut testbed.wire, expected)?;
                 compare(&bytes, arrived, &expected, &mut identities)
                     .map_err(|why| format!("inject {summary}\n{why}"))?;
             }
             Step::Sleep { seconds, t } => {
                 if let Some(t) = t {
-                    clock.wait(*t, &mut machine.wire);
+                    clock.wait(*t, &mut testbed.wire);
                 }
-                machine.wire.pass(Duration::from_secs_f64(*seconds));
+                testbed.wire.pass(Duration::from_secs_f64(*seconds));
                 let expected = expectations(&mut steps);
                 let arrived = if messages.others(&expected) == 0 {
-                    machine.wire.take()
+                    testbed.wire.take()
                 } else {
-                    machine.wire.settle(Side::Client, messages.others(&expected))
+                    testbed.wire.settle(Side::Client, messages.others(&expected))
                 };
                 let arrived = questions.without_repeated(messages.take_from(arrived), &expected);
-                let expected = messages.expect_all(&mut machine.wire, expected)?;
+                let expected = messages.expect_all(&mut testbed.wire, expected)?;
                 compare(&[], arrived, &expected, &mut identities).map_err(|why| format!("sleep {seconds}\n{why}"))?;
             }
             Step::Listing(command) | Step::Exec(command) => {
                 if NOT_ASKED.iter().any(|name| command.command.starts_with(name)) {
                     continue;
                 }
-                let printed = machine.run(&command.command)?;
+                let printed = testbed.run(&command.command)?;
                 let lag = command.t.map_or(0.0, |t| clock.lag(t));
                 same_text(command, &printed, matches!(step, Step::Listing(_)), lag)
                     .map_err(|why| format!("{}\n{why}", command.command))?;
             }
             Step::Expect { summary, .. } => {
-                let left = messages.expect_all(&mut machine.wire, expectation(step).into_iter().collect())?;
+                let left = messages.expect_all(&mut testbed.wire, expectation(step).into_iter().collect())?;
                 if !left.is_empty() {
                     return Err(format!("came out without a packet going in: {summary}"));
                 }
             }
             Step::Note { text, frame: None } => {
                 if let Some(rules) = text.strip_prefix("table reset to: ") {
-                    machine.reset(rules);
+                    testbed.reset(rules);
                 }
             }
             Step::Note {
                 text,
                 frame: Some(frame),
-            } => inject_unlisted(machine, text, frame)?,
+            } => inject_unlisted(testbed, text, frame)?,
         }
     }
     messages.finish()
@@ -197,17 +199,17 @@ impl Questions {
 }
 
 /// "12500 times this frame injected on client": whose outcomes are not recorded.
-fn inject_unlisted(machine: &mut Machine<'_>, text: &str, frame: &str) -> Result<(), String> {
+fn inject_unlisted(testbed: &mut GoldenTestbed<'_>, text: &str, frame: &str) -> Result<(), String> {
     let times: u32 = text
         .split_once(" times this frame injected on client")
         .and_then(|(times, _)| times.parse().ok())
         .ok_or_else(|| format!("note with a frame not understood: {text}"))?;
     let bytes = bytes(frame);
     for sent in 1..=times {
-        machine.wire.send(Side::Client, &bytes);
+        testbed.wire.send(Side::Client, &bytes);
         // No faster than the software device takes them.
         if sent % 100 == 0 {
-            machine.wire.settle(Side::Client, 0);
+            testbed.wire.settle(Side::Client, 0);
         }
     }
     Ok(())

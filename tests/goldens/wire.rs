@@ -2,15 +2,12 @@
 //!
 //! Packet sockets in a namespace that has nothing but these two ends, and no addresses.
 
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use lvs_test_support::namespace::Namespace;
 use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt,
 };
@@ -39,18 +36,10 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Opens the ends `names` in the network namespace `namespace`.
-    pub fn open(namespace: &str, names: [&str; 2]) -> Self {
-        let path = Path::new("/run/netns").join(namespace);
-        let names = names.map(str::to_owned);
-        // A socket stays in the namespace in which it was made; the thread that went there ends.
-        let opened = thread::spawn(move || {
-            let file = File::open(path).expect("the namespace is there");
-            setns(file.as_fd(), CloneFlags::CLONE_NEWNET).expect("root may enter it");
-            names.map(|name| open_end(&name))
-        });
+    /// Opens the ends `names` in `namespace`.
+    pub fn open(namespace: &Namespace, names: [&'static str; 2]) -> Self {
         Self {
-            ends: opened.join().expect("the ends are there"),
+            ends: namespace.run(move || names.map(open_end)),
             arrived: Vec::new(),
             barriers: 0,
             slowest: Duration::ZERO,

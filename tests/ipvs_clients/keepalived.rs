@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use lvs_test_support::ipvs_server::{Server, await_question};
+use lvs_test_support::waits::{PATIENCE, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-
-use crate::server::{PATIENCE, Server, await_question, until};
 
 struct Keepalived {
     child: Child,

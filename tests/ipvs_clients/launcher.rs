@@ -1,19 +1,15 @@
 //! `lvs-run`, as an operator types it.
 
-use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::server::{Server, built, library};
+use lvs_test_support::ipvs_server::Server;
+use lvs_test_support::tools;
 
 /// `lvs-run` with the library and the socket of the tests.
 pub fn lvs_run(server: &Server) -> Command {
-    let program: PathBuf = built(&["-p", "lvs-cli", "--bin", "lvs-run"], "debug/lvs-run");
+    let [program, arguments @ ..] = tools::lvs_run(server.socket());
     let mut command = Command::new(program);
-    command
-        .arg("--library")
-        .arg(library())
-        .arg("--socket")
-        .arg(server.socket());
+    command.args(arguments);
     command
 }
 

@@ -5,11 +5,11 @@ use std::net::TcpListener;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use lvs_test_support::ipvs_server::Server;
+use lvs_test_support::waits::PATIENCE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-
-use crate::server::{PATIENCE, Server};
 
 struct Ldirectord(Child);
 

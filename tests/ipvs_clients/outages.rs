@@ -7,11 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
 use lvs_api::netlink::Hello;
+use lvs_test_support::ipvs_server::{Server, WRITE_TIMEOUT, await_question, takes_less_than};
+use lvs_test_support::waits::until;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, recv, send, socket};
-
-use crate::server::{Server, WRITE_TIMEOUT, await_question, takes_less_than, until};
 
 #[test]
 fn a_director_that_is_away_is_an_error_at_once() {

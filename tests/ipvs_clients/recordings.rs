@@ -5,9 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
-use serde_json::Value;
+use lvs_test_support::ipvs_server::Server;
 
-use crate::server::Server;
+use serde_json::Value;
 
 fn recording(name: &str) -> Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernel-goldens/recordings");

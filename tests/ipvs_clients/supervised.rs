@@ -7,11 +7,12 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use lvs_test_support::ipvs_server::Server;
+use lvs_test_support::waits::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::launcher::lvs_run;
-use crate::server::{Server, until};
 
 /// A static program on Debian's Go libraries.
 fn go_program() -> &'static Path {

@@ -8,15 +8,11 @@
 //! `new` first packets; with `N-workers` at the first of so many workers, which owns all the connections.
 //! `path count …` runs `measured` only as often as it says, for `valgrind --tool=callgrind
 //! --toggle-collect='*measured*'`: no other program on the machine disturbs a count of instructions.
-#![allow(
-    unsafe_code,
-    reason = "the CPU clock of this thread, and buffers without bounds checks, as mbufs are"
-)]
+#![allow(unsafe_code, reason = "buffers without bounds checks, as mbufs are")]
 
 #[path = "path/passes.rs"]
 mod passes;
 
-use std::ffi::c_int;
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -39,6 +35,7 @@ use lvs_core::testing::{PacketBuilder, tcp4, tcp6, udp4, udp6};
 use lvs_core::tick::Tick;
 use lvs_core::verdict::{Verdict, WorkerId};
 use lvs_core::worker_state::{Arrival, WorkerSettings, WorkerState};
+use nix::time::{ClockId, clock_gettime};
 
 const ROUNDS: usize = 5;
 /// Flows whose instructions are counted: enough for every shape of a bucket, few enough for valgrind.
@@ -454,25 +451,10 @@ impl Stand {
     }
 }
 
-const CLOCK_THREAD_CPUTIME_ID: c_int = 3;
-
-#[derive(Default)]
-#[repr(C)]
-struct Timespec {
-    sec: i64,
-    nsec: i64,
-}
-
-unsafe extern "C" {
-    fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int;
-}
-
 /// The CPU time of this thread so far.
 fn on_cpu() -> Duration {
-    let mut spent = Timespec::default();
-    // SAFETY: `spent` is a timespec as 64-bit Linux defines it, ours to write.
-    unsafe { clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mut spent) };
-    Duration::new(spent.sec as u64, spent.nsec as u32)
+    let spent = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a thread has such a clock");
+    Duration::from(spent)
 }
 
 fn time(scenario: Scenario, flows: u32) {

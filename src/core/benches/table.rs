@@ -4,7 +4,7 @@
 //! find each and write its `last_seen` and `in_packets`. The order of the flows is independent of the table's; half of
 //! them come inbound, half outbound. Each figure is the median of five rounds (minimum to maximum), with large pages if
 //! the kernel grants them, and without.
-#![allow(unsafe_code, reason = "memory in large pages, and the CPU clock of this thread")]
+#![allow(unsafe_code, reason = "memory in large pages")]
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::{c_int, c_void};
@@ -19,23 +19,14 @@ use lvs_core::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use lvs_core::limits::BURST_MAX;
 use lvs_core::random::Random;
 use lvs_core::tick::Tick;
+use nix::time::{ClockId, clock_gettime};
 
 const ROUNDS: usize = 5;
 const LARGE_PAGE: usize = 2 << 20;
 const MADV_HUGEPAGE: c_int = 14;
 const MADV_NOHUGEPAGE: c_int = 15;
 
-const CLOCK_THREAD_CPUTIME_ID: c_int = 3;
-
-#[derive(Default)]
-#[repr(C)]
-struct Timespec {
-    sec: i64,
-    nsec: i64,
-}
-
 unsafe extern "C" {
-    fn clock_gettime(clock: c_int, time: *mut Timespec) -> c_int;
     fn madvise(start: *mut c_void, len: usize, advice: c_int) -> c_int;
 }
 
@@ -88,10 +79,8 @@ fn nanoseconds_each(pieces: usize, work: impl FnOnce()) -> f64 {
 
 /// The CPU time of this thread so far.
 fn on_cpu() -> Duration {
-    let mut spent = Timespec::default();
-    // SAFETY: `spent` is a timespec as 64-bit Linux defines it, ours to write.
-    unsafe { clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mut spent) };
-    Duration::new(spent.sec as u64, spent.nsec as u32)
+    let spent = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a thread has such a clock");
+    Duration::from(spent)
 }
 
 fn end<A: Address>(host: u32, port: u16) -> Endpoint<A> {

@@ -3,20 +3,20 @@
 mod clients;
 mod commands;
 mod metrics;
-#[path = "../../../tests/process/rude_clients.rs"]
-mod rude_clients;
 mod top;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Output;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lvs_api::{ApiError, Version};
-use nix::time::{ClockId, clock_gettime};
+use lvs_test_support::http::{self, read_all};
+use lvs_test_support::process::{run, thread_cpu_time};
+use lvs_test_support::tools;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -27,7 +27,7 @@ use crate::mgmt::director::{Director, tend::tend};
 use crate::mgmt::fake_worker::FakeWorker;
 
 /// A director with two workers of plain memory behind a socket in a directory of its own.
-struct Stand {
+struct Testbed {
     socket: PathBuf,
     workers: Vec<Arc<FakeWorker>>,
     stop: Option<oneshot::Sender<()>>,
@@ -36,7 +36,7 @@ struct Stand {
     _directory: TempDir,
 }
 
-impl Stand {
+impl Testbed {
     fn new(limits: Limits) -> Self {
         let directory = TempDir::new().unwrap();
         let socket = directory.path().join("api.sock");
@@ -83,7 +83,7 @@ impl Stand {
                     _ = stopped => {}
                 }
             });
-            clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+            thread_cpu_time()
         });
         Self {
             socket,
@@ -95,56 +95,31 @@ impl Stand {
     }
 
     fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream
+        http::connect(&self.socket)
     }
 
-    /// Status and body of the answer to one request.
+    /// Status and body of the answer to one request; 0 and nothing when there is none.
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = self.connect();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: lvsd\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        // The daemon may answer and close before it has read what it refuses, a client too many at once.
-        let _ = stream.write_all(head.as_bytes());
-        let _ = stream.write_all(body.as_bytes());
-        let answer = read_all(&mut stream);
-        (
-            status(&answer),
-            answer
-                .split_once("\r\n\r\n")
-                .map_or_else(String::new, |(_, body)| body.to_owned()),
-        )
+        http::ask(&self.socket, method, path, body).unwrap_or_default()
     }
 
     /// The refusal of one request.
     fn refused(&self, method: &str, path: &str, body: &str) -> (u16, ApiError) {
         let (status, body) = self.ask(method, path, body);
-        (
-            status,
-            serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body:?}")),
-        )
+        (status, http::refusal(&body))
     }
 
     fn lvsctl(&self, arguments: &str) -> Output {
-        run_lvsctl(&self.socket, arguments)
+        lvsctl(&self.socket, arguments).output().unwrap()
     }
 
     /// What a command that must succeed prints.
     fn printed(&self, arguments: &str) -> String {
-        let output = self.lvsctl(arguments);
-        assert!(
-            output.status.success(),
-            "{arguments}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
+        run(&mut lvsctl(&self.socket, arguments))
     }
 }
 
-impl Stand {
+impl Testbed {
     /// Ends the server; the processor time that it took, if it did not panic.
     fn stop(&mut self) -> Option<Duration> {
         drop(self.stop.take());
@@ -152,7 +127,7 @@ impl Stand {
     }
 }
 
-impl Drop for Stand {
+impl Drop for Testbed {
     fn drop(&mut self) {
         if self.thread.is_some() {
             let ended = self.stop();
@@ -161,47 +136,14 @@ impl Drop for Stand {
     }
 }
 
-/// Everything until the other end closes; a reset counts as closing.
-fn read_all(stream: &mut UnixStream) -> String {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 4_096];
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        bytes.extend_from_slice(&buffer[..count]);
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
+/// The status of an answer; 0 for none.
 fn status(answer: &str) -> u16 {
-    answer
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
-        .unwrap_or(0)
+    http::status(answer).unwrap_or_default()
 }
 
-/// The real binary, built once; a no-op where the whole workspace is tested.
-fn lvsctl_binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let exe = std::env::current_exe().unwrap();
-        let profile = exe.parent().and_then(Path::parent).unwrap();
-        let mut cargo = std::process::Command::new(env!("CARGO"));
-        cargo
-            .args(["build", "--quiet", "-p", "lvs-cli", "--bin", "lvsctl"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"));
-        if profile.ends_with("release") {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().unwrap().success());
-        profile.join("lvsctl")
-    })
-}
-
-fn run_lvsctl(socket: &Path, arguments: &str) -> Output {
-    let mut command = std::process::Command::new(lvsctl_binary());
+/// An `lvsctl` that is still to be started.
+fn lvsctl(socket: &Path, arguments: &str) -> Command {
+    let mut command = Command::new(tools::lvsctl());
+    command.env("LVSD_SOCKET", socket).args(arguments.split_whitespace());
     command
-        .env("LVSD_SOCKET", socket)
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap()
 }

@@ -2,20 +2,22 @@
 
 use std::sync::atomic::Ordering;
 
-use super::rude_clients::{garbage, half_open};
+use lvs_test_support::http::{garbage, half_open};
+use lvs_test_support::waits::until;
+
 use super::*;
 use crate::mgmt::fake_worker::conn;
 
 #[test]
 fn garbage_is_refused_and_the_next_client_is_served() {
-    let stand = Stand::new(Limits::default());
+    let testbed = Testbed::new(Limits::default());
     for garbage in garbage() {
-        let mut stream = stand.connect();
+        let mut stream = testbed.connect();
         // The daemon may close before all is written.
         let _ = stream.write_all(garbage.as_bytes());
         let _ = stream.shutdown(std::net::Shutdown::Write);
         assert!(matches!(status(&read_all(&mut stream)), 0 | 400..=499));
-        assert_eq!(stand.ask("GET", "/v1/version", "").0, 200);
+        assert_eq!(testbed.ask("GET", "/v1/version", "").0, 200);
     }
 }
 
@@ -26,13 +28,13 @@ fn an_oversized_body_is_refused_whether_announced_or_not() {
         state_max_bytes: 100_000,
         ..Limits::default()
     };
-    let stand = Stand::new(limits);
+    let testbed = Testbed::new(limits);
     let padded = |size: usize| format!("{{\"services\": []{}}}", " ".repeat(size));
-    assert_eq!(stand.ask("POST", "/v1/services", &padded(1_000)).0, 413);
-    assert_eq!(stand.ask("PUT", "/v1/state", &padded(50_000)).0, 200);
-    assert_eq!(stand.ask("PUT", "/v1/state", &padded(100_000)).0, 413);
+    assert_eq!(testbed.ask("POST", "/v1/services", &padded(1_000)).0, 413);
+    assert_eq!(testbed.ask("PUT", "/v1/state", &padded(50_000)).0, 200);
+    assert_eq!(testbed.ask("PUT", "/v1/state", &padded(100_000)).0, 413);
 
-    let mut stream = stand.connect();
+    let mut stream = testbed.connect();
     stream
         .write_all(b"POST /v1/services HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
         .unwrap();
@@ -64,16 +66,16 @@ fn serves_beside_half_open(limit: Duration) -> bool {
         clients_max: 101,
         ..Limits::default()
     };
-    let stand = Stand::new(limits);
+    let testbed = Testbed::new(limits);
     let begun = Instant::now();
     let half_open: Vec<_> = (0..100)
         .map(|index| {
-            let mut stream = stand.connect();
+            let mut stream = testbed.connect();
             stream.write_all(half_open(index).as_bytes()).unwrap();
             stream
         })
         .collect();
-    assert_eq!(stand.ask("GET", "/v1/services", "").0, 200);
+    assert_eq!(testbed.ask("GET", "/v1/services", "").0, 200);
     let is_beside = begun.elapsed() < limit;
     for (index, mut stream) in half_open.into_iter().enumerate() {
         let answer = read_all(&mut stream);
@@ -82,34 +84,34 @@ fn serves_beside_half_open(limit: Duration) -> bool {
     // One that is not sent away is given up after a minute.
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     // Their places are free again: so many come in at once.
-    let all: Vec<_> = (0..100).map(|_| stand.connect()).collect();
-    assert_eq!(stand.ask("GET", "/v1/version", "").0, 200);
+    let all: Vec<_> = (0..100).map(|_| testbed.connect()).collect();
+    assert_eq!(testbed.ask("GET", "/v1/version", "").0, 200);
     drop(all);
     is_beside
 }
 
 #[test]
 fn one_client_too_many_is_told_so() {
-    let stand = Stand::new(Limits {
+    let testbed = Testbed::new(Limits {
         clients_max: 2,
         ..Limits::default()
     });
-    let _places = [stand.connect(), stand.connect()];
+    let _places = [testbed.connect(), testbed.connect()];
     // They are let in one after the other.
-    let answer = read_all(&mut stand.connect());
+    let answer = read_all(&mut testbed.connect());
     assert_eq!(status(&answer), 503);
     assert!(answer.contains("try again later"), "{answer}");
 }
 
 /// Two tables of 50,000 connections: 25 MB of JSON of which only a little is ever in memory.
-fn fill(stand: &Stand) {
-    for (worker, first) in stand.workers.iter().zip([0, 50_000]) {
+fn fill(testbed: &Testbed) {
+    for (worker, first) in testbed.workers.iter().zip([0, 50_000]) {
         *worker.conns.lock().unwrap() = (first..first + 50_000).map(conn).collect();
     }
 }
 
-fn dumps(stand: &Stand) -> usize {
-    stand
+fn dumps(testbed: &Testbed) -> usize {
+    testbed
         .workers
         .iter()
         .map(|worker| worker.dumps.load(Ordering::Relaxed))
@@ -118,16 +120,16 @@ fn dumps(stand: &Stand) -> usize {
 
 #[test]
 fn a_hundred_thousand_connections_stream_no_faster_than_they_are_read() {
-    let stand = Stand::new(Limits::default());
-    fill(&stand);
-    let mut stream = stand.connect();
+    let testbed = Testbed::new(Limits::default());
+    fill(&testbed);
+    let mut stream = testbed.connect();
     stream
         .write_all(b"GET /v1/connections HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
         .unwrap();
     let mut head = [0; 1_000];
     stream.read_exact(&mut head).unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    assert!(dumps(&stand) < 10, "{} parts were read ahead", dumps(&stand));
+    assert!(dumps(&testbed) < 10, "{} parts were read ahead", dumps(&testbed));
     let text = String::from_utf8_lossy(&head).into_owned() + &read_all(&mut stream);
     assert_eq!(text.matches("\"client\"").count(), 100_000);
     assert!(text.ends_with("0\r\n\r\n"), "the stream was not ended properly");
@@ -135,13 +137,13 @@ fn a_hundred_thousand_connections_stream_no_faster_than_they_are_read() {
 
 #[test]
 fn lvsctl_prints_and_filters_connections() {
-    let stand = Stand::new(Limits::default());
-    fill(&stand);
-    assert_eq!(stand.printed("connections").lines().count(), 100_002);
+    let testbed = Testbed::new(Limits::default());
+    fill(&testbed);
+    assert_eq!(testbed.printed("connections").lines().count(), 100_002);
     let line = "TCP 15:00  ESTABLISHED 198.51.100.0:1024  192.0.2.1:80       198.51.100.1:80";
-    assert_eq!(stand.printed("connections --limit 1").lines().nth(2), Some(line));
+    assert_eq!(testbed.printed("connections --limit 1").lines().nth(2), Some(line));
     let count = |arguments: &str| {
-        stand
+        testbed
             .printed(&format!("connections --json {arguments}"))
             .lines()
             .count()
@@ -157,28 +159,28 @@ fn lvsctl_prints_and_filters_connections() {
 
 #[test]
 fn a_limit_asks_workers_for_no_more_than_it_needs() {
-    let stand = Stand::new(Limits::default());
-    fill(&stand);
+    let testbed = Testbed::new(Limits::default());
+    fill(&testbed);
     assert_eq!(
-        stand
+        testbed
             .ask("GET", "/v1/connections?limit=10", "")
             .1
             .matches("\"client\"")
             .count(),
         10
     );
-    assert_eq!(dumps(&stand), 1);
+    assert_eq!(dumps(&testbed), 1);
 }
 
 #[test]
 fn a_worker_that_does_not_answer_breaks_the_stream_visibly() {
-    let stand = Stand::new(Limits {
+    let testbed = Testbed::new(Limits {
         worker_timeout: Duration::from_millis(100),
         ..Limits::default()
     });
-    fill(&stand);
-    stand.workers[1].silent.store(true, Ordering::Relaxed);
-    let output = stand.lvsctl("connections");
+    fill(&testbed);
+    testbed.workers[1].silent.store(true, Ordering::Relaxed);
+    let output = testbed.lvsctl("connections");
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("broke off"));
 }
@@ -186,27 +188,26 @@ fn a_worker_that_does_not_answer_breaks_the_stream_visibly() {
 #[test]
 fn a_client_that_reads_nothing_loses_its_place() {
     let short = Duration::from_millis(300);
-    let stand = Stand::new(Limits {
+    let testbed = Testbed::new(Limits {
         write_timeout: short,
         clients_max: 1,
         ..Limits::default()
     });
-    fill(&stand);
+    fill(&testbed);
     // On a busy machine it may have lost its place before anybody asks.
     let has_place = (0..20).any(|_| {
-        let mut greedy = stand.connect();
+        let mut greedy = testbed.connect();
         let _ = greedy.write_all(b"GET /v1/connections HTTP/1.1\r\nhost: a\r\n\r\n");
-        let status = stand.ask("GET", "/v1/version", "").0;
-        until_version_answers(&stand, 200);
+        let status = testbed.ask("GET", "/v1/version", "").0;
+        until_version_answers(&testbed, 200);
         status == 503
     });
     assert!(has_place);
 }
 
 /// Asks until the answer has this status.
-fn until_version_answers(stand: &Stand, status: u16) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while stand.ask("GET", "/v1/version", "").0 != status {
-        assert!(std::time::Instant::now() < deadline, "never answered {status}");
-    }
+fn until_version_answers(testbed: &Testbed, status: u16) {
+    until("the version is answered", || {
+        testbed.ask("GET", "/v1/version", "").0 == status
+    });
 }

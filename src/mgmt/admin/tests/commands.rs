@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_nat_service_is_built_listed_changed_and_deleted() {
-    let stand = Stand::new(Limits::default());
+    let testbed = Testbed::new(Limits::default());
     for command in [
         "service add tcp:192.0.2.10:80 --scheduler wrr",
         "server add tcp:192.0.2.10:80 198.51.100.1:80 --mode nat --weight 3",
@@ -12,7 +12,7 @@ fn a_nat_service_is_built_listed_changed_and_deleted() {
         "service add udp:[2001:db8::10]:53 -s rr",
         "server add udp:[2001:db8::10]:53 2001:db8::1 -g",
     ] {
-        assert_eq!(stand.printed(command), "", "{command}");
+        assert_eq!(testbed.printed(command), "", "{command}");
     }
     let listing = "\
 IP Virtual Server version 1.2.1 (size=4096)
@@ -22,40 +22,40 @@ TCP  192.0.2.10:80 wrr
   -> 198.51.100.1:80              Masq    3      0          0         \n  \
   -> 198.51.100.2:8080            Masq    1      0          0         \nUDP  [2001:db8::10]:53 rr
   -> [2001:db8::1]:53             Route   1      0          0         \n";
-    assert_eq!(stand.printed("list"), listing);
+    assert_eq!(testbed.printed("list"), listing);
 
-    stand.printed("server edit tcp:192.0.2.10:80 198.51.100.1:80 -w 0");
-    stand.printed("local-address set tcp:192.0.2.10:80 198.51.100.250 198.51.100.251");
-    let one = stand.printed("list tcp:192.0.2.10:80");
+    testbed.printed("server edit tcp:192.0.2.10:80 198.51.100.1:80 -w 0");
+    testbed.printed("local-address set tcp:192.0.2.10:80 198.51.100.250 198.51.100.251");
+    let one = testbed.printed("list tcp:192.0.2.10:80");
     assert!(
         one.contains("  -> 198.51.100.1:80              FullNat 0      0          0         \n"),
         "{one}"
     );
-    stand.printed("local-address clear tcp:192.0.2.10:80");
-    assert!(stand.printed("list").contains(" Masq "));
+    testbed.printed("local-address clear tcp:192.0.2.10:80");
+    assert!(testbed.printed("list").contains(" Masq "));
 
-    stand.printed("server delete tcp:192.0.2.10:80 198.51.100.2:8080");
-    stand.printed("service edit tcp:192.0.2.10:80 -s sh -b sh-port,sh-fallback");
-    let one = stand.printed("list tcp:192.0.2.10:80");
+    testbed.printed("server delete tcp:192.0.2.10:80 198.51.100.2:8080");
+    testbed.printed("service edit tcp:192.0.2.10:80 -s sh -b sh-port,sh-fallback");
+    let one = testbed.printed("list tcp:192.0.2.10:80");
     assert!(one.contains("TCP  192.0.2.10:80 sh (sh-fallback,sh-port)\n"), "{one}");
-    stand.printed("service delete udp:[2001:db8::10]:53");
-    stand.printed("flush");
-    assert_eq!(stand.printed("list").lines().count(), 3);
-    assert!(stand.workers[1].snapshot().services.is_empty());
+    testbed.printed("service delete udp:[2001:db8::10]:53");
+    testbed.printed("flush");
+    assert_eq!(testbed.printed("list").lines().count(), 3);
+    assert!(testbed.workers[1].snapshot().services.is_empty());
 }
 
 #[test]
 fn persistence_marks_and_tunnels_are_typed_listed_and_edited() {
-    let stand = Stand::new(Limits::default());
+    let testbed = Testbed::new(Limits::default());
     for command in [
         "service add fwm:66 --scheduler rr --persistent 360 --netmask 255.255.255.0",
         "server add fwm:66 198.51.100.1 --tunnel-type gue --tunnel-port 6080 --tunnel-checksum",
         "server add -f 66 -r 198.51.100.2 --tunnel-type gre",
         "service add fwm6:66 --one-packet",
     ] {
-        assert_eq!(stand.printed(command), "", "{command}");
+        assert_eq!(testbed.printed(command), "", "{command}");
     }
-    let listing = stand.printed("list --tunnel-info");
+    let listing = testbed.printed("list --tunnel-info");
     for line in [
         "FWM  66 rr persistent 360 mask 255.255.255.0\n",
         "  -> 198.51.100.1:0               Tunnel  gue:6080:+c   1      0          0         \n",
@@ -64,62 +64,66 @@ fn persistence_marks_and_tunnels_are_typed_listed_and_edited() {
     ] {
         assert!(listing.contains(line), "{listing}");
     }
-    stand.printed("service edit fwm:66 --scheduler wrr");
-    assert!(stand.printed("list fwm:66").contains("FWM  66 wrr persistent 360 mask"));
-    stand.printed("service edit fwm:66 --not-persistent");
-    stand.printed("service edit fwm6:66 --not-one-packet");
-    let listing = stand.printed("list");
+    testbed.printed("service edit fwm:66 --scheduler wrr");
+    assert!(
+        testbed
+            .printed("list fwm:66")
+            .contains("FWM  66 wrr persistent 360 mask")
+    );
+    testbed.printed("service edit fwm:66 --not-persistent");
+    testbed.printed("service edit fwm6:66 --not-one-packet");
+    let listing = testbed.printed("list");
     assert!(
         listing.contains("FWM  66 wrr\n") && listing.contains("FWM  66 IPv6 wlc\n"),
         "{listing}"
     );
     let wrong = "server add fwm:66 198.51.100.3 --tunnel-type gre --tunnel-port 1";
-    assert_eq!(stand.lvsctl(wrong).status.code(), Some(2));
+    assert_eq!(testbed.lvsctl(wrong).status.code(), Some(2));
 }
 
 #[test]
 fn settings_are_shown_all_or_one() {
-    let stand = Stand::new(Limits::default());
-    let all = stand.printed("sysctl");
+    let testbed = Testbed::new(Limits::default());
+    let all = testbed.printed("sysctl");
     assert!(
         all.starts_with("net.ipv4.vs.am_droprate = 10\nnet.ipv4.vs.amemthresh = 1024\n"),
         "{all}"
     );
-    assert_eq!(stand.printed("sysctl drop_entry"), "net.ipv4.vs.drop_entry = 0\n");
-    assert_eq!(stand.lvsctl("sysctl nonsense").status.code(), Some(2));
+    assert_eq!(testbed.printed("sysctl drop_entry"), "net.ipv4.vs.drop_entry = 0\n");
+    assert_eq!(testbed.lvsctl("sysctl nonsense").status.code(), Some(2));
 }
 
 #[test]
 fn settings_are_set_by_name_all_of_them_or_none_and_reach_the_workers() {
-    let stand = Stand::new(Limits::default());
+    let testbed = Testbed::new(Limits::default());
     for name in lvs_core::ipvs::sysctl::Sysctls::NAMES {
-        let shown = stand.printed(&format!("sysctl {name}"));
+        let shown = testbed.printed(&format!("sysctl {name}"));
         let value = shown.trim().split_once(" = ").map_or("", |(_, value)| value);
         let body = format!(r#"{{"{name}": {}}}"#, serde_json::to_string(value).unwrap());
-        assert_eq!(stand.ask("PATCH", "/v1/sysctls", &body).0, 204, "{body}");
+        assert_eq!(testbed.ask("PATCH", "/v1/sysctls", &body).0, 204, "{body}");
     }
-    assert_eq!(stand.printed("sysctl drop_entry=3 net.ipv4.vs.sloppy_tcp=1"), "");
+    assert_eq!(testbed.printed("sysctl drop_entry=3 net.ipv4.vs.sloppy_tcp=1"), "");
     assert_eq!(
-        stand
+        testbed
             .ask("PATCH", "/v1/sysctls", r#"{"drop_packet": 2, "sloppy_sctp": true}"#)
             .0,
         204
     );
-    let sysctls = stand.workers[1].snapshot().sysctls;
+    let sysctls = testbed.workers[1].snapshot().sysctls;
     assert_eq!((sysctls.drop_entry, sysctls.drop_packet), (3, 2));
     assert!(sysctls.sloppy_tcp && sysctls.sloppy_sctp);
-    assert_eq!(stand.printed("sysctl drop_entry sloppy_tcp").lines().count(), 2);
+    assert_eq!(testbed.printed("sysctl drop_entry sloppy_tcp").lines().count(), 2);
 
     for (body, status, place) in [
         (r#"{"drop_packet": 0, "drop_entry": 4}"#, 422, "drop_entry"),
         (r#"{"drop_entri": 1}"#, 422, "drop_entri"),
         (r#"{"drop_entry": [1]}"#, 400, "drop_entry"),
     ] {
-        let (answered, error) = stand.refused("PATCH", "/v1/sysctls", body);
+        let (answered, error) = testbed.refused("PATCH", "/v1/sysctls", body);
         assert_eq!((answered, error.place.as_deref()), (status, Some(place)), "{error}");
     }
-    assert_eq!(stand.workers[0].snapshot().sysctls, sysctls);
-    let refused = stand.lvsctl("sysctl drop_entry=4");
+    assert_eq!(testbed.workers[0].snapshot().sysctls, sysctls);
+    let refused = testbed.lvsctl("sysctl drop_entry=4");
     let message = String::from_utf8(refused.stderr).unwrap();
     assert!(
         refused.status.code() == Some(1) && message.contains("3 (always)"),
@@ -129,16 +133,16 @@ fn settings_are_set_by_name_all_of_them_or_none_and_reach_the_workers() {
 
 #[test]
 fn mark_rules_are_added_in_order_listed_deleted_and_refused_with_their_place() {
-    let stand = Stand::new(Limits::default());
-    assert_eq!(stand.printed("mark list"), "there are no mark rules\n");
+    let testbed = Testbed::new(Limits::default());
+    assert_eq!(testbed.printed("mark list"), "there are no mark rules\n");
     for command in [
         "mark add 66 --protocol tcp --destination 192.0.2.100 --destination-ports 80,443-444",
         "mark add 67 --source 198.51.100.0/24 --divert",
         "mark add 68 --protocol udp --source-ports 53 --number 1",
     ] {
-        assert_eq!(stand.printed(command), "", "{command}");
+        assert_eq!(testbed.printed(command), "", "{command}");
     }
-    let listing = stand.printed("mark list");
+    let listing = testbed.printed("mark list");
     let words: Vec<Vec<&str>> = listing.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(words[1], ["1", "68", "udp", "any", "53", "any", "any", "any", "no"]);
     assert_eq!(
@@ -160,7 +164,7 @@ fn mark_rules_are_added_in_order_listed_deleted_and_refused_with_their_place() {
         ["3", "67", "any", "198.51.100.0/24", "any", "any", "any", "any", "yes"]
     );
     let marks = || {
-        let snapshot = stand.workers[1].snapshot();
+        let snapshot = testbed.workers[1].snapshot();
         snapshot.marks.rules().iter().map(|rule| rule.mark).collect::<Vec<_>>()
     };
     assert_eq!(marks(), [68, 66, 67]);
@@ -234,7 +238,7 @@ fn mark_rules_are_added_in_order_listed_deleted_and_refused_with_their_place() {
         ),
         ("DELETE", "/v1/marks/4", "", 404, Some("number")),
     ] {
-        let (answered, error) = stand.refused(method, path, body);
+        let (answered, error) = testbed.refused(method, path, body);
         assert_eq!(
             (answered, error.place.as_deref()),
             (status, place),
@@ -242,32 +246,32 @@ fn mark_rules_are_added_in_order_listed_deleted_and_refused_with_their_place() {
         );
         assert_eq!(marks(), [68, 66, 67]);
     }
-    stand.printed("mark del 2");
+    testbed.printed("mark del 2");
     assert_eq!(marks(), [68, 67]);
-    stand.printed("mark clear");
+    testbed.printed("mark clear");
     assert_eq!(marks(), [0u32; 0]);
-    assert_eq!(stand.lvsctl("mark delete 1").status.code(), Some(1));
-    assert_eq!(stand.lvsctl("mark add 0").status.code(), Some(2));
+    assert_eq!(testbed.lvsctl("mark delete 1").status.code(), Some(1));
+    assert_eq!(testbed.lvsctl("mark add 0").status.code(), Some(2));
 }
 
 #[test]
 fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
-    let stand = Stand::new(Limits::default());
-    let code = |arguments: &str| stand.lvsctl(arguments).status.code();
+    let testbed = Testbed::new(Limits::default());
+    let code = |arguments: &str| testbed.lvsctl(arguments).status.code();
     assert_eq!(code("service add tcp:192.0.2.10:80"), Some(0));
     assert_eq!(code("service add tcp:192.0.2.10:80"), Some(1));
     assert_eq!(code("server edit tcp:192.0.2.10:80 198.51.100.1:80 -w 1"), Some(1));
     assert_eq!(code("reload"), Some(1));
     assert_eq!(code("service add 192.0.2.10:80"), Some(2));
     assert_eq!(code("state apply /no/such/file"), Some(2));
-    let refused = stand.lvsctl("server add tcp:192.0.2.10:80 198.51.100.1:80 -w 2147483648");
+    let refused = testbed.lvsctl("server add tcp:192.0.2.10:80 198.51.100.1:80 -w 2147483648");
     let message = String::from_utf8(refused.stderr).unwrap();
     assert!(
         refused.status.code() == Some(1) && message.contains("0 (no new connections) to 2147483647"),
         "{message}"
     );
 
-    let gone = run_lvsctl(Path::new("/no/such/lvsd.sock"), "list");
+    let gone = lvsctl(Path::new("/no/such/lvsd.sock"), "list").output().unwrap();
     let message = String::from_utf8(gone.stderr).unwrap();
     assert!(
         gone.status.code() == Some(3) && message.contains("systemctl start lvsd"),
@@ -277,39 +281,39 @@ fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
 
 #[test]
 fn a_saved_state_is_applied_again_after_a_dry_run_that_changes_nothing() {
-    let stand = Stand::new(Limits::default());
-    stand.printed("service add tcp:192.0.2.10:80 -s rr");
-    stand.printed("server add tcp:192.0.2.10:80 198.51.100.1:80 -m -x 100 -y 50");
-    stand.printed("timeouts --set 100 0 10");
-    stand.printed("sysctl drop_entry=3");
-    stand.printed("mark add 66 --protocol tcp");
-    let saved = stand.printed("state get");
-    let file = stand._directory.path().join("state.json");
+    let testbed = Testbed::new(Limits::default());
+    testbed.printed("service add tcp:192.0.2.10:80 -s rr");
+    testbed.printed("server add tcp:192.0.2.10:80 198.51.100.1:80 -m -x 100 -y 50");
+    testbed.printed("timeouts --set 100 0 10");
+    testbed.printed("sysctl drop_entry=3");
+    testbed.printed("mark add 66 --protocol tcp");
+    let saved = testbed.printed("state get");
+    let file = testbed._directory.path().join("state.json");
     std::fs::write(&file, &saved).unwrap();
-    stand.printed("flush");
-    stand.printed("timeouts --set 900 120 300");
-    stand.printed("sysctl drop_entry=0 sloppy_tcp=1");
-    stand.printed("mark clear");
+    testbed.printed("flush");
+    testbed.printed("timeouts --set 900 120 300");
+    testbed.printed("sysctl drop_entry=0 sloppy_tcp=1");
+    testbed.printed("mark clear");
 
-    let dry = stand.printed(&format!("state apply {} --dry-run", file.display()));
+    let dry = testbed.printed(&format!("state apply {} --dry-run", file.display()));
     let changes = "+ service tcp:192.0.2.10:80\n+ server 198.51.100.1:80 of tcp:192.0.2.10:80\n~ timeouts\n\
         ~ sysctl drop_entry\n~ sysctl sloppy_tcp\n~ marks\n";
     assert_eq!(dry, format!("{changes}dry run: nothing was changed\n"));
-    assert_eq!(stand.printed("list").lines().count(), 3);
-    assert_eq!(stand.printed(&format!("state apply {}", file.display())), changes);
-    assert_eq!(stand.printed("state get"), saved);
-    assert_eq!(stand.printed("timeouts"), "Timeout (tcp tcpfin udp): 100 120 10\n");
+    assert_eq!(testbed.printed("list").lines().count(), 3);
+    assert_eq!(testbed.printed(&format!("state apply {}", file.display())), changes);
+    assert_eq!(testbed.printed("state get"), saved);
+    assert_eq!(testbed.printed("timeouts"), "Timeout (tcp tcpfin udp): 100 120 10\n");
     assert_eq!(
-        stand.printed(&format!("state apply {}", file.display())),
+        testbed.printed(&format!("state apply {}", file.display())),
         "nothing differs\n"
     );
 }
 
 #[test]
 fn every_table_prints_and_every_answer_is_json_on_demand() {
-    let stand = Stand::new(Limits::default());
-    stand.printed("service add tcp:192.0.2.10:80");
-    stand.workers[0]
+    let testbed = Testbed::new(Limits::default());
+    testbed.printed("service add tcp:192.0.2.10:80");
+    testbed.workers[0]
         .counters
         .drop_packet(lvs_core::verdict::DropReason::NoRoute);
     for command in [
@@ -322,35 +326,37 @@ fn every_table_prints_and_every_answer_is_json_on_demand() {
         "list",
         "list tcp:192.0.2.10:80",
     ] {
-        assert!(!stand.printed(command).is_empty(), "{command}");
-        let json = stand.printed(&format!("{command} --json"));
+        assert!(!testbed.printed(command).is_empty(), "{command}");
+        let json = testbed.printed(&format!("{command} --json"));
         assert!(
             serde_json::from_str::<serde_json::Value>(&json).is_ok(),
             "{command}: {json}"
         );
     }
-    assert!(stand.printed("drops").contains("no_route"));
-    assert_eq!(stand.printed("workers").lines().count(), 3);
+    assert!(testbed.printed("drops").contains("no_route"));
+    assert_eq!(testbed.printed("workers").lines().count(), 3);
     for option in ["--stats", "--rate", "--thresholds", "--exact", "--nosort"] {
         assert!(
-            stand.printed(&format!("list {option}")).contains("192.0.2.10:80"),
+            testbed.printed(&format!("list {option}")).contains("192.0.2.10:80"),
             "{option}"
         );
     }
     for shell in ["bash", "zsh", "fish"] {
         assert!(
-            stand.printed(&format!("completion {shell}")).contains("local-address"),
+            testbed
+                .printed(&format!("completion {shell}"))
+                .contains("local-address"),
             "{shell}"
         );
     }
-    stand.printed("stats zero");
+    testbed.printed("stats zero");
 }
 
 #[test]
 fn the_state_stays_when_one_object_in_the_middle_is_wrong() {
-    let stand = Stand::new(Limits::default());
-    stand.printed("service add tcp:192.0.2.10:80");
-    let before = stand.ask("GET", "/v1/state", "");
+    let testbed = Testbed::new(Limits::default());
+    testbed.printed("service add tcp:192.0.2.10:80");
+    let before = testbed.ask("GET", "/v1/state", "");
     for (body, status, place) in [
         (
             r#"{"services": [{"service": "tcp:192.0.2.1:80"}, {"service": "tcp:192.0.2.2:80", "servers":
@@ -375,15 +381,15 @@ fn the_state_stays_when_one_object_in_the_middle_is_wrong() {
         ),
         (r#"{"services": [{"service": 7}]}"#, 400, "services[0].service"),
     ] {
-        let (answered, error) = stand.refused("PUT", "/v1/state", body);
+        let (answered, error) = testbed.refused("PUT", "/v1/state", body);
         assert_eq!((answered, error.place.as_deref()), (status, Some(place)), "{error}");
-        assert_eq!(stand.ask("GET", "/v1/state", ""), before);
+        assert_eq!(testbed.ask("GET", "/v1/state", ""), before);
     }
 }
 
 #[test]
 fn paths_methods_ids_and_queries_that_do_not_exist_are_refused_in_json() {
-    let stand = Stand::new(Limits::default());
+    let testbed = Testbed::new(Limits::default());
     for (method, path, status) in [
         ("GET", "/", 404),
         ("GET", "/v2/services", 404),
@@ -398,17 +404,17 @@ fn paths_methods_ids_and_queries_that_do_not_exist_are_refused_in_json() {
         ("GET", "/v1/connections?limit=-1", 400),
         ("PUT", "/v1/state?dry_run=maybe", 400),
     ] {
-        assert_eq!(stand.refused(method, path, "").0, status, "{method} {path}");
+        assert_eq!(testbed.refused(method, path, "").0, status, "{method} {path}");
     }
     assert_eq!(
-        stand.ask("GET", "/v1/openapi.json", "").1,
+        testbed.ask("GET", "/v1/openapi.json", "").1,
         super::super::routes::openapi()
     );
 }
 
 #[test]
 fn everything_can_be_done_with_plain_http() {
-    let stand = Stand::new(Limits::default());
+    let testbed = Testbed::new(Limits::default());
     let service = "/v1/services/udp:[2001:db8::1]:53";
     let server = format!("{service}/servers/[2001:db8::9]:53");
     let steps = [
@@ -438,23 +444,23 @@ fn everything_can_be_done_with_plain_http() {
         ("DELETE", &format!("{service}/local-addresses"), "", 204),
     ];
     for (method, path, body, status) in steps {
-        assert_eq!(stand.ask(method, path, body).0, status, "{method} {path}");
+        assert_eq!(testbed.ask(method, path, body).0, status, "{method} {path}");
     }
-    let (_, state) = stand.ask("GET", "/v1/state", "");
+    let (_, state) = testbed.ask("GET", "/v1/state", "");
     let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"one_packet":false,"client_address":"none","mss_max":0,"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","tunnel":{"kind":"ipip"},"weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5},"sysctls":{},"marks":[],"sync_daemons":[]}"#;
     assert_eq!(state, expected);
-    assert_eq!(stand.ask("DELETE", &server, "").0, 204);
+    assert_eq!(testbed.ask("DELETE", &server, "").0, 204);
     assert_eq!(
-        stand.ask("GET", &format!("{service}/servers"), ""),
+        testbed.ask("GET", &format!("{service}/servers"), ""),
         (200, "[]".to_owned())
     );
-    assert_eq!(stand.ask("DELETE", service, "").0, 204);
+    assert_eq!(testbed.ask("DELETE", service, "").0, 204);
 }
 
 #[test]
 fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() {
-    let mut stand = Stand::new(Limits::default());
-    let mut stream = stand.connect();
+    let mut testbed = Testbed::new(Limits::default());
+    let mut stream = testbed.connect();
     for index in 0..4_000u32 {
         let body = format!(r#"{{"service": "tcp:192.0.{}.{}:80"}}"#, index / 250, index % 250 + 1);
         let length = body.len();
@@ -469,20 +475,20 @@ fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() 
         );
     }
     let begun = Instant::now();
-    while stand.workers[0].snapshot().services.services().len() < 4_000 {
+    while testbed.workers[0].snapshot().services.services().len() < 4_000 {
         assert!(begun.elapsed() < Duration::from_secs(60), "never published");
         std::thread::yield_now();
     }
     // What the server itself took: how long all of it lasts depends on what else the machine does.
-    let taken = stand.stop().expect("the server did not panic");
+    let taken = testbed.stop().expect("the server did not panic");
     println!("4,000 services take {taken:?}");
     assert!(taken < Duration::from_secs(2), "{taken:?}");
 }
 
 #[test]
 fn a_sync_daemon_that_cannot_be_started_or_stopped_is_refused_by_name() {
-    let stand = Stand::new(Limits::default());
-    assert_eq!(stand.printed("sync"), "");
+    let testbed = Testbed::new(Limits::default());
+    assert_eq!(testbed.printed("sync"), "");
     for (method, path, body, status, place) in [
         (
             "POST",
@@ -508,7 +514,7 @@ fn a_sync_daemon_that_cannot_be_started_or_stopped_is_refused_by_name() {
         ("DELETE", "/v1/sync-daemons/backup", "", 404, None),
         ("DELETE", "/v1/sync-daemons/both", "", 400, Some("role")),
     ] {
-        let (found, answer) = stand.ask(method, path, body);
+        let (found, answer) = testbed.ask(method, path, body);
         let error: ApiError = serde_json::from_str(&answer).unwrap();
         assert_eq!(
             (found, error.place.as_deref()),
@@ -516,5 +522,5 @@ fn a_sync_daemon_that_cannot_be_started_or_stopped_is_refused_by_name() {
             "{method} {path} {body}: {answer}"
         );
     }
-    assert_eq!(stand.ask("GET", "/v1/sync-daemons", ""), (200, "[]".to_owned()));
+    assert_eq!(testbed.ask("GET", "/v1/sync-daemons", ""), (200, "[]".to_owned()));
 }

@@ -10,8 +10,8 @@ use lvs_core::verdict::DropReason;
 use super::*;
 
 /// Services of every kind that `/proc/net/ip_vs` and node_exporter both know, with counts on two workers.
-fn busy_stand() -> Stand {
-    let stand = Stand::new(Limits::default());
+fn busy_stand() -> Testbed {
+    let testbed = Testbed::new(Limits::default());
     for command in [
         "service add tcp:192.0.2.10:80 --scheduler wrr",
         "server add tcp:192.0.2.10:80 198.51.100.1:80 --mode nat --weight 3",
@@ -25,9 +25,9 @@ fn busy_stand() -> Stand {
         "service add fwm6:3000000000",
         "server add fwm6:3000000000 [2001:db8::7]:80 -g",
     ] {
-        assert_eq!(stand.printed(command), "", "{command}");
+        assert_eq!(testbed.printed(command), "", "{command}");
     }
-    for (number, worker) in stand.workers.iter().enumerate() {
+    for (number, worker) in testbed.workers.iter().enumerate() {
         let number = number as u64 + 1;
         for id in 0..6 {
             let server = worker.counters.server(RealServerId(id));
@@ -42,7 +42,7 @@ fn busy_stand() -> Stand {
             server.inactive.add(id * 100);
         }
     }
-    stand
+    testbed
 }
 
 /// The lines of a metrics page about `prefix`: comments as they are, samples with their numbers as numbers.
@@ -87,12 +87,12 @@ fn node_exporter(procfs: &std::path::Path) -> String {
 
 #[test]
 fn names_labels_help_and_numbers_are_those_of_the_real_node_exporter() {
-    let stand = busy_stand();
+    let testbed = busy_stand();
     let procfs = TempDir::new().unwrap();
     let folder = procfs.path().display();
-    assert_eq!(stand.printed(&format!("proc --to {folder}")), "");
+    assert_eq!(testbed.printed(&format!("proc --to {folder}")), "");
     let theirs = lines_of(&node_exporter(procfs.path()), "node_ipvs_");
-    let (status, page) = stand.ask("GET", "/metrics", "");
+    let (status, page) = testbed.ask("GET", "/metrics", "");
     assert_eq!(status, 200, "{page}");
     assert_eq!(lines_of(&page, "node_ipvs_"), theirs);
     assert!(theirs.len() == 8 * 2 + 5 + 3 * 6, "{theirs:#?}");
@@ -108,8 +108,8 @@ fn names_labels_help_and_numbers_are_those_of_the_real_node_exporter() {
 
 #[test]
 fn an_exported_file_is_what_the_daemon_shows_and_an_unknown_one_is_refused_with_the_list() {
-    let stand = busy_stand();
-    let shown = stand.printed("proc ip_vs");
+    let testbed = busy_stand();
+    let shown = testbed.printed("proc ip_vs");
     assert!(
         shown.starts_with("IP Virtual Server version 1.2.1 (size=4096)\n"),
         "{shown}"
@@ -118,7 +118,7 @@ fn an_exported_file_is_what_the_daemon_shows_and_an_unknown_one_is_refused_with_
         shown.contains("FWM  00000042 wlc persistent 75000 FFFFFFFF\n"),
         "{shown}"
     );
-    let refused = stand.lvsctl("proc ip_vs_nothing");
+    let refused = testbed.lvsctl("proc ip_vs_nothing");
     assert_eq!(refused.status.code(), Some(1));
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(message.contains("ip_vs_stats_percpu"), "{message}");
@@ -150,12 +150,12 @@ fn queries(value: &serde_json::Value, found: &mut Vec<String>) {
 
 #[test]
 fn every_query_of_the_dashboard_names_metrics_that_exist() {
-    let stand = busy_stand();
-    stand.workers[0].counters.latency.record(1_000);
-    stand.printed("sync start master --interface lo");
-    stand.workers[0].counters.synced_out_dropped.add(1);
-    let mut exist = names(&stand.ask("GET", "/metrics", "").1);
-    // This stand has no NIC.
+    let testbed = busy_stand();
+    testbed.workers[0].counters.latency.record(1_000);
+    testbed.printed("sync start master --interface lo");
+    testbed.workers[0].counters.synced_out_dropped.add(1);
+    let mut exist = names(&testbed.ask("GET", "/metrics", "").1);
+    // This testbed has no NIC.
     exist.extend(crate::mgmt::metrics::DEVICE_METRICS.map(|((name, _), _)| name.to_owned()));
     exist.insert("lvsd_device_up".to_owned());
     exist.insert("lvsd_device_rss_as_claimed".to_owned());
@@ -178,14 +178,14 @@ fn every_query_of_the_dashboard_names_metrics_that_exist() {
 
 #[test]
 fn drops_have_their_names_and_latencies_fall_below_the_bounds_they_do_not_exceed() {
-    let stand = Stand::new(Limits::default());
-    let counters = &stand.workers[1].counters;
+    let testbed = Testbed::new(Limits::default());
+    let counters = &testbed.workers[1].counters;
     counters.drop_packet(DropReason::NoRoute);
     // At a billion cycles a second these are nanoseconds.
     for (ns, times) in [(900, 97), (45_000, 2), (2_000_000_000, 1)] {
         (0..times).for_each(|_| counters.latency.record(ns));
     }
-    let page = stand.ask("GET", "/metrics", "").1;
+    let page = testbed.ask("GET", "/metrics", "").1;
     for reason in DropReason::ALL {
         let packets = u64::from(*reason == DropReason::NoRoute);
         let line = format!("lvsd_drops_total{{reason=\"{}\"}} {packets}\n", reason.name());
@@ -202,7 +202,7 @@ fn drops_have_their_names_and_latencies_fall_below_the_bounds_they_do_not_exceed
     ] {
         assert!(page.contains(line), "{line}: {page}");
     }
-    let shown = stand.printed("workers");
+    let shown = testbed.printed("workers");
     let second: Vec<_> = shown.lines().nth(2).unwrap().split_whitespace().collect();
     let percentiles: Vec<f64> = second[second.len() - 3..]
         .iter()

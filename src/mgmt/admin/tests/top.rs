@@ -63,27 +63,27 @@ impl Drop for Terminal {
     }
 }
 
-fn stand() -> Stand {
-    let stand = Stand::new(Limits::default());
+fn testbed() -> Testbed {
+    let testbed = Testbed::new(Limits::default());
     for command in [
         "service add tcp:192.0.2.10:80 --scheduler wrr",
         "server add tcp:192.0.2.10:80 198.51.100.1:80 --mode nat",
         "server add tcp:192.0.2.10:80 198.51.100.2:80 --mode nat",
     ] {
-        stand.printed(command);
+        testbed.printed(command);
     }
-    let counters = &stand.workers[0].counters;
+    let counters = &testbed.workers[0].counters;
     counters.server(RealServerId(1)).active.add(42);
     counters.conns_ipv4.add(42);
     counters.drop_packet(DropReason::NoRoute);
-    stand
+    testbed
 }
 
 #[test]
 fn the_screen_shows_workers_services_servers_and_drops_and_follows_the_keys() {
-    let stand = stand();
+    let testbed = testbed();
     let directory = TempDir::new().unwrap();
-    let (program, socket) = (lvsctl_binary().display(), stand.socket.display());
+    let (program, socket) = (tools::lvsctl().display(), testbed.socket.display());
     let command = format!("{program} --socket {socket} top --interval 0.2");
     let terminal = Terminal::start(directory.path(), &command);
     let screen = terminal.shows(&[
@@ -125,14 +125,14 @@ fn the_screen_shows_workers_services_servers_and_drops_and_follows_the_keys() {
     terminal.shows(&["198.51.100.1:80", "198.51.100.2:80"]);
     terminal.keys("4");
     terminal.shows(&["[4:Drops]", "no_route"]);
-    stand.workers[1].counters.drop_packet(DropReason::Truncated);
+    testbed.workers[1].counters.drop_packet(DropReason::Truncated);
     terminal.shows(&["truncated"]);
 }
 
 #[test]
 fn status_says_what_is_wrong_and_where_to_look() {
-    let stand = stand();
-    let text = stand.printed("status");
+    let testbed = testbed();
+    let text = testbed.printed("status");
     for line in [
         "ok     services     1, each with a server that takes connections\n",
         "ok     servers      2, 0 with weight 0, 0 at their upper threshold\n",
@@ -148,12 +148,15 @@ fn status_says_what_is_wrong_and_where_to_look() {
         "server edit tcp:192.0.2.10:80 198.51.100.1:80 --weight 0",
         "server edit tcp:192.0.2.10:80 198.51.100.2:80 --upper-threshold 42",
     ] {
-        stand.printed(command);
+        testbed.printed(command);
     }
-    stand.workers[1].counters.conns_ipv4.add(4_000);
+    testbed.workers[1].counters.conns_ipv4.add(4_000);
     let counting = std::thread::spawn({
-        let (worker, end) = (Arc::clone(&stand.workers[0]), Instant::now() + Duration::from_secs(60));
-        let stop = Arc::clone(&stand.workers[1]);
+        let (worker, end) = (
+            Arc::clone(&testbed.workers[0]),
+            Instant::now() + Duration::from_secs(60),
+        );
+        let stop = Arc::clone(&testbed.workers[1]);
         move || {
             while Instant::now() < end && stop.counters.bursts.get() == 0 {
                 worker.counters.drop_packet(DropReason::NoRoute);
@@ -163,8 +166,8 @@ fn status_says_what_is_wrong_and_where_to_look() {
             }
         }
     });
-    let text = stand.printed("status");
-    stand.workers[1].counters.bursts.add(1);
+    let text = testbed.printed("status");
+    testbed.workers[1].counters.bursts.add(1);
     counting.join().unwrap();
     for line in [
         "WRONG  services     1, no server takes connections of tcp:192.0.2.10:80\n                    -> lvsctl list",
@@ -179,8 +182,8 @@ fn status_says_what_is_wrong_and_where_to_look() {
 
 #[test]
 fn once_prints_every_table_and_without_a_terminal_it_is_needed() {
-    let stand = stand();
-    let text = stand.printed("top --once --interval 0.1");
+    let testbed = testbed();
+    let text = testbed.printed("top --once --interval 0.1");
     for wanted in [
         "Workers\nWorker",
         "Services\nService",
@@ -190,7 +193,7 @@ fn once_prints_every_table_and_without_a_terminal_it_is_needed() {
     ] {
         assert!(text.contains(wanted), "{wanted}: {text}");
     }
-    let refused = stand.lvsctl("top");
+    let refused = testbed.lvsctl("top");
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--once"));
 }

@@ -1,8 +1,9 @@
-//! The server of the tests, in a process of its own that can be killed and stopped.
+//! The testbed of IPVS clients: a director, or a table in memory, behind the IPVS socket alone, in a process of its own
+//! that can be killed and stopped.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lvs_api::proc_text::{self, ProcFile};
@@ -10,11 +11,13 @@ use lvsd::mgmt::director::Director;
 use lvsd::mgmt::ipvs_netlink::proc_files;
 use lvsd::mgmt::ipvs_netlink::serve::{FileFuture, Limits, Served, serve};
 use lvsd::mgmt::ipvs_netlink::socket::IpvsSocket;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::memory_table::MemoryTable;
+use crate::process;
+use crate::tools::library;
+use crate::waits::until;
 
 /// Set in the process that is to be the server.
 const SOCKET_OF_CHILD: &str = "LVSD_TEST_IPVS_SERVER";
@@ -24,7 +27,8 @@ const JOURNAL_OF_CHILD: &str = "LVSD_TEST_IPVS_JOURNAL";
 /// A client that reads nothing for so long loses its place.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the child does; does nothing in the test process itself.
+/// What the child does; does nothing in the test process itself. The child runs the test `server_of_the_tests`, which
+/// whoever uses this has to have and which calls this alone.
 pub fn serve_if_child() {
     let Some(path) = std::env::var_os(SOCKET_OF_CHILD) else {
         return;
@@ -74,18 +78,6 @@ fn memory(limits: Limits) -> Served<MemoryTable> {
     }
 }
 
-/// What a condition may take on a machine that does much else beside it; only a fault makes anybody wait that long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Waits until `condition` holds.
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Whether one of five runs takes less than `floor`, which a fault would cost every one of them: the machine can only
 /// add to what a run takes.
 pub fn takes_less_than(floor: Duration, mut run: impl FnMut()) -> bool {
@@ -103,6 +95,7 @@ pub fn await_question(pid: &str) {
     until("it asks something", || waits_in().contains("wait_for_more_packets"));
 }
 
+/// A running server. It is killed when dropped.
 pub struct Server {
     child: Child,
     socket: PathBuf,
@@ -133,32 +126,28 @@ impl Server {
         }
     }
 
+    /// Where it listens.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
     /// Processor time that it has taken: how long it all lasts depends on what else the machine does.
     pub fn cpu_time(&self) -> Duration {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()))
-            .unwrap()
-            .flatten();
-        // Nanoseconds on a processor first.
-        let ns = tasks.map(|task| {
-            let schedstat = std::fs::read_to_string(task.path().join("schedstat")).unwrap();
-            schedstat.split(' ').next().unwrap().parse::<u64>().unwrap()
-        });
-        Duration::from_nanos(ns.sum())
+        process::cpu_time(&self.child.id().to_string(), "")
     }
 
+    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+        process::signal(&self.child, signal);
     }
 
+    /// Ends it as a crash does.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
+    /// Starts it again after [`Self::kill`].
     pub fn restart(&mut self) {
         self.child = spawn(&self.socket, self.serves_director);
     }
@@ -213,24 +202,4 @@ fn spawn(socket: &Path, serves_director: bool) -> Child {
         .unwrap();
     until("the server is up", || socket.exists());
     child
-}
-
-/// The library as it is installed: built for release.
-pub fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| built(&["--release", "-p", "lvs-preload"], "release/liblvs_ipvs.so"))
-}
-
-/// Another part of the workspace, by the arguments of cargo and where the result is.
-pub fn built(arguments: &[&str], result: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet"])
-        .args(arguments)
-        .current_dir(root)
-        .status()
-        .unwrap();
-    assert!(built.success());
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    target.join(result)
 }

@@ -19,7 +19,7 @@ pub const TRANSMIT: u8 = 1;
 /// First byte: punt.
 pub const PUNT: u8 = 2;
 /// First byte: hand off to the worker in the second; there it is transmitted on device 0.
-pub const HAND_OVER: u8 = 3;
+pub const HANDOFF: u8 = 3;
 /// First byte: hold for the neighbour in the second, behind device 0.
 pub const HOLD: u8 = 4;
 
@@ -28,8 +28,8 @@ pub struct ScriptedPath {
     snapshot: Arc<Snapshot>,
 }
 
-impl ScriptedPath {
-    pub fn new() -> Self {
+impl Default for ScriptedPath {
+    fn default() -> Self {
         Self { snapshot: snapshot(0) }
     }
 }
@@ -47,6 +47,7 @@ pub fn snapshot(resolved: u32) -> Arc<Snapshot> {
     })
 }
 
+/// The neighbour that a frame waits for which holds this number.
 pub fn neighbour(number: u8) -> NeighbourKey {
     NeighbourKey {
         device: DeviceId(0),
@@ -55,12 +56,12 @@ pub fn neighbour(number: u8) -> NeighbourKey {
     }
 }
 
-fn verdict(frame: &Mbuf, handed_over: bool) -> Verdict {
+fn verdict(frame: &Mbuf, handed_off: bool) -> Verdict {
     match *frame.bytes() {
         [TRANSMIT, device, ..] => Verdict::Transmit(DeviceId(device)),
         [PUNT, ..] => Verdict::Punt,
-        [HAND_OVER, ..] if handed_over => Verdict::Transmit(DeviceId(0)),
-        [HAND_OVER, worker, ..] => Verdict::Handoff(WorkerId(worker)),
+        [HANDOFF, ..] if handed_off => Verdict::Transmit(DeviceId(0)),
+        [HANDOFF, worker, ..] => Verdict::Handoff(WorkerId(worker)),
         [HOLD, number, ..] => Verdict::Hold(WaitId(number)),
         _ => Verdict::Drop(DropReason::NoRealServer),
     }

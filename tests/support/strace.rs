@@ -1,24 +1,12 @@
-//! strace on one thread of a process: which system calls it makes.
+//! strace on one thread of a process: which system calls it makes, and how long a wait it asks the kernel for.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-/// The threads of a process whose names begin with `name`, at least one. DPDK calls polling threads `rte-worker-…`.
-pub fn threads(process: &str, name: &str) -> Vec<String> {
-    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
-    let is_named = |task: &std::fs::DirEntry| {
-        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|found| found.starts_with(name))
-    };
-    let found = tasks.flatten().filter(is_named);
-    let found: Vec<_> = found
-        .map(|task| task.file_name().into_string().expect("a number"))
-        .collect();
-    assert!(!found.is_empty(), "no thread is called {name}");
-    found
-}
+use crate::process::signal;
 
 /// A thread that strace watches.
 pub struct Traced {
@@ -53,9 +41,24 @@ impl Traced {
 
     /// The system calls since then, one per line.
     pub fn calls(mut self) -> String {
-        let pid = Pid::from_raw(i32::try_from(self.strace.id()).unwrap());
-        kill(pid, Signal::SIGINT).unwrap();
+        signal(&self.strace, Signal::SIGINT);
         self.strace.wait().unwrap();
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
+}
+
+/// The longest wait that is asked for in these system calls, one a line; `None` where there is none. What the machine
+/// adds to it is not the thread's.
+pub fn longest_wait(calls: &str) -> Option<Duration> {
+    calls.lines().filter_map(asked_for).max()
+}
+
+/// `clock_nanosleep(CLOCK_REALTIME, 0, {tv_sec=0, tv_nsec=1000000}, …`: the first time that a call names.
+fn asked_for(call: &str) -> Option<Duration> {
+    let number = |name: &str| {
+        let digits = call.split_once(name)?.1;
+        let end = digits.find(|digit: char| !digit.is_ascii_digit())?;
+        digits[..end].parse::<u64>().ok()
+    };
+    Some(Duration::from_secs(number("tv_sec=")?) + Duration::from_nanos(number("tv_nsec=")?))
 }

@@ -1,21 +1,11 @@
 //! The distribution's own ipvsadm under `liblvs_ipvs.so` against the IPVS socket: texts and exit codes equal
 //! to a kernel's recordings, and what happens when the director is killed, stopped, flooded or lied to.
 
-#[path = "ipvs_clients/keepalived.rs"]
 mod keepalived;
-#[path = "ipvs_clients/launcher.rs"]
 mod launcher;
-#[path = "ipvs_clients/ldirectord.rs"]
 mod ldirectord;
-#[path = "ipvs_clients/memory_table.rs"]
-mod memory_table;
-#[path = "ipvs_clients/outages.rs"]
 mod outages;
-#[path = "ipvs_clients/recordings.rs"]
 mod recordings;
-#[path = "ipvs_clients/server.rs"]
-mod server;
-#[path = "ipvs_clients/supervised.rs"]
 mod supervised;
 
 use std::fmt::Write as _;
@@ -24,12 +14,13 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use server::{Server, library};
+use lvs_test_support::ipvs_server::{Server, serve_if_child};
+use lvs_test_support::tools::library;
 
 /// Not a test of its own: the process that the others start.
 #[test]
 fn server_of_the_tests() {
-    server::serve_if_child();
+    serve_if_child();
 }
 
 #[test]

@@ -8,9 +8,9 @@ use lvs_core::l3::{DeviceId, NeighbourKey};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
 use lvs_core::verdict::{DropReason, Verdict, WaitId, WorkerId};
-use lvsd::dpdk::device::{Device, DeviceSettings};
+use lvsd::dpdk::device::Device;
 use lvsd::dpdk::lcore::{self, LcoreHandle};
-use lvsd::dpdk::{Clock, Eal, Mbuf, Mempool, PoolSettings};
+use lvsd::dpdk::{Clock, Eal, Mbuf};
 use lvsd::worker::Worker;
 use lvsd::worker::assignment::{AssignmentSettings, TwinEnds, assemble};
 use lvsd::worker::capture::{SNAP_MAX, Tap, TapEnd, TapSettings};
@@ -18,8 +18,8 @@ use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, ConnRecord, DumpCursor, Mailbox};
 use lvsd::worker::packet_path::PacketPath;
 
-use super::own_process::start_eal;
-use super::scripted_path::{ScriptedPath, snapshot};
+use crate::dpdk::{open, pool, start_eal};
+use crate::scripted_path::{ScriptedPath, snapshot};
 
 /// Rounds of the management core after which one capture ends and another begins.
 const ROUNDS_PER_CAPTURE: u32 = 16;
@@ -62,6 +62,7 @@ impl PacketPath for EveryVerdict {
 
 /// The worker on its lcore, and the test as its management core.
 pub struct LoneWorker {
+    /// The worker's.
     pub counters: Arc<WorkerCounters>,
     /// How many records of its captures were read.
     pub captured: u64,
@@ -78,26 +79,18 @@ impl LoneWorker {
     /// Starts the worker. Its lcore calls `run` with it.
     pub fn start(idle: IdlePolicy, run: impl FnOnce(&mut Worker<EveryVerdict>) + Send + 'static) -> Self {
         let eal = start_eal(1);
-        let pool_settings = PoolSettings {
-            mbufs: 8_191,
-            ..PoolSettings::default()
-        };
-        let pool = Mempool::create(&eal, &pool_settings).unwrap();
-        let settings = DeviceSettings {
-            driver: "net_null0,size=60".to_owned(),
-            ..DeviceSettings::default()
-        };
-        let (device, queues) = Device::open(&eal, &settings, pool).unwrap();
+        let pool = pool(&eal, 8_191);
+        let (device, queues) = open(&eal, pool, 0, "net_null0,size=60");
         let counters = [Arc::new(WorkerCounters::new(1))];
-        let crew_settings = AssignmentSettings {
+        let assignment_settings = AssignmentSettings {
             counters: &counters,
             twins: &[DeviceId(0)],
             idle,
             clock: Clock::start(&eal),
             pool,
         };
-        let mut assignment = assemble(vec![queues], &crew_settings);
-        let mut worker = Worker::new(assignment.workers.remove(0), EveryVerdict(ScriptedPath::new(), 0));
+        let mut assignment = assemble(vec![queues], &assignment_settings);
+        let mut worker = Worker::new(assignment.workers.remove(0), EveryVerdict(ScriptedPath::default(), 0));
         let handle = lcore::launch(&eal, 0, move || run(&mut worker)).unwrap();
         let [counters] = counters;
         Self {

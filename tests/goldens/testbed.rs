@@ -1,4 +1,4 @@
-//! The machine of a recording: the director's namespace with its twins and cables, the daemon, the tools.
+//! The testbed of a recording: the director's namespace with its twins and cables, the daemon, the tools.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use lvs_core::ipvs::mark::MarkRule;
+use lvs_test_support::daemon::{Daemon, Testbed};
+use lvs_test_support::namespace::Namespace;
 
 use crate::scenario::{Scenario, Step, bytes};
 use crate::setup::Setup;
-use crate::stand::{Daemon, Stand};
 use crate::wire::Wire;
 
 const DEVICES: [&str; 2] = ["eth0", "eth1"];
@@ -27,43 +28,43 @@ pub struct Printed {
 }
 
 /// Makes the namespace of the far ends, the cables, and the twins with their addresses and neighbours.
-pub fn lay(stand: &Stand, far: &Stand, is_ipv6: bool) {
+pub fn lay(testbed: &Testbed, far: &Namespace, is_ipv6: bool) {
     far.inside("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
-    stand.inside("ip link set lo up");
+    testbed.inside("ip link set lo up");
     for (number, device) in DEVICES.into_iter().enumerate() {
         let (cable, end) = (format!("cable{number}"), format!("far{number}"));
-        stand.inside(&format!(
+        testbed.inside(&format!(
             "ip link add {cable} type veth peer name {end} netns {}",
             far.name()
         ));
-        for (place, interface) in [(stand, &cable), (far, &end)] {
+        for (place, interface) in [(&**testbed, &cable), (far, &end)] {
             place.inside(&format!("ethtool -K {interface} tx off rx off tso off gso off gro off"));
             place.inside(&format!("sysctl -qw net.ipv6.conf.{interface}.disable_ipv6=1"));
             place.inside(&format!("ip link set {interface} arp off promisc on mtu 9000 up"));
         }
         // The kernel must be deaf on the cable: it belongs to lvsd.
-        stand.inside(&format!("nft add table netdev deaf{number}"));
-        stand.inside(&format!(
+        testbed.inside(&format!("nft add table netdev deaf{number}"));
+        testbed.inside(&format!(
             "nft add chain netdev deaf{number} ingress {{ type filter hook ingress device {cable} priority 0 ; policy drop ; }}"
         ));
-        stand.twin(device, &format!("02:00:00:00:00:0{}", number + 1));
+        testbed.twin(device, &format!("02:00:00:00:00:0{}", number + 1));
     }
     let setting = |name: &str, value: u8| {
         let names =
             ["all", "default", "eth0", "eth1"].map(|device| format!("net.{}={value}", name.replace('%', device)));
-        stand.inside(&format!("sysctl -qw {}", names.join(" ")));
+        testbed.inside(&format!("sysctl -qw {}", names.join(" ")));
     };
     setting("ipv4.conf.%.rp_filter", 0);
     for name in ["accept_ra", "autoconf", "dad_transmits", "router_solicitations"] {
         setting(&format!("ipv6.conf.%.{name}"), 0);
     }
     setting("ipv6.conf.%.disable_ipv6", u8::from(!is_ipv6));
-    stand.inside("sysctl -qw net.ipv4.ip_forward=1");
-    addresses(stand, is_ipv6);
+    testbed.inside("sysctl -qw net.ipv4.ip_forward=1");
+    addresses(testbed, is_ipv6);
 }
 
 /// The network of all recordings.
-fn addresses(stand: &Stand, is_ipv6: bool) {
+fn addresses(testbed: &Testbed, is_ipv6: bool) {
     let mut lines = vec![
         "addr add 10.0.0.1/24 dev eth0".to_owned(),
         "addr add 10.1.0.1/24 dev eth1".to_owned(),
@@ -100,49 +101,49 @@ fn addresses(stand: &Stand, is_ipv6: bool) {
             lines.insert(index, format!("addr add {address} nodad"));
         }
         lines.push("route add default via fd00:a::fe".to_owned());
-        stand.inside("sysctl -qw net.ipv6.conf.all.forwarding=1");
+        testbed.inside("sysctl -qw net.ipv6.conf.all.forwarding=1");
     }
     lines.push("route add default via 10.0.0.254".to_owned());
-    let batch = stand.path("network");
-    fs::write(&batch, lines.join("\n") + "\n").expect("the stand has a directory");
-    stand.inside(&format!("ip -batch {}", batch.display()));
+    let batch = testbed.path("network");
+    fs::write(&batch, lines.join("\n") + "\n").expect("the testbed has a directory");
+    testbed.inside(&format!("ip -batch {}", batch.display()));
 }
 
 /// The daemon of a recording and everything around it.
-pub struct Machine<'s> {
-    stand: &'s Stand,
+pub struct GoldenTestbed<'s> {
+    testbed: &'s Testbed,
     pub daemon: Daemon<'s>,
     pub wire: Wire,
     setup: Setup,
 }
 
-impl<'s> Machine<'s> {
+impl<'s> GoldenTestbed<'s> {
     /// Runs the set-up commands, starts the daemon and feeds `ipvsadm -R`.
     ///
     /// # Errors
     /// A set-up command that is not understood.
-    pub fn start(stand: &'s Stand, far: &Stand, scenario: &Scenario) -> Result<Self, String> {
+    pub fn start(testbed: &'s Testbed, far: &Namespace, scenario: &Scenario) -> Result<Self, String> {
         let setup = Setup::read(&scenario.setup)?;
         for (name, value) in &scenario.sysctls {
             if !name.starts_with("net.ipv4.vs.") {
                 // Some are the whole machine's and not to be set in a namespace.
-                stand.shell(&format!("sysctl -qw {name}={value}"));
+                testbed.shell(&format!("sysctl -qw {name}={value}"));
             }
         }
-        stand.configure(&config(scenario, &setup)?);
-        let daemon = stand.start();
+        testbed.configure(&config(scenario, &setup)?);
+        let daemon = testbed.start();
         for line in &scenario.setup {
-            run_in(stand, line)?;
+            run_in(testbed, line)?;
         }
         std::thread::sleep(NETWORK_SETTLES);
-        let machine = Self {
-            stand,
+        let golden = Self {
+            testbed,
             daemon,
-            wire: Wire::open(far.name(), ["far0", "far1"]),
+            wire: Wire::open(far, ["far0", "far1"]),
             setup,
         };
-        machine.restore(&scenario.config_in);
-        Ok(machine)
+        golden.restore(&scenario.config_in);
+        Ok(golden)
     }
 
     /// As the recorded machine was brought back to `rules` between commands.
@@ -150,13 +151,13 @@ impl<'s> Machine<'s> {
         self.restore(&format!("-C\n{rules}"));
         for role in ["master", "backup"] {
             // One that does not run cannot be stopped.
-            let _ = self.stand.led(&["ipvsadm", "--stop-daemon", role]).output();
+            let _ = self.testbed.lvs_run(&["ipvsadm", "--stop-daemon", role]).output();
         }
     }
 
     /// `ipvsadm -R`. What it refuses, the recording's later listings show.
     pub fn restore(&self, rules: &str) {
-        let mut command = self.stand.led(&["ipvsadm", "-R"]);
+        let mut command = self.testbed.lvs_run(&["ipvsadm", "-R"]);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -212,7 +213,11 @@ impl<'s> Machine<'s> {
             "mount --bind /dev/null /etc/hosts; mount --bind /dev/null /etc/resolv.conf; {}",
             left.join("; ")
         );
-        let done = self.stand.led(&["sh", "-c", &script]).stdin(Stdio::null()).output();
+        let done = self
+            .testbed
+            .lvs_run(&["sh", "-c", &script])
+            .stdin(Stdio::null())
+            .output();
         let done = done.map_err(|error| error.to_string())?;
         // A change of the kernel's network reaches the daemon by messages; one of services is with the workers.
         if self.setup.run(line).is_ok() {
@@ -241,7 +246,7 @@ impl<'s> Machine<'s> {
 }
 
 /// A set-up command; mark rules and modules are not the kernel's here.
-fn run_in(stand: &Stand, line: &str) -> Result<(), String> {
+fn run_in(testbed: &Testbed, line: &str) -> Result<(), String> {
     let is_kernels = |command: &&str| {
         !(command.starts_with("iptables") || command.starts_with("ip6tables") || command.starts_with("modprobe"))
     };
@@ -249,7 +254,7 @@ fn run_in(stand: &Stand, line: &str) -> Result<(), String> {
     if commands.is_empty() {
         return Ok(());
     }
-    let output = stand.shell(&commands.join("; "));
+    let output = testbed.shell(&commands.join("; "));
     if output.status.success() {
         Ok(())
     } else {

@@ -1,9 +1,9 @@
-//! Workers on ring devices. The test holds the other ends: a worker receives what the test sends, and the reverse.
+//! The testbed of worker loops: workers on ring devices. The test holds the other ends: a worker receives what the test
+//! sends, and the reverse.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use lvs_core::counters::WorkerCounters;
 use lvs_core::frame::Frame;
@@ -13,15 +13,16 @@ use lvs_core::snapshot::Snapshot;
 use lvs_core::verdict::DropReason;
 use lvsd::dpdk::device::{Device, DeviceSettings, Queues};
 use lvsd::dpdk::lcore::{self, LcoreHandle};
-use lvsd::dpdk::{Burst, Clock, Eal, Mempool, PoolSettings, RxQueue, TxQueue};
+use lvsd::dpdk::{Burst, Clock, Eal, Mempool, RxQueue, TxQueue};
 use lvsd::mgmt::punt::{self, PuntThread, TwinDescriptor};
 use lvsd::worker::Worker;
 use lvsd::worker::assignment::{AssignmentSettings, assemble};
 use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, Mailbox, Reply};
 
-use super::own_process::start_eal;
-use super::scripted_path::ScriptedPath;
+use crate::dpdk::{device_settings, pool, start_eal};
+use crate::scripted_path::ScriptedPath;
+use crate::waits::{PATIENCE, wait_until};
 
 /// The test's end of one device.
 pub struct FarEnd {
@@ -30,24 +31,29 @@ pub struct FarEnd {
     _device: Device,
 }
 
-/// The longest time that a condition may take on a busy machine. Only a bug makes a test wait that long.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Workers under test.
-pub struct Lab {
+pub struct WorkersTestbed {
+    /// Of all frames.
     pub pool: Mempool,
+    /// By device.
     pub far_ends: Vec<FarEnd>,
+    /// By worker.
     pub mailboxes: Vec<Arc<Mailbox>>,
+    /// By worker.
     pub counters: Vec<Arc<WorkerCounters>>,
+    /// The kernel's ends of the twins.
     pub twins: Vec<UnixDatagram>,
+    /// The twin thread, where there are twins.
     pub punt: Option<PuntThread>,
     handles: Vec<LcoreHandle>,
     _eal: Eal,
 }
 
-/// How to build a lab.
-pub struct LabSettings {
+/// How to build a testbed of workers.
+pub struct WorkersSettings {
+    /// How many workers there are.
     pub workers: usize,
+    /// How many devices they share.
     pub devices: usize,
     /// Transmit queues that each device gives the workers.
     pub tx_queues: usize,
@@ -57,18 +63,11 @@ pub struct LabSettings {
     pub idle: IdlePolicy,
 }
 
-impl Lab {
-    pub fn start(settings: &LabSettings) -> Self {
+impl WorkersTestbed {
+    /// Starts the workers.
+    pub fn start(settings: &WorkersSettings) -> Self {
         let eal = start_eal(settings.workers);
-        let pool = Mempool::create(
-            &eal,
-            &PoolSettings {
-                mbufs: 8_191,
-                cache: 32,
-                mtu_max: 1_500,
-            },
-        )
-        .unwrap();
+        let pool = pool(&eal, 8_191);
         let counters: Vec<_> = (0..settings.workers)
             .map(|_| Arc::new(WorkerCounters::new(1)))
             .collect();
@@ -76,14 +75,14 @@ impl Lab {
             .map(|number| ring_device(&eal, pool, number, settings))
             .unzip();
         let twin_ids: Vec<_> = (0..settings.twins).map(|number| DeviceId(number as u8)).collect();
-        let crew_settings = AssignmentSettings {
+        let assignment_settings = AssignmentSettings {
             counters: &counters,
             twins: &twin_ids,
             idle: settings.idle,
             clock: Clock::start(&eal),
             pool,
         };
-        let assignment = assemble(near_ends, &crew_settings);
+        let assignment = assemble(near_ends, &assignment_settings);
         let (twins, descriptors): (Vec<_>, Vec<_>) = twin_ids.iter().map(|&device| twin(device)).unzip();
         let punt = (settings.twins > 0).then(|| punt::start(assignment.twin_ends, descriptors, pool).unwrap());
         let handles = assignment
@@ -91,7 +90,7 @@ impl Lab {
             .into_iter()
             .enumerate()
             .map(|(number, resources)| {
-                let mut worker = Worker::new(resources, ScriptedPath::new());
+                let mut worker = Worker::new(resources, ScriptedPath::default());
                 lcore::launch(&eal, number, move || worker.run()).unwrap()
             })
             .collect();
@@ -137,6 +136,7 @@ impl Lab {
         frames
     }
 
+    /// Sends `worker` a snapshot.
     pub fn publish(&self, worker: usize, snapshot: Arc<Snapshot>) {
         self.mailboxes[worker]
             .commands
@@ -223,17 +223,12 @@ impl Lab {
 
 /// A ring device loops each queue to itself: the workers get receive queues 0.. and transmit queues after
 /// them, the test gets the others.
-fn ring_device(eal: &Eal, pool: Mempool, number: usize, settings: &LabSettings) -> (Queues, FarEnd) {
+fn ring_device(eal: &Eal, pool: Mempool, number: usize, settings: &WorkersSettings) -> (Queues, FarEnd) {
     let queues = (settings.workers + settings.tx_queues) as u16;
-    let driver = format!("net_ring{number}");
-    let (id, name) = (DeviceId(number as u8), driver.clone());
     let device_settings = DeviceSettings {
-        id,
-        name,
-        driver,
         rx_queues: queues,
         tx_queues: queues,
-        ..DeviceSettings::default()
+        ..device_settings(number as u8, &format!("net_ring{number}"))
     };
     let (device, Queues { mut rx, mut tx }) = Device::open(eal, &device_settings, pool).unwrap();
     assert_eq!((rx.len(), tx.len()), (usize::from(queues), usize::from(queues)));
@@ -261,16 +256,4 @@ fn twin(device: DeviceId) -> (UnixDatagram, TwinDescriptor) {
             fd: OwnedFd::from(director),
         },
     )
-}
-
-/// Checks the condition again and again. Returns whether it came true.
-pub fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end {
-        if condition() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    condition()
 }

@@ -1,0 +1,96 @@
+//! Processes and threads: this one again for one test, what they spend on CPUs, and how they end.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+
+use crate::waits::wait_until;
+
+/// Set in a process that runs one test.
+const CHILD: &str = "LVSD_TEST_IN_OWN_PROCESS";
+
+/// Runs `body` alone in a child process and fails when it fails: DPDK can be started once a process. `test` is the
+/// name of the calling test.
+pub fn in_own_process(test: &str, body: impl FnOnce()) {
+    if std::env::var_os(CHILD).is_some() {
+        return body();
+    }
+    let output = Command::new(std::env::current_exe().expect("the test's own path"))
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, test)
+        .output()
+        .expect("the test starts itself");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("1 passed"),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Runs a command that must succeed; what it prints.
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().expect("the program is installed");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("it prints UTF-8")
+}
+
+/// Sends a signal to a child that nobody has waited for yet.
+pub fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it is there until somebody waits for it");
+}
+
+/// Waits for a child that must end soon. `when` says after what.
+pub fn await_end(child: &mut Child, when: &str) -> ExitStatus {
+    let mut status = None;
+    wait_until(|| {
+        status = child.try_wait().expect("it is a child of this process");
+        status.is_some()
+    });
+    status.unwrap_or_else(|| panic!("process {} has not ended {when}", child.id()))
+}
+
+/// The folders under `/proc` of the threads of `process` whose names begin with `name`.
+fn tasks(process: &str, name: &str) -> Vec<PathBuf> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("the process is there");
+    let is_named = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.starts_with(name));
+    let found: Vec<_> = tasks.flatten().map(|task| task.path()).filter(is_named).collect();
+    assert!(!found.is_empty(), "no thread is called {name}");
+    found
+}
+
+/// The threads of a process whose names begin with `name`, one at least; DPDK calls those that poll `rte-worker-…`.
+pub fn threads(process: &str, name: &str) -> Vec<String> {
+    let id = |task: PathBuf| task.file_name()?.to_str().map(str::to_owned);
+    tasks(process, name).into_iter().filter_map(id).collect()
+}
+
+/// Processor time of the threads of a process whose names begin with `name`; of all when it is empty. How long
+/// something takes depends on what else the machine does, this hardly.
+pub fn cpu_time(process: &str, name: &str) -> Duration {
+    let ns = tasks(process, name).into_iter().map(|task| {
+        let schedstat = fs::read_to_string(task.join("schedstat")).expect("the thread is there");
+        // Nanoseconds on a processor first.
+        let on_cpu = schedstat
+            .split(' ')
+            .next()
+            .and_then(|number| number.parse::<u64>().ok());
+        on_cpu.unwrap_or_else(|| panic!("no time in {schedstat:?}"))
+    });
+    Duration::from_nanos(ns.sum())
+}
+
+/// What the calling thread has spent on a processor.
+pub fn thread_cpu_time() -> Duration {
+    let spent = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a thread has such a clock");
+    Duration::from(spent)
+}
