@@ -13,14 +13,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use mgmt::admin::socket::{self, AdminSocket};
-use mgmt::ipvs_netlink::socket::IpvsSocket;
 use mgmt::link::LinkWatch;
 use mgmt::mailbox_handle::MailboxHandle;
 use mgmt::punt;
 use mgmt::reload::Reloader;
 use mgmt::rss_check::RssCheck;
 use mgmt::runtime::{self, Parts};
+use mgmt::unix_socket::{self, SocketKind, UnixSocket};
 use startup::{Opened, StartError};
 use worker::assignment::{self, AssignmentSettings};
 
@@ -30,7 +29,7 @@ use worker::assignment::{self, AssignmentSettings};
 /// When a step of the start-up fails; nothing has been promised to anybody then.
 pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let (config, text) = startup::read_config(config_path)?;
-    socket::refuse_second_daemon(&config.api.socket)?;
+    unix_socket::refuse_second_daemon(&config.api.socket, SocketKind::Stream)?;
     let metrics = startup::metrics_listener(&config)?;
     let mut director = startup::restore(&config)?;
 
@@ -73,8 +72,16 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     );
     director.attach_twins(Arc::clone(punt_thread.counters()));
 
-    let socket = AdminSocket::open(&config.api.socket, startup::group(&config))?;
-    let ipvs_socket = IpvsSocket::open(&config.api.socket.with_file_name("ipvs.sock"), socket.gate.group())?;
+    let socket = UnixSocket::open(
+        &config.api.socket,
+        SocketKind::Stream,
+        unix_socket::group(startup::group(&config)),
+    )?;
+    let ipvs_socket = UnixSocket::open(
+        &config.api.socket.with_file_name("ipvs.sock"),
+        SocketKind::SeqPacket,
+        socket.gate.group(),
+    )?;
     let parts = Parts {
         director: Arc::new(Mutex::new(director)),
         reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),

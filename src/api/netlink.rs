@@ -22,7 +22,8 @@ pub use message::{Message, Messages, acknowledge, done, refuse};
 pub use reply::{Addressee, daemon, family, info, server, service, timeouts};
 pub use request::{DaemonRequest, Request, ServerOptions, ServerRequest, ServiceOptions, TimeoutsRequest};
 pub use row::{
-    DaemonRow, Family, Granularity, Info, McastGroup, ServerRow, ServiceKey, ServiceRow, Statistics, Timeouts, Tunnel,
+    DaemonRow, Family, Granularity, Info, McastGroup, ServerRow, ServiceKey, ServiceRow, Statistics, TimeoutsRow,
+    TunnelRow,
 };
 
 /// Id of the family: above the kernel's greatest (1023), so that it can never be a kernel family's.

@@ -4,7 +4,7 @@
 //! Retired snapshots are dropped here: freeing one is the management core's work.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::counters::WorkerCounters;
@@ -14,6 +14,7 @@ use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use tokio::sync::oneshot;
 
+use crate::mgmt::lock::lock;
 use crate::mgmt::worker_handle::{ConnChunk, WorkerHandle};
 use crate::worker::capture::Tap;
 use crate::worker::mailbox::{Command, ConnDump, ExplainRequest, Mailbox, Reply};
@@ -86,7 +87,7 @@ impl MailboxHandle {
     }
 
     fn asks(&self) -> MutexGuard<'_, Asks> {
-        self.asks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.asks)
     }
 }
 

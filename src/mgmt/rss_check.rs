@@ -5,7 +5,7 @@
 //! Never: changes who owns a connection: that is computed from packets, so a device that does not spread costs
 //! hand-overs, and the load is shared all the same. Emulated e1000e and vmxnet3 are such devices.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lvs_api::RssState;
@@ -13,6 +13,8 @@ use lvs_core::counters::WorkerCounters;
 use lvs_core::l3::DeviceId;
 use lvs_core::single_writer::SingleWriter;
 use tokio::time::{MissedTickBehavior, interval};
+
+use crate::mgmt::lock::lock;
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -88,14 +90,14 @@ impl RssCheck {
 
     /// How a device spreads flows, as far as is known.
     pub fn of(&self, device: DeviceId) -> RssState {
-        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let devices = lock(&self.devices);
         let watched = devices.iter().find(|watched| watched.claim.device == device);
         watched.map_or(RssState::OneQueue, |watched| watched.state)
     }
 
     /// Looks at what has come since the last look that said something; what is to be logged.
     fn look(&self) -> Vec<String> {
-        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut devices = lock(&self.devices);
         let watched = devices.iter_mut().filter(|watched| watched.claim.rx_queues > 1);
         watched.filter_map(|watched| watched.look(&self.counters)).collect()
     }

@@ -2,7 +2,7 @@
 //!
 //! In:  which daemons are wanted; what workers tell; datagrams. Out: datagrams; batches for every worker, each of
 //! which takes what it owns.
-//! Looked after every millisecond by [`Sync::tend`]; nothing here waits. Every queue is bounded and what finds no
+//! Looked after every millisecond by [`SyncDaemons::tend`]; nothing here waits. Every queue is bounded and what finds no
 //! room is counted by name. Sockets that cannot be opened (an interface that is not there yet) are tried again.
 //! Ref: Linux ip_vs_sync.c `sync_thread_master()`, `sync_thread_backup()`.
 
@@ -63,7 +63,7 @@ struct Running {
 }
 
 /// See the module.
-pub struct Sync {
+pub struct SyncDaemons {
     running: Vec<Running>,
     /// By worker: what it has not taken yet.
     waiting: Vec<VecDeque<Arc<[SyncConn]>>>,
@@ -74,7 +74,7 @@ pub struct Sync {
     begun: Instant,
 }
 
-impl Sync {
+impl SyncDaemons {
     /// Nothing runs.
     pub fn new() -> Self {
         Self {
@@ -177,7 +177,7 @@ impl Sync {
     }
 }
 
-impl Default for Sync {
+impl Default for SyncDaemons {
     fn default() -> Self {
         Self::new()
     }

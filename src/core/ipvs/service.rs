@@ -35,6 +35,9 @@ pub enum ServiceProtocol {
 }
 
 impl ServiceProtocol {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// The IP protocol number.
     pub const fn number(self) -> u8 {
         match self {
@@ -104,9 +107,7 @@ impl ServiceProtocol {
 
     /// The protocol that [`Self::name`] names.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Tcp, Self::Udp, Self::Sctp]
-            .into_iter()
-            .find(|protocol| protocol.name() == name)
+        Self::ALL.into_iter().find(|protocol| protocol.name() == name)
     }
 }
 

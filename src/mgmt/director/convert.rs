@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use lvs_api::netlink::Statistics;
 use lvs_api::{
     ApiError, ClientAddress, ErrorCode, MarkProtocol, MarkRule, Mode, Netmask, Persistence, PortRange, Prefix,
     Protocol, Server, Service, ServiceId, SyncDaemon, SyncRole, Timeouts, Tunnel,
@@ -21,17 +22,41 @@ use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use lvs_core::ipvs::{client_address, mark, stats};
 use lvs_core::l3::DeviceId;
 
+const fn core_protocol(protocol: Protocol) -> ServiceProtocol {
+    match protocol {
+        Protocol::Tcp => ServiceProtocol::Tcp,
+        Protocol::Udp => ServiceProtocol::Udp,
+        Protocol::Sctp => ServiceProtocol::Sctp,
+    }
+}
+
+const fn api_protocol(protocol: ServiceProtocol) -> Protocol {
+    match protocol {
+        ServiceProtocol::Tcp => Protocol::Tcp,
+        ServiceProtocol::Udp => Protocol::Udp,
+        ServiceProtocol::Sctp => Protocol::Sctp,
+    }
+}
+
+/// The IP protocol number.
+pub const fn protocol_number(protocol: Protocol) -> u8 {
+    core_protocol(protocol).number()
+}
+
+/// The protocol of an IP protocol number; `None` when no service can have it.
+pub fn protocol_of_number(number: u8) -> Option<Protocol> {
+    let mut all = ServiceProtocol::ALL.into_iter();
+    all.find(|protocol| protocol.number() == number).map(api_protocol)
+}
+
 /// The core's key of a service.
 pub const fn key(id: &ServiceId) -> ServiceKey {
     match *id {
-        ServiceId::Address { protocol, addr, port } => {
-            let protocol = match protocol {
-                Protocol::Tcp => ServiceProtocol::Tcp,
-                Protocol::Udp => ServiceProtocol::Udp,
-                Protocol::Sctp => ServiceProtocol::Sctp,
-            };
-            ServiceKey::Address { protocol, addr, port }
-        }
+        ServiceId::Address { protocol, addr, port } => ServiceKey::Address {
+            protocol: core_protocol(protocol),
+            addr,
+            port,
+        },
         ServiceId::Fwmark { mark, is_ipv6 } => ServiceKey::Fwmark {
             mark,
             family: if is_ipv6 {
@@ -46,14 +71,11 @@ pub const fn key(id: &ServiceId) -> ServiceKey {
 /// The API's id of a service.
 pub const fn id(key: &ServiceKey) -> ServiceId {
     match *key {
-        ServiceKey::Address { protocol, addr, port } => {
-            let protocol = match protocol {
-                ServiceProtocol::Tcp => Protocol::Tcp,
-                ServiceProtocol::Udp => Protocol::Udp,
-                ServiceProtocol::Sctp => Protocol::Sctp,
-            };
-            ServiceId::Address { protocol, addr, port }
-        }
+        ServiceKey::Address { protocol, addr, port } => ServiceId::Address {
+            protocol: api_protocol(protocol),
+            addr,
+            port,
+        },
         ServiceKey::Fwmark { mark, family } => ServiceId::Fwmark {
             mark,
             is_ipv6: matches!(family, AddressFamily::Ipv6),
@@ -193,17 +215,6 @@ const fn tunnel(kind: TunnelKind) -> Tunnel {
         },
     }
 }
-
-/// The IP protocol number.
-pub const fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => ServiceProtocol::Tcp.number(),
-        Protocol::Udp => ServiceProtocol::Udp.number(),
-        Protocol::Sctp => ServiceProtocol::Sctp.number(),
-    }
-}
-
-const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
 /// The core's service: scheduler and options by their ipvsadm names.
 pub fn service_spec(service: &Service) -> Result<ServiceSpec, ApiError> {
@@ -377,11 +388,39 @@ pub const fn rates(rates: stats::Rates) -> lvs_api::Rates {
     }
 }
 
+/// Counters and rates as IPVS tools read them.
+pub const fn statistics(totals: stats::Totals, rates: stats::Rates) -> Statistics {
+    let stats::Totals {
+        connections,
+        in_packets,
+        out_packets,
+        in_bytes,
+        out_bytes,
+    } = totals;
+    let stats::Rates {
+        connections_per_sec,
+        in_packets_per_sec,
+        out_packets_per_sec,
+        in_bytes_per_sec,
+        out_bytes_per_sec,
+    } = rates;
+    Statistics {
+        connections,
+        in_packets,
+        out_packets,
+        in_bytes,
+        out_bytes,
+        connections_per_sec,
+        in_packets_per_sec,
+        out_packets_per_sec,
+        in_bytes_per_sec,
+        out_bytes_per_sec,
+    }
+}
+
 /// One line of the connection listing; `None` for a protocol that no service can have.
 pub fn conn_record(record: &ConnRecord, worker: usize) -> Option<lvs_api::ConnRecord> {
-    let protocol = PROTOCOLS
-        .into_iter()
-        .find(|protocol| protocol_number(*protocol) == record.protocol)?;
+    let protocol = protocol_of_number(record.protocol)?;
     Some(lvs_api::ConnRecord {
         protocol,
         state: record.state_name().to_owned(),

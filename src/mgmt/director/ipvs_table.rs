@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use lvs_api::netlink::{
     DaemonRequest, DaemonRow, Errno, Family, Granularity, Info, ServerOptions, ServerRow, ServiceKey, ServiceOptions,
-    ServiceRow, Statistics, Timeouts, TimeoutsRequest, Tunnel,
+    ServiceRow, Statistics, TimeoutsRequest, TimeoutsRow, TunnelRow,
 };
 use lvs_api::{
-    Action, ApiError, ClientAddress, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, ServerPatch, Service,
-    ServiceId, ServicePatch, ServiceSettings,
+    Action, ApiError, ClientAddress, ErrorCode, Mode, Netmask, Persistence, Server, ServerPatch, Service, ServiceId,
+    ServicePatch, ServiceSettings,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::{ServerListing, ServerSpec, ServiceListing, ServiceSpec};
@@ -45,9 +45,9 @@ impl IpvsTable for Director {
         }
     }
 
-    fn timeouts(&self) -> Timeouts {
+    fn timeouts(&self) -> TimeoutsRow {
         let (tcp_sec, tcp_fin_sec, udp_sec) = self.desired.timeouts.shown();
-        Timeouts {
+        TimeoutsRow {
             tcp_sec,
             tcp_fin_sec,
             udp_sec,
@@ -232,31 +232,14 @@ impl Director {
 }
 
 fn statistics(count: Count) -> Statistics {
-    let (totals, rates) = (count.totals, count.rates());
-    Statistics {
-        connections: totals.connections,
-        in_packets: totals.in_packets,
-        out_packets: totals.out_packets,
-        in_bytes: totals.in_bytes,
-        out_bytes: totals.out_bytes,
-        connections_per_sec: rates.connections_per_sec,
-        in_packets_per_sec: rates.in_packets_per_sec,
-        out_packets_per_sec: rates.out_packets_per_sec,
-        in_bytes_per_sec: rates.in_bytes_per_sec,
-        out_bytes_per_sec: rates.out_bytes_per_sec,
-    }
+    convert::statistics(count.totals, count.rates())
 }
 
 /// `None`: the director has no such services.
 fn api_id(key: &ServiceKey) -> Option<ServiceId> {
     match *key {
         ServiceKey::Address { protocol, addr, port } => {
-            let protocol = match protocol {
-                6 => Protocol::Tcp,
-                17 => Protocol::Udp,
-                132 => Protocol::Sctp,
-                _ => return None,
-            };
+            let protocol = convert::protocol_of_number(u8::try_from(protocol).ok()?)?;
             Some(ServiceId::Address { protocol, addr, port })
         }
         ServiceKey::Mark { family, mark } => Some(ServiceId::Fwmark {
@@ -324,33 +307,33 @@ fn settings(options: &ServiceOptions) -> Result<ServiceSettings, Errno> {
 }
 
 /// How a tunnelling server is reached; nothing for others, as in the kernel.
-fn tunnel_row(spec: &ServerSpec) -> Tunnel {
-    let of = |kind, port, flags| Tunnel { kind, port, flags };
+fn tunnel_row(spec: &ServerSpec) -> TunnelRow {
+    let of = |kind, port, flags| TunnelRow { kind, port, flags };
     match spec.tunnel {
-        _ if spec.mode != ForwardingMode::Tunnel => Tunnel::default(),
-        TunnelKind::IpIp => Tunnel::default(),
-        TunnelKind::Gre { checksum: false } => of(Tunnel::KIND_GRE, 0, 0),
-        TunnelKind::Gre { checksum: true } => of(Tunnel::KIND_GRE, 0, Tunnel::CHECKSUM),
+        _ if spec.mode != ForwardingMode::Tunnel => TunnelRow::default(),
+        TunnelKind::IpIp => TunnelRow::default(),
+        TunnelKind::Gre { checksum: false } => of(TunnelRow::KIND_GRE, 0, 0),
+        TunnelKind::Gre { checksum: true } => of(TunnelRow::KIND_GRE, 0, TunnelRow::CHECKSUM),
         TunnelKind::Gue { port, checksum } => match checksum {
-            GueChecksum::No => of(Tunnel::KIND_GUE, port, 0),
-            GueChecksum::Full => of(Tunnel::KIND_GUE, port, Tunnel::CHECKSUM),
-            GueChecksum::RemoteOffload => of(Tunnel::KIND_GUE, port, Tunnel::REMOTE_CHECKSUM),
+            GueChecksum::No => of(TunnelRow::KIND_GUE, port, 0),
+            GueChecksum::Full => of(TunnelRow::KIND_GUE, port, TunnelRow::CHECKSUM),
+            GueChecksum::RemoteOffload => of(TunnelRow::KIND_GUE, port, TunnelRow::REMOTE_CHECKSUM),
         },
     }
 }
 
 /// The tunnel that is wanted of a tunnelling server.
-const fn api_tunnel(tunnel: Tunnel) -> Result<lvs_api::Tunnel, Errno> {
-    let Tunnel { kind, port, flags } = tunnel;
+const fn api_tunnel(tunnel: TunnelRow) -> Result<lvs_api::Tunnel, Errno> {
+    let TunnelRow { kind, port, flags } = tunnel;
     match kind {
         0 => Ok(lvs_api::Tunnel::Ipip),
-        Tunnel::KIND_GRE => Ok(lvs_api::Tunnel::Gre {
-            checksum: flags & Tunnel::CHECKSUM != 0,
+        TunnelRow::KIND_GRE => Ok(lvs_api::Tunnel::Gre {
+            checksum: flags & TunnelRow::CHECKSUM != 0,
         }),
-        Tunnel::KIND_GUE => {
-            let checksum = if flags & Tunnel::REMOTE_CHECKSUM != 0 {
+        TunnelRow::KIND_GUE => {
+            let checksum = if flags & TunnelRow::REMOTE_CHECKSUM != 0 {
                 lvs_api::GueChecksum::Remote
-            } else if flags & Tunnel::CHECKSUM != 0 {
+            } else if flags & TunnelRow::CHECKSUM != 0 {
                 lvs_api::GueChecksum::Full
             } else {
                 lvs_api::GueChecksum::No

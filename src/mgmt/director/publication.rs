@@ -5,7 +5,7 @@
 //! Never: more than a share of the management core's time for large snapshots, however many changes come in a row;
 //! an answer that hangs on a worker that does not look into its mailbox.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lvs_core::ipvs::service_table::ServiceTable;
@@ -16,6 +16,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::Director;
+use crate::mgmt::lock::lock;
 
 /// A snapshot that takes no longer to build is published with every single change.
 const PROMPT_MAX: Duration = Duration::from_millis(1);
@@ -90,11 +91,6 @@ pub async fn changes_arrive(director: &Mutex<Director>) {
             sleep(LOOK_PERIOD).await;
         }
     }
-}
-
-fn lock(director: &Mutex<Director>) -> MutexGuard<'_, Director> {
-    // A change is all or nothing, so what another task left behind is whole.
-    director.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Director {

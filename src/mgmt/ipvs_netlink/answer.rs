@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use lvs_api::netlink::{
     Addressee, Dump, Errno, Family, Granularity, Message, Request, ServerOptions, ServerRequest, ServerRow, ServiceKey,
-    ServiceOptions, ServiceRow, Tunnel, acknowledge, daemon, family, info, refuse, server, service, timeouts,
+    ServiceOptions, ServiceRow, TunnelRow, acknowledge, daemon, family, info, refuse, server, service, timeouts,
 };
 
 use super::IpvsTable;
@@ -181,7 +181,7 @@ fn whole(
     if options.weight < 0 || options.lower_threshold > options.upper_threshold {
         return Err(Errno::Range);
     }
-    if options.tunnel.kind == Tunnel::KIND_GUE && options.tunnel.port == 0 {
+    if options.tunnel.kind == TunnelRow::KIND_GUE && options.tunnel.port == 0 {
         return Err(Errno::Invalid);
     }
     Ok((addr, server.port, options))

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lvs_api::netlink::{Errno, Hello, Messages, Opening, cancelled_sequence, refuse};
@@ -23,11 +23,12 @@ use tokio::time::{sleep, timeout};
 
 use super::IpvsTable;
 use super::answer::{Answered, answer};
-use super::socket::IpvsSocket;
+use crate::mgmt::lock::lock;
+use crate::mgmt::unix_socket::UnixSocket;
 
 /// What clients may cost.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct IpvsLimits {
     /// Clients at once; more are closed at once, which tools see as a director that is away.
     pub clients_max: usize,
     /// For the first datagram.
@@ -38,7 +39,7 @@ pub struct Limits {
     pub request_max_bytes: usize,
 }
 
-impl Default for Limits {
+impl Default for IpvsLimits {
     fn default() -> Self {
         Self {
             clients_max: 512,
@@ -67,12 +68,12 @@ pub struct Served<Table> {
     /// Renders `/proc/net/ip_vs*`.
     pub file: Box<dyn Fn(&str) -> FileFuture + Send + Sync>,
     /// What clients may cost.
-    pub limits: Limits,
+    pub limits: IpvsLimits,
 }
 
 /// Serves until the future is dropped.
 pub async fn serve<Table: IpvsTable + Send + 'static>(
-    socket: IpvsSocket,
+    socket: UnixSocket,
     served: Arc<Served<Table>>,
 ) -> io::Result<()> {
     let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
@@ -110,7 +111,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn is_admitted(&self, socket: &IpvsSocket) -> bool {
+    fn is_admitted(&self, socket: &UnixSocket) -> bool {
         getsockopt(&self.stream, PeerCredentials)
             .is_ok_and(|peer| socket.gate.admits(Uid::from_raw(peer.uid()), Gid::from_raw(peer.gid())))
     }
@@ -178,7 +179,7 @@ async fn answer_all<Table: IpvsTable>(
                 continue;
             }
             let Answered { answer, changed } = {
-                let mut table = served.table.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut table = lock(&served.table);
                 answer(&mut *table, &message, hello.port_id)
             };
             if changed {

@@ -55,7 +55,7 @@ fn pair() -> (UdpSocket, UdpSocket) {
 
 #[test]
 fn a_missing_interface_is_named_and_looked_for_again_after_a_second() {
-    let mut sync = Sync::new();
+    let mut sync = SyncDaemons::new();
     let (daemon, sysctls, now) = (master(), Sysctls::default(), Instant::now());
     let error = sync.start(&daemon, &sysctls).unwrap_err();
     assert!(error.to_string().contains(&daemon.interface), "{error}");
@@ -79,7 +79,7 @@ fn what_all_workers_tell_travels_in_one_message_to_every_worker_of_the_other_dir
     master.tell(&tellers, &Sysctls::default(), 2_000);
     assert_eq!((master.tally.messages, master.tally.connections), (1, 2));
 
-    let mut there = Sync::new();
+    let mut there = SyncDaemons::new();
     let backup = SyncDaemon {
         role: SyncRole::Backup,
         ..master.daemon.clone()

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_nat_service_is_built_listed_changed_and_deleted() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     for command in [
         "service add tcp:192.0.2.10:80 --scheduler wrr",
         "server add tcp:192.0.2.10:80 198.51.100.1:80 --mode nat --weight 3",
@@ -46,7 +46,7 @@ TCP  192.0.2.10:80 wrr
 
 #[test]
 fn persistence_marks_and_tunnels_are_typed_listed_and_edited() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     for command in [
         "service add fwm:66 --scheduler rr --persistent 360 --netmask 255.255.255.0",
         "server add fwm:66 198.51.100.1 --tunnel-type gue --tunnel-port 6080 --tunnel-checksum",
@@ -79,7 +79,7 @@ fn persistence_marks_and_tunnels_are_typed_listed_and_edited() {
 
 #[test]
 fn settings_are_shown_all_or_one() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     let all = stand.printed("sysctl");
     assert!(
         all.starts_with("net.ipv4.vs.am_droprate = 10\nnet.ipv4.vs.amemthresh = 1024\n"),
@@ -91,7 +91,7 @@ fn settings_are_shown_all_or_one() {
 
 #[test]
 fn settings_are_set_by_name_all_of_them_or_none_and_reach_the_workers() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     for name in lvs_core::ipvs::sysctl::Sysctls::NAMES {
         let shown = stand.printed(&format!("sysctl {name}"));
         let value = shown.trim().split_once(" = ").map_or("", |(_, value)| value);
@@ -129,7 +129,7 @@ fn settings_are_set_by_name_all_of_them_or_none_and_reach_the_workers() {
 
 #[test]
 fn mark_rules_are_added_in_order_listed_deleted_and_refused_with_their_place() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     assert_eq!(stand.printed("mark list"), "there are no mark rules\n");
     for command in [
         "mark add 66 --protocol tcp --destination 192.0.2.100 --destination-ports 80,443-444",
@@ -252,7 +252,7 @@ fn mark_rules_are_added_in_order_listed_deleted_and_refused_with_their_place() {
 
 #[test]
 fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     let code = |arguments: &str| stand.lvsctl(arguments).status.code();
     assert_eq!(code("service add tcp:192.0.2.10:80"), Some(0));
     assert_eq!(code("service add tcp:192.0.2.10:80"), Some(1));
@@ -277,7 +277,7 @@ fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
 
 #[test]
 fn a_saved_state_is_applied_again_after_a_dry_run_that_changes_nothing() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     stand.printed("service add tcp:192.0.2.10:80 -s rr");
     stand.printed("server add tcp:192.0.2.10:80 198.51.100.1:80 -m -x 100 -y 50");
     stand.printed("timeouts --set 100 0 10");
@@ -307,7 +307,7 @@ fn a_saved_state_is_applied_again_after_a_dry_run_that_changes_nothing() {
 
 #[test]
 fn every_table_prints_and_every_answer_is_json_on_demand() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     stand.printed("service add tcp:192.0.2.10:80");
     stand.workers[0]
         .counters
@@ -348,7 +348,7 @@ fn every_table_prints_and_every_answer_is_json_on_demand() {
 
 #[test]
 fn the_state_stays_when_one_object_in_the_middle_is_wrong() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     stand.printed("service add tcp:192.0.2.10:80");
     let before = stand.ask("GET", "/v1/state", "");
     for (body, status, place) in [
@@ -383,7 +383,7 @@ fn the_state_stays_when_one_object_in_the_middle_is_wrong() {
 
 #[test]
 fn paths_methods_ids_and_queries_that_do_not_exist_are_refused_in_json() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     for (method, path, status) in [
         ("GET", "/", 404),
         ("GET", "/v2/services", 404),
@@ -408,7 +408,7 @@ fn paths_methods_ids_and_queries_that_do_not_exist_are_refused_in_json() {
 
 #[test]
 fn everything_can_be_done_with_plain_http() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     let service = "/v1/services/udp:[2001:db8::1]:53";
     let server = format!("{service}/servers/[2001:db8::9]:53");
     let steps = [
@@ -453,7 +453,7 @@ fn everything_can_be_done_with_plain_http() {
 
 #[test]
 fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() {
-    let mut stand = Stand::new(Limits::default());
+    let mut stand = Stand::new(AdminLimits::default());
     let mut stream = stand.connect();
     for index in 0..4_000u32 {
         let body = format!(r#"{{"service": "tcp:192.0.{}.{}:80"}}"#, index / 250, index % 250 + 1);
@@ -481,7 +481,7 @@ fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() 
 
 #[test]
 fn a_sync_daemon_that_cannot_be_started_or_stopped_is_refused_by_name() {
-    let stand = Stand::new(Limits::default());
+    let stand = Stand::new(AdminLimits::default());
     assert_eq!(stand.printed("sync"), "");
     for (method, path, body, status, place) in [
         (
