@@ -7,8 +7,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use lvs_api::{
-    ClientAddress, GueChecksum, Mode, Netmask, Persistence, Protocol, SOCKET_DEFAULT, ServiceId, SyncDaemon, SyncRole,
-    Tunnel,
+    GueChecksum, Mode, Netmask, Persistence, Protocol, SOCKET_DEFAULT, ServerPatch, ServiceId, ServicePatch,
+    SyncDaemon, SyncRole, Tunnel,
 };
 
 pub mod capture;
@@ -267,12 +267,8 @@ impl ServerName {
 /// How a service is balanced.
 #[derive(Debug, Args)]
 pub struct ServiceOptions {
-    /// rr, wrr, lc, wlc, sh …; default for a new service: wlc.
-    #[arg(short = 's', long, value_name = "NAME")]
-    pub scheduler: Option<String>,
-    /// Options of the scheduler: sh-fallback, sh-port, mh-fallback, mh-port.
-    #[arg(short = 'b', long = "sched-flags", value_name = "FLAG,FLAG", value_delimiter = ',')]
-    pub scheduler_flags: Option<Vec<String>>,
+    #[command(flatten)]
+    patch: ServicePatch,
     /// Clients stick to their real servers for so many seconds; without a number 360.
     #[arg(short = 'p', long, value_name = "SEC", num_args = 0..=1, default_missing_value = "360")]
     persistent: Option<u32>,
@@ -283,32 +279,25 @@ pub struct ServiceOptions {
     #[arg(long, conflicts_with = "persistent")]
     not_persistent: bool,
     /// Every UDP datagram is scheduled on its own.
-    #[arg(short = 'o', long)]
-    one_packet: bool,
+    #[arg(short = 'o', long = "one-packet")]
+    one_packet_on: bool,
     /// UDP datagrams of one client belong together again.
-    #[arg(long, conflicts_with = "one_packet")]
-    not_one_packet: bool,
-    /// How FULLNAT servers learn the client's address; give the service its local addresses first.
-    #[arg(long, value_parser = parse_client_address, value_name = "none|toa|proxy-v1|proxy-v2|uoa")]
-    pub client_address: Option<ClientAddress>,
-    /// Limit of the MSS that SYN segments announce, in bytes; 0 for none.
-    #[arg(long, value_name = "OCTETS")]
-    pub mss_max: Option<u16>,
+    #[arg(long = "not-one-packet", conflicts_with = "one_packet_on")]
+    one_packet_off: bool,
 }
 
 impl ServiceOptions {
-    /// What is said about persistence; `None` for nothing.
-    pub fn persistence(&self) -> Option<Option<Persistence>> {
+    /// The options that are given.
+    pub fn patch(self) -> ServicePatch {
         let netmask = self.netmask.and_then(Netmask::narrowed);
         let begun = self
             .persistent
             .map(|timeout_sec| Some(Persistence { timeout_sec, netmask }));
-        begun.or(self.not_persistent.then_some(None))
-    }
-
-    /// What is said about one-packet scheduling; `None` for nothing.
-    pub fn one_packet(&self) -> Option<bool> {
-        (self.one_packet || self.not_one_packet).then_some(self.one_packet)
+        ServicePatch {
+            persistence: begun.or(self.not_persistent.then_some(None)),
+            one_packet: (self.one_packet_on || self.one_packet_off).then_some(self.one_packet_on),
+            ..self.patch
+        }
     }
 }
 
@@ -354,30 +343,25 @@ pub struct ServerOptions {
     #[arg(long, value_name = "no|full|remote", requires = "tunnel_type", num_args = 0..=1,
           default_missing_value = "full")]
     tunnel_checksum: Option<TunnelChecksum>,
-    /// 0 (no new connections) to 2147483647; default for a new server: 1.
-    #[arg(short = 'w', long, value_name = "N")]
-    pub weight: Option<u32>,
-    /// Connections at which it takes no new ones; 0 for no limit.
-    #[arg(
-        short = 'x',
-        long = "upper-threshold",
-        visible_alias = "u-threshold",
-        value_name = "CONNS"
-    )]
-    pub upper_threshold_conns: Option<u32>,
-    /// Connections below which it takes new ones again; 0 for ¾ of the upper threshold.
-    #[arg(
-        short = 'y',
-        long = "lower-threshold",
-        visible_alias = "l-threshold",
-        value_name = "CONNS"
-    )]
-    pub lower_threshold_conns: Option<u32>,
+    #[command(flatten)]
+    patch: ServerPatch,
 }
 
 impl ServerOptions {
+    /// The options that are given.
+    ///
+    /// # Errors
+    /// What does not go together.
+    pub fn patch(self) -> Result<ServerPatch, String> {
+        Ok(ServerPatch {
+            mode: self.mode(),
+            tunnel: self.tunnel()?,
+            ..self.patch
+        })
+    }
+
     /// The mode, however it was written.
-    pub fn mode(&self) -> Option<Mode> {
+    fn mode(&self) -> Option<Mode> {
         let letters = [
             (self.masquerading, Mode::Nat),
             (self.ipip, Mode::Tunnel),
@@ -389,10 +373,7 @@ impl ServerOptions {
     }
 
     /// The tunnel; `None` when nothing is said about it.
-    ///
-    /// # Errors
-    /// What does not go together.
-    pub fn tunnel(&self) -> Result<Option<Tunnel>, String> {
+    fn tunnel(&self) -> Result<Option<Tunnel>, String> {
         let Some(kind) = self.tunnel_type else {
             return Ok(None);
         };
@@ -425,17 +406,6 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
         "tunnel" | "tun" => Ok(Mode::Tunnel),
         "dr" | "route" => Ok(Mode::Dr),
         _ => Err("use nat (FULLNAT when the service has local addresses), tunnel or dr".to_owned()),
-    }
-}
-
-fn parse_client_address(text: &str) -> Result<ClientAddress, String> {
-    match text {
-        "none" => Ok(ClientAddress::None),
-        "toa" => Ok(ClientAddress::Toa),
-        "proxy-v1" => Ok(ClientAddress::ProxyV1),
-        "proxy-v2" => Ok(ClientAddress::ProxyV2),
-        "uoa" => Ok(ClientAddress::Uoa),
-        _ => Err("use none, toa, proxy-v1 or proxy-v2 (tcp), uoa (udp)".to_owned()),
     }
 }
 
@@ -621,7 +591,8 @@ mod tests {
         ] {
             let letters = server_add(letters);
             assert_eq!((letters.0, letters.1), (readable.0, readable.1));
-            assert_eq!((letters.2.mode(), letters.2.weight), (Some(Mode::Nat), Some(3)));
+            let patch = letters.2.patch().unwrap();
+            assert_eq!((patch.mode, patch.weight), (Some(Mode::Nat), Some(3)));
         }
     }
 
@@ -637,10 +608,10 @@ mod tests {
         );
     }
 
-    fn service_add(words: &str) -> (ServiceId, ServiceOptions) {
+    fn service_add(words: &str) -> (ServiceId, ServicePatch) {
         let arguments = Arguments::try_parse_from(["lvsctl", "service", "add"].into_iter().chain(words.split(' ')));
         match arguments.unwrap().command {
-            Command::Service(ServiceCommand::Add { name, options }) => (name.id(), options),
+            Command::Service(ServiceCommand::Add { name, options }) => (name.id(), options.patch()),
             other => panic!("{other:?}"),
         }
     }
@@ -648,19 +619,16 @@ mod tests {
     #[test]
     fn persistence_is_named_by_words_or_letters_and_has_ipvsadms_default() {
         let (id, options) = service_add("fwm:66 --persistent --netmask 255.255.255.0 --one-packet");
-        assert_eq!(
-            (id.to_string(), options.one_packet()),
-            ("fwm:66".to_owned(), Some(true))
-        );
+        assert_eq!((id.to_string(), options.one_packet), ("fwm:66".to_owned(), Some(true)));
         let netmask = Some(Netmask::Ipv4("255.255.255.0".parse().unwrap()));
         let timeout_sec = Persistence::TIMEOUT_DEFAULT_SEC;
-        assert_eq!(options.persistence(), Some(Some(Persistence { timeout_sec, netmask })));
+        assert_eq!(options.persistence, Some(Some(Persistence { timeout_sec, netmask })));
         let (id, options) = service_add("-f 66 -p 10 -M 255.255.255.255");
-        assert_eq!((id.to_string(), options.one_packet()), ("fwm:66".to_owned(), None));
+        assert_eq!((id.to_string(), options.one_packet), ("fwm:66".to_owned(), None));
         let (timeout_sec, netmask) = (10, None);
-        assert_eq!(options.persistence(), Some(Some(Persistence { timeout_sec, netmask })));
-        assert_eq!(service_add("fwm:66").1.persistence(), None);
-        assert_eq!(service_add("fwm:66 --not-persistent").1.persistence(), Some(None));
+        assert_eq!(options.persistence, Some(Some(Persistence { timeout_sec, netmask })));
+        assert_eq!(service_add("fwm:66").1.persistence, None);
+        assert_eq!(service_add("fwm:66 --not-persistent").1.persistence, Some(None));
     }
 
     #[test]

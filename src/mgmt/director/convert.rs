@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use lvs_api::netlink::Statistics;
 use lvs_api::{
     ApiError, ClientAddress, ErrorCode, MarkProtocol, MarkRule, Mode, Netmask, Persistence, PortRange, Prefix,
-    Protocol, Server, Service, ServiceId, SyncDaemon, SyncRole, Timeouts, Tunnel,
+    Protocol, Server, Service, ServiceId, ServiceSettings, SyncDaemon, SyncRole, Timeouts, Tunnel,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::conn_record::ConnRecord;
@@ -217,43 +217,51 @@ const fn tunnel(kind: TunnelKind) -> Tunnel {
 }
 
 /// The core's service: scheduler and options by their ipvsadm names.
-pub fn service_spec(service: &Service) -> Result<ServiceSpec, ApiError> {
-    let Service {
-        service: id,
+pub fn service_spec(id: &ServiceId, settings: &ServiceSettings) -> Result<ServiceSpec, ApiError> {
+    let ServiceSettings {
         scheduler,
         scheduler_flags,
         persistence,
         one_packet,
         client_address,
         mss_max,
-        local_addresses: _,
-        servers: _,
-    } = service;
-    let Some(kind) = SchedulerKind::parse(scheduler) else {
+    } = settings;
+    let key = key(id);
+    let kind = scheduler_kind(scheduler)?;
+    Ok(ServiceSpec {
+        key,
+        scheduler: kind,
+        scheduler_flags: core_scheduler_flags(kind, scheduler_flags)?,
+        persistence: persistence.map(|persistence| core_persistence(persistence, key.family())),
+        one_packet: *one_packet,
+        client_address: core_client_address(*client_address),
+        mss_max: *mss_max,
+    })
+}
+
+fn scheduler_kind(name: &str) -> Result<SchedulerKind, ApiError> {
+    SchedulerKind::parse(name).ok_or_else(|| {
         let known: Vec<_> = SchedulerKind::ALL.iter().map(|kind| kind.name()).collect();
-        let message = format!(
-            "there is no scheduler {scheduler:?}; choose one of {}",
-            known.join(", ")
-        );
-        return Err(ApiError::new(ErrorCode::Refused, message).at("scheduler"));
-    };
-    let mut spec = ServiceSpec::new(key(id), kind);
-    spec.persistence = persistence.map(|wanted| core_persistence(wanted, spec.key.family()));
-    spec.one_packet = *one_packet;
-    spec.client_address = core_client_address(*client_address);
-    spec.mss_max = *mss_max;
-    for flag in scheduler_flags {
-        let Some(bit) = kind.flag_bit(flag) else {
+        let message = format!("there is no scheduler {name:?}; choose one of {}", known.join(", "));
+        ApiError::new(ErrorCode::Refused, message).at("scheduler")
+    })
+}
+
+fn core_scheduler_flags(kind: SchedulerKind, names: &[String]) -> Result<SchedulerFlags, ApiError> {
+    let mut flags = SchedulerFlags(0);
+    for name in names {
+        let Some(bit) = kind.flag_bit(name) else {
             let known = match kind.flag_names() {
                 [] => "none".to_owned(),
                 names => names.join(", "),
             };
-            let message = format!("scheduler {scheduler} has no option {flag:?}; it has: {known}");
+            let scheduler = kind.name();
+            let message = format!("scheduler {scheduler} has no option {name:?}; it has: {known}");
             return Err(ApiError::new(ErrorCode::Refused, message).at("scheduler_flags"));
         };
-        spec.scheduler_flags.0 |= 1 << bit;
+        flags.0 |= 1 << bit;
     }
-    Ok(spec)
+    Ok(flags)
 }
 
 /// The ipvsadm names of a scheduler's options.
@@ -314,14 +322,10 @@ pub const fn server(spec: &ServerSpec) -> Server {
     }
 }
 
-/// The API's service.
-pub fn service<'spec>(
-    spec: &ServiceSpec,
-    local_addresses: &[IpAddr],
-    servers: impl Iterator<Item = &'spec ServerSpec>,
-) -> Service {
+/// The API's settings of a service.
+pub fn service_settings(spec: &ServiceSpec) -> ServiceSettings {
     let ServiceSpec {
-        key,
+        key: _,
         scheduler,
         scheduler_flags,
         persistence: of_core,
@@ -329,17 +333,24 @@ pub fn service<'spec>(
         client_address: carrier,
         mss_max,
     } = *spec;
-    Service {
-        service: id(&key),
+    ServiceSettings {
         scheduler: scheduler.name().to_owned(),
         scheduler_flags: flag_names(scheduler, scheduler_flags),
         persistence: of_core.map(persistence),
         one_packet,
         client_address: client_address(carrier),
         mss_max,
-        local_addresses: local_addresses.to_vec(),
-        servers: servers.map(server).collect(),
     }
+}
+
+/// The API's service.
+pub fn service<'spec>(
+    spec: &ServiceSpec,
+    local_addresses: &[IpAddr],
+    servers: impl Iterator<Item = &'spec ServerSpec>,
+) -> Service {
+    let servers = servers.map(server).collect();
+    Service::new(service_settings(spec), id(&spec.key), local_addresses.to_vec(), servers)
 }
 
 /// The three timeouts that the API knows.

@@ -12,8 +12,7 @@ use lvs_api::netlink::{
     ServiceRow, Statistics, TimeoutsRequest, TimeoutsRow, TunnelRow,
 };
 use lvs_api::{
-    Action, ApiError, ClientAddress, ErrorCode, Mode, Netmask, Persistence, Server, ServerPatch, Service, ServiceId,
-    ServicePatch, ServiceSettings,
+    Action, ApiError, ErrorCode, Mode, Netmask, Persistence, Server, Service, ServiceId, ServicePatch, ServiceSettings,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::{ServerListing, ServerSpec, ServiceListing, ServiceSpec};
@@ -87,27 +86,13 @@ impl IpvsTable for Director {
     }
 
     fn add_service(&mut self, key: &ServiceKey, options: &ServiceOptions) -> Result<(), Errno> {
-        let settings = settings(options)?;
-        self.act(Action::AddService(Service {
-            service: api_id(key).ok_or(Errno::NotSupported)?,
-            scheduler: settings.scheduler,
-            scheduler_flags: settings.scheduler_flags,
-            persistence: settings.persistence,
-            one_packet: settings.one_packet,
-            client_address: settings.client_address,
-            mss_max: settings.mss_max,
-            local_addresses: Vec::new(),
-            servers: Vec::new(),
-        }))
+        let id = api_id(key).ok_or(Errno::NotSupported)?;
+        let settings = ServiceSettings::default().patched(patch_of(options)?);
+        self.act(Action::AddService(Service::new(settings, id, Vec::new(), Vec::new())))
     }
 
     fn edit_service(&mut self, key: &ServiceKey, options: &ServiceOptions) -> Result<(), Errno> {
-        // What the kernel has no word for stays as it is.
-        let patch = ServicePatch {
-            client_address: None,
-            mss_max: None,
-            ..settings(options)?.into()
-        };
+        let patch = patch_of(options)?;
         let service = api_id(key).ok_or(Errno::NoService)?;
         self.act(Action::EditService { service, patch })
     }
@@ -136,21 +121,8 @@ impl IpvsTable for Director {
 
     fn edit_server(&mut self, key: &ServiceKey, addr: IpAddr, port: u16, options: &ServerOptions) -> Result<(), Errno> {
         let service = api_id(key).ok_or(Errno::NoService)?;
-        let Server {
-            server,
-            mode,
-            tunnel,
-            weight,
-            upper_threshold_conns,
-            lower_threshold_conns,
-        } = api_server(addr, port, options)?;
-        let patch = ServerPatch {
-            mode: Some(mode),
-            tunnel: Some(tunnel),
-            weight: Some(weight),
-            upper_threshold_conns: Some(upper_threshold_conns),
-            lower_threshold_conns: Some(lower_threshold_conns),
-        };
+        let wanted = api_server(addr, port, options)?;
+        let (server, patch) = (wanted.server, wanted.settings().into());
         self.act(Action::EditServer { service, server, patch })
     }
 
@@ -279,8 +251,8 @@ fn flags_of(spec: &ServiceSpec) -> u32 {
     scheduler | persistent | one_packet
 }
 
-/// What is wanted of a service, when the core can do all of it.
-fn settings(options: &ServiceOptions) -> Result<ServiceSettings, Errno> {
+/// The options that the protocol knows, when the core can do all of them; the others stay as they are.
+fn patch_of(options: &ServiceOptions) -> Result<ServicePatch, Errno> {
     if options.engine.is_some() {
         return Err(Errno::NotSupported);
     }
@@ -296,13 +268,12 @@ fn settings(options: &ServiceOptions) -> Result<ServiceSettings, Errno> {
         timeout_sec: options.timeout_sec,
         netmask: netmask.narrowed(),
     };
-    Ok(ServiceSettings {
-        scheduler: options.scheduler.clone(),
-        scheduler_flags: names.map(str::to_owned).collect(),
-        persistence: (options.flags & ServiceRow::PERSISTENT != 0).then_some(persistence),
-        one_packet: options.flags & ServiceRow::ONE_PACKET != 0,
-        client_address: ClientAddress::None,
-        mss_max: 0,
+    Ok(ServicePatch {
+        scheduler: Some(options.scheduler.clone()),
+        scheduler_flags: Some(names.map(str::to_owned).collect()),
+        persistence: Some((options.flags & ServiceRow::PERSISTENT != 0).then_some(persistence)),
+        one_packet: Some(options.flags & ServiceRow::ONE_PACKET != 0),
+        ..ServicePatch::default()
     })
 }
 

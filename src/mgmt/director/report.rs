@@ -62,19 +62,14 @@ impl Director {
                 rates: convert::rates(count.rates()),
             }
         });
-        ServiceStatus {
+        ServiceStatus::new(
+            convert::service_settings(listing.spec),
             service,
-            scheduler: listing.spec.scheduler.name().to_owned(),
-            scheduler_flags: convert::flag_names(listing.spec.scheduler, listing.spec.scheduler_flags),
-            persistence: listing.spec.persistence.map(convert::persistence),
-            one_packet: listing.spec.one_packet,
-            client_address: convert::client_address(listing.spec.client_address),
-            mss_max: listing.spec.mss_max,
-            local_addresses: listing.local_addresses.to_vec(),
-            servers: servers.collect(),
-            totals: convert::totals(count.totals),
-            rates: convert::rates(count.rates()),
-        }
+            listing.local_addresses.to_vec(),
+            servers.collect(),
+            convert::totals(count.totals),
+            convert::rates(count.rates()),
+        )
     }
 
     /// Everything balanced since start or the last zero.
