@@ -148,7 +148,7 @@ pub fn list(mut services: Vec<ListedService>, size: Option<u64>, style: Style) -
     sort(&mut services, style.sorted);
     let mut text = String::new();
     if let Some(size) = size {
-        text += &format!("IP Virtual ListedServer version 1.2.1 (size={size})\n");
+        text += &format!("IP Virtual Server version 1.2.1 (size={size})\n");
     }
     text += &title(style.columns);
     for service in &services {

@@ -17,7 +17,7 @@ use crate::ipvs::sysctl::Sysctls;
 mod balancing;
 mod error;
 mod raw;
-mod service_key;
+mod service;
 mod validate;
 
 pub use error::{ConfigError, ConfigProblem};

@@ -112,7 +112,7 @@ Prot LocalAddress:Port Scheduler Flags
 TCP  0A000064:01BB wrr  persistent 90000 FFFFFF00
   -> 0A01000B:01BB      Route   0      0          0         |
 TCP  0A000064:0050 wlc  |
-  -> 0A01000C:0050      TunnelRow  65535  0          0         |
+  -> 0A01000C:0050      Tunnel  65535  0          0         |
   -> 0A01000D:1F90      Masq    100    0          0         |
 UDP  [fd00:000a:0000:0000:0000:0000:0000:0100]:0035 fo persistent 25000 40000000
 TCP  [fd00:000a:0000:0000:0000:0000:0000:0100]:0050 nq |
@@ -121,7 +121,7 @@ UDP  0A000064:0035 rr ops  |
   -> 0A01000B:14E9      Masq    2      0          0         |
 FWM  00000007 rr persistent 12500 FFFFFFFF
 FWM  00000042 ovf |
-  -> [fd00:000b:0000:0000:0000:0000:0000:0012]:0000      TunnelRow  4      0          0         |
+  -> [fd00:000b:0000:0000:0000:0000:0000:0012]:0000      Tunnel  4      0          0         |
 ";
     assert_eq!(text, expected.replace("|\n", "\n"));
 }

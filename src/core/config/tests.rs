@@ -463,8 +463,8 @@ fn services_are_refused_as_the_api_refuses_them() {
     );
     assert_refused(
         &service("mss_max = 87"),
-        "lvsd.toml:5:11: service.mss_max: MSS limit 87 for service tcp:192.0.2.1:80 is out of range: \
-         give 0 (none), or 88 to 65495 bytes",
+        "lvsd.toml:5:11: service.mss_max: mss_max 87 of service tcp:192.0.2.1:80 is out of range: \
+         give 0 (not set), or 88 to 65495",
     );
     let same_port = parse(&with_server("port = 0"));
     assert_eq!(

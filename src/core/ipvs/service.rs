@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::{Deref, RangeInclusive};
 use std::sync::Arc;
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -12,6 +13,7 @@ use crate::ipvs::local_address::LocalAddressPool;
 use crate::ipvs::persistence::{Persistence, Spread};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind, SchedulerTable};
+use crate::limits::MSS_MAX_RANGE;
 
 /// Slot of a service: indexes its scheduler state on every worker. Reused only after the service is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, KnownLayout)]
@@ -128,27 +130,73 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-/// A virtual service as workers see it, read-only, through the snapshot.
-#[derive(Clone, Debug)]
-pub struct VirtualService {
-    /// Its slot.
-    pub id: ServiceId,
+/// A virtual service as configured, without its servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceSpec {
     /// What it balances.
     pub key: ServiceKey,
     /// How it picks.
     pub scheduler: SchedulerKind,
-    /// Options of the scheduler (`-b sh-fallback` and the like).
+    /// Options of the scheduler.
     pub scheduler_flags: SchedulerFlags,
-    /// How connection-counting schedulers weigh active against inactive connections.
-    pub overhead: Overhead,
-    /// `-p`, `-M`: clients stick to their real servers.
+    /// `-p`, `-M`: clients stick to their real servers for this long.
     pub persistence: Option<Persistence>,
     /// `-o`: every UDP datagram is scheduled on its own.
     pub one_packet: bool,
-    /// How FULLNAT real servers learn the client's address.
+    /// How FULLNAT real servers learn the client's address; other than `None` only with a local-address pool.
     pub client_address: ClientAddress,
-    /// Limit of the MSS that SYN segments announce, in bytes; 0 for none.
+    /// Limit of the MSS that SYN segments announce, in bytes: 0 for none, or [`MSS_MAX_RANGE`].
     pub mss_max: u16,
+}
+
+impl ServiceSpec {
+    /// A service of which nothing else is said.
+    pub const fn new(key: ServiceKey, scheduler: SchedulerKind) -> Self {
+        Self {
+            key,
+            scheduler,
+            scheduler_flags: SchedulerFlags(0),
+            persistence: None,
+            one_packet: false,
+            client_address: ClientAddress::None,
+            mss_max: 0,
+        }
+    }
+
+    /// Its options that are numbers.
+    pub fn numbers(&self) -> [NumberOption; 1] {
+        let (first, last) = MSS_MAX_RANGE.into_inner();
+        [NumberOption {
+            name: "mss_max",
+            value: u32::from(self.mss_max),
+            range: u32::from(first)..=u32::from(last),
+            protocols: &[ServiceProtocol::Tcp],
+        }]
+    }
+}
+
+/// An option that is a number, and what it may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NumberOption {
+    /// Its name in configuration and API.
+    pub name: &'static str,
+    /// 0 where it is not set.
+    pub value: u32,
+    /// What it may be when it is set.
+    pub range: RangeInclusive<u32>,
+    /// Protocols of the services that may have it. Services of packets with a mark may have any.
+    pub protocols: &'static [ServiceProtocol],
+}
+
+/// A virtual service as workers see it, read-only, through the snapshot. Its configuration reads as its own fields.
+#[derive(Clone, Debug)]
+pub struct VirtualService {
+    /// Its slot.
+    pub id: ServiceId,
+    /// As configured.
+    pub spec: ServiceSpec,
+    /// How connection-counting schedulers weigh active against inactive connections.
+    pub overhead: Overhead,
     /// Which clients' packets must meet on one worker. Set by the table that holds the service.
     pub spread: Spread,
     /// Whether each flow may be the worker's to which the NICs bring it: no template and no reply of a masqueraded
@@ -166,4 +214,44 @@ pub struct VirtualService {
     pub table: SchedulerTable,
     /// Present on a FULLNAT service: masquerading real servers are reached from these addresses.
     pub local_addresses: Option<LocalAddressPool>,
+}
+
+impl Deref for VirtualService {
+    type Target = ServiceSpec;
+
+    #[inline(always)]
+    fn deref(&self) -> &ServiceSpec {
+        &self.spec
+    }
+}
+
+/// A real server by slot, whether its service still lists it or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSlot {
+    /// `false` once it or its service was deleted: packets of its connections are dropped silently.
+    pub available: bool,
+    /// Its service; kept from other services as long as the slot is.
+    pub service: ServiceId,
+    /// The server as last configured.
+    pub server: RealServer,
+}
+
+impl ServerSlot {
+    /// Of a server that `service` lists.
+    pub fn listed(service: &VirtualService, server: &RealServer) -> Self {
+        Self {
+            available: true,
+            service: service.id,
+            server: server.clone(),
+        }
+    }
+
+    /// Of a server that its service does not list.
+    pub const fn gone(service: ServiceId, server: RealServer) -> Self {
+        Self {
+            available: false,
+            service,
+            server,
+        }
+    }
 }

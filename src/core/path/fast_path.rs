@@ -17,7 +17,7 @@ use crate::headers::Headers;
 use crate::ipvs::conn::{Conn, ConnFlags, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
-use crate::ipvs::service_table::ServerSlot;
+use crate::ipvs::service::ServerSlot;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::l3::{Hop, HopId};
 use crate::path::forward::rewrite::TTL_DELTA;

@@ -117,7 +117,7 @@ pub(crate) fn end_one_packet<A: Address>(ctx: &Context<'_>, table: &mut ConnTabl
 
 /// Without persistence a service takes packets to exactly its port.
 pub(crate) const fn is_for(service: &VirtualService, port: u16) -> bool {
-    match service.key {
+    match service.spec.key {
         ServiceKey::Address { port: own, .. } => own == port,
         ServiceKey::Fwmark { .. } => true,
     }

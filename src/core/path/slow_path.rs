@@ -21,7 +21,7 @@ use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::service_table::ServerSlot;
+use crate::ipvs::service::ServerSlot;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::BURST_MAX;
 use crate::path::admit::{self, Admission};
@@ -148,20 +148,17 @@ pub(crate) fn inbound<A: Address, F: Frame>(
 /// forwards its packets all the same.
 #[cold]
 fn unbound<A: Address>(conn: &Conn<A>) -> ServerSlot {
-    ServerSlot {
-        available: false,
-        service: conn.service,
-        server: RealServer {
-            id: RealServerId::UNBOUND,
-            addr: conn.real.addr.to_ip(),
-            port: conn.real.port,
-            weight: 0,
-            mode: conn.mode(),
-            tunnel: TunnelKind::IpIp,
-            upper_threshold: 0,
-            lower_threshold: 0,
-        },
-    }
+    let server = RealServer {
+        id: RealServerId::UNBOUND,
+        addr: conn.real.addr.to_ip(),
+        port: conn.real.port,
+        weight: 0,
+        mode: conn.mode(),
+        tunnel: TunnelKind::IpIp,
+        upper_threshold: 0,
+        lower_threshold: 0,
+    };
+    ServerSlot::gone(conn.service, server)
 }
 
 #[inline]

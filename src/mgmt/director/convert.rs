@@ -559,7 +559,7 @@ pub fn refusal(error: ServiceError) -> ApiError {
         MarkZero => (ErrorCode::Refused, "service"),
         OnePacketWithoutUdp { .. } => (ErrorCode::Refused, "one_packet"),
         ClientAddressWithoutPool { .. } | ClientAddressProtocol { .. } => (ErrorCode::Refused, "client_address"),
-        MssOutOfRange { .. } | MssWithoutTcp { .. } => (ErrorCode::Refused, "mss_max"),
+        OptionOutOfRange { option, .. } | OptionWithoutProtocol { option, .. } => (ErrorCode::Refused, option),
         PersistenceOutOfRange { .. } => (ErrorCode::Refused, "persistence.timeout_sec"),
         PersistenceMask { .. } => (ErrorCode::Refused, "persistence.netmask"),
         ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),

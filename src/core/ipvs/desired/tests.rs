@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ipvs::client_address::ClientAddress;
+use crate::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use crate::ipvs::service::ServiceProtocol;
 
 const WEB: ServiceKey = ServiceKey::Address {
