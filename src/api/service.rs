@@ -280,6 +280,14 @@ options! {
             patch:
                 #[cfg_attr(feature = "clap", arg(long, value_name = "BYTES"))]
         }
+        /// Idle timeout of its established TCP and SCTP connections, in seconds: 0 for the director's, or 1 to 2678400.
+        established_timeout_sec: u32 {
+            whole:
+                /// Default: 0.
+                #[serde(default)]
+            patch:
+                #[cfg_attr(feature = "clap", arg(long = "established-timeout", value_name = "SEC"))]
+        }
     }
 }
 

@@ -45,6 +45,7 @@ pub(super) struct RawService {
     one_packet: Optional<bool>,
     client_address: Optional<String>,
     mss_max: Optional<u16>,
+    established_timeout_sec: Optional<u32>,
     local_addresses: Optional<Vec<Spanned<IpAddr>>>,
     #[serde(default)]
     real_server: Vec<RawRealServer>,
@@ -55,6 +56,7 @@ impl RawService {
     fn span_of(&self, option: &str) -> Option<Range<usize>> {
         match option {
             "mss_max" => self.mss_max.as_ref().map(Spanned::span),
+            "established_timeout_sec" => self.established_timeout_sec.as_ref().map(Spanned::span),
             _ => None,
         }
     }
@@ -119,6 +121,7 @@ fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Resu
         one_packet: raw.one_packet.as_ref().is_some_and(|yes| *yes.get_ref()),
         client_address: client_address(&raw.client_address)?,
         mss_max: raw.mss_max.as_ref().map_or(0, |mss| *mss.get_ref()),
+        established_timeout_sec: raw.established_timeout_sec.as_ref().map_or(0, |sec| *sec.get_ref()),
     };
     let refused = |error: ServiceError| {
         let at = match error {

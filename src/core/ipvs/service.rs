@@ -13,7 +13,7 @@ use crate::ipvs::local_address::LocalAddressPool;
 use crate::ipvs::persistence::{Persistence, Spread};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind, SchedulerTable};
-use crate::limits::MSS_MAX_RANGE;
+use crate::limits::{MSS_MAX_RANGE, TIMEOUT_CONFIGURED_MAX_SEC, TIMEOUT_MAX_SEC};
 
 /// Slot of a service: indexes its scheduler state on every worker. Reused only after the service is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, KnownLayout)]
@@ -147,6 +147,8 @@ pub struct ServiceSpec {
     pub client_address: ClientAddress,
     /// Limit of the MSS that SYN segments announce, in bytes: 0 for none, or [`MSS_MAX_RANGE`].
     pub mss_max: u16,
+    /// Idle timeout of its established TCP and SCTP connections in seconds; 0 for the director's.
+    pub established_timeout_sec: u32,
 }
 
 impl ServiceSpec {
@@ -160,18 +162,27 @@ impl ServiceSpec {
             one_packet: false,
             client_address: ClientAddress::None,
             mss_max: 0,
+            established_timeout_sec: 0,
         }
     }
 
     /// Its options that are numbers.
-    pub fn numbers(&self) -> [NumberOption; 1] {
+    pub fn numbers(&self) -> [NumberOption; 2] {
         let (first, last) = MSS_MAX_RANGE.into_inner();
-        [NumberOption {
-            name: "mss_max",
-            value: u32::from(self.mss_max),
-            range: u32::from(first)..=u32::from(last),
-            protocols: &[ServiceProtocol::Tcp],
-        }]
+        [
+            NumberOption {
+                name: "mss_max",
+                value: u32::from(self.mss_max),
+                range: u32::from(first)..=u32::from(last),
+                protocols: &[ServiceProtocol::Tcp],
+            },
+            NumberOption {
+                name: "established_timeout_sec",
+                value: self.established_timeout_sec,
+                range: 1..=TIMEOUT_CONFIGURED_MAX_SEC,
+                protocols: &[ServiceProtocol::Tcp, ServiceProtocol::Sctp],
+            },
+        ]
     }
 }
 
@@ -230,6 +241,11 @@ impl Deref for VirtualService {
 pub struct ServerSlot {
     /// `false` once it or its service was deleted: packets of its connections are dropped silently.
     pub available: bool,
+    /// Whether it is available and its connections have the director's timeouts, as nearly all have: one word for the
+    /// fast path.
+    pub is_common: bool,
+    /// Timeout of its established TCP and SCTP connections; 0 for the director's.
+    pub established_ms: u32,
     /// Its service; kept from other services as long as the slot is.
     pub service: ServiceId,
     /// The server as last configured.
@@ -241,6 +257,8 @@ impl ServerSlot {
     pub fn listed(service: &VirtualService, server: &RealServer) -> Self {
         Self {
             available: true,
+            is_common: service.established_timeout_sec == 0,
+            established_ms: service.established_timeout_sec.min(TIMEOUT_MAX_SEC) * 1_000,
             service: service.id,
             server: server.clone(),
         }
@@ -250,6 +268,8 @@ impl ServerSlot {
     pub const fn gone(service: ServiceId, server: RealServer) -> Self {
         Self {
             available: false,
+            is_common: false,
+            established_ms: 0,
             service,
             server,
         }

@@ -114,9 +114,8 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
         && mode != ForwardingMode::Local
         && !conn.flags.intersects(SLOW_PATH_FLAGS)
         && !conn.client_address.is_pending()
-        && conn.timeout_ms == timeout_ms
+        && (slot.is_common && conn.timeout_ms == timeout_ms || has_own_timeout(conn, slot, timeout_ms))
         && conn.hop_generation == snapshot.l3.generation
-        && slot.available
         && hop.vlan == 0
         && headers.ttl > 1
         && packet_len <= usize::from(hop.mtu);
@@ -148,6 +147,17 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
     // Padding of a short frame was the incoming link's, not the packet's.
     frame.truncate(usize::from(headers.packet_end));
     Some(Verdict::Transmit(hop.device))
+}
+
+/// Whether the timeout of `conn` is what an available server's service asks for, `common_ms` being the director's; not
+/// where the director's says that packets must take the slow path.
+#[inline(never)]
+fn has_own_timeout<A: Address>(conn: &Conn<A>, slot: &ServerSlot, common_ms: u32) -> bool {
+    let own_ms = match conn.protocol {
+        tcp::PROTOCOL if slot.established_ms != 0 => slot.established_ms,
+        _ => common_ms,
+    };
+    slot.available && common_ms != 0 && conn.timeout_ms == own_ms
 }
 
 /// The rest of the short way in tunnel mode, for a packet that fits the tunnel and a way on which nobody has told of

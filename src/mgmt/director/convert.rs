@@ -225,6 +225,7 @@ pub fn service_spec(id: &ServiceId, settings: &ServiceSettings) -> Result<Servic
         one_packet,
         client_address,
         mss_max,
+        established_timeout_sec,
     } = settings;
     let key = key(id);
     let kind = scheduler_kind(scheduler)?;
@@ -236,6 +237,7 @@ pub fn service_spec(id: &ServiceId, settings: &ServiceSettings) -> Result<Servic
         one_packet: *one_packet,
         client_address: core_client_address(*client_address),
         mss_max: *mss_max,
+        established_timeout_sec: *established_timeout_sec,
     })
 }
 
@@ -332,6 +334,7 @@ pub fn service_settings(spec: &ServiceSpec) -> ServiceSettings {
         one_packet,
         client_address: carrier,
         mss_max,
+        established_timeout_sec,
     } = *spec;
     ServiceSettings {
         scheduler: scheduler.name().to_owned(),
@@ -340,6 +343,7 @@ pub fn service_settings(spec: &ServiceSpec) -> ServiceSettings {
         one_packet,
         client_address: client_address(carrier),
         mss_max,
+        established_timeout_sec,
     }
 }
 

@@ -543,3 +543,45 @@ fn the_clients_address_is_told_through_a_pool_journaled_and_kept_by_what_the_ker
     let (restored, _) = bench.restarted();
     assert_eq!(restored.state(), before);
 }
+
+#[test]
+fn a_services_timeout_is_journaled_kept_by_other_edits_and_refused_where_it_means_nothing() {
+    let mut bench = Bench::new();
+    bench
+        .apply(r#"{"add_service": {"service": "tcp:192.0.2.1:80", "established_timeout_sec": 7200}}"#)
+        .unwrap();
+    bench
+        .apply(r#"{"edit_service": {"service": "tcp:192.0.2.1:80", "patch": {"scheduler": "rr"}}}"#)
+        .unwrap();
+    let key = lvs_api::netlink::ServiceKey::Address {
+        protocol: 6,
+        addr: "192.0.2.1".parse().unwrap(),
+        port: 80,
+    };
+    let options = lvs_api::netlink::ServiceOptions {
+        scheduler: "wrr".to_owned(),
+        engine: None,
+        flags: 0,
+        flags_mask: u32::MAX,
+        timeout_sec: 0,
+        granularity: lvs_api::netlink::Granularity::V4(std::net::Ipv4Addr::BROADCAST),
+    };
+    crate::mgmt::ipvs_netlink::IpvsTable::edit_service(&mut bench.director, &key, &options).unwrap();
+    let before = bench.director.state();
+    assert_eq!(
+        (
+            before.services[0].scheduler.as_str(),
+            before.services[0].established_timeout_sec
+        ),
+        ("wrr", 7_200)
+    );
+    let id = "tcp:192.0.2.1:80".parse().unwrap();
+    assert_eq!(bench.director.service(&id).unwrap().established_timeout_sec, 7_200);
+    for (service, sec) in [("udp:192.0.2.1:53", 60), ("tcp:192.0.2.1:81", 2_678_401)] {
+        let action = format!(r#"{{"add_service": {{"service": "{service}", "established_timeout_sec": {sec}}}}}"#);
+        let refused = bench.apply(&action).unwrap_err();
+        assert_eq!(refused.place.as_deref(), Some("established_timeout_sec"), "{service}");
+    }
+    let (restored, _) = bench.restarted();
+    assert_eq!(restored.state(), before);
+}

@@ -618,6 +618,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         one_packet: false,
         client_address: ClientAddress::None,
         mss_max: 0,
+        established_timeout_sec: 0,
     })
 }
 
