@@ -30,7 +30,7 @@ pub use row::{
 pub const FAMILY_ID: u16 = 0xf1b5;
 /// Its name, without the closing NUL.
 pub const FAMILY_NAME: &str = "IPVS";
-/// Where the daemon listens unless told otherwise.
+/// Where the daemon listens by default.
 pub const SOCKET_DEFAULT: &str = "/run/lvsd/ipvs.sock";
 
 /// `NLM_F_REQUEST`.
@@ -85,7 +85,7 @@ pub enum Errno {
     Busy = 16,
     /// `EEXIST`.
     Exists = 17,
-    /// `ENODEV`: no such interface; also what a client is told when the director is gone.
+    /// `ENODEV`: no such interface; also the answer when the director is gone.
     NoDevice = 19,
     /// `EINVAL`.
     Invalid = 22,

@@ -136,9 +136,9 @@ pub enum RssState {
     Rss,
     /// By rules of its own.
     Own,
-    /// It claims RSS, and brings flows to other workers than it should: they hand over what is not theirs.
+    /// It claims RSS, and brings flows to other workers than it should: they hand off what is not theirs.
     Mismatch,
-    /// It has several, and all flows come by one of them: its worker hands over what is not its own.
+    /// It has several, and all flows come by one of them: its worker hands off what is not its own.
     None,
 }
 
@@ -199,7 +199,7 @@ pub struct Worker {
     /// Packets to real servers that carried the client's address.
     #[serde(default)]
     pub client_address_packets: u64,
-    /// Packets that should have, but had no room for it.
+    /// Packets that should have, but had no space for it.
     #[serde(default)]
     pub client_address_no_room_packets: u64,
     /// Frames that wait now until the kernel has found a neighbour.

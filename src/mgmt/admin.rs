@@ -27,7 +27,7 @@ mod tests;
 /// What clients may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct AdminLimits {
-    /// Clients at once; more are told to come back.
+    /// Clients at once; more are refused for the moment.
     pub clients_max: usize,
     /// For a complete request head, and between two requests of a connection.
     pub head_timeout: Duration,

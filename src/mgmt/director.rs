@@ -75,7 +75,7 @@ impl Director {
     }
 
     /// Brings back the desired state of the journal at `path`; mark rules may name `devices`, by their ids.
-    /// No worker is told before [`Self::attach`].
+    /// Nothing is published before [`Self::attach`].
     pub fn restore_with_devices(path: &Path, devices: Arc<[String]>) -> Result<(Self, RestoreReport), JournalError> {
         let (journal, restored) = Journal::open(path)?;
         let mut report = RestoreReport {
@@ -112,7 +112,7 @@ impl Director {
         self.publish_soon(now);
     }
 
-    /// Tells the director what the twin thread counts: its drops are shown with the workers'.
+    /// Gives the director the twin thread's counters: its drops are shown with the workers'.
     pub fn attach_twins(&mut self, counters: Arc<WorkerCounters>) {
         self.twins = Some(counters);
     }

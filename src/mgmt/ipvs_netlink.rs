@@ -24,7 +24,7 @@ pub trait IpvsTable {
     fn timeouts(&self) -> TimeoutsRow;
 
     /// Sets those that are named and not 0.
-    fn set_timeouts(&mut self, wanted: &TimeoutsRequest) -> Result<(), Errno>;
+    fn set_timeouts(&mut self, request: &TimeoutsRequest) -> Result<(), Errno>;
 
     /// Whether there is a scheduler of this name.
     fn knows_scheduler(&self, name: &str) -> bool;
@@ -69,7 +69,7 @@ pub trait IpvsTable {
     fn daemons(&self) -> Vec<DaemonRow>;
 
     /// Starts one.
-    fn start_daemon(&mut self, wanted: &DaemonRequest) -> Result<(), Errno>;
+    fn start_daemon(&mut self, request: &DaemonRequest) -> Result<(), Errno>;
 
     /// Stops one.
     fn stop_daemon(&mut self, state: u32) -> Result<(), Errno>;

@@ -78,7 +78,7 @@ impl MailboxHandle {
         }
     }
 
-    /// Tells the worker to leave its loop, however full its mailbox is.
+    /// Makes the worker leave its loop, however full its mailbox is.
     pub fn stop(&self) {
         while self.mailbox.commands.push(Command::Stop).is_err() {
             self.take_replies(drop);
@@ -112,7 +112,7 @@ impl WorkerHandle for MailboxHandle {
         self.cycles_per_sec
     }
 
-    fn dump_conns(&self, cursor: DumpCursor, room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
+    fn dump_conns(&self, cursor: DumpCursor, buffer: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
         let (answer, receiver) = oneshot::channel();
         let mut asks = self.asks();
         // Askers that gave up on a worker that hangs.
@@ -121,7 +121,7 @@ impl WorkerHandle for MailboxHandle {
         let ticket = asks.last_ticket;
         let dump = Box::new(ConnDump {
             cursor: Some(cursor),
-            records: room,
+            records: buffer,
             ticket,
         });
         if self.mailbox.commands.push(Command::DumpConns(dump)).is_ok() {
@@ -156,7 +156,7 @@ impl WorkerHandle for MailboxHandle {
     }
 
     fn import_synced(&self, conns: Arc<[SyncConn]>) -> bool {
-        // Half of the room is left to snapshots.
+        // Half of the mailbox is left to snapshots.
         let commands = &self.mailbox.commands;
         commands.len() < commands.capacity() / 2 && commands.push(Command::ImportSynced(conns)).is_ok()
     }

@@ -3,7 +3,7 @@
 //! In:  what each worker received of each device, and what it then found to be another worker's. Out: [`RssState`] of each
 //! device, a line in the log when it turns out otherwise than claimed.
 //! Never: changes who owns a connection: that is computed from packets, so a device that does not spread costs
-//! hand-overs, and the load is shared all the same. Emulated e1000e and vmxnet3 are such devices.
+//! handoffs, and the load is shared all the same. Emulated e1000e and vmxnet3 are such devices.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -130,7 +130,7 @@ impl Watched {
         }
         self.warned = true;
         let (name, queues) = (&self.claim.name, self.claim.rx_queues);
-        let cost = "its workers hand over what is not theirs, which costs time but no connection";
+        let cost = "its workers hand off what is not theirs, which costs time but no connection";
         Some(match state {
             RssState::None => {
                 format!("device \"{name}\" has {queues} receive queues, but all flows come by one of them: {cost}")
@@ -230,11 +230,11 @@ mod tests {
         arrive(&watch, 0, 999, 500, 75);
         assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::Rss), "too few");
         arrive(&watch, 0, 1_000, 500, 75);
-        let told = watch.look();
+        let messages = watch.look();
         assert_eq!(watch.of(NIC), RssState::None);
         assert!(
-            told[0].contains("\"wan\" has 4 receive queues, but all flows come by one"),
-            "{told:?}"
+            messages[0].contains("\"wan\" has 4 receive queues, but all flows come by one"),
+            "{messages:?}"
         );
         arrive(&watch, 0, 5_000, 500, 75);
         assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::None));
@@ -245,8 +245,8 @@ mod tests {
         let watch = watch(2, 2, true);
         arrive(&watch, 0, 1_000, 500, 50);
         arrive(&watch, 1, 1_000, 500, 50);
-        let told = watch.look();
-        assert!(told[0].contains("claims RSS, but"), "{told:?}");
+        let messages = watch.look();
+        assert!(messages[0].contains("claims RSS, but"), "{messages:?}");
         assert_eq!(watch.of(NIC), RssState::Mismatch);
         arrive(&watch, 0, 1_000, 500, 0);
         arrive(&watch, 1, 1_000, 500, 0);

@@ -134,19 +134,19 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, parts: Parts) {
         () = keep_alive() => {}
         () = ended() => {}
     }
-    tell_systemd(&[NotifyState::Stopping]);
+    notify_systemd(&[NotifyState::Stopping]);
 }
 
 /// Says what systemd is to know; nothing where it did not start the daemon.
-fn tell_systemd(states: &[NotifyState<'_>]) {
+fn notify_systemd(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        log::warn!("systemd cannot be told: {error}");
+        log::warn!("systemd cannot be notified: {error}");
     }
 }
 
 /// Says that the sockets are open, and from then on that this core still gets to its work, where that is watched.
 async fn keep_alive() {
-    tell_systemd(&[NotifyState::Ready]);
+    notify_systemd(&[NotifyState::Ready]);
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return std::future::pending().await;
     };
@@ -154,11 +154,11 @@ async fn keep_alive() {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        tell_systemd(&[NotifyState::Watchdog]);
+        notify_systemd(&[NotifyState::Watchdog]);
     }
 }
 
-/// Also carries what workers and other directors tell each other.
+/// Also carries synced connections between workers and other directors.
 async fn take_replies(handles: &[Arc<MailboxHandle>], mirror: &KernelMirror, director: &Mutex<Director>) {
     let mut ticks = interval(REPLIES_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

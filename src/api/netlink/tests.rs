@@ -153,7 +153,7 @@ fn faults_come_in_the_kernels_order() {
     assert_eq!(
         parse("12000000 b5f10500 00000000 00000000 0000"),
         Err(Errno::Invalid),
-        "no room for a command"
+        "no space for a command"
     );
     assert_eq!(
         parse("14000000 34120500 00000000 00000000 01010000"),

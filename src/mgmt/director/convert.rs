@@ -83,7 +83,7 @@ pub const fn id(key: &ServiceKey) -> ServiceId {
     }
 }
 
-/// The core's way of telling servers the client's address.
+/// How servers learn the client's address, in the core's words.
 const fn core_client_address(carrier: ClientAddress) -> client_address::ClientAddress {
     use client_address::ClientAddress as Core;
     match carrier {

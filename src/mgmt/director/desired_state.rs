@@ -243,8 +243,8 @@ impl DesiredState {
         Err(ApiError::new(ErrorCode::Refused, message).at("server"))
     }
 
-    pub(super) fn start_sync_daemon(&mut self, wanted: &SyncDaemon) -> Result<(), ApiError> {
-        let daemon = convert::core_sync_daemon(wanted);
+    pub(super) fn start_sync_daemon(&mut self, desired: &SyncDaemon) -> Result<(), ApiError> {
+        let daemon = convert::core_sync_daemon(desired);
         daemon.check().map_err(|error| daemon_refusal(&error))?;
         if self.has_mixed_families() {
             return Err(daemon_refusal(&SyncDaemonError::MixedFamilies));

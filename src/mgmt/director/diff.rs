@@ -10,7 +10,7 @@ use lvs_api::{
 
 use super::settings;
 
-/// An action and the place in the wanted state that asks for it.
+/// An action and the place in the new state that asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
     /// `services[2].servers[0]`; empty for removals.
@@ -23,12 +23,12 @@ pub struct Edit {
 pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Edit>), ApiError> {
     refuse_duplicates(to)?;
     let old: HashMap<_, _> = from.services.iter().map(|service| (service.service, service)).collect();
-    let wanted: HashSet<_> = to.services.iter().map(|service| service.service).collect();
+    let desired: HashSet<_> = to.services.iter().map(|service| service.service).collect();
     let mut plan = Plan::default();
     for service in from
         .services
         .iter()
-        .filter(|service| !wanted.contains(&service.service))
+        .filter(|service| !desired.contains(&service.service))
     {
         plan.diff.services_removed.push(service.service);
         plan.edit(String::new(), Action::DeleteService(service.service));
@@ -100,11 +100,11 @@ impl Plan {
     }
 
     fn change_sync_daemons(&mut self, from: &State, to: &State) {
-        let Some(wanted) = &to.sync_daemons else { return };
+        let Some(desired) = &to.sync_daemons else { return };
         let running = from.sync_daemons.as_deref().unwrap_or_default();
         for role in SyncRole::ALL {
             let old = running.iter().find(|daemon| daemon.role == role);
-            let new = wanted.iter().enumerate().find(|(_, daemon)| daemon.role == role);
+            let new = desired.iter().enumerate().find(|(_, daemon)| daemon.role == role);
             if old == new.map(|(_, daemon)| daemon) {
                 continue;
             }
@@ -123,12 +123,12 @@ impl Plan {
 
     /// Settings that `to` does not name get their defaults, unless it says nothing about settings at all.
     fn change_sysctls(&mut self, from: &State, to: &State) {
-        let Some(wanted) = &to.sysctls else { return };
+        let Some(desired) = &to.sysctls else { return };
         let running = from.sysctls.clone().unwrap_or_default();
         let value = |of: &Settings, name: &str| of.get(name).cloned().or_else(|| settings::sysctl_default(name));
-        let names: BTreeSet<&String> = running.keys().chain(wanted.keys()).collect();
+        let names: BTreeSet<&String> = running.keys().chain(desired.keys()).collect();
         let changed = names.into_iter().filter_map(|name| {
-            let new = value(wanted, name)?;
+            let new = value(desired, name)?;
             (value(&running, name).as_ref() != Some(&new)).then(|| (name.clone(), new))
         });
         let changed: Settings = changed.collect();
@@ -172,8 +172,8 @@ impl Plan {
             let patch = settings.into();
             self.edit(place.to_owned(), Action::EditService { service: id, patch });
         }
-        let wanted: HashSet<_> = new.servers.iter().map(|server| server.server).collect();
-        for server in old.servers.iter().filter(|server| !wanted.contains(&server.server)) {
+        let desired: HashSet<_> = new.servers.iter().map(|server| server.server).collect();
+        for server in old.servers.iter().filter(|server| !desired.contains(&server.server)) {
             let (service, server) = (id, server.server);
             self.diff.servers_removed.push(ServerOfService { service, server });
             self.edit(String::new(), Action::DeleteServer { service, server });

@@ -26,7 +26,7 @@ use super::counts::Count;
 use super::{Director, convert, counts};
 use crate::mgmt::ipvs_netlink::IpvsTable;
 
-/// What the kernel's table has unless told otherwise; clients only print it.
+/// The kernel's default; clients only print it.
 const TABLE_SIZE: u32 = 4096;
 
 /// The bits of `IP_VS_SVC_F_SCHED1` and following, in the order of a scheduler's options.

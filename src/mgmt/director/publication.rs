@@ -25,7 +25,7 @@ const PROMPT_MAX: Duration = Duration::from_millis(1);
 /// waits up to 8 ms, so that thousands of changes in a row stay linear.
 const PAUSE_FACTOR: u32 = 4;
 
-/// The longest that an answer waits for workers; one at rest is not waited for, it obeys before it takes a frame.
+/// The longest that an answer waits for workers; one that sleeps is not waited for, it handles its mailbox before it takes a frame.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// So long a waiting answer looks again and again before it sleeps: a worker that polls has it with its next pass.
@@ -263,12 +263,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_at_rest_that_has_the_change_in_its_mailbox_is_not_waited_for() {
+    async fn a_sleeping_worker_that_has_the_change_in_its_mailbox_is_not_waited_for() {
         let bench = Bench::new();
         bench.workers[1].silent.store(true, Ordering::Relaxed);
         bench.workers[1].asleep.store(true, Ordering::Relaxed);
         bench.apply(WEB);
-        assert!(bench.is_arrived().await, "it obeys before it takes a frame");
+        assert!(
+            bench.is_arrived().await,
+            "it handles its mailbox before it takes a frame"
+        );
         bench.workers[1].mailbox_full.store(true, Ordering::Relaxed);
         bench.apply(MAIL);
         assert!(!bench.is_arrived().await, "it wakes without knowing");

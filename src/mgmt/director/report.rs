@@ -1,4 +1,4 @@
-//! What the director tells about what runs: services, counters, workers, drops.
+//! What the director reports of what runs: services, counters, workers, drops.
 
 use std::collections::BTreeMap;
 

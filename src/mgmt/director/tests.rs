@@ -511,19 +511,19 @@ fn wrong_persistence_and_tunnels_are_refused_at_their_place() {
 }
 
 #[test]
-fn the_clients_address_is_told_through_a_pool_journaled_and_kept_by_what_the_kernel_can_say() {
+fn the_clients_address_needs_a_pool_is_journaled_and_stays_when_an_ipvs_tool_edits() {
     let mut bench = Bench::new();
-    let told = r#"{"services": [{"service": "tcp:192.0.2.1:80", "scheduler": "rr", "client_address": "proxy-v2",
+    let carried = r#"{"services": [{"service": "tcp:192.0.2.1:80", "scheduler": "rr", "client_address": "proxy-v2",
         "mss_max": 1400, "local_addresses": ["198.51.100.250"]}]}"#;
     let plain = r#"{"services": [{"service": "tcp:192.0.2.1:80", "scheduler": "rr"}]}"#;
-    let without_pool = told.replace("\"198.51.100.250\"", "");
+    let without_pool = carried.replace("\"198.51.100.250\"", "");
     let refused = bench.replace(&without_pool, false).unwrap_err();
     assert_eq!(
         (refused.code, refused.place.as_deref()),
         (ErrorCode::Refused, Some("services[0].client_address"))
     );
     // From nothing, from a service without and back: whatever the order that takes.
-    for state in [told, plain, told] {
+    for state in [carried, plain, carried] {
         bench.replace(state, false).unwrap();
         assert_eq!(
             bench.director.state().services,

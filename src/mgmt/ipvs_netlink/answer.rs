@@ -91,10 +91,10 @@ fn carry_out(
 fn change_table(table: &mut impl IpvsTable, request: Request) -> Result<(), Errno> {
     match request {
         Request::Flush => table.flush(),
-        Request::SetTimeouts(wanted) => table.set_timeouts(&wanted),
+        Request::SetTimeouts(request) => table.set_timeouts(&request),
         Request::ZeroAll => table.zero(None),
         Request::Zero { key } => existing(table, &key).and_then(|_| table.zero(Some(&key))),
-        Request::AddDaemon(wanted) => table.start_daemon(&wanted),
+        Request::AddDaemon(request) => table.start_daemon(&request),
         Request::DeleteDaemon { state } => table.stop_daemon(state),
         Request::AddService { key, options } => {
             if table.flags(&key).is_some() {

@@ -70,9 +70,9 @@ async fn connections(director: &Mutex<Director>) -> Vec<ConnectionRow> {
     let mut rows = Vec::new();
     for worker in workers {
         let mut cursor = DumpCursor::V4(0);
-        let mut room = Vec::with_capacity(PART_MAX);
+        let mut buffer = Vec::with_capacity(PART_MAX);
         while rows.len() < CONNECTIONS_MAX {
-            let Ok(Ok(chunk)) = timeout(WORKER_TIMEOUT, worker.dump_conns(cursor, room)).await else {
+            let Ok(Ok(chunk)) = timeout(WORKER_TIMEOUT, worker.dump_conns(cursor, buffer)).await else {
                 break;
             };
             rows.extend(chunk.records.iter().map(row));
@@ -80,8 +80,8 @@ async fn connections(director: &Mutex<Director>) -> Vec<ConnectionRow> {
                 break;
             };
             cursor = next;
-            room = chunk.records;
-            room.clear();
+            buffer = chunk.records;
+            buffer.clear();
         }
     }
     rows

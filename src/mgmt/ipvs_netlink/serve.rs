@@ -116,10 +116,10 @@ impl Connection {
             .is_ok_and(|peer| socket.gate.admits(Uid::from_raw(peer.uid()), Gid::from_raw(peer.gid())))
     }
 
-    /// The length of the next datagram, which may exceed `room`; `None` when the client is gone.
-    async fn receive(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
+    /// The length of the next datagram, which may exceed `buffer`; `None` when the client is gone.
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         // The length is the datagram's own, even when it does not fit.
-        let read = || Ok(recv(self.stream.as_raw_fd(), room, MsgFlags::MSG_TRUNC)?);
+        let read = || Ok(recv(self.stream.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC)?);
         let len = self.stream.async_io(Interest::READABLE, read).await?;
         Ok((len > 0).then_some(len))
     }
@@ -141,11 +141,11 @@ impl Connection {
 }
 
 async fn converse<Table: IpvsTable>(connection: &Connection, served: &Served<Table>, admitted: bool) -> io::Result<()> {
-    let mut room = vec![0; served.limits.request_max_bytes];
-    let opening = timeout(served.limits.opening_timeout, connection.receive(&mut room)).await;
+    let mut buffer = vec![0; served.limits.request_max_bytes];
+    let opening = timeout(served.limits.opening_timeout, connection.receive(&mut buffer)).await;
     let opening = opening.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"))??;
-    match opening.and_then(|len| room.get(..len)).and_then(Opening::parse) {
-        Some(Opening::Netlink(hello)) => answer_all(connection, served, admitted, &hello, &mut room).await,
+    match opening.and_then(|len| buffer.get(..len)).and_then(Opening::parse) {
+        Some(Opening::Netlink(hello)) => answer_all(connection, served, admitted, &hello, &mut buffer).await,
         Some(Opening::File(path)) if admitted => give_file(connection, served, &path).await,
         _ => Ok(()),
     }
@@ -156,11 +156,11 @@ async fn answer_all<Table: IpvsTable>(
     served: &Served<Table>,
     admitted: bool,
     hello: &Hello,
-    room: &mut [u8],
+    buffer: &mut [u8],
 ) -> io::Result<()> {
     let limit = served.limits.write_timeout;
-    while let Some(len) = connection.receive(room).await? {
-        let Some(datagram) = room.get(..len) else {
+    while let Some(len) = connection.receive(buffer).await? {
+        let Some(datagram) = buffer.get(..len) else {
             log::debug!("IPVS socket: {} sent {len} bytes at once and is closed", hello.comm);
             return Ok(());
         };
