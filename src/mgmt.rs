@@ -6,6 +6,7 @@ pub mod ipvs_netlink;
 pub mod journal;
 pub mod kernel;
 pub mod link;
+pub mod mac_filters;
 pub mod lock;
 pub mod mailbox_handle;
 pub mod metrics;

@@ -26,10 +26,12 @@ use crate::mgmt::ipvs_netlink::serve::{self as serve_ipvs, IpvsLimits, Served};
 use crate::mgmt::kernel::KernelMirror;
 use crate::mgmt::link::LinkWatch;
 use crate::mgmt::lock::lock;
+use crate::mgmt::mac_filters::MacFilters;
 use crate::mgmt::mailbox_handle::MailboxHandle;
 use crate::mgmt::metrics;
 use crate::mgmt::reload::Reloader;
 use crate::mgmt::rss_check::RssCheck;
+use crate::mgmt::twin::keeper::TwinKeeper;
 use crate::mgmt::unix_socket::UnixSocket;
 use crate::worker::capture::CAPTURES_MAX;
 
@@ -56,6 +58,8 @@ pub struct SharedState {
     pub handles: Vec<Arc<MailboxHandle>>,
     /// Asks the kernel for neighbours.
     pub mirror: KernelMirror,
+    /// Makes kernel twins again.
+    pub twin_keeper: TwinKeeper,
     /// The kernel's network, as it changes.
     pub l3: watch::Receiver<Arc<L3>>,
     /// What the API says of the daemon.
@@ -76,6 +80,7 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
         twins,
         handles,
         mirror,
+        twin_keeper,
         l3,
         version,
         metrics,
@@ -129,7 +134,8 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
         () = take_replies(&handles, &mirror, &director) => {}
         () = links.watch(|device| devices.get(usize::from(device.0)).is_none_or(|device| device.link().up)) => {}
         () = rss_check.watch() => {}
-        () = follow_network(&director, l3) => {}
+        () = follow_network(&director, l3, &devices) => {}
+        () = twin_keeper.keep(&mirror) => {}
         () = reload_on_hangup(&director, &reloader) => {}
         () = keep_alive() => {}
         () = ended() => {}
@@ -171,9 +177,12 @@ async fn take_replies(handles: &[Arc<MailboxHandle>], mirror: &KernelMirror, dir
     }
 }
 
-async fn follow_network(director: &Mutex<Director>, mut l3: watch::Receiver<Arc<L3>>) {
+async fn follow_network(director: &Mutex<Director>, mut l3: watch::Receiver<Arc<L3>>, devices: &[Device]) {
+    let mut filters = MacFilters::default();
+    filters.follow(devices.iter(), &l3.borrow());
     while l3.changed().await.is_ok() {
         let newest = Arc::clone(&l3.borrow_and_update());
+        filters.follow(devices.iter(), &newest);
         lock(director).set_l3(newest, Instant::now());
     }
     log::error!("the kernel's network is not mirrored any more");

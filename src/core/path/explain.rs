@@ -16,11 +16,12 @@ use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence;
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::l3::fib::RouteQuery;
 use crate::l3::{DeviceId, Hop, NeighbourKey, Route};
 use crate::path::admit::{self, Admission};
 use crate::path::packet::Packet;
 use crate::path::schedule::{self, Chosen, Opening, persist};
-use crate::path::{resolve, slow_path};
+use crate::path::slow_path;
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict, WorkerId};
 use crate::wire::{sctp, tcp};
@@ -174,7 +175,8 @@ fn known(ctx: &Context<'_>, told: &mut Explanation) {
         told.local = Some(conn.local);
     }
     if told.is_reply {
-        told.end = leave(ctx, conn.client.0, End::Drop(DropReason::NoRoute));
+        let query = RouteQuery::output(conn.client.0).from(conn.virt.0);
+        told.end = leave(ctx, &query, End::Drop(DropReason::NoRoute));
         return;
     }
     told.end = match ctx.snapshot.services.real_server(conn.real_server) {
@@ -331,15 +333,20 @@ fn towards(ctx: &Context<'_>, server: &RealServer, mode: ForwardingMode, maps: b
     } else {
         End::Punt(Left::LocalServer)
     };
-    leave(ctx, server.addr, local)
+    let query = match mode {
+        ForwardingMode::Tunnel => ctx.snapshot.l3.tunnel_query(server.addr),
+        _ => RouteQuery::output(server.addr),
+    };
+    leave(ctx, &query, local)
 }
 
-fn leave(ctx: &Context<'_>, target: IpAddr, local: End) -> End {
+fn leave(ctx: &Context<'_>, query: &RouteQuery, local: End) -> End {
     let l3 = &ctx.snapshot.l3;
-    match resolve::route_to(l3, target) {
+    match l3.resolve(query) {
         Route::Hop(id) => End::Transmit(*l3.hop(id)),
         Route::Unresolved(neighbour) | Route::NeighbourFailed(neighbour) => End::Hold(neighbour),
         Route::Local => local,
         Route::Unreachable | Route::Blackhole => End::Drop(DropReason::NoRoute),
+        Route::Elsewhere => End::Drop(DropReason::RouteElsewhere),
     }
 }

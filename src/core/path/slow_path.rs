@@ -138,9 +138,10 @@ pub(crate) fn inbound<A: Address, F: Frame>(
 
     let conn = table.conn_mut(index);
     let mode = conn.mode();
-    let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, server.addr) {
+    let next_hop = match resolve::to_server(ctx, conn, server) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) => return to_local_server(conn, &packet.headers, packet.frame.bytes_mut()),
+        Err(RouteError::Drop(reason @ DropReason::RouteElsewhere)) => return Verdict::Drop(reason),
         // Towards real servers the kernel answers the client even when the route says blackhole.
         Err(RouteError::Drop(_) | RouteError::Unreachable) => {
             return refuse::to_client(ctx, packet, server, IcmpError::HostUnreachable);
@@ -242,7 +243,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
     let conn = table.conn_mut(index);
-    let next_hop = match resolve::next_hop(ctx, conn, Direction::Outbound, conn.client.addr.to_ip()) {
+    let next_hop = match resolve::to_client(ctx, conn, packet) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) => return Verdict::Drop(DropReason::NoRoute),
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),

@@ -97,7 +97,7 @@ impl Director {
             }),
             End::Hold(neighbour) => Some(WhyHop {
                 device: name(neighbour.device),
-                vlan: neighbour.vlan,
+                vlan: self.l3.interface_of(neighbour.interface).map_or(0, |known| known.vlan),
                 waits_for: Some(neighbour.addr),
                 mac: None,
                 mtu: 0,

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use lvs_core::address::{Addr4, Addr6, Address};
-use lvs_core::l3::{Hop, Route};
+use lvs_core::l3::{Hop, InterfaceId, Route};
 
 use super::*;
 use crate::mgmt::lock::lock;
@@ -36,6 +36,7 @@ impl Director {
         let twins = [MirroredTwin {
             device: LAN,
             ifindex: twin.ifindex,
+            name: twin.name.clone(),
         }];
         let mirror = KernelMirror::start(&twins, move |l3| sink.lock().unwrap().push(l3))
             .await
@@ -101,9 +102,10 @@ impl Director {
 }
 
 fn on_lan(addr: &str) -> NeighbourKey {
+    let ifindex = nix::net::if_::if_nametoindex("lan").unwrap();
     NeighbourKey {
         device: LAN,
-        vlan: 0,
+        interface: InterfaceId(ifindex),
         addr: addr.parse().unwrap(),
     }
 }

@@ -104,7 +104,7 @@ impl Machine {
         self.settle(device, outcome);
         self.settle_made(device);
         if was_punted && let Some((addr, mac)) = host::announced(frame) {
-            self.learn(NeighbourKey { device, vlan: 0, addr }, mac);
+            self.learn(NeighbourKey::of(device, 0, addr), mac);
         }
         was_punted
     }
