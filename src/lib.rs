@@ -16,14 +16,13 @@ use std::time::Instant;
 use dpdk::lcore::LcoreHandle;
 use lvs_core::config::Config;
 use lvs_core::counters::WorkerCounters;
-use mgmt::admin::socket::{self, AdminSocket};
-use mgmt::ipvs_netlink::socket::IpvsSocket;
 use mgmt::link::LinkWatch;
 use mgmt::mailbox_handle::MailboxHandle;
 use mgmt::punt;
 use mgmt::reload::Reloader;
 use mgmt::rss_check::RssCheck;
 use mgmt::runtime::{self, SharedState};
+use mgmt::unix_socket::{self, SocketKind, UnixSocket};
 use startup::StartError;
 use startup::devices::Opened;
 use startup::workers::Launch;
@@ -35,7 +34,7 @@ use worker::assignment::{self, AssignmentSettings};
 /// A part of the start-up fails. The daemon has not promised anything to anybody by then.
 pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let (config, text) = startup::read_config(config_path)?;
-    socket::refuse_second_daemon(&config.api.socket)?;
+    unix_socket::refuse_second_daemon(&config.api.socket, SocketKind::Stream)?;
     let metrics = startup::metrics_listener(&config)?;
     let mut director = startup::restore(&config)?;
 
@@ -76,8 +75,10 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     director.attach(of_director, Instant::now());
     director.attach_twins(Arc::clone(punt_thread.counters()));
 
-    let socket = AdminSocket::open(&config.api.socket, startup::group(&config))?;
-    let ipvs_socket = IpvsSocket::open(&config.api.socket.with_file_name("ipvs.sock"), socket.gate.group())?;
+    let group = unix_socket::group(startup::group(&config));
+    let socket = UnixSocket::open(&config.api.socket, SocketKind::Stream, group)?;
+    let ipvs_path = config.api.socket.with_file_name("ipvs.sock");
+    let ipvs_socket = UnixSocket::open(&ipvs_path, SocketKind::SeqPacket, socket.gate.group())?;
     let state = SharedState {
         director: Arc::new(Mutex::new(director)),
         reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),

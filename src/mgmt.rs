@@ -6,6 +6,7 @@ pub mod ipvs_netlink;
 pub mod journal;
 pub mod kernel;
 pub mod link;
+pub mod lock;
 pub mod mailbox_handle;
 pub mod metrics;
 pub mod punt;
@@ -14,6 +15,7 @@ pub mod rss_check;
 pub mod runtime;
 pub mod sync;
 pub mod twin;
+pub mod unix_socket;
 pub mod worker_handle;
 
 #[cfg(test)]

@@ -290,7 +290,7 @@ const RETIRED_PHRASES: [(&str, &str); 12] = [
 ];
 
 /// Places that still speak the dialect, comments nearly all of them. Only ever lower this.
-const RETIRED_PLACES_MAX: usize = 481;
+const RETIRED_PLACES_MAX: usize = 448;
 
 /// Whether the word at `at` is the method of the standard library's addresses, or the line quotes an RFC.
 fn is_the_fields_own(line: &str, word: &str, at: usize) -> bool {
@@ -393,12 +393,7 @@ fn collect_texts(folder: &Path, found: &mut Vec<(String, String)>) {
 
 const FUNCTION_LINES_MAX: usize = 70;
 /// Files with a longer function, from before this was a law. Only ever shorten this.
-const FILES_WITH_LONG_FUNCTIONS: [&str; 4] = [
-    "src/lib.rs",
-    "src/mgmt/director/diff.rs",
-    "src/mgmt/metrics/own.rs",
-    "src/mgmt/runtime.rs",
-];
+const FILES_WITH_LONG_FUNCTIONS: [&str; 3] = ["src/lib.rs", "src/mgmt/metrics/own.rs", "src/mgmt/runtime.rs"];
 
 #[test]
 fn functions_fit_a_screen() {
@@ -455,7 +450,10 @@ fn public_types_have_a_name_of_their_own_within_their_crate() {
                     .chars()
                     .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
                     .collect();
-                seen.entry((crate_name, type_name)).or_default().push(name.clone());
+                // A macro's types have the names that its caller gives.
+                if !type_name.is_empty() {
+                    seen.entry((crate_name, type_name)).or_default().push(name.clone());
+                }
             }
         }
     }
@@ -467,16 +465,7 @@ fn public_types_have_a_name_of_their_own_within_their_crate() {
 }
 
 /// Names that stand for two things within a crate, from before this was a law. Only ever shorten this.
-const SHARED_TYPE_NAMES: [&str; 8] = [
-    "Arguments",
-    "Limits",
-    "Persistence",
-    "Server",
-    "Service",
-    "Timeouts",
-    "Tunnel",
-    "Wish",
-];
+const SHARED_TYPE_NAMES: [&str; 2] = ["Arguments", "Wish"];
 
 const LAB_LINES_MAX: usize = 150;
 

@@ -61,7 +61,7 @@ pub enum Name {
 
 /// Persistence of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Persistence {
+pub struct ListedPersistence {
     /// In seconds.
     pub timeout_sec: u32,
     /// Netmask or prefix length; `None` when every client is on its own.
@@ -70,7 +70,7 @@ pub struct Persistence {
 
 /// A service and its real servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
+pub struct ListedService {
     /// Its name.
     pub name: Name,
     /// `wlc` and the like.
@@ -78,7 +78,7 @@ pub struct Service {
     /// `sh-port` and the like.
     pub scheduler_flags: Vec<String>,
     /// `-p`, `-M`.
-    pub persistence: Option<Persistence>,
+    pub persistence: Option<ListedPersistence>,
     /// `-o`.
     pub one_packet: bool,
     /// Connections, packets and bytes in and out.
@@ -86,12 +86,12 @@ pub struct Service {
     /// The same per second.
     pub rates: [u64; 5],
     /// Newest first.
-    pub servers: Vec<Server>,
+    pub servers: Vec<ListedServer>,
 }
 
 /// A real server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
+pub struct ListedServer {
     /// RIP and port.
     pub end: SocketAddr,
     /// `Masq`, `Route`, `Tunnel`, `Local` or our own `FullNat`.
@@ -144,7 +144,7 @@ pub const fn protocol_name(protocol: u8) -> &'static str {
 }
 
 /// `ipvsadm -Ln`; the first line, present when all services are listed, shows the connection table's `size`.
-pub fn list(mut services: Vec<Service>, size: Option<u64>, style: Style) -> String {
+pub fn list(mut services: Vec<ListedService>, size: Option<u64>, style: Style) -> String {
     sort(&mut services, style.sorted);
     let mut text = String::new();
     if let Some(size) = size {
@@ -158,7 +158,7 @@ pub fn list(mut services: Vec<Service>, size: Option<u64>, style: Style) -> Stri
 }
 
 /// `ipvsadm -Sn`: thresholds are not saved, as in the original.
-pub fn save(mut services: Vec<Service>) -> String {
+pub fn save(mut services: Vec<ListedService>) -> String {
     sort(&mut services, true);
     let mut text = String::new();
     for service in &services {
@@ -212,11 +212,11 @@ pub fn timeouts(tcp_sec: u32, tcp_fin_sec: u32, udp_sec: u32) -> String {
     format!("Timeout (tcp tcpfin udp): {tcp_sec} {tcp_fin_sec} {udp_sec}\n")
 }
 
-fn sort(services: &mut [Service], sorted: bool) {
+fn sort(services: &mut [ListedService], sorted: bool) {
     if sorted {
         merge_sort(services, &compare_services);
         for service in services {
-            merge_sort(&mut service.servers, &|a: &Server, b: &Server| {
+            merge_sort(&mut service.servers, &|a: &ListedServer, b: &ListedServer| {
                 compare_ends(a.end, b.end)
             });
         }
@@ -246,7 +246,7 @@ fn merge_sort<T: Clone>(items: &mut [T], compare: &impl Fn(&T, &T) -> Ordering) 
     items.clone_from_slice(&merged);
 }
 
-fn compare_services(a: &Service, b: &Service) -> Ordering {
+fn compare_services(a: &ListedService, b: &ListedService) -> Ordering {
     let rank = |name: &Name| match *name {
         Name::Address { protocol, end } => (0, end.is_ipv6(), protocol),
         Name::Fwmark { mark, is_ipv6 } => (mark, is_ipv6, 0),
@@ -298,7 +298,7 @@ fn title(columns: Columns) -> String {
     }
 }
 
-fn print_service(text: &mut String, service: &Service, style: Style) {
+fn print_service(text: &mut String, service: &ListedService, style: Style) {
     let name = match service.name {
         Name::Address { protocol, end } => format!("{:<4} {}", protocol_name(protocol), shortened(end, 33)),
         Name::Fwmark { mark, is_ipv6 } => format!("FWM  {mark}{}", if is_ipv6 { " IPv6" } else { "" }),
@@ -325,7 +325,7 @@ fn print_service(text: &mut String, service: &Service, style: Style) {
     }
 }
 
-fn print_server(text: &mut String, server: &Server, style: Style) {
+fn print_server(text: &mut String, server: &ListedServer, style: Style) {
     let name = format!("  -> {:<28}", shortened(server.end, 28));
     let (forward, weight) = (&server.forward, server.weight);
     let (active, inactive) = (server.active_conns, server.inactive_conns);
@@ -461,8 +461,8 @@ pub fn daemons(daemons: &[Daemon]) -> String {
 mod tests {
     use super::*;
 
-    fn service(name: Name) -> Service {
-        Service {
+    fn service(name: Name) -> ListedService {
+        ListedService {
             name,
             scheduler: "rr".into(),
             scheduler_flags: vec![],
@@ -522,7 +522,7 @@ mod tests {
     fn persistence_flags_and_one_packet_stand_behind_the_scheduler() {
         let mut one = service(tcp("10.0.0.100:0"));
         one.scheduler_flags = vec!["sh-fallback".into(), "sh-port".into()];
-        one.persistence = Some(Persistence {
+        one.persistence = Some(ListedPersistence {
             timeout_sec: 300,
             mask: Some("255.255.255.0".into()),
         });

@@ -11,7 +11,9 @@ mod id;
 pub mod ipvsadm_text;
 mod mark;
 pub mod netlink;
+mod options;
 pub mod proc_text;
+mod service;
 mod state;
 mod status;
 mod sync;
@@ -22,13 +24,14 @@ pub use capture::{CaptureAsked, CaptureDirection, EndPattern};
 pub use error::{ApiError, ErrorCode};
 pub use id::{IdError, Protocol, ServiceId};
 pub use mark::{MarkProtocol, MarkRule, PortRange, Prefix};
-pub use state::{
-    ClientAddress, GueChecksum, LocalAddresses, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings,
-    Service, ServicePatch, ServiceSettings, SettingValue, Settings, State, Timeouts, TimeoutsPatch, Tunnel,
+pub use service::{
+    ClientAddress, GueChecksum, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings, Service, ServicePatch,
+    ServiceSettings, ServiceStatus, Tunnel,
 };
+pub use state::{LocalAddresses, SettingValue, Settings, State, Timeouts, TimeoutsPatch};
 pub use status::{
     Buffers, ConnFilter, ConnRecord, Device, DropCount, Latency, Rates, ReloadReport, RssState, ServerOfService,
-    ServerStatus, ServiceStatus, StateDiff, Stats, Totals, Version, Worker,
+    ServerStatus, StateDiff, Stats, Totals, Version, Worker,
 };
 pub use sync::{SyncDaemon, SyncDaemonStatus, SyncRole};
 pub use why::{Why, WhyAsked, WhyHop, WhyServer, WhyVerdict};

@@ -143,34 +143,43 @@ impl TryFrom<String> for PortRange {
 
 /// A rule of the classifier: what a packet must be like to get a mark. What is absent matches everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
 #[serde(deny_unknown_fields)]
 pub struct MarkRule {
     /// The mark: 1 or more. Two rules with the same conditions are refused: the second could never match.
+    #[cfg_attr(feature = "clap", arg(value_parser = clap::value_parser!(u32).range(1..)))]
     pub mark: u32,
-    /// Absent: any.
+    /// tcp, udp, sctp or icmp; absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "clap", arg(long))]
     pub protocol: Option<MarkProtocol>,
-    /// Where packets come from.
+    /// Where packets come from: an address or a network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "198.51.100.0/24")]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "PREFIX"))]
     pub source: Option<Prefix>,
-    /// Where packets go.
+    /// Where packets go: an address or a network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "192.0.2.100")]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "PREFIX"))]
     pub destination: Option<Prefix>,
     /// Ports they come from; empty: any. At most 32 ranges together with `destination_ports`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "PORTS", value_delimiter = ','))]
     pub source_ports: Vec<PortRange>,
     /// Ports they go to; empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>, example = json!(["80", "8000-8010"]))]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "PORTS", value_delimiter = ','))]
     pub destination_ports: Vec<PortRange>,
     /// The device that receives them, by its name in the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
     pub device: Option<String>,
     /// Whether packets to addresses that are not the director's are balanced too. Default: no.
     #[serde(default)]
+    #[cfg_attr(feature = "clap", arg(long))]
     pub divert: bool,
 }
 

@@ -22,14 +22,15 @@ pub use message::{Message, Messages, acknowledge, done, refuse};
 pub use reply::{Addressee, daemon, family, info, server, service, timeouts};
 pub use request::{DaemonRequest, Request, ServerOptions, ServerRequest, ServiceOptions, TimeoutsRequest};
 pub use row::{
-    DaemonRow, Family, Granularity, Info, McastGroup, ServerRow, ServiceKey, ServiceRow, Statistics, Timeouts, Tunnel,
+    DaemonRow, Family, Granularity, Info, McastGroup, ServerRow, ServiceKey, ServiceRow, Statistics, TimeoutsRow,
+    TunnelRow,
 };
 
 /// Id of the family: above the kernel's greatest (1023), so that it can never be a kernel family's.
 pub const FAMILY_ID: u16 = 0xf1b5;
 /// Its name, without the closing NUL.
 pub const FAMILY_NAME: &str = "IPVS";
-/// Where the daemon listens unless told otherwise.
+/// Where the daemon listens by default.
 pub const SOCKET_DEFAULT: &str = "/run/lvsd/ipvs.sock";
 
 /// `NLM_F_REQUEST`.
@@ -84,7 +85,7 @@ pub enum Errno {
     Busy = 16,
     /// `EEXIST`.
     Exists = 17,
-    /// `ENODEV`: no such interface; also what a client is told when the director is gone.
+    /// `ENODEV`: no such interface; also the answer when the director is gone.
     NoDevice = 19,
     /// `EINVAL`.
     Invalid = 22,

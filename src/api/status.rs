@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{ClientAddress, Persistence, Protocol, Server, ServiceId, SyncRole};
+use crate::{Protocol, Server, ServiceId, SyncRole};
 
 /// `GET /v1/version`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -58,38 +58,6 @@ pub struct Rates {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Stats {
     /// Since start or the last zero.
-    pub totals: Totals,
-    /// Now.
-    pub rates: Rates,
-}
-
-/// A virtual service as it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ServiceStatus {
-    /// Protocol, VIP and port.
-    #[schema(value_type = String, example = "tcp:192.0.2.1:80")]
-    pub service: ServiceId,
-    /// How it picks.
-    pub scheduler: String,
-    /// Options of the scheduler.
-    pub scheduler_flags: Vec<String>,
-    /// How long clients stick to their real servers; absent: they do not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub persistence: Option<Persistence>,
-    /// Whether every UDP datagram is scheduled on its own.
-    pub one_packet: bool,
-    /// How FULLNAT servers learn the client's address.
-    #[serde(default)]
-    pub client_address: ClientAddress,
-    /// Limit of the MSS that SYN segments announce, in bytes; 0 for none.
-    #[serde(default)]
-    pub mss_max: u16,
-    /// Its local-address pool.
-    #[schema(value_type = Vec<String>)]
-    pub local_addresses: Vec<IpAddr>,
-    /// Its real servers, oldest first.
-    pub servers: Vec<ServerStatus>,
-    /// Since start or the last zero; real servers deleted since are in it.
     pub totals: Totals,
     /// Now.
     pub rates: Rates,
@@ -168,9 +136,9 @@ pub enum RssState {
     Rss,
     /// By rules of its own.
     Own,
-    /// It claims RSS, and brings flows to other workers than it should: they hand over what is not theirs.
+    /// It claims RSS, and brings flows to other workers than it should: they hand off what is not theirs.
     Mismatch,
-    /// It has several, and all flows come by one of them: its worker hands over what is not its own.
+    /// It has several, and all flows come by one of them: its worker hands off what is not its own.
     None,
 }
 
@@ -231,7 +199,7 @@ pub struct Worker {
     /// Packets to real servers that carried the client's address.
     #[serde(default)]
     pub client_address_packets: u64,
-    /// Packets that should have, but had no room for it.
+    /// Packets that should have, but had no space for it.
     #[serde(default)]
     pub client_address_no_room_packets: u64,
     /// Frames that wait now until the kernel has found a neighbour.

@@ -1,4 +1,4 @@
-//! Sync daemons: directors that tell each other of their connections.
+//! Sync daemons: directors that sync their connections to each other.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Which way connections are told.
+/// The direction in which connections are synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SyncRole {
@@ -107,6 +107,6 @@ pub struct SyncDaemonStatus {
     pub messages: u64,
     /// Connections in them.
     pub connections: u64,
-    /// What was not told or not taken over, by reason: messages, entries or connections.
+    /// What was not synced out or not imported, by reason: messages, entries or connections.
     pub refused: BTreeMap<String, u64>,
 }

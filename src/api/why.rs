@@ -56,7 +56,7 @@ pub struct Why {
     /// The connection that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<ConnRecord>,
-    /// Whether that connection is over and gives way to a new one.
+    /// Whether that connection is finished and the packet is rescheduled.
     pub must_reschedule: bool,
     /// Whether it is a reply of a real server.
     pub is_reply: bool,

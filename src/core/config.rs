@@ -17,7 +17,7 @@ use crate::ipvs::sysctl::Sysctls;
 mod error;
 mod marks;
 mod raw;
-mod service_key;
+mod service;
 mod sync_daemons;
 mod sysctls;
 mod validate;

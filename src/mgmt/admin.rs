@@ -1,16 +1,17 @@
 //! The admin socket: HTTP/1.1 and JSON on a Unix socket, described by `conf/openapi.json`.
 //!
-//! [`socket`] opens it, [`serve`] accepts and bounds clients, [`routes`] maps paths to the director's
+//! [`crate::mgmt::unix_socket`] opens it, [`serve`] accepts and bounds clients, [`routes`] maps paths to the director's
 //! actions, [`body`] reads requests, [`connections`] streams the connection table.
 //! Never: decides anything about services; that is the director's.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use lvs_api::{ApiError, Buffers, Device, ReloadReport, Version};
 use tokio::sync::Semaphore;
 
 use crate::mgmt::director::Director;
+use crate::mgmt::lock::lock;
 
 pub mod body;
 pub mod capture;
@@ -18,7 +19,6 @@ pub mod connections;
 pub mod observe;
 pub mod routes;
 pub mod serve;
-pub mod socket;
 pub mod why;
 
 #[cfg(test)]
@@ -26,8 +26,8 @@ mod tests;
 
 /// What clients may cost.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Clients at once; more are told to come back.
+pub struct AdminLimits {
+    /// Clients at once; more are refused for the moment.
     pub clients_max: usize,
     /// For a complete request head, and between two requests of a connection.
     pub head_timeout: Duration,
@@ -43,7 +43,7 @@ pub struct Limits {
     pub state_max_bytes: usize,
 }
 
-impl Default for Limits {
+impl Default for AdminLimits {
     fn default() -> Self {
         Self {
             clients_max: 256,
@@ -73,7 +73,7 @@ pub struct Admin {
     /// What `POST /v1/reload` does.
     pub reload: Box<ReloadFn>,
     /// What clients may cost.
-    pub limits: Limits,
+    pub limits: AdminLimits,
     /// A place for each capture that may run.
     pub captures: Arc<Semaphore>,
 }
@@ -81,7 +81,6 @@ pub struct Admin {
 impl Admin {
     /// The director, for one short piece of work that does not wait.
     pub fn director(&self) -> MutexGuard<'_, Director> {
-        // A change is all or nothing, so what another thread left behind is whole.
-        self.director.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.director)
     }
 }

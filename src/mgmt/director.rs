@@ -15,7 +15,7 @@ use lvs_core::ipvs::service_table::ServiceTable;
 use lvs_core::l3::L3;
 
 use crate::mgmt::journal::{Damage, Journal, JournalError, Whole};
-use crate::mgmt::sync::Sync;
+use crate::mgmt::sync::SyncDaemons;
 use crate::mgmt::worker_handle::WorkerHandle;
 
 pub mod convert;
@@ -64,7 +64,7 @@ pub struct Director {
     table_revision: u64,
     counts: Counts,
     overhead: Overhead,
-    sync: Sync,
+    sync: SyncDaemons,
     publication: Publication,
 }
 
@@ -75,7 +75,7 @@ impl Director {
     }
 
     /// Brings back the desired state of the journal at `path`; mark rules may name `devices`, by their ids.
-    /// No worker is told before [`Self::attach`].
+    /// Nothing is published before [`Self::attach`].
     pub fn restore_with_devices(path: &Path, devices: Arc<[String]>) -> Result<(Self, RestoreReport), JournalError> {
         let (journal, restored) = Journal::open(path)?;
         let mut report = RestoreReport {
@@ -100,7 +100,7 @@ impl Director {
             table_revision: 0,
             counts: Counts::default(),
             overhead: Overhead::default(),
-            sync: Sync::new(),
+            sync: SyncDaemons::new(),
             publication: Publication::default(),
         };
         Ok((director, report))
@@ -112,7 +112,7 @@ impl Director {
         self.publish_soon(now);
     }
 
-    /// Tells the director what the twin thread counts: its drops are shown with the workers'.
+    /// Gives the director the twin thread's counters: its drops are shown with the workers'.
     pub fn attach_twins(&mut self, counters: Arc<WorkerCounters>) {
         self.twins = Some(counters);
     }
@@ -129,8 +129,8 @@ impl Director {
         }
         match &action {
             Action::StartSyncDaemon(daemon) => self.open_sync(daemon)?,
-            Action::AddServer { server, .. } => self.refuse_broadcast(server)?,
-            Action::AddService(service) => self.refuse_broadcasts(service)?,
+            Action::AddServer { server, .. } => unicast::server(&self.l3, server)?,
+            Action::AddService(service) => unicast::servers_of(&self.l3, service)?,
             _ => {}
         }
         if matches!(action, Action::DeleteService(_) | Action::Flush) {

@@ -28,9 +28,9 @@ pub(super) struct FakeWorker {
     pub conns: Mutex<Vec<ConnRecord>>,
     /// How many parts of its table were asked for.
     pub dumps: AtomicUsize,
-    /// What it tells other directors.
+    /// Connections that it syncs out to other directors.
     pub synced: Mutex<Vec<SyncConn>>,
-    /// What other directors told it.
+    /// Connections of other directors that it imports.
     pub taken_over: Mutex<Vec<SyncConn>>,
 }
 
@@ -83,7 +83,7 @@ impl WorkerHandle for FakeWorker {
         1_000_000_000
     }
 
-    fn dump_conns(&self, cursor: DumpCursor, mut room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
+    fn dump_conns(&self, cursor: DumpCursor, mut buffer: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
         let (answer, receiver) = oneshot::channel();
         self.dumps.fetch_add(1, Ordering::Relaxed);
         let DumpCursor::V4(from) = cursor else {
@@ -91,11 +91,11 @@ impl WorkerHandle for FakeWorker {
         };
         let conns = self.conns.lock().unwrap();
         let rest = &conns[from as usize..];
-        let part = &rest[..rest.len().min(room.capacity())];
-        room.extend_from_slice(part);
+        let part = &rest[..rest.len().min(buffer.capacity())];
+        buffer.extend_from_slice(part);
         let next = (part.len() < rest.len()).then(|| DumpCursor::V4(from + part.len() as u32));
         if !self.silent.load(Ordering::Relaxed) {
-            answer.send(ConnChunk { records: room, next }).unwrap();
+            answer.send(ConnChunk { records: buffer, next }).unwrap();
         }
         receiver
     }

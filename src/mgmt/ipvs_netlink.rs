@@ -1,20 +1,19 @@
 //! `/run/lvsd/ipvs.sock`: the kernel's IPVS protocol for unmodified ipvsadm, keepalived and ldirectord.
 //!
-//! [`socket`] opens it, [`serve`] bounds what a client may cost, [`answer`] does what `ip_vs_ctl.c` does with
+//! [`crate::mgmt::unix_socket`] opens it, [`serve`] bounds what a client may cost, [`answer`] does what `ip_vs_ctl.c` does with
 //! a request, on an [`IpvsTable`]; `director::ipvs_table` makes the director one.
 //! Never: decides anything about services that the kernel leaves to its table.
 
 use std::net::IpAddr;
 
 use lvs_api::netlink::{
-    DaemonRequest, DaemonRow, Errno, Info, ServerOptions, ServerRow, ServiceKey, ServiceOptions, ServiceRow, Timeouts,
-    TimeoutsRequest,
+    DaemonRequest, DaemonRow, Errno, Info, ServerOptions, ServerRow, ServiceKey, ServiceOptions, ServiceRow,
+    TimeoutsRequest, TimeoutsRow,
 };
 
 pub mod answer;
 pub mod proc_files;
 pub mod serve;
-pub mod socket;
 
 /// What the protocol needs of whoever keeps the services. Each change is whole or refused.
 pub trait IpvsTable {
@@ -22,10 +21,10 @@ pub trait IpvsTable {
     fn info(&self) -> Info;
 
     /// The timeouts that `--set` sets.
-    fn timeouts(&self) -> Timeouts;
+    fn timeouts(&self) -> TimeoutsRow;
 
     /// Sets those that are named and not 0.
-    fn set_timeouts(&mut self, wanted: &TimeoutsRequest) -> Result<(), Errno>;
+    fn set_timeouts(&mut self, request: &TimeoutsRequest) -> Result<(), Errno>;
 
     /// Whether there is a scheduler of this name.
     fn knows_scheduler(&self, name: &str) -> bool;
@@ -70,7 +69,7 @@ pub trait IpvsTable {
     fn daemons(&self) -> Vec<DaemonRow>;
 
     /// Starts one.
-    fn start_daemon(&mut self, wanted: &DaemonRequest) -> Result<(), Errno>;
+    fn start_daemon(&mut self, request: &DaemonRequest) -> Result<(), Errno>;
 
     /// Stops one.
     fn stop_daemon(&mut self, state: u32) -> Result<(), Errno>;

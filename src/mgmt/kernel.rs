@@ -92,10 +92,10 @@ impl KernelMirror {
     where
         F: Fn(Arc<L3>) + Send + 'static,
     {
-        let (requests, wanted) = mpsc::channel(REQUESTS_MAX);
+        let (requests, received) = mpsc::channel(REQUESTS_MAX);
         let mut mirror = Mirror::open(twins, publish).await?;
         mirror.publish();
-        let task = tokio::spawn(mirror.run(wanted));
+        let task = tokio::spawn(mirror.run(received));
         Ok(Self { requests, task })
     }
 
@@ -176,14 +176,14 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
         })
     }
 
-    async fn run(mut self, mut wanted: mpsc::Receiver<NeighbourKey>) {
+    async fn run(mut self, mut requests: mpsc::Receiver<NeighbourKey>) {
         let mut probes = interval(PROBE_INTERVAL);
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let pass_at = self.due.at;
             tokio::select! {
                 event = self.subscription.next() => self.note(event).await,
-                key = wanted.recv() => match key {
+                key = requests.recv() => match key {
                     Some(key) => self.resolve(key).await,
                     None => return,
                 },

@@ -69,7 +69,7 @@ impl Watched {
         }
         if let Err(error) = set_carrier(self.ifindex, up).await {
             log::warn!(
-                "device \"{name}\": its kernel twin cannot be told ({error}); what watches the interface does not notice"
+                "device \"{name}\": its kernel twin cannot be changed ({error}); what watches the interface does not notice"
             );
         }
     }
@@ -82,9 +82,9 @@ async fn set_carrier(ifindex: u32, up: bool) -> Result<(), Box<dyn std::error::E
     let carrier = LinkMessageBuilder::<LinkUnspec>::default()
         .index(ifindex)
         .append_extra_attribute(LinkAttribute::Carrier(u8::from(up)));
-    let told = kernel.link().change(carrier.build()).execute().await;
+    let changed = kernel.link().change(carrier.build()).execute().await;
     connection.abort();
-    Ok(told?)
+    Ok(changed?)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! Retired snapshots are dropped here: freeing one is the management core's work.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::counters::WorkerCounters;
@@ -14,6 +14,7 @@ use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use tokio::sync::oneshot;
 
+use crate::mgmt::lock::lock;
 use crate::mgmt::worker_handle::{ConnChunk, WorkerHandle};
 use crate::worker::capture::Tap;
 use crate::worker::mailbox::{Command, ConnDump, ExplainRequest, Mailbox, Reply};
@@ -77,7 +78,7 @@ impl MailboxHandle {
         }
     }
 
-    /// Tells the worker to leave its loop, however full its mailbox is.
+    /// Makes the worker leave its loop, however full its mailbox is.
     pub fn stop(&self) {
         while self.mailbox.commands.push(Command::Stop).is_err() {
             self.take_replies(drop);
@@ -86,7 +87,7 @@ impl MailboxHandle {
     }
 
     fn asks(&self) -> MutexGuard<'_, Asks> {
-        self.asks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.asks)
     }
 }
 
@@ -111,7 +112,7 @@ impl WorkerHandle for MailboxHandle {
         self.cycles_per_sec
     }
 
-    fn dump_conns(&self, cursor: DumpCursor, room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
+    fn dump_conns(&self, cursor: DumpCursor, buffer: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
         let (answer, receiver) = oneshot::channel();
         let mut asks = self.asks();
         // Askers that gave up on a worker that hangs.
@@ -120,7 +121,7 @@ impl WorkerHandle for MailboxHandle {
         let ticket = asks.last_ticket;
         let dump = Box::new(ConnDump {
             cursor: Some(cursor),
-            records: room,
+            records: buffer,
             ticket,
         });
         if self.mailbox.commands.push(Command::DumpConns(dump)).is_ok() {
@@ -155,7 +156,7 @@ impl WorkerHandle for MailboxHandle {
     }
 
     fn import_synced(&self, conns: Arc<[SyncConn]>) -> bool {
-        // Half of the room is left to snapshots.
+        // Half of the mailbox is left to snapshots.
         let commands = &self.mailbox.commands;
         commands.len() < commands.capacity() / 2 && commands.push(Command::ImportSynced(conns)).is_ok()
     }

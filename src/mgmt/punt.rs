@@ -164,7 +164,7 @@ impl Carrier {
         }
     }
 
-    /// Reads what the kernel sends; how many frames. Without a buffer or room in the ring a frame stays in the
+    /// Reads what the kernel sends; how many frames. Without a buffer or space in the ring a frame stays in the
     /// TAP, whose own queue is bounded and counted by the kernel.
     fn carry_from_kernel(&mut self) -> usize {
         let mut carried = 0;
@@ -178,7 +178,7 @@ impl Carrier {
                     break;
                 }
                 let Some(mut mbuf) = self.pool.alloc() else { break };
-                let count = match mbuf.fill(|room| twin.tap.read(room)) {
+                let count = match mbuf.fill(|buffer| twin.tap.read(buffer)) {
                     Ok(0) => break,
                     Ok(count) => count,
                     Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -188,7 +188,7 @@ impl Carrier {
                 device.injected_packets.add(1);
                 device.injected_bytes.add(count as u64);
                 carried += 1;
-                // There was room, and this thread is the ring's only producer.
+                // There was space, and this thread is the ring's only producer.
                 let _ = line.send(TwinFrame {
                     mbuf,
                     device: twin.device,
@@ -206,7 +206,7 @@ impl Carrier {
             .map(|twin| PollFd::new(twin.tap.as_fd(), PollFlags::POLLIN))
             .collect();
         let frame_waits = ppoll(&mut taps, Some(pause.into()), None).is_ok_and(|ready| ready > 0);
-        // A frame that could not be taken (no buffer, no room) or a dead TAP must not make this a busy loop.
+        // A frame that could not be taken (no buffer, no space) or a dead TAP must not make this a busy loop.
         if frame_waits && !self.can_read(&taps) {
             std::thread::sleep(pause);
         }

@@ -152,7 +152,7 @@ fn by<T, K: Hash + Eq>(items: &[T], key: impl Fn(&T) -> K) -> HashMap<K, &T> {
     items.iter().map(|item| (key(item), item)).collect()
 }
 
-/// Takes over `new` where the file was edited, or where the file says it for the first time.
+/// Sets `new` where the file was edited, or where the file says it for the first time.
 fn edit<T: PartialEq + Clone>(old: Option<&T>, new: &T, running: &mut T) {
     if old != Some(new) {
         *running = new.clone();
@@ -160,56 +160,39 @@ fn edit<T: PartialEq + Clone>(old: Option<&T>, new: &T, running: &mut T) {
 }
 
 fn merge_service(base: Option<&Service>, file: &Service, running: &mut Service, left_out: &mut Vec<String>) {
-    let Service {
-        service: id,
-        scheduler,
-        scheduler_flags,
-        persistence,
-        one_packet,
-        client_address,
-        mss_max,
-        local_addresses,
-        servers,
-    } = file;
-    if base.is_none_or(|base| (&base.scheduler, &base.scheduler_flags) != (scheduler, scheduler_flags)) {
-        running.scheduler.clone_from(scheduler);
-        running.scheduler_flags.clone_from(scheduler_flags);
+    let mut settings = running.settings();
+    settings.merge(base.map(Service::settings).as_ref(), &file.settings());
+    let scheduling = |service: &Service| (service.scheduler.clone(), service.scheduler_flags.clone());
+    if base.is_none_or(|base| scheduling(base) != scheduling(file)) {
+        // A scheduler and its options belong together.
+        (settings.scheduler, settings.scheduler_flags) = scheduling(file);
     }
-    edit(
-        base.map(|base| &base.persistence),
-        persistence,
-        &mut running.persistence,
-    );
-    edit(base.map(|base| &base.one_packet), one_packet, &mut running.one_packet);
-    edit(
-        base.map(|base| &base.client_address),
-        client_address,
-        &mut running.client_address,
-    );
-    edit(base.map(|base| &base.mss_max), mss_max, &mut running.mss_max);
+    running.set(settings);
     edit(
         base.map(|base| &base.local_addresses),
-        local_addresses,
+        &file.local_addresses,
         &mut running.local_addresses,
     );
     let key = |server: &Server| server.server;
-    let (old, new) = (by(base.map_or(&[][..], |base| &base.servers), key), by(servers, key));
+    let (old, new) = (
+        by(base.map_or(&[][..], |base| &base.servers), key),
+        by(&file.servers, key),
+    );
     running
         .servers
         .retain(|server| !old.contains_key(&key(server)) || new.contains_key(&key(server)));
-    for server in servers {
+    for server in &file.servers {
         let old = old.get(&server.server).copied();
-        match (
-            old,
-            running
-                .servers
-                .iter_mut()
-                .find(|running| running.server == server.server),
-        ) {
-            (old, Some(running)) => merge_server(old, server, running),
+        let mut present = running.servers.iter_mut();
+        match (old, present.find(|running| running.server == server.server)) {
+            (old, Some(running)) => {
+                let mut settings = running.settings();
+                settings.merge(old.map(Server::settings).as_ref(), &server.settings());
+                running.set(settings);
+            }
             (None, None) => running.servers.push(server.clone()),
             (Some(old), None) if old != server => {
-                let end = server.server;
+                let (end, id) = (server.server, file.service);
                 left_out.push(format!(
                     "server {end} of {id} was deleted at run time; add it again to use its new settings"
                 ));
@@ -217,30 +200,6 @@ fn merge_service(base: Option<&Service>, file: &Service, running: &mut Service, 
             (Some(_), None) => {}
         }
     }
-}
-
-fn merge_server(base: Option<&Server>, file: &Server, running: &mut Server) {
-    let Server {
-        server: _,
-        mode,
-        tunnel,
-        weight,
-        upper_threshold_conns,
-        lower_threshold_conns,
-    } = file;
-    edit(base.map(|base| &base.mode), mode, &mut running.mode);
-    edit(base.map(|base| &base.tunnel), tunnel, &mut running.tunnel);
-    edit(base.map(|base| &base.weight), weight, &mut running.weight);
-    edit(
-        base.map(|base| &base.upper_threshold_conns),
-        upper_threshold_conns,
-        &mut running.upper_threshold_conns,
-    );
-    edit(
-        base.map(|base| &base.lower_threshold_conns),
-        lower_threshold_conns,
-        &mut running.lower_threshold_conns,
-    );
 }
 
 fn merge_timeouts(base: Option<Timeouts>, file: Option<Timeouts>, running: Option<Timeouts>) -> Option<Timeouts> {

@@ -3,9 +3,9 @@
 //! In:  what each worker received of each device, and what it then found to be another worker's. Out: [`RssState`] of each
 //! device, a line in the log when it turns out otherwise than claimed.
 //! Never: changes who owns a connection: that is computed from packets, so a device that does not spread costs
-//! hand-overs, and the load is shared all the same. Emulated e1000e and vmxnet3 are such devices.
+//! handoffs, and the load is shared all the same. Emulated e1000e and vmxnet3 are such devices.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lvs_api::RssState;
@@ -13,6 +13,8 @@ use lvs_core::counters::WorkerCounters;
 use lvs_core::l3::DeviceId;
 use lvs_core::single_writer::SingleWriter;
 use tokio::time::{MissedTickBehavior, interval};
+
+use crate::mgmt::lock::lock;
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -88,14 +90,14 @@ impl RssCheck {
 
     /// How a device spreads flows, as far as is known.
     pub fn of(&self, device: DeviceId) -> RssState {
-        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let devices = lock(&self.devices);
         let watched = devices.iter().find(|watched| watched.claim.device == device);
         watched.map_or(RssState::OneQueue, |watched| watched.state)
     }
 
     /// Looks at what has come since the last look that said something; what is to be logged.
     fn look(&self) -> Vec<String> {
-        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut devices = lock(&self.devices);
         let watched = devices.iter_mut().filter(|watched| watched.claim.rx_queues > 1);
         watched.filter_map(|watched| watched.look(&self.counters)).collect()
     }
@@ -128,7 +130,7 @@ impl Watched {
         }
         self.warned = true;
         let (name, queues) = (&self.claim.name, self.claim.rx_queues);
-        let cost = "its workers hand over what is not theirs, which costs time but no connection";
+        let cost = "its workers hand off what is not theirs, which costs time but no connection";
         Some(match state {
             RssState::None => {
                 format!("device \"{name}\" has {queues} receive queues, but all flows come by one of them: {cost}")
@@ -228,11 +230,11 @@ mod tests {
         arrive(&watch, 0, 999, 500, 75);
         assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::Rss), "too few");
         arrive(&watch, 0, 1_000, 500, 75);
-        let told = watch.look();
+        let messages = watch.look();
         assert_eq!(watch.of(NIC), RssState::None);
         assert!(
-            told[0].contains("\"wan\" has 4 receive queues, but all flows come by one"),
-            "{told:?}"
+            messages[0].contains("\"wan\" has 4 receive queues, but all flows come by one"),
+            "{messages:?}"
         );
         arrive(&watch, 0, 5_000, 500, 75);
         assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::None));
@@ -243,8 +245,8 @@ mod tests {
         let watch = watch(2, 2, true);
         arrive(&watch, 0, 1_000, 500, 50);
         arrive(&watch, 1, 1_000, 500, 50);
-        let told = watch.look();
-        assert!(told[0].contains("claims RSS, but"), "{told:?}");
+        let messages = watch.look();
+        assert!(messages[0].contains("claims RSS, but"), "{messages:?}");
         assert_eq!(watch.of(NIC), RssState::Mismatch);
         arrive(&watch, 0, 1_000, 500, 0);
         arrive(&watch, 1, 1_000, 500, 0);

@@ -4,7 +4,7 @@
 //! network, systemd's watchdog, signals. All on one thread; what blocks goes elsewhere.
 
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lvs_api::{Buffers, ReloadReport, Version};
@@ -18,19 +18,19 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::dpdk::Pools;
 use crate::dpdk::device::Device;
-use crate::mgmt::admin::socket::AdminSocket;
-use crate::mgmt::admin::{Admin, Limits, serve as serve_admin};
+use crate::mgmt::admin::{Admin, AdminLimits, serve as serve_admin};
 use crate::mgmt::director::publication::changes_arrive;
 use crate::mgmt::director::{Director, tend};
 use crate::mgmt::ipvs_netlink::proc_files;
-use crate::mgmt::ipvs_netlink::serve::{self as serve_ipvs, Served};
-use crate::mgmt::ipvs_netlink::socket::IpvsSocket;
+use crate::mgmt::ipvs_netlink::serve::{self as serve_ipvs, IpvsLimits, Served};
 use crate::mgmt::kernel::KernelMirror;
 use crate::mgmt::link::LinkWatch;
+use crate::mgmt::lock::lock;
 use crate::mgmt::mailbox_handle::MailboxHandle;
 use crate::mgmt::metrics;
 use crate::mgmt::reload::Reloader;
 use crate::mgmt::rss_check::RssCheck;
+use crate::mgmt::unix_socket::UnixSocket;
 use crate::worker::capture::CAPTURES_MAX;
 
 /// How often workers' replies are taken: what a neighbour waits for before the kernel is asked.
@@ -65,7 +65,7 @@ pub struct SharedState {
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, state: SharedState) {
+pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedState) {
     let SharedState {
         director,
         reloader,
@@ -96,7 +96,7 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, state: SharedSt
         }),
         buffers: Box::new(move || buffers(&pools)),
         reload: Box::new(move || reloader_of_admin.reload(&mut lock(&director_of_admin), Instant::now())),
-        limits: Limits::default(),
+        limits: AdminLimits::default(),
         captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
     });
     let (director_of_files, changed_director) = (Arc::clone(&director), Arc::clone(&director));
@@ -107,7 +107,7 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, state: SharedSt
             Box::pin(async move { changes_arrive(&director).await })
         }),
         file: Box::new(move |path| Box::pin(proc_files::render(Arc::clone(&director_of_files), path.to_owned()))),
-        limits: serve_ipvs::Limits::default(),
+        limits: IpvsLimits::default(),
     });
     tokio::select! {
         result = serve_ipvs::serve(ipvs_socket, ipvs) => {
@@ -134,19 +134,19 @@ pub async fn serve(socket: AdminSocket, ipvs_socket: IpvsSocket, state: SharedSt
         () = keep_alive() => {}
         () = ended() => {}
     }
-    tell_systemd(&[NotifyState::Stopping]);
+    notify_systemd(&[NotifyState::Stopping]);
 }
 
 /// Says what systemd is to know; nothing where it did not start the daemon.
-fn tell_systemd(states: &[NotifyState<'_>]) {
+fn notify_systemd(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        log::warn!("systemd cannot be told: {error}");
+        log::warn!("systemd cannot be notified: {error}");
     }
 }
 
 /// Says that the sockets are open, and from then on that this core still gets to its work, where that is watched.
 async fn keep_alive() {
-    tell_systemd(&[NotifyState::Ready]);
+    notify_systemd(&[NotifyState::Ready]);
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return std::future::pending().await;
     };
@@ -154,16 +154,11 @@ async fn keep_alive() {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        tell_systemd(&[NotifyState::Watchdog]);
+        notify_systemd(&[NotifyState::Watchdog]);
     }
 }
 
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A change is all or nothing, so what another task left behind is whole.
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Also carries what workers and other directors tell each other.
+/// Also carries synced connections between workers and other directors.
 async fn take_replies(handles: &[Arc<MailboxHandle>], mirror: &KernelMirror, director: &Mutex<Director>) {
     let mut ticks = interval(REPLIES_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

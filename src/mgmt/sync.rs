@@ -1,9 +1,9 @@
 //! Sync daemons at work: the workers' connections out as messages, other directors' messages in to the workers.
 //!
-//! In:  which daemons are wanted; what workers tell; datagrams. Out: datagrams; batches for every worker, each of
+//! In:  which daemons should run; connections that workers sync out; datagrams. Out: datagrams; batches for every worker, each of
 //! which takes what it owns.
-//! Looked after every millisecond by [`Sync::tend`]; nothing here waits. Every queue is bounded and what finds no
-//! room is counted by name. Sockets that cannot be opened (an interface that is not there yet) are tried again.
+//! Looked after every millisecond by [`SyncDaemons::tend`]; nothing here waits. Every queue is bounded and what does not
+//! fit is counted by name. Sockets that cannot be opened (an interface that is not there yet) are tried again.
 //! Ref: Linux ip_vs_sync.c `sync_thread_master()`, `sync_thread_backup()`.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,10 +24,10 @@ pub mod sockets;
 use sockets::{OpenError, Sockets};
 
 /// Connections taken from one worker at a time.
-const TOLD_PER_TURN_MAX: usize = 8_192;
+const SYNCED_OUT_PER_PASS_MAX: usize = 8_192;
 /// Datagrams received at a time.
-const RECEIVED_PER_TURN_MAX: usize = 256;
-/// Connections that a worker takes over between two bursts.
+const RECEIVED_PER_PASS_MAX: usize = 256;
+/// Connections that a worker imports between two bursts.
 const BATCH_MAX: usize = 128;
 /// Batches that wait for a worker: half a million connections in 64 MB, a second of a busy master's news.
 const BATCHES_WAITING_MAX: usize = 4_096;
@@ -63,7 +63,7 @@ struct Running {
 }
 
 /// See the module.
-pub struct Sync {
+pub struct SyncDaemons {
     running: Vec<Running>,
     /// By worker: what it has not taken yet.
     waiting: Vec<VecDeque<Arc<[SyncConn]>>>,
@@ -74,7 +74,7 @@ pub struct Sync {
     begun: Instant,
 }
 
-impl Sync {
+impl SyncDaemons {
     /// Nothing runs.
     pub fn new() -> Self {
         Self {
@@ -114,14 +114,14 @@ impl Sync {
         self.running.retain(|running| running.daemon.role != role);
     }
 
-    /// Stops what is not wanted and starts what is, as far as the machine allows it now.
-    pub fn follow(&mut self, wanted: &[SyncDaemon], sysctls: &Sysctls, now: Instant) {
-        self.running.retain(|running| wanted.contains(&running.daemon));
-        if wanted.len() == self.running.len() || self.retry_at.is_some_and(|retry_at| now < retry_at) {
+    /// Stops the daemons that are not desired and starts those that are, if the machine allows it now.
+    pub fn follow(&mut self, desired: &[SyncDaemon], sysctls: &Sysctls, now: Instant) {
+        self.running.retain(|running| desired.contains(&running.daemon));
+        if desired.len() == self.running.len() || self.retry_at.is_some_and(|retry_at| now < retry_at) {
             return;
         }
         self.retry_at = None;
-        for daemon in wanted {
+        for daemon in desired {
             if self.find(daemon.role).is_some() {
                 continue;
             }
@@ -154,8 +154,8 @@ impl Sync {
         let now_ms = self.begun.elapsed().as_millis() as u64;
         let role = |role| move |running: &&mut Running| running.daemon.role == role;
         match self.running.iter_mut().find(role(SyncRole::Master)) {
-            Some(master) => master.tell(workers, sysctls, now_ms),
-            // Told before the master stopped.
+            Some(master) => master.sync_out(workers, sysctls, now_ms),
+            // Synced out before the master stopped.
             None => workers
                 .iter()
                 .for_each(|worker| while worker.next_synced().is_some() {}),
@@ -177,16 +177,16 @@ impl Sync {
     }
 }
 
-impl Default for Sync {
+impl Default for SyncDaemons {
     fn default() -> Self {
         Self::new()
     }
 }
 
 impl Running {
-    fn tell(&mut self, workers: &[Arc<dyn WorkerHandle>], sysctls: &Sysctls, now_ms: u64) {
+    fn sync_out(&mut self, workers: &[Arc<dyn WorkerHandle>], sysctls: &Sysctls, now_ms: u64) {
         for worker in workers {
-            for _ in 0..TOLD_PER_TURN_MAX {
+            for _ in 0..SYNCED_OUT_PER_PASS_MAX {
                 let Some(conn) = worker.next_synced() else { break };
                 let port = self.port_of(&conn);
                 let Some(assembly) = self.assemblies.get_mut(port) else {
@@ -248,7 +248,7 @@ impl Running {
             daemon, sockets, tally, ..
         } = self;
         for socket in &sockets.sockets {
-            for _ in 0..RECEIVED_PER_TURN_MAX {
+            for _ in 0..RECEIVED_PER_PASS_MAX {
                 let Ok(len) = socket.recv(&mut buffer) else { break };
                 tally.messages += 1;
                 let message = buffer.get(..len).unwrap_or_default();

@@ -3,7 +3,7 @@
 //! In:  a device's name, MAC and MTU.
 //! Out: an interface that is up, and the descriptor that carries its raw Ethernet frames, one a read or
 //!      write, without packet information or offloads.
-//! A TAP of that name that nobody holds is taken over, so an operator may make it in advance
+//! A TAP of that name that nobody holds is opened, so an operator may make it in advance
 //! (`ip tuntap add dev NAME mode tap`) and its addresses survive a restart of the daemon; with the right MAC
 //! address its neighbours do too.
 //! Never: addresses or routes; those are the operator's, by `ip`.
@@ -87,7 +87,7 @@ pub enum TwinError {
     },
 }
 
-/// Makes (or takes over) the TAP `name`, gives it `mac` and `mtu` (bytes of IP) and brings it up.
+/// Makes (or opens) the TAP `name`, gives it `mac` and `mtu` (bytes of IP) and brings it up.
 pub fn open(device: DeviceId, name: &str, mac: [u8; 6], mtu: u16) -> Result<Twin, TwinError> {
     if !is_interface_name(name) {
         return Err(TwinError::BadName { name: name.to_owned() });
@@ -100,7 +100,7 @@ pub fn open(device: DeviceId, name: &str, mac: [u8; 6], mtu: u16) -> Result<Twin
             source,
         }
     };
-    // The kernel forgets all neighbours, permanent ones too, when it is told an address, even the same one.
+    // The kernel forgets all neighbours, permanent ones too, when an address is set, even the same one.
     if !tap.mac_address().is_ok_and(|present| present == mac) {
         tap.set_mac_address(mac).map_err(failed("set its MAC address"))?;
     }
@@ -130,7 +130,7 @@ fn attach(name: &str) -> Result<SyncDevice, TwinError> {
     built.map_err(|source| explain(name, existed, source))
 }
 
-/// TUNSETIFF (drivers/net/tun.c `tun_set_iff`) tells a foreign interface by EINVAL and a held TAP by EBUSY.
+/// TUNSETIFF (drivers/net/tun.c `tun_set_iff`) refuses a foreign interface by EINVAL and a held TAP by EBUSY.
 fn explain(name: &str, existed: bool, source: io::Error) -> TwinError {
     let name = name.to_owned();
     match source.raw_os_error().map(Errno::from_raw) {

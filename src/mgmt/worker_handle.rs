@@ -16,7 +16,7 @@ use crate::worker::capture::Tap;
 /// Part of a worker's connection table.
 #[derive(Debug)]
 pub struct ConnChunk {
-    /// Some connections; the room that was lent for them.
+    /// Some connections, in the buffer that was lent for them.
     pub records: Vec<ConnRecord>,
     /// Where it goes on; `None` at the end.
     pub next: Option<DumpCursor>,
@@ -39,9 +39,9 @@ pub trait WorkerHandle: Send + Sync {
     /// Time-stamp cycles of a second, in which it counts its time.
     fn cycles_per_sec(&self) -> u64;
 
-    /// Asks for connections behind `cursor`, as many as `room` has capacity for. The answer fails when the
+    /// Asks for connections behind `cursor`, as many as `buffer` has capacity for. The answer fails when the
     /// mailbox is full or the worker is gone.
-    fn dump_conns(&self, cursor: DumpCursor, room: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk>;
+    fn dump_conns(&self, cursor: DumpCursor, buffer: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk>;
 
     /// Asks what the worker would do with a packet. The answer fails likewise.
     fn explain(&self, question: Question) -> oneshot::Receiver<Explanation>;
@@ -49,9 +49,9 @@ pub trait WorkerHandle: Send + Sync {
     /// Gives the worker a tap for a capture; `false` when the mailbox is full.
     fn tap(&self, tap: Box<Tap>) -> bool;
 
-    /// The oldest connection that the worker tells other directors.
+    /// The oldest connection that the worker syncs out to other directors.
     fn next_synced(&self) -> Option<SyncConn>;
 
-    /// Sends connections of another director; `false` when the mailbox has no room for them now.
+    /// Sends connections of another director; `false` when the mailbox has no space for them now.
     fn import_synced(&self, conns: Arc<[SyncConn]>) -> bool;
 }

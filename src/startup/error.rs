@@ -12,10 +12,10 @@ use crate::dpdk::eal::EalError;
 use crate::dpdk::lcore::LcoreError;
 use crate::dpdk::memory::MemoryError;
 use crate::dpdk::mempool::PoolError;
-use crate::mgmt::admin::socket::SocketError;
 use crate::mgmt::journal::JournalError;
 use crate::mgmt::kernel::KernelError;
 use crate::mgmt::twin::TwinError;
+use crate::mgmt::unix_socket::SocketError;
 use crate::offline::OfflineError;
 
 /// Why the daemon does not start. Each message names the cause and the cure.

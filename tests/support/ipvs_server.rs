@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use lvs_api::proc_text::{self, ProcFile};
 use lvsd::mgmt::director::Director;
 use lvsd::mgmt::ipvs_netlink::proc_files;
-use lvsd::mgmt::ipvs_netlink::serve::{FileFuture, Limits, Served, serve};
-use lvsd::mgmt::ipvs_netlink::socket::IpvsSocket;
+use lvsd::mgmt::ipvs_netlink::serve::{FileFuture, IpvsLimits, Served, serve};
+use lvsd::mgmt::unix_socket::{SocketKind, UnixSocket};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -33,10 +33,10 @@ pub fn serve_if_child() {
     let Some(path) = std::env::var_os(SOCKET_OF_CHILD) else {
         return;
     };
-    let socket = IpvsSocket::open(Path::new(&path), None).unwrap();
-    let limits = Limits {
+    let socket = UnixSocket::open(Path::new(&path), SocketKind::SeqPacket, None).unwrap();
+    let limits = IpvsLimits {
         write_timeout: WRITE_TIMEOUT,
-        ..Limits::default()
+        ..IpvsLimits::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -57,7 +57,7 @@ pub fn serve_if_child() {
     runtime.block_on(serve(socket, Arc::new(served))).unwrap();
 }
 
-fn memory(limits: Limits) -> Served<MemoryTable> {
+fn memory(limits: IpvsLimits) -> Served<MemoryTable> {
     let table = Arc::new(Mutex::new(MemoryTable::default()));
     let of_files = Arc::clone(&table);
     let file = move |path: &str| -> FileFuture {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use lvs_api::netlink::{
     DaemonRequest, DaemonRow, Errno, Info, ServerOptions, ServerRow, ServiceKey, ServiceOptions, ServiceRow,
-    Statistics, Timeouts, TimeoutsRequest,
+    Statistics, TimeoutsRequest, TimeoutsRow,
 };
 use lvsd::mgmt::ipvs_netlink::IpvsTable;
 
@@ -13,7 +13,7 @@ const SCHEDULERS: [&str; 14] = [
 ];
 
 pub struct MemoryTable {
-    timeouts: Timeouts,
+    timeouts: TimeoutsRow,
     services: Vec<(ServiceRow, Vec<ServerRow>)>,
     daemons: Vec<DaemonRow>,
 }
@@ -21,7 +21,7 @@ pub struct MemoryTable {
 impl Default for MemoryTable {
     fn default() -> Self {
         Self {
-            timeouts: Timeouts {
+            timeouts: TimeoutsRow {
                 tcp_sec: 900,
                 tcp_fin_sec: 120,
                 udp_sec: 300,
@@ -68,7 +68,7 @@ impl IpvsTable for MemoryTable {
         }
     }
 
-    fn timeouts(&self) -> Timeouts {
+    fn timeouts(&self) -> TimeoutsRow {
         self.timeouts
     }
 

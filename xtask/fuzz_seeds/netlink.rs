@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use lvs_api::netlink::{
     Addressee, DaemonRow, FAMILY_ID, FILE_MAGIC, Family, Granularity, Hello, ServerRow, ServiceKey, ServiceRow,
-    Statistics, Timeouts, Tunnel, daemon, server, service, timeouts,
+    Statistics, TimeoutsRow, TunnelRow, daemon, server, service, timeouts,
 };
 
 use super::Target;
@@ -103,10 +103,10 @@ fn server_row(words: &[&str]) -> Option<ServerRow> {
         weight: number(words, "-w"),
         upper_threshold: number(words, "-x"),
         lower_threshold: number(words, "-y"),
-        tunnel: Tunnel {
+        tunnel: TunnelRow {
             kind: match value(words, "--tun-type") {
-                Some("gue") => Tunnel::KIND_GUE,
-                Some("gre") => Tunnel::KIND_GRE,
+                Some("gue") => TunnelRow::KIND_GUE,
+                Some("gre") => TunnelRow::KIND_GRE,
                 _ => 0,
             },
             port: u16::try_from(number(words, "--tun-port")).unwrap_or(0),
@@ -145,7 +145,7 @@ fn others() -> Vec<Vec<u8>> {
         timeout_ms: 5_000,
     };
     let family_by_name = [&[9, 0, 2, 0], b"IPVS\0\0\0\0".as_slice()].concat();
-    let set = Timeouts {
+    let set = TimeoutsRow {
         tcp_sec: 900,
         tcp_fin_sec: 120,
         udp_sec: 300,

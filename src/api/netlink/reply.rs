@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::attribute::Writer;
 use super::message::{HEADER_BYTES, frame};
-use super::row::{DaemonRow, Family, Granularity, Info, ServerRow, ServiceKey, ServiceRow, Statistics, Timeouts};
+use super::row::{DaemonRow, Family, Granularity, Info, ServerRow, ServiceKey, ServiceRow, Statistics, TimeoutsRow};
 use super::{FAMILY_ID, FAMILY_NAME, command};
 
 /// To whom an answer goes.
@@ -87,7 +87,7 @@ pub fn info(to: Addressee, info: &Info) -> Vec<u8> {
 }
 
 /// `SET_CONFIG`.
-pub fn timeouts(to: Addressee, timeouts: &Timeouts) -> Vec<u8> {
+pub fn timeouts(to: Addressee, timeouts: &TimeoutsRow) -> Vec<u8> {
     ipvs(to, command::SET_CONFIG, |answer| {
         answer
             .put_u32(4, timeouts.tcp_sec)

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::attribute::{Attribute, Attributes};
 use super::message::{GENERIC_BYTES, Message};
-use super::row::{Family, Granularity, McastGroup, ServiceKey, Tunnel};
+use super::row::{Family, Granularity, McastGroup, ServiceKey, TunnelRow};
 use super::{Errno, FAMILY_ID, FAMILY_NAME, command};
 
 /// The family of families, `GENL_ID_CTRL`.
@@ -52,7 +52,7 @@ pub struct ServerOptions {
     /// `-y`.
     pub lower_threshold: u32,
     /// Of tunnelling.
-    pub tunnel: Tunnel,
+    pub tunnel: TunnelRow,
 }
 
 /// A destination as the request names it.
@@ -82,7 +82,7 @@ impl ServerRequest {
 
 /// New timeouts in seconds; `None` and 0 leave one as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[allow(missing_docs, reason = "named as in Timeouts")]
+#[allow(missing_docs, reason = "named as in TimeoutsRow")]
 pub struct TimeoutsRequest {
     pub tcp_sec: Option<u32>,
     pub tcp_fin_sec: Option<u32>,
@@ -343,7 +343,7 @@ fn server_options(nest: Attributes<'_>) -> Result<ServerOptions, Errno> {
         weight: must(nest.find(4), Attribute::u32)?.cast_signed(),
         upper_threshold: must(nest.find(5), Attribute::u32)?,
         lower_threshold: must(nest.find(6), Attribute::u32)?,
-        tunnel: Tunnel {
+        tunnel: TunnelRow {
             kind: may(nest.find(13), Attribute::u8)?.unwrap_or(0),
             port: may(nest.find(14), Attribute::be16)?.unwrap_or(0),
             flags: may(nest.find(15), Attribute::u16)?.unwrap_or(0),

@@ -84,7 +84,7 @@ pub enum Granularity {
 
 /// How a tunnelling real server is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Tunnel {
+pub struct TunnelRow {
     /// `IP_VS_CONN_F_TUNNEL_TYPE_*`: 0 IPIP, 1 GUE, 2 GRE.
     pub kind: u8,
     /// UDP port of GUE.
@@ -93,7 +93,7 @@ pub struct Tunnel {
     pub flags: u16,
 }
 
-impl Tunnel {
+impl TunnelRow {
     /// Generic UDP encapsulation.
     pub const KIND_GUE: u8 = 1;
     /// Generic routing encapsulation.
@@ -170,7 +170,7 @@ pub struct ServerRow {
     /// `-y`.
     pub lower_threshold: u32,
     /// Of tunnelling.
-    pub tunnel: Tunnel,
+    pub tunnel: TunnelRow,
     /// `ActiveConn`.
     pub active: u32,
     /// `InActConn`.
@@ -232,7 +232,7 @@ impl Info {
 
 /// What `GET_CONFIG` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
+pub struct TimeoutsRow {
     /// Of an established TCP connection.
     pub tcp_sec: u32,
     /// After a FIN.

@@ -86,7 +86,7 @@ fn information_and_timeouts_are_the_kernels_bytes() {
     );
     let answer = timeouts(
         TO,
-        &Timeouts {
+        &TimeoutsRow {
             tcp_sec: 900,
             tcp_fin_sec: 120,
             udp_sec: 300,
@@ -153,7 +153,7 @@ fn faults_come_in_the_kernels_order() {
     assert_eq!(
         parse("12000000 b5f10500 00000000 00000000 0000"),
         Err(Errno::Invalid),
-        "no room for a command"
+        "no space for a command"
     );
     assert_eq!(
         parse("14000000 34120500 00000000 00000000 01010000"),
@@ -208,7 +208,7 @@ fn rows_are_as_long_as_the_kernels() {
         weight: 3,
         upper_threshold: 0,
         lower_threshold: 0,
-        tunnel: Tunnel::default(),
+        tunnel: TunnelRow::default(),
         active: 0,
         inactive: 0,
         persistent: 0,
@@ -355,8 +355,8 @@ fn a_service_has_every_attribute_of_the_kernels_with_its_size() {
 fn a_server_has_every_attribute_of_the_kernels_with_its_size() {
     for (kind, port, flags) in [
         (0, 0, 0),
-        (Tunnel::KIND_GUE, 6080, Tunnel::REMOTE_CHECKSUM),
-        (Tunnel::KIND_GRE, 0, Tunnel::CHECKSUM),
+        (TunnelRow::KIND_GUE, 6080, TunnelRow::REMOTE_CHECKSUM),
+        (TunnelRow::KIND_GRE, 0, TunnelRow::CHECKSUM),
     ] {
         let full = ServerRow {
             addr: "2001:db8::1".parse().unwrap(),
@@ -365,7 +365,7 @@ fn a_server_has_every_attribute_of_the_kernels_with_its_size() {
             weight: 3,
             upper_threshold: 10,
             lower_threshold: 5,
-            tunnel: Tunnel { kind, port, flags },
+            tunnel: TunnelRow { kind, port, flags },
             active: 1,
             inactive: 2,
             persistent: 4,

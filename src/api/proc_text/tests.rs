@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::netlink::{Family, Tunnel};
+use crate::netlink::{Family, TunnelRow};
 
 fn addr(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -29,7 +29,7 @@ fn server(place: &str, port: u16, method: u32, weight: u32) -> ServerRow {
         weight,
         upper_threshold: 0,
         lower_threshold: 0,
-        tunnel: Tunnel::default(),
+        tunnel: TunnelRow::default(),
         active: 0,
         inactive: 0,
         persistent: 0,

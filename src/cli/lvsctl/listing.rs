@@ -1,6 +1,6 @@
 //! The listing of `ipvsadm -Ln` from what the daemon reports.
 
-use lvs_api::ipvsadm_text::{self, Name, Server, Service};
+use lvs_api::ipvsadm_text::{self, ListedServer, ListedService, Name};
 pub use lvs_api::ipvsadm_text::{Columns, Style};
 use lvs_api::{GueChecksum, Protocol, Rates, ServerStatus, ServiceId, ServiceStatus, Totals, Tunnel};
 use std::net::SocketAddr;
@@ -15,12 +15,12 @@ pub fn print(services: Vec<ServiceStatus>, size: Option<u64>, style: Style) -> S
     ipvsadm_text::list(services, size, style)
 }
 
-fn service(status: &ServiceStatus) -> Service {
-    Service {
+fn service(status: &ServiceStatus) -> ListedService {
+    ListedService {
         name: name(status.service),
         scheduler: status.scheduler.clone(),
         scheduler_flags: status.scheduler_flags.clone(),
-        persistence: status.persistence.map(|persistence| ipvsadm_text::Persistence {
+        persistence: status.persistence.map(|persistence| ipvsadm_text::ListedPersistence {
             timeout_sec: persistence.timeout_sec,
             mask: persistence.netmask.map(|netmask| netmask.to_string()),
         }),
@@ -61,9 +61,9 @@ fn tunnel(tunnel: Tunnel) -> String {
     }
 }
 
-fn server(status: &ServerStatus) -> Server {
+fn server(status: &ServerStatus) -> ListedServer {
     let config = &status.config;
-    Server {
+    ListedServer {
         end: config.server,
         forward: status.forward.clone(),
         weight: config.weight,

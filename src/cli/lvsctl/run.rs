@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use http_body_util::BodyExt;
 use hyper::Method;
 use lvs_api::{
-    API_VERSION, ApiError, ConnRecord, LocalAddresses, Server, ServerPatch, Service, ServiceId, ServicePatch,
+    API_VERSION, ApiError, ConnRecord, LocalAddresses, Server, ServerSettings, Service, ServiceId, ServiceSettings,
     ServiceStatus, State, Stats, SyncDaemon, Timeouts, TimeoutsPatch, Version,
 };
 use serde::Serialize;
@@ -211,28 +211,12 @@ impl Session {
     async fn service(&self, command: ServiceCommand) -> Result<(), Failure> {
         match command {
             ServiceCommand::Add { name, options } => {
-                let service = Service {
-                    service: name.id(),
-                    persistence: options.persistence().flatten(),
-                    one_packet: options.one_packet().unwrap_or(false),
-                    client_address: options.client_address.unwrap_or_default(),
-                    mss_max: options.mss_max.unwrap_or(0),
-                    scheduler: options.scheduler.unwrap_or_else(|| "wlc".to_owned()),
-                    scheduler_flags: options.scheduler_flags.unwrap_or_default(),
-                    local_addresses: Vec::new(),
-                    servers: Vec::new(),
-                };
+                let settings = ServiceSettings::default().patched(options.patch());
+                let service = Service::new(settings, name.id(), Vec::new(), Vec::new());
                 self.change(Method::POST, "/services", Some(&service)).await
             }
             ServiceCommand::Edit { name, options } => {
-                let patch = ServicePatch {
-                    persistence: options.persistence(),
-                    one_packet: options.one_packet(),
-                    client_address: options.client_address,
-                    mss_max: options.mss_max,
-                    scheduler: options.scheduler,
-                    scheduler_flags: options.scheduler_flags,
-                };
+                let patch = options.patch();
                 self.change(Method::PATCH, &service_path(&name.id()), Some(&patch))
                     .await
             }
@@ -246,25 +230,13 @@ impl Session {
     async fn server(&self, command: ServerCommand) -> Result<(), Failure> {
         match command {
             ServerCommand::Add { name, options } => {
-                let server = Server {
-                    server: name.end(),
-                    mode: options.mode().unwrap_or_default(),
-                    tunnel: options.tunnel().map_err(Failure::Usage)?.unwrap_or_default(),
-                    weight: options.weight.unwrap_or(1),
-                    upper_threshold_conns: options.upper_threshold_conns.unwrap_or(0),
-                    lower_threshold_conns: options.lower_threshold_conns.unwrap_or(0),
-                };
+                let patch = options.patch().map_err(Failure::Usage)?;
+                let server = Server::new(ServerSettings::default().patched(patch), name.end());
                 let path = format!("{}/servers", service_path(&name.service.id()));
                 self.change(Method::POST, &path, Some(&server)).await
             }
             ServerCommand::Edit { name, options } => {
-                let patch = ServerPatch {
-                    mode: options.mode(),
-                    tunnel: options.tunnel().map_err(Failure::Usage)?,
-                    weight: options.weight,
-                    upper_threshold_conns: options.upper_threshold_conns,
-                    lower_threshold_conns: options.lower_threshold_conns,
-                };
+                let patch = options.patch().map_err(Failure::Usage)?;
                 let path = format!(
                     "{}/servers/{}",
                     service_path(&name.service.id()),

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::service::RawService;
+
 /// A value that may be left out.
 pub(super) type Optional<T> = Option<Spanned<T>>;
 
@@ -151,14 +153,6 @@ pub(super) struct RawDevice {
     pub(super) promiscuous: Optional<bool>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum RawProtocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawMark {
@@ -189,62 +183,4 @@ pub(super) struct RawSyncDaemon {
     pub(super) group: Optional<IpAddr>,
     pub(super) port: Optional<u16>,
     pub(super) ttl: Optional<u16>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawService {
-    pub(super) protocol: Optional<RawProtocol>,
-    pub(super) address: Optional<IpAddr>,
-    pub(super) port: Optional<u16>,
-    pub(super) fwmark: Optional<u32>,
-    pub(super) fwmark_ipv6: Optional<bool>,
-    pub(super) scheduler: Optional<String>,
-    pub(super) scheduler_flags: Optional<Vec<Spanned<String>>>,
-    pub(super) persistence_timeout_sec: Optional<u32>,
-    pub(super) persistence_netmask: Optional<String>,
-    pub(super) one_packet: Optional<bool>,
-    pub(super) client_address: Optional<String>,
-    pub(super) mss_max: Optional<u16>,
-    pub(super) local_addresses: Optional<Vec<Spanned<IpAddr>>>,
-    #[serde(default)]
-    pub(super) real_server: Vec<RawRealServer>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum RawMode {
-    Nat,
-    Dr,
-    Tunnel,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum RawTunnel {
-    Ipip,
-    Gre,
-    Gue,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum RawChecksum {
-    No,
-    Full,
-    Remote,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawRealServer {
-    pub(super) address: Spanned<IpAddr>,
-    pub(super) port: Optional<u16>,
-    pub(super) mode: Optional<RawMode>,
-    pub(super) tunnel: Optional<RawTunnel>,
-    pub(super) tunnel_port: Optional<u16>,
-    pub(super) tunnel_checksum: Optional<RawChecksum>,
-    pub(super) weight: Optional<u32>,
-    pub(super) upper_threshold: Optional<u32>,
-    pub(super) lower_threshold: Optional<u32>,
 }

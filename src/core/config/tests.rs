@@ -463,8 +463,20 @@ fn services_are_refused_as_the_api_refuses_them() {
     );
     assert_refused(
         &service("mss_max = 87"),
-        "lvsd.toml:5:11: service.mss_max: MSS limit 87 for service tcp:192.0.2.1:80 is out of range: \
-         give 0 (none), or 88 to 65495 bytes",
+        "lvsd.toml:5:11: service.mss_max: mss_max 87 of service tcp:192.0.2.1:80 is out of range: \
+         give 0 (not set), or 88 to 65495",
+    );
+    let long_lived = parse(&service("established_timeout_sec = 7200"));
+    assert_eq!(long_lived.services[0].spec.established_timeout_sec, 7_200);
+    assert_refused(
+        &service("established_timeout_sec = 2678401"),
+        "lvsd.toml:5:27: service.established_timeout_sec: established_timeout_sec 2678401 of service \
+         tcp:192.0.2.1:80 is out of range: give 0 (not set), or 1 to 2678400",
+    );
+    assert_refused(
+        &service("established_timeout_sec = 7200").replace("\"tcp\"", "\"udp\""),
+        "lvsd.toml:5:27: service.established_timeout_sec: established_timeout_sec means nothing for the protocol of \
+         service udp:192.0.2.1:80: give 0 (not set)",
     );
     let same_port = parse(&with_server("port = 0"));
     assert_eq!(

@@ -2,7 +2,6 @@
 //! [`DesiredServices`] that the API changes, so that file and API cannot disagree.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
@@ -10,19 +9,15 @@ use toml::Spanned;
 
 use super::error::{ConfigProblem, Invalid};
 use super::raw::{
-    Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMetrics, RawMode, RawOverhead,
-    RawRealServer, RawService, RawTimeouts, RawWorkers,
+    Idle, Optional, RawApi, RawConfig, RawConnections, RawDevice, RawEal, RawMetrics, RawOverhead, RawTimeouts,
+    RawWorkers,
 };
 use super::{
-    ApiConfig, Config, ConnectionsConfig, DeviceConfig, EalConfig, JournalConfig, MetricsConfig, ServiceConfig,
-    WorkersConfig,
+    ApiConfig, Config, ConnectionsConfig, DeviceConfig, EalConfig, JournalConfig, MetricsConfig, WorkersConfig,
 };
-use super::{marks, service_key, sync_daemons, sysctls};
-use crate::ipvs::client_address::ClientAddress;
-use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpec};
-use crate::ipvs::forwarding::ForwardingMode;
+use super::{marks, service, sync_daemons, sysctls};
 use crate::ipvs::protocol::Timeouts;
-use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind};
+use crate::ipvs::scheduler::Overhead;
 use crate::limits::{DEVICES_MAX, TIMEOUT_CONFIGURED_MAX_SEC, WORKERS_MAX};
 
 /// More than any machine has; DPDK itself may know fewer.
@@ -65,7 +60,7 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
         sysctls: sysctls::sysctls(&raw.sysctl)?,
         sync_daemons: sync_daemons::sync_daemons(&raw.sync_daemon)?,
         devices: devices(&raw.device)?,
-        services: services(&raw.service, overhead)?,
+        services: service::services(&raw.service, overhead)?,
     })
 }
 
@@ -322,187 +317,6 @@ fn queue_size(size: &Optional<u16>, default: u16) -> Result<u16, Invalid> {
     }
 }
 
-fn services(raw: &[Spanned<RawService>], overhead: Overhead) -> Result<Vec<ServiceConfig>, Invalid> {
-    let mut desired = DesiredServices::new(overhead);
-    raw.iter().map(|service| self::service(service, &mut desired)).collect()
-}
-
-/// One service, tried out on `desired`.
-fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Result<ServiceConfig, Invalid> {
-    let raw = spanned.get_ref();
-    let key = service_key::of(spanned)?;
-    let named = raw.address.as_ref().map(Spanned::span);
-    let named = named.or_else(|| raw.fwmark.as_ref().map(Spanned::span));
-    let named = named.unwrap_or_else(|| spanned.span());
-    let scheduler = scheduler(&raw.scheduler)?;
-    let spec = ServiceSpec {
-        key,
-        scheduler,
-        scheduler_flags: scheduler_flags(scheduler, raw)?,
-        persistence: service_key::persistence(raw, &key)?,
-        one_packet: raw.one_packet.as_ref().is_some_and(|yes| *yes.get_ref()),
-        client_address: client_address(&raw.client_address)?,
-        mss_max: raw.mss_max.as_ref().map_or(0, |mss| *mss.get_ref()),
-    };
-    let refused = |error: ServiceError| {
-        let at = match error {
-            ServiceError::ClientAddressWithoutPool { .. } | ServiceError::ClientAddressProtocol { .. } => {
-                raw.client_address.as_ref().map(Spanned::span)
-            }
-            ServiceError::MssOutOfRange { .. } | ServiceError::MssWithoutTcp { .. } => {
-                raw.mss_max.as_ref().map(Spanned::span)
-            }
-            ServiceError::ZeroPortNotPersistent { .. } => raw.port.as_ref().map(Spanned::span),
-            ServiceError::OnePacketWithoutUdp { .. } => raw.one_packet.as_ref().map(Spanned::span),
-            ServiceError::PersistenceOutOfRange { .. } => raw.persistence_timeout_sec.as_ref().map(Spanned::span),
-            ServiceError::PersistenceMask { .. } => raw.persistence_netmask.as_ref().map(Spanned::span),
-            _ => None,
-        };
-        Invalid {
-            span: at.unwrap_or_else(|| named.clone()),
-            problem: error.into(),
-        }
-    };
-    let without_pool = ServiceSpec {
-        client_address: ClientAddress::None,
-        ..spec
-    };
-    desired.add_service(without_pool).map_err(refused)?;
-    let pool = raw.local_addresses.as_ref().map_or(&[][..], |pool| pool.get_ref());
-    let local_addresses: Vec<IpAddr> = pool.iter().map(|addr| *addr.get_ref()).collect();
-    desired
-        .set_local_addresses(&key, local_addresses.clone())
-        .map_err(|error| Invalid {
-            span: local_address_span(pool, &error).unwrap_or_else(|| named.clone()),
-            problem: error.into(),
-        })?;
-    desired.edit_service(spec).map_err(refused)?;
-    let mut servers = Vec::new();
-    for server in &raw.real_server {
-        let spec = server_spec(server, key.port())?;
-        desired.add_server(&key, spec).map_err(|error| Invalid {
-            span: server_span(server, &error),
-            problem: error.into(),
-        })?;
-        servers.push(spec);
-    }
-    Ok(ServiceConfig {
-        spec,
-        local_addresses,
-        servers,
-    })
-}
-
-fn scheduler(name: &Optional<String>) -> Result<SchedulerKind, Invalid> {
-    let Some(name) = name else {
-        return Ok(SchedulerKind::Wlc);
-    };
-    match SchedulerKind::parse(name.get_ref()) {
-        Some(kind) => Ok(kind),
-        None => {
-            let names: Vec<&str> = SchedulerKind::ALL.iter().map(|kind| kind.name()).collect();
-            let cure = format!("give one of {}", names.join(" "));
-            invalid(
-                name,
-                ConfigProblem::NotA {
-                    value: name.get_ref().clone(),
-                    wanted: "a scheduler",
-                    cure,
-                },
-            )
-        }
-    }
-}
-
-fn client_address(name: &Optional<String>) -> Result<ClientAddress, Invalid> {
-    let Some(name) = name else {
-        return Ok(ClientAddress::None);
-    };
-    ClientAddress::parse(name.get_ref()).map_or_else(
-        || {
-            let names = ClientAddress::ALL.map(ClientAddress::name);
-            let problem = ConfigProblem::NotA {
-                value: name.get_ref().clone(),
-                wanted: "a way to tell the client's address",
-                cure: format!("give one of {}", names.join(" ")),
-            };
-            invalid(name, problem)
-        },
-        Ok,
-    )
-}
-
-fn scheduler_flags(scheduler: SchedulerKind, raw: &RawService) -> Result<SchedulerFlags, Invalid> {
-    let known = scheduler.flag_names();
-    let mut flags = SchedulerFlags(0);
-    for name in raw.scheduler_flags.as_ref().map_or(&[][..], |names| names.get_ref()) {
-        let Some(bit) = scheduler.flag_bit(name.get_ref()) else {
-            let cure = match known {
-                [] => format!("{} has none, remove it", scheduler.name()),
-                known => format!("{} has {}", scheduler.name(), known.join(" and ")),
-            };
-            let value = name.get_ref().clone();
-            return invalid(
-                name,
-                ConfigProblem::NotA {
-                    value,
-                    wanted: "an option of the scheduler",
-                    cure,
-                },
-            );
-        };
-        flags.0 |= 1 << bit;
-    }
-    Ok(flags)
-}
-
-fn server_spec(raw: &RawRealServer, service_port: u16) -> Result<ServerSpec, Invalid> {
-    let mode = match raw.mode.as_ref().map(Spanned::get_ref) {
-        Some(RawMode::Nat) => ForwardingMode::Nat,
-        Some(RawMode::Tunnel) => ForwardingMode::Tunnel,
-        Some(RawMode::Dr) | None => ForwardingMode::DirectRouting,
-    };
-    let number = |value: &Optional<u32>, default: u32| value.as_ref().map_or(default, |value| *value.get_ref());
-    Ok(ServerSpec {
-        addr: *raw.address.get_ref(),
-        port: raw.port.as_ref().map_or(service_port, |port| *port.get_ref()),
-        weight: number(&raw.weight, 1),
-        mode,
-        tunnel: service_key::tunnel(raw)?,
-        upper_threshold: number(&raw.upper_threshold, 0),
-        lower_threshold: number(&raw.lower_threshold, 0),
-    })
-}
-
-/// The key that an error of a real server is about.
-fn server_span(raw: &RawRealServer, error: &ServiceError) -> Range<usize> {
-    let at = match error {
-        ServiceError::WeightOutOfRange { .. } => raw.weight.as_ref().map(Spanned::span),
-        ServiceError::TunnelWithoutMode { .. } => raw.tunnel.as_ref().map(Spanned::span),
-        ServiceError::GuePortZero { .. } => {
-            let port = raw.tunnel_port.as_ref().map(Spanned::span);
-            port.or_else(|| raw.tunnel.as_ref().map(Spanned::span))
-        }
-        ServiceError::ThresholdsReversed { .. } => raw.lower_threshold.as_ref().map(Spanned::span),
-        ServiceError::ThresholdOutOfRange { .. } => raw.upper_threshold.as_ref().map(Spanned::span),
-        _ => None,
-    };
-    at.unwrap_or_else(|| raw.address.span())
-}
-
-/// The element that an error of a local-address pool is about.
-fn local_address_span(pool: &[Spanned<IpAddr>], error: &ServiceError) -> Option<Range<usize>> {
-    let culprit = match error {
-        ServiceError::LocalAddressFamily { addr, .. }
-        | ServiceError::LocalAddressTwice { addr, .. }
-        | ServiceError::LocalAddressNotUnicast { addr } => {
-            pool.iter().rev().find(|candidate| candidate.get_ref() == addr)
-        }
-        _ => pool.first(),
-    };
-    culprit.map(Spanned::span)
-}
-
 fn absolute(path: Optional<String>, default: PathBuf) -> Result<PathBuf, Invalid> {
     let Some(path) = path else { return Ok(default) };
     if Path::new(path.get_ref()).is_absolute() {
@@ -547,7 +361,7 @@ fn check_range(span: Range<usize>, value: u64, range: RangeInclusive<u64>) -> Re
     })
 }
 
-fn invalid<T, U>(at: &Spanned<T>, problem: ConfigProblem) -> Result<U, Invalid> {
+pub(super) fn invalid<T, U>(at: &Spanned<T>, problem: ConfigProblem) -> Result<U, Invalid> {
     Err(Invalid {
         span: at.span(),
         problem,

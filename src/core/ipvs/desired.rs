@@ -9,55 +9,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::local_address::LocalAddressPool;
-use crate::ipvs::persistence::{Persistence, Spread};
+use crate::ipvs::persistence::Spread;
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::scheduler::{self, Overhead, SchedulerFlags, SchedulerKind, SchedulerTable, TableInputs};
-use crate::ipvs::service::{ServiceId, ServiceKey, VirtualService};
-use crate::ipvs::service_table::{ServerSlot, ServiceTable};
+use crate::ipvs::scheduler::{self, Overhead, SchedulerTable, TableInputs};
+use crate::ipvs::service::{ServerSlot, ServiceId, ServiceKey, VirtualService};
+use crate::ipvs::service_table::ServiceTable;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::limits::{REAL_SERVERS_MAX, SERVICES_MAX, TRASH_PERIOD_SEC};
 
 mod check;
 mod error;
 
+pub use crate::ipvs::service::ServiceSpec;
 pub use error::ServiceError;
-
-/// A virtual service as configured, without its servers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceSpec {
-    /// What it balances.
-    pub key: ServiceKey,
-    /// How it picks.
-    pub scheduler: SchedulerKind,
-    /// Options of the scheduler.
-    pub scheduler_flags: SchedulerFlags,
-    /// `-p`, `-M`: clients stick to their real servers for this long.
-    pub persistence: Option<Persistence>,
-    /// `-o`: every UDP datagram is scheduled on its own.
-    pub one_packet: bool,
-    /// How FULLNAT real servers learn the client's address; other than `None` only with a local-address pool.
-    pub client_address: ClientAddress,
-    /// Limit of the MSS that SYN segments announce, in bytes: 0 for none, or [`crate::limits::MSS_MAX_RANGE`].
-    pub mss_max: u16,
-}
-
-impl ServiceSpec {
-    /// A service with everything else at its default.
-    pub const fn new(key: ServiceKey, scheduler: SchedulerKind) -> Self {
-        Self {
-            key,
-            scheduler,
-            scheduler_flags: SchedulerFlags(0),
-            persistence: None,
-            one_packet: false,
-            client_address: ClientAddress::None,
-            mss_max: 0,
-        }
-    }
-}
 
 /// A real server as configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,14 +188,8 @@ impl DesiredServices {
         let born = self.next_revision();
         let built = VirtualService {
             id,
-            key: spec.key,
-            scheduler: spec.scheduler,
-            scheduler_flags: spec.scheduler_flags,
+            spec,
             overhead: self.overhead,
-            persistence: spec.persistence,
-            one_packet: spec.one_packet,
-            client_address: spec.client_address,
-            mss_max: spec.mss_max,
             spread: Spread::ENDS,
             is_spread_by_flow: false,
             servers: Arc::new([]),
@@ -412,11 +372,7 @@ impl DesiredServices {
     pub fn build(&self) -> ServiceTable {
         let services = self.services.values().map(|service| service.built.clone()).collect();
         let deleted = self.trash.iter().map(|((key, ..), trashed)| {
-            let slot = ServerSlot {
-                available: false,
-                service: trashed.service,
-                server: trashed.built.clone(),
-            };
+            let slot = ServerSlot::gone(trashed.service, trashed.built.clone());
             (key.protocol_number(), slot)
         });
         ServiceTable::new(services, deleted)
@@ -560,12 +516,7 @@ impl DesiredService {
             self.built.table = scheduler::table(self.spec.scheduler, &inputs);
         }
         self.built.servers = servers;
-        self.built.scheduler = self.spec.scheduler;
-        self.built.scheduler_flags = self.spec.scheduler_flags;
-        self.built.persistence = self.spec.persistence;
-        self.built.one_packet = self.spec.one_packet;
-        self.built.client_address = self.spec.client_address;
-        self.built.mss_max = self.spec.mss_max;
+        self.built.spec = self.spec;
         self.built.revision = revision;
         if servers_changed {
             self.built.servers_revision = revision;

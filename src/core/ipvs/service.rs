@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::{Deref, RangeInclusive};
 use std::sync::Arc;
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -12,6 +13,7 @@ use crate::ipvs::local_address::LocalAddressPool;
 use crate::ipvs::persistence::{Persistence, Spread};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind, SchedulerTable};
+use crate::limits::{MSS_MAX_RANGE, TIMEOUT_CONFIGURED_MAX_SEC, TIMEOUT_MAX_SEC};
 
 /// Slot of a service, by which every worker indexes its scheduler state. It is reused only after the service is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, KnownLayout)]
@@ -35,6 +37,9 @@ pub enum ServiceProtocol {
 }
 
 impl ServiceProtocol {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// The IP protocol number.
     pub const fn number(self) -> u8 {
         match self {
@@ -104,9 +109,7 @@ impl ServiceProtocol {
 
     /// The protocol that [`Self::name`] names.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Tcp, Self::Udp, Self::Sctp]
-            .into_iter()
-            .find(|protocol| protocol.name() == name)
+        Self::ALL.into_iter().find(|protocol| protocol.name() == name)
     }
 }
 
@@ -127,27 +130,84 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-/// A virtual service as workers see it, read-only, through the snapshot.
-#[derive(Clone, Debug)]
-pub struct VirtualService {
-    /// Its slot.
-    pub id: ServiceId,
+/// A virtual service as configured, without its servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceSpec {
     /// What it balances.
     pub key: ServiceKey,
     /// How it picks.
     pub scheduler: SchedulerKind,
-    /// Options of the scheduler (`-b sh-fallback` and the like).
+    /// Options of the scheduler.
     pub scheduler_flags: SchedulerFlags,
-    /// How connection-counting schedulers weigh active against inactive connections.
-    pub overhead: Overhead,
-    /// `-p`, `-M`: clients stick to their real servers.
+    /// `-p`, `-M`: clients stick to their real servers for this long.
     pub persistence: Option<Persistence>,
     /// `-o`: every UDP datagram is scheduled on its own.
     pub one_packet: bool,
-    /// How FULLNAT real servers learn the client's address.
+    /// How FULLNAT real servers learn the client's address; other than `None` only with a local-address pool.
     pub client_address: ClientAddress,
-    /// Limit of the MSS that SYN segments announce, in bytes; 0 for none.
+    /// Limit of the MSS that SYN segments announce, in bytes: 0 for none, or [`MSS_MAX_RANGE`].
     pub mss_max: u16,
+    /// Idle timeout of its established TCP and SCTP connections in seconds; 0 for the director's.
+    pub established_timeout_sec: u32,
+}
+
+impl ServiceSpec {
+    /// A service with everything else at its default.
+    pub const fn new(key: ServiceKey, scheduler: SchedulerKind) -> Self {
+        Self {
+            key,
+            scheduler,
+            scheduler_flags: SchedulerFlags(0),
+            persistence: None,
+            one_packet: false,
+            client_address: ClientAddress::None,
+            mss_max: 0,
+            established_timeout_sec: 0,
+        }
+    }
+
+    /// Its options that are numbers.
+    pub fn numbers(&self) -> [NumberOption; 2] {
+        let (first, last) = MSS_MAX_RANGE.into_inner();
+        [
+            NumberOption {
+                name: "mss_max",
+                value: u32::from(self.mss_max),
+                range: u32::from(first)..=u32::from(last),
+                protocols: &[ServiceProtocol::Tcp],
+            },
+            NumberOption {
+                name: "established_timeout_sec",
+                value: self.established_timeout_sec,
+                range: 1..=TIMEOUT_CONFIGURED_MAX_SEC,
+                protocols: &[ServiceProtocol::Tcp, ServiceProtocol::Sctp],
+            },
+        ]
+    }
+}
+
+/// An option that is a number, and what it may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NumberOption {
+    /// Its name in configuration and API.
+    pub name: &'static str,
+    /// 0 where it is not set.
+    pub value: u32,
+    /// What it may be when it is set.
+    pub range: RangeInclusive<u32>,
+    /// Protocols of the services that may have it. Services of packets with a mark may have any.
+    pub protocols: &'static [ServiceProtocol],
+}
+
+/// A virtual service as workers see it, read-only, through the snapshot. Its configuration reads as its own fields.
+#[derive(Clone, Debug)]
+pub struct VirtualService {
+    /// Its slot.
+    pub id: ServiceId,
+    /// As configured.
+    pub spec: ServiceSpec,
+    /// How connection-counting schedulers weigh active against inactive connections.
+    pub overhead: Overhead,
     /// Which clients' packets must arrive at the same worker. Set by the table that holds the service.
     pub spread: Spread,
     /// Whether the worker to which NICs bring a flow may own it. It may not if a template, or the reply of a
@@ -166,4 +226,53 @@ pub struct VirtualService {
     pub table: SchedulerTable,
     /// Present on a FULLNAT service: the director sends to its masquerading real servers from these addresses.
     pub local_addresses: Option<LocalAddressPool>,
+}
+
+impl Deref for VirtualService {
+    type Target = ServiceSpec;
+
+    #[inline(always)]
+    fn deref(&self) -> &ServiceSpec {
+        &self.spec
+    }
+}
+
+/// A real server by slot, whether its service still lists it or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSlot {
+    /// `false` once it or its service was deleted. Then packets of its connections are dropped silently.
+    pub available: bool,
+    /// Whether it is available and its connections have the director's timeouts, as nearly all have: one word for the
+    /// fast path.
+    pub is_common: bool,
+    /// Timeout of its established TCP and SCTP connections; 0 for the director's.
+    pub established_ms: u32,
+    /// Its service. No other service gets that id as long as the server has its slot.
+    pub service: ServiceId,
+    /// The server as last configured.
+    pub server: RealServer,
+}
+
+impl ServerSlot {
+    /// Of a server that `service` lists.
+    pub fn listed(service: &VirtualService, server: &RealServer) -> Self {
+        Self {
+            available: true,
+            is_common: service.established_timeout_sec == 0,
+            established_ms: service.established_timeout_sec.min(TIMEOUT_MAX_SEC) * 1_000,
+            service: service.id,
+            server: server.clone(),
+        }
+    }
+
+    /// Of a server that its service does not list.
+    pub const fn gone(service: ServiceId, server: RealServer) -> Self {
+        Self {
+            available: false,
+            is_common: false,
+            established_ms: 0,
+            service,
+            server,
+        }
+    }
 }

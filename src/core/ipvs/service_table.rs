@@ -13,19 +13,8 @@ use crate::address::{Addr4, Addr6, Address, AddressFamily, Endpoint};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::{PORT_FTP, Spread};
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::service::{ServiceId, ServiceKey, VirtualService};
+use crate::ipvs::service::{ServerSlot, ServiceId, ServiceKey, VirtualService};
 use crate::wire::tcp;
-
-/// A real server by slot, whether its service still lists it or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerSlot {
-    /// `false` once it or its service was deleted. Then packets of its connections are dropped silently.
-    pub available: bool,
-    /// Its service. No other service gets that id as long as the server has its slot.
-    pub service: ServiceId,
-    /// The server as last configured.
-    pub server: RealServer,
-}
 
 /// Source port of active FTP data connections.
 pub const PORT_FTP_DATA: u16 = 20;
@@ -95,13 +84,8 @@ impl ServiceTable {
                     .insert(words(*local));
             }
             for server in service.servers.iter() {
-                let slot = ServerSlot {
-                    available: true,
-                    service: service.id,
-                    server: server.clone(),
-                };
                 index_nat_server(&mut table.ipv4, &mut table.ipv6, protocol, server);
-                place(&mut servers, server.id.0 as usize, slot);
+                place(&mut servers, server.id.0 as usize, ServerSlot::listed(service, server));
             }
         }
         for (protocol, slot) in deleted {
@@ -424,7 +408,7 @@ mod tests {
             .build()
             .services()
             .to_vec();
-        services[1].key = key(ServiceProtocol::Tcp, "192.0.2.1", 0);
+        services[1].spec.key = key(ServiceProtocol::Tcp, "192.0.2.1", 0);
         let table = ServiceTable::new(services, std::iter::empty());
         let port_of = |port| table.find(TCP, end4("192.0.2.1", port)).unwrap().key.port();
         assert_eq!([port_of(80), port_of(443)], [80, 0]);

@@ -18,6 +18,7 @@ use crate::ipvs::conn::{Conn, ConnFlags, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::RealServer;
+use crate::ipvs::service::ServerSlot;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::l3::{Hop, HopId};
 use crate::path::forward::rewrite::{Rewrite, TTL_DELTA};
@@ -114,9 +115,8 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
         && mode != ForwardingMode::Local
         && !conn.flags.intersects(SLOW_PATH_FLAGS)
         && !conn.client_address.is_pending()
-        && conn.timeout_ms == timeout_ms
+        && (slot.is_common && conn.timeout_ms == timeout_ms || has_own_timeout(conn, slot, timeout_ms))
         && conn.hop_generation == snapshot.l3.generation
-        && slot.available
         && hop.vlan == 0
         && headers.ttl > 1
         && packet_len <= usize::from(hop.mtu);
@@ -142,6 +142,17 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
     // Padding of a short frame was the incoming link's, not the packet's.
     frame.truncate(usize::from(headers.packet_end));
     Some(Verdict::Transmit(hop.device))
+}
+
+/// Whether the server is available and the timeout of `conn` is the one that its service, or else the director
+/// (`common_ms`), configures. Never where `common_ms` is 0, which sends packets to the slow path.
+#[inline(never)]
+fn has_own_timeout<A: Address>(conn: &Conn<A>, slot: &ServerSlot, common_ms: u32) -> bool {
+    let own_ms = match conn.protocol {
+        tcp::PROTOCOL if slot.established_ms != 0 => slot.established_ms,
+        _ => common_ms,
+    };
+    slot.available && common_ms != 0 && conn.timeout_ms == own_ms
 }
 
 /// The rest of the fast path in tunnel mode, for a packet that fits the tunnel, while no router has reported a narrower

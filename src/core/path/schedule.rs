@@ -130,7 +130,7 @@ pub(crate) fn end_one_packet<A: Address>(ctx: &Context<'_>, table: &mut ConnTabl
 
 /// Without persistence a service takes packets to exactly its port.
 pub(crate) const fn is_for(service: &VirtualService, port: u16) -> bool {
-    match service.key {
+    match service.spec.key {
         ServiceKey::Address { port: own, .. } => own == port,
         ServiceKey::Fwmark { .. } => true,
     }
@@ -365,7 +365,7 @@ fn new_conn<A: Address>(
 
 /// The firewall mark of a service; 0 without.
 pub(crate) const fn fwmark(service: &VirtualService) -> u32 {
-    match service.key {
+    match service.spec.key {
         ServiceKey::Fwmark { mark, .. } => mark,
         ServiceKey::Address { .. } => 0,
     }

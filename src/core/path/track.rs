@@ -51,10 +51,27 @@ pub(crate) fn packet<A: Address>(
         assure_template(table, index, protocol::udp::NORMAL);
     }
     let conn = table.conn(index);
-    let timeout_ms = protocol::timeout_ms(&ctx.snapshot.timeouts, conn.protocol, conn.state);
+    let timeout_ms = timeout_ms(ctx, conn);
     if conn.timeout_ms != timeout_ms {
         table.set_timeout(index, timeout_ms, ctx.now);
     }
+}
+
+/// The timeout of `conn` in its present state: that of its service, if this has one for established connections.
+#[inline]
+fn timeout_ms<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) -> u32 {
+    let is_established = match conn.protocol {
+        wire::tcp::PROTOCOL => conn.state == TcpState::Established as u8,
+        wire::sctp::PROTOCOL => conn.state == SctpState::Established as u8,
+        _ => false,
+    };
+    if is_established
+        && let Some(slot) = ctx.snapshot.services.real_server(conn.real_server)
+        && slot.established_ms != 0
+    {
+        return slot.established_ms;
+    }
+    protocol::timeout_ms(&ctx.snapshot.timeouts, conn.protocol, conn.state)
 }
 
 fn tcp_event<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direction, tcp_flags: u8) {

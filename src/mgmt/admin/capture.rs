@@ -192,7 +192,7 @@ fn start(
         end: now + Duration::from_secs(bounds.seconds),
         frames_left: bounds.frames,
         bytes_left: bounds.bytes,
-        lost_told: (0, now),
+        lost_reported: (0, now),
         has_begun: false,
         has_ended: false,
         _place: place,

@@ -64,11 +64,11 @@ fn refuse_unknown_state(state: &str) -> Result<(), ApiError> {
 
 /// The next part that has a line for the client.
 async fn next_part(mut reading: Reading) -> io::Result<Option<(Bytes, Reading)>> {
-    let mut room = Vec::with_capacity(PART_MAX);
+    let mut buffer = Vec::with_capacity(PART_MAX);
     while reading.left > 0
         && let Some(worker) = reading.workers.get(reading.worker)
     {
-        let answer = worker.dump_conns(reading.cursor, room);
+        let answer = worker.dump_conns(reading.cursor, buffer);
         let chunk = match timeout(reading.worker_timeout, answer).await {
             Ok(Ok(chunk)) => chunk,
             _ => {
@@ -87,8 +87,8 @@ async fn next_part(mut reading: Reading) -> io::Result<Option<(Bytes, Reading)>>
         if !lines.is_empty() {
             return Ok(Some((Bytes::from(lines), reading)));
         }
-        room = chunk.records;
-        room.clear();
+        buffer = chunk.records;
+        buffer.clear();
     }
     Ok(None)
 }

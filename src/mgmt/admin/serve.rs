@@ -18,8 +18,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Duration, sleep};
 use tokio_io_timeout::TimeoutStream;
 
-use super::socket::AdminSocket;
-use super::{Admin, Limits, routes};
+use super::{Admin, AdminLimits, routes};
+use crate::mgmt::unix_socket::UnixSocket;
 
 /// Bytes of a request head; also what is buffered of a body at once.
 const BUFFER_MAX_BYTES: usize = 64 << 10;
@@ -28,7 +28,7 @@ const BUFFER_MAX_BYTES: usize = 64 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the future is dropped.
-pub async fn serve(socket: AdminSocket, admin: Arc<Admin>) -> io::Result<()> {
+pub async fn serve(socket: UnixSocket, admin: Arc<Admin>) -> io::Result<()> {
     let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
     let limits = admin.limits;
     let places = Arc::new(Semaphore::new(limits.clients_max));
@@ -59,7 +59,7 @@ pub async fn serve(socket: AdminSocket, admin: Arc<Admin>) -> io::Result<()> {
     }
 }
 
-fn admit(stream: &UnixStream, socket: &AdminSocket) -> Result<(), ApiError> {
+fn admit(stream: &UnixStream, socket: &UnixSocket) -> Result<(), ApiError> {
     let forbidden = |message: String| ApiError::new(ErrorCode::Forbidden, message);
     let peer = stream
         .peer_cred()
@@ -92,7 +92,11 @@ fn refuse(stream: &UnixStream, error: &ApiError) {
 }
 
 /// Serves one client until it goes, or is slower than the limits allow.
-pub(crate) async fn converse(stream: impl AsyncRead + AsyncWrite + Send + 'static, router: Router, limits: Limits) {
+pub(crate) async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Send + 'static,
+    router: Router,
+    limits: AdminLimits,
+) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write_timeout));
     let conversation = http1::Builder::new()

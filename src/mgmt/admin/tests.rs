@@ -21,10 +21,10 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use super::serve::serve;
-use super::socket::AdminSocket;
-use super::{Admin, Limits};
+use super::{Admin, AdminLimits};
 use crate::mgmt::director::{Director, tend::tend};
 use crate::mgmt::fake_worker::FakeWorker;
+use crate::mgmt::unix_socket::{SocketKind, UnixSocket};
 
 /// A director with two workers of plain memory behind a socket in a directory of its own.
 struct Testbed {
@@ -37,7 +37,7 @@ struct Testbed {
 }
 
 impl Testbed {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: AdminLimits) -> Self {
         let directory = TempDir::new().unwrap();
         let socket = directory.path().join("api.sock");
         let (mut director, _) = Director::restore(&directory.path().join("journal")).unwrap();
@@ -69,7 +69,7 @@ impl Testbed {
             limits,
             captures: Arc::new(tokio::sync::Semaphore::new(1)),
         };
-        let listener = AdminSocket::open(&socket, None).unwrap();
+        let listener = UnixSocket::open(&socket, SocketKind::Stream, None).unwrap();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()

@@ -44,8 +44,12 @@ pub async fn get_why(Shared(admin): Shared<Arc<Admin>>, Asked(asked): Asked<WhyA
         begins: !asked.established,
         is_handoff: false,
     };
-    let (worker, told) = ask(&admin, question).await?;
-    Ok(Json(admin.director().in_words(words(&asked, &question), worker, &told)))
+    let (worker, explanation) = ask(&admin, question).await?;
+    Ok(Json(admin.director().in_words(
+        words(&asked, &question),
+        worker,
+        &explanation,
+    )))
 }
 
 fn words(asked: &WhyAsked, question: &Question) -> String {
@@ -67,10 +71,10 @@ async fn ask(admin: &Admin, question: Question) -> Result<(usize, Explanation), 
     let workers = admin.director().workers().to_vec();
     let mut owner = 0;
     for (number, worker) in workers.iter().enumerate() {
-        let told = ask_one(admin, number, worker, question).await?;
-        match told.end {
+        let explanation = ask_one(admin, number, worker, question).await?;
+        match explanation.end {
             // Whoever finds it in its own table simply has it.
-            _ if told.conn.is_some() => return Ok((number, told)),
+            _ if explanation.conn.is_some() => return Ok((number, explanation)),
             End::Handoff(to) => owner = usize::from(to.0),
             _ => {}
         }
@@ -92,7 +96,7 @@ async fn ask_one(
     question: Question,
 ) -> Result<Explanation, ApiError> {
     match timeout(admin.limits.worker_timeout, worker.explain(question)).await {
-        Ok(Ok(told)) => Ok(told),
+        Ok(Ok(explanation)) => Ok(explanation),
         _ => Err(ApiError::new(
             ErrorCode::Busy,
             format!("worker {number} did not answer; try again"),

@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use lvs_api::netlink::Statistics;
 use lvs_api::{
     ApiError, ClientAddress, ErrorCode, MarkProtocol, MarkRule, Mode, Netmask, Persistence, PortRange, Prefix,
-    Protocol, Server, Service, ServiceId, SyncDaemon, SyncRole, Timeouts, Tunnel,
+    Protocol, Server, Service, ServiceId, ServiceSettings, SyncDaemon, SyncRole, Timeouts, Tunnel,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::conn_record::ConnRecord;
@@ -21,17 +22,41 @@ use lvs_core::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use lvs_core::ipvs::{client_address, mark, stats};
 use lvs_core::l3::DeviceId;
 
+const fn core_protocol(protocol: Protocol) -> ServiceProtocol {
+    match protocol {
+        Protocol::Tcp => ServiceProtocol::Tcp,
+        Protocol::Udp => ServiceProtocol::Udp,
+        Protocol::Sctp => ServiceProtocol::Sctp,
+    }
+}
+
+const fn api_protocol(protocol: ServiceProtocol) -> Protocol {
+    match protocol {
+        ServiceProtocol::Tcp => Protocol::Tcp,
+        ServiceProtocol::Udp => Protocol::Udp,
+        ServiceProtocol::Sctp => Protocol::Sctp,
+    }
+}
+
+/// The IP protocol number.
+pub const fn protocol_number(protocol: Protocol) -> u8 {
+    core_protocol(protocol).number()
+}
+
+/// The protocol of an IP protocol number; `None` when no service can have it.
+pub fn protocol_of_number(number: u8) -> Option<Protocol> {
+    let mut all = ServiceProtocol::ALL.into_iter();
+    all.find(|protocol| protocol.number() == number).map(api_protocol)
+}
+
 /// The core's key of a service.
 pub const fn key(id: &ServiceId) -> ServiceKey {
     match *id {
-        ServiceId::Address { protocol, addr, port } => {
-            let protocol = match protocol {
-                Protocol::Tcp => ServiceProtocol::Tcp,
-                Protocol::Udp => ServiceProtocol::Udp,
-                Protocol::Sctp => ServiceProtocol::Sctp,
-            };
-            ServiceKey::Address { protocol, addr, port }
-        }
+        ServiceId::Address { protocol, addr, port } => ServiceKey::Address {
+            protocol: core_protocol(protocol),
+            addr,
+            port,
+        },
         ServiceId::Fwmark { mark, is_ipv6 } => ServiceKey::Fwmark {
             mark,
             family: if is_ipv6 {
@@ -46,14 +71,11 @@ pub const fn key(id: &ServiceId) -> ServiceKey {
 /// The API's id of a service.
 pub const fn id(key: &ServiceKey) -> ServiceId {
     match *key {
-        ServiceKey::Address { protocol, addr, port } => {
-            let protocol = match protocol {
-                ServiceProtocol::Tcp => Protocol::Tcp,
-                ServiceProtocol::Udp => Protocol::Udp,
-                ServiceProtocol::Sctp => Protocol::Sctp,
-            };
-            ServiceId::Address { protocol, addr, port }
-        }
+        ServiceKey::Address { protocol, addr, port } => ServiceId::Address {
+            protocol: api_protocol(protocol),
+            addr,
+            port,
+        },
         ServiceKey::Fwmark { mark, family } => ServiceId::Fwmark {
             mark,
             is_ipv6: matches!(family, AddressFamily::Ipv6),
@@ -61,7 +83,7 @@ pub const fn id(key: &ServiceKey) -> ServiceId {
     }
 }
 
-/// The core's way of telling servers the client's address.
+/// How servers learn the client's address, in the core's words.
 const fn core_client_address(carrier: ClientAddress) -> client_address::ClientAddress {
     use client_address::ClientAddress as Core;
     match carrier {
@@ -194,55 +216,54 @@ const fn tunnel(kind: TunnelKind) -> Tunnel {
     }
 }
 
-/// The IP protocol number.
-pub const fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => ServiceProtocol::Tcp.number(),
-        Protocol::Udp => ServiceProtocol::Udp.number(),
-        Protocol::Sctp => ServiceProtocol::Sctp.number(),
-    }
-}
-
-const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-
 /// The core's service: scheduler and options by their ipvsadm names.
-pub fn service_spec(service: &Service) -> Result<ServiceSpec, ApiError> {
-    let Service {
-        service: id,
+pub fn service_spec(id: &ServiceId, settings: &ServiceSettings) -> Result<ServiceSpec, ApiError> {
+    let ServiceSettings {
         scheduler,
         scheduler_flags,
         persistence,
         one_packet,
         client_address,
         mss_max,
-        local_addresses: _,
-        servers: _,
-    } = service;
-    let Some(kind) = SchedulerKind::parse(scheduler) else {
+        established_timeout_sec,
+    } = settings;
+    let key = key(id);
+    let kind = scheduler_kind(scheduler)?;
+    Ok(ServiceSpec {
+        key,
+        scheduler: kind,
+        scheduler_flags: core_scheduler_flags(kind, scheduler_flags)?,
+        persistence: persistence.map(|persistence| core_persistence(persistence, key.family())),
+        one_packet: *one_packet,
+        client_address: core_client_address(*client_address),
+        mss_max: *mss_max,
+        established_timeout_sec: *established_timeout_sec,
+    })
+}
+
+fn scheduler_kind(name: &str) -> Result<SchedulerKind, ApiError> {
+    SchedulerKind::parse(name).ok_or_else(|| {
         let known: Vec<_> = SchedulerKind::ALL.iter().map(|kind| kind.name()).collect();
-        let message = format!(
-            "there is no scheduler {scheduler:?}; choose one of {}",
-            known.join(", ")
-        );
-        return Err(ApiError::new(ErrorCode::Refused, message).at("scheduler"));
-    };
-    let mut spec = ServiceSpec::new(key(id), kind);
-    spec.persistence = persistence.map(|wanted| core_persistence(wanted, spec.key.family()));
-    spec.one_packet = *one_packet;
-    spec.client_address = core_client_address(*client_address);
-    spec.mss_max = *mss_max;
-    for flag in scheduler_flags {
-        let Some(bit) = kind.flag_bit(flag) else {
+        let message = format!("there is no scheduler {name:?}; choose one of {}", known.join(", "));
+        ApiError::new(ErrorCode::Refused, message).at("scheduler")
+    })
+}
+
+fn core_scheduler_flags(kind: SchedulerKind, names: &[String]) -> Result<SchedulerFlags, ApiError> {
+    let mut flags = SchedulerFlags(0);
+    for name in names {
+        let Some(bit) = kind.flag_bit(name) else {
             let known = match kind.flag_names() {
                 [] => "none".to_owned(),
                 names => names.join(", "),
             };
-            let message = format!("scheduler {scheduler} has no option {flag:?}; it has: {known}");
+            let scheduler = kind.name();
+            let message = format!("scheduler {scheduler} has no option {name:?}; it has: {known}");
             return Err(ApiError::new(ErrorCode::Refused, message).at("scheduler_flags"));
         };
-        spec.scheduler_flags.0 |= 1 << bit;
+        flags.0 |= 1 << bit;
     }
-    Ok(spec)
+    Ok(flags)
 }
 
 /// The ipvsadm names of a scheduler's options.
@@ -303,32 +324,37 @@ pub const fn server(spec: &ServerSpec) -> Server {
     }
 }
 
-/// The API's service.
-pub fn service<'spec>(
-    spec: &ServiceSpec,
-    local_addresses: &[IpAddr],
-    servers: impl Iterator<Item = &'spec ServerSpec>,
-) -> Service {
+/// The API's settings of a service.
+pub fn service_settings(spec: &ServiceSpec) -> ServiceSettings {
     let ServiceSpec {
-        key,
+        key: _,
         scheduler,
         scheduler_flags,
         persistence: of_core,
         one_packet,
         client_address: carrier,
         mss_max,
+        established_timeout_sec,
     } = *spec;
-    Service {
-        service: id(&key),
+    ServiceSettings {
         scheduler: scheduler.name().to_owned(),
         scheduler_flags: flag_names(scheduler, scheduler_flags),
         persistence: of_core.map(persistence),
         one_packet,
         client_address: client_address(carrier),
         mss_max,
-        local_addresses: local_addresses.to_vec(),
-        servers: servers.map(server).collect(),
+        established_timeout_sec,
     }
+}
+
+/// The API's service.
+pub fn service<'spec>(
+    spec: &ServiceSpec,
+    local_addresses: &[IpAddr],
+    servers: impl Iterator<Item = &'spec ServerSpec>,
+) -> Service {
+    let servers = servers.map(server).collect();
+    Service::new(service_settings(spec), id(&spec.key), local_addresses.to_vec(), servers)
 }
 
 /// The three timeouts that the API knows.
@@ -377,11 +403,39 @@ pub const fn rates(rates: stats::Rates) -> lvs_api::Rates {
     }
 }
 
+/// Counters and rates as IPVS tools read them.
+pub const fn statistics(totals: stats::Totals, rates: stats::Rates) -> Statistics {
+    let stats::Totals {
+        connections,
+        in_packets,
+        out_packets,
+        in_bytes,
+        out_bytes,
+    } = totals;
+    let stats::Rates {
+        connections_per_sec,
+        in_packets_per_sec,
+        out_packets_per_sec,
+        in_bytes_per_sec,
+        out_bytes_per_sec,
+    } = rates;
+    Statistics {
+        connections,
+        in_packets,
+        out_packets,
+        in_bytes,
+        out_bytes,
+        connections_per_sec,
+        in_packets_per_sec,
+        out_packets_per_sec,
+        in_bytes_per_sec,
+        out_bytes_per_sec,
+    }
+}
+
 /// One line of the connection listing; `None` for a protocol that no service can have.
 pub fn conn_record(record: &ConnRecord, worker: usize) -> Option<lvs_api::ConnRecord> {
-    let protocol = PROTOCOLS
-        .into_iter()
-        .find(|protocol| protocol_number(*protocol) == record.protocol)?;
+    let protocol = protocol_of_number(record.protocol)?;
     Some(lvs_api::ConnRecord {
         protocol,
         state: record.state_name().to_owned(),
@@ -509,7 +563,7 @@ pub fn refusal(error: ServiceError) -> ApiError {
         MarkZero => (ErrorCode::Refused, "service"),
         OnePacketWithoutUdp { .. } => (ErrorCode::Refused, "one_packet"),
         ClientAddressWithoutPool { .. } | ClientAddressProtocol { .. } => (ErrorCode::Refused, "client_address"),
-        MssOutOfRange { .. } | MssWithoutTcp { .. } => (ErrorCode::Refused, "mss_max"),
+        OptionOutOfRange { option, .. } | OptionWithoutProtocol { option, .. } => (ErrorCode::Refused, option),
         PersistenceOutOfRange { .. } => (ErrorCode::Refused, "persistence.timeout_sec"),
         PersistenceMask { .. } => (ErrorCode::Refused, "persistence.netmask"),
         ZeroPortNotPersistent { .. } => (ErrorCode::Refused, "service"),

@@ -64,7 +64,7 @@ pub struct Counts {
     /// With the birth of the service that lists it: a deleted server that returns to another service of the same
     /// name begins anew (`__ip_vs_update_dest`).
     servers: HashMap<RealServerId, (u64, Count)>,
-    /// With the service's birth, which tells a new service in a reused slot.
+    /// With the service's birth, by which a new service in a reused slot is seen.
     services: HashMap<ServiceId, (u64, Count)>,
     total: Count,
 }

@@ -154,7 +154,7 @@ impl DesiredState {
 
     fn add_service(&mut self, service: &Service) -> Result<(), ApiError> {
         let id = &service.service;
-        let spec = convert::service_spec(service)?;
+        let spec = convert::service_spec(id, &service.settings())?;
         let key = convert::key(id);
         let without_pool = ServiceSpec {
             client_address: client_address::ClientAddress::None,
@@ -181,30 +181,12 @@ impl DesiredState {
 
     fn edit_service(&mut self, id: &ServiceId, patch: &ServicePatch) -> Result<(), ApiError> {
         let listing = self.services.listing(&convert::key(id)).map_err(convert::refusal)?;
-        let ServicePatch {
-            scheduler,
-            scheduler_flags,
-            persistence,
-            one_packet,
-            client_address,
-            mss_max,
-        } = patch;
-        let mut new = service_of(&listing);
-        if let Some(scheduler) = scheduler
-            && *scheduler != new.scheduler
-        {
-            new.scheduler.clone_from(scheduler);
+        let mut old = convert::service_settings(listing.spec);
+        if patch.scheduler.as_ref().is_some_and(|name| *name != old.scheduler) {
             // Another scheduler has other options.
-            new.scheduler_flags.clear();
+            old.scheduler_flags.clear();
         }
-        if let Some(flags) = scheduler_flags {
-            new.scheduler_flags.clone_from(flags);
-        }
-        new.persistence = persistence.unwrap_or(new.persistence);
-        new.one_packet = one_packet.unwrap_or(new.one_packet);
-        new.client_address = client_address.unwrap_or(new.client_address);
-        new.mss_max = mss_max.unwrap_or(new.mss_max);
-        let spec = convert::service_spec(&new)?;
+        let spec = convert::service_spec(id, &old.patched(patch.clone()))?;
         self.services.edit_service(spec).map_err(convert::refusal)
     }
 
@@ -230,24 +212,12 @@ impl DesiredState {
             };
             return Err(convert::refusal(missing));
         };
-        let old = convert::server(&old.spec);
-        let ServerPatch {
-            mode,
-            tunnel,
-            weight,
-            upper_threshold_conns,
-            lower_threshold_conns,
-        } = *patch;
-        let mode = mode.unwrap_or(old.mode);
-        let new = Server {
-            server: end,
-            mode,
+        let mut old = convert::server(&old.spec).settings();
+        if patch.mode.is_some_and(|mode| mode != Mode::Tunnel) {
             // A server that is no longer tunnelled keeps nothing of its tunnel.
-            tunnel: tunnel.unwrap_or(if mode == Mode::Tunnel { old.tunnel } else { Tunnel::Ipip }),
-            weight: weight.unwrap_or(old.weight),
-            upper_threshold_conns: upper_threshold_conns.unwrap_or(old.upper_threshold_conns),
-            lower_threshold_conns: lower_threshold_conns.unwrap_or(old.lower_threshold_conns),
-        };
+            old.tunnel = Tunnel::Ipip;
+        }
+        let new = Server::new(old.patched(patch.clone()), end);
         self.services
             .edit_server(&key, convert::server_spec(&new))
             .map_err(convert::refusal)
@@ -273,8 +243,8 @@ impl DesiredState {
         Err(ApiError::new(ErrorCode::Refused, message).at("server"))
     }
 
-    pub(super) fn start_sync_daemon(&mut self, wanted: &SyncDaemon) -> Result<(), ApiError> {
-        let daemon = convert::core_sync_daemon(wanted);
+    pub(super) fn start_sync_daemon(&mut self, desired: &SyncDaemon) -> Result<(), ApiError> {
+        let daemon = convert::core_sync_daemon(desired);
         daemon.check().map_err(|error| daemon_refusal(&error))?;
         if self.has_mixed_families() {
             return Err(daemon_refusal(&SyncDaemonError::MixedFamilies));

@@ -5,13 +5,12 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use lvs_api::{
-    Action, ApiError, ErrorCode, Server, ServerOfService, ServerPatch, Service, ServicePatch, Settings, State,
-    StateDiff, SyncRole,
+    Action, ApiError, ErrorCode, Server, ServerOfService, Service, ServiceId, Settings, State, StateDiff, SyncRole,
 };
 
 use super::settings;
 
-/// An action and the place in the wanted state that asks for it.
+/// An action and the place in the new state that asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
     /// `services[2].servers[0]`; empty for removals.
@@ -24,12 +23,12 @@ pub struct Edit {
 pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Edit>), ApiError> {
     refuse_duplicates(to)?;
     let old: HashMap<_, _> = from.services.iter().map(|service| (service.service, service)).collect();
-    let wanted: HashSet<_> = to.services.iter().map(|service| service.service).collect();
+    let desired: HashSet<_> = to.services.iter().map(|service| service.service).collect();
     let mut plan = Plan::default();
     for service in from
         .services
         .iter()
-        .filter(|service| !wanted.contains(&service.service))
+        .filter(|service| !desired.contains(&service.service))
     {
         plan.diff.services_removed.push(service.service);
         plan.edit(String::new(), Action::DeleteService(service.service));
@@ -101,11 +100,11 @@ impl Plan {
     }
 
     fn change_sync_daemons(&mut self, from: &State, to: &State) {
-        let Some(wanted) = &to.sync_daemons else { return };
+        let Some(desired) = &to.sync_daemons else { return };
         let running = from.sync_daemons.as_deref().unwrap_or_default();
         for role in SyncRole::ALL {
             let old = running.iter().find(|daemon| daemon.role == role);
-            let new = wanted.iter().enumerate().find(|(_, daemon)| daemon.role == role);
+            let new = desired.iter().enumerate().find(|(_, daemon)| daemon.role == role);
             if old == new.map(|(_, daemon)| daemon) {
                 continue;
             }
@@ -124,12 +123,12 @@ impl Plan {
 
     /// Settings that `to` does not name get their defaults, unless it says nothing about settings at all.
     fn change_sysctls(&mut self, from: &State, to: &State) {
-        let Some(wanted) = &to.sysctls else { return };
+        let Some(desired) = &to.sysctls else { return };
         let running = from.sysctls.clone().unwrap_or_default();
         let value = |of: &Settings, name: &str| of.get(name).cloned().or_else(|| settings::sysctl_default(name));
-        let names: BTreeSet<&String> = running.keys().chain(wanted.keys()).collect();
+        let names: BTreeSet<&String> = running.keys().chain(desired.keys()).collect();
         let changed = names.into_iter().filter_map(|name| {
-            let new = value(wanted, name)?;
+            let new = value(desired, name)?;
             (value(&running, name).as_ref() != Some(&new)).then(|| (name.clone(), new))
         });
         let changed: Settings = changed.collect();
@@ -161,105 +160,52 @@ impl Plan {
     }
 
     fn change_service(&mut self, place: &str, old: &Service, new: &Service) {
-        let Service {
-            service: id,
-            scheduler,
-            scheduler_flags,
-            persistence,
-            one_packet,
-            client_address,
-            mss_max,
-            local_addresses,
-            servers,
-        } = new;
-        let id = *id;
-        // What tells servers the client's address needs a pool: the pool comes first and goes last.
-        let has_pool = !local_addresses.is_empty();
+        let id = new.service;
+        // A carrier of the client's address needs a pool: the pool comes first and goes last.
+        let has_pool = !new.local_addresses.is_empty();
         if has_pool {
             self.change_pool(place, old, new);
         }
-        let settings = (&old.scheduler, &old.scheduler_flags, &old.persistence, &old.one_packet);
-        let carried = (old.client_address, old.mss_max);
-        if settings != (scheduler, scheduler_flags, persistence, one_packet) || carried != (*client_address, *mss_max) {
+        let settings = new.settings();
+        if old.settings() != settings {
             self.diff.services_changed.push(id);
-            let patch = ServicePatch {
-                scheduler: Some(scheduler.clone()),
-                scheduler_flags: Some(scheduler_flags.clone()),
-                persistence: Some(*persistence),
-                one_packet: Some(*one_packet),
-                client_address: Some(*client_address),
-                mss_max: Some(*mss_max),
-            };
+            let patch = settings.into();
             self.edit(place.to_owned(), Action::EditService { service: id, patch });
         }
-        let wanted: HashSet<_> = servers.iter().map(|server| server.server).collect();
-        for server in old.servers.iter().filter(|server| !wanted.contains(&server.server)) {
-            self.diff.servers_removed.push(ServerOfService {
-                service: id,
-                server: server.server,
-            });
-            self.edit(
-                String::new(),
-                Action::DeleteServer {
-                    service: id,
-                    server: server.server,
-                },
-            );
+        let desired: HashSet<_> = new.servers.iter().map(|server| server.server).collect();
+        for server in old.servers.iter().filter(|server| !desired.contains(&server.server)) {
+            let (service, server) = (id, server.server);
+            self.diff.servers_removed.push(ServerOfService { service, server });
+            self.edit(String::new(), Action::DeleteServer { service, server });
         }
         if !has_pool {
             self.change_pool(place, old, new);
         }
         let present: HashMap<_, _> = old.servers.iter().map(|server| (server.server, server)).collect();
-        for (index, server) in servers.iter().enumerate() {
-            let place = format!("{place}.servers[{index}]");
-            let of = ServerOfService {
-                service: id,
-                server: server.server,
-            };
-            match present.get(&server.server) {
-                None => {
-                    self.diff.servers_added.push(of);
-                    self.edit(
-                        place,
-                        Action::AddServer {
-                            service: id,
-                            server: server.clone(),
-                        },
-                    );
-                }
-                Some(old) if *old != server => {
-                    self.diff.servers_changed.push(of);
-                    let patch = whole_patch(server);
-                    self.edit(
-                        place,
-                        Action::EditServer {
-                            service: id,
-                            server: server.server,
-                            patch,
-                        },
-                    );
-                }
-                Some(_) => {}
-            }
+        for (index, server) in new.servers.iter().enumerate() {
+            let old = present.get(&server.server).copied();
+            self.change_server(format!("{place}.servers[{index}]"), id, old, server);
         }
     }
-}
 
-const fn whole_patch(server: &Server) -> ServerPatch {
-    let Server {
-        server: _,
-        mode,
-        tunnel,
-        weight,
-        upper_threshold_conns,
-        lower_threshold_conns,
-    } = server;
-    ServerPatch {
-        mode: Some(*mode),
-        tunnel: Some(*tunnel),
-        weight: Some(*weight),
-        upper_threshold_conns: Some(*upper_threshold_conns),
-        lower_threshold_conns: Some(*lower_threshold_conns),
+    fn change_server(&mut self, place: String, service: ServiceId, old: Option<&Server>, new: &Server) {
+        let of = ServerOfService {
+            service,
+            server: new.server,
+        };
+        match old {
+            None => {
+                self.diff.servers_added.push(of);
+                let server = new.clone();
+                self.edit(place, Action::AddServer { service, server });
+            }
+            Some(old) if old != new => {
+                self.diff.servers_changed.push(of);
+                let (server, patch) = (new.server, new.settings().into());
+                self.edit(place, Action::EditServer { service, server, patch });
+            }
+            Some(_) => {}
+        }
     }
 }
 

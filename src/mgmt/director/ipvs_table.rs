@@ -9,11 +9,10 @@ use std::time::Instant;
 
 use lvs_api::netlink::{
     DaemonRequest, DaemonRow, Errno, Family, Granularity, Info, ServerOptions, ServerRow, ServiceKey, ServiceOptions,
-    ServiceRow, Statistics, Timeouts, TimeoutsRequest, Tunnel,
+    ServiceRow, Statistics, TimeoutsRequest, TimeoutsRow, TunnelRow,
 };
 use lvs_api::{
-    Action, ApiError, ClientAddress, ErrorCode, Mode, Netmask, Persistence, Protocol, Server, ServerPatch, Service,
-    ServiceId, ServicePatch, ServiceSettings,
+    Action, ApiError, ErrorCode, Mode, Netmask, Persistence, Server, Service, ServiceId, ServicePatch, ServiceSettings,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::{ServerListing, ServerSpec, ServiceListing, ServiceSpec};
@@ -27,7 +26,7 @@ use super::counts::Count;
 use super::{Director, convert, counts};
 use crate::mgmt::ipvs_netlink::IpvsTable;
 
-/// What the kernel's table has unless told otherwise; clients only print it.
+/// The kernel's default; clients only print it.
 const TABLE_SIZE: u32 = 4096;
 
 /// The bits of `IP_VS_SVC_F_SCHED1` and following, in the order of a scheduler's options.
@@ -45,9 +44,9 @@ impl IpvsTable for Director {
         }
     }
 
-    fn timeouts(&self) -> Timeouts {
+    fn timeouts(&self) -> TimeoutsRow {
         let (tcp_sec, tcp_fin_sec, udp_sec) = self.desired.timeouts.shown();
-        Timeouts {
+        TimeoutsRow {
             tcp_sec,
             tcp_fin_sec,
             udp_sec,
@@ -87,27 +86,13 @@ impl IpvsTable for Director {
     }
 
     fn add_service(&mut self, key: &ServiceKey, options: &ServiceOptions) -> Result<(), Errno> {
-        let settings = settings(options)?;
-        self.act(Action::AddService(Service {
-            service: api_id(key).ok_or(Errno::NotSupported)?,
-            scheduler: settings.scheduler,
-            scheduler_flags: settings.scheduler_flags,
-            persistence: settings.persistence,
-            one_packet: settings.one_packet,
-            client_address: settings.client_address,
-            mss_max: settings.mss_max,
-            local_addresses: Vec::new(),
-            servers: Vec::new(),
-        }))
+        let id = api_id(key).ok_or(Errno::NotSupported)?;
+        let settings = ServiceSettings::default().patched(patch_of(options)?);
+        self.act(Action::AddService(Service::new(settings, id, Vec::new(), Vec::new())))
     }
 
     fn edit_service(&mut self, key: &ServiceKey, options: &ServiceOptions) -> Result<(), Errno> {
-        // What the kernel has no word for stays as it is.
-        let patch = ServicePatch {
-            client_address: None,
-            mss_max: None,
-            ..settings(options)?.into()
-        };
+        let patch = patch_of(options)?;
         let service = api_id(key).ok_or(Errno::NoService)?;
         self.act(Action::EditService { service, patch })
     }
@@ -136,21 +121,8 @@ impl IpvsTable for Director {
 
     fn edit_server(&mut self, key: &ServiceKey, addr: IpAddr, port: u16, options: &ServerOptions) -> Result<(), Errno> {
         let service = api_id(key).ok_or(Errno::NoService)?;
-        let Server {
-            server,
-            mode,
-            tunnel,
-            weight,
-            upper_threshold_conns,
-            lower_threshold_conns,
-        } = api_server(addr, port, options)?;
-        let patch = ServerPatch {
-            mode: Some(mode),
-            tunnel: Some(tunnel),
-            weight: Some(weight),
-            upper_threshold_conns: Some(upper_threshold_conns),
-            lower_threshold_conns: Some(lower_threshold_conns),
-        };
+        let wanted = api_server(addr, port, options)?;
+        let (server, patch) = (wanted.server, wanted.settings().into());
         self.act(Action::EditServer { service, server, patch })
     }
 
@@ -232,31 +204,14 @@ impl Director {
 }
 
 fn statistics(count: Count) -> Statistics {
-    let (totals, rates) = (count.totals, count.rates());
-    Statistics {
-        connections: totals.connections,
-        in_packets: totals.in_packets,
-        out_packets: totals.out_packets,
-        in_bytes: totals.in_bytes,
-        out_bytes: totals.out_bytes,
-        connections_per_sec: rates.connections_per_sec,
-        in_packets_per_sec: rates.in_packets_per_sec,
-        out_packets_per_sec: rates.out_packets_per_sec,
-        in_bytes_per_sec: rates.in_bytes_per_sec,
-        out_bytes_per_sec: rates.out_bytes_per_sec,
-    }
+    convert::statistics(count.totals, count.rates())
 }
 
 /// `None`: the director has no such services.
 fn api_id(key: &ServiceKey) -> Option<ServiceId> {
     match *key {
         ServiceKey::Address { protocol, addr, port } => {
-            let protocol = match protocol {
-                6 => Protocol::Tcp,
-                17 => Protocol::Udp,
-                132 => Protocol::Sctp,
-                _ => return None,
-            };
+            let protocol = convert::protocol_of_number(u8::try_from(protocol).ok()?)?;
             Some(ServiceId::Address { protocol, addr, port })
         }
         ServiceKey::Mark { family, mark } => Some(ServiceId::Fwmark {
@@ -296,8 +251,8 @@ fn flags_of(spec: &ServiceSpec) -> u32 {
     scheduler | persistent | one_packet
 }
 
-/// What is wanted of a service, when the core can do all of it.
-fn settings(options: &ServiceOptions) -> Result<ServiceSettings, Errno> {
+/// The options that the protocol knows, when the core can do all of them; the others stay as they are.
+fn patch_of(options: &ServiceOptions) -> Result<ServicePatch, Errno> {
     if options.engine.is_some() {
         return Err(Errno::NotSupported);
     }
@@ -313,44 +268,43 @@ fn settings(options: &ServiceOptions) -> Result<ServiceSettings, Errno> {
         timeout_sec: options.timeout_sec,
         netmask: netmask.narrowed(),
     };
-    Ok(ServiceSettings {
-        scheduler: options.scheduler.clone(),
-        scheduler_flags: names.map(str::to_owned).collect(),
-        persistence: (options.flags & ServiceRow::PERSISTENT != 0).then_some(persistence),
-        one_packet: options.flags & ServiceRow::ONE_PACKET != 0,
-        client_address: ClientAddress::None,
-        mss_max: 0,
+    Ok(ServicePatch {
+        scheduler: Some(options.scheduler.clone()),
+        scheduler_flags: Some(names.map(str::to_owned).collect()),
+        persistence: Some((options.flags & ServiceRow::PERSISTENT != 0).then_some(persistence)),
+        one_packet: Some(options.flags & ServiceRow::ONE_PACKET != 0),
+        ..ServicePatch::default()
     })
 }
 
 /// How a tunnelling server is reached; nothing for others, as in the kernel.
-fn tunnel_row(spec: &ServerSpec) -> Tunnel {
-    let of = |kind, port, flags| Tunnel { kind, port, flags };
+fn tunnel_row(spec: &ServerSpec) -> TunnelRow {
+    let of = |kind, port, flags| TunnelRow { kind, port, flags };
     match spec.tunnel {
-        _ if spec.mode != ForwardingMode::Tunnel => Tunnel::default(),
-        TunnelKind::IpIp => Tunnel::default(),
-        TunnelKind::Gre { checksum: false } => of(Tunnel::KIND_GRE, 0, 0),
-        TunnelKind::Gre { checksum: true } => of(Tunnel::KIND_GRE, 0, Tunnel::CHECKSUM),
+        _ if spec.mode != ForwardingMode::Tunnel => TunnelRow::default(),
+        TunnelKind::IpIp => TunnelRow::default(),
+        TunnelKind::Gre { checksum: false } => of(TunnelRow::KIND_GRE, 0, 0),
+        TunnelKind::Gre { checksum: true } => of(TunnelRow::KIND_GRE, 0, TunnelRow::CHECKSUM),
         TunnelKind::Gue { port, checksum } => match checksum {
-            GueChecksum::No => of(Tunnel::KIND_GUE, port, 0),
-            GueChecksum::Full => of(Tunnel::KIND_GUE, port, Tunnel::CHECKSUM),
-            GueChecksum::RemoteOffload => of(Tunnel::KIND_GUE, port, Tunnel::REMOTE_CHECKSUM),
+            GueChecksum::No => of(TunnelRow::KIND_GUE, port, 0),
+            GueChecksum::Full => of(TunnelRow::KIND_GUE, port, TunnelRow::CHECKSUM),
+            GueChecksum::RemoteOffload => of(TunnelRow::KIND_GUE, port, TunnelRow::REMOTE_CHECKSUM),
         },
     }
 }
 
 /// The tunnel that is wanted of a tunnelling server.
-const fn api_tunnel(tunnel: Tunnel) -> Result<lvs_api::Tunnel, Errno> {
-    let Tunnel { kind, port, flags } = tunnel;
+const fn api_tunnel(tunnel: TunnelRow) -> Result<lvs_api::Tunnel, Errno> {
+    let TunnelRow { kind, port, flags } = tunnel;
     match kind {
         0 => Ok(lvs_api::Tunnel::Ipip),
-        Tunnel::KIND_GRE => Ok(lvs_api::Tunnel::Gre {
-            checksum: flags & Tunnel::CHECKSUM != 0,
+        TunnelRow::KIND_GRE => Ok(lvs_api::Tunnel::Gre {
+            checksum: flags & TunnelRow::CHECKSUM != 0,
         }),
-        Tunnel::KIND_GUE => {
-            let checksum = if flags & Tunnel::REMOTE_CHECKSUM != 0 {
+        TunnelRow::KIND_GUE => {
+            let checksum = if flags & TunnelRow::REMOTE_CHECKSUM != 0 {
                 lvs_api::GueChecksum::Remote
-            } else if flags & Tunnel::CHECKSUM != 0 {
+            } else if flags & TunnelRow::CHECKSUM != 0 {
                 lvs_api::GueChecksum::Full
             } else {
                 lvs_api::GueChecksum::No

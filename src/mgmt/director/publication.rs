@@ -5,7 +5,7 @@
 //! Never: more than a share of the management core's time for large snapshots, however many changes come in a row;
 //! an answer that hangs on a worker that does not look into its mailbox.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lvs_core::ipvs::service_table::ServiceTable;
@@ -16,6 +16,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::Director;
+use crate::mgmt::lock::lock;
 
 /// A snapshot that takes no longer to build is published with every single change.
 const PROMPT_MAX: Duration = Duration::from_millis(1);
@@ -24,7 +25,7 @@ const PROMPT_MAX: Duration = Duration::from_millis(1);
 /// waits up to 8 ms, so that thousands of changes in a row stay linear.
 const PAUSE_FACTOR: u32 = 4;
 
-/// The longest that an answer waits for workers; one at rest is not waited for, it obeys before it takes a frame.
+/// The longest that an answer waits for workers; one that sleeps is not waited for, it handles its mailbox before it takes a frame.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// So long a waiting answer looks again and again before it sleeps: a worker that polls has it with its next pass.
@@ -90,11 +91,6 @@ pub async fn changes_arrive(director: &Mutex<Director>) {
             sleep(LOOK_PERIOD).await;
         }
     }
-}
-
-fn lock(director: &Mutex<Director>) -> MutexGuard<'_, Director> {
-    // A change is all or nothing, so what another task left behind is whole.
-    director.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Director {
@@ -267,12 +263,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_at_rest_that_has_the_change_in_its_mailbox_is_not_waited_for() {
+    async fn a_sleeping_worker_that_has_the_change_in_its_mailbox_is_not_waited_for() {
         let bench = Bench::new();
         bench.workers[1].silent.store(true, Ordering::Relaxed);
         bench.workers[1].asleep.store(true, Ordering::Relaxed);
         bench.apply(WEB);
-        assert!(bench.is_arrived().await, "it obeys before it takes a frame");
+        assert!(
+            bench.is_arrived().await,
+            "it handles its mailbox before it takes a frame"
+        );
         bench.workers[1].mailbox_full.store(true, Ordering::Relaxed);
         bench.apply(MAIL);
         assert!(!bench.is_arrived().await, "it wakes without knowing");

@@ -1,4 +1,4 @@
-//! What the director tells about what runs: services, counters, workers, drops.
+//! What the director reports of what runs: services, counters, workers, drops.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,9 @@ use lvs_core::latency::LatencyCounts;
 use lvs_core::single_writer::SingleWriter;
 use lvs_core::verdict::DropReason;
 
-use super::{Director, convert, counts};
+use super::counts::{self, Count};
+use super::{Director, convert};
+use crate::mgmt::worker_handle::WorkerHandle;
 
 impl Director {
     /// Every service as it runs, oldest first.
@@ -60,25 +62,25 @@ impl Director {
                 rates: convert::rates(count.rates()),
             }
         });
-        ServiceStatus {
+        ServiceStatus::new(
+            convert::service_settings(listing.spec),
             service,
-            scheduler: listing.spec.scheduler.name().to_owned(),
-            scheduler_flags: convert::flag_names(listing.spec.scheduler, listing.spec.scheduler_flags),
-            persistence: listing.spec.persistence.map(convert::persistence),
-            one_packet: listing.spec.one_packet,
-            client_address: convert::client_address(listing.spec.client_address),
-            mss_max: listing.spec.mss_max,
-            local_addresses: listing.local_addresses.to_vec(),
-            servers: servers.collect(),
-            totals: convert::totals(count.totals),
-            rates: convert::rates(count.rates()),
-        }
+            listing.local_addresses.to_vec(),
+            servers.collect(),
+            convert::totals(count.totals),
+            convert::rates(count.rates()),
+        )
     }
 
     /// Everything balanced since start or the last zero.
-    pub fn stats(&mut self) -> Stats {
+    pub fn total(&mut self) -> Count {
         self.count();
-        let total = self.counts.total();
+        self.counts.total()
+    }
+
+    /// The same in the API's words.
+    pub fn stats(&mut self) -> Stats {
+        let total = self.total();
         Stats {
             totals: convert::totals(total.totals),
             rates: convert::rates(total.rates()),
@@ -110,46 +112,8 @@ impl Director {
 
     /// Each worker's own counters.
     pub fn worker_reports(&self) -> Vec<Worker> {
-        let reports = self.workers.iter().enumerate().map(|(index, port)| {
-            let counters = port.counters();
-            let mut report = Worker {
-                worker: u8::try_from(index).unwrap_or(u8::MAX),
-                lcore: port.lcore(),
-                handoff_out_packets: counters.handoff_out.get(),
-                drop_packets: counters.drops.iter().map(SingleWriter::get).sum(),
-                consumed_packets: counters.consumed_frames.get(),
-                generated_packets: counters.generated_frames.get(),
-                client_address_packets: counters.client_addresses.get(),
-                client_address_no_room_packets: counters.client_address_no_room.get(),
-                held_packets: counters.held.get(),
-                conns4: counters.conns_ipv4.get(),
-                conns6: counters.conns_ipv6.get(),
-                bursts: counters.bursts.get(),
-                idle_polls: counters.idle_polls.get(),
-                busy_cycles: counters.busy_cycles.get(),
-                idle_cycles: counters.idle_cycles.get(),
-                sleeps: counters.sleeps.get(),
-                sleep_cycles: counters.sleep_cycles.get(),
-                interrupts: counters.interrupts.get(),
-                cycles_per_sec: port.cycles_per_sec(),
-                scheduler_picks: counters.scheduler_picks.get(),
-                longest_pass_us: us(counters.longest_pass_cycles.get(), port.cycles_per_sec()),
-                handoff_in_packets: counters.handoff_in.get(),
-                conns_expired: counters.conns_expired.get(),
-                icmp_errors: counters.icmp_errors.get(),
-                latency: latency(&counters.latency.read(), port.cycles_per_sec()),
-                ..Worker::default()
-            };
-            for device in &counters.devices {
-                report.rx_packets += device.rx_packets.get();
-                report.rx_bytes += device.rx_bytes.get();
-                report.tx_packets += device.tx_packets.get();
-                report.tx_bytes += device.tx_bytes.get();
-                report.punt_packets += device.punted_packets.get();
-            }
-            report
-        });
-        reports.collect()
+        let reports = self.workers.iter().enumerate();
+        reports.map(|(index, worker)| worker_report(index, &**worker)).collect()
     }
 
     /// Dropped frames by reason, all workers and the twin thread together.
@@ -171,6 +135,46 @@ impl Director {
         let table = self.current_table();
         self.counts.collect(&table, &self.workers);
     }
+}
+
+fn worker_report(index: usize, worker: &dyn WorkerHandle) -> Worker {
+    let counters = worker.counters();
+    let mut report = Worker {
+        worker: u8::try_from(index).unwrap_or(u8::MAX),
+        lcore: worker.lcore(),
+        handoff_out_packets: counters.handoff_out.get(),
+        drop_packets: counters.drops.iter().map(SingleWriter::get).sum(),
+        consumed_packets: counters.consumed_frames.get(),
+        generated_packets: counters.generated_frames.get(),
+        client_address_packets: counters.client_addresses.get(),
+        client_address_no_room_packets: counters.client_address_no_room.get(),
+        held_packets: counters.held.get(),
+        conns4: counters.conns_ipv4.get(),
+        conns6: counters.conns_ipv6.get(),
+        bursts: counters.bursts.get(),
+        idle_polls: counters.idle_polls.get(),
+        busy_cycles: counters.busy_cycles.get(),
+        idle_cycles: counters.idle_cycles.get(),
+        sleeps: counters.sleeps.get(),
+        sleep_cycles: counters.sleep_cycles.get(),
+        interrupts: counters.interrupts.get(),
+        cycles_per_sec: worker.cycles_per_sec(),
+        scheduler_picks: counters.scheduler_picks.get(),
+        longest_pass_us: us(counters.longest_pass_cycles.get(), worker.cycles_per_sec()),
+        handoff_in_packets: counters.handoff_in.get(),
+        conns_expired: counters.conns_expired.get(),
+        icmp_errors: counters.icmp_errors.get(),
+        latency: latency(&counters.latency.read(), worker.cycles_per_sec()),
+        ..Worker::default()
+    };
+    for device in &counters.devices {
+        report.rx_packets += device.rx_packets.get();
+        report.rx_bytes += device.rx_bytes.get();
+        report.tx_packets += device.tx_packets.get();
+        report.tx_bytes += device.tx_bytes.get();
+        report.punt_packets += device.punted_packets.get();
+    }
+    report
 }
 
 /// Cycles as microseconds.

@@ -1,4 +1,4 @@
-//! Sync daemons as the director wants them: desired state like services, with sockets that follow it.
+//! Sync daemons: desired state like services, and the sockets that follow it.
 
 use std::time::Instant;
 
@@ -21,14 +21,14 @@ const LINK_MTU: u16 = 1_500;
 impl Director {
     /// Sync daemons as they run, the master first.
     pub fn sync_daemons(&self) -> Vec<SyncDaemonStatus> {
-        let status = |wanted: &daemon::SyncDaemon| {
-            let running = self.sync.status(wanted.role);
+        let status = |desired: &daemon::SyncDaemon| {
+            let running = self.sync.status(desired.role);
             let (max_len_bytes, tally) = running.unzip();
             let tally = tally.cloned().unwrap_or_default();
-            let refused = tally.refused.into_iter().chain(self.refused_by_workers(wanted.role));
+            let refused = tally.refused.into_iter().chain(self.refused_by_workers(desired.role));
             SyncDaemonStatus {
-                daemon: convert::sync_daemon(wanted),
-                max_len_bytes: max_len_bytes.unwrap_or_else(|| wanted.effective_max_len(LINK_MTU)),
+                daemon: convert::sync_daemon(desired),
+                max_len_bytes: max_len_bytes.unwrap_or_else(|| desired.effective_max_len(LINK_MTU)),
                 running: max_len_bytes.is_some(),
                 messages: tally.messages,
                 connections: tally.connections,
@@ -38,7 +38,7 @@ impl Director {
         self.desired.daemons.iter().map(status).collect()
     }
 
-    /// What workers could not tell or take over, by reason.
+    /// Connections that workers could not sync out or import, by reason.
     fn refused_by_workers(&self, role: CoreRole) -> Option<(&'static str, u64)> {
         let counters = self.workers.iter().map(|worker| worker.counters());
         let (name, count): (_, u64) = match role {
@@ -47,14 +47,14 @@ impl Director {
                 counters.map(|counters| counters.synced_out_dropped.get()).sum(),
             ),
             CoreRole::Backup => (
-                "not_taken_over",
+                "not_imported",
                 counters.map(|counters| counters.synced_in_dropped.get()).sum(),
             ),
         };
         (count > 0).then_some((name, count))
     }
 
-    /// Makes the sockets what is wanted, once there are workers to carry for: the twins are there then.
+    /// Opens and closes sockets as the desired state says, once there are workers: the kernel twins are there then.
     pub(super) fn follow_sync(&mut self, now: Instant) {
         if !self.workers.is_empty() {
             self.sync.follow(&self.desired.daemons, &self.desired.sysctls, now);
@@ -67,9 +67,9 @@ impl Director {
         self.sync.tend(&self.workers, &self.desired.sysctls);
     }
 
-    /// Opens the sockets of a daemon that is about to be wanted, so that its refusal is the machine's.
-    pub(super) fn open_sync(&mut self, wanted: &SyncDaemon) -> Result<(), ApiError> {
-        let daemon = convert::core_sync_daemon(wanted);
+    /// Opens the sockets of a daemon before it is desired, so that a refusal of the machine is answered.
+    pub(super) fn open_sync(&mut self, desired: &SyncDaemon) -> Result<(), ApiError> {
+        let daemon = convert::core_sync_daemon(desired);
         let is_sound = daemon.check().is_ok() && !self.desired.has_mixed_families();
         if !is_sound || self.sync.status(daemon.role).is_some() {
             // Refused for that below.
@@ -113,19 +113,19 @@ impl Director {
     }
 
     /// `NEW_DAEMON`, in the kernel's order: families, interface, whether it runs, role.
-    pub(super) fn start_daemon(&mut self, wanted: &DaemonRequest) -> Result<(), Errno> {
+    pub(super) fn start_daemon(&mut self, desired: &DaemonRequest) -> Result<(), Errno> {
         let given = |value: u16, default| if value == 0 { default } else { value };
-        let role = role_of(wanted.state);
+        let role = role_of(desired.state);
         let daemon = SyncDaemon {
             // A role that there is not is refused last.
             role: role.unwrap_or(SyncRole::Master),
-            interface: wanted.interface.clone(),
-            sync_id: u8::try_from(wanted.sync_id).map_err(|_| Errno::Invalid)?,
+            interface: desired.interface.clone(),
+            sync_id: u8::try_from(desired.sync_id).map_err(|_| Errno::Invalid)?,
             // The kernel shortens what does not fit.
-            max_len_bytes: wanted.max_len.min(daemon::MESSAGE_MAX),
-            group: wanted.group.unwrap_or(SyncDaemon::GROUP_DEFAULT),
-            port: given(wanted.port, SyncDaemon::PORT_DEFAULT),
-            ttl: given(u16::from(wanted.ttl), u16::from(SyncDaemon::TTL_DEFAULT)) as u8,
+            max_len_bytes: desired.max_len.min(daemon::MESSAGE_MAX),
+            group: desired.group.unwrap_or(SyncDaemon::GROUP_DEFAULT),
+            port: given(desired.port, SyncDaemon::PORT_DEFAULT),
+            ttl: given(u16::from(desired.ttl), u16::from(SyncDaemon::TTL_DEFAULT)) as u8,
         };
         if self.desired.has_mixed_families() {
             return Err(Errno::Invalid);

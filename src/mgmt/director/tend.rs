@@ -1,11 +1,12 @@
 //! What the director needs done in the background, on the management core's runtime.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Director;
+use crate::mgmt::lock::lock;
 
 /// Retries of publications; also how long coalesced changes may wait.
 const TICK: Duration = Duration::from_millis(2);
@@ -38,11 +39,6 @@ pub async fn tend(director: Arc<Mutex<Director>>) {
             _ = sample.tick() => lock(&director).sample(),
         }
     }
-}
-
-fn lock(director: &Mutex<Director>) -> MutexGuard<'_, Director> {
-    // A change is all or nothing, so what another thread left behind is whole.
-    director.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn sync_journal(director: &Mutex<Director>) {

@@ -511,19 +511,19 @@ fn wrong_persistence_and_tunnels_are_refused_at_their_place() {
 }
 
 #[test]
-fn the_clients_address_is_told_through_a_pool_journaled_and_kept_by_what_the_kernel_can_say() {
+fn the_clients_address_needs_a_pool_is_journaled_and_stays_when_an_ipvs_tool_edits() {
     let mut bench = Bench::new();
-    let told = r#"{"services": [{"service": "tcp:192.0.2.1:80", "scheduler": "rr", "client_address": "proxy-v2",
+    let carried = r#"{"services": [{"service": "tcp:192.0.2.1:80", "scheduler": "rr", "client_address": "proxy-v2",
         "mss_max": 1400, "local_addresses": ["198.51.100.250"]}]}"#;
     let plain = r#"{"services": [{"service": "tcp:192.0.2.1:80", "scheduler": "rr"}]}"#;
-    let without_pool = told.replace("\"198.51.100.250\"", "");
+    let without_pool = carried.replace("\"198.51.100.250\"", "");
     let refused = bench.replace(&without_pool, false).unwrap_err();
     assert_eq!(
         (refused.code, refused.place.as_deref()),
         (ErrorCode::Refused, Some("services[0].client_address"))
     );
     // From nothing, from a service without and back: whatever the order that takes.
-    for state in [told, plain, told] {
+    for state in [carried, plain, carried] {
         bench.replace(state, false).unwrap();
         assert_eq!(
             bench.director.state().services,
@@ -540,6 +540,48 @@ fn the_clients_address_is_told_through_a_pool_journaled_and_kept_by_what_the_ker
     let service = bench.workers[0].snapshot().services.services()[0].clone();
     assert_eq!((service.client_address.name(), service.mss_max), ("proxy-v2", 1_400));
     let before = bench.director.state();
+    let (restored, _) = bench.restarted();
+    assert_eq!(restored.state(), before);
+}
+
+#[test]
+fn a_services_timeout_is_journaled_kept_by_other_edits_and_refused_where_it_means_nothing() {
+    let mut bench = Bench::new();
+    bench
+        .apply(r#"{"add_service": {"service": "tcp:192.0.2.1:80", "established_timeout_sec": 7200}}"#)
+        .unwrap();
+    bench
+        .apply(r#"{"edit_service": {"service": "tcp:192.0.2.1:80", "patch": {"scheduler": "rr"}}}"#)
+        .unwrap();
+    let key = lvs_api::netlink::ServiceKey::Address {
+        protocol: 6,
+        addr: "192.0.2.1".parse().unwrap(),
+        port: 80,
+    };
+    let options = lvs_api::netlink::ServiceOptions {
+        scheduler: "wrr".to_owned(),
+        engine: None,
+        flags: 0,
+        flags_mask: u32::MAX,
+        timeout_sec: 0,
+        granularity: lvs_api::netlink::Granularity::V4(std::net::Ipv4Addr::BROADCAST),
+    };
+    crate::mgmt::ipvs_netlink::IpvsTable::edit_service(&mut bench.director, &key, &options).unwrap();
+    let before = bench.director.state();
+    assert_eq!(
+        (
+            before.services[0].scheduler.as_str(),
+            before.services[0].established_timeout_sec
+        ),
+        ("wrr", 7_200)
+    );
+    let id = "tcp:192.0.2.1:80".parse().unwrap();
+    assert_eq!(bench.director.service(&id).unwrap().established_timeout_sec, 7_200);
+    for (service, sec) in [("udp:192.0.2.1:53", 60), ("tcp:192.0.2.1:81", 2_678_401)] {
+        let action = format!(r#"{{"add_service": {{"service": "{service}", "established_timeout_sec": {sec}}}}}"#);
+        let refused = bench.apply(&action).unwrap_err();
+        assert_eq!(refused.place.as_deref(), Some("established_timeout_sec"), "{service}");
+    }
     let (restored, _) = bench.restarted();
     assert_eq!(restored.state(), before);
 }

@@ -6,24 +6,22 @@
 use lvs_api::{ApiError, Server, Service};
 use lvs_core::address::{Addr4, Address};
 use lvs_core::ipvs::desired::ServiceError;
+use lvs_core::l3::L3;
 
-use super::{Director, convert};
+use super::convert;
 
-impl Director {
-    pub(super) fn refuse_broadcast(&self, server: &Server) -> Result<(), ApiError> {
-        let addr = server.server.ip();
-        // IPv6 has no broadcasts, and the kernel takes a subnet's anycast address.
-        if Addr4::from_ip(addr).is_some_and(|addr| self.l3.is_broadcast(addr)) {
-            return Err(convert::refusal(ServiceError::ServerNotUnicast { addr }));
-        }
-        Ok(())
+pub(super) fn server(l3: &L3, server: &Server) -> Result<(), ApiError> {
+    let addr = server.server.ip();
+    // IPv6 has no broadcasts, and the kernel takes a subnet's anycast address.
+    if Addr4::from_ip(addr).is_some_and(|addr| l3.is_broadcast(addr)) {
+        return Err(convert::refusal(ServiceError::ServerNotUnicast { addr }));
     }
+    Ok(())
+}
 
-    pub(super) fn refuse_broadcasts(&self, service: &Service) -> Result<(), ApiError> {
-        for (index, server) in service.servers.iter().enumerate() {
-            self.refuse_broadcast(server)
-                .map_err(|error| error.at(format!("servers[{index}].server")))?;
-        }
-        Ok(())
+pub(super) fn servers_of(l3: &L3, service: &Service) -> Result<(), ApiError> {
+    for (index, of_service) in service.servers.iter().enumerate() {
+        server(l3, of_service).map_err(|error| error.at(format!("servers[{index}].server")))?;
     }
+    Ok(())
 }

@@ -28,34 +28,34 @@ impl Director {
         &self.desired.devices
     }
 
-    /// What `worker` told about `packet`, in words.
-    pub fn in_words(&mut self, packet: String, worker: usize, told: &Explanation) -> Why {
+    /// The explanation by `worker` of `packet`, in words.
+    pub fn in_words(&mut self, packet: String, worker: usize, explanation: &Explanation) -> Why {
         let table = self.current_table();
-        let service = told.service.and_then(|id| table.service(id));
-        let slot = told.server.and_then(|id| table.real_server(id));
-        let mode = told
+        let service = explanation.service.and_then(|id| table.service(id));
+        let slot = explanation.server.and_then(|id| table.real_server(id));
+        let mode = explanation
             .conn
             .map_or_else(|| slot.map(|slot| slot.server.mode), |conn| Some(conn.mode));
-        let (verdict, reason) = verdict(&told.end);
+        let (verdict, reason) = verdict(&explanation.end);
         Why {
             packet,
             worker: u8::try_from(worker).unwrap_or(u8::MAX),
-            connection: told.conn.and_then(|conn| convert::conn_record(&conn, worker)),
-            must_reschedule: told.must_reschedule,
-            is_reply: told.is_reply,
-            mark: told.mark,
+            connection: explanation.conn.and_then(|conn| convert::conn_record(&conn, worker)),
+            must_reschedule: explanation.must_reschedule,
+            is_reply: explanation.is_reply,
+            mark: explanation.mark,
             service: service.map(|service| convert::id(&service.key)),
             scheduler: service.map(|service| service.scheduler.name().to_owned()),
-            template_expires_in_ms: told.template.map(|template| template.expires_in_ms),
-            servers: told
+            template_expires_in_ms: explanation.template.map(|template| template.expires_in_ms),
+            servers: explanation
                 .service
-                .map_or_else(Vec::new, |id| self.seen_by_scheduler(id, told.server)),
-            server: slot.map(|slot| SocketAddr::new(slot.server.addr, told.port)),
+                .map_or_else(Vec::new, |id| self.seen_by_scheduler(id, explanation.server)),
+            server: slot.map(|slot| SocketAddr::new(slot.server.addr, explanation.port)),
             forward: mode
                 .filter(|_| slot.is_some())
                 .map(|mode: ForwardingMode| mode.name().to_owned()),
-            local: told.local.map(SocketAddr::from),
-            next_hop: self.hop(&told.end),
+            local: explanation.local.map(SocketAddr::from),
+            next_hop: self.hop(&explanation.end),
             verdict,
             reason,
         }

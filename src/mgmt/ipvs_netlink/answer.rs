@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use lvs_api::netlink::{
     Addressee, Dump, Errno, Family, Granularity, Message, Request, ServerOptions, ServerRequest, ServerRow, ServiceKey,
-    ServiceOptions, ServiceRow, Tunnel, acknowledge, daemon, family, info, refuse, server, service, timeouts,
+    ServiceOptions, ServiceRow, TunnelRow, acknowledge, daemon, family, info, refuse, server, service, timeouts,
 };
 
 use super::IpvsTable;
@@ -91,10 +91,10 @@ fn carry_out(
 fn change_table(table: &mut impl IpvsTable, request: Request) -> Result<(), Errno> {
     match request {
         Request::Flush => table.flush(),
-        Request::SetTimeouts(wanted) => table.set_timeouts(&wanted),
+        Request::SetTimeouts(request) => table.set_timeouts(&request),
         Request::ZeroAll => table.zero(None),
         Request::Zero { key } => existing(table, &key).and_then(|_| table.zero(Some(&key))),
-        Request::AddDaemon(wanted) => table.start_daemon(&wanted),
+        Request::AddDaemon(request) => table.start_daemon(&request),
         Request::DeleteDaemon { state } => table.stop_daemon(state),
         Request::AddService { key, options } => {
             if table.flags(&key).is_some() {
@@ -181,7 +181,7 @@ fn whole(
     if options.weight < 0 || options.lower_threshold > options.upper_threshold {
         return Err(Errno::Range);
     }
-    if options.tunnel.kind == Tunnel::KIND_GUE && options.tunnel.port == 0 {
+    if options.tunnel.kind == TunnelRow::KIND_GUE && options.tunnel.port == 0 {
         return Err(Errno::Invalid);
     }
     Ok((addr, server.port, options))

@@ -1,16 +1,19 @@
 //! `/proc/net/ip_vs*` of the director, rendered when somebody opens one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lvs_api::netlink::{ServerRow, ServiceRow, Statistics};
 use lvs_api::proc_text::{self, ConnectionRow, ProcFile};
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::ipvs::conn::ConnFlags;
+use lvs_core::ipvs::stats::{Rates, Totals};
 use tokio::time::timeout;
 
 use super::IpvsTable;
-use crate::mgmt::director::Director;
+use crate::mgmt::director::{Director, convert};
+use crate::mgmt::lock::lock;
+use crate::mgmt::worker_handle::WorkerHandle;
 
 /// Connections a worker copies at once.
 const PART_MAX: usize = 1_024;
@@ -18,10 +21,6 @@ const PART_MAX: usize = 1_024;
 const WORKER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Lines of `ip_vs_conn` at most: 100 MB of text. More than this is for `lvsctl`, which streams.
 const CONNECTIONS_MAX: usize = 1_000_000;
-
-fn lock(director: &Mutex<Director>) -> MutexGuard<'_, Director> {
-    director.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The text of `path`; `None` when there is no such file.
 pub async fn render(director: Arc<Mutex<Director>>, path: String) -> Option<String> {
@@ -51,34 +50,16 @@ pub fn services(table: &mut impl IpvsTable) -> String {
 }
 
 fn total(director: &mut Director) -> Statistics {
-    let lvs_api::Stats { totals, rates } = director.stats();
-    Statistics {
-        connections: totals.connections,
-        in_packets: totals.in_packets,
-        out_packets: totals.out_packets,
-        in_bytes: totals.in_bytes,
-        out_bytes: totals.out_bytes,
-        connections_per_sec: rates.connections_cps,
-        in_packets_per_sec: rates.in_pps,
-        out_packets_per_sec: rates.out_pps,
-        in_bytes_per_sec: rates.in_bytes_per_sec,
-        out_bytes_per_sec: rates.out_bytes_per_sec,
-    }
+    let total = director.total();
+    convert::statistics(total.totals, total.rates())
 }
 
 fn per_worker(director: &mut Director) -> String {
     let sum = total(director);
-    let of = |worker: &Arc<dyn crate::mgmt::worker_handle::WorkerHandle>| {
-        let mut sum = Statistics::default();
-        for server in &worker.counters().servers {
-            let totals = server.totals();
-            sum.connections += totals.connections;
-            sum.in_packets += totals.in_packets;
-            sum.out_packets += totals.out_packets;
-            sum.in_bytes += totals.in_bytes;
-            sum.out_bytes += totals.out_bytes;
-        }
-        sum
+    let of = |worker: &Arc<dyn WorkerHandle>| {
+        let servers = worker.counters().servers.iter();
+        let totals = servers.fold(Totals::default(), |sum, server| sum.plus(server.totals()));
+        convert::statistics(totals, Rates::default())
     };
     let workers: Vec<Statistics> = director.workers().iter().map(of).collect();
     proc_text::statistics_per_cpu(&workers, &sum)
@@ -89,9 +70,9 @@ async fn connections(director: &Mutex<Director>) -> Vec<ConnectionRow> {
     let mut rows = Vec::new();
     for worker in workers {
         let mut cursor = DumpCursor::V4(0);
-        let mut room = Vec::with_capacity(PART_MAX);
+        let mut buffer = Vec::with_capacity(PART_MAX);
         while rows.len() < CONNECTIONS_MAX {
-            let Ok(Ok(chunk)) = timeout(WORKER_TIMEOUT, worker.dump_conns(cursor, room)).await else {
+            let Ok(Ok(chunk)) = timeout(WORKER_TIMEOUT, worker.dump_conns(cursor, buffer)).await else {
                 break;
             };
             rows.extend(chunk.records.iter().map(row));
@@ -99,8 +80,8 @@ async fn connections(director: &Mutex<Director>) -> Vec<ConnectionRow> {
                 break;
             };
             cursor = next;
-            room = chunk.records;
-            room.clear();
+            buffer = chunk.records;
+            buffer.clear();
         }
     }
     rows

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lvs_api::netlink::{Errno, Hello, Messages, Opening, cancelled_sequence, refuse};
@@ -23,11 +23,12 @@ use tokio::time::{sleep, timeout};
 
 use super::IpvsTable;
 use super::answer::{Answered, answer};
-use super::socket::IpvsSocket;
+use crate::mgmt::lock::lock;
+use crate::mgmt::unix_socket::UnixSocket;
 
 /// What clients may cost.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct IpvsLimits {
     /// Clients at once; more are closed at once, which tools see as a director that is away.
     pub clients_max: usize,
     /// For the first datagram.
@@ -38,7 +39,7 @@ pub struct Limits {
     pub request_max_bytes: usize,
 }
 
-impl Default for Limits {
+impl Default for IpvsLimits {
     fn default() -> Self {
         Self {
             clients_max: 512,
@@ -67,12 +68,12 @@ pub struct Served<Table> {
     /// Renders `/proc/net/ip_vs*`.
     pub file: Box<dyn Fn(&str) -> FileFuture + Send + Sync>,
     /// What clients may cost.
-    pub limits: Limits,
+    pub limits: IpvsLimits,
 }
 
 /// Serves until the future is dropped.
 pub async fn serve<Table: IpvsTable + Send + 'static>(
-    socket: IpvsSocket,
+    socket: UnixSocket,
     served: Arc<Served<Table>>,
 ) -> io::Result<()> {
     let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
@@ -110,15 +111,15 @@ struct Connection {
 }
 
 impl Connection {
-    fn is_admitted(&self, socket: &IpvsSocket) -> bool {
+    fn is_admitted(&self, socket: &UnixSocket) -> bool {
         getsockopt(&self.stream, PeerCredentials)
             .is_ok_and(|peer| socket.gate.admits(Uid::from_raw(peer.uid()), Gid::from_raw(peer.gid())))
     }
 
-    /// The length of the next datagram, which may exceed `room`; `None` when the client is gone.
-    async fn receive(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
+    /// The length of the next datagram, which may exceed `buffer`; `None` when the client is gone.
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         // The length is the datagram's own, even when it does not fit.
-        let read = || Ok(recv(self.stream.as_raw_fd(), room, MsgFlags::MSG_TRUNC)?);
+        let read = || Ok(recv(self.stream.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC)?);
         let len = self.stream.async_io(Interest::READABLE, read).await?;
         Ok((len > 0).then_some(len))
     }
@@ -140,11 +141,11 @@ impl Connection {
 }
 
 async fn converse<Table: IpvsTable>(connection: &Connection, served: &Served<Table>, admitted: bool) -> io::Result<()> {
-    let mut room = vec![0; served.limits.request_max_bytes];
-    let opening = timeout(served.limits.opening_timeout, connection.receive(&mut room)).await;
+    let mut buffer = vec![0; served.limits.request_max_bytes];
+    let opening = timeout(served.limits.opening_timeout, connection.receive(&mut buffer)).await;
     let opening = opening.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"))??;
-    match opening.and_then(|len| room.get(..len)).and_then(Opening::parse) {
-        Some(Opening::Netlink(hello)) => answer_all(connection, served, admitted, &hello, &mut room).await,
+    match opening.and_then(|len| buffer.get(..len)).and_then(Opening::parse) {
+        Some(Opening::Netlink(hello)) => answer_all(connection, served, admitted, &hello, &mut buffer).await,
         Some(Opening::File(path)) if admitted => give_file(connection, served, &path).await,
         _ => Ok(()),
     }
@@ -155,11 +156,11 @@ async fn answer_all<Table: IpvsTable>(
     served: &Served<Table>,
     admitted: bool,
     hello: &Hello,
-    room: &mut [u8],
+    buffer: &mut [u8],
 ) -> io::Result<()> {
     let limit = served.limits.write_timeout;
-    while let Some(len) = connection.receive(room).await? {
-        let Some(datagram) = room.get(..len) else {
+    while let Some(len) = connection.receive(buffer).await? {
+        let Some(datagram) = buffer.get(..len) else {
             log::debug!("IPVS socket: {} sent {len} bytes at once and is closed", hello.comm);
             return Ok(());
         };
@@ -178,7 +179,7 @@ async fn answer_all<Table: IpvsTable>(
                 continue;
             }
             let Answered { answer, changed } = {
-                let mut table = served.table.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut table = lock(&served.table);
                 answer(&mut *table, &message, hello.port_id)
             };
             if changed {

@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 use super::network::{NeighbourRecord, Network};
 use super::{KernelError, MirroredTwin, parse};
 
-/// Room for a burst of events, in bytes (a neighbour event takes about 1 KiB of it).
+/// Buffer for a burst of events, in bytes (a neighbour event takes about 1 KiB of it).
 const EVENTS_BUFFER_BYTES: usize = 4 << 20;
 
 const GROUPS: [MulticastGroup; 6] = [

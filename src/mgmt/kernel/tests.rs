@@ -4,12 +4,13 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use lvs_core::address::{Addr4, Addr6, Address};
 use lvs_core::l3::{Hop, Route};
 
 use super::*;
+use crate::mgmt::lock::lock;
 use crate::mgmt::namespace::{in_namespace, ip};
 use crate::mgmt::twin;
 
@@ -47,7 +48,7 @@ impl Director {
     }
 
     fn latest(&self) -> Arc<L3> {
-        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let published = lock(&self.published);
         Arc::clone(published.last().expect("the first L3 comes with the start"))
     }
 

@@ -148,7 +148,7 @@ fn workers(page: &mut Page, workers: &[Worker]) {
         (
             (
                 "lvsd_worker_client_address_no_room_packets_total",
-                "Packets that had no room for the client's address.",
+                "Packets that had no space for the client's address.",
             ),
             |of| of.client_address_no_room_packets,
         ),
@@ -315,7 +315,7 @@ fn devices(page: &mut Page, devices: &[Device]) {
     page.gauge(
         (
             "lvsd_device_rss_as_claimed",
-            "Whether flows come by its receive queues as it claims; 0 costs hand-overs between workers.",
+            "Whether flows come by its receive queues as it claims; 0 costs handoffs between workers.",
         ),
         devices.iter().map(|of| one("device", &of.name, as_claimed(of))),
     );
@@ -345,7 +345,7 @@ fn sync_daemons(page: &mut Page, daemons: &[SyncDaemonStatus]) {
     page.counter(
         (
             "lvsd_sync_refused_total",
-            "Messages, entries and connections that were not told or not taken over.",
+            "Messages, entries and connections that were not synced out or not imported.",
         ),
         refused,
     );

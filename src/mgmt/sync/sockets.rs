@@ -119,7 +119,7 @@ fn receiver(daemon: &SyncDaemon, number: u16, index: u32, buffer_bytes: u32) -> 
     Ok(socket.into())
 }
 
-/// The interface's MTU, which makes room for longer messages than usual.
+/// The interface's MTU, which allows longer messages than usual.
 fn mtu(interface: &str) -> u16 {
     let path = Path::new("/sys/class/net").join(interface).join("mtu");
     let text = std::fs::read_to_string(path).unwrap_or_default();

@@ -55,7 +55,7 @@ fn pair() -> (UdpSocket, UdpSocket) {
 
 #[test]
 fn a_missing_interface_is_named_and_looked_for_again_after_a_second() {
-    let mut sync = Sync::new();
+    let mut sync = SyncDaemons::new();
     let (daemon, sysctls, now) = (master(), Sysctls::default(), Instant::now());
     let error = sync.start(&daemon, &sysctls).unwrap_err();
     assert!(error.to_string().contains(&daemon.interface), "{error}");
@@ -68,18 +68,18 @@ fn a_missing_interface_is_named_and_looked_for_again_after_a_second() {
 #[test]
 fn what_all_workers_tell_travels_in_one_message_to_every_worker_of_the_other_director() {
     let (sender, receiver) = pair();
-    let tellers = [FakeWorker::new(), FakeWorker::new()];
-    for (teller, port) in tellers.iter().zip([1_000, 2_000]) {
+    let senders = [FakeWorker::new(), FakeWorker::new()];
+    for (teller, port) in senders.iter().zip([1_000, 2_000]) {
         teller.synced.lock().unwrap().push(conn(port));
     }
-    let tellers: Vec<Arc<dyn WorkerHandle>> = tellers.into_iter().map(|worker| worker as _).collect();
+    let senders: Vec<Arc<dyn WorkerHandle>> = senders.into_iter().map(|worker| worker as _).collect();
     let mut master = running(master(), vec![sender]);
-    master.tell(&tellers, &Sysctls::default(), 0);
+    master.sync_out(&senders, &Sysctls::default(), 0);
     assert_eq!(master.tally.messages, 0, "it waits for more");
-    master.tell(&tellers, &Sysctls::default(), 2_000);
+    master.sync_out(&senders, &Sysctls::default(), 2_000);
     assert_eq!((master.tally.messages, master.tally.connections), (1, 2));
 
-    let mut there = Sync::new();
+    let mut there = SyncDaemons::new();
     let backup = SyncDaemon {
         role: SyncRole::Backup,
         ..master.daemon.clone()

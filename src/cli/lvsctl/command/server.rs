@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
-use lvs_api::{GueChecksum, Mode, Tunnel};
+use lvs_api::{GueChecksum, Mode, ServerPatch, Tunnel};
 
 use super::service::ServiceName;
 
@@ -139,30 +139,25 @@ pub struct ServerOptions {
     #[arg(long, value_name = "no|full|remote", requires = "tunnel_type", num_args = 0..=1,
           default_missing_value = "full")]
     tunnel_checksum: Option<TunnelChecksum>,
-    /// 0 (no new connections) to 2147483647; default for a new server: 1.
-    #[arg(short = 'w', long, value_name = "N")]
-    pub weight: Option<u32>,
-    /// Connections at which it takes no new ones; 0 for no limit.
-    #[arg(
-        short = 'x',
-        long = "upper-threshold",
-        visible_alias = "u-threshold",
-        value_name = "CONNS"
-    )]
-    pub upper_threshold_conns: Option<u32>,
-    /// Connections below which it takes new ones again; 0 for ¾ of the upper threshold.
-    #[arg(
-        short = 'y',
-        long = "lower-threshold",
-        visible_alias = "l-threshold",
-        value_name = "CONNS"
-    )]
-    pub lower_threshold_conns: Option<u32>,
+    #[command(flatten)]
+    patch: ServerPatch,
 }
 
 impl ServerOptions {
+    /// The options that the command line gives.
+    ///
+    /// # Errors
+    /// Options contradict each other.
+    pub fn patch(self) -> Result<ServerPatch, String> {
+        Ok(ServerPatch {
+            mode: self.mode(),
+            tunnel: self.tunnel()?,
+            ..self.patch
+        })
+    }
+
     /// The mode, however it was written.
-    pub fn mode(&self) -> Option<Mode> {
+    fn mode(&self) -> Option<Mode> {
         let letters = [
             (self.masquerading, Mode::Nat),
             (self.ipip, Mode::Tunnel),
@@ -174,10 +169,7 @@ impl ServerOptions {
     }
 
     /// The tunnel. `None` when the command line says nothing about it.
-    ///
-    /// # Errors
-    /// Options contradict each other.
-    pub fn tunnel(&self) -> Result<Option<Tunnel>, String> {
+    fn tunnel(&self) -> Result<Option<Tunnel>, String> {
         let Some(kind) = self.tunnel_type else {
             return Ok(None);
         };
@@ -239,7 +231,7 @@ mod tests {
         ] {
             let letters = server_add(letters);
             assert_eq!((letters.0, letters.1), (readable.0, readable.1));
-            assert_eq!((letters.2.mode(), letters.2.weight), (Some(Mode::Nat), Some(3)));
+            assert_eq!((letters.2.mode(), letters.2.patch.weight), (Some(Mode::Nat), Some(3)));
         }
     }
 

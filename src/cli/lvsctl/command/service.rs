@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, Subcommand};
-use lvs_api::{ClientAddress, Netmask, Persistence, Protocol, ServiceId};
+use lvs_api::{Netmask, Persistence, Protocol, ServiceId, ServicePatch};
 
 /// `lvsctl service`.
 #[derive(Debug, Subcommand)]
@@ -72,12 +72,8 @@ impl ServiceName {
 /// How a service is balanced.
 #[derive(Debug, Args)]
 pub struct ServiceOptions {
-    /// rr, wrr, lc, wlc, sh …; default for a new service: wlc.
-    #[arg(short = 's', long, value_name = "NAME")]
-    pub scheduler: Option<String>,
-    /// Options of the scheduler: sh-fallback, sh-port, mh-fallback, mh-port.
-    #[arg(short = 'b', long = "sched-flags", value_name = "FLAG,FLAG", value_delimiter = ',')]
-    pub scheduler_flags: Option<Vec<String>>,
+    #[command(flatten)]
+    patch: ServicePatch,
     /// Clients stick to their real servers for so many seconds; without a number 360.
     #[arg(short = 'p', long, value_name = "SEC", num_args = 0..=1, default_missing_value = "360")]
     persistent: Option<u32>,
@@ -88,43 +84,25 @@ pub struct ServiceOptions {
     #[arg(long, conflicts_with = "persistent")]
     not_persistent: bool,
     /// Every UDP datagram is scheduled on its own.
-    #[arg(short = 'o', long)]
-    one_packet: bool,
+    #[arg(short = 'o', long = "one-packet")]
+    one_packet_on: bool,
     /// UDP datagrams of one client belong together again.
-    #[arg(long, conflicts_with = "one_packet")]
-    not_one_packet: bool,
-    /// How FULLNAT servers learn the client's address; give the service its local addresses first.
-    #[arg(long, value_parser = parse_client_address, value_name = "none|toa|proxy-v1|proxy-v2|uoa")]
-    pub client_address: Option<ClientAddress>,
-    /// Limit of the MSS that SYN segments announce, in bytes; 0 for none.
-    #[arg(long, value_name = "BYTES")]
-    pub mss_max: Option<u16>,
+    #[arg(long = "not-one-packet", conflicts_with = "one_packet_on")]
+    one_packet_off: bool,
 }
 
 impl ServiceOptions {
-    /// What the command line says about persistence. `None` when it says nothing.
-    pub fn persistence(&self) -> Option<Option<Persistence>> {
+    /// The options that the command line gives.
+    pub fn patch(self) -> ServicePatch {
         let netmask = self.netmask.and_then(Netmask::narrowed);
         let begun = self
             .persistent
             .map(|timeout_sec| Some(Persistence { timeout_sec, netmask }));
-        begun.or(self.not_persistent.then_some(None))
-    }
-
-    /// What the command line says about one-packet scheduling. `None` when it says nothing.
-    pub fn one_packet(&self) -> Option<bool> {
-        (self.one_packet || self.not_one_packet).then_some(self.one_packet)
-    }
-}
-
-fn parse_client_address(text: &str) -> Result<ClientAddress, String> {
-    match text {
-        "none" => Ok(ClientAddress::None),
-        "toa" => Ok(ClientAddress::Toa),
-        "proxy-v1" => Ok(ClientAddress::ProxyV1),
-        "proxy-v2" => Ok(ClientAddress::ProxyV2),
-        "uoa" => Ok(ClientAddress::Uoa),
-        _ => Err("use none, toa, proxy-v1 or proxy-v2 (tcp), uoa (udp)".to_owned()),
+        ServicePatch {
+            persistence: begun.or(self.not_persistent.then_some(None)),
+            one_packet: (self.one_packet_on || self.one_packet_off).then_some(self.one_packet_on),
+            ..self.patch
+        }
     }
 }
 
@@ -153,11 +131,11 @@ mod tests {
     use super::*;
     use crate::lvsctl::command::{Command, LvsctlArguments};
 
-    fn service_add(words: &str) -> (ServiceId, ServiceOptions) {
+    fn service_add(words: &str) -> (ServiceId, ServicePatch) {
         let arguments =
             LvsctlArguments::try_parse_from(["lvsctl", "service", "add"].into_iter().chain(words.split(' ')));
         match arguments.unwrap().command {
-            Command::Service(ServiceCommand::Add { name, options }) => (name.id(), options),
+            Command::Service(ServiceCommand::Add { name, options }) => (name.id(), options.patch()),
             other => panic!("{other:?}"),
         }
     }
@@ -165,18 +143,15 @@ mod tests {
     #[test]
     fn persistence_is_named_by_words_or_letters_and_has_ipvsadms_default() {
         let (id, options) = service_add("fwm:66 --persistent --netmask 255.255.255.0 --one-packet");
-        assert_eq!(
-            (id.to_string(), options.one_packet()),
-            ("fwm:66".to_owned(), Some(true))
-        );
+        assert_eq!((id.to_string(), options.one_packet), ("fwm:66".to_owned(), Some(true)));
         let netmask = Some(Netmask::Ipv4("255.255.255.0".parse().unwrap()));
         let timeout_sec = Persistence::TIMEOUT_DEFAULT_SEC;
-        assert_eq!(options.persistence(), Some(Some(Persistence { timeout_sec, netmask })));
+        assert_eq!(options.persistence, Some(Some(Persistence { timeout_sec, netmask })));
         let (id, options) = service_add("-f 66 -p 10 -M 255.255.255.255");
-        assert_eq!((id.to_string(), options.one_packet()), ("fwm:66".to_owned(), None));
+        assert_eq!((id.to_string(), options.one_packet), ("fwm:66".to_owned(), None));
         let (timeout_sec, netmask) = (10, None);
-        assert_eq!(options.persistence(), Some(Some(Persistence { timeout_sec, netmask })));
-        assert_eq!(service_add("fwm:66").1.persistence(), None);
-        assert_eq!(service_add("fwm:66 --not-persistent").1.persistence(), Some(None));
+        assert_eq!(options.persistence, Some(Some(Persistence { timeout_sec, netmask })));
+        assert_eq!(service_add("fwm:66").1.persistence, None);
+        assert_eq!(service_add("fwm:66 --not-persistent").1.persistence, Some(None));
     }
 }

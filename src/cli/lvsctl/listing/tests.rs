@@ -1,7 +1,7 @@
 //! Lines recorded from ipvsadm 1.31 on a 6.1 kernel, with our addresses.
 
 use super::*;
-use lvs_api::{Server, ServerStatus};
+use lvs_api::{Server, ServerStatus, ServiceSettings};
 
 fn server(end: &str, forward: &str, weight: u32, active: u32) -> ServerStatus {
     let config: Server = serde_json::from_str(&format!(r#"{{"server": "{end}", "weight": {weight}}}"#)).unwrap();
@@ -18,19 +18,13 @@ fn server(end: &str, forward: &str, weight: u32, active: u32) -> ServerStatus {
 }
 
 fn service(id: &str, scheduler: &str, servers: Vec<ServerStatus>) -> ServiceStatus {
-    ServiceStatus {
-        service: id.parse().unwrap(),
-        scheduler: scheduler.to_owned(),
-        scheduler_flags: Vec::new(),
-        persistence: None,
-        one_packet: false,
-        client_address: lvs_api::ClientAddress::None,
-        mss_max: 0,
-        local_addresses: Vec::new(),
-        servers,
-        totals: Totals::default(),
-        rates: Rates::default(),
-    }
+    let scheduler = scheduler.to_owned();
+    let settings = ServiceSettings {
+        scheduler,
+        ..ServiceSettings::default()
+    };
+    let (totals, rates) = (Totals::default(), Rates::default());
+    ServiceStatus::new(settings, id.parse().unwrap(), Vec::new(), servers, totals, rates)
 }
 
 fn style(columns: Columns) -> Style {

@@ -48,7 +48,7 @@ impl Session {
             MarkCommand::List => self.show("/marks", table::marks).await,
             MarkCommand::Add(add) => {
                 let query = add.number.map(|number| format!("?number={number}")).unwrap_or_default();
-                self.change(Method::POST, &format!("/marks{query}"), Some(&add.rule()))
+                self.change(Method::POST, &format!("/marks{query}"), Some(&add.rule))
                     .await
             }
             MarkCommand::Delete { number } => {

@@ -3,15 +3,15 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{ServerSpec, ServiceError, ServiceSpec};
+use super::{ServerSpec, ServiceError};
 use crate::address::AddressFamily;
 use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::{ClientMask, Persistence};
 use crate::ipvs::scheduler::SchedulerKind;
-use crate::ipvs::service::{ServiceKey, ServiceProtocol};
+use crate::ipvs::service::{NumberOption, ServiceKey, ServiceProtocol, ServiceSpec};
 use crate::ipvs::tunnel_kind::TunnelKind;
-use crate::limits::{LOCAL_ADDRESSES_MAX, MSS_MAX_RANGE, TIMEOUT_CONFIGURED_MAX_SEC, WEIGHT_MAX};
+use crate::limits::{LOCAL_ADDRESSES_MAX, TIMEOUT_CONFIGURED_MAX_SEC, WEIGHT_MAX};
 
 pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
     match spec.key {
@@ -32,11 +32,8 @@ pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
 /// Options that do not fit the protocol of the service. A fwmark service may have them all; each works on the packets
 /// that it fits.
 fn protocols(spec: &ServiceSpec) -> Result<(), ServiceError> {
-    if spec.mss_max != 0 && !MSS_MAX_RANGE.contains(&spec.mss_max) {
-        return Err(ServiceError::MssOutOfRange {
-            service: spec.key,
-            mss: spec.mss_max,
-        });
+    for option in spec.numbers().iter().filter(|option| option.value != 0) {
+        number(&spec.key, option)?;
     }
     let ServiceKey::Address { protocol, .. } = spec.key else {
         return Ok(());
@@ -44,14 +41,30 @@ fn protocols(spec: &ServiceSpec) -> Result<(), ServiceError> {
     if spec.one_packet && protocol != ServiceProtocol::Udp {
         return Err(ServiceError::OnePacketWithoutUdp { service: spec.key });
     }
-    if spec.mss_max != 0 && protocol != ServiceProtocol::Tcp {
-        return Err(ServiceError::MssWithoutTcp { service: spec.key });
-    }
     match spec.client_address.protocol() {
         Some(wanted) if wanted != protocol.number() => Err(ServiceError::ClientAddressProtocol {
             service: spec.key,
             carrier: spec.client_address.name(),
         }),
+        _ => Ok(()),
+    }
+}
+
+fn number(key: &ServiceKey, option: &NumberOption) -> Result<(), ServiceError> {
+    let (service, name) = (*key, option.name);
+    if !option.range.contains(&option.value) {
+        return Err(ServiceError::OptionOutOfRange {
+            service,
+            option: name,
+            value: option.value,
+            min: *option.range.start(),
+            max: *option.range.end(),
+        });
+    }
+    match key {
+        ServiceKey::Address { protocol, .. } if !option.protocols.contains(protocol) => {
+            Err(ServiceError::OptionWithoutProtocol { service, option: name })
+        }
         _ => Ok(()),
     }
 }

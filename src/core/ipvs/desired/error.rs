@@ -5,9 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use thiserror::Error;
 
 use crate::ipvs::service::ServiceKey;
-use crate::limits::{
-    LOCAL_ADDRESSES_MAX, MSS_MAX_RANGE, REAL_SERVERS_MAX, SERVICES_MAX, TIMEOUT_CONFIGURED_MAX_SEC, WEIGHT_MAX,
-};
+use crate::limits::{LOCAL_ADDRESSES_MAX, REAL_SERVERS_MAX, SERVICES_MAX, TIMEOUT_CONFIGURED_MAX_SEC, WEIGHT_MAX};
 
 /// Why a change was refused; nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -140,15 +138,18 @@ pub enum ServiceError {
          give toa, proxy-v1 or proxy-v2 for tcp, uoa for udp, none for others"
     )]
     ClientAddressProtocol { service: ServiceKey, carrier: &'static str },
-    /// [`MSS_MAX_RANGE`].
-    #[error(
-        "MSS limit {mss} for service {service} is out of range: give 0 (none), or {} to {} bytes",
-        MSS_MAX_RANGE.start(), MSS_MAX_RANGE.end()
-    )]
-    MssOutOfRange { service: ServiceKey, mss: u16 },
-    /// Only TCP has an MSS.
-    #[error("service {service} has no MSS to limit: give 0, or limit that of a tcp service")]
-    MssWithoutTcp { service: ServiceKey },
+    /// [`crate::ipvs::service::NumberOption::range`].
+    #[error("{option} {value} of service {service} is out of range: give 0 (not set), or {min} to {max}")]
+    OptionOutOfRange {
+        service: ServiceKey,
+        option: &'static str,
+        value: u32,
+        min: u32,
+        max: u32,
+    },
+    /// [`crate::ipvs::service::NumberOption::protocols`].
+    #[error("{option} means nothing for the protocol of service {service}: give 0 (not set)")]
+    OptionWithoutProtocol { service: ServiceKey, option: &'static str },
     /// [`LOCAL_ADDRESSES_MAX`].
     #[error("{count} local addresses for service {service} are too many: give at most {LOCAL_ADDRESSES_MAX}")]
     TooManyLocalAddresses { service: ServiceKey, count: usize },

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ipvs::client_address::ClientAddress;
+use crate::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use crate::ipvs::service::ServiceProtocol;
 
 const WEB: ServiceKey = ServiceKey::Address {
@@ -616,6 +618,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         one_packet: false,
         client_address: ClientAddress::None,
         mss_max: 0,
+        established_timeout_sec: 0,
     })
 }
 

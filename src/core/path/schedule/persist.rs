@@ -48,7 +48,7 @@ pub(crate) fn choose<'s, A: Address>(
 
 /// The real server's port for a packet to `key.dst`.
 pub(crate) const fn port_of<A: Address>(service: &VirtualService, server: &RealServer, key: &FlowKey<A>) -> u16 {
-    let is_mapped = service.key.port() == key.dst.port && server.port != 0;
+    let is_mapped = service.spec.key.port() == key.dst.port && server.port != 0;
     if is_mapped { server.port } else { key.dst.port }
 }
 

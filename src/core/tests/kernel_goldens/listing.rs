@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use lvs_api::ipvsadm_text::{self, Columns, Name, Persistence, Server, Service, Style};
+use lvs_api::ipvsadm_text::{self, Columns, ListedPersistence, ListedServer, ListedService, Name, Style};
 use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::{ServerListing, ServiceListing};
 use lvs_core::ipvs::forwarding::ForwardingMode;
@@ -306,7 +306,7 @@ fn conns(director: &TestDirector) -> String {
     director.conns().iter().map(line).collect()
 }
 
-fn service(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServiceListing<'_>) -> Service {
+fn service(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServiceListing<'_>) -> ListedService {
     let spec = listing.spec;
     let name = match spec.key {
         ServiceKey::Address { protocol, addr, port } => Name::Address {
@@ -323,11 +323,11 @@ fn service(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServiceLi
     let table = director.desired.build();
     let born = table.service(listing.id).map_or(0, |service| service.born);
     let (totals, rates) = numbers(hypothesis, Counted::Service(listing.id, born));
-    Service {
+    ListedService {
         name,
         scheduler: spec.scheduler.name().to_owned(),
         scheduler_flags: names.map(str::to_owned).collect(),
-        persistence: spec.persistence.map(|persistence| Persistence {
+        persistence: spec.persistence.map(|persistence| ListedPersistence {
             timeout_sec: persistence.timeout_sec,
             mask: (!persistence.mask.is_whole()).then(|| match persistence.mask {
                 ClientMask::Ipv4(mask) => mask.to_string(),
@@ -345,14 +345,14 @@ fn service(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServiceLi
     }
 }
 
-fn server(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServerListing) -> Server {
+fn server(director: &TestDirector, hypothesis: &Hypothesis, listing: &ServerListing) -> ListedServer {
     let spec = &listing.spec;
     let sum = |gauge: fn(&lvs_core::counters::ServerCounters) -> u32| {
         let workers = director.counters.iter();
         workers.map(|worker| gauge(worker.server(listing.id))).sum()
     };
     let (totals, rates) = numbers(hypothesis, Counted::Server(listing.id));
-    Server {
+    ListedServer {
         end: SocketAddr::new(spec.addr, spec.port),
         forward: spec.mode.name().to_owned(),
         weight: spec.weight,

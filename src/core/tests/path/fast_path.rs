@@ -69,6 +69,7 @@ struct Mode {
     forwarding: ForwardingMode,
     client_address: ClientAddress,
     tunnel: TunnelKind,
+    established_timeout_sec: u32,
 }
 
 impl Mode {
@@ -77,6 +78,7 @@ impl Mode {
             forwarding,
             client_address: ClientAddress::None,
             tunnel: TunnelKind::IpIp,
+            established_timeout_sec: 0,
         }
     }
 }
@@ -93,6 +95,7 @@ impl Twins {
             forwarding,
             client_address,
             tunnel,
+            established_timeout_sec,
         } = mode;
         let make = || {
             let key = service(protocol, family.vip, 80);
@@ -106,6 +109,7 @@ impl Twins {
             }
             let mut spec = ServiceSpec::new(key, SchedulerKind::Rr);
             spec.client_address = client_address;
+            spec.established_timeout_sec = established_timeout_sec;
             director
                 .change(|desired| desired.edit_service(spec))
                 .expect("the service is there");
@@ -227,6 +231,9 @@ fn the_short_way_and_the_full_way_lead_to_the_same_frames_connections_and_counts
         ] {
             compare(family, ServiceProtocol::Tcp, Mode::new(mode));
             compare(family, ServiceProtocol::Udp, Mode::new(mode));
+            let mut own_timeout = Mode::new(mode);
+            own_timeout.established_timeout_sec = 10;
+            compare(family, ServiceProtocol::Tcp, own_timeout);
         }
         for (protocol, client_address) in [
             (ServiceProtocol::Tcp, ClientAddress::Toa),

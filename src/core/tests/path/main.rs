@@ -12,6 +12,7 @@ mod persistence;
 mod refusals;
 mod response_times;
 mod sync;
+mod timeouts;
 mod workers;
 
 use std::net::IpAddr;

@@ -46,7 +46,7 @@ pub(super) struct Capture {
     pub(super) frames_left: u64,
     pub(super) bytes_left: u64,
     /// Records lost that the client knows of, and since when.
-    pub(super) lost_told: (u64, Instant),
+    pub(super) lost_reported: (u64, Instant),
     /// The head of the file is written.
     pub(super) has_begun: bool,
     pub(super) has_ended: bool,
@@ -148,11 +148,11 @@ impl Capture {
             }
         }
         let (sum, now) = (lost.iter().sum(), Instant::now());
-        let (told, since) = self.lost_told;
-        if !self.has_ended && (sum == told || now.duration_since(since) < LOST_PERIOD) {
+        let (reported, since) = self.lost_reported;
+        if !self.has_ended && (sum == reported || now.duration_since(since) < LOST_PERIOD) {
             return Ok(());
         }
-        self.lost_told = (sum, now);
+        self.lost_reported = (sum, now);
         let time = self.time_of(clock::cycles()).as_nanos() as u64;
         for (interface_id, lost) in (0..self.devices.len() as u32).zip(lost) {
             writer.write_pcapng_block(InterfaceStatisticsBlock {

@@ -10,7 +10,7 @@ use crate::mgmt::fake_worker::conn;
 
 #[test]
 fn garbage_is_refused_and_the_next_client_is_served() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     for garbage in garbage() {
         let mut stream = testbed.connect();
         // The daemon may close before all is written.
@@ -23,10 +23,10 @@ fn garbage_is_refused_and_the_next_client_is_served() {
 
 #[test]
 fn an_oversized_body_is_refused_whether_announced_or_not() {
-    let limits = Limits {
+    let limits = AdminLimits {
         body_max_bytes: 1_000,
         state_max_bytes: 100_000,
-        ..Limits::default()
+        ..AdminLimits::default()
     };
     let testbed = Testbed::new(limits);
     let padded = |size: usize| format!("{{\"services\": []{}}}", " ".repeat(size));
@@ -60,11 +60,11 @@ fn a_hundred_half_open_clients_delay_nobody_and_are_sent_away() {
 
 /// Whether a client is served while a hundred others stay half-open, for as long as those may; all are sent away then.
 fn serves_beside_half_open(limit: Duration) -> bool {
-    let limits = Limits {
+    let limits = AdminLimits {
         head_timeout: limit,
         body_timeout: limit,
         clients_max: 101,
-        ..Limits::default()
+        ..AdminLimits::default()
     };
     let testbed = Testbed::new(limits);
     let begun = Instant::now();
@@ -92,9 +92,9 @@ fn serves_beside_half_open(limit: Duration) -> bool {
 
 #[test]
 fn one_client_too_many_is_told_so() {
-    let testbed = Testbed::new(Limits {
+    let testbed = Testbed::new(AdminLimits {
         clients_max: 2,
-        ..Limits::default()
+        ..AdminLimits::default()
     });
     let _places = [testbed.connect(), testbed.connect()];
     // They are let in one after the other.
@@ -120,7 +120,7 @@ fn dumps(testbed: &Testbed) -> usize {
 
 #[test]
 fn a_hundred_thousand_connections_stream_no_faster_than_they_are_read() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     fill(&testbed);
     let mut stream = testbed.connect();
     stream
@@ -137,7 +137,7 @@ fn a_hundred_thousand_connections_stream_no_faster_than_they_are_read() {
 
 #[test]
 fn lvsctl_prints_and_filters_connections() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     fill(&testbed);
     assert_eq!(testbed.printed("connections").lines().count(), 100_002);
     let line = "TCP 15:00  ESTABLISHED 198.51.100.0:1024  192.0.2.1:80       198.51.100.1:80";
@@ -159,7 +159,7 @@ fn lvsctl_prints_and_filters_connections() {
 
 #[test]
 fn a_limit_asks_workers_for_no_more_than_it_needs() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     fill(&testbed);
     assert_eq!(
         testbed
@@ -174,9 +174,9 @@ fn a_limit_asks_workers_for_no_more_than_it_needs() {
 
 #[test]
 fn a_worker_that_does_not_answer_breaks_the_stream_visibly() {
-    let testbed = Testbed::new(Limits {
+    let testbed = Testbed::new(AdminLimits {
         worker_timeout: Duration::from_millis(100),
-        ..Limits::default()
+        ..AdminLimits::default()
     });
     fill(&testbed);
     testbed.workers[1].silent.store(true, Ordering::Relaxed);
@@ -188,10 +188,10 @@ fn a_worker_that_does_not_answer_breaks_the_stream_visibly() {
 #[test]
 fn a_client_that_reads_nothing_loses_its_place() {
     let short = Duration::from_millis(300);
-    let testbed = Testbed::new(Limits {
+    let testbed = Testbed::new(AdminLimits {
         write_timeout: short,
         clients_max: 1,
-        ..Limits::default()
+        ..AdminLimits::default()
     });
     fill(&testbed);
     // On a busy machine it may have lost its place before anybody asks.

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_nat_service_is_built_listed_changed_and_deleted() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     for command in [
         "service add tcp:192.0.2.10:80 --scheduler wrr",
         "server add tcp:192.0.2.10:80 198.51.100.1:80 --mode nat --weight 3",
@@ -46,7 +46,7 @@ TCP  192.0.2.10:80 wrr
 
 #[test]
 fn persistence_marks_and_tunnels_are_typed_listed_and_edited() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     for command in [
         "service add fwm:66 --scheduler rr --persistent 360 --netmask 255.255.255.0",
         "server add fwm:66 198.51.100.1 --tunnel-type gue --tunnel-port 6080 --tunnel-checksum",
@@ -83,7 +83,7 @@ fn persistence_marks_and_tunnels_are_typed_listed_and_edited() {
 
 #[test]
 fn settings_are_shown_all_or_one() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     let all = testbed.printed("sysctl");
     assert!(
         all.starts_with("net.ipv4.vs.am_droprate = 10\nnet.ipv4.vs.amemthresh = 1024\n"),
@@ -95,7 +95,7 @@ fn settings_are_shown_all_or_one() {
 
 #[test]
 fn settings_are_set_by_name_all_of_them_or_none_and_reach_the_workers() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     for name in lvs_core::ipvs::sysctl::Sysctls::NAMES {
         let shown = testbed.printed(&format!("sysctl {name}"));
         let value = shown.trim().split_once(" = ").map_or("", |(_, value)| value);
@@ -133,7 +133,7 @@ fn settings_are_set_by_name_all_of_them_or_none_and_reach_the_workers() {
 
 #[test]
 fn mark_rules_are_added_in_order_listed_deleted_and_refused_with_their_place() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     assert_eq!(testbed.printed("mark list"), "there are no mark rules\n");
     for command in [
         "mark add 66 --protocol tcp --destination 192.0.2.100 --destination-ports 80,443-444",
@@ -256,7 +256,7 @@ fn mark_rules_are_added_in_order_listed_deleted_and_refused_with_their_place() {
 
 #[test]
 fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     let code = |arguments: &str| testbed.lvsctl(arguments).status.code();
     assert_eq!(code("service add tcp:192.0.2.10:80"), Some(0));
     assert_eq!(code("service add tcp:192.0.2.10:80"), Some(1));
@@ -281,7 +281,7 @@ fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
 
 #[test]
 fn a_saved_state_is_applied_again_after_a_dry_run_that_changes_nothing() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     testbed.printed("service add tcp:192.0.2.10:80 -s rr");
     testbed.printed("server add tcp:192.0.2.10:80 198.51.100.1:80 -m -x 100 -y 50");
     testbed.printed("timeouts --set 100 0 10");
@@ -311,7 +311,7 @@ fn a_saved_state_is_applied_again_after_a_dry_run_that_changes_nothing() {
 
 #[test]
 fn every_table_prints_and_every_answer_is_json_on_demand() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     testbed.printed("service add tcp:192.0.2.10:80");
     testbed.workers[0]
         .counters
@@ -354,7 +354,7 @@ fn every_table_prints_and_every_answer_is_json_on_demand() {
 
 #[test]
 fn the_state_stays_when_one_object_in_the_middle_is_wrong() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     testbed.printed("service add tcp:192.0.2.10:80");
     let before = testbed.ask("GET", "/v1/state", "");
     for (body, status, place) in [
@@ -389,7 +389,7 @@ fn the_state_stays_when_one_object_in_the_middle_is_wrong() {
 
 #[test]
 fn paths_methods_ids_and_queries_that_do_not_exist_are_refused_in_json() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     for (method, path, status) in [
         ("GET", "/", 404),
         ("GET", "/v2/services", 404),
@@ -414,7 +414,7 @@ fn paths_methods_ids_and_queries_that_do_not_exist_are_refused_in_json() {
 
 #[test]
 fn everything_can_be_done_with_plain_http() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     let service = "/v1/services/udp:[2001:db8::1]:53";
     let server = format!("{service}/servers/[2001:db8::9]:53");
     let steps = [
@@ -447,7 +447,7 @@ fn everything_can_be_done_with_plain_http() {
         assert_eq!(testbed.ask(method, path, body).0, status, "{method} {path}");
     }
     let (_, state) = testbed.ask("GET", "/v1/state", "");
-    let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"one_packet":false,"client_address":"none","mss_max":0,"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","tunnel":{"kind":"ipip"},"weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5},"sysctls":{},"marks":[],"sync_daemons":[]}"#;
+    let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"one_packet":false,"client_address":"none","mss_max":0,"established_timeout_sec":0,"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","tunnel":{"kind":"ipip"},"weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5},"sysctls":{},"marks":[],"sync_daemons":[]}"#;
     assert_eq!(state, expected);
     assert_eq!(testbed.ask("DELETE", &server, "").0, 204);
     assert_eq!(
@@ -459,7 +459,7 @@ fn everything_can_be_done_with_plain_http() {
 
 #[test]
 fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() {
-    let mut testbed = Testbed::new(Limits::default());
+    let mut testbed = Testbed::new(AdminLimits::default());
     let mut stream = testbed.connect();
     for index in 0..4_000u32 {
         let body = format!(r#"{{"service": "tcp:192.0.{}.{}:80"}}"#, index / 250, index % 250 + 1);
@@ -487,7 +487,7 @@ fn four_thousand_services_are_added_over_the_socket_in_well_under_two_seconds() 
 
 #[test]
 fn a_sync_daemon_that_cannot_be_started_or_stopped_is_refused_by_name() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     assert_eq!(testbed.printed("sync"), "");
     for (method, path, body, status, place) in [
         (

@@ -11,7 +11,7 @@ use super::*;
 
 /// Services of every kind that `/proc/net/ip_vs` and node_exporter both know, with counts on two workers.
 fn busy_stand() -> Testbed {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     for command in [
         "service add tcp:192.0.2.10:80 --scheduler wrr",
         "server add tcp:192.0.2.10:80 198.51.100.1:80 --mode nat --weight 3",
@@ -178,7 +178,7 @@ fn every_query_of_the_dashboard_names_metrics_that_exist() {
 
 #[test]
 fn drops_have_their_names_and_latencies_fall_below_the_bounds_they_do_not_exceed() {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     let counters = &testbed.workers[1].counters;
     counters.drop_packet(DropReason::NoRoute);
     // At a billion cycles a second these are nanoseconds.

@@ -64,7 +64,7 @@ impl Drop for Terminal {
 }
 
 fn testbed() -> Testbed {
-    let testbed = Testbed::new(Limits::default());
+    let testbed = Testbed::new(AdminLimits::default());
     for command in [
         "service add tcp:192.0.2.10:80 --scheduler wrr",
         "server add tcp:192.0.2.10:80 198.51.100.1:80 --mode nat",
