@@ -109,7 +109,9 @@ impl Known {
 
     fn set_mtus(&mut self, imposed: &[u16]) {
         let own = self.interface.mtu;
-        self.mtus = std::iter::once(own).chain(imposed.iter().copied().filter(|&mtu| mtu < own)).collect();
+        self.mtus = std::iter::once(own)
+            .chain(imposed.iter().copied().filter(|&mtu| mtu < own))
+            .collect();
     }
 }
 
@@ -146,7 +148,10 @@ impl L3 {
         self.fib.lookup(query, |path| {
             let key = |addr| self.known(path.interface).map(|known| known.key(addr));
             let key = key(path.gateway.unwrap_or(query.dst));
-            !matches!(key.and_then(|key| self.neighbours.get(&key)), Some(NeighbourEntry::Failed))
+            !matches!(
+                key.and_then(|key| self.neighbours.get(&key)),
+                Some(NeighbourEntry::Failed)
+            )
         })
     }
 
@@ -164,7 +169,9 @@ impl L3 {
         let Some(known) = self.known(path.interface) else {
             return Route::Elsewhere;
         };
-        let class = leg.mtu.and_then(|mtu| known.mtus.iter().position(|&other| other == mtu));
+        let class = leg
+            .mtu
+            .and_then(|mtu| known.mtus.iter().position(|&other| other == mtu));
         self.neighbour_at(&known.key(path.gateway.unwrap_or(dst)), class.unwrap_or(0) as u16)
     }
 
@@ -200,7 +207,8 @@ impl L3 {
     pub fn source_address<A: Address>(&self, device: DeviceId) -> Option<A> {
         let of_device = || self.interfaces().filter(|interface| interface.device == device);
         let twin = of_device().filter(|interface| interface.is_twin());
-        twin.chain(of_device()).find_map(|interface| interface.source_address(None, None))
+        twin.chain(of_device())
+            .find_map(|interface| interface.source_address(None, None))
     }
 
     /// The source address for packets of the director itself to `dst`.
@@ -227,7 +235,10 @@ impl L3 {
         let dst = Some(query.dst);
         self.known(path.interface)
             .and_then(|known| known.interface.source_address(dst, path.gateway))
-            .or_else(|| self.interfaces().find_map(|interface| interface.source_address(dst, None)))
+            .or_else(|| {
+                self.interfaces()
+                    .find_map(|interface| interface.source_address(dst, None))
+            })
     }
 
     /// The address from which outer packets of a tunnel go to `dst`.
@@ -280,7 +291,11 @@ impl L3 {
     pub fn macs(&self, device: DeviceId) -> Vec<[u8; 6]> {
         let of_device = self.interfaces().filter(|interface| interface.device == device);
         let mut macs = vec![self.mac(device)];
-        let punted = self.punted_macs.iter().filter(|(known, _)| *known == device).map(|(_, mac)| *mac);
+        let punted = self
+            .punted_macs
+            .iter()
+            .filter(|(known, _)| *known == device)
+            .map(|(_, mac)| *mac);
         for mac in of_device.map(|interface| interface.mac).chain(punted) {
             if !macs.contains(&mac) {
                 macs.push(mac);

@@ -246,9 +246,9 @@ impl Device {
         // SAFETY: the port is started; the address is copied.
         let code = unsafe {
             if is_wanted {
-                dpdk_sys::rte_eth_dev_mac_addr_add(self.number, &mut address, 0)
+                dpdk_sys::rte_eth_dev_mac_addr_add(self.number(), &mut address, 0)
             } else {
-                dpdk_sys::rte_eth_dev_mac_addr_remove(self.number, &mut address)
+                dpdk_sys::rte_eth_dev_mac_addr_remove(self.number(), &mut address)
             }
         };
         code == 0
@@ -257,7 +257,7 @@ impl Device {
     /// Lets frames to all MAC addresses in; whether the device can.
     pub fn receive_everything(&self) -> bool {
         // SAFETY: the port is started.
-        unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.number) == 0 }
+        unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.number()) == 0 }
     }
 
     /// Whether the device itself distributes flows over its receive queues by RSS.

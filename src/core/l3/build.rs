@@ -100,7 +100,9 @@ impl L3Builder {
     pub fn route_with_metric(&mut self, prefix: IpNet, metric: u32, kind: RouteKind) -> &mut Self {
         let entry = kind.entry(metric);
         self.l3.fib.change(TABLE_MAIN, prefix, |routes| {
-            let equal = routes.iter_mut().find(|known| known.metric == metric && known.action == entry.action);
+            let equal = routes
+                .iter_mut()
+                .find(|known| known.metric == metric && known.action == entry.action);
             if let Some(known) = equal {
                 join(known, &entry);
             } else {
@@ -149,7 +151,11 @@ impl L3Builder {
             self.l3.neighbours.insert(key, NeighbourEntry::Failed);
             return;
         };
-        let Some(known) = self.l3.by_id.get(&key.interface).and_then(|&at| self.l3.interfaces.get(usize::from(at)))
+        let Some(known) = self
+            .l3
+            .by_id
+            .get(&key.interface)
+            .and_then(|&at| self.l3.interfaces.get(usize::from(at)))
         else {
             return;
         };

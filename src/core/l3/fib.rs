@@ -24,8 +24,8 @@ use crate::l3::InterfaceId;
 pub use nexthop::{Leg, NexthopObject, Path, Target};
 use rule::RuleSet;
 pub use rule::{Rule, RuleAction, Selectors};
-use table::{Routes, Table};
 pub use table::{Placement, RouteAction, RouteEntry, insert};
+use table::{Routes, Table};
 
 /// `RT_TABLE_DEFAULT`, `RT_TABLE_MAIN` and `RT_TABLE_LOCAL` (uapi/linux/rtnetlink.h).
 pub const TABLE_DEFAULT: u32 = 253;
@@ -117,7 +117,9 @@ impl RouteQuery {
             self.src.map_or(0, fold),
             u64::from(self.ports.0) << 16 | u64::from(self.ports.1),
         ];
-        let mixed = words.iter().fold(0_u64, |mixed, word| (mixed ^ word).wrapping_mul(MIX).rotate_left(29));
+        let mixed = words
+            .iter()
+            .fold(0_u64, |mixed, word| (mixed ^ word).wrapping_mul(MIX).rotate_left(29));
         (mixed.wrapping_mul(MIX) >> 33) as u32
     }
 }
@@ -261,7 +263,11 @@ impl Fib {
         let mut count = |routes: &[RouteEntry], is_there: bool| {
             for route in routes {
                 let special = u32::from(route.is_special());
-                *special_routes = if is_there { *special_routes + special } else { *special_routes - special };
+                *special_routes = if is_there {
+                    *special_routes + special
+                } else {
+                    *special_routes - special
+                };
                 if let Some(mtu) = route.leg.mtu {
                     count_mtu(Arc::make_mut(mtus), mtu, is_there);
                 }
@@ -330,7 +336,10 @@ impl Fib {
         };
         let is_of_group = rule.suppress_group.is_some() && rule.suppress_group == group;
         // What is no route at all cannot be suppressed (`fib_rules_lookup`).
-        let is_route = matches!(decision, Decision::Forward { .. } | Decision::Local | Decision::Broadcast);
+        let is_route = matches!(
+            decision,
+            Decision::Forward { .. } | Decision::Local | Decision::Broadcast
+        );
         (!is_route || !is_short && !is_of_group).then_some(decision)
     }
 
@@ -442,7 +451,9 @@ impl Fib {
         let first = |id| {
             let position = self.tables.binary_search_by_key(&id, |(known, _)| *known).ok()?;
             let (_, table) = self.tables.get(position)?;
-            table.find(addr, &mut |prefix_len, routes: &Routes| Some((prefix_len, routes.first()?.action)))
+            table.find(addr, &mut |prefix_len, routes: &Routes| {
+                Some((prefix_len, routes.first()?.action))
+            })
         };
         let (prefix_len, action) = first(TABLE_LOCAL)?;
         let is_merged = addr.is_ipv4() && self.rules_v4.is_untouched;
@@ -455,11 +466,15 @@ impl Fib {
         for (id, table) in &self.tables {
             table.v4.for_each(&mut |bits, len, routes| {
                 let net = IpNet::new(IpAddr::V4(bits.into()), len);
-                routes.iter().for_each(|route| net.iter().for_each(|net| look(*id, *net, route)));
+                routes
+                    .iter()
+                    .for_each(|route| net.iter().for_each(|net| look(*id, *net, route)));
             });
             table.v6.for_each(&mut |bits, len, routes| {
                 let net = IpNet::new(IpAddr::V6(bits.into()), len);
-                routes.iter().for_each(|route| net.iter().for_each(|net| look(*id, *net, route)));
+                routes
+                    .iter()
+                    .for_each(|route| net.iter().for_each(|net| look(*id, *net, route)));
             });
         }
     }

@@ -121,14 +121,20 @@ fn frame(socket: &mut Socket, is_whole: &mut bool) -> Result<Frame, KernelError>
 fn routes(socket: &mut Socket, is_whole: &mut bool) -> Result<(Fib, Legs), KernelError> {
     let (mut fib, mut legs) = (Fib::default(), Legs::default());
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        *is_whole &= dump(socket, "routes", RTM_GETROUTE, &family_header::<12>(family), |message| {
-            if let Some(Route::NewRoute(route)) = decode(message)
-                && let Some(mut record) = parse::route(&route)
-            {
-                legs.share(&mut record.entry.leg);
-                fib.add(record.table, record.prefix, record.entry, Placement::Last);
-            }
-        })?;
+        *is_whole &= dump(
+            socket,
+            "routes",
+            RTM_GETROUTE,
+            &family_header::<12>(family),
+            |message| {
+                if let Some(Route::NewRoute(route)) = decode(message)
+                    && let Some(mut record) = parse::route(&route)
+                {
+                    legs.share(&mut record.entry.leg);
+                    fib.add(record.table, record.prefix, record.entry, Placement::Last);
+                }
+            },
+        )?;
     }
     Ok((fib, legs))
 }

@@ -80,7 +80,9 @@ impl Neighbours {
     /// All of them as packets see them, in a fixed order.
     pub(super) fn sorted(&self) -> Vec<(u32, IpAddr, NeighbourState)> {
         let entries = self.entries.iter();
-        let mut sorted: Vec<_> = entries.map(|(&(ifindex, addr), known)| (ifindex, addr, known.state)).collect();
+        let mut sorted: Vec<_> = entries
+            .map(|(&(ifindex, addr), known)| (ifindex, addr, known.state))
+            .collect();
         sorted.sort_unstable_by_key(|&(ifindex, addr, _)| (ifindex, addr));
         sorted
     }

@@ -269,7 +269,14 @@ impl Network {
         for (ifindex, addr, state) in neighbours.sorted() {
             if let Some(Standing { device, .. }) = self.standing(ifindex) {
                 let interface = InterfaceId(ifindex);
-                builder.neighbour(NeighbourKey { device, interface, addr }, state);
+                builder.neighbour(
+                    NeighbourKey {
+                        device,
+                        interface,
+                        addr,
+                    },
+                    state,
+                );
             }
         }
         builder.build(generation)
@@ -289,7 +296,10 @@ impl Network {
     /// address.
     fn leave(&self, builder: &mut L3Builder, link: &LinkRecord) {
         let is_bridge = link.kind == LinkKind::Bridge;
-        let ports = self.links.values().filter(|port| is_bridge && port.master == Some(link.ifindex));
+        let ports = self
+            .links
+            .values()
+            .filter(|port| is_bridge && port.master == Some(link.ifindex));
         for port in ports.filter_map(|port| self.standing(port.ifindex)) {
             builder.punted_mac(port.device, link.mac);
         }
@@ -315,7 +325,12 @@ impl Network {
 /// Whether `gone` is about `known`. A path may have died since.
 fn is_same(known: &RouteEntry, gone: &RouteEntry) -> bool {
     let paths = |entry: &RouteEntry| match &entry.leg.target {
-        Target::Paths(paths) => Some(paths.iter().map(|path| (path.interface, path.gateway)).collect::<Vec<_>>()),
+        Target::Paths(paths) => Some(
+            paths
+                .iter()
+                .map(|path| (path.interface, path.gateway))
+                .collect::<Vec<_>>(),
+        ),
         _ => None,
     };
     let same_target = known.leg.target == gone.leg.target || paths(known).is_some() && paths(known) == paths(gone);
@@ -333,7 +348,8 @@ fn add_v6(routes: &mut Vec<RouteEntry>, entry: RouteEntry, placement: Placement)
     let place = routes.iter().position(|known| is_same_class(known, &entry));
     if let Target::Paths(paths) = &entry.leg.target {
         routes.retain(|known| {
-            let is_part = matches!(&known.leg.target, Target::Paths(known) if known.iter().all(|path| paths.contains(path)));
+            let is_part =
+                matches!(&known.leg.target, Target::Paths(known) if known.iter().all(|path| paths.contains(path)));
             !(is_same_class(known, &entry) && is_part)
         });
     }
@@ -357,7 +373,8 @@ fn remove_v6(routes: &mut Vec<RouteEntry>, gone: &RouteEntry) {
         return;
     };
     let is_lost = |path: &lvs_core::l3::fib::Path| {
-        lost.iter().any(|lost| (lost.interface, lost.gateway) == (path.interface, path.gateway))
+        lost.iter()
+            .any(|lost| (lost.interface, lost.gateway) == (path.interface, path.gateway))
     };
     for known in routes.iter_mut().filter(|known| is_same_class(known, gone)) {
         if let Target::Paths(paths) = &known.leg.target

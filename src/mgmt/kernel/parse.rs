@@ -59,7 +59,9 @@ pub(super) fn link(message: &LinkMessage) -> LinkRecord {
         LinkAttribute::LinkInfo(infos) => Some(infos.as_slice()),
         _ => None,
     });
-    record.kind = infos.flatten().fold(LinkKind::Plain, |kind, info| kind_of(info, below).unwrap_or(kind));
+    record.kind = infos
+        .flatten()
+        .fold(LinkKind::Plain, |kind, info| kind_of(info, below).unwrap_or(kind));
     record
 }
 
@@ -152,9 +154,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<RouteRecord> {
     let target = match (action, object) {
         (RouteAction::Forward, Some(id)) => Target::Object(id),
         // An address may be local on several interfaces: each is a route of its own.
-        (RouteAction::Forward | RouteAction::Local | RouteAction::Broadcast, _) => {
-            Target::Paths(paths(message).into())
-        }
+        (RouteAction::Forward | RouteAction::Local | RouteAction::Broadcast, _) => Target::Paths(paths(message).into()),
         _ => Target::Nowhere,
     };
     let leg = Arc::new(Leg { target, mtu, source });

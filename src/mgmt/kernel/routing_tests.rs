@@ -21,7 +21,7 @@ use super::listing::{self, Wanted};
 use super::network::Network;
 use super::records::Change;
 use super::watch::Watch;
-use super::{Neighbours, MirroredTwin};
+use super::{MirroredTwin, Neighbours};
 use crate::mgmt::namespace::in_namespace;
 
 /// How many namespaces, and questions in each; `LVS_ROUTING_TABLES` says more, `LVS_ROUTING_SEED` which.
@@ -47,7 +47,11 @@ impl Dice {
 
     /// Somewhere in few networks, so that prefixes and questions meet.
     fn v4(&mut self) -> Ipv4Addr {
-        let (second, third, fourth) = (self.of(&[0, 1, 2, 16, 17]), self.of(&[0, 1, 128]), self.of(&[0, 1, 2, 9, 129]));
+        let (second, third, fourth) = (
+            self.of(&[0, 1, 2, 16, 17]),
+            self.of(&[0, 1, 128]),
+            self.of(&[0, 1, 2, 9, 129]),
+        );
         Ipv4Addr::new(10, second, third, fourth)
     }
 
@@ -160,7 +164,12 @@ impl Dice {
             2 => write!(line, "blackhole"),
             3 => write!(line, "goto {}", preference + 1 + self.below(30)),
             4 => write!(line, "nop"),
-            5 => write!(line, "lookup {} suppress_prefixlength {}", self.table(), self.of(&[0, 8, 16, 24])),
+            5 => write!(
+                line,
+                "lookup {} suppress_prefixlength {}",
+                self.table(),
+                self.of(&[0, 8, 16, 24])
+            ),
             6 => write!(line, "lookup {} suppress_ifgroup 7", self.table()),
             _ => write!(line, "lookup {}", self.table()),
         };
@@ -379,7 +388,11 @@ fn lay() {
         let _ = writeln!(lines, "-6 addr add 2001:db8:{:x}::1/64 dev {name} nodad", 0xa + net);
     }
     lines += "link set v1 group 7\n";
-    for name in ["ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter", "ipv6/conf/default/accept_dad"] {
+    for name in [
+        "ipv4/conf/all/rp_filter",
+        "ipv4/conf/default/rp_filter",
+        "ipv6/conf/default/accept_dad",
+    ] {
         std::fs::write(format!("/proc/sys/net/{name}"), "0").unwrap();
     }
     for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
@@ -432,7 +445,10 @@ fn one_table(seed: u64) -> u32 {
     let twins = twins();
     let input = |name: &str| InterfaceId(twins.iter().find(|twin| twin.name == name).unwrap().ifindex);
     let mut followed = Network::new(&twins);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let mut watch = Watch::start().unwrap();
     take_in(&mut followed, ALL);
     let commands = dice.commands();
@@ -445,7 +461,10 @@ fn one_table(seed: u64) -> u32 {
             for change in &changes {
                 wanted.add(followed.apply(change).wanted);
             }
-            if changes.iter().any(|change| matches!(change, Change::Link(link) if link.name == "end")) {
+            if changes
+                .iter()
+                .any(|change| matches!(change, Change::Link(link) if link.name == "end"))
+            {
                 break;
             }
         }
@@ -473,7 +492,11 @@ fn one_table(seed: u64) -> u32 {
         let told = || format!("{seed}: {query:?}\nkernel {answer:?}\nmirror {decision:?}\n{commands}");
         assert!(agree(followed.fib(), &decision, &answer), "{}", told());
         let normalised = query.normalised(l3.selectors(lvs_core::address::AddressFamily::of(&query.dst)));
-        assert!(agree(followed.fib(), &l3.decide(&normalised), &answer), "{normalised:?} {}", told());
+        assert!(
+            agree(followed.fib(), &l3.decide(&normalised), &answer),
+            "{normalised:?} {}",
+            told()
+        );
         if let (Decision::Forward { path, .. }, None, true) = (decision, query.src, query.dst.is_ipv4())
             && path.interface == answer.interface
             && path.gateway == answer.gateway
@@ -495,7 +518,8 @@ fn is_not_comparable(fib: &Fib, query: &RouteQuery, answer: &Answer) -> bool {
     let is_output = query.iif == InterfaceId::LOOPBACK;
     let is_from_wire = !is_output && src.is_ipv4();
     // IPv4 routes nothing from an address that it does not have, and takes nothing that is from one that it has.
-    let is_own = matches!(fib.lookup(&back, |_| true), Decision::Local | Decision::Broadcast) || fib.local(src).is_some();
+    let is_own =
+        matches!(fib.lookup(&back, |_| true), Decision::Local | Decision::Broadcast) || fib.local(src).is_some();
     is_from_wire && is_own || is_output && src.is_ipv4() && fib.local(src).is_none() || {
         // The reverse path may be refused (`fib_validate_source`): the kernel says EINVAL for it, and for blackholes.
         is_from_wire && answer.kind == Err(22)
@@ -516,5 +540,8 @@ fn the_mirror_answers_as_the_kernel_does() {
     }
     let compared = compared.load(std::sync::atomic::Ordering::Relaxed);
     println!("{compared} questions about {tables} tables");
-    assert!(u64::from(compared) > tables * u64::from(QUESTIONS) * 3 / 5, "{compared}");
+    assert!(
+        u64::from(compared) > tables * u64::from(QUESTIONS) * 3 / 5,
+        "{compared}"
+    );
 }

@@ -94,7 +94,9 @@ impl Rule {
 
     pub(super) fn is_for(&self, query: &RouteQuery) -> bool {
         let vrf = query.vrf;
-        let mut is_for = self.iif.is_none_or(|iif| iif == query.iif || vrf.is_some_and(|vrf| vrf.interface == iif))
+        let mut is_for = self
+            .iif
+            .is_none_or(|iif| iif == query.iif || vrf.is_some_and(|vrf| vrf.interface == iif))
             && !self.has_oif
             && !self.is_for_others
             && (self.mark.0 ^ query.mark) & self.mark.1 == 0
@@ -102,8 +104,14 @@ impl Rule {
         is_for &= contains(self.from, query.src) && contains(self.to, Some(query.dst));
         is_for &= self.tos == 0 || self.tos == query.tos;
         is_for &= self.protocol.is_none_or(|protocol| protocol == query.protocol);
-        is_for &= self.src_ports.as_ref().is_none_or(|ports| ports.contains(&query.ports.0));
-        is_for &= self.dst_ports.as_ref().is_none_or(|ports| ports.contains(&query.ports.1));
+        is_for &= self
+            .src_ports
+            .as_ref()
+            .is_none_or(|ports| ports.contains(&query.ports.0));
+        is_for &= self
+            .dst_ports
+            .as_ref()
+            .is_none_or(|ports| ports.contains(&query.ports.1));
         is_for != self.is_inverted
     }
 }

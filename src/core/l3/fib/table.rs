@@ -109,8 +109,14 @@ impl Table {
 /// Adds a route to those of its prefix.
 pub fn insert(routes: &mut Vec<RouteEntry>, route: RouteEntry, placement: Placement) {
     let rank = route.rank();
-    let first = routes.iter().position(|known| known.rank() >= rank).unwrap_or(routes.len());
-    let behind = routes.iter().rposition(|known| known.rank() <= rank).map_or(0, |at| at + 1);
+    let first = routes
+        .iter()
+        .position(|known| known.rank() >= rank)
+        .unwrap_or(routes.len());
+    let behind = routes
+        .iter()
+        .rposition(|known| known.rank() <= rank)
+        .map_or(0, |at| at + 1);
     match placement {
         Placement::Last => routes.insert(behind, route),
         Placement::First => routes.insert(first, route),

@@ -122,12 +122,7 @@ fn find<'t, K: Bits, V, T>(
     node.value.as_ref().and_then(|value| accept(node.len, value))
 }
 
-fn update<K: Bits, V: Clone>(
-    link: &mut Link<K, V>,
-    bits: K,
-    len: u8,
-    change: impl FnOnce(Option<V>) -> Option<V>,
-) {
+fn update<K: Bits, V: Clone>(link: &mut Link<K, V>, bits: K, len: u8, change: impl FnOnce(Option<V>) -> Option<V>) {
     let Some(shared) = link else {
         *link = change(None).map(|value| Arc::new(leaf(bits, len, value)));
         return;

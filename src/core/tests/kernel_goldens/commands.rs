@@ -70,8 +70,12 @@ pub fn run_shell(director: &mut TestDirector, line: &str) -> Result<(), Failure>
         match line.split_once(' ') {
             Some(("ipvsadm", arguments)) => run(director, arguments)?,
             Some(("echo", arguments)) => {
-                let (value, file) = arguments.split_once(" > ").ok_or("only echo VALUE > FILE is understood")?;
-                let name = file.strip_prefix("/proc/sys/").ok_or("only files below /proc/sys are understood")?;
+                let (value, file) = arguments
+                    .split_once(" > ")
+                    .ok_or("only echo VALUE > FILE is understood")?;
+                let name = file
+                    .strip_prefix("/proc/sys/")
+                    .ok_or("only files below /proc/sys are understood")?;
                 set_sysctl(director, &name.replace('/', "."), value)?;
             }
             Some(("sysctl", arguments)) => {

@@ -240,7 +240,9 @@ fn forward<A: Address>(l3: &L3, device: DeviceId, frame: &[u8], headers: &Header
 fn received<A: Address>(l3: &L3, device: DeviceId, frame: &[u8], headers: &Headers, key: &FlowKey<A>) -> RouteQuery {
     let mac = frame.first_chunk().copied().unwrap_or_default();
     RouteQuery {
-        iif: l3.receiver(device, headers.vlan, mac).map_or(InterfaceId::NONE, |known| known.id),
+        iif: l3
+            .receiver(device, headers.vlan, mac)
+            .map_or(InterfaceId::NONE, |known| known.id),
         protocol: key.protocol,
         ports: (key.src.port, key.dst.port),
         ..RouteQuery::output(key.dst.addr.to_ip()).from(key.src.addr.to_ip())
@@ -298,7 +300,9 @@ pub fn solicitation(l3: &L3, key: &NeighbourKey) -> Vec<u8> {
     let mac = interface.map_or_else(|| l3.mac(key.device), |interface| interface.mac);
     match key.addr {
         IpAddr::V4(target) => {
-            let source = l3.source_for(lvs_core::address::Addr4(target.octets())).unwrap_or_default();
+            let source = l3
+                .source_for(lvs_core::address::Addr4(target.octets()))
+                .unwrap_or_default();
             let mut frame = BROADCAST.to_vec();
             frame.extend_from_slice(&mac);
             frame.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);

@@ -4,7 +4,7 @@ use lvs_core::frame::vec::VecFrame;
 use lvs_core::ipvs::desired::ServerSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
-use lvs_core::path::resolve;
+use lvs_core::path::forward::resolve;
 use lvs_core::testing::director::Outcome;
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{icmp4, tcp4, tcp6, udp4};
@@ -165,14 +165,7 @@ fn a_packet_waits_for_its_neighbour_and_is_complete_afterwards() {
     let Outcome::Held(neighbour, bytes) = director.inject(WAN, &syn) else {
         panic!("the server is not resolved")
     };
-    assert_eq!(
-        neighbour,
-        NeighbourKey {
-            device: LAN,
-            vlan: 0,
-            addr: addr("198.51.100.99")
-        }
-    );
+    assert_eq!(neighbour, NeighbourKey::of(LAN, 0, addr("198.51.100.99")));
     let mut frame = VecFrame::new(&bytes);
     assert_eq!(resolve::finish(&director.workers[0], &mut frame, neighbour), None);
 

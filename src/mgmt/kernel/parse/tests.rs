@@ -49,7 +49,10 @@ fn a_macvlan_a_vrf_and_a_bridge_are_told_by_their_kind() {
         link(&message)
     };
     let macvlan = of(vec![LinkInfo::Kind(InfoKind::MacVlan)]);
-    assert_eq!((macvlan.kind, macvlan.master), (LinkKind::Macvlan { below: 4 }, Some(3)));
+    assert_eq!(
+        (macvlan.kind, macvlan.master),
+        (LinkKind::Macvlan { below: 4 }, Some(3))
+    );
     let vrf = of(vec![
         LinkInfo::Kind(InfoKind::Vrf),
         LinkInfo::Data(InfoData::Vrf(vec![InfoVrf::TableId(77)])),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use lvs_core::l3::fib::{
-    Decision, Fib, Leg, NexthopObject, Objects, Path, Placement, RouteAction, RouteEntry, RouteQuery, Rule,
-    RuleAction, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, Target,
+    Decision, Fib, Leg, NexthopObject, Objects, Path, Placement, RouteAction, RouteEntry, RouteQuery, Rule, RuleAction,
+    TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, Target,
 };
 use lvs_core::l3::{DeviceId, Interface, InterfaceId, L3, L3Builder, NeighbourKey, NeighbourState};
 
@@ -67,8 +67,14 @@ impl Default for Network {
         for (net, device, hosts) in [(0, "eth0", 2..10_u8), (1, "eth1", 11..20)] {
             let prefix = ["fd00:a::", "fd00:b::"][net];
             for n in hosts {
-                network.say(&format!("neigh add 10.{net}.0.{n} lladdr 02:00:00:00:0{}:{n:02x} dev {device}", net + 1));
-                network.say(&format!("neigh add {prefix}{n} lladdr 02:00:00:00:0{}:{n:02x} dev {device}", net + 1));
+                network.say(&format!(
+                    "neigh add 10.{net}.0.{n} lladdr 02:00:00:00:0{}:{n:02x} dev {device}",
+                    net + 1
+                ));
+                network.say(&format!(
+                    "neigh add {prefix}{n} lladdr 02:00:00:00:0{}:{n:02x} dev {device}",
+                    net + 1
+                ));
             }
         }
         network.say("neigh add 10.0.0.254 lladdr 02:00:00:00:01:fe dev eth0");
@@ -80,13 +86,18 @@ impl Default for Network {
 impl Network {
     fn say(&mut self, line: &str) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        self.command(&words).unwrap_or_else(|| panic!("not understood: ip {line}"));
+        self.command(&words)
+            .unwrap_or_else(|| panic!("not understood: ip {line}"));
     }
 
     /// The words behind `ip`.
     pub fn command(&mut self, words: &[&str]) -> Option<()> {
         let is_v6 = words.contains(&"-6");
-        let words: Vec<&str> = words.iter().copied().filter(|word| !matches!(*word, "-4" | "-6")).collect();
+        let words: Vec<&str> = words
+            .iter()
+            .copied()
+            .filter(|word| !matches!(*word, "-4" | "-6"))
+            .collect();
         match &words[..] {
             ["link", "add", rest @ ..] => self.link_add(rest),
             ["link", "del" | "delete", name] | ["link", "del" | "delete", "dev", name] => self.link_del(name),
@@ -150,7 +161,12 @@ impl Network {
                 let below = self.link(option(words, "link")?)?;
                 let (device, _, is_macvlan) = below.standing?;
                 let mac = option(words, "address").map_or(Some(below.mac), mac_of)?;
-                self.add_link(name, id, mac, Some((device, option(words, "id")?.parse().ok()?, is_macvlan)));
+                self.add_link(
+                    name,
+                    id,
+                    mac,
+                    Some((device, option(words, "id")?.parse().ok()?, is_macvlan)),
+                );
             }
             "macvlan" => {
                 let (device, vlan, _) = self.link(option(words, "link")?)?.standing?;
@@ -207,7 +223,8 @@ impl Network {
             leg: leg(Target::Paths(Box::new([Path::new(id, None)])), None, None),
             ..plain(RouteAction::Local, 0)
         };
-        self.fib.add(TABLE_LOCAL, IpNet::from(net.addr()), local, Placement::Last);
+        self.fib
+            .add(TABLE_LOCAL, IpNet::from(net.addr()), local, Placement::Last);
         if is_up {
             self.connect(id, net);
         }
@@ -249,7 +266,9 @@ impl Network {
         let net = link.addresses.remove(position);
         let id = link.id;
         let is_of_link = |entry: &RouteEntry| path_interfaces(entry) == [id];
-        self.fib.change(TABLE_LOCAL, IpNet::from(net.addr()), |routes| routes.retain(|entry| !is_of_link(entry)));
+        self.fib.change(TABLE_LOCAL, IpNet::from(net.addr()), |routes| {
+            routes.retain(|entry| !is_of_link(entry))
+        });
         let addr = net.addr();
         self.drop_routes(|entry| entry.leg.source == Some(addr));
         Some(())
@@ -263,7 +282,8 @@ impl Network {
             }
         });
         for (table, prefix) in lost {
-            self.fib.change(table, prefix, |routes| routes.retain(|entry| !is_lost(entry)));
+            self.fib
+                .change(table, prefix, |routes| routes.retain(|entry| !is_lost(entry)));
         }
     }
 
@@ -321,14 +341,22 @@ impl Network {
         let target = if let Some(id) = option(first, "nhid") {
             Target::Object(id.parse().ok()?)
         } else if legs.is_empty() {
-            self.path(first).map_or(Target::Nowhere, |path| Target::Paths(Box::new([path])))
+            self.path(first)
+                .map_or(Target::Nowhere, |path| Target::Paths(Box::new([path])))
         } else {
             let legs = legs.split(|word| *word == "nexthop").filter(|leg| !leg.is_empty());
             Target::Paths(legs.map(|leg| self.path(leg)).collect::<Option<_>>()?)
         };
-        let mtu = option(first, "mtu").map(|mtu| if mtu == "lock" { option(first, "lock").unwrap_or("0") } else { mtu });
+        let mtu = option(first, "mtu").map(|mtu| {
+            if mtu == "lock" {
+                option(first, "lock").unwrap_or("0")
+            } else {
+                mtu
+            }
+        });
         let source = option(first, "src").map(|addr| addr.parse().ok());
-        let metric = option(first, "metric").map_or(Some(if is_v6 { 1_024 } else { 0 }), |metric| metric.parse().ok())?;
+        let metric =
+            option(first, "metric").map_or(Some(if is_v6 { 1_024 } else { 0 }), |metric| metric.parse().ok())?;
         let table = match action {
             RouteAction::Local => TABLE_LOCAL,
             _ => TABLE_MAIN,
@@ -349,7 +377,11 @@ impl Network {
             gateway => gateway,
         };
         let gateway: Option<IpAddr> = gateway.map(|gateway| gateway.parse().ok())?;
-        let gateway = if option(words, "via").is_some() { Some(gateway?) } else { None };
+        let gateway = if option(words, "via").is_some() {
+            Some(gateway?)
+        } else {
+            None
+        };
         let interface = match (option(words, "dev"), gateway) {
             (Some(name), _) => self.link(name)?.id,
             (None, Some(gateway)) => match self.fib.lookup(&RouteQuery::output(gateway), |_| true) {
@@ -368,8 +400,11 @@ impl Network {
         if let ("flush", ["table", name]) = (verb, words) {
             let id = table_of(name)?;
             let mut found = Vec::new();
-            self.fib.for_each(|known, prefix, _| found.extend((known == id).then_some(prefix)));
-            found.into_iter().for_each(|prefix| self.fib.change(id, prefix, Vec::clear));
+            self.fib
+                .for_each(|known, prefix, _| found.extend((known == id).then_some(prefix)));
+            found
+                .into_iter()
+                .for_each(|prefix| self.fib.change(id, prefix, Vec::clear));
             return Some(());
         }
         let (table, prefix, entry) = self.described(words, is_v6)?;
@@ -395,7 +430,9 @@ impl Network {
         let has_v6_prefix = words.iter().any(|word| word.contains(':'));
         let family = usize::from(is_v6 || has_v6_prefix);
         let rule = self.rule_of(words, family)?;
-        let has_preference = ["pref", "priority", "preference", "order"].iter().any(|name| words.contains(name));
+        let has_preference = ["pref", "priority", "preference", "order"]
+            .iter()
+            .any(|name| words.contains(name));
         let rules = &mut self.rules[family];
         match verb {
             "add" => {
@@ -422,7 +459,10 @@ impl Network {
     }
 
     fn rule_of(&self, words: &[&str], family: usize) -> Option<Rule> {
-        let first_own = self.rules[family].iter().map(|rule| rule.priority).find(|priority| *priority > 0);
+        let first_own = self.rules[family]
+            .iter()
+            .map(|rule| rule.priority)
+            .find(|priority| *priority > 0);
         let mut rule = Rule::new(first_own.unwrap_or(32_766) - 1, RuleAction::Table(TABLE_MAIN));
         let mut rest = words.iter();
         while let Some(word) = rest.next() {
@@ -496,7 +536,11 @@ impl Network {
             }
         }
         let is_empty = |object: &NexthopObject| matches!(object, NexthopObject::Group(members) if members.is_empty());
-        let empty: Vec<u32> = objects.iter().filter(|(_, object)| is_empty(object)).map(|(id, _)| *id).collect();
+        let empty: Vec<u32> = objects
+            .iter()
+            .filter(|(_, object)| is_empty(object))
+            .map(|(id, _)| *id)
+            .collect();
         self.fib.set_objects(objects);
         self.drop_routes(|entry| entry.leg.target == Target::Object(id));
         empty.into_iter().for_each(|id| self.forget_object(id));
@@ -515,7 +559,10 @@ impl Network {
             interface.addresses = link
                 .addresses
                 .iter()
-                .map(|net| lvs_core::l3::InterfaceAddress { net: *net, global: true })
+                .map(|net| lvs_core::l3::InterfaceAddress {
+                    net: *net,
+                    global: true,
+                })
                 .collect();
             builder.interface(interface);
         }

@@ -16,8 +16,8 @@ use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServer;
 use crate::l3::fib::RouteQuery;
 use crate::l3::{Hop, HopId, InterfaceId, L3, NeighbourKey, Route};
+use crate::packet::Packet;
 use crate::path::forward::ethernet;
-use crate::path::packet::Packet;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict, WaitId};
 use crate::worker_state::WorkerState;
@@ -176,7 +176,11 @@ fn received_query<A: Address, F: Frame>(ctx: &Context<'_>, packet: &Packet<'_, A
     let (l3, frame, key) = (&ctx.snapshot.l3, packet.frame.bytes(), packet.key);
     let mac = frame.first_chunk().copied().unwrap_or_default();
     let interface = l3.receiver(ctx.device, packet.headers.vlan, mac);
-    let mark = ctx.snapshot.marks.classify(ctx.device, key).map_or(0, |marked| marked.mark);
+    let mark = ctx
+        .snapshot
+        .marks
+        .classify(ctx.device, key)
+        .map_or(0, |marked| marked.mark);
     RouteQuery {
         dst,
         src: Some(key.src.addr.to_ip()),
