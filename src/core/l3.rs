@@ -15,6 +15,7 @@ mod route;
 mod tests;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
@@ -38,6 +39,9 @@ const NO_HOP: Hop = Hop {
     src_mac: [0; 6],
     dst_mac: [0; 6],
 };
+
+/// See [`L3::with_reroute`].
+const NO_REROUTE: u32 = 1 << 31;
 
 /// The time between two ICMP errors of the kernel to one host after a burst; 0 for no limit (`net.ipv4.icmp_ratelimit`,
 /// `net.ipv6.icmp.ratelimit`).
@@ -129,6 +133,19 @@ impl L3 {
     /// Where a packet to `dst` goes that the director itself sends, as IPVS sends it to a real server.
     pub fn route<A: Address>(&self, dst: A) -> Route {
         self.resolve(&RouteQuery::output(dst.to_ip()))
+    }
+
+    /// The same, with a generation that tells whether replies are routed again (`snat_reroute`): hops that connections
+    /// remember depend on it.
+    #[must_use]
+    pub fn with_reroute(self: Arc<Self>, reroutes: bool) -> Arc<Self> {
+        let generation = self.generation & !NO_REROUTE | if reroutes { 0 } else { NO_REROUTE };
+        if self.generation == generation {
+            return self;
+        }
+        let mut other = Self::clone(&self);
+        other.generation = generation;
+        Arc::new(other)
     }
 
     /// Where a packet goes: what the kernel's rules and tables say, and then the neighbour behind the route. Of several

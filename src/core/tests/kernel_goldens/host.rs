@@ -255,13 +255,20 @@ fn depart<A: Address>(l3: &L3, target: A, packet: PacketBuilder) -> Action {
 }
 
 fn depart_own<A: Address>(l3: &L3, target: A, frame: Vec<u8>) -> Action {
-    let mut query = RouteQuery::output(target.to_ip());
-    if let Ok(Parsed::Ip(_, flow)) = parse(&frame) {
-        query.src = Some(match flow {
-            Flow::V4(key) => key.src.addr.to_ip(),
-            Flow::V6(key) => key.src.addr.to_ip(),
-        });
-    }
+    let source = match A::FAMILY {
+        AddressFamily::Ipv4 => frame
+            .get(26..30)
+            .and_then(|bytes| <[u8; 4]>::try_from(bytes).ok())
+            .map(IpAddr::from),
+        AddressFamily::Ipv6 => frame
+            .get(22..38)
+            .and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
+            .map(IpAddr::from),
+    };
+    let query = RouteQuery {
+        src: source,
+        ..RouteQuery::output(target.to_ip())
+    };
     depart_frame::<A>(l3, &query, frame)
 }
 

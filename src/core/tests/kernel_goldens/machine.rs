@@ -98,6 +98,9 @@ impl Machine {
 
     /// A frame that `side` receives; whether the director left it to the kernel.
     pub fn receive(&mut self, side: Side, frame: &[u8]) -> bool {
+        if !self.setup.is_let_in(frame) {
+            return false;
+        }
         let device = side.device();
         let outcome = self.director.inject(device, frame);
         let was_punted = matches!(outcome, Outcome::Punted(_));

@@ -20,6 +20,8 @@ const DEVICES: [&str; 2] = ["eth0", "eth1"];
 pub struct Setup {
     network: Network,
     accepts_local: bool,
+    /// The module is there.
+    has_vlans: bool,
     icmp_pauses: IcmpPauses,
     generation: u32,
     /// In the order of iptables, where the last that matches decides.
@@ -54,7 +56,11 @@ impl Setup {
     fn command(&mut self, words: &[&str]) -> Option<()> {
         match words {
             ["ethtool" | "true", ..] | [] => {}
-            ["ip", rest @ ..] => self.network.command(rest)?,
+            ["ip", rest @ ..] => {
+                self.has_vlans |= rest.contains(&"vlan");
+                self.network.command(rest)?;
+            }
+            ["modprobe", "8021q"] => self.has_vlans = true,
             ["iptables" | "ip6tables", "-t", "mangle", "-A", "PREROUTING", rule @ ..] => {
                 self.marks.push(mark_of(rule)?);
             }
@@ -81,6 +87,12 @@ impl Setup {
     /// Whether the kernel takes packets from its own addresses on the real servers' side.
     pub const fn accepts_local(&self) -> bool {
         self.accepts_local
+    }
+
+    /// Whether the machine's NICs let a frame in. Without its VLAN module the kernel has not asked them for priority
+    /// tags, and qemu's filter by VLANs.
+    pub fn is_let_in(&self, frame: &[u8]) -> bool {
+        self.has_vlans || !matches!(frame.get(12..16), Some([0x81, 0, high, 0]) if high & 0x0F == 0)
     }
 
     /// A setting of the kernel beside IPVS.

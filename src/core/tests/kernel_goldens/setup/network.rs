@@ -376,11 +376,9 @@ impl Network {
             Some("inet6" | "inet") => option(words, "inet6").or_else(|| option(words, "inet")),
             gateway => gateway,
         };
-        let gateway: Option<IpAddr> = gateway.map(|gateway| gateway.parse().ok())?;
-        let gateway = if option(words, "via").is_some() {
-            Some(gateway?)
-        } else {
-            None
+        let gateway: Option<IpAddr> = match gateway {
+            Some(gateway) => Some(gateway.parse().ok()?),
+            None => None,
         };
         let interface = match (option(words, "dev"), gateway) {
             (Some(name), _) => self.link(name)?.id,
