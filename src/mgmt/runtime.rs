@@ -89,14 +89,16 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
     let devices = Arc::new(devices);
     let rss_check = Arc::new(rss_check);
     let (devices_of_admin, rss_check_of_admin) = (Arc::clone(&devices), Arc::clone(&rss_check));
+    let l3_of_admin = l3.clone();
     let (reloader_of_admin, director_of_admin) = (Arc::clone(&reloader), Arc::clone(&director));
     let admin = Arc::new(Admin {
         director: Arc::clone(&director),
         version,
         devices: Box::new(move || {
+            let l3 = Arc::clone(&l3_of_admin.borrow());
             let described = devices_of_admin
                 .iter()
-                .map(|device| describe(device, &rss_check_of_admin, &twins));
+                .map(|device| describe(device, &rss_check_of_admin, &twins, &l3));
             described.collect()
         }),
         buffers: Box::new(move || buffers(&pools)),
@@ -231,14 +233,15 @@ async fn ended() {
 }
 
 /// A device as the API shows it.
-fn describe(device: &Device, rss_check: &RssCheck, twins: &WorkerCounters) -> lvs_api::Device {
+fn describe(device: &Device, rss_check: &RssCheck, twins: &WorkerCounters, l3: &L3) -> lvs_api::Device {
     let stats = device.stats();
+    let interface = l3.interface(device.id(), 0);
     let twin = twins.device(device.id());
     lvs_api::Device {
         name: device.name().to_owned(),
         mac: device.mac().map(|byte| format!("{byte:02x}")).join(":"),
         driver: device.driver().to_owned(),
-        twin: device.name().to_owned(),
+        twin: interface.map(|interface| interface.name.clone()).unwrap_or_default(),
         link_up: device.link().up,
         mtu: device.mtu(),
         rx_queues: device.rx_queues(),

@@ -146,6 +146,11 @@ impl<'s> GoldenTestbed<'s> {
         Ok(golden)
     }
 
+    /// See [`Setup::is_let_in`].
+    pub fn is_let_in(&self, frame: &[u8]) -> bool {
+        self.setup.is_let_in(frame)
+    }
+
     /// As the recorded machine was brought back to `rules` between commands.
     pub fn reset(&self, rules: &str) {
         self.restore(&format!("-C\n{rules}"));
