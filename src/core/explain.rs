@@ -103,6 +103,8 @@ pub enum Left {
     NoServer,
     /// The real server is the director itself.
     LocalServer,
+    /// The route to the real server is not followed here, and the kernel forwards what is masqueraded.
+    RouteElsewhere,
 }
 
 /// See the module.
@@ -342,7 +344,10 @@ fn towards(ctx: &Context<'_>, server: &RealServer, mode: ForwardingMode, maps: b
         ForwardingMode::Tunnel => ctx.snapshot.l3.tunnel_query(server.addr),
         _ => RouteQuery::output(server.addr),
     };
-    leave(ctx, &query, local)
+    match leave(ctx, &query, local) {
+        End::Drop(DropReason::RouteElsewhere) if mode == ForwardingMode::Nat => End::Punt(Left::RouteElsewhere),
+        end => end,
+    }
 }
 
 fn leave(ctx: &Context<'_>, query: &RouteQuery, local: End) -> End {

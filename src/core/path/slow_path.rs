@@ -141,7 +141,9 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     let next_hop = match resolve::to_server(ctx, conn, server) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) => return to_local_server(conn, &packet.headers, packet.frame.bytes_mut()),
-        Err(RouteError::Drop(reason @ DropReason::RouteElsewhere)) => return Verdict::Drop(reason),
+        Err(RouteError::Drop(DropReason::RouteElsewhere)) => {
+            return to_server_elsewhere(conn, &packet.headers, packet.frame.bytes_mut());
+        }
         // Towards real servers the kernel answers the client even when the route says blackhole.
         Err(RouteError::Drop(_) | RouteError::Unreachable) => {
             return refuse::to_client(ctx, packet, server, IcmpError::HostUnreachable);
@@ -292,6 +294,18 @@ fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u
         }
         ForwardingMode::DirectRouting | ForwardingMode::Tunnel | ForwardingMode::Local => {}
     }
+    Verdict::Punt
+}
+
+/// The kernel's route to the real server is not followed here. A masqueraded packet is left to the kernel, which
+/// forwards it as a router. It would take none of the others from the wire: they have an address of its own.
+#[cold]
+fn to_server_elsewhere<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u8]) -> Verdict {
+    if conn.mode() != ForwardingMode::Nat {
+        return Verdict::Drop(DropReason::RouteElsewhere);
+    }
+    let rewrite = Rewrite::of(conn, Direction::Inbound);
+    rewrite::apply_keeping_ttl(frame, headers, &rewrite);
     Verdict::Punt
 }
 
