@@ -91,11 +91,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         twins: Arc::clone(punt_thread.counters()),
         handles: handles.clone(),
         mirror,
-        twin_keeper: TwinKeeper {
-            twins: kept,
-            l3: l3.clone(),
-            exchange: punt_thread.exchange().clone(),
-        },
+        twin_keeper: TwinKeeper::new(kept, l3.clone(), punt_thread.exchange().clone()),
         l3,
         version: startup::version(&config, revision),
         metrics,

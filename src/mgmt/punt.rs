@@ -59,7 +59,7 @@ impl TwinExchange {
         lock(&self.0).push(twin);
     }
 
-    fn take(&self) -> Vec<TwinDescriptor> {
+    pub(crate) fn take(&self) -> Vec<TwinDescriptor> {
         std::mem::take(&mut lock(&self.0))
     }
 }

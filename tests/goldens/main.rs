@@ -27,9 +27,10 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 
+use lvs_test_support::namespace::Namespace;
 use lvs_test_support::tools;
 
 use recordings::{Recordings, Summary};
@@ -75,6 +76,9 @@ fn main() -> ExitCode {
         }
         if let Some(reason) = not_applicable.get(&name) {
             summary.not_applicable.push((name, reason.clone()));
+        } else if scenario.setup.iter().any(|line| line.contains(" type vlan ")) && !has_vlans() {
+            let reason = "this machine's kernel has no VLAN interfaces (modprobe 8021q)".to_owned();
+            summary.elsewhere.push((name, reason));
         } else if is_slow(&scenario) {
             let reason = format!("pauses longer than {PAUSES_MAX_SEC} s: set LVS_GOLDENS_SLOW=1");
             summary.elsewhere.push((name, reason));
@@ -93,6 +97,16 @@ fn main() -> ExitCode {
         }
     }
     summary.print()
+}
+
+/// Whether the kernel here has VLAN interfaces.
+fn has_vlans() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let made =
+            Namespace::create().shell("ip link add a type veth peer name b && ip link add link a a.7 type vlan id 7");
+        made.status.success()
+    })
 }
 
 fn is_slow(scenario: &Scenario) -> bool {
