@@ -51,7 +51,7 @@ struct Buffer {
     start: u16,
     len: u16,
     bookkeeping: [u8; 124],
-    room: [u8; 384],
+    space: [u8; 384],
 }
 
 impl Frame for Buffer {
@@ -59,7 +59,7 @@ impl Frame for Buffer {
     fn bytes(&self) -> &[u8] {
         // SAFETY: every function here keeps start + len within the buffer.
         unsafe {
-            self.room
+            self.space
                 .get_unchecked(usize::from(self.start)..usize::from(self.start) + usize::from(self.len))
         }
     }
@@ -68,7 +68,7 @@ impl Frame for Buffer {
     fn bytes_mut(&mut self) -> &mut [u8] {
         let (start, len) = (usize::from(self.start), usize::from(self.len));
         // SAFETY: as above.
-        unsafe { self.room.get_unchecked_mut(start..start + len) }
+        unsafe { self.space.get_unchecked_mut(start..start + len) }
     }
 
     #[inline]
@@ -93,7 +93,7 @@ impl Frame for Buffer {
 
     #[inline]
     fn append(&mut self, count: usize) -> bool {
-        if usize::from(self.start) + usize::from(self.len) + count > self.room.len() {
+        if usize::from(self.start) + usize::from(self.len) + count > self.space.len() {
             return false;
         }
         self.len += count as u16;
@@ -111,7 +111,7 @@ impl Frame for Buffer {
 impl Buffer {
     fn fill(&mut self, frame: &[u8]) {
         (self.start, self.len) = (HEADROOM as u16, frame.len() as u16);
-        self.room[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
+        self.space[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
     }
 }
 
@@ -278,7 +278,7 @@ impl Stand {
                     start: 0,
                     len: 0,
                     bookkeeping: [0; 124],
-                    room: [0; 384],
+                    space: [0; 384],
                 })
                 .collect(),
             verdicts: [Verdict::Punt; BURST_MAX],

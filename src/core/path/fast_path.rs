@@ -202,7 +202,8 @@ fn into_other_tunnel<A: FastPath, F: Frame>(
     tunnel::send(ctx, conn, &mut packet, &ToServer { server, next_hop, mtu })
 }
 
-/// What [`encapsulate::encapsulate`] makes of a packet that lies where it arrived, behind room for an outer header.
+/// Does the same as [`encapsulate::encapsulate`] for a packet that lies where it arrived, with headroom for an outer
+/// header in front of it.
 #[inline(always)]
 fn ip_in_ipv4<A: FastPath, F: Frame>(outer: &OuterIpv4, hop: &Hop, headers: &Headers, frame: &mut F) -> Verdict {
     frame.truncate(usize::from(headers.packet_end) + Ipv4Header::LEN);

@@ -372,7 +372,7 @@ impl TestDirector {
             Verdict::Hold(wait) => Outcome::Held(self.workers[worker].neighbour(wait), frame.bytes().to_vec()),
             Verdict::Consumed => Outcome::Consumed,
             Verdict::Drop(reason) => Outcome::Dropped(reason),
-            Verdict::Handoff(to) => panic!("a frame that was handed over already is handed to {to:?} again"),
+            Verdict::Handoff(to) => panic!("a frame that was handed off already is handed off to {to:?} again"),
         }
     }
 }

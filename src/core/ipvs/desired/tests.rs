@@ -695,25 +695,25 @@ fn spec_of(protocol: ServiceProtocol, carrier: ClientAddress, mss_max: u16) -> S
 }
 
 #[test]
-fn the_clients_address_is_told_only_where_a_pool_hides_it() {
+fn a_service_carries_the_clients_address_only_where_a_pool_hides_it() {
     let mut desired = DesiredServices::default();
-    let told = spec_of(ServiceProtocol::Tcp, ClientAddress::Toa, 0);
-    let silent = spec_of(ServiceProtocol::Tcp, ClientAddress::None, 0);
-    let (service, carrier) = (told.key, "toa");
+    let carrying = spec_of(ServiceProtocol::Tcp, ClientAddress::Toa, 0);
+    let plain = spec_of(ServiceProtocol::Tcp, ClientAddress::None, 0);
+    let (service, carrier) = (carrying.key, "toa");
     let without_pool = Err(ServiceError::ClientAddressWithoutPool { service, carrier });
-    assert_eq!(desired.add_service(told).map(|_| ()), without_pool);
-    desired.add_service(silent).unwrap();
-    assert_eq!(desired.edit_service(told), without_pool);
+    assert_eq!(desired.add_service(carrying).map(|_| ()), without_pool);
+    desired.add_service(plain).unwrap();
+    assert_eq!(desired.edit_service(carrying), without_pool);
     desired
         .set_local_addresses(&service, vec![ip("198.51.100.200")])
         .unwrap();
-    desired.edit_service(told).unwrap();
+    desired.edit_service(carrying).unwrap();
     assert_eq!(desired.build().services()[0].client_address, ClientAddress::Toa);
     assert_eq!(
         desired.set_local_addresses(&service, Vec::new()),
         Err(ServiceError::PoolCarriesClientAddress { service, carrier })
     );
-    desired.edit_service(silent).unwrap();
+    desired.edit_service(plain).unwrap();
     desired.set_local_addresses(&service, Vec::new()).unwrap();
 }
 
