@@ -5,8 +5,8 @@ use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
 use lvs_test_support::daemon::Testbed;
 use lvs_test_support::waits::until;
 
-/// By a secret hash, the other worker owns half of these flows, about 1,500. That is far from a multiple of 1,024: at a
-/// multiple the worker starts a new round of flows, and the frames would end before it reports one.
+/// By a secret hash, the other worker owns half of these flows, about 1,500. That is far from a multiple of 1,024, at
+/// which the worker clears its record of flows: too few frames would follow to fill the record again.
 const FLOWS: u16 = 3_000;
 
 /// Two workers, and a capture for each of the two queues of "wan": all flows in the first, nothing in the second.
