@@ -20,11 +20,7 @@ fn configure(testbed: &Testbed) {
             ))
         })
         .map(|packet| packet.syn().build())
-        .map(|bytes| CapturedFrame {
-            time_ns: 0,
-            wire_len: bytes.len() as u32,
-            bytes,
-        })
+        .map(CapturedFrame::of)
         .collect();
     std::fs::write(testbed.path("all.pcap"), write_pcap(&frames)).unwrap();
     std::fs::write(testbed.path("none.pcap"), write_pcap(&[])).unwrap();

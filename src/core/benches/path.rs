@@ -338,19 +338,8 @@ impl Stand {
     fn opened(&mut self) -> (f64, f64) {
         let bursts = self.frames.len() / BURST_MAX;
         let flows = (bursts * BURST_MAX) as f64;
-        let start = on_cpu();
-        for burst in 0..bursts {
-            self.fill(burst);
-            black_box(&mut self.buffers);
-        }
-        let middle = on_cpu();
-        for burst in 0..bursts {
-            self.fill(burst);
-            self.measured(burst);
-        }
-        let end = on_cpu();
-        self.assert_sent();
-        let opening = (end + start - middle - middle).as_nanos() as f64 / flows;
+        let (copying, both) = self.run(bursts);
+        let opening = (both - copying).as_nanos() as f64 / flows;
         self.now = self.now.plus_ms(400_000);
         let start = on_cpu();
         while self.worker.conns_count() != (0, 0) {
@@ -426,13 +415,8 @@ impl Stand {
         );
     }
 
-    fn assert_sent(&self) {
-        let sent = |verdict: &Verdict| matches!(verdict, Verdict::Transmit(_));
-        assert!(self.verdicts.iter().all(sent), "{:?}", self.verdicts);
-    }
-
-    /// Nanoseconds a packet: of path and copying, and of copying alone.
-    fn timed(&mut self, bursts: usize) -> (f64, f64) {
+    /// Sends the bursts. Returns the time of copying alone, and the time of copying and the path.
+    fn run(&mut self, bursts: usize) -> (Duration, Duration) {
         let start = on_cpu();
         for burst in 0..bursts {
             self.fill(burst);
@@ -443,11 +427,22 @@ impl Stand {
             self.fill(burst);
             self.measured(burst);
         }
-        let packets = (bursts * BURST_MAX) as f64;
         let end = on_cpu();
         self.assert_sent();
-        let copying = (middle - start).as_nanos() as f64 / packets;
-        ((end - middle).as_nanos() as f64 / packets - copying, copying)
+        (middle - start, end - middle)
+    }
+
+    fn assert_sent(&self) {
+        let sent = |verdict: &Verdict| matches!(verdict, Verdict::Transmit(_));
+        assert!(self.verdicts.iter().all(sent), "{:?}", self.verdicts);
+    }
+
+    /// Nanoseconds a packet: of path and copying, and of copying alone.
+    fn timed(&mut self, bursts: usize) -> (f64, f64) {
+        let packets = (bursts * BURST_MAX) as f64;
+        let (copying, both) = self.run(bursts);
+        let copying = copying.as_nanos() as f64 / packets;
+        (both.as_nanos() as f64 / packets - copying, copying)
     }
 }
 

@@ -157,6 +157,14 @@ fn another_port_or_service_does_not_inherit_a_slot() {
     assert_ne!(desired.add_server(&other, nat("198.51.100.1", 1)).unwrap(), old);
 }
 
+fn web_at(addr: &str) -> ServiceKey {
+    ServiceKey::Address {
+        protocol: ServiceProtocol::Tcp,
+        addr: ip(addr),
+        port: 80,
+    }
+}
+
 #[test]
 fn a_deleted_service_makes_its_servers_unavailable_and_keeps_its_slot_until_they_are_gone() {
     let mut desired = web(&[nat("198.51.100.1", 1)]);
@@ -164,11 +172,7 @@ fn a_deleted_service_makes_its_servers_unavailable_and_keeps_its_slot_until_they
     let (service, server) = (listing.id, listing.servers().next().unwrap().id);
     desired.delete_service(&WEB).unwrap();
     assert!(!desired.build().real_server(server).unwrap().available);
-    let other = ServiceKey::Address {
-        protocol: ServiceProtocol::Tcp,
-        addr: ip("192.0.2.2"),
-        port: 80,
-    };
+    let other = web_at("192.0.2.2");
     assert_ne!(
         desired.add_service(ServiceSpec::new(other, SchedulerKind::Rr)).unwrap(),
         service
@@ -182,11 +186,7 @@ fn a_deleted_service_makes_its_servers_unavailable_and_keeps_its_slot_until_they
     desired.delete_service(&WEB).unwrap();
     desired.collect_trash(0, |_| true);
     assert_eq!(desired.collect_trash(200, |_| true), 1);
-    let third = ServiceKey::Address {
-        protocol: ServiceProtocol::Tcp,
-        addr: ip("192.0.2.3"),
-        port: 80,
-    };
+    let third = web_at("192.0.2.3");
     assert_eq!(
         desired.add_service(ServiceSpec::new(third, SchedulerKind::Rr)).unwrap(),
         service

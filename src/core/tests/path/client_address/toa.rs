@@ -19,6 +19,10 @@ fn toa(frame: &[u8], is_v6: bool) -> Option<Vec<u8>> {
 
 fn handshake(pair: &mut Pair) {
     pair.inbound(&pair.client().syn().mss(1_460).tcp_option(&LINUX_SYN));
+    answer_syn(pair);
+}
+
+fn answer_syn(pair: &mut Pair) {
     pair.outbound(
         &pair
             .server()
@@ -37,15 +41,7 @@ fn every_packet_carries_the_client_until_the_server_has_answered_it() {
         let expected = Some(client_as_option(is_v6));
         let syn = pair.inbound(&pair.client().syn().mss(1_460).tcp_option(&LINUX_SYN));
         assert_eq!(toa(&syn[0], is_v6), expected, "the SYN");
-        pair.outbound(
-            &pair
-                .server()
-                .syn()
-                .ack()
-                .sequence(7_000)
-                .acknowledgement(1_001)
-                .mss(1_460),
-        );
+        answer_syn(&mut pair);
         let client = pair.client().sequence(1_001).acknowledgement(7_001).ack();
         let ack = pair.inbound(&client.clone().tcp_option(&TIMESTAMPS));
         assert_eq!(toa(&ack[0], is_v6), expected, "the ACK that completes the handshake");
