@@ -16,7 +16,7 @@ use crate::ipvs::conn::{Conn, ConnFlags, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::service::VirtualService;
-use crate::path::packet::Packet;
+use crate::packet::Packet;
 use crate::single_writer::SingleWriter;
 use crate::wire::tcp::{ACK, FIN, PROTOCOL, RST, SYN};
 use crate::worker_state::context::Context;

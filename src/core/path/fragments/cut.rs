@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::address::Address;
 use crate::frame::Frame;
 use crate::limits::FRAGMENT_HEADER_MAX;
-use crate::path::packet::{Origin, Packet};
+use crate::packet::{Origin, Packet};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EthernetHeader};

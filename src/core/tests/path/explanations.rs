@@ -1,11 +1,11 @@
 //! What is explained is what happens, and asking leaves no trace.
 
+use lvs_core::explain::{End, Explanation, Left, Question, explain};
 use lvs_core::ipvs::desired::ServiceSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::{ClientMask, Persistence};
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::ServiceProtocol;
-use lvs_core::path::explain::{End, Explanation, Left, Question, explain};
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN};
 use lvs_core::testing::tcp4;
