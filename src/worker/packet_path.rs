@@ -159,7 +159,7 @@ impl PacketPath for WorkerState {
     }
 
     fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {
-        Some(explain::explain(self, now, question))
+        Some(lvs_core::explain::explain(self, now, question))
     }
 
     fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {
