@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lvs_core::capture::FrameEnds;
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
-use lvs_core::explain::{self, Explanation, Question};
+use lvs_core::explain::{Explanation, Question};
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::{DeviceId, NeighbourKey};
 use lvs_core::path;
