@@ -1,5 +1,5 @@
 //! Turns the file as written into a valid [`Config`]. It checks ranges and uniqueness here, and services by the same
-//! [`DesiredServices`] that the API changes, so that file and API cannot disagree.
+//! [`DesiredServices`](crate::ipvs::desired::DesiredServices) that the API changes, so that file and API cannot disagree.
 
 use std::collections::HashSet;
 use std::ops::{Range, RangeInclusive};
