@@ -92,7 +92,7 @@ fn one(label: &'static str, name: &str, value: u64) -> Sample<1> {
 
 fn workers(page: &mut Page, workers: &[Worker]) {
     type Read = fn(&Worker) -> u64;
-    let counters: [(Named, Read); 22] = [
+    let counters: [(Named, Read); 23] = [
         (("lvsd_worker_rx_packets_total", "Frames taken from devices."), |of| {
             of.rx_packets
         }),
@@ -151,6 +151,13 @@ fn workers(page: &mut Page, workers: &[Worker]) {
                 "Packets that had no space for the client's address.",
             ),
             |of| of.client_address_no_room_packets,
+        ),
+        (
+            (
+                "lvsd_worker_local_ports_unrested_total",
+                "FULLNAT connections whose local port had not rested.",
+            ),
+            |of| of.local_ports_unrested,
         ),
         (("lvsd_worker_bursts_total", "Polls that brought frames."), |of| {
             of.bursts
@@ -404,6 +411,15 @@ fn services(page: &mut Page, services: &[ServiceStatus]) {
         services
             .iter()
             .map(|of| one("service", &of.service.to_string(), of.servers.len() as u64)),
+    );
+    page.counter(
+        (
+            "lvsd_service_local_ports_unrested_total",
+            "FULLNAT connections whose local port had not rested.",
+        ),
+        services
+            .iter()
+            .map(|of| one("service", &of.service.to_string(), of.local_ports_unrested)),
     );
     for (name, _, read) in TOTALS {
         let samples = services
