@@ -62,6 +62,10 @@ pub const LOCAL_PORT_REST_TRIES_MAX: u32 = 8;
 /// longer than a lost last segment takes to come again.
 pub const LOCAL_PORT_IDLE_MIN_MS: u32 = 1_000;
 
+/// How much longer than configured a local port rests, in milliseconds: Linux ends a TIME_WAIT of a minute up to 5 s late,
+/// because its timers become the coarser the longer they run (kernel/time/timer.c).
+pub const LOCAL_PORT_REST_SLACK_MS: u32 = 6_000;
+
 /// Longest time that local ports may rest, in seconds.
 pub const LOCAL_PORT_REST_MAX_SEC: u32 = 3_600;
 

@@ -14,6 +14,7 @@
 use zerocopy::FromBytes;
 
 use crate::arena::{Arena, ArenaError, ArenaSlice, slice_bytes};
+use crate::limits::LOCAL_PORT_REST_SLACK_MS;
 use crate::prefetch::prefetch_read;
 use crate::tick::Tick;
 
@@ -74,7 +75,8 @@ impl RestingPorts {
         slice_bytes::<Set>(sets_for(records))
     }
 
-    /// No local end rests yet. One rests `rest_ms` after its last packet; 0 for not at all.
+    /// No local end rests yet. One rests `rest_ms` after its last packet and [`LOCAL_PORT_REST_SLACK_MS`] more; with 0
+    /// not at all.
     ///
     /// # Errors
     /// Too little memory.
@@ -83,7 +85,11 @@ impl RestingPorts {
         Ok(Self {
             count: sets.len() as u32,
             sets,
-            rest_ms,
+            rest_ms: if rest_ms == 0 {
+                0
+            } else {
+                rest_ms + LOCAL_PORT_REST_SLACK_MS
+            },
             newest: None,
         })
     }
@@ -197,21 +203,21 @@ mod tests {
     #[test]
     fn an_end_rests_from_its_last_packet_and_then_is_as_any_other() {
         let mut ports = ports(1_000);
-        let start = u32::MAX - 70_000;
+        let start = u32::MAX - 80_000;
         assert!(!ports.is_any_resting(Tick(start)));
         let given = predecessor(5, start);
         ports.give_up(42 << 33, &given, Tick(start + 10_000));
-        assert_eq!(ports.find(42 << 33, Tick(start + 59_999)), Some(given));
-        assert_eq!(ports.find(43 << 33, Tick(start + 59_999)), None);
-        assert_eq!(ports.find(42 << 33, Tick(start + 60_000)), None);
-        assert!(!ports.is_any_resting(Tick(start.wrapping_add(70_000))));
+        assert_eq!(ports.find(42 << 33, Tick(start + 65_999)), Some(given));
+        assert_eq!(ports.find(43 << 33, Tick(start + 65_999)), None);
+        assert_eq!(ports.find(42 << 33, Tick(start + 66_000)), None);
+        assert!(!ports.is_any_resting(Tick(start + 76_000)));
     }
 
     #[test]
     fn what_has_rested_already_or_where_nothing_rests_is_not_remembered() {
         let mut on = ports(10);
-        on.give_up(1, &predecessor(1, 0), Tick(60_000));
-        assert!(!on.is_any_resting(Tick(60_000)));
+        on.give_up(1, &predecessor(1, 0), Tick(66_000));
+        assert!(!on.is_any_resting(Tick(66_000)));
         let mut arena = Arena::in_memory(HEADER_BYTES + RestingPorts::bytes_needed(10));
         let mut off = RestingPorts::new(&mut arena, 10, 0).unwrap();
         off.give_up(1, &predecessor(1, 0), Tick(0));

@@ -19,10 +19,9 @@ use lvs_core::verdict::DropReason;
 use super::client_address::{Segment, segment};
 use super::{addr, service};
 
-/// How long servers keep TIME_WAIT.
+/// How long servers keep TIME_WAIT, and by how much Linux's timers may be late.
 const TIME_WAIT_MS: u32 = 60_000;
-/// New connections a millisecond.
-const RATE: u32 = 10;
+const LATE_MS: u32 = 5_000;
 /// The clients' ports, as Linux has them.
 const PORT_FIRST: u32 = 32_768;
 const PORTS: u32 = 28_232;
@@ -39,6 +38,8 @@ struct Case {
     clients: u32,
     locals: u8,
     servers: u8,
+    /// New connections a millisecond.
+    rate: u32,
     carrier: ClientAddress,
 }
 
@@ -48,6 +49,7 @@ const ONE_CLIENT: Case = Case {
     clients: 1,
     locals: 1,
     servers: 2,
+    rate: 10,
     carrier: ClientAddress::None,
 };
 
@@ -113,7 +115,7 @@ impl World {
         for _ in 0..connections {
             self.connect();
             self.count += 1;
-            if self.count.is_multiple_of(RATE) {
+            if self.count.is_multiple_of(self.case.rate) {
                 self.director.advance_ms(1);
             }
         }
@@ -183,7 +185,7 @@ impl World {
         next = self.received(&fin, next);
         let last = server(2, next);
         assert_eq!(self.outbound(&last, 0), isn.wrapping_add(2 + REQUEST.len() as u32));
-        let until_ms = now_ms + TIME_WAIT_MS;
+        let until_ms = now_ms + TIME_WAIT_MS + self.random.below(LATE_MS);
         self.time_waits.insert(
             local,
             TimeWait {
@@ -349,7 +351,19 @@ fn ports_that_have_rested_are_taken_as_they_are() {
         ..ONE_CLIENT
     });
     world.run(60_000);
-    world.director.advance_ms(TIME_WAIT_MS + 1_000);
+    world.director.advance_ms(TIME_WAIT_MS + LATE_MS + 1_000);
     world.run(60_000);
     assert_eq!((world.refused, world.unrested(), world.exhausted()), (0, 0, 0));
+}
+
+#[test]
+fn ports_that_come_round_when_servers_are_about_to_forget_them_meet_none() {
+    let mut world = World::new(Case {
+        clients: 200,
+        servers: 1,
+        rate: 1,
+        ..ONE_CLIENT
+    });
+    world.run(140_000);
+    assert_eq!((world.refused, world.exhausted()), (0, 0));
 }
