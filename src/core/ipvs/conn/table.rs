@@ -189,6 +189,13 @@ impl<A: Address> ConnTable<A> {
         self.hash.hash(key)
     }
 
+    /// [`Self::hash`] apart from the table.
+    #[inline]
+    pub fn hasher(&self) -> impl Fn(&FlowKey<A>) -> u64 + use<A> {
+        let hash = self.hash;
+        move |key| hash.hash(key)
+    }
+
     /// Fetches the bucket of `hash`.
     #[inline(always)]
     pub fn prefetch_bucket(&self, hash: u64) {
