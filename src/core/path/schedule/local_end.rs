@@ -120,12 +120,12 @@ pub(crate) fn choose<A: Address>(
         key,
         now,
     };
+    let comes_home = |local: Endpoint<A>| match &home {
+        Some(home) => home.brings(local),
+        None => owner_of(local.port, workers_count) == worker,
+    };
     if let Some(former) = opening.former
-        && let is_home = home.as_ref().map_or_else(
-            || owner_of(former.port, workers_count) == worker,
-            |home| home.brings(former),
-        )
-        && is_home
+        && comes_home(former)
         && let Some(again) = look.former(pool, former, &reply_to(former))
     {
         return Some(again);
@@ -149,35 +149,8 @@ pub(crate) fn choose<A: Address>(
             resting.prefetch(hash);
         }
     };
-    let mut best: Option<(Endpoint<A>, Offer)> = None;
-    for tries in 1..=LOCAL_PORT_TRIES_MAX {
-        let Some(candidate) = ports_ahead.next(of, pool, &mut advance, fetch) else {
-            break;
-        };
-        match look.at(&reply_to(candidate)) {
-            Candidate::Good => {
-                *is_short = false;
-                return Some(LocalEnd::rested(candidate));
-            }
-            Candidate::Offered(offer) if offer.has_rested => {
-                *is_short = false;
-                return Some(offer.at(candidate));
-            }
-            Candidate::Offered(offer) => {
-                if best.as_ref().is_none_or(|(_, best)| offer.is_better(best, now)) {
-                    best = Some((candidate, offer));
-                }
-            }
-            Candidate::Taken => {}
-        }
-        if let Some((_, best)) = &best
-            && (tries >= LOCAL_PORT_REST_TRIES_MAX || *is_short && best.predecessor.end.is_some())
-        {
-            break;
-        }
-    }
-    *is_short |= best.is_some();
-    best.map(|(end, offer)| offer.at(end))
+    let next = || ports_ahead.next(of, pool, &mut advance, fetch);
+    look.search(next, reply_to, is_short)
 }
 
 /// What a new connection looks at in its candidates.
@@ -190,6 +163,46 @@ struct Look<'a, A: Address> {
 }
 
 impl<A: Address> Look<'_, A> {
+    /// The first candidate that has rested, else the best of those that were looked at. `is_short`: the last search found
+    /// none that had rested; says the same of this one.
+    #[inline]
+    fn search(
+        &self,
+        mut next: impl FnMut() -> Option<Endpoint<A>>,
+        reply_to: impl Fn(Endpoint<A>) -> FlowKey<A>,
+        is_short: &mut bool,
+    ) -> Option<LocalEnd<A>> {
+        let mut best: Option<(Endpoint<A>, Offer)> = None;
+        for tries in 1..=LOCAL_PORT_TRIES_MAX {
+            let Some(candidate) = next() else {
+                break;
+            };
+            match self.at(&reply_to(candidate)) {
+                Candidate::Good => {
+                    *is_short = false;
+                    return Some(LocalEnd::rested(candidate));
+                }
+                Candidate::Offered(offer) if offer.has_rested => {
+                    *is_short = false;
+                    return Some(offer.at(candidate));
+                }
+                Candidate::Offered(offer) => {
+                    if best.as_ref().is_none_or(|(_, best)| offer.is_better(best, self.now)) {
+                        best = Some((candidate, offer));
+                    }
+                }
+                Candidate::Taken => {}
+            }
+            if let Some((_, best)) = &best
+                && (tries >= LOCAL_PORT_REST_TRIES_MAX || *is_short && best.predecessor.end.is_some())
+            {
+                break;
+            }
+        }
+        *is_short |= best.is_some();
+        best.map(|(end, offer)| offer.at(end))
+    }
+
     /// The end that is reached by `reply`.
     #[inline]
     fn at(&self, reply: &FlowKey<A>) -> Candidate {
