@@ -32,7 +32,7 @@ use crate::path::forward::rewrite;
 use crate::path::icmp::answer;
 use crate::path::icmp::answer::Answer;
 use crate::path::icmp::build::IcmpError;
-use crate::path::schedule::local_end::LocalEnd;
+use crate::path::schedule::local_end::Offer;
 use crate::path::slow_path;
 use crate::path::{client_address, track};
 use crate::single_writer::SingleWriter;
@@ -110,15 +110,23 @@ pub(crate) fn begin<'s, A: Address>(
         None => None,
     };
     let chosen = chosen.ok_or(Refusal::NoServer)?;
-    let local =
-        local_end::choose(ctx, table, opening, &chosen).ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?;
-    let mut conn = new_conn(ctx, opening, &chosen, local.end);
-    if local.predecessor.is_some() || local.holder.is_some() {
-        succeed(ctx, table, (opening.headers, &mut conn), &local);
+    let mut offer = None;
+    let mut local = key.src;
+    if chosen.server.mode == ForwardingMode::FullNat {
+        let found = local_end::choose(ctx, table, opening, &chosen);
+        let found = found.ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?;
+        (local, offer) = (found.end, found.offer);
     }
+    if let Some(holder) = offer.and_then(|offer| offer.holder) {
+        track::forget(ctx, table, holder);
+    }
+    let conn = new_conn(ctx, opening, &chosen, local);
     let index = table
         .insert(conn, ctx.now)
         .map_err(|_: InsertError| Refusal::Drop(DropReason::ConnTableFull))?;
+    if let Some(offer) = &offer {
+        succeed(ctx, table.conn_mut(index), opening.headers, offer);
+    }
     if let Some(template) = chosen.template {
         table.control(index, template);
     }
@@ -128,18 +136,10 @@ pub(crate) fn begin<'s, A: Address>(
     Ok(index)
 }
 
-/// The local end of `conn` was another connection's a short time ago, or is until now.
+/// The local end of `conn` was another connection's before.
 #[cold]
-fn succeed<A: Address>(
-    ctx: &mut Context<'_>,
-    table: &mut ConnTable<A>,
-    (headers, conn): (&Headers, &mut Conn<A>),
-    local: &LocalEnd<A>,
-) {
-    if let Some(holder) = local.holder {
-        track::forget(ctx, table, holder);
-    }
-    if let Some(predecessor) = &local.predecessor {
+fn succeed<A: Address>(ctx: &mut Context<'_>, conn: &mut Conn<A>, headers: &Headers, offer: &Offer) {
+    if let Some(predecessor) = offer.predecessor() {
         ctx.own.count_unrested(conn.service);
         own_isn::begin(ctx.random, conn, headers, predecessor);
     }

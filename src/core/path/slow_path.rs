@@ -11,7 +11,7 @@
 //! that expires here still made or moved its connection. On the way back the stack's `ip_forward` comes
 //! first, so there TTL and MTU are looked at before anything is counted.
 
-use crate::address::{Address, Endpoint};
+use crate::address::Address;
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::conn::table::ConnTable;
@@ -48,28 +48,19 @@ pub(crate) fn process<A: Address, F: Frame>(
     found: Option<(ConnIndex, Direction)>,
     packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
-    match found {
+    // The local end of the client's last connection, if that ended with this packet.
+    let former = match found {
         Some((index, Direction::Inbound)) => {
             if !must_reschedule(ctx, table.conn_mut(index), &packet.headers) {
                 return inbound(ctx, table, index, packet);
             }
             let former = table.conn(index).former_end();
             track::forget(ctx, table, index);
-            begin(ctx, table, former, packet)
+            former
         }
-        Some((index, Direction::Outbound)) => outbound(ctx, table, index, packet),
-        None => begin(ctx, table, None, packet),
-    }
-}
-
-/// A packet without a connection. Its client's last one, if it ended with this packet, had the local end `former`.
-#[inline]
-fn begin<A: Address, F: Frame>(
-    ctx: &mut Context<'_>,
-    table: &mut ConnTable<A>,
-    former: Option<Endpoint<A>>,
-    packet: &mut Packet<'_, A, F>,
-) -> Verdict {
+        Some((index, Direction::Outbound)) => return outbound(ctx, table, index, packet),
+        None => None,
+    };
     match admit::admit(ctx, packet) {
         Admission::Decided(verdict) => verdict,
         Admission::Schedule(service) => schedule::first_packet(ctx, table, (service, former), packet),

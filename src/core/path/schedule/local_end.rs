@@ -1,9 +1,8 @@
 //! Part of stage 5: the director's own end towards the real server.
 //!
-//! In:  a new connection and the real server that was picked for it.
-//! Out: the client itself, or in FULLNAT a local address and port, and what the connection has to respect there. In
-//!      order of preference: the end that the same client had before; an end that has rested; an end whose connection
-//!      is finished or gone. Candidates come in the order in which they were given, so the first one has usually rested
+//! In:  a new connection of FULLNAT and the real server that was picked for it.
+//! Out: a local address and port, and what the connection has to respect there. In order of preference: the end that
+//!      the same client had before; an end that has rested; an end whose connection is finished or gone. Candidates come in the order in which they were given, so the first one has usually rested
 //!      longest. Several are looked at until one has not rested, then only one for each connection: who looked at more
 //!      would come round sooner.
 //! Never: looks at more than `LOCAL_PORT_TRIES_MAX` candidates; takes an end from a connection that is not finished.
@@ -25,21 +24,8 @@ use crate::worker_state::context::{Context, PoolState, Scheduling};
 #[derive(Clone, Copy)]
 pub(crate) struct LocalEnd<A: Address> {
     pub(crate) end: Endpoint<A>,
-    /// The finished connection that has to give the end up.
-    pub(crate) holder: Option<ConnIndex>,
-    /// The connection before, if the end has not rested since.
-    pub(crate) predecessor: Option<Predecessor>,
-}
-
-impl<A: Address> LocalEnd<A> {
-    /// An end that nobody has, and that nobody had a short time ago.
-    const fn rested(end: Endpoint<A>) -> Self {
-        Self {
-            end,
-            holder: None,
-            predecessor: None,
-        }
-    }
+    /// Of an end that was another connection's a short time ago, or is until now.
+    pub(crate) offer: Option<Offer>,
 }
 
 /// What a candidate is.
@@ -54,8 +40,10 @@ enum Candidate {
 
 /// An end whose connection is finished or gone.
 #[derive(Clone, Copy)]
-struct Offer {
-    holder: Option<ConnIndex>,
+pub(crate) struct Offer {
+    /// The finished connection that has to give the end up.
+    pub(crate) holder: Option<ConnIndex>,
+    /// The connection before.
     predecessor: Predecessor,
     has_rested: bool,
 }
@@ -72,16 +60,13 @@ impl Offer {
         }
     }
 
-    const fn at<A: Address>(self, end: Endpoint<A>) -> LocalEnd<A> {
-        LocalEnd {
-            end,
-            holder: self.holder,
-            predecessor: if self.has_rested { None } else { Some(self.predecessor) },
-        }
+    /// The connection before, if the end has not rested since.
+    pub(crate) const fn predecessor(&self) -> Option<&Predecessor> {
+        if self.has_rested { None } else { Some(&self.predecessor) }
     }
 }
 
-/// See the module. `None` when no candidate can be had.
+/// The end of a FULLNAT connection. `None` when no candidate can be had.
 pub(crate) fn choose<A: Address>(
     ctx: &mut Context<'_>,
     table: &ConnTable<A>,
@@ -90,9 +75,6 @@ pub(crate) fn choose<A: Address>(
 ) -> Option<LocalEnd<A>> {
     let Opening { service, key, .. } = *opening;
     let server = chosen.server;
-    if server.mode != ForwardingMode::FullNat {
-        return Some(LocalEnd::rested(key.src));
-    }
     let pool = service.local_addresses.as_ref()?;
     let real = Endpoint::new(A::from_ip(server.addr)?, chosen.port);
     let (worker, workers_count) = (ctx.ownership.worker, ctx.ownership.workers_count);
@@ -180,11 +162,17 @@ impl<A: Address> Look<'_, A> {
             match self.at(&reply_to(candidate)) {
                 Candidate::Good => {
                     *is_short = false;
-                    return Some(LocalEnd::rested(candidate));
+                    return Some(LocalEnd {
+                        end: candidate,
+                        offer: None,
+                    });
                 }
                 Candidate::Offered(offer) if offer.has_rested => {
                     *is_short = false;
-                    return Some(offer.at(candidate));
+                    return Some(LocalEnd {
+                        end: candidate,
+                        offer: Some(offer),
+                    });
                 }
                 Candidate::Offered(offer) => {
                     if best.as_ref().is_none_or(|(_, best)| offer.is_better(best, self.now)) {
@@ -200,7 +188,10 @@ impl<A: Address> Look<'_, A> {
             }
         }
         *is_short |= best.is_some();
-        best.map(|(end, offer)| offer.at(end))
+        best.map(|(end, offer)| LocalEnd {
+            end,
+            offer: Some(offer),
+        })
     }
 
     /// The end that is reached by `reply`.
@@ -260,9 +251,15 @@ impl<A: Address> Look<'_, A> {
             return None;
         }
         match self.at(reply) {
-            Candidate::Good => Some(LocalEnd::rested(former)),
+            Candidate::Good => Some(LocalEnd {
+                end: former,
+                offer: None,
+            }),
             Candidate::Offered(offer) if offer.holder.is_none() && self.is_same_client(&offer.predecessor) => {
-                Some(offer.at(former))
+                Some(LocalEnd {
+                    end: former,
+                    offer: Some(offer),
+                })
             }
             Candidate::Offered(_) | Candidate::Taken => None,
         }
