@@ -146,6 +146,12 @@ impl RestingPorts {
         set.last_seen[place] = predecessor.last_seen;
     }
 
+    /// Whether [`Self::find`] may find something.
+    #[inline]
+    pub fn has_record(&self, hash: u64) -> bool {
+        self.sets.at(self.set_of(hash)).marks.contains(&mark_of(hash))
+    }
+
     /// What was at the end whose replies have this hash, if that end still rests.
     #[inline]
     pub fn find(&self, hash: u64, now: Tick) -> Option<Predecessor> {

@@ -22,6 +22,7 @@ use crate::ipvs::protocol;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::resting_ports::Predecessor;
 use crate::ipvs::scheduler::{self, FlowHint, Loads, Pick};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
@@ -32,7 +33,7 @@ use crate::path::forward::rewrite;
 use crate::path::icmp::answer;
 use crate::path::icmp::answer::Answer;
 use crate::path::icmp::build::IcmpError;
-use crate::path::schedule::local_end::Offer;
+use crate::path::schedule::local_end::LocalEnd;
 use crate::path::slow_path;
 use crate::path::{client_address, track};
 use crate::single_writer::SingleWriter;
@@ -110,22 +111,21 @@ pub(crate) fn begin<'s, A: Address>(
         None => None,
     };
     let chosen = chosen.ok_or(Refusal::NoServer)?;
-    let mut offer = None;
-    let mut local = key.src;
-    if chosen.server.mode == ForwardingMode::FullNat {
+    let local = if chosen.server.mode == ForwardingMode::FullNat {
         let found = local_end::choose(ctx, table, opening, &chosen);
-        let found = found.ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?;
-        (local, offer) = (found.end, found.offer);
-    }
-    if let Some(holder) = offer.and_then(|offer| offer.holder) {
+        found.ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?
+    } else {
+        LocalEnd::of_client(key.src)
+    };
+    if let Some(holder) = local.holder() {
         track::forget(ctx, table, holder);
     }
-    let conn = new_conn(ctx, opening, &chosen, local);
+    let conn = new_conn(ctx, opening, &chosen, local.end);
     let index = table
-        .insert(conn, ctx.now)
+        .insert_at(conn, local.free, ctx.now)
         .map_err(|_: InsertError| Refusal::Drop(DropReason::ConnTableFull))?;
-    if let Some(offer) = &offer {
-        succeed(ctx, table.conn_mut(index), opening.headers, offer);
+    if let Some(predecessor) = local.predecessor() {
+        succeed(ctx, table.conn_mut(index), opening.headers, predecessor);
     }
     if let Some(template) = chosen.template {
         table.control(index, template);
@@ -136,13 +136,11 @@ pub(crate) fn begin<'s, A: Address>(
     Ok(index)
 }
 
-/// The local end of `conn` was another connection's before.
+/// The local end of `conn` was another connection's, and has not rested since.
 #[cold]
-fn succeed<A: Address>(ctx: &mut Context<'_>, conn: &mut Conn<A>, headers: &Headers, offer: &Offer) {
-    if let Some(predecessor) = offer.predecessor() {
-        ctx.own.count_unrested(conn.service);
-        own_isn::begin(ctx.random, conn, headers, predecessor);
-    }
+fn succeed<A: Address>(ctx: &mut Context<'_>, conn: &mut Conn<A>, headers: &Headers, predecessor: &Predecessor) {
+    ctx.own.count_unrested(conn.service);
+    own_isn::begin(ctx.random, conn, headers, predecessor);
 }
 
 /// A connection of one-packet scheduling ends with its packet. Whether it was one.

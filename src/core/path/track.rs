@@ -179,7 +179,7 @@ fn conns(ctx: &Context<'_>, id: RealServerId) -> u32 {
     WorkerCounters::conns_of_all(ctx.counters, id)
 }
 
-/// Takes a connection out before its time, and its template too if nobody else needs that.
+/// Takes a connection out before its time.
 pub(crate) fn forget<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
     let conn = table.conn(index);
     unbind(ctx, conn);

@@ -24,8 +24,32 @@ use crate::worker_state::context::{Context, PoolState, Scheduling};
 #[derive(Clone, Copy)]
 pub(crate) struct LocalEnd<A: Address> {
     pub(crate) end: Endpoint<A>,
+    /// The table's hash of the replies to it, which no connection has; `None` where that is not known.
+    pub(crate) free: Option<u64>,
     /// Of an end that was another connection's a short time ago, or is until now.
-    pub(crate) offer: Option<Offer>,
+    offer: Option<Offer>,
+}
+
+impl<A: Address> LocalEnd<A> {
+    /// The end of a connection without one of the director's own: its client.
+    pub(crate) const fn of_client(client: Endpoint<A>) -> Self {
+        Self {
+            end: client,
+            free: None,
+            offer: None,
+        }
+    }
+
+    /// The finished connection that has to give the end up.
+    pub(crate) fn holder(&self) -> Option<ConnIndex> {
+        self.offer.as_ref()?.holder
+    }
+
+    /// The connection before, if the end has not rested since.
+    pub(crate) fn predecessor(&self) -> Option<&Predecessor> {
+        let offer = self.offer.as_ref()?;
+        (!offer.has_rested).then_some(&offer.predecessor)
+    }
 }
 
 /// What a candidate is.
@@ -40,10 +64,8 @@ enum Candidate {
 
 /// An end whose connection is finished or gone.
 #[derive(Clone, Copy)]
-pub(crate) struct Offer {
-    /// The finished connection that has to give the end up.
-    pub(crate) holder: Option<ConnIndex>,
-    /// The connection before.
+struct Offer {
+    holder: Option<ConnIndex>,
     predecessor: Predecessor,
     has_rested: bool,
 }
@@ -58,11 +80,6 @@ impl Offer {
             (false, true) => false,
             _ => now.since_ms(before.last_seen) > now.since_ms(other.last_seen),
         }
-    }
-
-    /// The connection before, if the end has not rested since.
-    pub(crate) const fn predecessor(&self) -> Option<&Predecessor> {
-        if self.has_rested { None } else { Some(&self.predecessor) }
     }
 }
 
@@ -102,15 +119,14 @@ pub(crate) fn choose<A: Address>(
         key,
         now,
     };
-    let comes_home = |local: Endpoint<A>| match &home {
-        Some(home) => home.brings(local),
-        None => owner_of(local.port, workers_count) == worker,
-    };
-    if let Some(former) = opening.former
-        && comes_home(former)
-        && let Some(again) = look.former(pool, former, &reply_to(former))
-    {
-        return Some(again);
+    if let Some(former) = opening.former {
+        let comes_home = match &home {
+            Some(home) => home.brings(former),
+            None => owner_of(former.port, workers_count) == worker,
+        };
+        if comes_home && let Some(again) = look.former(pool, former, &reply_to(former)) {
+            return Some(again);
+        }
     }
     let PoolState { cursor, is_short } = pools.get_mut(service.id.0 as usize)?;
     let mut rss_tries = RSS_PORT_TRIES_MAX;
@@ -131,8 +147,84 @@ pub(crate) fn choose<A: Address>(
             resting.prefetch(hash);
         }
     };
-    let next = || ports_ahead.next(of, pool, &mut advance, fetch);
-    look.search(next, reply_to, is_short)
+    let mut search = Search {
+        best: None,
+        tries: 0,
+        was_short: *is_short,
+    };
+    while !search.is_over()
+        && let Some(candidate) = ports_ahead.next(of, pool, &mut advance, fetch)
+    {
+        let reply = reply_to(candidate);
+        let hash = table.hash(&reply);
+        let holder = table.find(hash, &reply);
+        let found = if holder.is_none() && !(is_any_resting && resting.has_record(hash)) {
+            Some(LocalEnd {
+                end: candidate,
+                free: Some(hash),
+                offer: None,
+            })
+        } else {
+            search.consider(&look, candidate, (hash, holder))
+        };
+        if found.is_some() {
+            *is_short = false;
+            return found;
+        }
+    }
+    *is_short |= search.best.is_some();
+    search.best
+}
+
+/// The candidates that a new connection has looked at.
+struct Search<A: Address> {
+    /// The best that has not rested.
+    best: Option<LocalEnd<A>>,
+    tries: u32,
+    /// Whether the search before found none that had rested.
+    was_short: bool,
+}
+
+impl<A: Address> Search<A> {
+    #[inline]
+    const fn is_over(&self) -> bool {
+        let is_best_enough = match &self.best {
+            Some(LocalEnd { offer: Some(offer), .. }) => {
+                self.tries >= LOCAL_PORT_REST_TRIES_MAX || self.was_short && offer.predecessor.end.is_some()
+            }
+            _ => false,
+        };
+        is_best_enough || self.tries >= LOCAL_PORT_TRIES_MAX
+    }
+
+    /// The candidate, whose reply has this hash and this holder, if it has rested.
+    #[cold]
+    fn consider(
+        &mut self,
+        look: &Look<'_, A>,
+        candidate: Endpoint<A>,
+        (hash, holder): (u64, Option<(ConnIndex, Direction)>),
+    ) -> Option<LocalEnd<A>> {
+        self.tries += 1;
+        let offer = match look.at(hash, holder) {
+            Candidate::Good => None,
+            Candidate::Offered(offer) => Some(offer),
+            Candidate::Taken => return None,
+        };
+        let found = LocalEnd {
+            end: candidate,
+            free: Some(hash),
+            offer,
+        };
+        let Some(offer) = offer.filter(|offer| !offer.has_rested) else {
+            return Some(found);
+        };
+        let best = self.best.and_then(|best| best.offer);
+        if best.is_none_or(|best| offer.is_better(&best, look.now)) {
+            self.best = Some(found);
+        }
+        None
+    }
 }
 
 /// What a new connection looks at in its candidates.
@@ -145,60 +237,9 @@ struct Look<'a, A: Address> {
 }
 
 impl<A: Address> Look<'_, A> {
-    /// The first candidate that has rested, else the best of those that were looked at. `is_short`: the last search found
-    /// none that had rested; says the same of this one.
-    #[inline]
-    fn search(
-        &self,
-        mut next: impl FnMut() -> Option<Endpoint<A>>,
-        reply_to: impl Fn(Endpoint<A>) -> FlowKey<A>,
-        is_short: &mut bool,
-    ) -> Option<LocalEnd<A>> {
-        let mut best: Option<(Endpoint<A>, Offer)> = None;
-        for tries in 1..=LOCAL_PORT_TRIES_MAX {
-            let Some(candidate) = next() else {
-                break;
-            };
-            match self.at(&reply_to(candidate)) {
-                Candidate::Good => {
-                    *is_short = false;
-                    return Some(LocalEnd {
-                        end: candidate,
-                        offer: None,
-                    });
-                }
-                Candidate::Offered(offer) if offer.has_rested => {
-                    *is_short = false;
-                    return Some(LocalEnd {
-                        end: candidate,
-                        offer: Some(offer),
-                    });
-                }
-                Candidate::Offered(offer) => {
-                    if best.as_ref().is_none_or(|(_, best)| offer.is_better(best, self.now)) {
-                        best = Some((candidate, offer));
-                    }
-                }
-                Candidate::Taken => {}
-            }
-            if let Some((_, best)) = &best
-                && (tries >= LOCAL_PORT_REST_TRIES_MAX || *is_short && best.predecessor.end.is_some())
-            {
-                break;
-            }
-        }
-        *is_short |= best.is_some();
-        best.map(|(end, offer)| LocalEnd {
-            end,
-            offer: Some(offer),
-        })
-    }
-
-    /// The end that is reached by `reply`.
-    #[inline]
-    fn at(&self, reply: &FlowKey<A>) -> Candidate {
-        let hash = self.table.hash(reply);
-        match self.table.find(hash, reply) {
+    /// The end whose replies have this hash and belong to this holder.
+    fn at(&self, hash: u64, holder: Option<(ConnIndex, Direction)>) -> Candidate {
+        match holder {
             None => match self.resting.find(hash, self.now) {
                 None => Candidate::Good,
                 Some(predecessor) => self.resting_end(predecessor),
@@ -250,14 +291,17 @@ impl<A: Address> Look<'_, A> {
         if !self.resting.is_on() || !pool.addresses.contains(&former.addr.to_ip()) {
             return None;
         }
-        match self.at(reply) {
+        let hash = self.table.hash(reply);
+        match self.at(hash, self.table.find(hash, reply)) {
             Candidate::Good => Some(LocalEnd {
                 end: former,
+                free: Some(hash),
                 offer: None,
             }),
             Candidate::Offered(offer) if offer.holder.is_none() && self.is_same_client(&offer.predecessor) => {
                 Some(LocalEnd {
                     end: former,
+                    free: Some(hash),
                     offer: Some(offer),
                 })
             }
