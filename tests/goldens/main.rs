@@ -76,8 +76,8 @@ fn main() -> ExitCode {
         }
         if let Some(reason) = not_applicable.get(&name) {
             summary.not_applicable.push((name, reason.clone()));
-        } else if scenario.setup.iter().any(|line| line.contains(" type vlan ")) && !has_vlans() {
-            let reason = "this machine's kernel has no VLAN interfaces (modprobe 8021q)".to_owned();
+        } else if let Some(kind) = missing_link_kind(&scenario) {
+            let reason = format!("this machine's kernel has no interfaces of the type {kind}");
             summary.elsewhere.push((name, reason));
         } else if is_slow(&scenario) {
             let reason = format!("pauses longer than {PAUSES_MAX_SEC} s: set LVS_GOLDENS_SLOW=1");
@@ -99,14 +99,28 @@ fn main() -> ExitCode {
     summary.print()
 }
 
-/// Whether the kernel here has VLAN interfaces.
-fn has_vlans() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        let made =
-            Namespace::create().shell("ip link add a type veth peer name b && ip link add link a a.7 type vlan id 7");
-        made.status.success()
-    })
+/// A type of interface that the recording makes and the kernel here does not know.
+fn missing_link_kind(scenario: &Scenario) -> Option<&'static str> {
+    static KNOWN: OnceLock<[bool; 2]> = OnceLock::new();
+    const KINDS: [(&str, &str); 2] = [
+        (
+            "vlan",
+            "ip link add a type veth peer name b && ip link add link a a.7 type vlan id 7",
+        ),
+        ("dummy", "ip link add a type dummy"),
+    ];
+    let makes = |kind: &str| {
+        scenario
+            .setup
+            .iter()
+            .any(|line| line.contains(&format!(" type {kind}")))
+    };
+    let is_known = || KINDS.map(|(_, line)| Namespace::create().shell(line).status.success());
+    let needed = KINDS
+        .iter()
+        .enumerate()
+        .find(|(number, (kind, _))| makes(kind) && !KNOWN.get_or_init(is_known).get(*number).copied().unwrap_or(false));
+    needed.map(|(_, (kind, _))| *kind)
 }
 
 fn is_slow(scenario: &Scenario) -> bool {

@@ -196,6 +196,13 @@ impl<'s> GoldenTestbed<'s> {
                     errors: String::from_utf8_lossy(&done.stderr).into_owned(),
                     code: done.status.code().unwrap_or(-1),
                 });
+            } else if let Some((value, name)) = written_setting(command) {
+                let done = self.daemon.lvsctl(&format!("sysctl {name}={value}"));
+                printed = Some(Printed {
+                    output: String::new(),
+                    errors: String::from_utf8_lossy(&done.stderr).into_owned(),
+                    code: done.status.code().unwrap_or(-1),
+                });
             } else if let Some(name) = command.strip_prefix("sysctl net.ipv4.vs.") {
                 printed = Some(self.settings(|known| known == name));
             } else if command.starts_with("sysctl -a") && line.contains("net.ipv4.vs") {
@@ -248,6 +255,11 @@ impl<'s> GoldenTestbed<'s> {
             code: 0,
         }
     }
+}
+
+/// `echo VALUE > /proc/sys/net/ipv4/vs/NAME`.
+fn written_setting(command: &str) -> Option<(&str, &str)> {
+    command.strip_prefix("echo ")?.split_once(" > /proc/sys/net/ipv4/vs/")
 }
 
 /// A set-up command; mark rules and modules are not the kernel's here.
