@@ -9,6 +9,8 @@ mod capture;
 mod error;
 mod id;
 pub mod ipvsadm_text;
+pub mod kernel_files;
+pub mod kernel_options;
 mod mark;
 pub mod netlink;
 mod options;
@@ -22,7 +24,7 @@ mod why;
 pub use action::Action;
 pub use capture::{CaptureAsked, CaptureDirection, EndPattern};
 pub use error::{ApiError, ErrorCode};
-pub use id::{IdError, Protocol, ServiceId};
+pub use id::{IdError, Protocol, ServiceId, endpoint};
 pub use mark::{MarkProtocol, MarkRule, PortRange, Prefix};
 pub use service::{
     ClientAddress, GueChecksum, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings, Service, ServicePatch,

@@ -103,6 +103,14 @@ fn narrowed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Netmask
     Ok(Option::<Netmask>::deserialize(deserializer)?.and_then(Netmask::narrowed))
 }
 
+fn endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    crate::endpoint(&text).ok_or_else(|| {
+        let message = format!("{text:?} is no address and port; write them as in 198.51.100.1:80 or [2001:db8::1]:80");
+        serde::de::Error::custom(message)
+    })
+}
+
 /// A value that is given, be it `null`.
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
@@ -303,6 +311,7 @@ options! {
     #[serde(deny_unknown_fields)]
     whole Server {
         /// Address and port: `198.51.100.1:80`.
+        #[serde(deserialize_with = "endpoint")]
         #[schema(value_type = String, example = "198.51.100.1:80")]
         server: SocketAddr,
     } {}

@@ -13,6 +13,7 @@ use lvs_api::netlink::{
 };
 use lvs_api::{
     Action, ApiError, ErrorCode, Mode, Netmask, Persistence, Server, Service, ServiceId, ServicePatch, ServiceSettings,
+    SettingValue,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::{ServerListing, ServerSpec, ServiceListing, ServiceSpec};
@@ -142,6 +143,22 @@ impl IpvsTable for Director {
 
     fn stop_daemon(&mut self, state: u32) -> Result<(), Errno> {
         Self::stop_daemon(self, state)
+    }
+
+    fn sysctl(&self, name: &str) -> Option<String> {
+        self.desired.sysctls.get(name)
+    }
+
+    fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), Errno> {
+        if self.desired.sysctls.get(name).is_none() {
+            return Err(Errno::NoEntry);
+        }
+        let named = [(name.to_owned(), SettingValue(value.to_owned()))];
+        // A value out of range is the kernel's EINVAL, whatever else the daemon calls it.
+        self.act(Action::SetSysctls(named.into())).map_err(|errno| match errno {
+            Errno::Io => Errno::Io,
+            _ => Errno::Invalid,
+        })
     }
 
     fn zero(&mut self, key: Option<&ServiceKey>) -> Result<(), Errno> {
