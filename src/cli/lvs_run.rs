@@ -6,7 +6,8 @@
 
 use std::convert::Infallible;
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -27,6 +28,8 @@ use arguments::{Mode, Part, RunArguments};
 use notify::{Director, Failure, Tool};
 use program::Program;
 
+/// The library's file.
+const LIBRARY: &str = "liblvs_ipvs.so";
 /// lvsd does not answer.
 const EXIT_NO_DIRECTOR: u8 = 3;
 /// The library is not there.
@@ -40,6 +43,11 @@ const EXIT_NOT_FOUND: u8 = 127;
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    if let Some(others) = preloads_without_library() {
+        let error = without_library(&others);
+        eprintln!("lvs-run: cannot start itself without the library: {error}");
+        return ExitCode::from(EXIT_NOT_EXECUTABLE);
+    }
     let arguments = RunArguments::parse();
     if let Some(part) = arguments.supervise {
         return supervise(part, &arguments);
@@ -51,6 +59,29 @@ pub fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// What else is preloaded, when the library is in front of this program's own C library. A preloaded program has started
+/// it then, and the library would start the launcher in place of the tool again.
+fn preloads_without_library() -> Option<OsString> {
+    let preload = env::var_os("LD_PRELOAD")?;
+    let is_library = |path: &&[u8]| path.ends_with(LIBRARY.as_bytes());
+    let paths = || preload.as_bytes().split(|byte| matches!(byte, b':' | b' '));
+    paths().any(|path| is_library(&path)).then(|| {
+        let others: Vec<&[u8]> = paths().filter(|path| !is_library(path)).collect();
+        OsString::from_vec(others.join(&b':'))
+    })
+}
+
+fn without_library(others: &OsStr) -> std::io::Error {
+    let mut again = Command::new("/proc/self/exe");
+    again.arg0("lvs-run").args(env::args_os().skip(1));
+    if others.is_empty() {
+        again.env_remove("LD_PRELOAD");
+    } else {
+        again.env("LD_PRELOAD", others);
+    }
+    again.exec()
 }
 
 fn run(arguments: &RunArguments) -> Result<Infallible, (u8, String)> {
@@ -143,6 +174,10 @@ impl Launch<'_> {
     }
 
     fn preload(self) -> Result<Infallible, (u8, String)> {
+        // What uses io_uring passes the library by. Who is not root cannot program the kernel's IPVS in any way.
+        if rustix::process::geteuid().is_root() {
+            let _ = filter::refuse_io_uring();
+        }
         let mut preload = find_library(self.library)?.into_os_string();
         if let Some(others) = env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
             preload.push(":");
@@ -153,10 +188,16 @@ impl Launch<'_> {
             .args(self.tool.arguments)
             .env("LD_PRELOAD", preload)
             .env("LVS_IPVS_SOCK", self.director.socket)
+            .env("LVS_IPVS_RUN", own_path())
             .env("LVS_IPVS_TIMEOUT", self.director.timeout_sec.to_string())
             .exec();
         Err((EXIT_NOT_EXECUTABLE, format!("{}: {error}", self.tool.path.display())))
     }
+}
+
+/// This program, for what a preloaded program starts and the library cannot follow.
+fn own_path() -> PathBuf {
+    env::current_exe().unwrap_or_else(|_| "/usr/bin/lvs-run".into())
 }
 
 fn director<'a>(socket: &'a Path, arguments: &RunArguments) -> Director<'a> {
@@ -181,7 +222,7 @@ fn supervise(part: Part, arguments: &RunArguments) -> ExitCode {
 
 /// Finds the library beside this program (a build tree), below it (a prefix), or where packages install it.
 fn find_library(given: Option<&Path>) -> Result<PathBuf, (u8, String)> {
-    const NAME: &str = "liblvs_ipvs.so";
+    const NAME: &str = LIBRARY;
     let mut places = Vec::new();
     if let Some(given) = given {
         places.push(given.to_owned());

@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -30,8 +31,15 @@ pub(crate) const READY: &[u8] = b"+";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Director<'a> {
     pub(crate) socket: &'a Path,
-    /// The longest time that an answer may take.
+    /// The longest time that an answer may take; 0 for as long as lvsd lives.
     pub(crate) timeout_sec: f64,
+}
+
+impl Director<'_> {
+    /// The longest time that an answer may take.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        (self.timeout_sec > 0.0).then(|| Duration::from_secs_f64(self.timeout_sec))
+    }
 }
 
 /// The program that this process becomes.
