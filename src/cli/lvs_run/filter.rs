@@ -200,6 +200,8 @@ fn without_io_uring(filter: &mut ScmpFilterContext) -> Result<(), SeccompError> 
 /// Puts a filter on this process that refuses io_uring and nothing else, for programs with the library.
 pub(crate) fn refuse_io_uring() -> Result<(), SeccompError> {
     let mut filter = ScmpFilterContext::new(ScmpAction::Allow)?;
+    filter.set_act_badarch(ScmpAction::Allow)?;
+    filter.add_arch(COMPANION)?;
     filter.set_ctl_nnp(false)?;
     without_io_uring(&mut filter)?;
     filter.load()
