@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Oldest DPDK whose ABI `shim.c` and `src/dpdk/` are written for.
+/// Oldest DPDK whose API `shim.c` and `src/dpdk/` are written for.
 const VERSION_MIN: &str = "22.11";
 
 /// What to do when DPDK is not there.
@@ -128,13 +128,14 @@ fn generate_bindings(flags: &[String]) {
         .header("shim.h")
         .clang_args(flags)
         .allowlist_var("SHIM_.*")
+        .allowlist_type("shim_.*")
         .default_macro_constant_type(bindgen::MacroTypeVariation::Signed)
         .derive_default(true)
         .generate_comments(false)
         .rust_edition(bindgen::RustEdition::Edition2024)
         .rust_target("1.88".parse().expect("a Rust version"))
-        // Types behind pointers that nobody looks into.
-        .opaque_type("rte_mempool|rte_device|rte_mbuf_ext_shared_info|rte_eth_.*_fc_conf|rte_devargs|_IO_FILE");
+        // Types behind pointers that nobody looks into. `MbufField` reaches the fields of an mbuf.
+        .opaque_type("rte_mbuf|rte_mempool|rte_device|rte_eth_.*_fc_conf|rte_devargs|_IO_FILE");
     for function in FUNCTIONS {
         builder = builder.allowlist_function(function);
     }

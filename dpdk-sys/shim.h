@@ -2,6 +2,7 @@
 #ifndef LVSD_DPDK_SHIM_H
 #define LVSD_DPDK_SHIM_H
 
+#include <stddef.h>
 #include <stdio.h>
 
 #include <rte_cycles.h>
@@ -35,6 +36,20 @@ static const uint32_t SHIM_MEMPOOL_CACHE_MAX = RTE_MEMPOOL_CACHE_MAX_SIZE;
 static const int32_t SHIM_EPOLL_PER_THREAD = RTE_EPOLL_PER_THREAD;
 static const int32_t SHIM_INTR_EVENT_ADD = RTE_INTR_EVENT_ADD;
 static const int32_t SHIM_SOCKET_ID_ANY = SOCKET_ID_ANY;
+
+/*
+ * The offset and the type of a field of an mbuf. Since DPDK 24.11 most of these fields are in anonymous structs and
+ * unions, to which bindgen gives names of its own.
+ */
+#define SHIM_MBUF_FIELD(field) \
+	static const size_t SHIM_MBUF_OFFSET_##field = offsetof(struct rte_mbuf, field); \
+	typedef __typeof__(((struct rte_mbuf *)0)->field) shim_mbuf_##field
+SHIM_MBUF_FIELD(buf_addr);
+SHIM_MBUF_FIELD(buf_len);
+SHIM_MBUF_FIELD(data_len);
+SHIM_MBUF_FIELD(data_off);
+SHIM_MBUF_FIELD(nb_segs);
+SHIM_MBUF_FIELD(pkt_len);
 
 uint16_t shim_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 uint16_t shim_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);

@@ -160,14 +160,14 @@ fn a_device_with_receive_interrupts_wakes_its_worker() {
         let (near, near_queues) = open(1, &format!("net_virtio_user0,path={},queues=1", socket.display()));
         assert!(near.rx_interrupts() && !far.rx_interrupts());
         let counters = [Arc::new(WorkerCounters::new(1))];
-        let crew_settings = AssignmentSettings {
+        let assignment_settings = AssignmentSettings {
             counters: &counters,
             twins: &[],
             idle: ADAPTIVE,
             clock: Clock::start(&eal),
             pool,
         };
-        let mut assignment = assemble(vec![Queues::default(), near_queues], &crew_settings);
+        let mut assignment = assemble(vec![Queues::default(), near_queues], &assignment_settings);
         let mut worker = Worker::new(assignment.workers.remove(0), ScriptedPath::default());
         let handle = lcore::launch(&eal, 0, move || worker.run()).unwrap();
         assert!(

@@ -80,14 +80,14 @@ impl Running {
         };
         let (devices, queues): (Vec<_>, Vec<_>) = captures.into_iter().enumerate().map(replay).unzip();
         let counters = [Arc::new(WorkerCounters::new(SERVERS_MAX))];
-        let crew_settings = AssignmentSettings {
+        let assignment_settings = AssignmentSettings {
             counters: &counters,
             twins: &[DeviceId(0), DeviceId(1)],
             idle: IdlePolicy::Pause,
             clock: Clock::start(&eal),
             pool,
         };
-        let mut assignment = assemble(queues, &crew_settings);
+        let mut assignment = assemble(queues, &assignment_settings);
         let mut desired = DesiredServices::default();
         add_services(&mut desired);
         let l3 = Arc::new(network().build(1));
@@ -242,14 +242,7 @@ impl Captures {
     }
 
     fn write(&self, name: &str, frames: impl IntoIterator<Item = Vec<u8>>) {
-        let captured: Vec<_> = frames
-            .into_iter()
-            .map(|bytes| CapturedFrame {
-                time_ns: 0,
-                wire_len: bytes.len() as u32,
-                bytes,
-            })
-            .collect();
+        let captured: Vec<_> = frames.into_iter().map(CapturedFrame::of).collect();
         std::fs::write(self.path(name), write_pcap(&captured)).unwrap();
     }
 

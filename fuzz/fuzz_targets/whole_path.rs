@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use lvs_core::conn_record::ConnRecord;
+use lvs_core::frame::vec::VecFrame;
 use lvs_core::ipvs::client_address::ClientAddress;
 use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
@@ -23,7 +24,6 @@ use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::{L3, L3Builder, NeighbourKey, NeighbourState};
 use lvs_core::limits::BURST_MAX;
 use lvs_core::single_writer::SingleWriter;
-use lvs_core::frame::vec::VecFrame;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::mutate::add_services;
 use lvs_core::testing::network::{LAN, WAN, neighbour_mac, network};

@@ -24,4 +24,12 @@ udp() { echo "udp:$(vip "$1")"; }
 # rs N PORT: a real server as ipvsadm names it.
 rs() { echo "$(host_of "${RS[$1]}"):$2"; }
 
+# balanced OPTION PORT SERVER_PORT MODE: an rr service of the VIP over both real servers. OPTION (-t, -u, --sctp-service) and
+# MODE (-g, -i, -m) are ipvsadm's.
+balanced() {
+    ipvsadm -A "$1" "$(vip "$2")" -s rr
+    ipvsadm -a "$1" "$(vip "$2")" -r "$(rs 1 "$3")" "$4"
+    ipvsadm -a "$1" "$(vip "$2")" -r "$(rs 2 "$3")" "$4"
+}
+
 LOCAL4=() LOCAL6=()

@@ -13,19 +13,9 @@ dr_network() {
   2001:db8:1::2        .1   .254            ├── rs1 192.0.2.11  (VIP silent on lo)
                                             └── rs2 192.0.2.12  (VIP silent on lo)
 PICTURE
-    new_lan outside
-    new_lan inside
-    new_client
-    new_router
-    plug router inside inside
-    address router inside 192.0.2.254/24 2001:db8:2::fe/64
-    new_host director
-    plug_device lan inside
+    director_behind_router
     for n in 1 2; do
-        new_host "rs$n"
-        plug "rs$n" eth0 inside
-        address "rs$n" eth0 "192.0.2.1$n/24" "2001:db8:2::1$n/64"
-        gateway "rs$n" 192.0.2.254 2001:db8:2::fe
+        new_real_server "rs$n" inside "192.0.2.1$n/24" "2001:db8:2::1$n/64" 192.0.2.254 2001:db8:2::fe
         silent_vip "rs$n" "$VIP4/32" "$VIP6/128"
     done
 }
@@ -40,14 +30,7 @@ tun_network() {
   2001:db8:1::2                   ├── rs1 203.0.113.11/25   (tunnel end, VIP silent on lo)
                                   └── rs2 203.0.113.139/25  (tunnel end, VIP silent on lo)
 PICTURE
-    new_lan outside
-    new_lan inside
-    new_client
-    new_router
-    plug router inside inside
-    address router inside 192.0.2.254/24 2001:db8:2::fe/64
-    new_host director
-    plug_device lan inside
+    director_behind_router
     for n in 1 2; do
         new_lan "far$n"
         plug router "far$n" "far$n"
@@ -61,6 +44,18 @@ PICTURE
     address rs2 eth0 203.0.113.139/25 2001:db8:4::11/64
     gateway rs1 203.0.113.1 2001:db8:3::1
     gateway rs2 203.0.113.129 2001:db8:4::1
+}
+
+# The LANs, the client, the router and the director, which has one LAN behind the router.
+director_behind_router() {
+    new_lan outside
+    new_lan inside
+    new_client
+    new_router
+    plug router inside inside
+    address router inside 192.0.2.254/24 2001:db8:2::fe/64
+    new_host director
+    plug_device lan inside
 }
 
 # The director on one LAN: its addresses, the VIP and the router.

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Pairs of directors: who has the VIP, who tells whom of its connections, and how long a takeover may last.
+# Pairs of directors: which one has the VIP, which one syncs its connections out, and how long a takeover may last.
 
 # Three advertisements and the skew of the backup's priority (RFC 5798 6.1), in milliseconds.
 MASTER_DOWN_MS=$((3000 + (256 - 100) * 1000 / 256))
@@ -7,7 +7,23 @@ MASTER_DOWN_MS=$((3000 + (256 - 100) * 1000 / 256))
 # the new master would ask for its MAC after half a minute (base_reachable_time) and more.
 PATIENCE_MS=10000
 
-# own_addresses N: what director N has beside VRRP's.
+# start_pair CONFIGURE: the network of a pair, its real servers and both directors. CONFIGURE PRIORITY writes keepalived's
+# configuration of the director that is typed on.
+start_pair() {
+    local n
+    pair_network
+    start_nginx rs1 && start_nginx rs2
+    use_family 4
+    for n in 1 2; do
+        at "director$n"
+        start_lvsd
+        own_addresses "$n"
+        "$1" $((n == 1 ? 150 : 100))
+        start_keepalived
+    done
+}
+
+# own_addresses N: the addresses of director N that are not VRRP's.
 own_addresses() {
     twin_has wan "198.51.100.1$1/24" "2001:db8:1::1$1/64"
     twin_has lan "192.0.2.${1}0/24" "2001:db8:2::${1}0/64"
@@ -18,12 +34,12 @@ is_master() { [[ -n $(on_director ip -o addr show dev wan to "$VIP4" 2>/dev/null
 is_no_master() { ! is_master; }
 has_both_servers() { servers_are "$(rs 1 80)=1 $(rs 2 80)=1" -t "$(vip 80)"; }
 
-# check_sync MASTER BACKUP: the master tells the backup of its connections; keepalived has the daemons follow the VIP.
+# check_sync MASTER BACKUP: the master syncs its connections to the backup; keepalived makes the daemons follow the VIP.
 check_sync() {
     at "$2"
     check "$2 listens: $(daemons)" until_true 60 runs_daemon backup
     at "$1"
-    check "$1 tells: $(daemons)" until_true 60 runs_daemon master
+    check "$1 syncs out: $(daemons)" until_true 60 runs_daemon master
     ipvsadm -L --daemon
 }
 

@@ -20,6 +20,14 @@ new_host() {
         net.ipv4.ping_group_range="0 2147483647" net.ipv4.tcp_max_syn_backlog=8192
 }
 
+# new_real_server HOST LAN ADDRESS4 ADDRESS6 GATEWAY4 GATEWAY6
+new_real_server() {
+    new_host "$1"
+    plug "$1" eth0 "$2"
+    address "$1" eth0 "$3" "$4"
+    gateway "$1" "$5" "$6"
+}
+
 # set_sysctl HOST KEY=VALUE...
 set_sysctl() {
     local host=$1

@@ -18,12 +18,21 @@ PICTURE
     plug_device wan outside
     plug_device lan inside
     for n in $(seq "$1"); do
-        new_host "rs$n"
-        plug "rs$n" eth0 inside
-        address "rs$n" eth0 "192.0.2.1$n/24" "2001:db8:2::1$n/64"
-        gateway "rs$n" 192.0.2.1 2001:db8:2::1
+        new_real_server "rs$n" inside "192.0.2.1$n/24" "2001:db8:2::1$n/64" 192.0.2.1 2001:db8:2::1
         RS4+=("192.0.2.1$n") RS6+=("2001:db8:2::1$n")
     done
+}
+
+# Three real servers that serve pages behind a director that has its addresses.
+start_nat_of_three() {
+    local host
+    nat_network 3
+    for host in rs1 rs2 rs3; do
+        start_nginx "$host"
+    done
+    start_lvsd
+    nat_addresses
+    use_family 4
 }
 
 nat_addresses() {
@@ -51,10 +60,7 @@ PICTURE
         plug_device lan inside
     done
     for n in 1 2; do
-        new_host "rs$n"
-        plug "rs$n" eth0 inside
-        address "rs$n" eth0 "192.0.2.1$n/24" "2001:db8:2::1$n/64"
-        gateway "rs$n" 192.0.2.1 2001:db8:2::1
+        new_real_server "rs$n" inside "192.0.2.1$n/24" "2001:db8:2::1$n/64" 192.0.2.1 2001:db8:2::1
     done
 }
 
@@ -83,10 +89,7 @@ PICTURE
     address gateway inside 192.0.2.254/24 2001:db8:2::fe/64
     address gateway far 203.0.113.1/24 2001:db8:3::1/64
     for n in 1 2; do
-        new_host "rs$n"
-        plug "rs$n" eth0 far
-        address "rs$n" eth0 "203.0.113.1$n/24" "2001:db8:3::1$n/64"
-        gateway "rs$n" 203.0.113.1 2001:db8:3::1
+        new_real_server "rs$n" far "203.0.113.1$n/24" "2001:db8:3::1$n/64" 203.0.113.1 2001:db8:3::1
     done
 }
 

@@ -129,19 +129,7 @@ impl FromStr for ServiceId {
     }
 }
 
-impl From<ServiceId> for String {
-    fn from(id: ServiceId) -> Self {
-        id.to_string()
-    }
-}
-
-impl TryFrom<String> for ServiceId {
-    type Error = IdError;
-
-    fn try_from(text: String) -> Result<Self, IdError> {
-        text.parse()
-    }
-}
+string_conversions!(ServiceId, IdError);
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,25 @@
 //! Plain data with units in the names; unknown fields are refused everywhere. Never names lvs-core: the
 //! daemon converts by hand, exhaustively, so that neither side can change without the other noticing.
 
+/// Converts a type to text by `Display` and from text by `FromStr`, as serde's `into` and `try_from` need it.
+macro_rules! string_conversions {
+    ($name:ty, $error:ty) => {
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = $error;
+
+            fn try_from(text: String) -> Result<Self, $error> {
+                text.parse()
+            }
+        }
+    };
+}
+
 mod action;
 mod capture;
 mod error;

@@ -146,8 +146,8 @@ mod tests {
             samples.iter().for_each(|sample| histogram.record(*sample));
             samples.sort_unstable();
             let rank = (samples.len() as u64 * per_mille).div_ceil(1_000).max(1) as usize - 1;
-            let (exact, told) = (samples[rank], histogram.read().percentile(per_mille));
-            prop_assert!(told >= exact && told <= exact + exact / 8, "{} for {}", told, exact);
+            let (exact, shown) = (samples[rank], histogram.read().percentile(per_mille));
+            prop_assert!(shown >= exact && shown <= exact + exact / 8, "{} for {}", shown, exact);
             prop_assert_eq!(histogram.read().sum_cycles, samples.iter().sum::<u64>());
         }
     }

@@ -20,7 +20,6 @@ pub mod lookup;
 // Stages 6 and 7 in one, for data of an established connection.
 pub mod fast_path;
 // Stages 4 to 7 in order, for every other packet.
-mod packet;
 pub mod slow_path;
 // Stage 4: no connection. Whose is the packet, and may it begin one?
 pub mod admit;
@@ -33,15 +32,14 @@ pub mod sync;
 pub mod track;
 // Stage 7: the bytes change and the packet leaves.
 pub mod forward;
-pub mod resolve;
 // Beside the packets' path.
-pub mod explain;
 pub mod from_host;
 pub mod housekeeping;
 
 use crate::frame::Frame;
 use crate::ipvs::conn::table::ConnTable;
 use crate::limits::BURST_MAX;
+use crate::packet::Packet;
 use crate::stages::Stage;
 use crate::verdict::Verdict;
 use crate::worker_state::context::{Context, Families, Family, LookupEntry, in_family};
@@ -51,7 +49,6 @@ use classify::Class;
 use fast_path::FastPath;
 use fragments::reassemble;
 use icmp::relay;
-use packet::Packet;
 use parse::Parsed;
 
 /// Decides about the frames of one burst. Frames beyond [`BURST_MAX`] are left as they are with

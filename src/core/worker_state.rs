@@ -59,8 +59,8 @@ pub struct Arrival {
     pub device: DeviceId,
     /// When.
     pub now: Tick,
-    /// Whether another worker handed them over because this one owns their connections: whatever the tables say,
-    /// they are not handed on.
+    /// Whether another worker handed them off because this one owns their connections. This worker does not hand such
+    /// frames off again, whatever the tables say.
     pub is_handoff: bool,
 }
 
@@ -75,7 +75,7 @@ impl Arrival {
         }
     }
 
-    /// Frames that another worker handed over.
+    /// Frames that another worker handed off.
     #[inline]
     pub const fn handoff(device: DeviceId, now: Tick) -> Self {
         Self {
@@ -186,16 +186,15 @@ impl WorkerState {
     }
 
     fn update_defence(&mut self) {
-        let room = |len: usize, capacity: usize| (capacity - len, capacity);
         let (v4, v6) = (&self.families.v4.table, &self.families.v6.table);
-        let rooms = [room(v4.len(), v4.capacity()), room(v6.len(), v6.capacity())];
-        // The fuller table counts: free / capacity is smaller.
-        let [v4, v6] = rooms;
+        let v4 = (v4.capacity() - v4.len(), v4.capacity());
+        let v6 = (v6.capacity() - v6.len(), v6.capacity());
+        // The fuller table counts: its free / capacity is smaller.
         let (free, capacity) = if v4.0 * v6.1 <= v6.0 * v4.1 { v4 } else { v6 };
         self.defence.update(&self.snapshot.sysctls, free, capacity);
     }
 
-    /// Looks once a second at the room in the tables. Whether `drop_entry` is to walk through them now.
+    /// Checks the free slots of the tables once a second. Returns whether `drop_entry` must sweep the tables now.
     pub(crate) fn look_at_defences(&mut self, now: Tick) -> bool {
         if !self.defence.is_due(now) {
             return false;
@@ -204,7 +203,7 @@ impl WorkerState {
         self.defence.begins_sweep()
     }
 
-    /// Tells the time more finely than the ticks do, in microseconds modulo 2³²: once for each pass of the worker.
+    /// Sets the time in microseconds modulo 2³², which is finer than the ticks. The worker calls this once in each pass.
     #[inline]
     pub const fn set_us(&mut self, us: u32) {
         self.scheduling.loads.set_us(us);
@@ -299,24 +298,24 @@ impl WorkerState {
         &self.families
     }
 
-    /// Copies connections behind `cursor` into `out` until its capacity is reached or a bounded part of
-    /// the table has been read. `None` when there are no more.
+    /// Copies connections behind `cursor` into `out` until `out` is full or a bounded part of the table has been read.
+    /// Returns `None` when there are no more.
     pub fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {
-        let room = out.capacity() - out.len();
+        let space = out.capacity() - out.len();
         match cursor {
             DumpCursor::V4(from) => {
                 let next = self
                     .families
                     .v4
                     .table
-                    .scan(from, room, |_, conn| self.list(conn, now, out));
+                    .scan(from, space, |_, conn| self.list(conn, now, out));
                 Some(next.map_or(DumpCursor::V6(0), DumpCursor::V4))
             }
             DumpCursor::V6(from) => self
                 .families
                 .v6
                 .table
-                .scan(from, room, |_, conn| self.list(conn, now, out))
+                .scan(from, space, |_, conn| self.list(conn, now, out))
                 .map(DumpCursor::V6),
         }
     }

@@ -4,7 +4,9 @@
 
 use std::ptr::NonNull;
 
-use dpdk_sys::rte_mbuf;
+use dpdk_sys::{
+    MBUF_BUF_ADDR, MBUF_BUF_LEN, MBUF_DATA_LEN, MBUF_DATA_OFF, MBUF_NB_SEGS, MBUF_PKT_LEN, MbufField, rte_mbuf,
+};
 use lvs_core::frame::Frame;
 
 /// See the module. It has the size of a pointer, so an array of them is what DPDK's burst functions take.
@@ -26,28 +28,28 @@ impl Mbuf {
     }
 
     #[inline]
-    fn raw(&self) -> &rte_mbuf {
+    fn get<T: Copy>(&self, field: MbufField<T>) -> T {
         // SAFETY: owned, so live and not written by anybody else while borrowed.
-        unsafe { self.0.as_ref() }
+        unsafe { *field.of(self.0.as_ptr()) }
     }
 
     #[inline]
-    fn raw_mut(&mut self) -> &mut rte_mbuf {
+    fn get_mut<T>(&mut self, field: MbufField<T>) -> &mut T {
         // SAFETY: owned and borrowed exclusively.
-        unsafe { self.0.as_mut() }
+        unsafe { &mut *field.of(self.0.as_ptr()) }
     }
 
     /// Bytes of the frame in its first segment.
     #[inline]
     #[allow(clippy::len_without_is_empty, reason = "no caller treats an empty frame specially")]
     pub fn len(&self) -> usize {
-        usize::from(self.raw().data_len)
+        usize::from(self.get(MBUF_DATA_LEN))
     }
 
     /// Whether the frame has only one segment. Frames that are larger than the pool's buffers arrive in several.
     #[inline]
     pub fn is_whole(&self) -> bool {
-        self.raw().nb_segs == 1
+        self.get(MBUF_NB_SEGS) == 1
     }
 
     /// Asks the CPU to load the frame's first bytes soon.
@@ -66,7 +68,7 @@ impl Mbuf {
     /// Fills an empty buffer: `read` gets all bytes behind the headroom and returns how many it used. On an error the
     /// buffer stays empty.
     pub fn fill<E>(&mut self, read: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<usize, E> {
-        let capacity = usize::from(self.raw().buf_len) - usize::from(self.raw().data_off);
+        let capacity = usize::from(self.get(MBUF_BUF_LEN)) - usize::from(self.get(MBUF_DATA_OFF));
         // SAFETY: data_off..buf_len is inside the buffer, which is mapped, zeroed at start and ours alone.
         let target = unsafe { std::slice::from_raw_parts_mut(self.data(), capacity) };
         let count = read(target)?.min(capacity);
@@ -76,16 +78,16 @@ impl Mbuf {
 
     #[inline]
     fn data(&self) -> *mut u8 {
-        let raw = self.raw();
+        let (buffer, offset) = (self.get(MBUF_BUF_ADDR), self.get(MBUF_DATA_OFF));
         // SAFETY: data_off <= buf_len is DPDK's invariant, kept by every function here.
-        unsafe { raw.buf_addr.cast::<u8>().add(usize::from(raw.data_off)) }
+        unsafe { buffer.cast::<u8>().add(usize::from(offset)) }
     }
 
     #[inline]
     fn set_len(&mut self, len: u16) {
-        let raw = self.raw_mut();
-        raw.pkt_len = raw.pkt_len - u32::from(raw.data_len) + u32::from(len);
-        raw.data_len = len;
+        let other_segments = self.get(MBUF_PKT_LEN) - u32::from(self.get(MBUF_DATA_LEN));
+        *self.get_mut(MBUF_PKT_LEN) = other_segments + u32::from(len);
+        *self.get_mut(MBUF_DATA_LEN) = len;
     }
 }
 
@@ -112,36 +114,34 @@ impl Frame for Mbuf {
 
     #[inline]
     fn prepend(&mut self, count: usize) -> bool {
-        let raw = self.raw_mut();
-        if count > usize::from(raw.data_off) || count + usize::from(raw.data_len) > usize::from(u16::MAX) {
+        if count > usize::from(self.get(MBUF_DATA_OFF)) || count + self.len() > usize::from(u16::MAX) {
             return false;
         }
-        raw.data_off -= count as u16;
-        raw.data_len += count as u16;
-        raw.pkt_len += count as u32;
+        *self.get_mut(MBUF_DATA_OFF) -= count as u16;
+        *self.get_mut(MBUF_DATA_LEN) += count as u16;
+        *self.get_mut(MBUF_PKT_LEN) += count as u32;
         true
     }
 
     #[inline]
     fn trim_front(&mut self, count: usize) -> bool {
-        let raw = self.raw_mut();
-        if count > usize::from(raw.data_len) {
+        if count > self.len() {
             return false;
         }
-        raw.data_off += count as u16;
-        raw.data_len -= count as u16;
-        raw.pkt_len -= count as u32;
+        *self.get_mut(MBUF_DATA_OFF) += count as u16;
+        *self.get_mut(MBUF_DATA_LEN) -= count as u16;
+        *self.get_mut(MBUF_PKT_LEN) -= count as u32;
         true
     }
 
     #[inline]
     fn append(&mut self, count: usize) -> bool {
-        let raw = self.raw();
-        let tailroom = usize::from(raw.buf_len) - usize::from(raw.data_off) - usize::from(raw.data_len);
+        let capacity = usize::from(self.get(MBUF_BUF_LEN)) - usize::from(self.get(MBUF_DATA_OFF));
+        let tailroom = capacity - self.len();
         if count > tailroom || !self.is_whole() {
             return false;
         }
-        self.set_len(self.raw().data_len + count as u16);
+        self.set_len(self.get(MBUF_DATA_LEN) + count as u16);
         true
     }
 

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::counters::WorkerCounters;
+use lvs_core::explain::{Explanation, Question};
 use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::service::ServiceId;
 use lvs_core::ipvs::sync::SyncConn;
-use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::single_writer::SingleWriter;
 use lvs_core::snapshot::Snapshot;
 use tokio::sync::oneshot;

@@ -1,16 +1,16 @@
 //! A worker's mailbox as the director and the admin socket see it.
 //!
-//! In:  snapshots and questions about connections. Out: the worker's replies, each to who waits for it.
-//! Retired snapshots are dropped here: freeing one is the management core's work.
+//! In:  snapshots and questions about connections. Out: each reply of the worker, to the asker that waits for it.
+//! The management core drops retired snapshots here, because it must free them, not the worker.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::counters::WorkerCounters;
+use lvs_core::explain::{Explanation, Question};
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::NeighbourKey;
-use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use tokio::sync::oneshot;
 
@@ -31,9 +31,45 @@ pub struct MailboxHandle {
 /// Questions that the worker has not answered.
 #[derive(Default)]
 struct Asks {
+    dumps: Askers<ConnChunk>,
+    explanations: Askers<Explanation>,
+}
+
+/// Those who wait for answers of one kind, by the tickets of their questions.
+struct Askers<T> {
     last_ticket: u64,
-    waiting: HashMap<u64, oneshot::Sender<ConnChunk>>,
-    explaining: HashMap<u64, oneshot::Sender<Explanation>>,
+    waiting: HashMap<u64, oneshot::Sender<T>>,
+}
+
+impl<T> Default for Askers<T> {
+    fn default() -> Self {
+        Self {
+            last_ticket: 0,
+            waiting: HashMap::new(),
+        }
+    }
+}
+
+impl<T> Askers<T> {
+    /// Asks a question under a ticket of its own. `push` returns whether the mailbox took the question; if not, the
+    /// receiver ends at once.
+    fn ask(&mut self, push: impl FnOnce(u64) -> bool) -> oneshot::Receiver<T> {
+        let (answer, receiver) = oneshot::channel();
+        // An asker may have given up on a worker that hangs.
+        self.waiting.retain(|_, asker| !asker.is_closed());
+        self.last_ticket += 1;
+        if push(self.last_ticket) {
+            self.waiting.insert(self.last_ticket, answer);
+        }
+        receiver
+    }
+
+    /// Sends the answer to its asker, which may be gone. Without an answer the asker's receiver ends.
+    fn answer(&mut self, ticket: u64, answer: Option<T>) {
+        if let (Some(asker), Some(answer)) = (self.waiting.remove(&ticket), answer) {
+            let _ = asker.send(answer);
+        }
+    }
 }
 
 impl MailboxHandle {
@@ -63,16 +99,12 @@ impl MailboxHandle {
                         records,
                         ticket,
                     } = *dump;
-                    if let Some(asker) = self.asks().waiting.remove(&ticket) {
-                        // Who asked may be gone.
-                        let _ = asker.send(ConnChunk { records, next: cursor });
-                    }
+                    self.asks()
+                        .dumps
+                        .answer(ticket, Some(ConnChunk { records, next: cursor }));
                 }
                 Reply::Explained(ask) => {
-                    let asker = self.asks().explaining.remove(&ask.ticket);
-                    if let (Some(asker), Some(answer)) = (asker, ask.answer) {
-                        let _ = asker.send(answer);
-                    }
+                    self.asks().explanations.answer(ask.ticket, ask.answer);
                 }
             }
         }
@@ -113,21 +145,14 @@ impl WorkerHandle for MailboxHandle {
     }
 
     fn dump_conns(&self, cursor: DumpCursor, buffer: Vec<ConnRecord>) -> oneshot::Receiver<ConnChunk> {
-        let (answer, receiver) = oneshot::channel();
-        let mut asks = self.asks();
-        // Askers that gave up on a worker that hangs.
-        asks.waiting.retain(|_, asker| !asker.is_closed());
-        asks.last_ticket += 1;
-        let ticket = asks.last_ticket;
-        let dump = Box::new(ConnDump {
-            cursor: Some(cursor),
-            records: buffer,
-            ticket,
-        });
-        if self.mailbox.commands.push(Command::DumpConns(dump)).is_ok() {
-            asks.waiting.insert(ticket, answer);
-        }
-        receiver
+        self.asks().dumps.ask(|ticket| {
+            let dump = Box::new(ConnDump {
+                cursor: Some(cursor),
+                records: buffer,
+                ticket,
+            });
+            self.mailbox.commands.push(Command::DumpConns(dump)).is_ok()
+        })
     }
 
     fn tap(&self, tap: Box<Tap>) -> bool {
@@ -135,20 +160,14 @@ impl WorkerHandle for MailboxHandle {
     }
 
     fn explain(&self, question: Question) -> oneshot::Receiver<Explanation> {
-        let (answer, receiver) = oneshot::channel();
-        let mut asks = self.asks();
-        asks.explaining.retain(|_, asker| !asker.is_closed());
-        asks.last_ticket += 1;
-        let ticket = asks.last_ticket;
-        let ask = Box::new(ExplainRequest {
-            question,
-            answer: None,
-            ticket,
-        });
-        if self.mailbox.commands.push(Command::Explain(ask)).is_ok() {
-            asks.explaining.insert(ticket, answer);
-        }
-        receiver
+        self.asks().explanations.ask(|ticket| {
+            let request = Box::new(ExplainRequest {
+                question,
+                answer: None,
+                ticket,
+            });
+            self.mailbox.commands.push(Command::Explain(request)).is_ok()
+        })
     }
 
     fn next_synced(&self) -> Option<SyncConn> {
@@ -202,7 +221,7 @@ mod tests {
         let (port, mailbox) = port();
         while mailbox.commands.push(Command::Stop).is_ok() {}
         assert!(port.dump_conns(DumpCursor::V4(0), Vec::new()).try_recv().is_err());
-        assert!(port.asks().waiting.is_empty());
+        assert!(port.asks().dumps.waiting.is_empty());
     }
 
     #[test]
@@ -211,6 +230,6 @@ mod tests {
         for _ in 0..3 {
             drop(port.dump_conns(DumpCursor::V4(0), Vec::new()));
         }
-        assert_eq!(port.asks().waiting.len(), 1);
+        assert_eq!(port.asks().dumps.waiting.len(), 1);
     }
 }

@@ -223,8 +223,14 @@ mod tests {
         }
     }
 
+    fn arrive_at_both(watch: &RssCheck, packets: u64, flows: u64, mismatched_percent: u64) {
+        for worker in 0..2 {
+            arrive(watch, worker, packets, flows, mismatched_percent);
+        }
+    }
+
     #[test]
-    fn a_device_that_brings_all_flows_by_one_queue_is_told_once() {
+    fn a_device_that_brings_all_flows_by_one_queue_is_reported_once() {
         let watch = watch(4, 4, true);
         assert_eq!(watch.of(NIC), RssState::Rss, "as claimed until seen otherwise");
         arrive(&watch, 0, 999, 500, 75);
@@ -241,15 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_spreads_otherwise_than_it_should_is_told_and_believed_again_when_it_does() {
+    fn a_device_that_spreads_otherwise_than_it_should_is_reported_and_believed_again_when_it_does() {
         let watch = watch(2, 2, true);
-        arrive(&watch, 0, 1_000, 500, 50);
-        arrive(&watch, 1, 1_000, 500, 50);
+        arrive_at_both(&watch, 1_000, 500, 50);
         let messages = watch.look();
         assert!(messages[0].contains("claims RSS, but"), "{messages:?}");
         assert_eq!(watch.of(NIC), RssState::Mismatch);
-        arrive(&watch, 0, 1_000, 500, 0);
-        arrive(&watch, 1, 1_000, 500, 0);
+        arrive_at_both(&watch, 1_000, 500, 0);
         assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::Rss));
     }
 
@@ -265,16 +269,14 @@ mod tests {
     #[test]
     fn fragments_and_other_packets_hashed_without_ports_are_no_evidence() {
         let watch = watch(2, 2, true);
-        arrive(&watch, 0, 10_000, 500, 5);
-        arrive(&watch, 1, 10_000, 500, 5);
+        arrive_at_both(&watch, 10_000, 500, 5);
         assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::Rss));
     }
 
     #[test]
     fn without_our_rss_what_comes_elsewhere_is_no_fault_unless_all_comes_by_one_queue() {
         let watch = watch(2, 2, false);
-        arrive(&watch, 0, 1_000, 500, 50);
-        arrive(&watch, 1, 1_000, 500, 50);
+        arrive_at_both(&watch, 1_000, 500, 50);
         assert_eq!((watch.look(), watch.of(NIC)), (vec![], RssState::Own));
         arrive(&watch, 1, 1_000, 500, 50);
         assert_eq!((watch.look().len(), watch.of(NIC)), (1, RssState::None));

@@ -1,7 +1,7 @@
-//! What the management core does while the director runs, until a signal ends it.
+//! The tasks of the management core. They run until a signal ends the director.
 //!
-//! One task each: the admin socket, the IPVS socket, the director's periodic work, the workers' replies, the kernel's
-//! network, systemd's watchdog, signals. All on one thread; what blocks goes elsewhere.
+//! One task each serves the admin socket, the IPVS socket, the director's periodic work, the workers' replies, the
+//! kernel's network, systemd's watchdog and signals. All tasks share one thread; work that blocks runs on other threads.
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -33,10 +33,11 @@ use crate::mgmt::rss_check::RssCheck;
 use crate::mgmt::unix_socket::UnixSocket;
 use crate::worker::capture::CAPTURES_MAX;
 
-/// How often workers' replies are taken: what a neighbour waits for before the kernel is asked.
+/// The period in which the management core takes the workers' replies. A frame waits at most this long before the
+/// management core asks the kernel for its neighbour.
 const REPLIES_PERIOD: Duration = Duration::from_millis(1);
 
-/// What the tasks share.
+/// The state that the tasks share.
 pub struct SharedState {
     /// The desired state.
     pub director: Arc<Mutex<Director>>,
@@ -50,17 +51,17 @@ pub struct SharedState {
     pub rss_check: RssCheck,
     /// All packet buffers.
     pub pools: Pools,
-    /// What the twin thread counts.
+    /// The counters of the twin thread.
     pub twins: Arc<WorkerCounters>,
-    /// By worker.
+    /// One handle for each worker.
     pub handles: Vec<Arc<MailboxHandle>>,
     /// Asks the kernel for neighbours.
     pub mirror: KernelMirror,
-    /// The kernel's network, as it changes.
+    /// The kernel's network; each change of it arrives here.
     pub l3: watch::Receiver<Arc<L3>>,
-    /// What the API says of the daemon.
+    /// The API's answer about the daemon's version and sizes.
     pub version: Version,
-    /// Where `/metrics` is served besides the admin socket.
+    /// The TCP socket that serves `/metrics` besides the admin socket.
     pub metrics: Option<TcpListener>,
 }
 
@@ -81,9 +82,8 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
         metrics,
     } = state;
     let devices = Arc::new(devices);
-    let devices_of_admin = Arc::clone(&devices);
     let rss_check = Arc::new(rss_check);
-    let rss_check_of_admin = Arc::clone(&rss_check);
+    let (devices_of_admin, rss_check_of_admin) = (Arc::clone(&devices), Arc::clone(&rss_check));
     let (reloader_of_admin, director_of_admin) = (Arc::clone(&reloader), Arc::clone(&director));
     let admin = Arc::new(Admin {
         director: Arc::clone(&director),
@@ -99,18 +99,8 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
         limits: AdminLimits::default(),
         captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
     });
-    let (director_of_files, changed_director) = (Arc::clone(&director), Arc::clone(&director));
-    let ipvs = Arc::new(Served {
-        table: Arc::clone(&director),
-        changes_arrive: Box::new(move || {
-            let director = Arc::clone(&changed_director);
-            Box::pin(async move { changes_arrive(&director).await })
-        }),
-        file: Box::new(move |path| Box::pin(proc_files::render(Arc::clone(&director_of_files), path.to_owned()))),
-        limits: IpvsLimits::default(),
-    });
     tokio::select! {
-        result = serve_ipvs::serve(ipvs_socket, ipvs) => {
+        result = serve_ipvs::serve(ipvs_socket, ipvs_table(&director)) => {
             if let Err(error) = result {
                 log::error!("IPVS socket: {error}");
             }
@@ -137,14 +127,29 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
     notify_systemd(&[NotifyState::Stopping]);
 }
 
-/// Says what systemd is to know; nothing where it did not start the daemon.
+/// The table and the files of `/proc` that the IPVS socket serves from the director's state.
+fn ipvs_table(director: &Arc<Mutex<Director>>) -> Arc<Served<Director>> {
+    let (director_of_files, changed_director) = (Arc::clone(director), Arc::clone(director));
+    Arc::new(Served {
+        table: Arc::clone(director),
+        changes_arrive: Box::new(move || {
+            let director = Arc::clone(&changed_director);
+            Box::pin(async move { changes_arrive(&director).await })
+        }),
+        file: Box::new(move |path| Box::pin(proc_files::render(Arc::clone(&director_of_files), path.to_owned()))),
+        limits: IpvsLimits::default(),
+    })
+}
+
+/// Notifies systemd of these states. Does nothing where systemd did not start the daemon.
 fn notify_systemd(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         log::warn!("systemd cannot be notified: {error}");
     }
 }
 
-/// Says that the sockets are open, and from then on that this core still gets to its work, where that is watched.
+/// Notifies systemd that the sockets are open. Where a watchdog is set, also notifies it periodically that this core
+/// still runs.
 async fn keep_alive() {
     notify_systemd(&[NotifyState::Ready]);
     let Some(limit) = sd_notify::watchdog_enabled() else {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
 use lvs_core::counters::WorkerCounters;
+use lvs_core::explain::{Explanation, Question};
 use lvs_core::ipvs::sync::SyncConn;
-use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use tokio::sync::oneshot;
 

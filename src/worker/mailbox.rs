@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
+use lvs_core::explain::{Explanation, Question};
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::NeighbourKey;
-use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 
 pub use lvs_core::conn_record::{ConnRecord, DumpCursor};

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use lvs_core::capture::FrameEnds;
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
+use lvs_core::explain::{Explanation, Question};
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::{DeviceId, NeighbourKey};
 use lvs_core::path;
-use lvs_core::path::explain::{Explanation, Question};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
 use lvs_core::verdict::{DropReason, Verdict, WaitId};
@@ -131,7 +131,7 @@ impl PacketPath for WorkerState {
     }
 
     fn finish(&mut self, frame: &mut Mbuf, neighbour: NeighbourKey) -> Option<Verdict> {
-        path::resolve::finish(self, frame, neighbour)
+        path::forward::resolve::finish(self, frame, neighbour)
     }
 
     fn give_up(&mut self, device: DeviceId, now: Tick, frame: &mut Mbuf) -> Verdict {
@@ -159,7 +159,7 @@ impl PacketPath for WorkerState {
     }
 
     fn explain(&mut self, question: &Question, now: Tick) -> Option<Explanation> {
-        Some(path::explain::explain(self, now, question))
+        Some(lvs_core::explain::explain(self, now, question))
     }
 
     fn dump(&self, cursor: DumpCursor, now: Tick, out: &mut Vec<ConnRecord>) -> Option<DumpCursor> {

@@ -81,14 +81,14 @@ fn main() {
     }
     let counters = [Arc::new(WorkerCounters::new(1))];
     let clock = Clock::start(&eal);
-    let crew_settings = AssignmentSettings {
+    let assignment_settings = AssignmentSettings {
         counters: &counters,
         twins: &[],
         idle: IdlePolicy::Spin,
         clock,
         pool,
     };
-    let mut assignment = assemble(queues, &crew_settings);
+    let mut assignment = assemble(queues, &assignment_settings);
     let mut worker = Worker::new(assignment.workers.remove(0), Straight);
     let handle = lcore::launch(&eal, 0, move || worker.run()).expect("a worker");
     std::thread::sleep(Duration::from_millis(500));
@@ -119,11 +119,7 @@ fn sample_capture() -> PathBuf {
             ))
             .build()
         })
-        .map(|bytes| CapturedFrame {
-            time_ns: 0,
-            wire_len: bytes.len() as u32,
-            bytes,
-        })
+        .map(CapturedFrame::of)
         .collect();
     let path = std::env::temp_dir().join("lvsd-bench-worker.pcap");
     std::fs::write(&path, write_pcap(&frames)).expect("the temporary directory is writable");

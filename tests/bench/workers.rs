@@ -136,11 +136,7 @@ fn open_flows(state: &mut WorkerState, line: &Line, flows: usize, now: Tick, fil
         }
         let frame = first.ack().payload(b"bench!").padded_to(60).build();
         process(&frame);
-        data.push(CapturedFrame {
-            time_ns: 0,
-            wire_len: frame.len() as u32,
-            bytes: frame,
-        });
+        data.push(CapturedFrame::of(frame));
     }
     let mut random = Random::new(0x5eed);
     for last in (1..data.len()).rev() {
@@ -372,14 +368,14 @@ fn main() {
         .enumerate()
         .map(|(worker, capture)| wanted.device(&eal, pool, worker, capture))
         .unzip();
-    let crew_settings = AssignmentSettings {
+    let assignment_settings = AssignmentSettings {
         counters: &counters,
         twins: &[],
         idle: IdlePolicy::Spin,
         clock,
         pool,
     };
-    let assignment = assemble(queues, &crew_settings);
+    let assignment = assemble(queues, &assignment_settings);
     let forwarding: Vec<Arc<dyn Job>> = assignment
         .workers
         .into_iter()

@@ -30,21 +30,13 @@ port = 81
 /// Three frames without end: one for a server, one that nobody may take, one for the kernel.
 fn testbed() -> Testbed {
     let testbed = Testbed::create();
-    for (device, number, address) in [("wan", 1, "192.0.2.1/24"), ("lan", 2, "198.51.100.1/24")] {
-        testbed.twin(device, &format!("02:00:00:00:00:0{number}"));
-        testbed.address(device, address);
-    }
-    testbed.address("wan", "192.0.2.100/32");
+    testbed.wan_and_lan();
     testbed.inside("ip neigh add 198.51.100.11 lladdr 02:00:00:00:02:11 dev lan nud permanent");
     testbed.inside("ip neigh add 192.0.2.7 lladdr 02:00:00:00:01:07 dev wan nud permanent");
     let frame = |port: u16| {
         let ends = format!("192.0.2.7:40000 > 192.0.2.100:{port}");
         let bytes = tcp4(&ends).syn().dst_mac([2, 0, 0, 0, 0, 1]).build();
-        CapturedFrame {
-            time_ns: 0,
-            wire_len: bytes.len() as u32,
-            bytes,
-        }
+        CapturedFrame::of(bytes)
     };
     std::fs::write(testbed.path("in.pcap"), write_pcap(&[frame(80), frame(81), frame(82)])).unwrap();
     testbed.configure(&format!(

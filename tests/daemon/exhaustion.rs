@@ -28,14 +28,7 @@ fn a_full_connection_table_refuses_new_connections_and_old_ones_go_on() {
     let ends = |client: u16| format!("192.0.2.2:{} > 192.0.2.100:80", 10_000 + client);
     let syns = (0..CONNS_MAX + TOO_MANY).map(|client| tcp4(&ends(client)).syn().build());
     let acks = (0..CONNS_MAX).map(|client| tcp4(&ends(client)).ack().build());
-    let frames: Vec<_> = syns
-        .chain(acks)
-        .map(|bytes| CapturedFrame {
-            time_ns: 0,
-            wire_len: bytes.len() as u32,
-            bytes,
-        })
-        .collect();
+    let frames: Vec<_> = syns.chain(acks).map(CapturedFrame::of).collect();
     std::fs::write(testbed.path("wan.pcap"), write_pcap(&frames)).unwrap();
 
     let daemon = testbed.start();

@@ -28,12 +28,7 @@ fn write_capture(path: &Path, seed: u64, count: usize) {
         let frames: Vec<_> = (0..left.min(BATCH))
             .map(|_| {
                 let bytes = arbitrary(&mut random, &seeds);
-                let wire_len = bytes.len() as u32;
-                CapturedFrame {
-                    time_ns: 0,
-                    bytes,
-                    wire_len,
-                }
+                CapturedFrame::of(bytes)
             })
             .collect();
         file.write_all(&write_pcap(&frames)[header_len..]).unwrap();

@@ -21,11 +21,7 @@ fn a_director_without_traffic_leaves_its_core_alone_and_connections_expire() {
     testbed.inside("ip link set near up");
     testbed.inside("ip link set far up");
     let bytes = udp4("192.0.2.9:5000 > 192.0.2.100:53").build();
-    let frame = CapturedFrame {
-        time_ns: 0,
-        wire_len: bytes.len() as u32,
-        bytes,
-    };
+    let frame = CapturedFrame::of(bytes);
     fs::write(testbed.path("one.pcap"), write_pcap(&[frame])).unwrap();
     testbed.configure(&format!(
         "[timeouts]\nudp_sec = 2\n\

@@ -1,12 +1,12 @@
-//! A device that claims several receive queues and brings everything by one of them.
+//! A device that claims several receive queues but delivers all frames to one of them.
 
 use lvs_api::{Device, RssState, Worker};
 use lvs_core::testing::{CapturedFrame, tcp4, write_pcap};
 use lvs_test_support::daemon::Testbed;
 use lvs_test_support::waits::until;
 
-/// Half of them are the other worker's, by a secret hash. It is about 1,500, far from a multiple of 1,024, where the
-/// worker begins anew to tell flows apart and nothing more comes to be told.
+/// By a secret hash, the other worker owns half of these flows, about 1,500. That is far from a multiple of 1,024, at
+/// which the worker clears its record of flows: too few frames would follow to fill the record again.
 const FLOWS: u16 = 3_000;
 
 /// Two workers, and a capture for each of the two queues of "wan": all flows in the first, nothing in the second.
@@ -20,11 +20,7 @@ fn configure(testbed: &Testbed) {
             ))
         })
         .map(|packet| packet.syn().build())
-        .map(|bytes| CapturedFrame {
-            time_ns: 0,
-            wire_len: bytes.len() as u32,
-            bytes,
-        })
+        .map(CapturedFrame::of)
         .collect();
     std::fs::write(testbed.path("all.pcap"), write_pcap(&frames)).unwrap();
     std::fs::write(testbed.path("none.pcap"), write_pcap(&[])).unwrap();

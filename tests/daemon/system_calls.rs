@@ -12,20 +12,12 @@ const FLOWS: u16 = 2_000;
 /// Flows without end, and a worker that polls.
 fn testbed() -> Testbed {
     let testbed = Testbed::create();
-    for (device, number, address) in [("wan", 1, "192.0.2.1/24"), ("lan", 2, "198.51.100.1/24")] {
-        testbed.twin(device, &format!("02:00:00:00:00:0{number}"));
-        testbed.address(device, address);
-    }
-    testbed.address("wan", "192.0.2.100/32");
+    testbed.wan_and_lan();
     testbed.inside("ip neigh add 198.51.100.11 lladdr 02:00:00:00:02:11 dev lan nud permanent");
     let frame = |flow: u16| {
         let ends = format!("192.0.2.7:{} > 192.0.2.100:53", 10_000 + flow);
         let bytes = udp4(&ends).dst_mac([2, 0, 0, 0, 0, 1]).build();
-        CapturedFrame {
-            time_ns: 0,
-            wire_len: bytes.len() as u32,
-            bytes,
-        }
+        CapturedFrame::of(bytes)
     };
     let frames: Vec<_> = (0..FLOWS).map(frame).collect();
     std::fs::write(testbed.path("in.pcap"), write_pcap(&frames)).unwrap();

@@ -35,11 +35,7 @@ scheduler = \"rr\"
 ";
 
 fn lay_network(testbed: &Testbed) {
-    for (device, number, address) in [("wan", 1, "192.0.2.1/24"), ("lan", 2, "198.51.100.1/24")] {
-        testbed.twin(device, &format!("02:00:00:00:00:0{number}"));
-        testbed.address(device, address);
-    }
-    testbed.address("wan", "192.0.2.100/32");
+    testbed.wan_and_lan();
     testbed.address("wan", "192.0.2.101/32");
     testbed.inside("ip neigh add 198.51.100.12 lladdr 02:00:00:00:02:12 dev lan nud permanent");
 }

@@ -108,6 +108,12 @@ class NicCase(TreeCase):
     def driver(self, address):
         return self.machine.link_name("/sys/bus/pci/devices", address, "driver")
 
+    def bound_and_polled_by(self, program, descriptor):
+        """Binds eth1, whose device a program with pid 4711 then holds open."""
+        self.nic_command("bind", "eth1")
+        self.file("/proc/4711/comm", program)
+        self.link(f"/proc/4711/fd/{descriptor}", "/dev/vfio/2")
+
     def refused(self, *words):
         """A refusal: exit code 1, both NICs with their kernel driver, nothing written down. Returns the message."""
         code, _, err = self.nic_command(*words)
@@ -206,9 +212,7 @@ class Refusals(NicCase):
         self.assertEqual(self.text("/sys/bus/pci/devices/0000:02:00.0/driver_override"), "")
 
     def test_a_nic_in_use_by_a_program_is_not_unbound(self):
-        self.nic_command("bind", "eth1")
-        self.file("/proc/4711/comm", "lvsd")
-        self.link("/proc/4711/fd/7", "/dev/vfio/2")
+        self.bound_and_polled_by("lvsd", 7)
         code, _, err = self.nic_command("unbind", "eth1")
         self.assertEqual(code, 1)
         self.assertIn("in use by lvsd (pid 4711)", err)
@@ -224,9 +228,7 @@ class Refusals(NicCase):
         self.assertIn("is not there even with its module loaded", self.refused("bind", "eth1"))
 
     def test_a_nic_that_a_program_polls_is_not_bound_to_another_driver(self):
-        self.nic_command("bind", "eth1")
-        self.file("/proc/4711/comm", "testpmd")
-        self.link("/proc/4711/fd/9", "/dev/vfio/2")
+        self.bound_and_polled_by("testpmd", 9)
         code, _, err = self.nic_command("bind", "0000:02:00.0", "--driver", "uio_pci_generic")
         self.assertEqual(code, 1)
         self.assertIn("in use by testpmd (pid 4711)", err)

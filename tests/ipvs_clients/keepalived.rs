@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use lvs_test_support::ipvs_server::{Server, await_question};
-use lvs_test_support::waits::{PATIENCE, until};
+use lvs_test_support::waits::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -94,23 +94,24 @@ impl Drop for Keepalived {
 }
 
 fn await_table(server: &Server, expected: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let (table, errors, _) = server.shell("ipvsadm -Sn");
-        if table == expected {
-            return;
-        }
-        assert!(Instant::now() < deadline, "wanted\n{expected}found\n{table}{errors}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    server.await_table(expected, |table| table == expected);
+}
+
+/// The virtual service as `ipvsadm -Sn` prints it.
+const SERVICE: &str = "-A -t 192.0.2.10:80 -s wrr\n";
+
+/// A real server that accepts connections, and its port.
+fn real_server() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
 }
 
 #[test]
 fn keepalived_checks_reloads_outlives_outages_and_ends() {
     let mut server = Server::start();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let service = "-A -t 192.0.2.10:80 -s wrr\n";
+    let (listener, port) = real_server();
+    let service = SERVICE;
     let with = |weight: u32| format!("{service}-a -t 192.0.2.10:80 -r 127.0.0.1:{port} -m -w {weight}\n");
     let mut keepalived = Keepalived::start(&server, port);
     await_table(&server, &with(3));
@@ -148,9 +149,8 @@ fn keepalived_checks_reloads_outlives_outages_and_ends() {
 #[test]
 fn keepalived_converges_after_a_crash_between_request_and_reply() {
     let mut server = Server::start_director();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let service = "-A -t 192.0.2.10:80 -s wrr\n";
+    let (listener, port) = real_server();
+    let service = SERVICE;
     let with = format!("{service}-a -t 192.0.2.10:80 -r 127.0.0.1:{port} -m -w 3\n");
     let mut keepalived = Keepalived::start_with(&server, port, &[("LVS_IPVS_TIMEOUT", "30")]);
     await_table(&server, &with);

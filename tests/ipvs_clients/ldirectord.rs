@@ -3,10 +3,8 @@
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
 use lvs_test_support::ipvs_server::Server;
-use lvs_test_support::waits::PATIENCE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -22,18 +20,12 @@ impl Drop for Ldirectord {
 }
 
 fn await_servers(server: &Server, expected: &[u16]) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let (table, errors, _) = server.shell("ipvsadm -Sn");
+    server.await_table(&format!("the servers {expected:?}"), |table| {
         let ports = table.lines().filter_map(|line| line.split("-r 127.0.0.1:").nth(1));
         let mut found: Vec<u16> = ports.filter_map(|rest| rest.split(' ').next()?.parse().ok()).collect();
         found.sort_unstable();
-        if found == expected {
-            return;
-        }
-        assert!(Instant::now() < deadline, "wanted {expected:?}, found\n{table}{errors}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+        found == expected
+    });
 }
 
 #[test]

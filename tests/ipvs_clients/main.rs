@@ -10,9 +10,8 @@ mod supervised;
 mod ways;
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::os::fd::AsRawFd;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lvs_test_support::ipvs_server::{Server, serve_if_child};
@@ -60,14 +59,7 @@ fn rules(services: usize, servers: usize) -> String {
 }
 
 fn restore(server: &Server, rules: &str) {
-    let mut child = server
-        .command("ipvsadm")
-        .arg("-R")
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
+    assert!(server.restore(rules));
 }
 
 /// Restores 4,000 rules and saves them, in so much processor time of the server and of the tool with its library.

@@ -1,9 +1,7 @@
 //! Every ipvsadm line of the kernel's recordings that needs no traffic: the same text, the same exit code.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
 
 use lvs_test_support::ipvs_server::Server;
 
@@ -16,15 +14,8 @@ fn recording(name: &str) -> Value {
 }
 
 fn reset(server: &Server, rules: &str) {
-    let mut child = server
-        .command("ipvsadm")
-        .arg("-R")
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let input = format!("-C\n{rules}");
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait().unwrap();
+    // A recording may hold rules that its kernel refused, too.
+    server.restore(&format!("-C\n{rules}"));
     for state in ["master", "backup"] {
         server.shell(&format!("ipvsadm --stop-daemon {state}"));
     }

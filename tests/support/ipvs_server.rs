@@ -1,6 +1,7 @@
 //! The testbed of IPVS clients: a director, or a table in memory, behind the IPVS socket alone, in a process of its own
 //! that can be killed and stopped.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use crate::memory_table::MemoryTable;
 use crate::process;
 use crate::tools::library;
-use crate::waits::until;
+use crate::waits::{PATIENCE, until};
 
 /// Set in the process that is to be the server.
 const SOCKET_OF_CHILD: &str = "LVSD_TEST_IPVS_SERVER";
@@ -176,6 +177,29 @@ impl Server {
             String::from_utf8_lossy(&output.stderr).into_owned(),
             output.status.code().unwrap_or(-1),
         )
+    }
+
+    /// Gives `rules` to `ipvsadm -R`. Returns whether it succeeded.
+    pub fn restore(&self, rules: &str) -> bool {
+        let mut child = self.command("ipvsadm").arg("-R").stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+        child.wait().unwrap().success()
+    }
+
+    /// Waits until `holds` is true for the table as `ipvsadm -Sn` prints it. `wanted` describes that table.
+    ///
+    /// # Panics
+    /// When the table does not become so in time.
+    pub fn await_table(&self, wanted: &str, holds: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (table, errors, _) = self.shell("ipvsadm -Sn");
+            if holds(&table) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "wanted\n{wanted}\nfound\n{table}{errors}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 }
 

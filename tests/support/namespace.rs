@@ -78,6 +78,15 @@ impl Namespace {
         let nodad = if address.contains(':') { "nodad" } else { "" };
         self.inside(&format!("ip addr add {address} dev {device} {nodad}"));
     }
+
+    /// The twins of two devices with their addresses: "wan", which also has the service address 192.0.2.100, and "lan".
+    pub fn wan_and_lan(&self) {
+        for (device, number, address) in [("wan", 1, "192.0.2.1/24"), ("lan", 2, "198.51.100.1/24")] {
+            self.twin(device, &format!("02:00:00:00:00:0{number}"));
+            self.address(device, address);
+        }
+        self.address("wan", "192.0.2.100/32");
+    }
 }
 
 impl Drop for Namespace {

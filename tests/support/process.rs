@@ -59,12 +59,18 @@ pub fn await_end(child: &mut Child, when: &str) -> ExitStatus {
     status.unwrap_or_else(|| panic!("process {} has not ended {when}", child.id()))
 }
 
-/// The folders under `/proc` of the threads of `process` whose names begin with `name`.
+/// The folders under `/proc` of the threads of `process` whose names begin with `name`. A thread names itself once it
+/// runs, which may be after the call that started it came back.
 fn tasks(process: &str, name: &str) -> Vec<PathBuf> {
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("the process is there");
+    let all = PathBuf::from(format!("/proc/{process}/task"));
     let is_named = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.starts_with(name));
-    let found: Vec<_> = tasks.flatten().map(|task| task.path()).filter(is_named).collect();
-    assert!(!found.is_empty(), "no thread is called {name}");
+    let mut found = Vec::new();
+    let named = wait_until(|| {
+        let tasks = fs::read_dir(&all).expect("the process is there");
+        found = tasks.flatten().map(|task| task.path()).filter(is_named).collect();
+        !found.is_empty()
+    });
+    assert!(named, "no thread is called {name}");
     found
 }
 

@@ -36,8 +36,8 @@ client_end() { echo "$(host_of "$(client_address)"):$1"; }
 client_by_proxy() {
     local wrong url port
     url=$(url "$VIP" "$2")
-    # Another each time: a port that was used rests for a minute.
-    port=$((37000 + $2 + 10 * family))
+    # Another each time: a port that was used rests for a minute. None that the kernel gives to earlier requests.
+    port=$((20000 + $2 + 10 * family))
     title "$1 over IPv$family"
     carried_by "$(tcp "$2")" "$1" 8081
     check "$1: the first page comes" until_true 60 answers "$url/" "$(client_address)"

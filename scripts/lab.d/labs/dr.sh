@@ -12,12 +12,8 @@ run_lab() {
     one_armed_addresses
     for family in $FAMILIES; do
         use_family "$family"
-        ipvsadm -A -t "$(vip 80)" -s rr
-        ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -g
-        ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -g
-        ipvsadm -A -u "$(vip 7)" -s rr
-        ipvsadm -a -u "$(vip 7)" -r "$(rs 1 7)" -g
-        ipvsadm -a -u "$(vip 7)" -r "$(rs 2 7)" -g
+        balanced -t 80 80 -g
+        balanced -u 7 7 -g
         check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
         check_alternates "$(url "$VIP")"
         check_way

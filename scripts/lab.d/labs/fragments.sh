@@ -16,10 +16,10 @@ run_lab() {
     twin_has lan 192.0.2.100/32 2001:db8:2::100/128
     for family in $FAMILIES; do
         use_family "$family"
-        balanced_echo 7
+        balanced -u 7 7 -m
         check_large NAT 7
         # The same servers with a local address: FULLNAT.
-        balanced_echo 77
+        balanced -u 77 7 -m
         # shellcheck disable=SC2153
         lvsctl local-address set "$(udp 77)" "${LOCALS[0]}"
         check_large FULLNAT 77
@@ -27,13 +27,6 @@ run_lab() {
         ipvsadm -Ln -u "$(vip 77)"
     done
     lvsctl drops
-}
-
-# balanced_echo PORT
-balanced_echo() {
-    ipvsadm -A -u "$(vip "$1")" -s rr
-    ipvsadm -a -u "$(vip "$1")" -r "$(rs 1 7)" -m
-    ipvsadm -a -u "$(vip "$1")" -r "$(rs 2 7)" -m
 }
 
 # check_large MODE PORT: the first ones, small, have the neighbours resolved.

@@ -5,14 +5,7 @@
 source "$LAB_HOME/scripts/lab.d/keepalived_conf.sh"
 
 run_lab() {
-    local host
-    nat_network 3
-    for host in rs1 rs2 rs3; do
-        start_nginx "$host"
-    done
-    start_lvsd
-    nat_addresses
-    use_family 4
+    start_nat_of_three
     write_scripts
     write_keepalived 3
     start_keepalived

@@ -2,7 +2,6 @@
 # The distribution's ldirectord with an ordinary ldirectord.cf: negotiate and connect checks, fallback, quiescent, a mark.
 
 run_lab() {
-    local host
     # shellcheck disable=SC2034
     MORE_CONFIG='
 [[mark]]
@@ -11,13 +10,7 @@ protocol = "tcp"
 destination = "198.51.100.80"
 destination_ports = ["8080"]
 '
-    nat_network 3
-    for host in rs1 rs2 rs3; do
-        start_nginx "$host"
-    done
-    start_lvsd
-    nat_addresses
-    use_family 4
+    start_nat_of_three
     # ldirectord calls its pid file after its configuration.
     LDIRECTORD_CF=$(director_file "$LAB_PREFIX.cf")
     write_ldirectord

@@ -12,9 +12,7 @@ run_lab() {
     add_clients
     for family in $FAMILIES; do
         use_family "$family"
-        ipvsadm -A -t "$(vip 80)" -s rr
-        ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -m
-        ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -m
+        balanced -t 80 80 -m
         check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
         each_client
         each_network

@@ -20,9 +20,9 @@ run_lab() {
     twin_has lan 192.0.2.100/32 2001:db8:2::100/128
     for family in $FAMILIES; do
         use_family "$family"
-        balanced_echo 7
+        balanced --sctp-service 7 7 -m
         check_echo NAT 7
-        balanced_echo 77
+        balanced --sctp-service 77 7 -m
         # shellcheck disable=SC2153
         lvsctl local-address set "sctp:$(vip 77)" "${LOCALS[0]}"
         check_echo FULLNAT 77
@@ -30,13 +30,6 @@ run_lab() {
         ipvsadm -Lnc
     done
     lvsctl drops
-}
-
-# balanced_echo PORT
-balanced_echo() {
-    ipvsadm -A --sctp-service "$(vip "$1")" -s rr
-    ipvsadm -a --sctp-service "$(vip "$1")" -r "$(rs 1 7)" -m
-    ipvsadm -a --sctp-service "$(vip "$1")" -r "$(rs 2 7)" -m
 }
 
 # associate PORT TEXT: an association whose echo goes to a file; the client lingers for some seconds after its end.

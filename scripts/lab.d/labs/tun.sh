@@ -32,12 +32,8 @@ run_lab() {
 }
 
 tunnel_services() {
-    ipvsadm -A -t "$(vip 80)" -s rr
-    ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -i
-    ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -i
-    ipvsadm -A -u "$(vip 7)" -s rr
-    ipvsadm -a -u "$(vip 7)" -r "$(rs 1 7)" -i
-    ipvsadm -a -u "$(vip 7)" -r "$(rs 2 7)" -i
+    balanced -t 80 80 -i
+    balanced -u 7 7 -i
     check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
 }
 

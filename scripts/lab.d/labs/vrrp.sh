@@ -5,17 +5,7 @@
 source "$LAB_HOME/scripts/lab.d/takeover.sh"
 
 run_lab() {
-    local n
-    pair_network
-    start_nginx rs1 && start_nginx rs2
-    use_family 4
-    for n in 1 2; do
-        at "director$n"
-        start_lvsd
-        own_addresses "$n"
-        write_keepalived $((n == 1 ? 150 : 100))
-        start_keepalived
-    done
+    start_pair write_keepalived
     both_come_up
     both_die
     comes_back

@@ -202,48 +202,25 @@ fn sixteen(addr: IpAddr) -> [u8; 16] {
     }
 }
 
+/// `IPVS_STATS_ATTR_INBYTES` and `IPVS_STATS_ATTR_OUTBYTES`: they have 64 bits even in the narrow statistics.
+const STATISTIC_IN_BYTES: u16 = 4;
+const STATISTIC_OUT_BYTES: u16 = 5;
+
 fn fill_statistics(nest: &mut Writer, narrow: u16, wide: u16, statistics: &Statistics) {
-    let Statistics {
-        connections,
-        in_packets,
-        out_packets,
-        in_bytes,
-        out_bytes,
-        connections_per_sec,
-        in_packets_per_sec,
-        out_packets_per_sec,
-        in_bytes_per_sec,
-        out_bytes_per_sec,
-    } = *statistics;
+    let values = statistics.in_order();
     let low = |value: u64| {
         let [a, b, c, d, ..] = value.to_le_bytes();
         u32::from_le_bytes([a, b, c, d])
     };
     nest.put_nested(narrow, |nest| {
-        nest.put_u32(1, low(connections))
-            .put_u32(2, low(in_packets))
-            .put_u32(3, low(out_packets))
-            .put_u64(4, in_bytes)
-            .put_u64(5, out_bytes)
-            .put_u32(6, low(connections_per_sec))
-            .put_u32(7, low(in_packets_per_sec))
-            .put_u32(8, low(out_packets_per_sec))
-            .put_u32(9, low(in_bytes_per_sec))
-            .put_u32(10, low(out_bytes_per_sec));
+        for (kind, value) in (1..).zip(values) {
+            match kind {
+                STATISTIC_IN_BYTES | STATISTIC_OUT_BYTES => nest.put_u64(kind, value),
+                _ => nest.put_u32(kind, low(value)),
+            };
+        }
     });
     nest.put_nested(wide, |nest| {
-        let values = [
-            connections,
-            in_packets,
-            out_packets,
-            in_bytes,
-            out_bytes,
-            connections_per_sec,
-            in_packets_per_sec,
-            out_packets_per_sec,
-            in_bytes_per_sec,
-            out_bytes_per_sec,
-        ];
         for (kind, value) in (1..).zip(values) {
             nest.put_u64(kind, value);
         }

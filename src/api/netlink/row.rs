@@ -120,6 +120,24 @@ pub struct Statistics {
     pub out_bytes_per_sec: u64,
 }
 
+impl Statistics {
+    /// All values in the order of the kernel's attributes (`IPVS_STATS_ATTR_*`).
+    pub const fn in_order(&self) -> [u64; 10] {
+        [
+            self.connections,
+            self.in_packets,
+            self.out_packets,
+            self.in_bytes,
+            self.out_bytes,
+            self.connections_per_sec,
+            self.in_packets_per_sec,
+            self.out_packets_per_sec,
+            self.in_bytes_per_sec,
+            self.out_bytes_per_sec,
+        ]
+    }
+}
+
 /// A virtual service as listings show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRow {
@@ -192,6 +210,24 @@ impl ServerRow {
     pub const DIRECT_ROUTING: u32 = 3;
     /// `IP_VS_CONN_F_FWD_MASK`.
     pub const METHOD_MASK: u32 = 7;
+
+    /// A server of weight 1 without thresholds and connections.
+    #[cfg(test)]
+    pub(crate) fn idle(addr: IpAddr, port: u16, method: u32) -> Self {
+        Self {
+            addr,
+            port,
+            method,
+            weight: 1,
+            upper_threshold: 0,
+            lower_threshold: 0,
+            tunnel: TunnelRow::default(),
+            active: 0,
+            inactive: 0,
+            persistent: 0,
+            statistics: Statistics::default(),
+        }
+    }
 }
 
 /// Multicast group of a sync daemon.

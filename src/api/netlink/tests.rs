@@ -201,19 +201,7 @@ fn row(port: u16) -> ServiceRow {
 #[test]
 fn rows_are_as_long_as_the_kernels() {
     assert_eq!(service(TO, &row(80)).len(), 0x140);
-    let server_row = ServerRow {
-        addr: "198.51.100.1".parse().unwrap(),
-        port: 8080,
-        method: ServerRow::MASQUERADING,
-        weight: 3,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        tunnel: TunnelRow::default(),
-        active: 0,
-        inactive: 0,
-        persistent: 0,
-        statistics: Statistics::default(),
-    };
+    let server_row = ServerRow::idle("198.51.100.1".parse().unwrap(), 8080, ServerRow::MASQUERADING);
     assert_eq!(server(TO, &server_row).len(), 0x164);
 }
 

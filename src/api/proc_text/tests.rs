@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::netlink::{Family, TunnelRow};
+use crate::netlink::Family;
 
 fn addr(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -23,17 +23,8 @@ fn service(key: ServiceKey, scheduler: &str, flags: u32, timeout_sec: u32, granu
 
 fn server(place: &str, port: u16, method: u32, weight: u32) -> ServerRow {
     ServerRow {
-        addr: addr(place),
-        port,
-        method,
         weight,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        tunnel: TunnelRow::default(),
-        active: 0,
-        inactive: 0,
-        persistent: 0,
-        statistics: Statistics::default(),
+        ..ServerRow::idle(addr(place), port, method)
     }
 }
 

@@ -51,7 +51,7 @@ struct Buffer {
     start: u16,
     len: u16,
     bookkeeping: [u8; 124],
-    room: [u8; 384],
+    space: [u8; 384],
 }
 
 impl Frame for Buffer {
@@ -59,7 +59,7 @@ impl Frame for Buffer {
     fn bytes(&self) -> &[u8] {
         // SAFETY: every function here keeps start + len within the buffer.
         unsafe {
-            self.room
+            self.space
                 .get_unchecked(usize::from(self.start)..usize::from(self.start) + usize::from(self.len))
         }
     }
@@ -68,7 +68,7 @@ impl Frame for Buffer {
     fn bytes_mut(&mut self) -> &mut [u8] {
         let (start, len) = (usize::from(self.start), usize::from(self.len));
         // SAFETY: as above.
-        unsafe { self.room.get_unchecked_mut(start..start + len) }
+        unsafe { self.space.get_unchecked_mut(start..start + len) }
     }
 
     #[inline]
@@ -93,7 +93,7 @@ impl Frame for Buffer {
 
     #[inline]
     fn append(&mut self, count: usize) -> bool {
-        if usize::from(self.start) + usize::from(self.len) + count > self.room.len() {
+        if usize::from(self.start) + usize::from(self.len) + count > self.space.len() {
             return false;
         }
         self.len += count as u16;
@@ -111,7 +111,7 @@ impl Frame for Buffer {
 impl Buffer {
     fn fill(&mut self, frame: &[u8]) {
         (self.start, self.len) = (HEADROOM as u16, frame.len() as u16);
-        self.room[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
+        self.space[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
     }
 }
 
@@ -278,7 +278,7 @@ impl Stand {
                     start: 0,
                     len: 0,
                     bookkeeping: [0; 124],
-                    room: [0; 384],
+                    space: [0; 384],
                 })
                 .collect(),
             verdicts: [Verdict::Punt; BURST_MAX],
@@ -338,19 +338,8 @@ impl Stand {
     fn opened(&mut self) -> (f64, f64) {
         let bursts = self.frames.len() / BURST_MAX;
         let flows = (bursts * BURST_MAX) as f64;
-        let start = on_cpu();
-        for burst in 0..bursts {
-            self.fill(burst);
-            black_box(&mut self.buffers);
-        }
-        let middle = on_cpu();
-        for burst in 0..bursts {
-            self.fill(burst);
-            self.measured(burst);
-        }
-        let end = on_cpu();
-        self.assert_sent();
-        let opening = (end + start - middle - middle).as_nanos() as f64 / flows;
+        let (copying, both) = self.run(bursts);
+        let opening = (both - copying).as_nanos() as f64 / flows;
         self.now = self.now.plus_ms(400_000);
         let start = on_cpu();
         while self.worker.conns_count() != (0, 0) {
@@ -426,13 +415,8 @@ impl Stand {
         );
     }
 
-    fn assert_sent(&self) {
-        let sent = |verdict: &Verdict| matches!(verdict, Verdict::Transmit(_));
-        assert!(self.verdicts.iter().all(sent), "{:?}", self.verdicts);
-    }
-
-    /// Nanoseconds a packet: of path and copying, and of copying alone.
-    fn timed(&mut self, bursts: usize) -> (f64, f64) {
+    /// Sends the bursts. Returns the time of copying alone, and the time of copying and the path.
+    fn run(&mut self, bursts: usize) -> (Duration, Duration) {
         let start = on_cpu();
         for burst in 0..bursts {
             self.fill(burst);
@@ -443,11 +427,22 @@ impl Stand {
             self.fill(burst);
             self.measured(burst);
         }
-        let packets = (bursts * BURST_MAX) as f64;
         let end = on_cpu();
         self.assert_sent();
-        let copying = (middle - start).as_nanos() as f64 / packets;
-        ((end - middle).as_nanos() as f64 / packets - copying, copying)
+        (middle - start, end - middle)
+    }
+
+    fn assert_sent(&self) {
+        let sent = |verdict: &Verdict| matches!(verdict, Verdict::Transmit(_));
+        assert!(self.verdicts.iter().all(sent), "{:?}", self.verdicts);
+    }
+
+    /// Nanoseconds a packet: of path and copying, and of copying alone.
+    fn timed(&mut self, bursts: usize) -> (f64, f64) {
+        let packets = (bursts * BURST_MAX) as f64;
+        let (copying, both) = self.run(bursts);
+        let copying = copying.as_nanos() as f64 / packets;
+        (both.as_nanos() as f64 / packets - copying, copying)
     }
 }
 

@@ -141,7 +141,7 @@ fn insert_all<A: Address>(table: &mut ConnTable<A>, flows: &[Conn<A>]) -> Vec<Co
         indices.extend(
             burst
                 .iter()
-                .map(|conn| table.insert(*conn, Tick(0)).expect("room for it")),
+                .map(|conn| table.insert(*conn, Tick(0)).expect("the table has a free slot")),
         );
     }
     indices

@@ -202,7 +202,7 @@ fn client_address(name: &Optional<String>) -> Result<ClientAddress, Invalid> {
             let names = ClientAddress::ALL.map(ClientAddress::name);
             let problem = ConfigProblem::NotA {
                 value: name.get_ref().clone(),
-                wanted: "a way to tell the client's address",
+                wanted: "a carrier of the client's address",
                 cure: format!("give one of {}", names.join(" ")),
             };
             invalid(name, problem)

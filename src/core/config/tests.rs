@@ -458,7 +458,7 @@ fn services_are_refused_as_the_api_refuses_them() {
     );
     assert_refused(
         &service("client_address = \"proxy\""),
-        "lvsd.toml:5:18: service.client_address: \"proxy\" is not a way to tell the client's address: \
+        "lvsd.toml:5:18: service.client_address: \"proxy\" is not a carrier of the client's address: \
          give one of none toa proxy-v1 proxy-v2 uoa",
     );
     assert_refused(

@@ -1,5 +1,5 @@
 //! Turns the file as written into a valid [`Config`]. It checks ranges and uniqueness here, and services by the same
-//! [`DesiredServices`] that the API changes, so that file and API cannot disagree.
+//! [`DesiredServices`](crate::ipvs::desired::DesiredServices) that the API changes, so that file and API cannot disagree.
 
 use std::collections::HashSet;
 use std::ops::{Range, RangeInclusive};
@@ -74,14 +74,7 @@ fn eal(raw: RawEal, idle: Idle) -> Result<EalConfig, Invalid> {
         // Two threads on one core that never sleep would starve each other.
         if !taken.insert(number) && idle != Idle::Sleep {
             let cure = "give every worker a core of its own, other than eal.main_core, or set workers.idle = \"sleep\"";
-            return invalid(
-                core,
-                ConfigProblem::Duplicate {
-                    what: "core",
-                    value: number.to_string(),
-                    cure,
-                },
-            );
+            return duplicate(core, "core", number.to_string(), cure);
         }
         worker_cores.push(number);
     }
@@ -183,6 +176,10 @@ fn metrics(raw: &RawMetrics) -> Result<MetricsConfig, Invalid> {
     }
 }
 
+fn duplicate<T, V>(place: &Spanned<V>, what: &'static str, value: String, cure: &'static str) -> Result<T, Invalid> {
+    invalid(place, ConfigProblem::Duplicate { what, value, cure })
+}
+
 fn devices(raw: &[RawDevice]) -> Result<Vec<DeviceConfig>, Invalid> {
     let mut devices: Vec<DeviceConfig> = Vec::new();
     for device in raw {
@@ -192,25 +189,11 @@ fn devices(raw: &[RawDevice]) -> Result<Vec<DeviceConfig>, Invalid> {
         let (name, dpdk) = (device.name.get_ref(), device.dpdk.get_ref());
         if devices.iter().any(|other| other.name == *name) {
             let cure = "give every device a name of its own";
-            return invalid(
-                &device.name,
-                ConfigProblem::Duplicate {
-                    what: "device",
-                    value: name.clone(),
-                    cure,
-                },
-            );
+            return duplicate(&device.name, "device", name.clone(), cure);
         }
         if devices.iter().any(|other| other.dpdk == *dpdk) {
             let cure = "name every NIC once";
-            return invalid(
-                &device.dpdk,
-                ConfigProblem::Duplicate {
-                    what: "NIC",
-                    value: dpdk.clone(),
-                    cure,
-                },
-            );
+            return duplicate(&device.dpdk, "NIC", dpdk.clone(), cure);
         }
         check_interface_name(&device.name)?;
         check_dpdk_name(&device.dpdk)?;

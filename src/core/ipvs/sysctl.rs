@@ -40,6 +40,12 @@ struct Allowed {
     words: &'static str,
 }
 
+impl Allowed {
+    const fn range(least: i64, most: i64, words: &'static str) -> Self {
+        Self { least, most, words }
+    }
+}
+
 impl SysctlValue for u32 {
     fn read(text: &str, allowed: &Allowed) -> Option<Self> {
         let value: i64 = text.trim().parse().ok()?;
@@ -124,61 +130,21 @@ impl SysctlValue for CpuList {
     }
 }
 
-const NUMBER: Allowed = Allowed {
-    least: 0,
-    most: i32::MAX as i64,
-    words: "a number from 0 to 2147483647",
-};
-const POSITIVE: Allowed = Allowed {
-    least: 1,
-    most: i32::MAX as i64,
-    words: "a number from 1 to 2147483647",
-};
-const SWITCH: Allowed = Allowed {
-    least: 0,
-    most: 1,
-    words: "0 or 1",
-};
-const DEFENCE: Allowed = Allowed {
-    least: 0,
-    most: 3,
-    words: "0 (off), 1 (when the table fills), 2 (the same, at present on) or 3 (always)",
-};
-const PORTS: Allowed = Allowed {
-    least: 1,
-    most: 64,
-    words: "a number from 1 to 64",
-};
-const RETRIES: Allowed = Allowed {
-    least: 0,
-    most: 8,
-    words: "a number from 0 to 8",
-};
-const LOAD_FACTOR: Allowed = Allowed {
-    least: -8,
-    most: 8,
-    words: "a number from -8 to 8",
-};
-const CONNS: Allowed = Allowed {
-    least: 0,
-    most: 1 << 30,
-    words: "a number from 0 to 1073741824",
-};
-const NICE: Allowed = Allowed {
-    least: -20,
-    most: 19,
-    words: "a number from -20 to 19",
-};
-const CPUS: Allowed = Allowed {
-    least: 0,
-    most: 127,
-    words: "CPUs from 0 to 127 like \"0-3,8\", or \"\"",
-};
-const PAIR: Allowed = Allowed {
-    least: 0,
-    most: 0,
-    words: "two numbers, the first below the second (or the second 0)",
-};
+const NUMBER: Allowed = Allowed::range(0, i32::MAX as i64, "a number from 0 to 2147483647");
+const POSITIVE: Allowed = Allowed::range(1, i32::MAX as i64, "a number from 1 to 2147483647");
+const SWITCH: Allowed = Allowed::range(0, 1, "0 or 1");
+const DEFENCE: Allowed = Allowed::range(
+    0,
+    3,
+    "0 (off), 1 (when the table fills), 2 (the same, at present on) or 3 (always)",
+);
+const PORTS: Allowed = Allowed::range(1, 64, "a number from 1 to 64");
+const RETRIES: Allowed = Allowed::range(0, 8, "a number from 0 to 8");
+const LOAD_FACTOR: Allowed = Allowed::range(-8, 8, "a number from -8 to 8");
+const CONNS: Allowed = Allowed::range(0, 1 << 30, "a number from 0 to 1073741824");
+const NICE: Allowed = Allowed::range(-20, 19, "a number from -20 to 19");
+const CPUS: Allowed = Allowed::range(0, 127, "CPUs from 0 to 127 like \"0-3,8\", or \"\"");
+const PAIR: Allowed = Allowed::range(0, 0, "two numbers, the first below the second (or the second 0)");
 
 macro_rules! sysctls {
     ($($(#[$doc:meta])* $name:ident: $kind:ty = $default:expr, $allowed:ident;)*) => {

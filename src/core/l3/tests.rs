@@ -83,16 +83,20 @@ fn hop_to<A: Address>(l3: &L3, dst: A) -> Hop {
     }
 }
 
+fn untagged_hop(device: DeviceId, src_mac: [u8; 6], dst_mac: [u8; 6]) -> Hop {
+    Hop {
+        device,
+        mtu: 1500,
+        vlan: 0,
+        src_mac,
+        dst_mac,
+    }
+}
+
 #[test]
 fn a_neighbour_on_the_link_is_reached_directly() {
     let l3 = director().build(1);
-    let expected = Hop {
-        device: LAN,
-        mtu: 1500,
-        vlan: 0,
-        src_mac: LAN_MAC,
-        dst_mac: RS_MAC,
-    };
+    let expected = untagged_hop(LAN, LAN_MAC, RS_MAC);
     assert_eq!(hop_to(&l3, v4("192.0.2.11")), expected);
     assert_eq!(hop_to(&l3, v6("2001:db8:2::11")), expected);
 }
@@ -100,13 +104,7 @@ fn a_neighbour_on_the_link_is_reached_directly() {
 #[test]
 fn what_is_not_on_a_link_goes_by_the_gateway() {
     let l3 = director().build(1);
-    let expected = Hop {
-        device: WAN,
-        mtu: 1500,
-        vlan: 0,
-        src_mac: WAN_MAC,
-        dst_mac: ROUTER_MAC,
-    };
+    let expected = untagged_hop(WAN, WAN_MAC, ROUTER_MAC);
     assert_eq!(hop_to(&l3, v4("203.0.113.7")), expected);
     assert_eq!(l3.route(v6("2001:db8:ffff::1")), Route::Unreachable);
 }

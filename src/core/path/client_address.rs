@@ -16,7 +16,7 @@ use crate::ipvs::conn::{Conn, ConnFlags, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::service::VirtualService;
-use crate::path::packet::Packet;
+use crate::packet::Packet;
 use crate::single_writer::SingleWriter;
 use crate::wire::tcp::{ACK, FIN, PROTOCOL, RST, SYN};
 use crate::worker_state::context::Context;
@@ -135,11 +135,11 @@ pub(crate) fn outbound<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, header
     let carrier = conn.client_address.carrier();
     let is_syn = headers.tcp_flags & SYN != 0;
     if is_syn {
-        let room = match carrier {
+        let reserve = match carrier {
             ClientAddress::Toa => toa::len::<A>(),
             _ => 0,
         };
-        segment.limit_mss(room, mss_max(ctx, conn));
+        segment.limit_mss(reserve, mss_max(ctx, conn));
     }
     match carrier {
         ClientAddress::ProxyV1 | ClientAddress::ProxyV2 => proxy::outbound(conn, &mut segment),
@@ -173,9 +173,9 @@ pub(crate) fn quoted_sequence<A: Address>(conn: &Conn<A>, quoted: &mut [u8]) {
     }
 }
 
-/// An address and port as TOA and UOA write them: port, address.
-fn option_of<A: Address>(kind: u8, client: Endpoint<A>, room: &mut [u8]) {
-    let (head, addr) = room.split_at_mut(4.min(room.len()));
+/// Writes an address and a port as TOA and UOA carry them: the port first, then the address.
+fn option_of<A: Address>(kind: u8, client: Endpoint<A>, out: &mut [u8]) {
+    let (head, addr) = out.split_at_mut(4.min(out.len()));
     let [high, low] = client.port.to_be_bytes();
     for (to, from) in head.iter_mut().zip([kind, 4 + size_of::<A>() as u8, high, low]) {
         *to = from;

@@ -21,11 +21,11 @@ use crate::ipvs::real_server::RealServer;
 use crate::ipvs::service::ServerSlot;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::l3::{Hop, HopId};
+use crate::packet::Packet;
+use crate::path::forward::resolve::{NextHop, ToServer};
 use crate::path::forward::rewrite::{Rewrite, TTL_DELTA};
 use crate::path::forward::tunnel::encapsulate::OuterIpv4;
 use crate::path::forward::tunnel::{self, encapsulate};
-use crate::path::packet::Packet;
-use crate::path::resolve::{NextHop, ToServer};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, EthernetHeader};
 use crate::wire::ipv4::Ipv4Header;
@@ -202,7 +202,8 @@ fn into_other_tunnel<A: FastPath, F: Frame>(
     tunnel::send(ctx, conn, &mut packet, &ToServer { server, next_hop, mtu })
 }
 
-/// What [`encapsulate::encapsulate`] makes of a packet that lies where it arrived, behind room for an outer header.
+/// Does the same as [`encapsulate::encapsulate`] for a packet that lies where it arrived, with headroom for an outer
+/// header in front of it.
 #[inline(always)]
 fn ip_in_ipv4<A: FastPath, F: Frame>(outer: &OuterIpv4, hop: &Hop, headers: &Headers, frame: &mut F) -> Verdict {
     frame.truncate(usize::from(headers.packet_end) + Ipv4Header::LEN);

@@ -26,11 +26,11 @@ use crate::ipvs::scheduler::{self, FlowHint, Loads, Pick};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
 use crate::limits::{LOCAL_PORT_TRIES_MAX, RSS_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
+use crate::packet::Packet;
 use crate::path::forward::rewrite;
 use crate::path::icmp::answer;
 use crate::path::icmp::answer::Answer;
 use crate::path::icmp::build::IcmpError;
-use crate::path::packet::Packet;
 use crate::path::slow_path;
 use crate::path::{client_address, track};
 use crate::single_writer::SingleWriter;
@@ -164,7 +164,8 @@ fn leave<A: Address, F: Frame>(
     answer::send(ctx, packet, &answer)
 }
 
-/// Without a server: whether the kernel's stack answers, or forwards it to the address that the client meant.
+/// Whether the kernel gets a packet for which the service has no server. The kernel's stack answers the packet or
+/// forwards it to the address that the client meant.
 pub(crate) fn is_left_to_the_kernel<A: Address>(ctx: &Context<'_>, service: &VirtualService, key: &FlowKey<A>) -> bool {
     let may_be_another_service = service.key.port() == PORT_FTP && key.dst.port != PORT_FTP;
     let snapshot = ctx.snapshot;
@@ -328,7 +329,7 @@ fn new_conn<A: Address>(
 ) -> Conn<A> {
     let Opening { service, headers, key } = *opening;
     let server = chosen.server;
-    // A tunnel to the other family keeps the address in the server's slot; the conn has no room for it.
+    // The connection cannot hold an address of the other family: a tunnel reads it from the server's slot.
     let real = Endpoint::new(A::from_ip(server.addr).unwrap_or_default(), chosen.port);
     let (mut l3_delta, mut l4_delta) = (0, 0);
     // FULLNAT replies could not be distinguished without a connection.

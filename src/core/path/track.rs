@@ -196,7 +196,7 @@ pub(crate) fn expire<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, bu
             };
         }
         if conn.timeout_ms > TIMEOUT_MAX_MS {
-            // Another director asked for more than the clock can tell: what is left of it.
+            // Another director asked for a longer timeout than the clock can count: start the rest of it.
             conn.timeout_ms -= TIMEOUT_MAX_MS;
             conn.last_seen = ctx.now;
             return Expiry::Rearm {

@@ -317,7 +317,7 @@ impl TestDirector {
     /// A frame that worker 0 held, now that its neighbour is known.
     pub fn finish(&mut self, neighbour: NeighbourKey, bytes: &[u8]) -> Outcome {
         let mut frame = VecFrame::new(bytes);
-        match path::resolve::finish(&self.workers[0], &mut frame, neighbour) {
+        match path::forward::resolve::finish(&self.workers[0], &mut frame, neighbour) {
             Some(verdict) => self.outcome(0, verdict, &frame),
             None => Outcome::Held(neighbour, bytes.to_vec()),
         }
@@ -372,7 +372,7 @@ impl TestDirector {
             Verdict::Hold(wait) => Outcome::Held(self.workers[worker].neighbour(wait), frame.bytes().to_vec()),
             Verdict::Consumed => Outcome::Consumed,
             Verdict::Drop(reason) => Outcome::Dropped(reason),
-            Verdict::Handoff(to) => panic!("a frame that was handed over already is handed to {to:?} again"),
+            Verdict::Handoff(to) => panic!("a frame that was handed off already is handed off to {to:?} again"),
         }
     }
 }

@@ -40,6 +40,17 @@ pub struct CapturedFrame {
     pub wire_len: u32,
 }
 
+impl CapturedFrame {
+    /// A whole frame, captured at time 0.
+    pub fn of(bytes: Vec<u8>) -> Self {
+        Self {
+            time_ns: 0,
+            wire_len: bytes.len() as u32,
+            bytes,
+        }
+    }
+}
+
 /// Frames in the order of the file.
 pub type Capture = Vec<CapturedFrame>;
 

@@ -86,10 +86,10 @@ fn exact_by_weight(weights: &[u32], conns: u32) -> Vec<f64> {
         .collect()
 }
 
-/// So many connections that stay for a minute.
+/// Opens `conns` connections that stay for a minute. Returns how many each server got.
 fn spread(scheduler: &str, workers: u8, weights: &[u32], conns: u32) -> Vec<u64> {
-    let room = conns as usize * 2 / usize::from(workers) + 1_024;
-    let mut director = director(scheduler, workers, weights, room);
+    let capacity = conns as usize * 2 / usize::from(workers) + 1_024;
+    let mut director = director(scheduler, workers, weights, capacity);
     for number in 0..conns {
         director.advance_us(10);
         director.inject(WAN, &client(number).syn().build()).transmitted();
@@ -109,7 +109,7 @@ fn rr_and_wrr_are_even_over_any_number_of_workers() {
     }
 }
 
-/// Each worker's own first picks are elsewhere in the cycle: a few connections are spread, too.
+/// Each worker starts at another place of the cycle, so even a few connections are spread over all servers.
 #[test]
 fn few_connections_over_many_workers_do_not_all_begin_with_the_same_server() {
     for scheduler in ["rr", "wrr"] {
@@ -121,10 +121,10 @@ fn few_connections_over_many_workers_do_not_all_begin_with_the_same_server() {
     }
 }
 
-/// Connections that last 100 to 300 ms times the slowness of their server, at 50,000 a second.
+/// Opens 50,000 connections a second. Each lasts 100 to 300 ms times the slowness of its server.
 fn under_load(scheduler: &str, workers: u8, weights: &[u32], slowness: &[f64]) -> Vec<u64> {
-    let room = CONNS as usize * 2 / usize::from(workers) + 1_024;
-    let mut director = director(scheduler, workers, weights, room);
+    let capacity = CONNS as usize * 2 / usize::from(workers) + 1_024;
+    let mut director = director(scheduler, workers, weights, capacity);
     let mut random = Random::new(7);
     let mut ends: BinaryHeap<Reverse<(u64, u32)>> = BinaryHeap::new();
     for number in 0..CONNS {

@@ -1,7 +1,7 @@
-//! What one worker does at present against a full table, and how far its walks through the tables have come.
+//! The defences of one worker against a full connection table, and the state of its sweeps through the tables.
 //!
 //! In:  the settings `drop_entry`, `drop_packet`, `secure_tcp` and the free slots of the tables.
-//! Out: which packets and which connections go.
+//! Out: which packets the worker drops and which connections it removes.
 //! Ref: Linux ip_vs_ctl.c `update_defense_level`, ip_vs_conn.c `ip_vs_random_dropentry`, `todrop_entry`. The trigger
 //!      is the number of free slots in the table, not the machine's free memory.
 
@@ -16,36 +16,37 @@ use crate::limits::{DEFENCE_PERIOD_MS, DEFENCE_RESERVE_PARTS, DROP_ENTRY_PARTS};
 use crate::tick::Tick;
 use crate::wire::{sctp, tcp};
 
-/// `drop_entry` lets a connection live that was seen within this time (`todrop_entry`).
+/// `drop_entry` spares a connection whose last packet is younger than this (`todrop_entry`).
 const IDLE_MIN_MS: u32 = 60_000;
-/// Busier connections are not looked at.
+/// `drop_entry` spares connections that have received more packets than this.
 const IN_PACKETS_MAX: usize = 8;
 
-/// What one worker does at present against a full table.
+/// The defences that are active now.
 #[derive(Clone, Debug, Default)]
 pub struct Defence {
     checked: Tick,
-    /// One new connection's packet in so many is dropped; 0 for none.
+    /// The worker drops one of this many packets that would open a connection; 0 drops none.
     drop_rate: u32,
     drop_countdown: u32,
     secure_tcp: bool,
     drop_entry: bool,
-    /// Every second look of [`DEFENCE_PERIOD_MS`] sweeps.
+    /// Whether the next check starts a sweep: every second check does, one check each [`DEFENCE_PERIOD_MS`].
     sweeps_next: bool,
-    /// By packets seen: how many more connections with so few packets are spared.
+    /// Indexed by the number of packets that a connection has received: how many more such connections to spare.
     spared: [u8; IN_PACKETS_MAX + 1],
 }
 
-/// A walk through a connection table that goes on where the last pass ended.
+/// A walk through a connection table that continues where the last pass of the worker stopped.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sweep {
     pub(crate) next: u32,
-    /// Slots that the walk has left.
+    /// The number of slots that the walk has still to visit.
     pub(crate) left: usize,
 }
 
 impl Defence {
-    /// Decides anew from the settings and the room in the tables: free slots and slots in all of the fuller one.
+    /// Decides from the settings and the fuller table which defences are active. `free` counts that table's free slots
+    /// and `capacity` all of its slots.
     pub fn update(&mut self, sysctls: &Sysctls, free: usize, capacity: usize) {
         let reserve = capacity / DEFENCE_RESERVE_PARTS;
         let is_short = free < reserve;

@@ -1,9 +1,9 @@
-//! Frames that the path makes besides those of the burst: pieces of a packet that is too long for a link, of
-//! a datagram that was put together, ICMP errors that no frame of the burst turned into.
+//! Frames that the path makes besides those of the burst: fragments of a packet that is too long for a link, fragments
+//! of a reassembled datagram, and ICMP errors that do not reuse a frame of the burst.
 //!
-//! In:  whole frames with their verdicts, while a burst is processed.
-//! Out: the same, in order, to the worker loop, which copies each into a buffer of its own.
-//! Never: allocates after start. What finds no room is dropped and counted as `generated_frames_full`.
+//! In:  whole frames with their verdicts, while the path processes a burst.
+//! Out: the same frames in order. The worker loop copies each into a buffer of its own.
+//! Never: allocates after start. The path drops a frame that does not fit and counts it as `generated_frames_full`.
 
 use crate::limits::{GENERATED_BYTES_MAX, GENERATED_FRAMES_MAX};
 use crate::verdict::Verdict;
@@ -19,7 +19,7 @@ pub struct GeneratedFrames {
 }
 
 impl GeneratedFrames {
-    /// Room for what one burst can lead to.
+    /// Allocates space for all frames that one burst can generate.
     pub(crate) fn new() -> Self {
         Self {
             bytes: vec![0; GENERATED_BYTES_MAX].into_boxed_slice(),
@@ -29,40 +29,40 @@ impl GeneratedFrames {
         }
     }
 
-    /// Puts a frame together from its parts; `false` without room.
+    /// Appends a frame that consists of `parts`. Returns `false` if it does not fit.
     #[must_use]
     pub(crate) fn push(&mut self, verdict: Verdict, parts: &[&[u8]]) -> bool {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         if self.frames.len() == self.frames.capacity() {
             return false;
         }
-        let Some(mut room) = self.bytes.get_mut(self.used..self.used + len) else {
+        let Some(mut space) = self.bytes.get_mut(self.used..self.used + len) else {
             return false;
         };
         for part in parts {
-            let Some((to, rest)) = std::mem::take(&mut room).split_at_mut_checked(part.len()) else {
+            let Some((to, rest)) = std::mem::take(&mut space).split_at_mut_checked(part.len()) else {
                 return false;
             };
             to.copy_from_slice(part);
-            room = rest;
+            space = rest;
         }
         self.used += len;
         self.frames.push((verdict, self.used));
         true
     }
 
-    /// How far it is filled, for [`Self::rewind`].
+    /// Returns the current fill level, for [`Self::rewind`].
     pub(crate) fn mark(&self) -> (usize, usize) {
         (self.frames.len(), self.used)
     }
 
-    /// Takes back what was pushed since the mark.
+    /// Removes the frames that were pushed since the mark.
     pub(crate) fn rewind(&mut self, (frames_count, used): (usize, usize)) {
         self.frames.truncate(frames_count);
         self.used = used;
     }
 
-    /// Takes the oldest frame; when there is none, all room is free again.
+    /// Takes the oldest frame. When none is left, all space is free again.
     pub(crate) fn take(&mut self) -> Option<(Verdict, &[u8])> {
         let begin = match self.taken.checked_sub(1) {
             Some(before) => self.frames.get(before)?.1,
@@ -84,7 +84,7 @@ mod tests {
     use crate::l3::DeviceId;
 
     #[test]
-    fn frames_come_out_once_in_order_and_then_all_room_is_free_again() {
+    fn frames_come_out_once_in_order_and_then_all_space_is_free_again() {
         let mut generated = GeneratedFrames::new();
         for _ in 0..3 {
             assert!(generated.push(Verdict::Transmit(DeviceId(1)), &[b"ab", b"", b"c"]));
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_refused_and_what_was_there_stays() {
+    fn a_frame_that_does_not_fit_is_refused_and_earlier_frames_stay() {
         let mut generated = GeneratedFrames::new();
         let half = vec![7; GENERATED_BYTES_MAX / 2];
         assert!(generated.push(Verdict::Punt, &[&half]));

@@ -20,14 +20,14 @@ use crate::worker_state::reassembly::piece::{FragmentKey, Piece};
 
 /// Bytes of the longest link header.
 const L2_MAX: usize = EthernetHeader::LEN + VLAN_TAGS_MAX * VlanTag::LEN;
-/// Room in front for tunnel and ICMP headers, as an mbuf has it.
+/// Space in front of a datagram for tunnel and ICMP headers, as an mbuf has it.
 const HEADROOM: usize = 128;
-/// Where the payload of a datagram begins in its place.
+/// The offset at which the payload of a datagram begins in its slot.
 const PAYLOAD_AT: usize = HEADROOM + L2_MAX + FRAGMENT_HEADER_MAX;
 /// Offsets in a frame have 16 bits, so the longest datagram is shorter than 64 KiB by a link header.
 const PACKET_MAX: usize = 65_535 - L2_MAX;
 
-/// The datagrams under way. The default has space for none.
+/// The datagrams that still lack fragments. The default has no slot.
 #[derive(Debug, Default)]
 pub(crate) struct Reassembly {
     slots: Box<[Slot]>,

@@ -114,6 +114,13 @@ impl Testbed {
         lvsctl(&self.socket, arguments).output().unwrap()
     }
 
+    /// Runs commands that must succeed and print nothing.
+    fn run_silently(&self, commands: &[&str]) {
+        for command in commands {
+            assert_eq!(self.printed(command), "", "{command}");
+        }
+    }
+
     /// What a command that must succeed prints.
     fn printed(&self, arguments: &str) -> String {
         run(&mut lvsctl(&self.socket, arguments))
@@ -147,4 +154,11 @@ fn lvsctl(socket: &Path, arguments: &str) -> Command {
     let mut command = Command::new(tools::lvsctl());
     command.env("LVSD_SOCKET", socket).args(arguments.split_whitespace());
     command
+}
+
+/// Fails unless `text` contains each of these.
+fn assert_contains_all(text: &str, wanted: &[&str]) {
+    for wanted in wanted {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
 }

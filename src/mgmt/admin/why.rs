@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State as Shared;
 use lvs_api::{ApiError, ErrorCode, Why, WhyAsked};
-use lvs_core::path::explain::{End, Explanation, Question};
+use lvs_core::explain::{End, Explanation, Question};
 use tokio::time::timeout;
 
 use super::Admin;

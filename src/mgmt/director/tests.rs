@@ -11,6 +11,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::mgmt::fake_worker::FakeWorker;
 
+/// Takes the second server of [`WEB`] out of service.
+const DRAIN: &str =
+    r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.2:80", "patch": {"weight": 0}}}"#;
+
 struct Bench {
     director: Director,
     workers: Vec<Arc<FakeWorker>>,
@@ -125,11 +129,7 @@ fn a_refused_action_changes_nothing_and_leaves_no_trace_in_the_journal() {
 fn an_edit_keeps_what_it_does_not_mention() {
     let mut bench = Bench::new();
     bench.apply(WEB).unwrap();
-    bench
-        .apply(
-            r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.2:80", "patch": {"weight": 0}}}"#,
-        )
-        .unwrap();
+    bench.apply(DRAIN).unwrap();
     let server = bench.director.state().services[0].servers[1].clone();
     assert_eq!((server.mode, server.weight), (lvs_api::Mode::Nat, 0));
 }
@@ -372,11 +372,7 @@ fn four_thousand_services_are_added_in_well_under_two_seconds() {
 fn a_compacted_journal_remembers_the_weight_a_drained_server_had() {
     let mut bench = Bench::new();
     bench.apply(WEB).unwrap();
-    bench
-        .apply(
-            r#"{"edit_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.2:80", "patch": {"weight": 0}}}"#,
-        )
-        .unwrap();
+    bench.apply(DRAIN).unwrap();
     let state = bench.director.state();
     bench
         .director

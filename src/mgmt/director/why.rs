@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use lvs_api::{Why, WhyHop, WhyServer, WhyVerdict};
+use lvs_core::explain::{End, Explanation, Left};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::{RealServer, RealServerId};
 use lvs_core::ipvs::service::ServiceId;
 use lvs_core::l3::DeviceId;
-use lvs_core::path::explain::{End, Explanation, Left};
 use lvs_core::single_writer::SingleWriter;
 
 use super::{Director, convert, counts};

@@ -1,4 +1,5 @@
-//! `lvsd_*`: what only lvsd counts. Counters run since start; those of services and servers since the last zero.
+//! `lvsd_*`: the metrics that only lvsd has. Counters start at zero when the daemon starts; a zeroing also resets those
+//! of services and servers.
 
 use lvs_api::{Device, ServerStatus, ServiceStatus, SyncDaemonStatus, Totals, Worker};
 use lvs_core::latency::LatencyCounts;
@@ -90,139 +91,142 @@ fn one(label: &'static str, name: &str, value: u64) -> Sample<1> {
     Sample([(label, name.to_owned())], value as f64)
 }
 
+type OfWorker = (Named, fn(&Worker) -> u64);
+
+const WORKER_COUNTERS: [OfWorker; 22] = [
+    (("lvsd_worker_rx_packets_total", "Frames taken from devices."), |of| {
+        of.rx_packets
+    }),
+    (("lvsd_worker_rx_bytes_total", "Bytes taken from devices."), |of| {
+        of.rx_bytes
+    }),
+    (("lvsd_worker_tx_packets_total", "Frames given to devices."), |of| {
+        of.tx_packets
+    }),
+    (("lvsd_worker_tx_bytes_total", "Bytes given to devices."), |of| {
+        of.tx_bytes
+    }),
+    (
+        ("lvsd_worker_punt_packets_total", "Frames for the kernel twin."),
+        |of| of.punt_packets,
+    ),
+    (
+        (
+            "lvsd_worker_handoff_out_packets_total",
+            "Frames handed to the worker that owns their connection.",
+        ),
+        |of| of.handoff_out_packets,
+    ),
+    (
+        (
+            "lvsd_worker_handoff_in_packets_total",
+            "Frames taken from other workers.",
+        ),
+        |of| of.handoff_in_packets,
+    ),
+    (
+        ("lvsd_worker_drop_packets_total", "Frames dropped, for any reason."),
+        |of| of.drop_packets,
+    ),
+    (
+        ("lvsd_worker_consumed_packets_total", "Frames whose content was kept."),
+        |of| of.consumed_packets,
+    ),
+    (
+        (
+            "lvsd_worker_generated_packets_total",
+            "Frames made besides those received.",
+        ),
+        |of| of.generated_packets,
+    ),
+    (
+        (
+            "lvsd_worker_client_address_packets_total",
+            "Packets to real servers that carried the client's address.",
+        ),
+        |of| of.client_address_packets,
+    ),
+    (
+        (
+            "lvsd_worker_client_address_no_room_packets_total",
+            "Packets that had no space for the client's address.",
+        ),
+        |of| of.client_address_no_room_packets,
+    ),
+    (("lvsd_worker_bursts_total", "Polls that brought frames."), |of| {
+        of.bursts
+    }),
+    (("lvsd_worker_idle_polls_total", "Polls that brought none."), |of| {
+        of.idle_polls
+    }),
+    (
+        (
+            "lvsd_worker_busy_cycles_total",
+            "Time-stamp cycles spent with frames in hand.",
+        ),
+        |of| of.busy_cycles,
+    ),
+    (
+        (
+            "lvsd_worker_idle_cycles_total",
+            "Time-stamp cycles spent polling in vain.",
+        ),
+        |of| of.idle_cycles,
+    ),
+    (("lvsd_worker_sleeps_total", "Sleeps while nothing was to do."), |of| {
+        of.sleeps
+    }),
+    (
+        (
+            "lvsd_worker_sleep_cycles_total",
+            "Time-stamp cycles asleep, which are among the idle ones.",
+        ),
+        |of| of.sleep_cycles,
+    ),
+    (
+        (
+            "lvsd_worker_interrupts_total",
+            "Sleeps that a device ended by its receive interrupt.",
+        ),
+        |of| of.interrupts,
+    ),
+    (
+        (
+            "lvsd_worker_scheduler_picks_total",
+            "New connections for which a scheduler was asked.",
+        ),
+        |of| of.scheduler_picks,
+    ),
+    (
+        (
+            "lvsd_worker_expired_connections_total",
+            "Connections whose time ran out.",
+        ),
+        |of| of.conns_expired,
+    ),
+    (("lvsd_worker_icmp_errors_total", "ICMP errors sent."), |of| {
+        of.icmp_errors
+    }),
+];
+
+const WORKER_GAUGES: [OfWorker; 2] = [
+    (
+        ("lvsd_worker_held_packets", "Frames that wait for a neighbour."),
+        |of| of.held_packets,
+    ),
+    (
+        ("lvsd_worker_cycles_per_second", "Time-stamp cycles of a second."),
+        |of| of.cycles_per_sec,
+    ),
+];
+
 fn workers(page: &mut Page, workers: &[Worker]) {
-    type Read = fn(&Worker) -> u64;
-    let counters: [(Named, Read); 22] = [
-        (("lvsd_worker_rx_packets_total", "Frames taken from devices."), |of| {
-            of.rx_packets
-        }),
-        (("lvsd_worker_rx_bytes_total", "Bytes taken from devices."), |of| {
-            of.rx_bytes
-        }),
-        (("lvsd_worker_tx_packets_total", "Frames given to devices."), |of| {
-            of.tx_packets
-        }),
-        (("lvsd_worker_tx_bytes_total", "Bytes given to devices."), |of| {
-            of.tx_bytes
-        }),
-        (
-            ("lvsd_worker_punt_packets_total", "Frames for the kernel twin."),
-            |of| of.punt_packets,
-        ),
-        (
-            (
-                "lvsd_worker_handoff_out_packets_total",
-                "Frames handed to the worker that owns their connection.",
-            ),
-            |of| of.handoff_out_packets,
-        ),
-        (
-            (
-                "lvsd_worker_handoff_in_packets_total",
-                "Frames taken from other workers.",
-            ),
-            |of| of.handoff_in_packets,
-        ),
-        (
-            ("lvsd_worker_drop_packets_total", "Frames dropped, for any reason."),
-            |of| of.drop_packets,
-        ),
-        (
-            ("lvsd_worker_consumed_packets_total", "Frames whose content was kept."),
-            |of| of.consumed_packets,
-        ),
-        (
-            (
-                "lvsd_worker_generated_packets_total",
-                "Frames made besides those received.",
-            ),
-            |of| of.generated_packets,
-        ),
-        (
-            (
-                "lvsd_worker_client_address_packets_total",
-                "Packets to real servers that carried the client's address.",
-            ),
-            |of| of.client_address_packets,
-        ),
-        (
-            (
-                "lvsd_worker_client_address_no_room_packets_total",
-                "Packets that had no space for the client's address.",
-            ),
-            |of| of.client_address_no_room_packets,
-        ),
-        (("lvsd_worker_bursts_total", "Polls that brought frames."), |of| {
-            of.bursts
-        }),
-        (("lvsd_worker_idle_polls_total", "Polls that brought none."), |of| {
-            of.idle_polls
-        }),
-        (
-            (
-                "lvsd_worker_busy_cycles_total",
-                "Time-stamp cycles spent with frames in hand.",
-            ),
-            |of| of.busy_cycles,
-        ),
-        (
-            (
-                "lvsd_worker_idle_cycles_total",
-                "Time-stamp cycles spent polling in vain.",
-            ),
-            |of| of.idle_cycles,
-        ),
-        (("lvsd_worker_sleeps_total", "Sleeps while nothing was to do."), |of| {
-            of.sleeps
-        }),
-        (
-            (
-                "lvsd_worker_sleep_cycles_total",
-                "Time-stamp cycles asleep, which are among the idle ones.",
-            ),
-            |of| of.sleep_cycles,
-        ),
-        (
-            (
-                "lvsd_worker_interrupts_total",
-                "Sleeps that a device ended by its receive interrupt.",
-            ),
-            |of| of.interrupts,
-        ),
-        (
-            (
-                "lvsd_worker_scheduler_picks_total",
-                "New connections for which a scheduler was asked.",
-            ),
-            |of| of.scheduler_picks,
-        ),
-        (
-            (
-                "lvsd_worker_expired_connections_total",
-                "Connections whose time ran out.",
-            ),
-            |of| of.conns_expired,
-        ),
-        (("lvsd_worker_icmp_errors_total", "ICMP errors sent."), |of| {
-            of.icmp_errors
-        }),
-    ];
     let named = |of: &Worker| of.worker.to_string();
-    for (name, read) in counters {
+    for (name, read) in WORKER_COUNTERS {
         let samples = workers.iter().map(|of| one("worker", &named(of), read(of)));
         page.counter(name, samples);
     }
-    let gauges: [(Named, Read); 2] = [
-        (
-            ("lvsd_worker_held_packets", "Frames that wait for a neighbour."),
-            |of| of.held_packets,
-        ),
-        (
-            ("lvsd_worker_cycles_per_second", "Time-stamp cycles of a second."),
-            |of| of.cycles_per_sec,
-        ),
-    ];
-    for (name, read) in gauges {
+    for (name, read) in WORKER_GAUGES {
         let samples = workers.iter().map(|of| one("worker", &named(of), read(of)));
         page.gauge(name, samples);
     }

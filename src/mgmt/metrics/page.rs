@@ -18,26 +18,35 @@ pub(super) struct Sample<const N: usize>(pub [(&'static str, String); N], pub f6
 impl Page {
     /// A family that only grows; its name ends in `_total`.
     pub(super) fn counter<const N: usize>(&mut self, named: Named, samples: impl IntoIterator<Item = Sample<N>>) {
-        let counted = samples.into_iter().map(|Sample(labels, value)| {
-            let mut metric = labelled(labels);
+        self.values(named, MetricType::COUNTER, samples, |metric, value| {
             let mut counter = Counter::default();
             counter.set_value(value);
             metric.set_counter(counter);
-            metric
         });
-        self.family(named, MetricType::COUNTER, counted.collect());
     }
 
     /// A family of what is now.
     pub(super) fn gauge<const N: usize>(&mut self, named: Named, samples: impl IntoIterator<Item = Sample<N>>) {
-        let measured = samples.into_iter().map(|Sample(labels, value)| {
-            let mut metric = labelled(labels);
+        self.values(named, MetricType::GAUGE, samples, |metric, value| {
             let mut gauge = Gauge::default();
             gauge.set_value(value);
             metric.set_gauge(gauge);
+        });
+    }
+
+    fn values<const N: usize>(
+        &mut self,
+        named: Named,
+        kind: MetricType,
+        samples: impl IntoIterator<Item = Sample<N>>,
+        set: impl Fn(&mut Metric, f64),
+    ) {
+        let metrics = samples.into_iter().map(|Sample(labels, value)| {
+            let mut metric = labelled(labels);
+            set(&mut metric, value);
             metric
         });
-        self.family(named, MetricType::GAUGE, measured.collect());
+        self.family(named, kind, metrics.collect());
     }
 
     /// A family of histograms: labels, the sum of all samples, and for each upper bound the samples up to it;

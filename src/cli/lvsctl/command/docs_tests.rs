@@ -18,6 +18,7 @@ use crate::lvs_run::arguments::RunArguments;
 #[path = "../../../arguments.rs"]
 mod lvsd_arguments;
 mod markdown;
+mod tour;
 
 use markdown::{Page, page, pages, root};
 

@@ -157,6 +157,14 @@ fn another_port_or_service_does_not_inherit_a_slot() {
     assert_ne!(desired.add_server(&other, nat("198.51.100.1", 1)).unwrap(), old);
 }
 
+fn web_at(addr: &str) -> ServiceKey {
+    ServiceKey::Address {
+        protocol: ServiceProtocol::Tcp,
+        addr: ip(addr),
+        port: 80,
+    }
+}
+
 #[test]
 fn a_deleted_service_makes_its_servers_unavailable_and_keeps_its_slot_until_they_are_gone() {
     let mut desired = web(&[nat("198.51.100.1", 1)]);
@@ -164,11 +172,7 @@ fn a_deleted_service_makes_its_servers_unavailable_and_keeps_its_slot_until_they
     let (service, server) = (listing.id, listing.servers().next().unwrap().id);
     desired.delete_service(&WEB).unwrap();
     assert!(!desired.build().real_server(server).unwrap().available);
-    let other = ServiceKey::Address {
-        protocol: ServiceProtocol::Tcp,
-        addr: ip("192.0.2.2"),
-        port: 80,
-    };
+    let other = web_at("192.0.2.2");
     assert_ne!(
         desired.add_service(ServiceSpec::new(other, SchedulerKind::Rr)).unwrap(),
         service
@@ -182,11 +186,7 @@ fn a_deleted_service_makes_its_servers_unavailable_and_keeps_its_slot_until_they
     desired.delete_service(&WEB).unwrap();
     desired.collect_trash(0, |_| true);
     assert_eq!(desired.collect_trash(200, |_| true), 1);
-    let third = ServiceKey::Address {
-        protocol: ServiceProtocol::Tcp,
-        addr: ip("192.0.2.3"),
-        port: 80,
-    };
+    let third = web_at("192.0.2.3");
     assert_eq!(
         desired.add_service(ServiceSpec::new(third, SchedulerKind::Rr)).unwrap(),
         service
@@ -695,25 +695,25 @@ fn spec_of(protocol: ServiceProtocol, carrier: ClientAddress, mss_max: u16) -> S
 }
 
 #[test]
-fn the_clients_address_is_told_only_where_a_pool_hides_it() {
+fn a_service_carries_the_clients_address_only_where_a_pool_hides_it() {
     let mut desired = DesiredServices::default();
-    let told = spec_of(ServiceProtocol::Tcp, ClientAddress::Toa, 0);
-    let silent = spec_of(ServiceProtocol::Tcp, ClientAddress::None, 0);
-    let (service, carrier) = (told.key, "toa");
+    let carrying = spec_of(ServiceProtocol::Tcp, ClientAddress::Toa, 0);
+    let plain = spec_of(ServiceProtocol::Tcp, ClientAddress::None, 0);
+    let (service, carrier) = (carrying.key, "toa");
     let without_pool = Err(ServiceError::ClientAddressWithoutPool { service, carrier });
-    assert_eq!(desired.add_service(told).map(|_| ()), without_pool);
-    desired.add_service(silent).unwrap();
-    assert_eq!(desired.edit_service(told), without_pool);
+    assert_eq!(desired.add_service(carrying).map(|_| ()), without_pool);
+    desired.add_service(plain).unwrap();
+    assert_eq!(desired.edit_service(carrying), without_pool);
     desired
         .set_local_addresses(&service, vec![ip("198.51.100.200")])
         .unwrap();
-    desired.edit_service(told).unwrap();
+    desired.edit_service(carrying).unwrap();
     assert_eq!(desired.build().services()[0].client_address, ClientAddress::Toa);
     assert_eq!(
         desired.set_local_addresses(&service, Vec::new()),
         Err(ServiceError::PoolCarriesClientAddress { service, carrier })
     );
-    desired.edit_service(silent).unwrap();
+    desired.edit_service(plain).unwrap();
     desired.set_local_addresses(&service, Vec::new()).unwrap();
 }
 

@@ -182,40 +182,32 @@ impl Bench {
 
     /// So many picks as text, `x` for a refusal.
     fn picks(&mut self, count: usize) -> String {
-        let picked = (0..count).map(|_| self.pick_for(FlowHint::default()));
-        picked
-            .map(|number| number.map_or("x".into(), |number| number.to_string()))
+        self.picks_for((0..count).map(|_| FlowHint::default()))
+    }
+
+    /// One pick for each flow as text, `x` for a refusal.
+    fn picks_for(&mut self, flows: impl Iterator<Item = FlowHint>) -> String {
+        flows
+            .map(|flow| self.pick_for(flow).map_or("x".into(), |number| number.to_string()))
             .collect::<Vec<_>>()
             .join(" ")
     }
 
     /// One pick for each client 203.0.0.1 onwards.
     fn clients(&mut self, count: u32) -> String {
-        let picked = (1..=count).map(|client| FlowHint {
+        self.picks_for((1..=count).map(|client| FlowHint {
             src_fold: 0xCB00_0000 + client,
             ..FlowHint::default()
-        });
-        let picked = picked.map(|flow| self.pick_for(flow)).collect::<Vec<_>>();
-        picked
-            .iter()
-            .map(|number| number.map_or("x".into(), |number| number.to_string()))
-            .collect::<Vec<_>>()
-            .join(" ")
+        }))
     }
 
     /// One pick for each of client 10.0.0.2's ports 30000 onwards.
     fn ports(&mut self, count: u16) -> String {
-        let picked = (0..count).map(|port| FlowHint {
+        self.picks_for((0..count).map(|port| FlowHint {
             src_fold: 0x0A00_0002,
             src_port: 30_000 + port,
             ..FlowHint::default()
-        });
-        let picked = picked.map(|flow| self.pick_for(flow)).collect::<Vec<_>>();
-        picked
-            .iter()
-            .map(|number| number.map_or("x".into(), |number| number.to_string()))
-            .collect::<Vec<_>>()
-            .join(" ")
+        }))
     }
 
     fn set_overloaded(&mut self, number: u8, overloaded: bool) {

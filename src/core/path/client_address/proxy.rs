@@ -17,9 +17,9 @@ use crate::headers::Headers;
 use crate::ipvs::client_address::{ClientAddress, ClientAddressState};
 use crate::ipvs::conn::Conn;
 use crate::limits::FRAGMENT_HEADER_MAX;
+use crate::packet::Packet;
 use crate::path::client_address::segment::Segment;
 use crate::path::client_address::toa::{grow_packet, set_packet_len};
-use crate::path::packet::Packet;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
 use crate::wire::tcp::{ACK, PROTOCOL, PSH, RST, SYN, TcpHeader, URG};
@@ -91,8 +91,8 @@ impl ProxyHeader {
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        if let Some(room) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
-            room.copy_from_slice(bytes);
+        if let Some(space) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            space.copy_from_slice(bytes);
             self.len += bytes.len();
         }
     }
@@ -198,7 +198,7 @@ fn shift<A: Address>(conn: &Conn<A>, mut segment: Segment<'_>) {
     segment.set_sequence(sequence.wrapping_add(conn.proxy_header_len.into()));
 }
 
-/// Makes the header the payload of a segment without one; `false` without room behind it.
+/// Makes the PROXY header the payload of a segment that has none. Returns `false` where the buffer has no space for it.
 fn put_into<A: Address, F: Frame>(conn: &Conn<A>, headers: &mut Headers, frame: &mut F) -> bool {
     let proxy_header = ProxyHeader::of(conn);
     let bytes = proxy_header.bytes();
@@ -207,10 +207,10 @@ fn put_into<A: Address, F: Frame>(conn: &Conn<A>, headers: &mut Headers, frame: 
     if !frame.append(bytes.len()) {
         return false;
     }
-    let Some(room) = frame.bytes_mut().get_mut(usize::from(headers.packet_end)..) else {
+    let Some(space) = frame.bytes_mut().get_mut(usize::from(headers.packet_end)..) else {
         return false;
     };
-    room.copy_from_slice(bytes);
+    space.copy_from_slice(bytes);
     if let Some(mut segment) = Segment::of(frame.bytes_mut(), headers) {
         segment.add(checksum::add(checksum::sum(bytes), len));
         let (data_offset, flags) = (segment.header.data_offset, segment.header.flags);
@@ -262,8 +262,8 @@ pub(crate) fn send_before_pieces<A: Address, F: Frame>(
     }
 }
 
-/// Writes a frame like `finished`, with the header alone as its data, into `room`; its length.
-fn alone<A: Address>(conn: &Conn<A>, headers: &Headers, finished: &[u8], room: &mut [u8]) -> Option<usize> {
+/// Writes into `space` a frame like `finished` whose only data is the PROXY header. Returns the length of the frame.
+fn alone<A: Address>(conn: &Conn<A>, headers: &Headers, finished: &[u8], space: &mut [u8]) -> Option<usize> {
     let l2_len = finished.len().checked_sub(headers.packet_len())?;
     let ip_len = usize::from(headers.l4_offset.checked_sub(headers.l3_offset)?);
     let mut here = Headers {
@@ -277,7 +277,7 @@ fn alone<A: Address>(conn: &Conn<A>, headers: &Headers, finished: &[u8], room: &
     let proxy_header = ProxyHeader::of(conn);
     let bytes = proxy_header.bytes();
     let end = begin + bytes.len();
-    let frame = room.get_mut(..end)?;
+    let frame = space.get_mut(..end)?;
     frame.get_mut(..begin)?.copy_from_slice(finished.get(..begin)?);
     frame.get_mut(begin..)?.copy_from_slice(bytes);
     set_packet_len(frame, &mut here, end as u16);

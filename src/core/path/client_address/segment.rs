@@ -81,14 +81,18 @@ impl<'f> Segment<'f> {
         (self.header.data_offset, self.header.flags) = (data_offset, flags);
     }
 
-    /// Makes the MSS, if one is announced, smaller by `room` and at most `limit`.
-    pub(super) fn limit_mss(&mut self, room: u16, limit: u16) {
+    /// Makes the MSS, if the segment announces one, smaller by `reserve` and at most `limit`.
+    pub(super) fn limit_mss(&mut self, reserve: u16, limit: u16) {
         self.edit_options(|kind, value| {
             if kind == MSS
                 && let Ok(mss) = <&mut [u8; 2]>::try_from(value)
             {
                 let announced = u16::from_be_bytes(*mss);
-                *mss = announced.saturating_sub(room).min(limit).min(announced).to_be_bytes();
+                *mss = announced
+                    .saturating_sub(reserve)
+                    .min(limit)
+                    .min(announced)
+                    .to_be_bytes();
             }
             true
         });

@@ -25,7 +25,7 @@ pub(super) const fn len<A: Address>() -> u16 {
     4 + size_of::<A>() as u16
 }
 
-/// Puts the option behind the fixed header; `false` and unchanged where there is no room for it.
+/// Puts the option behind the fixed header. Returns `false` and changes nothing where the option does not fit.
 pub(super) fn insert<A: Address, F: Frame>(
     frame: &mut F,
     headers: &mut Headers,

@@ -26,26 +26,26 @@ const FIXED_LEN: usize = 4;
 /// Words of 4 bytes in the longest IPv4 header.
 const IHL_MAX: usize = 15;
 
-/// Puts the option in; `false` and unchanged where there is no room for it.
+/// Inserts the option. Returns `false` and changes nothing where the option does not fit.
 pub(super) fn insert<A: Address, F: Frame>(
     frame: &mut F,
     headers: &mut Headers,
     client: Endpoint<A>,
     mtu: u16,
 ) -> bool {
-    let mut room = [0; FIXED_LEN + 4 + 16];
+    let mut buffer = [0; FIXED_LEN + 4 + 16];
     let option_len = 4 + size_of::<A>();
     let (begin, len) = match A::FAMILY {
         AddressFamily::Ipv4 => (0, option_len),
         AddressFamily::Ipv6 => (FIXED_LEN, FIXED_LEN + option_len),
     };
-    let Some(content) = room.get_mut(..len) else {
+    let Some(content) = buffer.get_mut(..len) else {
         return false;
     };
     if let Some(option) = content.get_mut(begin..) {
         option_of(OPTION, client, option);
     }
-    if headers.packet_len() + len > usize::from(mtu) || !is_room(headers, len) || !frame.prepend(len) {
+    if headers.packet_len() + len > usize::from(mtu) || !fits(headers, len) || !frame.prepend(len) {
         return false;
     }
     let l3_offset = usize::from(headers.l3_offset);
@@ -84,9 +84,9 @@ pub(super) fn insert<A: Address, F: Frame>(
     true
 }
 
-/// An IPv4 header has room for 40 bytes of options; the reader looks for the option protocol directly behind the
-/// IPv6 header.
-const fn is_room(headers: &Headers, len: usize) -> bool {
+/// Whether an option of `len` bytes fits. An IPv4 header holds at most 40 bytes of options. In IPv6 the reader looks
+/// for the option protocol directly behind the IPv6 header.
+const fn fits(headers: &Headers, len: usize) -> bool {
     let header_len = headers.l4_offset.saturating_sub(headers.l3_offset) as usize;
     match headers.family {
         AddressFamily::Ipv4 => header_len + len <= IHL_MAX * 4,

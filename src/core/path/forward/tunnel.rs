@@ -12,11 +12,11 @@ use crate::frame::Frame;
 use crate::ipvs::conn::Conn;
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::tunnel_kind::TunnelKind;
+use crate::packet::Packet;
+use crate::path::forward::resolve::{self, NextHop, ToServer};
 use crate::path::forward::tunnel::encapsulate::Outer;
 use crate::path::fragments::cut;
 use crate::path::ownership;
-use crate::path::packet::Packet;
-use crate::path::resolve::{self, NextHop, ToServer};
 use crate::verdict::{DropReason, Verdict};
 use crate::worker_state::context::Context;
 

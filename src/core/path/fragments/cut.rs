@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::address::Address;
 use crate::frame::Frame;
 use crate::limits::FRAGMENT_HEADER_MAX;
-use crate::path::packet::{Origin, Packet};
+use crate::packet::{Origin, Packet};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EthernetHeader};
@@ -127,9 +127,9 @@ fn link_header(frame: &[u8]) -> Option<(&[u8], &[u8], u16)> {
 }
 
 impl Cuts<'_> {
-    /// Bytes of the piece that begins at `at` of `payload_len` when at most `room` fit; all but the last a
-    /// whole number of units.
-    fn piece_len(&self, index: usize, payload_len: usize, at: usize, room: usize) -> Result<usize, DropReason> {
+    /// Returns how many of `payload_len` bytes the piece holds that begins at `at`. At most `space` bytes fit into a
+    /// piece. Every piece but the last holds a whole number of units.
+    fn piece_len(&self, index: usize, payload_len: usize, at: usize, space: usize) -> Result<usize, DropReason> {
         let left = payload_len.saturating_sub(at);
         let len = match self.as_received.get(index) {
             Some(&received) => {
@@ -143,8 +143,8 @@ impl Cuts<'_> {
             }
             None => left,
         };
-        let fits = len <= room && (len == left || len % UNIT == 0);
-        let len = if fits { len } else { room.min(left) / UNIT * UNIT };
+        let fits = len <= space && (len == left || len % UNIT == 0);
+        let len = if fits { len } else { space.min(left) / UNIT * UNIT };
         if len == 0 && left > 0 {
             Err(DropReason::MtuExceeded)
         } else {
@@ -169,10 +169,10 @@ fn cut_v4(pieces: &mut Pieces<'_>, packet: &[u8], cuts: &Cuts<'_>) -> Result<(),
     let header_copy = room_for_header.get_mut(..header_len).ok_or(DropReason::Malformed)?;
     header_copy.copy_from_slice(header);
     let flags_offset = ip.flags_offset.get();
-    let room = usize::from(cuts.longest).saturating_sub(header_len);
+    let space = usize::from(cuts.longest).saturating_sub(header_len);
     let (mut at, mut index) = (0, 0);
     loop {
-        let len = cuts.piece_len(index, payload.len(), at, room)?;
+        let len = cuts.piece_len(index, payload.len(), at, space)?;
         let piece = payload.get(at..at + len).ok_or(DropReason::Truncated)?;
         let more = at + len < payload.len() || flags_offset & MORE_FRAGMENTS != 0;
         let offset = (flags_offset & FRAGMENT_OFFSET_MASK) + (at / UNIT) as u16;
@@ -237,10 +237,10 @@ fn cut_v6(pieces: &mut Pieces<'_>, packet: &[u8], cuts: &Cuts<'_>) -> Result<(),
         .copy_from_slice(unfragmentable);
     let next = header.get_mut(before.next_header_at).ok_or(DropReason::Truncated)?;
     let first_header = std::mem::replace(next, NEXT_FRAGMENT);
-    let room = usize::from(cuts.longest).saturating_sub(header_len);
+    let space = usize::from(cuts.longest).saturating_sub(header_len);
     let (mut at, mut index) = (0, 0);
     loop {
-        let len = cuts.piece_len(index, payload.len(), at, room)?;
+        let len = cuts.piece_len(index, payload.len(), at, space)?;
         let piece = payload.get(at..at + len).ok_or(DropReason::Truncated)?;
         let more = u16::from(at + len < payload.len());
         let fragment = FragmentHeader {
@@ -251,7 +251,7 @@ fn cut_v6(pieces: &mut Pieces<'_>, packet: &[u8], cuts: &Cuts<'_>) -> Result<(),
         };
         header
             .get_mut(before.len..)
-            .and_then(|room| fragment.write_to_prefix(room).ok())
+            .and_then(|space| fragment.write_to_prefix(space).ok())
             .ok_or(DropReason::Truncated)?;
         let (fields, _) = Ipv6Header::mut_from_prefix(&mut *header).map_err(|_| DropReason::Truncated)?;
         fields.payload_len = U16::new((header_len - Ipv6Header::LEN + len) as u16);

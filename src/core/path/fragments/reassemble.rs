@@ -5,21 +5,21 @@
 //!      Of an incomplete one the sender gets an error when its time is over. Fragments of others are the kernel's.
 //!      Drops: `fragment_duplicate`, `fragment_overlap`, `fragment_timeout`, `fragment_malformed`.
 //! Never: keeps a buffer of the worker's, takes part of a datagram whose fragments overlap.
-//! Many workers: a hash of what fragments share says which one puts the datagram together; if another owns the
-//! connection, the pieces are handed over once more and put together there.
+//! Many workers: a hash of the fields that all fragments share selects the worker that reassembles the datagram. If
+//! another worker owns the connection, this worker hands the fragments off to it, and the owner reassembles them again.
 //! Ref:  RFC 791 3.2, RFC 8200 4.5, RFC 5722; Linux net/ipv4/ip_fragment.c, nf_conntrack_reasm.c.
 
 use crate::address::{Address, FlowKey};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::limits::FRAGMENTS_PER_DATAGRAM_MAX;
+use crate::packet::{Origin, Packet};
 use crate::path::classify::is_balanced;
 use crate::path::fragments::cut::{self, Cuts};
 use crate::path::icmp::answer::Answer;
 use crate::path::icmp::build::IcmpError;
 use crate::path::icmp::{answer, relay};
 use crate::path::ownership;
-use crate::path::packet::{Origin, Packet};
 use crate::path::parse::{self, Parsed};
 use crate::path::slow_path;
 use crate::verdict::{DropReason, Verdict};
@@ -51,7 +51,8 @@ pub(crate) fn fragment<A: Address, F: Frame>(
     if owner != ctx.ownership.worker && !ctx.ownership.is_handoff {
         return Verdict::Handoff(owner);
     }
-    // Handed over by the worker that put it together: the connection is ours, whatever the tables say.
+    // The worker that reassembled the datagram handed its fragments off to us: we own the connection, whatever the
+    // tables say.
     let is_final = owner != ctx.ownership.worker;
     let Some(slot) = families.reassembly.slot(&piece.key, ctx.now) else {
         return Verdict::Drop(DropReason::FragmentMalformed);

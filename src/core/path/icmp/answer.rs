@@ -6,10 +6,10 @@
 
 use crate::address::{Address, AddressFamily, Endpoint};
 use crate::frame::Frame;
+use crate::packet::{Origin, Packet};
+use crate::path::forward::resolve::{self, RouteError};
 use crate::path::icmp::build::{self, ErrorMessage, IcmpError};
 use crate::path::ownership;
-use crate::path::packet::{Origin, Packet};
-use crate::path::resolve::{self, RouteError};
 use crate::single_writer::SingleWriter;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::EthernetHeader;

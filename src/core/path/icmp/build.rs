@@ -100,8 +100,8 @@ pub fn icmp_error<F: Frame>(frame: &mut F, headers: &Headers, message: &ErrorMes
     }
 }
 
-/// Cuts the packet to what an error of at most `error_max` bytes quotes, makes room for Ethernet and the
-/// headers `H` in front of it and returns its length.
+/// Cuts the packet to what an error of at most `error_max` bytes quotes, makes space in front of it for Ethernet and
+/// the headers `H`, and returns its length.
 fn quote<H, F: Frame>(frame: &mut F, headers: &Headers, error_max: usize) -> Result<usize, DropReason> {
     let l3_offset = usize::from(headers.l3_offset);
     let packet_len = usize::from(headers.packet_end).saturating_sub(l3_offset);

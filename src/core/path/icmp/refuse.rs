@@ -9,10 +9,10 @@ use crate::frame::Frame;
 use crate::ipvs::conn::Direction;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServer;
+use crate::packet::{Origin, Packet};
 use crate::path::forward::{rewrite, tunnel};
 use crate::path::icmp::answer::{self, Answer};
 use crate::path::icmp::build::IcmpError;
-use crate::path::packet::{Origin, Packet};
 use crate::verdict::{DropReason, Verdict};
 use crate::worker_state::context::Context;
 

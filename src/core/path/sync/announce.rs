@@ -1,8 +1,8 @@
-//! Stage 6, behind tracking, while a master daemon runs: is this connection to be told to another director now?
+//! Stage 6, after tracking: decides whether the worker must sync a connection out now. Runs while a master daemon runs.
 //!
-//! In:  a client's packet of a known connection, counted and tracked; a template whose time was extended.
+//! In:  a client's packet of a known connection, counted and tracked; a template whose timeout was extended.
 //! Out: at most the connection and its template in the worker's outbox.
-//! Never: anything while no master runs, but to see that; waits for who carries it on.
+//! Never: does more than one check while no master daemon runs; waits for the thread that empties the outbox.
 //! Ref: Linux ip_vs_sync.c `ip_vs_sync_conn()`, `ip_vs_sync_conn_needed()`.
 
 use crate::address::Address;
@@ -36,25 +36,25 @@ pub(crate) fn packet<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, in
 fn conn_and_template<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
     let sysctls = &ctx.snapshot.sysctls;
     let conn = table.conn_mut(index);
-    let was_told = !conn.flags.contains(ConnFlags::ONE_PACKET) && tell(ctx, conn, conn.in_packets);
-    if !conn.flags.contains(ConnFlags::CONTROLLED) || (sysctls.sync_version == 0 && !was_told) {
+    let was_synced = !conn.flags.contains(ConnFlags::ONE_PACKET) && sync_out(ctx, conn, conn.in_packets);
+    if !conn.flags.contains(ConnFlags::CONTROLLED) || (sysctls.sync_version == 0 && !was_synced) {
         return;
     }
     let template = ConnIndex(conn.control);
     let template = table.conn_mut(template);
     template.in_packets = template.in_packets.wrapping_add(1);
-    tell(ctx, template, template.in_packets);
+    sync_out(ctx, template, template.in_packets);
 }
 
-/// A template that its connections have outlived is kept here: there, too.
+/// Syncs out a template that this director keeps because connections still use it: the other director must keep it, too.
 pub(crate) fn extension<A: Address>(ctx: &Context<'_>, template: &mut Conn<A>) {
     if ctx.snapshot.sync.master {
-        tell(ctx, template, ctx.snapshot.sysctls.sync_threshold[0]);
+        sync_out(ctx, template, ctx.snapshot.sysctls.sync_threshold[0]);
     }
 }
 
-/// Tells of `conn` if that is due with the packet of this number.
-fn tell<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, packets: u32) -> bool {
+/// Syncs `conn` out if that is due with the packet of this number. Returns whether it was due.
+fn sync_out<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, packets: u32) -> bool {
     if !is_due(&ctx.snapshot.sysctls, conn, packets, ctx.now) {
         return false;
     }
@@ -69,7 +69,7 @@ fn tell<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, packets: u32) -> bool
     true
 }
 
-/// What the kernel's settings say; remembers that it was told when it is.
+/// Decides by the kernel's settings whether `conn` is due. Remembers in `conn` that it was synced out when it is.
 fn is_due<A: Address>(sysctls: &Sysctls, conn: &mut Conn<A>, packets: u32, now: Tick) -> bool {
     let is_template = conn.flags.contains(ConnFlags::TEMPLATE);
     if !is_template && sysctls.sync_persist_mode && conn.flags.contains(ConnFlags::CONTROLLED) {
@@ -170,8 +170,8 @@ mod tests {
         sysctls
     }
 
-    /// The numbers of the packets with which a connection that stays as it is gets told, one packet a second.
-    fn told(sysctls: &Sysctls, conn: &mut Conn<Addr4>, packets: u32) -> Vec<u32> {
+    /// Returns the numbers of the packets that make an unchanged connection due, with one packet a second.
+    fn due_packets(sysctls: &Sysctls, conn: &mut Conn<Addr4>, packets: u32) -> Vec<u32> {
         let due = |&packet: &u32| is_due(sysctls, conn, packet, Tick(packet * 1_000));
         (1..=packets).filter(due).collect()
     }
@@ -183,14 +183,14 @@ mod tests {
             conn(17, 0),
             conn(132, 8),
         ] {
-            assert_eq!(told(&sysctls(&[]), &mut conn, 110), [3, 53, 103]);
+            assert_eq!(due_packets(&sysctls(&[]), &mut conn, 110), [3, 53, 103]);
         }
     }
 
     #[test]
-    fn connections_that_open_are_never_told_and_those_that_close_once_and_then_by_packets() {
+    fn opening_connections_are_never_due_and_closing_ones_once_and_then_by_packets() {
         for state in [TcpState::None, TcpState::SynRecv, TcpState::SynSent, TcpState::LastAck] {
-            assert!(told(&sysctls(&[]), &mut conn(tcp::PROTOCOL, state as u8), 110).is_empty());
+            assert!(due_packets(&sysctls(&[]), &mut conn(tcp::PROTOCOL, state as u8), 110).is_empty());
         }
         for state in [
             TcpState::FinWait,
@@ -199,45 +199,48 @@ mod tests {
             TcpState::TimeWait,
         ] {
             let mut conn = conn(tcp::PROTOCOL, state as u8);
-            assert_eq!(told(&sysctls(&[]), &mut conn, 60), [1, 3, 53], "{state:?}");
+            assert_eq!(due_packets(&sysctls(&[]), &mut conn, 60), [1, 3, 53], "{state:?}");
         }
         assert_eq!(
-            told(&sysctls(&[]), &mut conn(132, SctpState::Closed as u8), 60),
+            due_packets(&sysctls(&[]), &mut conn(132, SctpState::Closed as u8), 60),
             [1, 3, 53]
         );
-        assert!(told(&sysctls(&[]), &mut conn(132, SctpState::Init as u8), 60).is_empty());
+        assert!(due_packets(&sysctls(&[]), &mut conn(132, SctpState::Init as u8), 60).is_empty());
     }
 
     #[test]
-    fn threshold_0_with_period_0_tells_of_changes_only_and_n_with_period_0_once() {
+    fn threshold_0_with_period_0_syncs_only_changes_and_n_with_period_0_once() {
         let only_changes = sysctls(&[("sync_threshold", "0 0")]);
-        assert!(told(&only_changes, &mut conn(tcp::PROTOCOL, 1), 200).is_empty());
+        assert!(due_packets(&only_changes, &mut conn(tcp::PROTOCOL, 1), 200).is_empty());
         assert_eq!(
-            told(&only_changes, &mut conn(tcp::PROTOCOL, TcpState::Close as u8), 200),
+            due_packets(&only_changes, &mut conn(tcp::PROTOCOL, TcpState::Close as u8), 200),
             [1]
         );
         let once = sysctls(&[("sync_threshold", "4 0")]);
-        assert_eq!(told(&once, &mut conn(tcp::PROTOCOL, 1), 200), [4]);
+        assert_eq!(due_packets(&once, &mut conn(tcp::PROTOCOL, 1), 200), [4]);
         let every = sysctls(&[("sync_threshold", "0 1")]);
-        assert_eq!(told(&every, &mut conn(17, 0), 4), [1, 2, 3, 4]);
+        assert_eq!(due_packets(&every, &mut conn(17, 0), 4), [1, 2, 3, 4]);
     }
 
     #[test]
-    fn a_template_is_told_whenever_its_connections_are_looked_at_unless_the_period_is_0() {
+    fn a_template_is_due_whenever_its_connections_are_checked_unless_the_period_is_0() {
         let mut template = conn(6 ^ 0x80, 0);
         template.flags = ConnFlags::TEMPLATE;
-        assert_eq!(told(&sysctls(&[]), &mut template, 3), [1, 2, 3]);
-        assert!(told(&sysctls(&[("sync_threshold", "0 0")]), &mut template, 60).is_empty());
+        assert_eq!(due_packets(&sysctls(&[]), &mut template, 3), [1, 2, 3]);
+        assert!(due_packets(&sysctls(&[("sync_threshold", "0 0")]), &mut template, 60).is_empty());
     }
 
     #[test]
-    fn with_a_refresh_period_nothing_is_told_again_before_it_is_over() {
+    fn with_a_refresh_period_nothing_is_due_again_before_it_is_over() {
         let every_10_s = [("sync_threshold", "0 1"), ("sync_refresh_period", "10")];
         let mut established = conn(tcp::PROTOCOL, 1);
-        assert_eq!(told(&sysctls(&every_10_s), &mut established, 40), [1, 11, 21, 31]);
+        assert_eq!(
+            due_packets(&sysctls(&every_10_s), &mut established, 40),
+            [1, 11, 21, 31]
+        );
         let without_period = [("sync_threshold", "0 0"), ("sync_refresh_period", "10")];
         assert_eq!(
-            told(&sysctls(&without_period), &mut conn(tcp::PROTOCOL, 1), 25),
+            due_packets(&sysctls(&without_period), &mut conn(tcp::PROTOCOL, 1), 25),
             [1, 11, 21]
         );
     }
@@ -250,7 +253,10 @@ mod tests {
             ("sync_retries", "2"),
         ];
         let mut established = conn(tcp::PROTOCOL, 1);
-        assert_eq!(told(&sysctls(&repeated), &mut established, 30), [1, 3, 5, 21, 23, 25]);
+        assert_eq!(
+            due_packets(&sysctls(&repeated), &mut established, 30),
+            [1, 3, 5, 21, 23, 25]
+        );
     }
 
     #[test]
@@ -258,7 +264,7 @@ mod tests {
         let persist_mode = sysctls(&[("sync_persist_mode", "1")]);
         let mut controlled = conn(tcp::PROTOCOL, TcpState::Close as u8);
         controlled.flags = ConnFlags::CONTROLLED;
-        assert!(told(&persist_mode, &mut controlled, 60).is_empty());
-        assert_eq!(told(&persist_mode, &mut conn(tcp::PROTOCOL, 1), 60), [3, 53]);
+        assert!(due_packets(&persist_mode, &mut controlled, 60).is_empty());
+        assert_eq!(due_packets(&persist_mode, &mut conn(tcp::PROTOCOL, 1), 60), [3, 53]);
     }
 }

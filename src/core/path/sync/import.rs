@@ -66,7 +66,7 @@ fn one<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, synced: &SyncCon
             update(ctx, table, index, &entry);
             true
         }
-        // The end of a connection that has made room for another: that one stays.
+        // The message reports the end of a connection that a newer one has replaced: the newer one stays.
         Some(_) if synced.conn_flags().contains(ConnFlags::INACTIVE) => true,
         Some(index) => {
             track::forget(ctx, table, index);

@@ -111,7 +111,7 @@ impl Daemons {
         Ok(())
     }
 
-    /// Takes what the director's workers have to tell; messages that are due leave.
+    /// Takes the connections that the director's workers sync out, and sends the messages that are due.
     pub fn gather(&mut self, director: &mut TestDirector, at_ms: u64) {
         let conns = director.take_synced();
         let Some((_, assembly)) = &mut self.master else { return };
@@ -129,10 +129,10 @@ impl Daemons {
         let theirs = Datagram::of(frame).ok_or("no message")?;
         let shown = |payload: &[u8]| payload.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let (Some((daemon, _)), Some(ours)) = (&self.master, self.sent.pop_front()) else {
-            return Err(format!("  the kernel told, lvsd did not: {}", shown(theirs.payload)));
+            return Err(format!("  the kernel sent, lvsd did not: {}", shown(theirs.payload)));
         };
         if (theirs.dst, theirs.port, theirs.ttl) != (daemon.group, daemon.port, daemon.ttl) {
-            return Err(format!("  the kernel told {} port {}", theirs.dst, theirs.port));
+            return Err(format!("  the kernel sent to {} port {}", theirs.dst, theirs.port));
         }
         if theirs.payload != ours.payload {
             let (theirs, ours) = (shown(theirs.payload), shown(&ours.payload));
@@ -141,12 +141,13 @@ impl Daemons {
         Ok(())
     }
 
-    /// At the end: nothing may have been told that the kernel had not told by then.
+    /// Fails if lvsd sent a message that the kernel had not sent by the end of the recording.
     pub fn finish(&self, at_ms: u64) -> Result<(), String> {
         match self.sent.front() {
-            Some(sent) if at_ms > sent.at_ms + LATENESS_MS => {
-                Err(format!("  lvsd told at {} ms what the kernel did not", sent.at_ms))
-            }
+            Some(sent) if at_ms > sent.at_ms + LATENESS_MS => Err(format!(
+                "  lvsd sent a message at {} ms that the kernel did not send",
+                sent.at_ms
+            )),
             _ => Ok(()),
         }
     }

@@ -33,7 +33,7 @@ const TABLE_SIZE: u64 = 4_096;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Counted {
     Server(RealServerId),
-    /// With its birth, which tells a new service in a reused slot.
+    /// The slot of a service and its birth, which differs when a new service reuses the slot.
     Service(ServiceId, u64),
 }
 

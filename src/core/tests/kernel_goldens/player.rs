@@ -101,8 +101,8 @@ pub fn play(scenario: &Scenario) -> Result<(), String> {
             }
             Step::Expect { frame, .. } if frames::is_membership(&bytes(frame)) => {}
             Step::Expect { frame, summary, .. } if frames::is_sync_message(&bytes(frame)) => {
-                let told = clock.daemons.expect(&bytes(frame));
-                told.map_err(|why| format!("{summary}\n{why}"))?;
+                let outcome = clock.daemons.expect(&bytes(frame));
+                outcome.map_err(|why| format!("{summary}\n{why}"))?;
             }
             Step::Expect { summary, .. } => return Err(format!("came out without a packet going in: {summary}")),
             Step::Note {

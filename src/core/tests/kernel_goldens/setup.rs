@@ -112,7 +112,7 @@ impl Setup {
         self.generation += 1;
     }
 
-    /// A neighbour has told its MAC address.
+    /// Records the MAC address that a neighbour announced.
     pub fn learn(&mut self, key: NeighbourKey, mac: [u8; 6]) {
         self.learned.push((key, mac));
         self.generation += 1;

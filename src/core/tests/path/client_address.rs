@@ -101,11 +101,11 @@ impl Pair {
         frame
     }
 
-    fn told(&self) -> u64 {
+    fn carried(&self) -> u64 {
         self.director.counters[0].client_addresses.get()
     }
 
-    fn no_room(&self) -> u64 {
+    fn did_not_fit(&self) -> u64 {
         self.director.counters[0].client_address_no_room.get()
     }
 }

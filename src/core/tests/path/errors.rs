@@ -2,9 +2,9 @@
 
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
-use lvs_core::testing::director::Outcome;
+use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN, director_mac};
-use lvs_core::testing::{checksum_faults, icmp4, icmp6, udp4, udp6};
+use lvs_core::testing::{PacketBuilder, checksum_faults, icmp4, icmp6, udp4, udp6};
 use lvs_core::verdict::DropReason;
 
 use super::{counts, director, packet, service};
@@ -95,8 +95,9 @@ fn ipv6_errors_are_translated_alike() {
     );
 }
 
-#[test]
-fn a_wrong_checksum_is_dropped_by_name_and_what_is_not_ours_is_the_kernels() {
+/// A NAT director with an open UDP connection, the frame that went to the server, and an ICMP error of the server that
+/// has no payload yet.
+fn server_error() -> (TestDirector, Vec<u8>, PacketBuilder) {
     let key = service(ServiceProtocol::Udp, "192.0.2.100", 53);
     let mut director = director(1, key, ForwardingMode::Nat, &["198.51.100.11"], 53);
     let (_, to_server) = director
@@ -105,6 +106,12 @@ fn a_wrong_checksum_is_dropped_by_name_and_what_is_not_ours_is_the_kernels() {
     let error = icmp4("198.51.100.11 > 192.0.2.2")
         .dst_mac(director_mac(LAN))
         .icmp(3, 3, 0);
+    (director, to_server, error)
+}
+
+#[test]
+fn a_wrong_checksum_is_dropped_by_name_and_what_is_not_ours_is_the_kernels() {
+    let (mut director, to_server, error) = server_error();
     let about = error.clone().payload(&to_server[14..]);
     assert_eq!(
         director.inject(LAN, &about.clone().wrong_checksum().build()),
@@ -128,16 +135,8 @@ fn a_wrong_checksum_is_dropped_by_name_and_what_is_not_ours_is_the_kernels() {
 
 #[test]
 fn an_error_does_not_keep_its_connection_alive() {
-    let key = service(ServiceProtocol::Udp, "192.0.2.100", 53);
-    let mut director = director(1, key, ForwardingMode::Nat, &["198.51.100.11"], 53);
-    let (_, to_server) = director
-        .inject(WAN, &udp4("192.0.2.2:1000 > 192.0.2.100:53").build())
-        .transmitted();
-    let error = icmp4("198.51.100.11 > 192.0.2.2")
-        .dst_mac(director_mac(LAN))
-        .icmp(3, 3, 0)
-        .payload(&to_server[14..])
-        .build();
+    let (mut director, to_server, error) = server_error();
+    let error = error.payload(&to_server[14..]).build();
     for _ in 0..4 {
         director.advance_ms(80_000);
         director.inject(LAN, &error);

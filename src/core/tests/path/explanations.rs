@@ -1,11 +1,11 @@
 //! What is explained is what happens, and asking leaves no trace.
 
+use lvs_core::explain::{End, Explanation, Left, Question, explain};
 use lvs_core::ipvs::desired::ServiceSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::{ClientMask, Persistence};
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::ServiceProtocol;
-use lvs_core::path::explain::{End, Explanation, Left, Question, explain};
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN};
 use lvs_core::testing::tcp4;
@@ -147,14 +147,14 @@ fn each_worker_names_the_owner_and_the_owner_the_server() {
     let mut director = director(4, key, ForwardingMode::Nat, &SERVERS, 80);
     let mut owners = Vec::new();
     for port in 1_000..1_040 {
-        let told: Vec<End> = (0..4)
+        let ends: Vec<End> = (0..4)
             .map(|worker| ask(&mut director, worker, question(5, port, true)).end)
             .collect();
-        let own = told
+        let own = ends
             .iter()
             .position(|end| matches!(end, End::Transmit(_)))
             .expect("one owns it");
-        let others = told.iter().enumerate().filter(|(worker, _)| *worker != own);
+        let others = ends.iter().enumerate().filter(|(worker, _)| *worker != own);
         for (_, end) in others {
             assert_eq!(*end, End::Handoff(WorkerId(own as u8)));
         }

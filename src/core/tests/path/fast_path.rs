@@ -1,5 +1,5 @@
-//! The short way of plain packets does what the full way does: the same packets go through two directors, priority-tagged
-//! (IEEE 802.1Q, VLAN 0) in one of them, which changes nothing but that they are not plain.
+//! The fast path does what the slow path does. A test sends the same packets through two directors. One of the two gets
+//! them with a priority tag (IEEE 802.1Q, VLAN 0): the tag keeps them off the fast path and changes nothing else.
 
 use lvs_core::ipvs::client_address::ClientAddress;
 use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};

@@ -106,7 +106,7 @@ impl Way {
     }
 }
 
-/// The fragment of `frame` from `begin` to `end` of its upper layer. `id` tells datagrams apart.
+/// Makes the fragment of `frame` that holds `begin` to `end` of its upper layer. `id` identifies the datagram.
 fn piece(frame: &[u8], is_ipv6: bool, id: u16, begin: usize, end: usize) -> Vec<u8> {
     let at = if is_ipv6 { 54 } else { 34 };
     let upper = &frame[at..];

@@ -190,16 +190,16 @@ fn the_sender_of_an_incomplete_datagram_is_told_after_half_a_minute() {
     director.advance_ms(29_900);
     assert_eq!(director.take_generated(), []);
     director.advance_ms(200);
-    let told = transmitted(director.take_generated());
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0][34..36], [11, 1], "reassembly time exceeded");
-    assert!(packet(&told[0]).contains("192.0.2.100 > 192.0.2.2"));
+    let errors = transmitted(director.take_generated());
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0][34..36], [11, 1], "reassembly time exceeded");
+    assert!(packet(&errors[0]).contains("192.0.2.100 > 192.0.2.2"));
     assert_eq!(
         director.inject(WAN, &pieces[1]),
         Outcome::Consumed,
         "of the first fragment nothing is left"
     );
-    // The last fragment alone tells nothing to anybody.
+    // The director answers no timeout if it has only the last fragment.
     director.advance_ms(60_000);
     assert_eq!(director.take_generated(), []);
 }
@@ -238,8 +238,8 @@ fn a_packet_without_df_leaves_in_pieces_in_every_mode() {
             assert_eq!(checksum_faults(&whole), Vec::<String>::new());
         }
         let with_df = director.inject(WAN, &long.clone().dont_fragment().build());
-        let (_, told) = with_df.transmitted();
-        assert_eq!(told[34..36], [3, 4], "{mode:?}: with DF the sender is told");
+        let (_, error) = with_df.transmitted();
+        assert_eq!(error[34..36], [3, 4], "{mode:?}: with DF the sender gets an ICMP error");
     }
 }
 

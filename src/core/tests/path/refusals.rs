@@ -4,7 +4,7 @@ use lvs_core::frame::vec::VecFrame;
 use lvs_core::ipvs::desired::ServerSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
-use lvs_core::path::resolve;
+use lvs_core::path::forward::resolve;
 use lvs_core::testing::director::Outcome;
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{icmp4, tcp4, tcp6, udp4};

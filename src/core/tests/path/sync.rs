@@ -1,4 +1,4 @@
-//! Two directors: what one tells the other, and how the other goes on with it.
+//! Two directors: what a master syncs out, and how a backup continues the connections that it imports.
 
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
@@ -38,7 +38,8 @@ fn answer(to_server: &[u8]) -> Vec<u8> {
     reply.dst_mac(director_mac(LAN)).build()
 }
 
-/// Opens connections through a master; what it tells, and the frame that each third packet became.
+/// Opens connections through a master. Returns what the master synced out, and for each connection the frame that the
+/// master made of the third packet.
 fn opened(workers: u8, mode: ForwardingMode) -> (Vec<SyncConn>, Vec<Vec<u8>>) {
     let mut master = director(workers, web(), mode, &SERVERS, 80);
     master.set_sync(MASTER);
@@ -61,11 +62,11 @@ fn an_established_connection_goes_on_through_the_other_director_with_any_number_
         ForwardingMode::DirectRouting,
     ] {
         for (workers, workers_there) in [(1, 1), (2, 1), (1, 3), (3, 2)] {
-            let (told, forwarded) = opened(workers, mode);
-            assert_eq!(told.len(), usize::from(CLIENTS), "the third packet of each");
+            let (synced, forwarded) = opened(workers, mode);
+            assert_eq!(synced.len(), usize::from(CLIENTS), "the third packet of each");
             let mut backup = director(workers_there, web(), mode, &SERVERS, 80);
             backup.set_sync(BACKUP);
-            backup.import_synced(&told);
+            backup.import_synced(&synced);
             assert_eq!(
                 backup.conns().len(),
                 usize::from(CLIENTS),
@@ -117,11 +118,11 @@ fn stranger() -> TestDirector {
 }
 
 #[test]
-fn a_connection_without_a_service_here_is_forwarded_as_it_was_told_and_bound_once_there_is_one() {
+fn a_connection_without_a_service_here_is_forwarded_as_synced_and_bound_once_there_is_one() {
     for mode in [ForwardingMode::Nat, ForwardingMode::DirectRouting] {
-        let (told, forwarded) = opened(1, mode);
+        let (synced, forwarded) = opened(1, mode);
         let mut backup = stranger();
-        backup.import_synced(&told[..1]);
+        backup.import_synced(&synced[..1]);
         let (_, out) = backup.inject(WAN, &tcp4(&ends(0)).ack().build()).transmitted();
         assert_eq!(out, forwarded[0], "{mode:?}");
         assert_eq!(counts(&backup, 0), [0; 7], "nobody's");
@@ -130,12 +131,12 @@ fn a_connection_without_a_service_here_is_forwarded_as_it_was_told_and_bound_onc
             use lvs_core::ipvs::desired::{ServerSpec, ServiceSpec};
             use lvs_core::ipvs::scheduler::SchedulerKind;
             desired.add_service(ServiceSpec::new(web(), SchedulerKind::Rr)).unwrap();
-            let (server, _) = told[0].real;
+            let (server, _) = synced[0].real;
             desired
                 .add_server(&web(), ServerSpec::new(server, 80, mode, 1))
                 .unwrap();
         });
-        backup.import_synced(&told[..1]);
+        backup.import_synced(&synced[..1]);
         assert_eq!(counts(&backup, 1)[5..], [1, 0], "{mode:?}: bound, and active");
         assert_eq!(backup.conns().len(), 1);
     }
@@ -143,10 +144,10 @@ fn a_connection_without_a_service_here_is_forwarded_as_it_was_told_and_bound_onc
 
 #[test]
 fn a_full_nat_service_does_not_take_a_connection_without_its_local_address() {
-    let (told, _) = opened(1, ForwardingMode::Nat);
+    let (synced, _) = opened(1, ForwardingMode::Nat);
     let mut backup = director(1, web(), ForwardingMode::FullNat, &SERVERS, 80);
     backup.set_sync(BACKUP);
-    backup.import_synced(&told[..3]);
+    backup.import_synced(&synced[..3]);
     use lvs_core::single_writer::SingleWriter;
     assert_eq!(
         (backup.conns().len(), backup.counters[0].synced_in_dropped.get()),
@@ -156,25 +157,25 @@ fn a_full_nat_service_does_not_take_a_connection_without_its_local_address() {
 
 #[test]
 fn a_later_message_changes_state_and_count_and_another_server_takes_the_place_of_the_old() {
-    let (told, _) = opened(1, ForwardingMode::Nat);
+    let (synced, _) = opened(1, ForwardingMode::Nat);
     let mut backup = director(1, web(), ForwardingMode::Nat, &SERVERS, 80);
-    backup.import_synced(&told[..1]);
+    backup.import_synced(&synced[..1]);
     let server = SERVERS
         .iter()
-        .position(|server| addr(server) == told[0].real.0)
+        .position(|server| addr(server) == synced[0].real.0)
         .unwrap() as u32;
     let closing = SyncConn {
-        flags: told[0].flags | 0x100,
+        flags: synced[0].flags | 0x100,
         state: 5,
         timeout_sec: 120,
-        ..told[0]
+        ..synced[0]
     };
     backup.import_synced(&[closing]);
     assert_eq!(counts(&backup, server)[5..], [0, 1]);
     assert_eq!((backup.conns()[0].state, backup.conns()[0].expires_in_ms), (5, 120_000));
     let other = SyncConn {
         real: (addr(SERVERS[1 - server as usize]), 80),
-        ..told[0]
+        ..synced[0]
     };
     backup.import_synced(&[other]);
     assert_eq!((counts(&backup, server)[6], counts(&backup, 1 - server)[5]), (0, 1));
@@ -185,9 +186,9 @@ fn a_later_message_changes_state_and_count_and_another_server_takes_the_place_of
 
 #[test]
 fn a_full_table_takes_no_more_and_counts_it() {
-    let (told, _) = opened(1, ForwardingMode::DirectRouting);
+    let (synced, _) = opened(1, ForwardingMode::DirectRouting);
     let mut backup = TestDirector::new(1, 16, network().build(1));
-    backup.import_synced(&told);
+    backup.import_synced(&synced);
     use lvs_core::single_writer::SingleWriter;
     assert_eq!((backup.conns().len(), backup.counters[0].synced_in.get()), (16, 16));
     assert_eq!(backup.counters[0].synced_in_dropped.get(), u64::from(CLIENTS) - 16);
@@ -195,23 +196,23 @@ fn a_full_table_takes_no_more_and_counts_it() {
 
 #[test]
 fn a_timeout_beyond_the_clock_is_kept_and_counted_down() {
-    let (told, _) = opened(1, ForwardingMode::DirectRouting);
+    let (synced, _) = opened(1, ForwardingMode::DirectRouting);
     let mut backup = director(1, web(), ForwardingMode::DirectRouting, &SERVERS, 80);
     backup.import_synced(&[SyncConn {
         timeout_sec: u32::MAX,
-        ..told[0]
+        ..synced[0]
     }]);
     assert_eq!(backup.conns()[0].expires_in_ms, u32::MAX);
 }
 
 #[test]
 fn while_backup_only_holds_clients_are_left_to_the_kernel_and_replies_are_not() {
-    let (told, forwarded) = opened(1, ForwardingMode::Nat);
+    let (synced, forwarded) = opened(1, ForwardingMode::Nat);
     let mut backup = director(1, web(), ForwardingMode::Nat, &SERVERS, 80);
     let mut sysctls = *backup.sysctls();
     sysctls.set("backup_only", "1").unwrap();
     backup.set_sysctls(sysctls);
-    backup.import_synced(&told);
+    backup.import_synced(&synced);
     let ack = tcp4(&ends(0)).ack().build();
     assert!(
         matches!(backup.inject(WAN, &ack), Outcome::Transmitted(..)),
@@ -229,11 +230,11 @@ fn while_backup_only_holds_clients_are_left_to_the_kernel_and_replies_are_not() 
 
 #[test]
 fn a_deleted_servers_connections_are_dropped_like_those_that_were_scheduled_here() {
-    let (told, _) = opened(1, ForwardingMode::Nat);
+    let (synced, _) = opened(1, ForwardingMode::Nat);
     let mut backup = director(1, web(), ForwardingMode::Nat, &SERVERS, 80);
-    backup.import_synced(&told[..1]);
+    backup.import_synced(&synced[..1]);
     backup
-        .change(|desired| desired.delete_server(&web(), told[0].real.0, 80))
+        .change(|desired| desired.delete_server(&web(), synced[0].real.0, 80))
         .unwrap();
     let outcome = backup.inject(WAN, &tcp4(&ends(0)).ack().build());
     assert_eq!(outcome, Outcome::Dropped(DropReason::RealServerGone));

@@ -133,15 +133,16 @@ fn the_screen_shows_workers_services_servers_and_drops_and_follows_the_keys() {
 fn status_says_what_is_wrong_and_where_to_look() {
     let testbed = testbed();
     let text = testbed.printed("status");
-    for line in [
-        "ok     services     1, each with a server that takes connections\n",
-        "ok     servers      2, 0 with weight 0, 0 at their upper threshold\n",
-        "ok     connections  IPv4 42 of 4096, IPv6 0 of 4096\n",
-        "ok     drops        none\n",
-        "ok     sync         none\n",
-    ] {
-        assert!(text.contains(line), "{line}: {text}");
-    }
+    assert_contains_all(
+        &text,
+        &[
+            "ok     services     1, each with a server that takes connections\n",
+            "ok     servers      2, 0 with weight 0, 0 at their upper threshold\n",
+            "ok     connections  IPv4 42 of 4096, IPv6 0 of 4096\n",
+            "ok     drops        none\n",
+            "ok     sync         none\n",
+        ],
+    );
     assert!(!text.contains("WRONG"), "{text}");
 
     for command in [
@@ -169,30 +170,32 @@ fn status_says_what_is_wrong_and_where_to_look() {
     let text = testbed.printed("status");
     testbed.workers[1].counters.bursts.add(1);
     counting.join().unwrap();
-    for line in [
-        "WRONG  services     1, no server takes connections of tcp:192.0.2.10:80\n                    -> lvsctl list",
-        "ok     servers      2, 1 with weight 0, 1 at their upper threshold\n",
-        "WRONG  connections  IPv4 4042 of 4096, IPv6 0 of 4096\n",
-        "WRONG  drops        no_route ",
-        "WRONG  workers      busy 95 %, 0 %\n",
-    ] {
-        assert!(text.contains(line), "{line}: {text}");
-    }
+    assert_contains_all(
+        &text,
+        &[
+            "WRONG  services     1, no server takes connections of tcp:192.0.2.10:80\n                    -> lvsctl list",
+            "ok     servers      2, 1 with weight 0, 1 at their upper threshold\n",
+            "WRONG  connections  IPv4 4042 of 4096, IPv6 0 of 4096\n",
+            "WRONG  drops        no_route ",
+            "WRONG  workers      busy 95 %, 0 %\n",
+        ],
+    );
 }
 
 #[test]
 fn once_prints_every_table_and_without_a_terminal_it_is_needed() {
     let testbed = testbed();
     let text = testbed.printed("top --once --interval 0.1");
-    for wanted in [
-        "Workers\nWorker",
-        "Services\nService",
-        "Servers\nServer",
-        "Drops\nReason",
-        "no_route",
-    ] {
-        assert!(text.contains(wanted), "{wanted}: {text}");
-    }
+    assert_contains_all(
+        &text,
+        &[
+            "Workers\nWorker",
+            "Services\nService",
+            "Servers\nServer",
+            "Drops\nReason",
+            "no_route",
+        ],
+    );
     let refused = testbed.lvsctl("top");
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--once"));

@@ -4,50 +4,46 @@ use super::*;
 
 #[test]
 fn least_connection_schedulers_follow_the_load() {
-    let burst = |kind, commands, count| {
+    for (kind, commands, expected) in [
+        // sched_lc_burst, sched_lc_weights_ignored, sched_wlc_burst_3_1, sched_wlc_zero
+        (SchedulerKind::Lc, "a 11 1, a 12 1, a 13 1", "13 12 11 13 12 11"),
+        (SchedulerKind::Lc, "a 11 5, a 12 1, a 13 0", "12 11 12 11 12 11"),
+        (SchedulerKind::Wlc, "a 11 3, a 12 1", "12 11 11 11 12 11 11 11"),
+        (
+            SchedulerKind::Wlc,
+            "a 11 0, a 12 2, a 13 1",
+            "13 12 12 13 12 12 13 12 12",
+        ),
+        // sched_sed_10_1, the opening of sched_sed_mixed, sched_nq_burst_3_2_1
+        (
+            SchedulerKind::Sed,
+            "a 11 10, a 12 1",
+            "11 11 11 11 11 11 11 11 11 12 11 11 11 11 11 11",
+        ),
+        (
+            SchedulerKind::Sed,
+            "a 11 3, a 12 2, a 13 1",
+            "11 12 11 13 12 11 11 12 11 13 12 11",
+        ),
+        (
+            SchedulerKind::Nq,
+            "a 11 3, a 12 2, a 13 1",
+            "13 12 11 11 12 11 11 12 11 13 12 11 11 12 11 13 12 11 11 12 11 13 12 11",
+        ),
+        // sched_fo_burst, sched_fo_equal, sched_ovf_burst
+        (SchedulerKind::Fo, "a 11 1, a 12 3, a 13 2", "12 12 12 12 12 12 12 12"),
+        (SchedulerKind::Fo, "a 11 2, a 12 2, a 13 2", "13 13 13 13 13 13"),
+        (
+            SchedulerKind::Ovf,
+            "a 11 2, a 12 4, a 13 3",
+            "12 12 12 12 12 13 13 13 13 11 11 11",
+        ),
+    ] {
         let mut bench = Bench::new(kind, commands);
         bench.opens = true;
-        bench.picks(count)
-    };
-    // sched_lc_burst, sched_lc_weights_ignored, sched_wlc_burst_3_1, sched_wlc_zero
-    assert_eq!(
-        burst(SchedulerKind::Lc, "a 11 1, a 12 1, a 13 1", 6),
-        "13 12 11 13 12 11"
-    );
-    assert_eq!(
-        burst(SchedulerKind::Lc, "a 11 5, a 12 1, a 13 0", 6),
-        "12 11 12 11 12 11"
-    );
-    assert_eq!(
-        burst(SchedulerKind::Wlc, "a 11 3, a 12 1", 8),
-        "12 11 11 11 12 11 11 11"
-    );
-    assert_eq!(
-        burst(SchedulerKind::Wlc, "a 11 0, a 12 2, a 13 1", 9),
-        "13 12 12 13 12 12 13 12 12"
-    );
-    // sched_sed_10_1, the opening of sched_sed_mixed, sched_nq_burst_3_2_1
-    let expected = "11 11 11 11 11 11 11 11 11 12 11 11 11 11 11 11";
-    assert_eq!(burst(SchedulerKind::Sed, "a 11 10, a 12 1", 16), expected);
-    assert_eq!(
-        burst(SchedulerKind::Sed, "a 11 3, a 12 2, a 13 1", 12),
-        "11 12 11 13 12 11 11 12 11 13 12 11"
-    );
-    let expected = "13 12 11 11 12 11 11 12 11 13 12 11 11 12 11 13 12 11 11 12 11 13 12 11";
-    assert_eq!(burst(SchedulerKind::Nq, "a 11 3, a 12 2, a 13 1", 24), expected);
-    // sched_fo_burst, sched_fo_equal, sched_ovf_burst
-    assert_eq!(
-        burst(SchedulerKind::Fo, "a 11 1, a 12 3, a 13 2", 8),
-        "12 12 12 12 12 12 12 12"
-    );
-    assert_eq!(
-        burst(SchedulerKind::Fo, "a 11 2, a 12 2, a 13 2", 6),
-        "13 13 13 13 13 13"
-    );
-    assert_eq!(
-        burst(SchedulerKind::Ovf, "a 11 2, a 12 4, a 13 3", 12),
-        "12 12 12 12 12 13 13 13 13 11 11 11"
-    );
+        let count = expected.split(' ').count();
+        assert_eq!(bench.picks(count), expected, "{}: {commands}", kind.name());
+    }
 }
 
 /// sched_ties: UDP connections are never active, so sed and nq do not see them.

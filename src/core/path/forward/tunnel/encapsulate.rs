@@ -171,8 +171,8 @@ impl Between {
     }
 }
 
-fn write(room: &mut [u8], header: &(impl IntoBytes + Immutable + ?Sized)) -> Result<(), DropReason> {
-    header.write_to_prefix(room).map_err(|_| DropReason::Truncated)
+fn write(space: &mut [u8], header: &(impl IntoBytes + Immutable + ?Sized)) -> Result<(), DropReason> {
+    header.write_to_prefix(space).map_err(|_| DropReason::Truncated)
 }
 
 /// What an outer IPv4 header does not have from the packet inside.
@@ -292,15 +292,15 @@ fn wrap<F: Frame>(
     decrement_ttl(frame.bytes_mut(), headers);
     let packet_at = EthernetHeader::LEN + outer.len() + between.len;
     resize_front(frame, usize::from(headers.l3_offset), packet_at)?;
-    let room = frame
+    let space = frame
         .bytes_mut()
         .get_mut(EthernetHeader::LEN..)
         .ok_or(DropReason::Truncated)?;
-    write(room, outer)?;
+    write(space, outer)?;
     if between.len == 0 {
         return Ok(());
     }
-    let payload = room.get_mut(outer.len()..).ok_or(DropReason::Truncated)?;
+    let payload = space.get_mut(outer.len()..).ok_or(DropReason::Truncated)?;
     fill_between(payload, between).ok_or(DropReason::Truncated)
 }
 

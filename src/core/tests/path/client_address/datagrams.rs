@@ -20,7 +20,7 @@ fn the_first_three_datagrams_carry_an_ip_option() {
             );
         }
     }
-    assert_eq!((pair.told(), pair.no_room()), (3, 0));
+    assert_eq!((pair.carried(), pair.did_not_fit()), (3, 0));
     let reply = pair.outbound(&pair.server().payload(b"answer"));
     assert_eq!(reply[42..], *b"answer");
 }
@@ -61,10 +61,10 @@ fn without_room_a_datagram_goes_as_it_is_and_a_later_one_carries_the_client() {
     assert_eq!(crowded[0][14], 0x4e);
     let small = pair.inbound(&pair.client().payload_len(1_500 - 36));
     assert_eq!((small[0].len(), small[0][14]), (1_514, 0x47));
-    assert_eq!((pair.told(), pair.no_room()), (1, 2));
+    assert_eq!((pair.carried(), pair.did_not_fit()), (1, 2));
 
     let mut pair = Pair::new(ServiceProtocol::Udp, true, ClientAddress::Uoa, 0);
     let extended = pair.inbound(&pair.client().destination_options(8).payload(b"query"));
     assert_eq!(extended[0][20], 60, "the reader looks directly behind the IPv6 header");
-    assert_eq!((pair.told(), pair.no_room()), (0, 1));
+    assert_eq!((pair.carried(), pair.did_not_fit()), (0, 1));
 }

@@ -91,7 +91,7 @@ fn the_clients_first_ack_becomes_the_header_and_both_numberings_agree_from_then_
         assert_eq!((fin.sequence, fin.acknowledgement), (1_004 + len, 7_004));
         let fin = segment(&pair.outbound(&server(&pair, 1_005 + len).sequence(7_004).fin()));
         assert_eq!((fin.sequence, fin.acknowledgement), (7_004, 1_005));
-        assert_eq!(pair.told(), 1);
+        assert_eq!(pair.carried(), 1);
     }
 }
 
@@ -132,7 +132,7 @@ fn until_the_server_has_the_header_the_first_octet_brings_it_again() {
     assert_eq!(pair.inbound(&first).len(), 1, "the header went before");
     let second = pair.inbound(&client(&pair).sequence(1_005).payload(b"two"));
     assert_eq!((second.len(), segment(&second[0]).sequence), (1, 1_005 + len));
-    // The server has nothing, or a part of the header only: the client is told of nothing.
+    // The server has received nothing or only a part of the header: the client sees no acknowledgement of it.
     for acknowledged in [1_001, 1_001 + len - 1] {
         let duplicate = segment(&pair.outbound(&server(&pair, acknowledged)));
         assert_eq!(duplicate.acknowledgement, 1_001);

@@ -85,11 +85,17 @@ impl World {
             assert!(had.is_none_or(|had| had == byte), "byte {} changed", at + offset);
         }
         let number = |at: usize| self.isn.wrapping_add(1 + at as u32);
-        let next = self.received.iter().position(Option::is_none).expect("room");
+        let next = self
+            .received
+            .iter()
+            .position(Option::is_none)
+            .expect("the test stream is long enough");
         let mut packet = self.pair.server().ack().sequence(7_001).acknowledgement(number(next));
         let begin = (next..self.received.len()).find(|&at| self.received[at].is_some());
         if let Some(begin) = begin {
-            let end = (begin..).find(|&at| self.received[at].is_none()).expect("room");
+            let end = (begin..)
+                .find(|&at| self.received[at].is_none())
+                .expect("the test stream is long enough");
             let mut option = vec![1, 1, 5, 10];
             option.extend(number(begin).to_be_bytes());
             option.extend(number(end).to_be_bytes());

@@ -19,6 +19,10 @@ fn toa(frame: &[u8], is_v6: bool) -> Option<Vec<u8>> {
 
 fn handshake(pair: &mut Pair) {
     pair.inbound(&pair.client().syn().mss(1_460).tcp_option(&LINUX_SYN));
+    answer_syn(pair);
+}
+
+fn answer_syn(pair: &mut Pair) {
     pair.outbound(
         &pair
             .server()
@@ -37,15 +41,7 @@ fn every_packet_carries_the_client_until_the_server_has_answered_it() {
         let expected = Some(client_as_option(is_v6));
         let syn = pair.inbound(&pair.client().syn().mss(1_460).tcp_option(&LINUX_SYN));
         assert_eq!(toa(&syn[0], is_v6), expected, "the SYN");
-        pair.outbound(
-            &pair
-                .server()
-                .syn()
-                .ack()
-                .sequence(7_000)
-                .acknowledgement(1_001)
-                .mss(1_460),
-        );
+        answer_syn(&mut pair);
         let client = pair.client().sequence(1_001).acknowledgement(7_001).ack();
         let ack = pair.inbound(&client.clone().tcp_option(&TIMESTAMPS));
         assert_eq!(toa(&ack[0], is_v6), expected, "the ACK that completes the handshake");
@@ -61,7 +57,7 @@ fn every_packet_carries_the_client_until_the_server_has_answered_it() {
         pair.outbound(&pair.server().ack().sequence(7_001).acknowledgement(1_019));
         let later = pair.inbound(&client.sequence(1_019).payload(b"more"));
         assert_eq!(toa(&later[0], is_v6), None, "the server has answered");
-        assert_eq!((pair.told(), pair.no_room()), (3, 0));
+        assert_eq!((pair.carried(), pair.did_not_fit()), (3, 0));
     }
 }
 
@@ -103,14 +99,18 @@ fn without_room_a_packet_goes_as_it_is_and_is_counted() {
     handshake(&mut pair);
     let client = pair.client().sequence(1_001).acknowledgement(7_001).ack();
     let full = client.clone().payload_len(1_460);
-    assert_eq!(segment(&pair.inbound(&full)[0]).options, [], "no room on the link");
+    assert_eq!(
+        segment(&pair.inbound(&full)[0]).options,
+        [],
+        "the link's MTU leaves no space"
+    );
     let crowded = client.tcp_option(&[5, 34]).tcp_option(&[7; 32]).tcp_option(&[1, 1]);
     assert_eq!(
         segment(&pair.inbound(&crowded)[0]).options.len(),
         1,
-        "no room in the header"
+        "the header has no space"
     );
-    assert_eq!((pair.told(), pair.no_room()), (1, 2), "the SYN had it");
+    assert_eq!((pair.carried(), pair.did_not_fit()), (1, 2), "the SYN had it");
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn resets_and_streams_joined_in_the_middle_carry_nothing() {
     pair.director.set_sysctls(sysctls);
     let joined = pair.inbound(&pair.client().ack().payload(b"middle"));
     assert_eq!(segment(&joined[0]).options, []);
-    assert_eq!((pair.told(), pair.no_room()), (0, 0));
+    assert_eq!((pair.carried(), pair.did_not_fit()), (0, 0));
 }
 
 /// Without a new connection (`conn_reuse_mode` 0) a new SYN begins the old one anew.

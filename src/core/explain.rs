@@ -1,8 +1,8 @@
-//! Where a packet would go and why, told without sending it and without leaving a trace.
+//! Explains where a packet would go and why. It sends no packet and changes no state.
 //!
-//! In:  a packet in words, asked about on the worker that owns its connection. Out: every decision that the path would
-//! take for it, in [`Explanation`]. Decisions are taken by the path's own functions; what they wrote (a scheduler's
-//! cursor, a count) is put back before this returns, so that the next packet finds everything as it was.
+//! In:  the description of a packet, on the worker that owns its connection.
+//! Out: an [`Explanation`] with every decision that the path would take for the packet. The path's own functions take
+//! these decisions. The module restores what they write (a scheduler's cursor, a count) before it returns.
 //! Never: makes a connection, touches a timer, allocates.
 
 use std::net::IpAddr;
@@ -17,20 +17,21 @@ use crate::ipvs::persistence;
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceId, VirtualService};
 use crate::l3::{DeviceId, Hop, NeighbourKey, Route};
+use crate::packet::Packet;
 use crate::path::admit::{self, Admission};
-use crate::path::packet::Packet;
+use crate::path::forward::resolve;
 use crate::path::schedule::{self, Chosen, Opening, persist};
-use crate::path::{resolve, slow_path};
+use crate::path::slow_path;
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict, WorkerId};
 use crate::wire::{sctp, tcp};
 use crate::worker_state::context::{Context, Family};
 use crate::worker_state::{Arrival, WorkerState};
 
-/// A packet in words. Both addresses are of one family.
+/// The description of a packet. Both addresses are of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Where it arrives.
+    /// The device on which the packet arrives.
     pub device: DeviceId,
     /// IP protocol number: TCP, UDP or SCTP.
     pub protocol: u8,
@@ -38,49 +39,49 @@ pub struct Question {
     pub src: (IpAddr, u16),
     /// Its destination.
     pub dst: (IpAddr, u16),
-    /// Whether it begins a connection (SYN, INIT) or belongs into the middle of one.
+    /// Whether the packet begins a connection (SYN, INIT). Otherwise it belongs to the middle of one.
     pub begins: bool,
-    /// Whether another worker handed it over: it is not handed over again.
+    /// Whether another worker handed the packet off. The path does not hand such a packet off again.
     pub is_handoff: bool,
 }
 
-/// What would happen, decision by decision; what does not come up is `None`.
+/// The decisions that the path would take. A decision that the path would not reach is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Explanation {
-    /// The connection that it belongs to.
+    /// The connection that the packet belongs to.
     pub conn: Option<ConnRecord>,
-    /// Whether it belongs to it as a reply.
+    /// Whether the packet is a reply of that connection.
     pub is_reply: bool,
-    /// Whether that connection is over and gives way to a new one.
+    /// Whether that connection is finished, so that the path schedules the packet as a new connection.
     pub must_reschedule: bool,
-    /// The mark that the classifier gives it.
+    /// The mark that the classifier gives the packet.
     pub mark: Option<u32>,
-    /// The service that it is for.
+    /// The service that the packet is for.
     pub service: Option<ServiceId>,
     /// The client's persistence template.
     pub template: Option<ConnRecord>,
-    /// The real server that it goes to, or comes from.
+    /// The real server that the packet goes to or comes from.
     pub server: Option<RealServerId>,
-    /// The port there.
+    /// The port of the real server.
     pub port: u16,
-    /// FULLNAT: the address and port from which the real server is reached.
+    /// The local address and port of a FULLNAT connection: the real server sees them as the source.
     pub local: Option<(IpAddr, u16)>,
-    /// How it ends.
+    /// The end of the packet's path.
     pub end: End,
 }
 
-/// How a packet ends.
+/// The end of a packet's path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum End {
-    /// It leaves by this hop.
+    /// The packet leaves by this hop.
     Transmit(Hop),
-    /// It waits until the kernel has resolved this neighbour.
+    /// The packet waits until the kernel has resolved this neighbour.
     Hold(NeighbourKey),
-    /// Another worker owns its connection.
+    /// Another worker owns the packet's connection.
     Handoff(WorkerId),
-    /// The kernel's: see [`Left`].
+    /// The kernel gets the packet, for the reason in [`Left`].
     Punt(Left),
-    /// Dropped, or answered by an ICMP error, for this reason.
+    /// The path drops the packet or answers it with an ICMP error, for this reason.
     Drop(DropReason),
     /// The addresses are of two families.
     #[default]
@@ -90,15 +91,15 @@ pub enum End {
 /// Why a packet is left to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// There is no service at all.
+    /// The director has no service at all.
     NoServices,
-    /// None for its protocol, destination and mark.
+    /// The director has no service for the packet's protocol, destination and mark.
     NoService,
-    /// There is one, but the director does not have the address.
+    /// The director has the service, but not its address.
     NotLocal,
-    /// It may not start a connection, and belongs to none.
+    /// The packet belongs to no connection and may not start one.
     StartsNothing,
-    /// No server may take it, and the kernel knows better.
+    /// No real server may take the packet, and the kernel may answer or forward it.
     NoServer,
     /// The real server is the director itself.
     LocalServer,
@@ -133,23 +134,28 @@ fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question:
         protocol: question.protocol,
     };
     let headers = headers(question);
-    let mut told = Explanation {
+    let mut explanation = Explanation {
         mark: ctx.snapshot.marks.classify(ctx.device, &key).map(|marked| marked.mark),
         ..Explanation::default()
     };
     let table = &mut family.table;
     if let Some((index, direction)) = table.lookup(&key) {
         let conn = table.conn(index);
-        told.conn = Some(ConnRecord::of(ctx.snapshot, conn, ctx.now));
-        told.is_reply = direction == Direction::Outbound;
-        told.must_reschedule = !told.is_reply && slow_path::is_finished(&ctx, conn, &headers);
-        if !told.must_reschedule {
-            known(&ctx, &mut told);
-            return told;
+        explanation.conn = Some(ConnRecord::of(ctx.snapshot, conn, ctx.now));
+        explanation.is_reply = direction == Direction::Outbound;
+        explanation.must_reschedule = !explanation.is_reply && slow_path::is_finished(&ctx, conn, &headers);
+        if !explanation.must_reschedule {
+            known(&ctx, &mut explanation);
+            return explanation;
         }
     }
-    new(&mut ctx, table, &Packet::whole(headers, &key, &mut ()), &mut told);
-    told
+    new(
+        &mut ctx,
+        table,
+        &Packet::whole(headers, &key, &mut ()),
+        &mut explanation,
+    );
+    explanation
 }
 
 fn headers(question: &Question) -> Headers {
@@ -164,47 +170,47 @@ fn headers(question: &Question) -> Headers {
     }
 }
 
-/// A packet of a connection: where that leads.
-fn known(ctx: &Context<'_>, told: &mut Explanation) {
-    let Some(conn) = told.conn else { return };
-    told.service = Some(conn.service);
-    told.server = Some(conn.real_server);
-    told.port = conn.real.1;
+/// Explains a packet of a known connection.
+fn known(ctx: &Context<'_>, explanation: &mut Explanation) {
+    let Some(conn) = explanation.conn else { return };
+    explanation.service = Some(conn.service);
+    explanation.server = Some(conn.real_server);
+    explanation.port = conn.real.1;
     if conn.mode == ForwardingMode::FullNat {
-        told.local = Some(conn.local);
+        explanation.local = Some(conn.local);
     }
-    if told.is_reply {
-        told.end = leave(ctx, conn.client.0, End::Drop(DropReason::NoRoute));
+    if explanation.is_reply {
+        explanation.end = leave(ctx, conn.client.0, End::Drop(DropReason::NoRoute));
         return;
     }
-    told.end = match ctx.snapshot.services.real_server(conn.real_server) {
+    explanation.end = match ctx.snapshot.services.real_server(conn.real_server) {
         Some(slot) if slot.available => towards(ctx, &slot.server, conn.mode, conn.real.1 != conn.virt.1),
         _ => End::Drop(DropReason::RealServerGone),
     };
 }
 
-/// A packet without a connection.
+/// Explains a packet that has no connection.
 fn new<A: Address>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     packet: &Packet<'_, A, ()>,
-    told: &mut Explanation,
+    explanation: &mut Explanation,
 ) {
     let key = packet.key;
     let found = admit::service_of(ctx, key);
-    told.service = found.map(|service| service.id);
+    explanation.service = found.map(|service| service.id);
     let service = match admit::admit(ctx, packet) {
         Admission::Schedule(service) => service,
         Admission::Refuse => {
-            told.end = End::Drop(DropReason::NoConnection);
+            explanation.end = End::Drop(DropReason::NoConnection);
             return;
         }
         Admission::Decided(Verdict::Handoff(owner)) => {
-            told.end = End::Handoff(owner);
+            explanation.end = End::Handoff(owner);
             return;
         }
         Admission::Decided(_) => {
-            told.end = End::Punt(match found {
+            explanation.end = End::Punt(match found {
                 None => Left::NoService,
                 Some(_) if ctx.snapshot.l3.is_local(key.dst.addr) => Left::StartsNothing,
                 Some(_) => Left::NotLocal,
@@ -217,10 +223,10 @@ fn new<A: Address>(
         headers: &packet.headers,
         key,
     };
-    let chosen = match choose(ctx, table, &opening, told) {
+    let chosen = match choose(ctx, table, &opening, explanation) {
         Some(chosen) => chosen,
         None => {
-            told.end = if schedule::is_left_to_the_kernel(ctx, service, key) {
+            explanation.end = if schedule::is_left_to_the_kernel(ctx, service, key) {
                 End::Punt(Left::NoServer)
             } else {
                 End::Drop(DropReason::NoRealServer)
@@ -228,34 +234,34 @@ fn new<A: Address>(
             return;
         }
     };
-    told.server = Some(chosen.server.id);
-    told.port = chosen.port;
+    explanation.server = Some(chosen.server.id);
+    explanation.port = chosen.port;
     if chosen.server.mode == ForwardingMode::FullNat {
-        told.local = local_end(ctx, table, &opening, &chosen);
-        if told.local.is_none() {
-            told.end = End::Drop(DropReason::LocalPortsExhausted);
+        explanation.local = local_end(ctx, table, &opening, &chosen);
+        if explanation.local.is_none() {
+            explanation.end = End::Drop(DropReason::LocalPortsExhausted);
             return;
         }
     }
-    told.end = if table.len() == table.capacity() {
+    explanation.end = if table.len() == table.capacity() {
         End::Drop(DropReason::ConnTableFull)
     } else {
         towards(ctx, chosen.server, chosen.server.mode, chosen.port != key.dst.port)
     };
 }
 
-/// The server of the client's template, or the scheduler's next pick.
+/// Chooses the server of the client's template or, without a template, the server that the scheduler picks next.
 fn choose<'s, A: Address>(
     ctx: &mut Context<'s>,
     table: &ConnTable<A>,
     opening: &Opening<'s, '_, A>,
-    told: &mut Explanation,
+    explanation: &mut Explanation,
 ) -> Option<Chosen<'s>> {
     let Opening { service, key, .. } = *opening;
     if let Some(persistence) = &service.persistence {
         let template_key = persistence::template_key(service, persistence, key.protocol, key.src.addr, key.dst);
         if let Some((index, _)) = table.lookup(&template_key) {
-            told.template = Some(ConnRecord::of(ctx.snapshot, table.conn(index), ctx.now));
+            explanation.template = Some(ConnRecord::of(ctx.snapshot, table.conn(index), ctx.now));
             if let Some(server) = persist::server_of(ctx, table, index) {
                 let port = persist::port_of(service, server, key);
                 return Some(Chosen {
