@@ -5,7 +5,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rigs import REPOSITORY
@@ -32,7 +32,6 @@ class Client:
     expected: str = MARK
     # Part of the short form.
     quick: bool = False
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 def installed(*command: str) -> Callable[[Path], list[str]]:
@@ -130,6 +129,37 @@ def collectd(folder: Path) -> list[str]:
     return ["sh", "-c", start]
 
 
+def netdata(folder: Path) -> list[str]:
+    """Its chart of IPVS, which it makes of /proc/net/ip_vs_stats where the kernel has it."""
+    installed("netdata")(folder)
+    config = folder / "netdata.conf"
+    places = "".join(f"{place} directory = {folder}\n" for place in ("cache", "lib", "log", "config"))
+    config.write_text(
+        f"[global]\nrun as user = root\n[directories]\n{places}[db]\nmode = ram\n[web]\nbind to = 127.0.0.1:19999\n"
+        "[plugins]\nproc = yes\nenable running new plugins = no\n[ml]\nenabled = no\n"
+    )
+    start = (
+        f"netdata -D -c {config} -P {folder}/pid >/dev/null 2>&1 & p=$!; for i in $(seq 300); do "
+        "curl -s '127.0.0.1:19999/api/v1/charts' | grep -o '\"ipvs[.]sockets\"' | head -n 1 | grep . && break; "
+        "sleep 0.1; done; kill $p; wait $p"
+    )
+    return ["sh", "-c", start]
+
+
+def cargo(package: str, program: str) -> Callable[[Path], list[str]]:
+    """A program on packages of crates.io, kept when it is built."""
+
+    def prepare(_folder: Path) -> list[str]:
+        target = REPOSITORY / "target" / "clients" / package
+        build = ["cargo", "build", "--quiet", "--locked", "--target-dir", str(target)]
+        outcome = subprocess.run(build, cwd=PROGRAMS / package, capture_output=True, text=True, check=False)
+        if outcome.returncode:
+            raise Missing("crates.io does not give its packages")
+        return [str(target / "debug" / program)]
+
+    return prepare
+
+
 def keepalived(folder: Path) -> list[str]:
     """Adds a service of its own, of which ipvsadm in the same tree of processes is asked."""
     installed("keepalived")(folder)
@@ -170,6 +200,7 @@ CLIENTS = [
     Client("pyroute2 0.8", python("pyroute2<0.9,setuptools", PYROUTE2), VIP, quick=True),
     Client("pyroute2 0.9", python("pyroute2>=0.9,setuptools", PYROUTE2), VIP, quick=True),
     Client("gnlpy", python("gnlpy,six,setuptools", GNLPY)),
+    Client("Rust tokio: genetlink", cargo("tokio_ipvs", "tokio-ipvs"), MARK),
     Client("Go static: mdlayher", go("mdlayher", "list"), "192.0.2.", quick=True),
     Client("Go static: vishvananda", go("vishvananda", "list"), "192.0.2.", quick=True),
     Client("Go cgo: mdlayher", go("mdlayher", "list", flags=EXTERNAL, CGO_ENABLED="1"), "192.0.2.", quick=True),
@@ -178,6 +209,7 @@ CLIENTS = [
     Client("Go 386: vishvananda", go("vishvananda", "list", GOARCH="386"), "192.0.2."),
     Client("node_exporter", node_exporter, VIP),
     Client("collectd", collectd, VIP),
+    Client("netdata", netdata, "ipvs.sockets"),
     Client("socket options, glibc", c_program("old_options.c"), OLD, quick=True),
     Client("socket options, 32-bit", c_program("old_options.c", "-m32"), OLD, quick=True),
     Client("socket options, static", c_program("old_options.c", "-static"), OLD),
@@ -190,8 +222,8 @@ CLIENTS = [
     ).stdout.split()),
 ]
 
-# What neither the distribution nor PyPI has, and by what it is stood for.
+# What neither the distribution nor PyPI nor crates.io has, and by what it is stood for.
 NOT_HAD = {
-    "moby/ipvs": "the Go module proxy; its netlink library is vishvananda's, above",
-    "google/seesaw": "the Go module proxy; it links libnl by cgo, as the distribution's tools do",
+    "moby/ipvs": "its netlink library is vishvananda's, above",
+    "google/seesaw": "it links libnl by cgo; programs of Go with the C library in them are above, and so are libnl's own",
 }

@@ -24,10 +24,9 @@ IN_NAMESPACE = "LVSD_CLIENTS_IN_NAMESPACE"
 def cell(director: Director, mode: str, client: Client, command: list[str]) -> str:
     """What came of one client in one mode."""
     led = director.led(mode, command)
-    environment = {**os.environ, **client.environment}
     try:
         outcome = subprocess.run(
-            led, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment, stdin=subprocess.DEVNULL
+            led, capture_output=True, text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
         return "hangs"
@@ -75,7 +74,7 @@ def markdown(table: dict[str, list[str]]) -> str:
         "|---|" + "---|" * len(MODES),
     ]
     lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in table.items()]
-    lines += ["", "Not to be had from the distribution or PyPI:", ""]
+    lines += ["", "In neither the distribution nor PyPI nor crates.io:", ""]
     lines += [f"* {name}: {reason}." for name, reason in NOT_HAD.items()]
     return "\n".join(lines) + "\n"
 
