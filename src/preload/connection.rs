@@ -101,12 +101,12 @@ pub(crate) fn connect() -> Option<c_int> {
 
 /// Replaces the socket of `fd` by a connection on which hello was sent. Returns whether that worked.
 pub(crate) fn divert(fd: c_int, tracked: &Tracked) -> bool {
-    connect().is_some_and(|connection| introduce(fd, tracked, connection, replace))
+    connect().is_some_and(|connection| say_hello(fd, tracked, connection, replace))
 }
 
 /// Puts a connection behind the descriptor of a socket that nobody else knows yet. Returns whether that worked.
 pub(crate) fn begin_as(fd: c_int, tracked: &Tracked, connection: c_int) -> bool {
-    introduce(fd, tracked, connection, |fd, fresh| {
+    say_hello(fd, tracked, connection, |fd, fresh| {
         let replaced = rewire::replace_one(fd, fresh);
         close(fresh);
         replaced
@@ -114,7 +114,7 @@ pub(crate) fn begin_as(fd: c_int, tracked: &Tracked, connection: c_int) -> bool 
 }
 
 /// Says hello on a connection and puts it behind `fd`. Returns whether that worked.
-fn introduce(fd: c_int, tracked: &Tracked, connection: c_int, replace: impl Fn(c_int, c_int) -> bool) -> bool {
+fn say_hello(fd: c_int, tracked: &Tracked, connection: c_int, replace: impl Fn(c_int, c_int) -> bool) -> bool {
     if !send_all(connection, &hello(tracked.port_id.load(Ordering::Relaxed))) {
         close(connection);
         return false;
@@ -244,7 +244,7 @@ pub(crate) fn free_port_id() -> u32 {
     candidate
 }
 
-/// Tells the daemon the port id that its answers must carry from now on.
+/// Sends the daemon the port id that its answers must carry from now on.
 pub(crate) fn rename(fd: c_int, tracked: &Tracked) {
     send_all(fd, &hello(tracked.port_id.load(Ordering::Relaxed)));
 }

@@ -37,12 +37,17 @@ fn piece(bytes: *mut c_void, len: usize) -> iovec {
     }
 }
 
-/// Sends the head and `len` bytes of the struct, and receives an error number and, into `room` bytes, the struct.
+/// Sends the head and `len` bytes of the struct, and receives an error number and, into `capacity` bytes, the struct.
 /// Returns what of the struct came.
 ///
 /// # Safety
-/// `value` is readable for `len` and writable for `room` bytes.
-unsafe fn exchange(head: &mut [u8; HEAD_BYTES], value: *mut c_void, len: usize, room: usize) -> Result<usize, c_int> {
+/// `value` is readable for `len` and writable for `capacity` bytes.
+unsafe fn exchange(
+    head: &mut [u8; HEAD_BYTES],
+    value: *mut c_void,
+    len: usize,
+    capacity: usize,
+) -> Result<usize, c_int> {
     let Some(connection) = connect() else {
         return Err(libc::ENOPROTOOPT);
     };
@@ -56,7 +61,7 @@ unsafe fn exchange(head: &mut [u8; HEAD_BYTES], value: *mut c_void, len: usize, 
         let sent = next::sendmsg(connection, &raw const message, libc::MSG_NOSIGNAL);
         pieces = [
             piece(errno_bytes.as_mut_ptr().cast(), errno_bytes.len()),
-            piece(value, room),
+            piece(value, capacity),
         ];
         message.msg_iov = pieces.as_mut_ptr();
         let received = if sent < 0 {
@@ -105,15 +110,14 @@ pub(crate) unsafe fn get(option: c_int, value: *mut c_void, len: *mut socklen_t)
         return fail(libc::EFAULT);
     }
     // SAFETY: getsockopt's contract.
-    let capacity = unsafe { *len };
-    let room = capacity as usize;
+    let capacity = unsafe { *len } as usize;
     // SAFETY: getsockopt's contract: so many bytes are there.
     match unsafe {
         exchange(
             &mut head(option, false, capacity),
             value,
-            room.min(QUESTION_BYTES),
-            room,
+            capacity.min(QUESTION_BYTES),
+            capacity,
         )
     } {
         Ok(filled) => {

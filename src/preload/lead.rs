@@ -202,7 +202,7 @@ pub(crate) unsafe fn find<'buffer>(
     CStr::from_bytes_until_nul(buffer.as_slice()).ok()
 }
 
-/// Room for the path of a program.
+/// Space for the path of a program.
 pub(crate) const fn buffer() -> [u8; PATH_BYTES] {
     [0; PATH_BYTES]
 }
