@@ -47,7 +47,7 @@ pub use id::{IdError, Protocol, ServiceId, endpoint};
 pub use mark::{MarkProtocol, MarkRule, PortRange, Prefix};
 pub use service::{
     ClientAddress, GueChecksum, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings, Service, ServicePatch,
-    ServiceSettings, ServiceStatus, Tunnel,
+    ServiceSettings, ServiceStatus, Tunnel, UnusedPersistence,
 };
 pub use state::{LocalAddresses, SettingValue, Settings, State, Timeouts, TimeoutsPatch};
 pub use status::{

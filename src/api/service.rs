@@ -26,6 +26,10 @@ pub enum Mode {
     /// `-g`: direct routing, only the MAC changes. The default, as in ipvsadm.
     #[default]
     Dr,
+    /// The director's own stack is the real server, as the kernel's `Local`.
+    Local,
+    /// On to the client's destination, past all real servers, as the kernel's `Bypass`.
+    Bypass,
 }
 
 fn scheduler_default() -> String {
@@ -96,6 +100,18 @@ impl Persistence {
     const fn timeout_default() -> u32 {
         Self::TIMEOUT_DEFAULT_SEC
     }
+}
+
+/// Timeout and netmask of a service without persistence: the kernel keeps and lists them, and they have no effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnusedPersistence {
+    /// Default: 0.
+    #[serde(default)]
+    pub timeout_sec: u32,
+    /// Absent: every client on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "narrowed")]
+    pub netmask: Option<Netmask>,
 }
 
 /// A mask that keeps every client on its own says nothing.
@@ -262,6 +278,17 @@ options! {
                 /// `null`: they no longer do.
                 #[serde(deserialize_with = "given")]
                 #[schema(value_type = Option<Persistence>)]
+                #[cfg_attr(feature = "clap", arg(skip))]
+        }
+        /// What a client of IPVS said of persistence while it is off, which such clients are shown again.
+        unused_persistence: Option<UnusedPersistence> {
+            whole:
+                /// Absent: nothing but the default.
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+            patch:
+                /// `null`: nothing but the default.
+                #[serde(deserialize_with = "given")]
+                #[schema(value_type = Option<UnusedPersistence>)]
                 #[cfg_attr(feature = "clap", arg(skip))]
         }
         /// Every UDP datagram is scheduled on its own.

@@ -89,6 +89,11 @@ fn dumps_of_families_and_policies_have_ipvs_and_other_families_are_the_kernels()
 }
 
 #[test]
+fn forwarding_methods_and_what_persistence_does_not_use_are_listed_as_they_were_given() {
+    check(&["kept"]);
+}
+
+#[test]
 fn files_exist_under_every_name_that_a_kernel_gives_them() {
     let server = Server::start_director();
     for mode in MODES {

@@ -296,10 +296,48 @@ def members():
     return answer(netlink)
 
 
+def kept():
+    """What the kernel keeps as it was given: forwarding methods, and timeout and netmask without persistence."""
+    netlink = opened()
+    netlink.send(get_family())
+    family = struct.unpack("H", dict(attributes(next(messages(netlink.recv(65536)))[4][4:]))[1])[0]
+
+    def ask(command, body, flags=5):
+        netlink.send(request(family, command, body, flags=flags))
+        found = []
+        while True:
+            for kind, _, _, _, payload in messages(netlink.recv(65536)):
+                if kind in (2, 3):
+                    status = struct.unpack_from("i", payload)[0] if kind == 2 else 0
+                    assert status == 0, errno.errorcode[-status]
+                    return found
+                found.append(dict(attributes(next(attributes(payload[4:]))[1])))
+
+    def number(kind, value):
+        return attribute(kind, struct.pack("I", value))
+
+    short = [attribute(kind, struct.pack("H", value)) for kind, value in ((1, socket.AF_INET), (2, socket.IPPROTO_TCP))]
+    key = b"".join(short) + attribute(3, socket.inet_aton("192.0.2.9")) + attribute(4, struct.pack("!H", 99))
+    options = attribute(6, b"rr\0") + attribute(7, struct.pack("II", 0, 0xFFFFFFFF)) + number(8, 7) + number(9, 0)
+    ask(1, attribute(1, key + options))
+    service = next(found for found in ask(4, b"", 1 | DUMP) if found[3][:4] == socket.inet_aton("192.0.2.9"))
+    assert struct.unpack("II", service[8] + service[9]) == (7, 0), service
+    for method in (1, 4):
+        server = attribute(1, socket.inet_aton(f"198.51.100.{method}")) + attribute(2, struct.pack("!H", 80))
+        limits = number(3, method) + number(4, 1) + number(5, 0) + number(6, 0)
+        ask(5, attribute(1, key) + attribute(2, server + limits))
+    methods = sorted(struct.unpack("I", found[3])[0] for found in ask(8, attribute(1, key), 1 | DUMP))
+    assert methods == [1, 4], methods
+    listing = open("/proc/net/ip_vs").read()
+    assert "C6336401:0050      Local " in listing and "C6336404:0050      Masq " in listing, listing
+    ask(3, attribute(1, key))
+    return "ok"
+
+
 WAYS = [
     epoll, poll, selects, waiting_thread, asyncio_datagrams, copies, write_and_read, writev_and_readv,
     sendmsg_and_recvmsg, recvfrom, peeked, splice, forked, inherited, types, names, options, families, policy, several,
-    batch, empty, members,
+    batch, empty, members, kept,
 ]
 
 if __name__ == "__main__":
