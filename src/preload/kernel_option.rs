@@ -110,11 +110,12 @@ pub(crate) unsafe fn get(option: c_int, value: *mut c_void, len: *mut socklen_t)
         return fail(libc::EFAULT);
     }
     // SAFETY: getsockopt's contract.
-    let capacity = unsafe { *len } as usize;
+    let len_given = unsafe { *len };
+    let capacity = len_given as usize;
     // SAFETY: getsockopt's contract: so many bytes are there.
     match unsafe {
         exchange(
-            &mut head(option, false, capacity),
+            &mut head(option, false, len_given),
             value,
             capacity.min(QUESTION_BYTES),
             capacity,
