@@ -38,6 +38,9 @@ pub(super) fn answer(kind: Intercepted, call: Notification, diverted: &std::rc::
         // The kernel is the peer of every netlink socket.
         Intercepted::PeerName => write_sized(&call, &name_bytes(0, 0), call.arguments[1], call.arguments[2]),
         Intercepted::Shutdown => Err(Errno::OPNOTSUPP),
+        // Buffer sizes and timeouts are those of the program's end. Of 32-bit programs the filter sees no levels.
+        Intercepted::SetOption if call.int(1) != libc::SOL_NETLINK => return call.proceed(),
+        Intercepted::GetOption if !is_of_netlink(&call) => return call.proceed(),
         Intercepted::SetOption => set_option(&call, diverted),
         Intercepted::GetOption => option(&call, diverted),
         Intercepted::ReceiveFrom | Intercepted::ReceiveMessage | Intercepted::ReceiveMessages => {
@@ -95,6 +98,15 @@ fn set_option(call: &Notification, diverted: &Diverted) -> Result<(), Errno> {
         diverted.caps_errors.set(value.iter().any(|byte| *byte != 0));
     }
     Ok(())
+}
+
+/// Whether a netlink socket answers the option otherwise than the program's end would.
+fn is_of_netlink(call: &Notification) -> bool {
+    match call.int(1) {
+        libc::SOL_NETLINK => true,
+        libc::SOL_SOCKET => matches!(call.int(2), libc::SO_DOMAIN | libc::SO_PROTOCOL | libc::SO_TYPE),
+        _ => false,
+    }
 }
 
 fn option(call: &Notification, diverted: &Diverted) -> Result<(), Errno> {
