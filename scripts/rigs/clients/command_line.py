@@ -74,7 +74,7 @@ def markdown(table: dict[str, list[str]]) -> str:
         "|---|" + "---|" * len(MODES),
     ]
     lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in table.items()]
-    lines += ["", "In neither the distribution nor PyPI nor crates.io:", ""]
+    lines += ["", "Not run:", ""]
     lines += [f"* {name}: {reason}." for name, reason in NOT_HAD.items()]
     return "\n".join(lines) + "\n"
 
@@ -86,15 +86,18 @@ def main(words: list[str]) -> int:
     if set(words) - set(names) - {"--quick"}:
         print("usage: scripts/dev clients [--quick] [NAME...]", file=sys.stderr)
         return 2
-    if IN_NAMESPACE not in os.environ:
-        again = [sys.executable, "-B", "-m", "rigs", "clients", *words]
-        start = "ip link set lo up && exec \"$@\""
-        command = ["unshare", "--net", "sh", "-c", start, "sh", *again]
-        return subprocess.run(command, env={**os.environ, IN_NAMESPACE: "1"}, check=False).returncode
     chosen = [
         client for client in CLIENTS
         if (client.quick or not quick) and (not names or any(name in client.name for name in names))
     ]
+    if IN_NAMESPACE not in os.environ:
+        for client in chosen:
+            if client.fetch is not None:
+                client.fetch()
+        again = [sys.executable, "-B", "-m", "rigs", "clients", *words]
+        start = "ip link set lo up && exec \"$@\""
+        command = ["unshare", "--net", "sh", "-c", start, "sh", *again]
+        return subprocess.run(command, env={**os.environ, IN_NAMESPACE: "1"}, check=False).returncode
     table = measure(chosen)
     if not quick and not names:
         TABLE.write_text(markdown(table))
