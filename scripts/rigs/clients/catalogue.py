@@ -229,5 +229,5 @@ CLIENTS = [
 NOT_HAD = {
     "netdata": "it starts helpers that outlive it; it reads /proc/net/ip_vs_stats, as `cat` above does with ip_vs",
     "moby/ipvs": "in no registry that is used here; its netlink library is vishvananda's, above",
-    "google/seesaw": "in no registry that is used here; it links libnl by cgo; programs of Go with the C library in them are above, and so are libnl's own",
+    "google/seesaw": "in no registry that is used here; Go with the C library and libnl's own tools are above",
 }

@@ -1,4 +1,4 @@
-//! What `CTRL_CMD_GETPOLICY` tells of IPVS: which attributes its commands take, and of which types.
+//! What `CTRL_CMD_GETPOLICY` says of IPVS: which attributes its commands take, and of which types.
 //!
 //! In:  a command, or none for all. Out: messages of a dump. Ref: Linux net/netlink/genetlink.c `ctrl_dumppolicy()`,
 //! net/netlink/policy.c, ip_vs_ctl.c `ip_vs_cmd_policy`.

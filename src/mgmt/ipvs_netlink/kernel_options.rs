@@ -31,7 +31,7 @@ pub fn answer(table: &mut impl IpvsTable, call: &Call) -> Answered {
         if call.is_set {
             change(table, asked).map(|()| Vec::new())
         } else {
-            tell(table, call, &asked)
+            answer_question(table, call, &asked)
         }
     });
     let changed = call.is_set && outcome.is_ok();
@@ -141,7 +141,7 @@ fn daemon_request(daemon: DaemonCall) -> DaemonRequest {
     }
 }
 
-fn tell(table: &mut impl IpvsTable, call: &Call, asked: &Asked) -> Result<Vec<u8>, Errno> {
+fn answer_question(table: &mut impl IpvsTable, call: &Call, asked: &Asked) -> Result<Vec<u8>, Errno> {
     if !call.fits(asked) {
         return Err(Errno::Invalid);
     }
