@@ -160,6 +160,7 @@ impl OfflineDirector {
                 workers_count: count,
                 conns4_max: config.connections.ipv4_max as usize,
                 conns6_max: config.connections.ipv6_max as usize,
+                local_port_rest_ms: config.connections.local_port_rest_sec * 1_000,
                 // Fixed, so that every run gives the same frames.
                 secret: [1, 2, 3, 4],
                 seed: number as u64 + 1,

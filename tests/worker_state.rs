@@ -96,6 +96,7 @@ impl Running {
             workers_count: 1,
             conns4_max: CONNS_MAX,
             conns6_max: CONNS_MAX,
+            local_port_rest_ms: 60_000,
             secret: [1, 2, 3, 4],
             seed: 5,
         };

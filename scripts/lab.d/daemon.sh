@@ -28,8 +28,8 @@ worker_cores() {
     done | paste -sd,
 }
 
-# Tables of lvsd.toml beside those of every lab ([[mark]], [sysctl]), if a lab wants some.
-MORE_CONFIG=""
+# Tables of lvsd.toml beside those of every lab ([[mark]], [sysctl]), if a lab or its caller wants some.
+MORE_CONFIG=${LAB_MORE_CONFIG:-}
 
 write_config() {
     local index=0 device

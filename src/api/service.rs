@@ -243,6 +243,9 @@ options! {
         /// Its local-address pool.
         #[schema(value_type = Vec<String>)]
         local_addresses: Vec<IpAddr>,
+        /// Connections since start whose local port had not rested: the pool is too small for so many new connections.
+        #[serde(default)]
+        local_ports_unrested: u64,
         /// Its real servers, oldest first.
         servers: Vec<ServerStatus>,
         /// Since start or the last zero; real servers deleted since are in it.

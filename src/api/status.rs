@@ -202,6 +202,9 @@ pub struct Worker {
     /// Packets that should have, but had no space for it.
     #[serde(default)]
     pub client_address_no_room_packets: u64,
+    /// FULLNAT connections whose local port had not rested: they got an initial sequence number of the director's.
+    #[serde(default)]
+    pub local_ports_unrested: u64,
     /// Frames that wait now until the kernel has found a neighbour.
     pub held_packets: u64,
     /// IPv4 connections now.

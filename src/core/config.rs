@@ -107,13 +107,16 @@ impl Default for WorkersConfig {
     }
 }
 
-/// `[connections]`: capacities over all workers together, fixed at start.
+/// `[connections]`: capacities over all workers together and what memory they need, fixed at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionsConfig {
     /// IPv4 connections.
     pub ipv4_max: u32,
     /// IPv6 connections.
     pub ipv6_max: u32,
+    /// How long a local port of FULLNAT rests before a connection of another client gets it, in seconds; 0 for not at
+    /// all.
+    pub local_port_rest_sec: u32,
 }
 
 impl Default for ConnectionsConfig {
@@ -121,6 +124,7 @@ impl Default for ConnectionsConfig {
         Self {
             ipv4_max: 262_144,
             ipv6_max: 65_536,
+            local_port_rest_sec: 60,
         }
     }
 }

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::ipvs::conn::Direction;
 use crate::ipvs::real_server::RealServerId;
+use crate::ipvs::service::ServiceId;
 use crate::ipvs::stats::Totals;
 use crate::l3::DeviceId;
 use crate::latency::LatencyHistogram;
-use crate::limits::DEVICES_MAX;
+use crate::limits::{DEVICES_MAX, SERVICES_MAX};
 use crate::single_writer::SingleWriter;
 use crate::stages::StageCycles;
 use crate::verdict::DropReason;
@@ -226,6 +227,8 @@ pub struct WorkerCounters {
     pub client_addresses: AtomicU64,
     /// Packets that had no space for it.
     pub client_address_no_room: AtomicU64,
+    /// FULLNAT connections whose local port had not rested: they got an initial sequence number of the director's.
+    pub local_ports_unrested: AtomicU64,
     /// Gauge: frames held for a neighbour.
     pub held: AtomicU64,
     /// Time-stamp cycles of the longest pass of the loop that had something to do.
@@ -246,6 +249,8 @@ pub struct WorkerCounters {
     pub answers: [AtomicU64; DropReason::COUNT],
     /// By [`RealServerId`].
     pub servers: Box<[ServerCounters]>,
+    /// `local_ports_unrested` by [`ServiceId`].
+    unrested: Box<[AtomicU64]>,
     /// By [`RealServerId`], for the other workers: [`ConnsLoad`], not in the lines that packets write.
     conns: Box<[AtomicU64]>,
     /// By [`RealServerId`], for the other workers.
@@ -282,6 +287,7 @@ impl WorkerCounters {
             synced_in_dropped: AtomicU64::default(),
             client_addresses: AtomicU64::default(),
             client_address_no_room: AtomicU64::default(),
+            local_ports_unrested: AtomicU64::default(),
             held: AtomicU64::default(),
             longest_pass_cycles: AtomicU64::default(),
             generation: AtomicU64::default(),
@@ -292,6 +298,7 @@ impl WorkerCounters {
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             answers: [const { AtomicU64::new(0) }; DropReason::COUNT],
             servers: (0..servers_max).map(|_| ServerCounters::default()).collect(),
+            unrested: (0..SERVICES_MAX).map(|_| AtomicU64::new(0)).collect(),
             conns: (0..servers_max).map(|_| AtomicU64::new(0)).collect(),
             measured: (0..servers_max).map(|_| MeasuredLoad::default()).collect(),
             nowhere_server: ServerCounters::default(),
@@ -344,6 +351,19 @@ impl WorkerCounters {
     #[inline]
     pub fn device(&self, id: DeviceId) -> &DeviceCounters {
         self.devices.get(usize::from(id.0)).unwrap_or(&self.nowhere_device)
+    }
+
+    /// Counts a connection of a service whose local port had not rested.
+    pub fn count_unrested(&self, service: ServiceId) {
+        self.local_ports_unrested.add(1);
+        if let Some(counter) = self.unrested.get(service.0 as usize) {
+            counter.add(1);
+        }
+    }
+
+    /// How many connections of a service had a local port that had not rested.
+    pub fn unrested_of(&self, service: ServiceId) -> u64 {
+        self.unrested.get(service.0 as usize).map_or(0, SingleWriter::get)
     }
 
     /// Counts a dropped packet.

@@ -20,6 +20,7 @@ use crate::l3::{DeviceId, Hop, NeighbourKey, Route};
 use crate::packet::Packet;
 use crate::path::admit::{self, Admission};
 use crate::path::forward::resolve;
+use crate::path::schedule::local_end::{self, LocalEnd};
 use crate::path::schedule::{self, Chosen, Opening, persist};
 use crate::path::slow_path;
 use crate::tick::Tick;
@@ -139,6 +140,7 @@ fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question:
         ..Explanation::default()
     };
     let table = &mut family.table;
+    let mut former = None;
     if let Some((index, direction)) = table.lookup(&key) {
         let conn = table.conn(index);
         explanation.conn = Some(ConnRecord::of(ctx.snapshot, conn, ctx.now));
@@ -148,11 +150,12 @@ fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question:
             known(&ctx, &mut explanation);
             return explanation;
         }
+        former = conn.former_end();
     }
     new(
         &mut ctx,
         table,
-        &Packet::whole(headers, &key, &mut ()),
+        (&Packet::whole(headers, &key, &mut ()), former),
         &mut explanation,
     );
     explanation
@@ -196,7 +199,7 @@ fn known(ctx: &Context<'_>, explanation: &mut Explanation) {
 fn new<A: Address>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
-    packet: &Packet<'_, A, ()>,
+    (packet, former): (&Packet<'_, A, ()>, Option<Endpoint<A>>),
     explanation: &mut Explanation,
 ) {
     let key = packet.key;
@@ -225,6 +228,7 @@ fn new<A: Address>(
         service,
         headers: &packet.headers,
         key,
+        former,
     };
     let chosen = match choose(ctx, table, &opening, explanation) {
         Some(chosen) => chosen,
@@ -322,15 +326,15 @@ fn local_end<A: Address>(
     chosen: &Chosen<'_>,
 ) -> Option<(IpAddr, u16)> {
     let slot = opening.service.id.0 as usize;
-    let cursor = *ctx.scheduling.port_cursors.get(slot)?;
+    let cursor = *ctx.scheduling.pools.get(slot)?;
     let server = chosen.server.id.0;
     let ahead = ctx.scheduling.ports_ahead.keep(server);
-    let found = schedule::local_end(ctx, table, opening, chosen);
+    let found = local_end::choose(ctx, table, opening, chosen);
     ctx.scheduling.ports_ahead.put_back(server, ahead);
-    if let Some(changed) = ctx.scheduling.port_cursors.get_mut(slot) {
+    if let Some(changed) = ctx.scheduling.pools.get_mut(slot) {
         *changed = cursor;
     }
-    found.map(|end| (end.addr.to_ip(), end.port))
+    found.map(|LocalEnd { end, .. }| (end.addr.to_ip(), end.port))
 }
 
 /// To a real server; `maps` when its port differs from the service's.

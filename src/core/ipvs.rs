@@ -10,6 +10,7 @@ pub mod mark;
 pub mod persistence;
 pub mod protocol;
 pub mod real_server;
+pub mod resting_ports;
 pub mod scheduler;
 pub mod service;
 pub mod service_table;

@@ -55,6 +55,24 @@ pub const LOCAL_PORT_LAST: u16 = 65_535;
 /// How many (local address, port) candidates a new FULLNAT connection tries before it is refused.
 pub const LOCAL_PORT_TRIES_MAX: u32 = 256;
 
+/// How many candidates a new FULLNAT connection looks at for one that has rested, before it takes another one.
+pub const LOCAL_PORT_REST_TRIES_MAX: u32 = 8;
+
+/// How long a finished connection must have been idle before it gives its local port to another one, in milliseconds:
+/// longer than a lost last segment takes to come again.
+pub const LOCAL_PORT_IDLE_MIN_MS: u32 = 1_000;
+
+/// How much longer than configured a local port rests, in milliseconds: Linux ends a TIME_WAIT of a minute up to 5 s late,
+/// because its timers become the coarser the longer they run (kernel/time/timer.c).
+pub const LOCAL_PORT_REST_SLACK_MS: u32 = 6_000;
+
+/// Longest time that local ports may rest, in seconds.
+pub const LOCAL_PORT_REST_MAX_SEC: u32 = 3_600;
+
+/// How far at most the initial sequence number that the director chooses lies above the last number of the connection
+/// before, as a power of two: far enough that nobody guesses it, and far from the half of all numbers.
+pub const ISN_GAP_BITS: u32 = 24;
+
 /// For how many local ports a new FULLNAT connection computes where NICs with RSS bring replies. With 64 workers, the
 /// most there are, one port in 64 suits, and one connection in ten million finds none.
 pub const RSS_PORT_TRIES_MAX: u32 = 1_024;

@@ -21,6 +21,7 @@ use crate::counters::WorkerCounters;
 use crate::ipvs::conn::table::ConnTable;
 use crate::ipvs::conn::{Conn, ConnFlags};
 use crate::ipvs::real_server::RealServer;
+use crate::ipvs::resting_ports::RestingPorts;
 use crate::ipvs::scheduler;
 use crate::ipvs::service::VirtualService;
 use crate::ipvs::sync::SyncConn;
@@ -46,10 +47,22 @@ pub struct WorkerSettings {
     pub conns4_max: usize,
     /// IPv6 connections this worker can hold.
     pub conns6_max: usize,
+    /// How long a local port of FULLNAT rests; 0 for not at all.
+    pub local_port_rest_ms: u32,
     /// Key of the connection hash and of ownership; the same on all workers, from the system's random source.
     pub secret: [u64; 4],
     /// Seed of everything else that is random.
     pub seed: u64,
+}
+
+impl WorkerSettings {
+    /// Local ends that this worker remembers while they rest, of both families.
+    const fn resting_ports_max(&self) -> usize {
+        if self.local_port_rest_ms == 0 {
+            return 0;
+        }
+        self.conns4_max + self.conns6_max
+    }
 }
 
 /// How frames came to a worker.
@@ -104,7 +117,9 @@ pub struct WorkerState {
 impl WorkerState {
     /// Bytes that [`Self::new`] carves from its arena.
     pub fn arena_bytes(settings: &WorkerSettings) -> usize {
-        ConnTable::<Addr4>::bytes_needed(settings.conns4_max) + ConnTable::<Addr6>::bytes_needed(settings.conns6_max)
+        ConnTable::<Addr4>::bytes_needed(settings.conns4_max)
+            + ConnTable::<Addr6>::bytes_needed(settings.conns6_max)
+            + RestingPorts::bytes_needed(settings.resting_ports_max())
     }
 
     /// A worker without connections.
@@ -121,13 +136,14 @@ impl WorkerState {
         let mut random = Random::new(settings.seed);
         let v4 = ConnTable::new(arena, settings.conns4_max, settings.secret)?;
         let v6 = ConnTable::new(arena, settings.conns6_max, settings.secret)?;
+        let resting = RestingPorts::new(arena, settings.resting_ports_max(), settings.local_port_rest_ms)?;
         let mut state = Self {
             families: Families {
                 v4: Family::new(v4),
                 v6: Family::new(v6),
                 reassembly: Reassembly::new(),
             },
-            scheduling: Scheduling::new(settings.id, settings.workers_count, own.servers.len(), &mut random),
+            scheduling: Scheduling::new(&settings, own.servers.len(), resting, &mut random),
             counters,
             own,
             random,

@@ -91,6 +91,7 @@ pub fn launch(shared: &Launch<'_>, workers: Vec<WorkerResources>) -> Result<Vec<
             workers_count: count,
             conns4_max: share(config.connections.ipv4_max, count),
             conns6_max: share(config.connections.ipv6_max, count),
+            local_port_rest_ms: config.connections.local_port_rest_sec * 1_000,
             secret,
             seed: secret[3] ^ number as u64,
         };

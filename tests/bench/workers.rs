@@ -330,6 +330,7 @@ impl Request {
                 workers_count: WORKERS,
                 conns4_max: self.flows + self.flows / 8 + 64,
                 conns6_max: 64,
+                local_port_rest_ms: 60_000,
                 secret: [11, 22, 33, 44],
                 seed: 1,
             };

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use lvs_api::{ServerStatus, SyncDaemonStatus};
+use lvs_api::{ServerStatus, ServiceStatus, SyncDaemonStatus};
 
 use crate::lvsctl::client::Client;
 use crate::lvsctl::run::{Failure, put};
@@ -61,6 +61,7 @@ fn text(before: &Sample, now: &Sample, daemons: &[SyncDaemonStatus]) -> String {
         services(now),
         servers(now),
         connections(now),
+        local_ports(before, now),
         buffers(now),
         drops(before, now),
         sync(daemons),
@@ -168,6 +169,32 @@ fn connections(now: &Sample) -> Finding {
         shown,
         is_wrong,
         "[connections] in lvsd.toml; meanwhile lvsctl sysctl drop_entry=1",
+    )
+}
+
+/// Pools in which no local port rests as long as real servers keep TIME_WAIT. Their connections are served all the same.
+fn local_ports(before: &Sample, now: &Sample) -> Finding {
+    let grown = |service: &ServiceStatus| {
+        let was = before.services.iter().find(|was| was.service == service.service);
+        let was = was.map_or(0, |was| was.local_ports_unrested);
+        service.local_ports_unrested.saturating_sub(was)
+    };
+    let short: Vec<_> = now
+        .services
+        .iter()
+        .filter(|service| grown(service) > 0)
+        .map(|service| format!("{} ({} connections)", service.service, grown(service)))
+        .collect();
+    let shown = if short.is_empty() {
+        "rest before they are used again".to_owned()
+    } else {
+        format!("did not rest in the last second: {}", short.join(", "))
+    };
+    Finding::new(
+        "local ports",
+        shown,
+        !short.is_empty(),
+        "more addresses: lvsctl local-address set SERVICE ADDRESS ADDRESS; nothing is lost meanwhile",
     )
 }
 

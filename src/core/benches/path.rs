@@ -257,6 +257,7 @@ fn worker(scenario: Scenario, flows: u32) -> WorkerState {
         workers_count: scenario.workers_count,
         conns4_max: flows as usize + flows as usize / 8 + 64,
         conns6_max: flows as usize + flows as usize / 8 + 64,
+        local_port_rest_ms: 60_000,
         secret: [11, 22, 33, 44],
         seed: 1,
     };

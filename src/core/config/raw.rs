@@ -99,6 +99,7 @@ pub(super) struct RawWorkers {
 pub(super) struct RawConnections {
     pub(super) ipv4_max: Optional<u32>,
     pub(super) ipv6_max: Optional<u32>,
+    pub(super) local_port_rest_sec: Optional<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -18,7 +18,7 @@ use super::{
 use super::{marks, service, sync_daemons, sysctls};
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::scheduler::Overhead;
-use crate::limits::{DEVICES_MAX, TIMEOUT_CONFIGURED_MAX_SEC, WORKERS_MAX};
+use crate::limits::{DEVICES_MAX, LOCAL_PORT_REST_MAX_SEC, TIMEOUT_CONFIGURED_MAX_SEC, WORKERS_MAX};
 
 /// More than any machine has; DPDK itself may know fewer.
 const CORE_MAX: u64 = 1_023;
@@ -130,6 +130,11 @@ fn connections(raw: &RawConnections) -> Result<ConnectionsConfig, Invalid> {
     Ok(ConnectionsConfig {
         ipv4_max: in_range(&raw.ipv4_max, CONNECTIONS, default.ipv4_max)?,
         ipv6_max: in_range(&raw.ipv6_max, CONNECTIONS, default.ipv6_max)?,
+        local_port_rest_sec: in_range(
+            &raw.local_port_rest_sec,
+            0..=u64::from(LOCAL_PORT_REST_MAX_SEC),
+            default.local_port_rest_sec,
+        )?,
     })
 }
 

@@ -70,6 +70,8 @@ impl ClientAddressState {
     pub const RECEIVED: u8 = 0x20;
     /// The MSS that SYN segments announce is limited.
     pub const LIMITS_MSS: u8 = 0x40;
+    /// The client's SYN has to get the initial sequence number that the director chose.
+    pub const OWN_ISN: u8 = 0x80;
 
     const CARRIER: u8 = 0x07;
     /// UOA counts in the bits that PROXY uses as flags.
@@ -80,6 +82,11 @@ impl ClientAddressState {
     pub const fn begin(carrier: ClientAddress, limits_mss: bool) -> Self {
         let limits = if limits_mss { Self::LIMITS_MSS } else { 0 };
         Self(carrier as u8 | limits)
+    }
+
+    /// Of a connection of another director, which has put a PROXY header in front of the client's stream.
+    pub const fn proxy_received() -> Self {
+        Self(ClientAddress::ProxyV2 as u8 | Self::SENT | Self::FOLLOWED | Self::RECEIVED)
     }
 
     /// Whether packets still have something to carry or to change.
@@ -97,6 +104,13 @@ impl ClientAddressState {
             4 => ClientAddress::Uoa,
             _ => ClientAddress::None,
         }
+    }
+
+    /// Whether the client's SYN still has to get an initial sequence number of the director's. It is asked once.
+    pub const fn take_own_isn(&mut self) -> bool {
+        let takes = self.has(Self::OWN_ISN);
+        self.0 &= !Self::OWN_ISN;
+        takes
     }
 
     /// Whether all of these bits are set.

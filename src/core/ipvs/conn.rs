@@ -120,18 +120,23 @@ pub struct Conn<A: Address> {
     pub mode: u8,
     /// What its packets still have to carry about the client, or to change in SYN segments.
     pub client_address: ClientAddressState,
-    /// Bytes put in front of the client's TCP stream (PROXY protocol): `shift.delta`, in the first line.
+    /// Bytes put in front of the client's TCP stream (PROXY protocol): `shift.delta` less `isn_delta`.
     pub proxy_header_len: u8,
     /// State in which it was last synced out.
     pub synced_state: u8,
-    /// The service it was made for.
-    pub service: ServiceId,
+    /// What the director adds to the client's sequence numbers, those of the SYN too: the connection has an initial
+    /// sequence number of its own. 0 for nothing. `shift.previous_delta`, in the first line.
+    pub isn_delta: u32,
     /// Idle time in milliseconds after which it expires in its present state. Change it by
     /// [`table::ConnTable::set_timeout`].
     pub timeout_ms: u32,
 
     /// Its place in the timer wheel. From here on the fields are cold.
     pub timer: TimerLink,
+    /// The service it was made for.
+    pub service: ServiceId,
+    /// The sequence number behind the client's FIN as the real server knows it, with [`ConnFlags::CLIENT_ENDED`].
+    pub client_end: u32,
     /// [`ConnIndex`] of the persistence template that controls it, or [`Conn::NO_CONTROL`].
     pub control: u32,
     /// How many connections it controls, as a template.
@@ -166,6 +171,11 @@ impl<A: Address> Conn<A> {
         } else {
             self.protocol
         }
+    }
+
+    /// The local end that the next connection of the same client may have; `None` outside of FULLNAT.
+    pub fn former_end(&self) -> Option<Endpoint<A>> {
+        (self.mode() == ForwardingMode::FullNat).then_some(self.local)
     }
 
     /// How its packets reach the real server.
@@ -241,9 +251,11 @@ impl<A: Address> Default for Conn<A> {
             client_address: ClientAddressState::OVER,
             proxy_header_len: 0,
             synced_state: 0,
-            service: ServiceId(0),
+            isn_delta: 0,
             timeout_ms: 0,
             timer: TimerLink::default(),
+            service: ServiceId(0),
+            client_end: 0,
             control: Self::NO_CONTROL,
             controlled: 0,
             fwmark: 0,

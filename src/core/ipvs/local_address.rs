@@ -193,6 +193,14 @@ pub struct ReplyHome<'a, A: Address> {
     pub workers_count: u8,
 }
 
+impl<A: Address> ReplyHome<'_, A> {
+    /// Whether the NICs bring replies to `local` there.
+    #[inline]
+    pub(crate) fn brings(&self, local: Endpoint<A>) -> bool {
+        self.rss.worker(self.real, local, self.workers_count) == self.worker
+    }
+}
+
 impl LocalAddressPool {
     /// The next candidate whose replies the NICs bring to the worker of `home`. It walks the ports of all workers, of
     /// which one in `workers_count` suits, and takes one off `tries` for each. `None` also when `tries` has become 0.
@@ -218,7 +226,7 @@ impl LocalAddressPool {
             *tries -= 1;
             let (address, port) = self.advance(cursor, WorkerId(0), 1)?;
             let candidate = self.end(address, port)?;
-            if home.rss.worker(home.real, candidate, home.workers_count) == home.worker {
+            if home.brings(candidate) {
                 return Some((address, port));
             }
         }

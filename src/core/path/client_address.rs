@@ -1,7 +1,8 @@
-//! Stage 6, FULLNAT: packets carry the client's address to the real server, and SYN segments get their MSS limited.
+//! Stage 6, FULLNAT: packets carry the client's address to the real server, SYN segments get their MSS limited, and
+//! connections whose local port has not rested get sequence numbers that the real server takes.
 //!
-//! In:  a packet of a connection whose [`ClientAddressState`] is pending, before it is rewritten (inbound), or while it is
-//!      (outbound).
+//! In:  a packet of a connection whose [`ClientAddressState`] is pending or whose numbers are shifted, or a FIN, before
+//!      it is rewritten (inbound), or while it is (outbound).
 //! Out: the packet with an option or sequence numbers changed, checksums right; for PROXY the header, as the first
 //!      segment of the stream. A packet without space for the address goes without it and is counted as
 //!      `client_address_no_room`. Drops: `too_many_headers`, `generated_frames_full`.
@@ -21,6 +22,7 @@ use crate::single_writer::SingleWriter;
 use crate::wire::tcp::{ACK, FIN, PROTOCOL, RST, SYN};
 use crate::worker_state::context::Context;
 
+pub(crate) mod own_isn;
 mod proxy;
 mod segment;
 mod toa;
@@ -54,6 +56,33 @@ pub(crate) fn again<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: 
     }
 }
 
+/// Whether [`inbound`] has to see a packet of the client.
+#[inline(always)]
+pub(crate) fn concerns_inbound<A: Address>(conn: &Conn<A>, headers: &Headers) -> bool {
+    concerns_outbound(conn) | (headers.tcp_flags & FIN != 0)
+}
+
+/// Whether [`outbound`] has to see packets of the real server.
+#[inline(always)]
+pub(crate) fn concerns_outbound<A: Address>(conn: &Conn<A>) -> bool {
+    conn.client_address.is_pending() | conn.flags.intersects(ConnFlags::SHIFTED)
+}
+
+/// Another director has shifted the client's numbers by this: for a PROXY header, for an initial sequence number of its
+/// own, or for both.
+pub(crate) fn import<A: Address>(conn: &mut Conn<A>, shift: SequenceShift) {
+    conn.shift = shift;
+    if conn.mode() != ForwardingMode::FullNat || !conn.flags.contains(ConnFlags::INBOUND_SHIFTED) {
+        return;
+    }
+    conn.isn_delta = shift.previous_delta.cast_unsigned();
+    let header_len = shift.delta.wrapping_sub(shift.previous_delta);
+    conn.proxy_header_len = u8::try_from(header_len).unwrap_or(0);
+    if conn.proxy_header_len != 0 && !conn.client_address.is_pending() {
+        conn.client_address = ClientAddressState::proxy_received();
+    }
+}
+
 /// Client → real server. Whether the PROXY header has to go before the packet (by [`send_before`], when the packet is
 /// finished).
 #[inline(never)]
@@ -64,13 +93,24 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     mtu: u16,
 ) -> bool {
     let Packet { headers, frame, .. } = packet;
-    if headers.protocol == PROTOCOL {
-        if headers.tcp_flags & SYN != 0 {
-            inbound_syn(ctx, conn, headers, *frame);
-        } else {
-            conn.client_address.mss_known();
-        }
+    if headers.protocol != PROTOCOL {
+        return conn.client_address.is_pending() && carry(ctx, conn, packet, mtu);
     }
+    if headers.tcp_flags & SYN != 0 {
+        inbound_syn(ctx, conn, headers, *frame);
+    } else {
+        conn.client_address.mss_known();
+    }
+    let proxy_header_first = conn.client_address.is_pending() && carry(ctx, conn, packet, mtu);
+    if conn.mode() == ForwardingMode::FullNat {
+        own_isn::inbound(conn, &packet.headers, packet.frame.bytes_mut());
+    }
+    proxy_header_first
+}
+
+/// Puts the client's address into the packet or before it. Whether the PROXY header has to go before it.
+fn carry<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, packet: &mut Packet<'_, A, F>, mtu: u16) -> bool {
+    let Packet { headers, frame, .. } = packet;
     let is_inserted = match conn.client_address.carrier() {
         ClientAddress::None => return false,
         ClientAddress::ProxyV1 | ClientAddress::ProxyV2 => {
@@ -103,7 +143,8 @@ fn inbound_syn<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, head
     if conn.client_address.has(ClientAddressState::LIMITS_MSS) {
         segment.limit_mss(0, mss_max(ctx, conn));
     }
-    if conn.client_address.carrier() == ClientAddress::None
+    own_isn::inbound_syn(conn, &segment);
+    if conn.client_address.carrier() == ClientAddress::None && conn.isn_delta == 0
         || headers.tcp_flags & ACK != 0
         || conn.tcp_state() != Some(TcpState::SynRecv)
     {
@@ -114,8 +155,8 @@ fn inbound_syn<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, head
     conn.proxy_header_len = proxy_header_len;
     conn.shift = SequenceShift {
         from: segment.header.sequence.get(),
-        delta: i32::from(proxy_header_len),
-        previous_delta: 0,
+        delta: conn.isn_delta.wrapping_add(proxy_header_len.into()).cast_signed(),
+        previous_delta: conn.isn_delta.cast_signed(),
     };
     if proxy_header_len != 0 {
         conn.flags.insert(ConnFlags::INBOUND_SHIFTED);
@@ -132,6 +173,7 @@ pub(crate) fn outbound<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, header
     let Some(mut segment) = Segment::of(frame, headers) else {
         return;
     };
+    own_isn::outbound(conn, &mut segment);
     let carrier = conn.client_address.carrier();
     let is_syn = headers.tcp_flags & SYN != 0;
     if is_syn {
@@ -169,7 +211,7 @@ pub(crate) fn quoted_sequence<A: Address>(conn: &Conn<A>, quoted: &mut [u8]) {
         && let Some((sequence, _)) = sequence.split_first_chunk_mut::<4>()
     {
         let shifted = u32::from_be_bytes(*sequence);
-        *sequence = proxy::unshifted(conn, shifted).to_be_bytes();
+        *sequence = proxy::unshifted(conn, shifted.wrapping_sub(conn.isn_delta)).to_be_bytes();
     }
 }
 

@@ -22,6 +22,7 @@ use crate::ipvs::service::ServerSlot;
 use crate::ipvs::tunnel_kind::TunnelKind;
 use crate::l3::{Hop, HopId};
 use crate::packet::Packet;
+use crate::path::client_address::own_isn;
 use crate::path::forward::resolve::{NextHop, ToServer};
 use crate::path::forward::rewrite::{Rewrite, TTL_DELTA};
 use crate::path::forward::tunnel::encapsulate::OuterIpv4;
@@ -52,7 +53,7 @@ pub(crate) trait FastHeader<A>: FromBytes + IntoBytes + Immutable + KnownLayout 
     fn class(&self) -> u8;
 }
 
-/// Packets of connections with any of these take the slow path.
+/// Packets of connections with any of these take the slow path, unless [`own_isn::in_place`] does all that is to be done.
 const SLOW_PATH_FLAGS: ConnFlags = ConnFlags::SHIFTED.union(ConnFlags::TIMED);
 
 /// Flags of a TCP segment that its state may depend on.
@@ -113,13 +114,14 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
         (headers.l3_offset == L3_OFFSET) & (headers.l4_offset == L3_OFFSET + size_of::<A::Header>() as u16);
     let is_fast = is_where_expected
         && !mode.is_serverless()
-        && !conn.flags.intersects(SLOW_PATH_FLAGS)
         && !conn.client_address.is_pending()
         && (slot.is_common && conn.timeout_ms == timeout_ms || has_own_timeout(conn, slot, timeout_ms))
         && conn.hop_generation == snapshot.l3.generation
         && hop.vlan == 0
         && headers.ttl > 1
-        && packet_len <= usize::from(hop.mtu);
+        && packet_len <= usize::from(hop.mtu)
+        // The last condition, because it changes the packet.
+        && (!conn.flags.intersects(SLOW_PATH_FLAGS) || own_isn::in_place(conn, direction, headers, frame.bytes_mut()));
     if !is_fast {
         return None;
     }

@@ -32,9 +32,9 @@ pub fn expire(worker: &mut WorkerState, now: Tick) -> bool {
 
 #[inline(never)]
 fn serve_timers(worker: &mut WorkerState, now: Tick) {
-    let (ctx, families) = worker.context(Arrival::at(DeviceId(0), now));
-    track::expire(&ctx, &mut families.v4.table, TIMERS_PER_PASS_MAX);
-    track::expire(&ctx, &mut families.v6.table, TIMERS_PER_PASS_MAX);
+    let (mut ctx, families) = worker.context(Arrival::at(DeviceId(0), now));
+    track::expire(&mut ctx, &mut families.v4.table, TIMERS_PER_PASS_MAX);
+    track::expire(&mut ctx, &mut families.v6.table, TIMERS_PER_PASS_MAX);
 }
 
 /// What is due besides packets about every millisecond: walks through the tables, incomplete datagrams, samples and

@@ -6,6 +6,7 @@
 //! Never: touches packet bytes except to answer a refusal.
 //! Ref: Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_schedule`, `ip_vs_leave`, ip_vs_conn.c `ip_vs_conn_new`.
 
+pub(crate) mod local_end;
 pub(crate) mod persist;
 
 use crate::address::{Address, Endpoint, FlowKey};
@@ -16,21 +17,23 @@ use crate::ipvs::conn::table::{ConnTable, InsertError};
 use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::load_board::LoadBoard;
-use crate::ipvs::local_address::{AheadOf, ReplyHome};
 use crate::ipvs::persistence::PORT_FTP;
 use crate::ipvs::protocol;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::resting_ports::Predecessor;
 use crate::ipvs::scheduler::{self, FlowHint, Loads, Pick};
 use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
-use crate::limits::{LOCAL_PORT_TRIES_MAX, RSS_PORT_TRIES_MAX, TIMEOUT_MAX_SEC};
+use crate::limits::TIMEOUT_MAX_SEC;
 use crate::packet::Packet;
+use crate::path::client_address::own_isn;
 use crate::path::forward::rewrite;
 use crate::path::icmp::answer;
 use crate::path::icmp::answer::Answer;
 use crate::path::icmp::build::IcmpError;
+use crate::path::schedule::local_end::LocalEnd;
 use crate::path::slow_path;
 use crate::path::{client_address, track};
 use crate::single_writer::SingleWriter;
@@ -54,19 +57,22 @@ pub(crate) struct Opening<'s, 'p, A: Address> {
     pub(crate) headers: &'p Headers,
     /// The flow of the client's packets.
     pub(crate) key: &'p FlowKey<A>,
+    /// The local end of the connection that ended with this packet of the same client.
+    pub(crate) former: Option<Endpoint<A>>,
 }
 
 /// See the module.
 pub(crate) fn first_packet<'s, A: Address, F: Frame>(
     ctx: &mut Context<'s>,
     table: &mut ConnTable<A>,
-    service: &'s VirtualService,
+    (service, former): (&'s VirtualService, Option<Endpoint<A>>),
     packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
     let opening = Opening {
         service,
         headers: &packet.headers,
         key: packet.key,
+        former,
     };
     match begin(ctx, table, &opening) {
         Ok(index) => {
@@ -105,11 +111,22 @@ pub(crate) fn begin<'s, A: Address>(
         None => None,
     };
     let chosen = chosen.ok_or(Refusal::NoServer)?;
-    let local = local_end(ctx, table, opening, &chosen).ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?;
-    let conn = new_conn(ctx, opening, &chosen, local);
+    let local = if chosen.server.mode == ForwardingMode::FullNat {
+        let found = local_end::choose(ctx, table, opening, &chosen);
+        found.ok_or(Refusal::Drop(DropReason::LocalPortsExhausted))?
+    } else {
+        LocalEnd::of_client(key.src)
+    };
+    if let Some(holder) = local.holder() {
+        track::forget(ctx, table, holder);
+    }
+    let conn = new_conn(ctx, opening, &chosen, local.end);
     let index = table
-        .insert(conn, ctx.now)
+        .insert_at(conn, local.free, ctx.now)
         .map_err(|_: InsertError| Refusal::Drop(DropReason::ConnTableFull))?;
+    if let Some(predecessor) = local.predecessor() {
+        succeed(ctx, table.conn_mut(index), opening.headers, predecessor);
+    }
     if let Some(template) = chosen.template {
         table.control(index, template);
     }
@@ -119,8 +136,15 @@ pub(crate) fn begin<'s, A: Address>(
     Ok(index)
 }
 
+/// The local end of `conn` was another connection's, and has not rested since.
+#[cold]
+fn succeed<A: Address>(ctx: &mut Context<'_>, conn: &mut Conn<A>, headers: &Headers, predecessor: &Predecessor) {
+    ctx.own.count_unrested(conn.service);
+    own_isn::begin(ctx.random, conn, headers, predecessor);
+}
+
 /// A connection of one-packet scheduling ends with its packet. Whether it was one.
-pub(crate) fn end_one_packet<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) -> bool {
+pub(crate) fn end_one_packet<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) -> bool {
     let one_packet = table.conn(index).flags.contains(ConnFlags::ONE_PACKET);
     if one_packet {
         track::forget(ctx, table, index);
@@ -272,62 +296,15 @@ impl WorkersLoads<'_> {
     }
 }
 
-/// The director's own end towards the real server: the client itself, or in FULLNAT a free local
-/// address and port. The table proves that the pair is free towards this real server.
-pub(crate) fn local_end<A: Address>(
-    ctx: &mut Context<'_>,
-    table: &ConnTable<A>,
-    opening: &Opening<'_, '_, A>,
-    chosen: &Chosen<'_>,
-) -> Option<Endpoint<A>> {
-    let Opening { service, key, .. } = *opening;
-    let server = chosen.server;
-    if server.mode != ForwardingMode::FullNat {
-        return Some(key.src);
-    }
-    let pool = service.local_addresses.as_ref()?;
-    let cursor = ctx.scheduling.port_cursors.get_mut(service.id.0 as usize)?;
-    let real = Endpoint::new(A::from_ip(server.addr)?, chosen.port);
-    let (worker, workers_count) = (ctx.ownership.worker, ctx.ownership.workers_count);
-    let home = ctx.ownership.rss.map(|rss| ReplyHome {
-        rss,
-        real,
-        worker,
-        workers_count,
-    });
-    let mut rss_tries = RSS_PORT_TRIES_MAX;
-    let mut advance = || match &home {
-        Some(home) => pool.advance_by_rss(cursor, home, &mut rss_tries),
-        None => pool.advance(cursor, worker, workers_count),
-    };
-    let reply_to = |local| FlowKey {
-        src: real,
-        dst: local,
-        protocol: key.protocol,
-    };
-    let of = AheadOf {
-        server: server.id.0,
-        port: chosen.port,
-        revision: service.revision,
-    };
-    for _ in 0..LOCAL_PORT_TRIES_MAX {
-        let fetch = |ahead| table.prefetch_bucket(table.hash(&reply_to(ahead)));
-        let candidate = ctx.scheduling.ports_ahead.next(of, pool, &mut advance, fetch)?;
-        let reply = reply_to(candidate);
-        if table.lookup(&reply).is_none() {
-            return Some(candidate);
-        }
-    }
-    None
-}
-
 fn new_conn<A: Address>(
     ctx: &Context<'_>,
     opening: &Opening<'_, '_, A>,
     chosen: &Chosen<'_>,
     local: Endpoint<A>,
 ) -> Conn<A> {
-    let Opening { service, headers, key } = *opening;
+    let Opening {
+        service, headers, key, ..
+    } = *opening;
     let server = chosen.server;
     // The connection cannot hold an address of the other family: a tunnel reads it from the server's slot.
     let real = Endpoint::new(A::from_ip(server.addr).unwrap_or_default(), chosen.port);

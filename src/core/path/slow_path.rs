@@ -48,37 +48,37 @@ pub(crate) fn process<A: Address, F: Frame>(
     found: Option<(ConnIndex, Direction)>,
     packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
-    match found {
-        Some((index, Direction::Inbound)) if !must_reschedule(ctx, table, index, &packet.headers) => {
-            inbound(ctx, table, index, packet)
+    // The local end of the client's last connection, if that ended with this packet.
+    let former = match found {
+        Some((index, Direction::Inbound)) => {
+            if !must_reschedule(ctx, table.conn_mut(index), &packet.headers) {
+                return inbound(ctx, table, index, packet);
+            }
+            let former = table.conn(index).former_end();
+            track::forget(ctx, table, index);
+            former
         }
-        Some((index, Direction::Outbound)) => outbound(ctx, table, index, packet),
-        _ => match admit::admit(ctx, packet) {
-            Admission::Decided(verdict) => verdict,
-            Admission::Schedule(service) => schedule::first_packet(ctx, table, service, packet),
-            Admission::Refuse => refuse::stray(ctx, packet),
-        },
+        Some((index, Direction::Outbound)) => return outbound(ctx, table, index, packet),
+        None => None,
+    };
+    match admit::admit(ctx, packet) {
+        Admission::Decided(verdict) => verdict,
+        Admission::Schedule(service) => schedule::first_packet(ctx, table, (service, former), packet),
+        Admission::Refuse => refuse::stray(ctx, packet),
     }
 }
 
-/// Whether a client's packet of the connection at `index` must begin anew: the connection is gone then
-/// (`ip_vs_in`: `is_new_conn_expected`, `expire_nodest_conn`).
+/// Whether a client's packet of `conn` must begin anew: the connection has to go then (`ip_vs_in`:
+/// `is_new_conn_expected`, `expire_nodest_conn`).
 #[inline]
-pub(crate) fn must_reschedule<A: Address>(
-    ctx: &Context<'_>,
-    table: &mut ConnTable<A>,
-    index: ConnIndex,
-    headers: &Headers,
-) -> bool {
+fn must_reschedule<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: &Headers) -> bool {
     let goes_on = headers.tcp_flags & tcp::SYN == 0 && headers.protocol != sctp::PROTOCOL;
     if goes_on && !ctx.snapshot.sysctls.expire_nodest_conn {
         return false;
     }
-    let must = is_finished(ctx, table.conn(index), headers);
-    if must {
-        track::forget(ctx, table, index);
-    } else if headers.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
-        client_address::again(ctx, table.conn_mut(index), headers);
+    let must = is_finished(ctx, conn, headers);
+    if !must && headers.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        client_address::again(ctx, conn, headers);
     }
     must
 }
@@ -164,7 +164,7 @@ pub(crate) fn inbound<A: Address, F: Frame>(
         next_hop,
     };
     let is_oversize = packet.headers.packet_len() > usize::from(to.mtu);
-    if is_oversize | conn.client_address.is_pending() {
+    if is_oversize | client_address::concerns_inbound(conn, &packet.headers) {
         return unusual(ctx, conn, packet, &to);
     }
     rewritten(ctx, conn, packet, &to)
@@ -186,7 +186,8 @@ fn unbound_server<A: Address>(conn: &Conn<A>) -> RealServer {
     }
 }
 
-/// A packet that is too long, or one that carries the client's address or a MSS to the real server.
+/// A packet that is too long, or one that carries the client's address or a MSS to the real server or whose sequence
+/// number is changed or remembered.
 #[inline(never)]
 fn unusual<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
@@ -199,7 +200,7 @@ fn unusual<A: Address, F: Frame>(
     if is_oversize && let Some(error) = refuse::too_big_error(ctx, packet, mode, to.mtu) {
         return refuse::to_client(ctx, packet, to.server, error);
     }
-    let proxy_header_first = conn.client_address.is_pending() && client_address::inbound(ctx, conn, packet, to.mtu);
+    let proxy_header_first = client_address::inbound(ctx, conn, packet, to.mtu);
     let verdict = rewritten(ctx, conn, packet, to);
     let verdict = match verdict {
         Verdict::Drop(_) => verdict,
@@ -264,7 +265,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     }
     let id = conn.real_server;
     let rewrite = Rewrite::of(conn, Direction::Outbound);
-    let carries_client_address = conn.client_address.is_pending();
+    let carries_client_address = client_address::concerns_outbound(conn);
     conn.last_seen = ctx.now;
     if ctx.snapshot.services.real_server(id).is_some_and(|slot| slot.available) {
         ctx.count(conn, Direction::Outbound, packet.headers.packet_len());

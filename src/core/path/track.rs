@@ -16,6 +16,7 @@ use crate::ipvs::protocol::sctp::{self, SctpEvent, SctpState};
 use crate::ipvs::protocol::tcp::{self, TcpState};
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::limits::{RESPONSE_MAX_MS, TEMPLATE_EXTENSION_MS, TIMEOUT_MAX_MS};
+use crate::path::schedule::local_end;
 use crate::path::sync::announce;
 use crate::single_writer::SingleWriter;
 use crate::wire;
@@ -178,14 +179,17 @@ fn conns(ctx: &Context<'_>, id: RealServerId) -> u32 {
     WorkerCounters::conns_of_all(ctx.counters, id)
 }
 
-/// Takes a connection out before its time, and its template too if nobody else needs that.
-pub(crate) fn forget<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
-    unbind(ctx, table.conn(index));
+/// Takes a connection out before its time.
+pub(crate) fn forget<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
+    let conn = table.conn(index);
+    unbind(ctx, conn);
+    local_end::give_up(&mut ctx.scheduling.resting, table.hasher(), conn, ctx.now);
     table.remove(index);
 }
 
 /// Removes at most `budget` connections that have been idle for their timeout.
-pub(crate) fn expire<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, budget: usize) {
+pub(crate) fn expire<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, budget: usize) {
+    let hasher = table.hasher();
     table.expire(ctx.now, budget, |conn| {
         if conn.controlled > 0 {
             conn.last_seen = ctx.now;
@@ -204,6 +208,7 @@ pub(crate) fn expire<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, bu
             };
         }
         unbind(ctx, conn);
+        local_end::give_up(&mut ctx.scheduling.resting, &hasher, conn, ctx.now);
         ctx.own.conns_expired.add(1);
         Expiry::Remove
     });

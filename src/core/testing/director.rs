@@ -99,6 +99,7 @@ impl TestDirector {
                 workers_count: workers,
                 conns4_max: conns_max,
                 conns6_max: conns_max,
+                local_port_rest_ms: 60_000,
                 secret: [
                     0x0123_4567_89AB_CDEF,
                     0xFEDC_BA98_7654_3210,

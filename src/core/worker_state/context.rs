@@ -10,6 +10,7 @@ use crate::ipvs::conn::{Conn, Direction};
 use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::local_address::{LocalPortCursor, PortsAhead};
 use crate::ipvs::protocol::{self, tcp::TcpState};
+use crate::ipvs::resting_ports::RestingPorts;
 use crate::ipvs::scheduler::{Localities, SchedulerState};
 use crate::ipvs::sync::outbox::Outbox;
 use crate::l3::DeviceId;
@@ -21,6 +22,7 @@ use crate::stages::Stage;
 use crate::tick::Tick;
 use crate::verdict::WorkerId;
 use crate::wire::{tcp, udp};
+use crate::worker_state::WorkerSettings;
 use crate::worker_state::defence::{Defence, Sweep};
 use crate::worker_state::generated_frames::GeneratedFrames;
 use crate::worker_state::icmp_budget::IcmpBudget;
@@ -79,13 +81,23 @@ pub(crate) struct Scheduling {
     /// By [`crate::ipvs::service::ServiceId`].
     pub(crate) schedulers: Box<[SchedulerState]>,
     /// By [`crate::ipvs::service::ServiceId`].
-    pub(crate) port_cursors: Box<[LocalPortCursor]>,
+    pub(crate) pools: Box<[PoolState]>,
     /// What lblc and lblcr remember.
     pub(crate) localities: Localities,
     /// Loads of the other workers.
     pub(crate) loads: LoadBoard,
     /// Local ports chosen ahead of their connections.
     pub(crate) ports_ahead: PortsAhead,
+    /// Local ports that connections gave up a short time ago.
+    pub(crate) resting: RestingPorts,
+}
+
+/// Where this worker is in the pool of one service.
+#[derive(Clone, Copy)]
+pub(crate) struct PoolState {
+    pub(crate) cursor: LocalPortCursor,
+    /// Whether the last connection found no port that had rested.
+    pub(crate) is_short: bool,
 }
 
 /// What a worker remembers of the network beside the mirrored tables.
@@ -143,18 +155,28 @@ impl FastTimeouts {
 }
 
 impl Scheduling {
-    /// Of `worker`, one of `workers_count`, for `servers_max` real servers.
-    pub(super) fn new(worker: WorkerId, workers_count: u8, servers_max: usize, random: &mut Random) -> Self {
+    /// Of a worker with `settings`, for `servers_max` real servers.
+    pub(super) fn new(
+        settings: &WorkerSettings,
+        servers_max: usize,
+        resting: RestingPorts,
+        random: &mut Random,
+    ) -> Self {
+        let (worker, workers_count) = (settings.id, settings.workers_count);
         Self {
             schedulers: (0..SERVICES_MAX)
                 .map(|_| SchedulerState::seeded(random.next_u64()).at_worker(worker.0, workers_count))
                 .collect(),
-            port_cursors: (0..SERVICES_MAX)
-                .map(|_| LocalPortCursor::seeded(random.next_u64()))
+            pools: (0..SERVICES_MAX)
+                .map(|_| PoolState {
+                    cursor: LocalPortCursor::seeded(random.next_u64()),
+                    is_short: false,
+                })
                 .collect(),
             localities: Localities::new(),
             loads: LoadBoard::new(servers_max, SERVICES_MAX),
             ports_ahead: PortsAhead::new(),
+            resting,
         }
     }
 }

@@ -66,6 +66,10 @@ impl Director {
             convert::service_settings(listing.spec),
             service,
             listing.local_addresses.to_vec(),
+            self.workers
+                .iter()
+                .map(|worker| worker.counters().unrested_of(listing.id))
+                .sum(),
             servers.collect(),
             convert::totals(count.totals),
             convert::rates(count.rates()),
@@ -148,6 +152,7 @@ fn worker_report(index: usize, worker: &dyn WorkerHandle) -> Worker {
         generated_packets: counters.generated_frames.get(),
         client_address_packets: counters.client_addresses.get(),
         client_address_no_room_packets: counters.client_address_no_room.get(),
+        local_ports_unrested: counters.local_ports_unrested.get(),
         held_packets: counters.held.get(),
         conns4: counters.conns_ipv4.get(),
         conns6: counters.conns_ipv6.get(),

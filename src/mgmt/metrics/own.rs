@@ -93,7 +93,7 @@ fn one(label: &'static str, name: &str, value: u64) -> Sample<1> {
 
 type OfWorker = (Named, fn(&Worker) -> u64);
 
-const WORKER_COUNTERS: [OfWorker; 22] = [
+const WORKER_COUNTERS: [OfWorker; 23] = [
     (("lvsd_worker_rx_packets_total", "Frames taken from devices."), |of| {
         of.rx_packets
     }),
@@ -152,6 +152,13 @@ const WORKER_COUNTERS: [OfWorker; 22] = [
             "Packets that had no space for the client's address.",
         ),
         |of| of.client_address_no_room_packets,
+    ),
+    (
+        (
+            "lvsd_worker_local_ports_unrested_total",
+            "FULLNAT connections whose local port had not rested.",
+        ),
+        |of| of.local_ports_unrested,
     ),
     (("lvsd_worker_bursts_total", "Polls that brought frames."), |of| {
         of.bursts
@@ -408,6 +415,15 @@ fn services(page: &mut Page, services: &[ServiceStatus]) {
         services
             .iter()
             .map(|of| one("service", &of.service.to_string(), of.servers.len() as u64)),
+    );
+    page.counter(
+        (
+            "lvsd_service_local_ports_unrested_total",
+            "FULLNAT connections whose local port had not rested.",
+        ),
+        services
+            .iter()
+            .map(|of| one("service", &of.service.to_string(), of.local_ports_unrested)),
     );
     for (name, _, read) in TOTALS {
         let samples = services

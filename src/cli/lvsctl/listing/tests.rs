@@ -24,7 +24,7 @@ fn service(id: &str, scheduler: &str, servers: Vec<ServerStatus>) -> ServiceStat
         ..ServiceSettings::default()
     };
     let (totals, rates) = (Totals::default(), Rates::default());
-    ServiceStatus::new(settings, id.parse().unwrap(), Vec::new(), servers, totals, rates)
+    ServiceStatus::new(settings, id.parse().unwrap(), Vec::new(), 0, servers, totals, rates)
 }
 
 fn style(columns: Columns) -> Style {

@@ -12,6 +12,8 @@ pub struct ConnFlags(u16);
 
 bitflags! {
     impl ConnFlags: u16 {
+        /// The client's FIN has passed: [`super::Conn::client_end`] is the number behind it.
+        const CLIENT_ENDED = 0x0002;
         /// Packets from the real server go to a newer connection with the same outbound key
         /// ([`super::Conn::shadowed`]).
         const SHADOWED = 0x0004;

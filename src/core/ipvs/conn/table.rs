@@ -189,6 +189,13 @@ impl<A: Address> ConnTable<A> {
         self.hash.hash(key)
     }
 
+    /// [`Self::hash`] apart from the table.
+    #[inline]
+    pub fn hasher(&self) -> impl Fn(&FlowKey<A>) -> u64 + use<A> {
+        let hash = self.hash;
+        move |key| hash.hash(key)
+    }
+
     /// Fetches the bucket of `hash`.
     #[inline(always)]
     pub fn prefetch_bucket(&self, hash: u64) {
@@ -246,23 +253,33 @@ impl<A: Address> ConnTable<A> {
     /// # Errors
     /// See [`InsertError`]; the table is unchanged.
     pub fn insert(&mut self, conn: Conn<A>, now: Tick) -> Result<ConnIndex, InsertError> {
+        self.insert_at(conn, None, now)
+    }
+
+    /// [`Self::insert`] for a caller who may know that the outbound key of `conn` is free, and then has its hash.
+    ///
+    /// # Errors
+    /// See [`InsertError`]; the table is unchanged.
+    pub(crate) fn insert_at(
+        &mut self,
+        conn: Conn<A>,
+        free_outbound: Option<u64>,
+        now: Tick,
+    ) -> Result<ConnIndex, InsertError> {
         let (inbound, outbound) = (conn.inbound_key(), conn.outbound_key());
         let both = conn.flags.contains(ConnFlags::OUTBOUND_INDEXED);
         let inbound_hash = self.hash(&inbound);
-        let outbound_hash = self.hash(&outbound);
-        if both {
+        let mut outbound_hash = free_outbound.unwrap_or(0);
+        let mut older = None;
+        if both && free_outbound.is_none() {
+            outbound_hash = self.hash(&outbound);
             self.prefetch_bucket(outbound_hash);
+            older = match self.find(outbound_hash, &outbound) {
+                None => None,
+                Some((index, Direction::Outbound)) if self.may_share_with(index) => Some(index),
+                Some(_) => return Err(InsertError::Exists),
+            };
         }
-        let older = if both {
-            self.find(outbound_hash, &outbound)
-        } else {
-            None
-        };
-        let older = match older {
-            None => None,
-            Some((index, Direction::Outbound)) if self.may_share_with(index) => Some(index),
-            Some(_) => return Err(InsertError::Exists),
-        };
         if both && inbound == outbound || self.find(inbound_hash, &inbound).is_some() {
             return Err(InsertError::Exists);
         }

@@ -119,7 +119,8 @@ const fn first<A: Address>(conn: &Conn<A>) -> u32 {
     conn.shift.from.wrapping_add(1)
 }
 
-/// A number that the real server uses, as the client knows it.
+/// A number that the real server uses, less what an initial sequence number of the director's shifts it by, as the
+/// client knows it.
 pub(super) fn unshifted<A: Address>(conn: &Conn<A>, number: u32) -> u32 {
     let len = u32::from(conn.proxy_header_len);
     let behind_first = number.wrapping_sub(first(conn));
@@ -282,7 +283,7 @@ fn alone<A: Address>(conn: &Conn<A>, headers: &Headers, finished: &[u8], space: 
     frame.get_mut(begin..)?.copy_from_slice(bytes);
     set_packet_len(frame, &mut here, end as u16);
     let segment = Segment::of(frame, &here)?;
-    segment.header.sequence = first(conn).into();
+    segment.header.sequence = first(conn).wrapping_add(conn.isn_delta).into();
     segment.header.flags = segment.header.flags & ACK | PSH;
     segment.header.urgent = U16::ZERO;
     segment.header.checksum = U16::ZERO;

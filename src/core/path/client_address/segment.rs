@@ -15,6 +15,7 @@ const END: u8 = 0;
 const NOOP: u8 = 1;
 const MSS: u8 = 2;
 const SACK: u8 = 5;
+const TIMESTAMPS: u8 = 8;
 /// Bytes of a SACK block: left and right edge.
 const BLOCK_LEN: usize = 8;
 
@@ -96,6 +97,11 @@ impl<'f> Segment<'f> {
             }
             true
         });
+    }
+
+    /// Takes the offer of timestamps out.
+    pub(super) fn remove_timestamps(&mut self) {
+        self.edit_options(|kind, _| kind != TIMESTAMPS);
     }
 
     /// Passes both edges of every SACK block through `edge`. What becomes empty by that is taken out.

@@ -102,6 +102,7 @@ fn begin<A: Address, F: Frame>(
         service,
         headers: &error.packet.headers,
         key: &error.reply,
+        former: None,
     };
     let index = match schedule::begin(ctx, table, &opening) {
         Ok(index) => index,
@@ -268,7 +269,7 @@ struct NewEnds<A: Address> {
 impl<A: Address, F: Frame> Relayed<'_, '_, A, F> {
     /// An error about what was sent to the real server of `conn`, as the client is to see it.
     pub(crate) fn translate_to_client(&mut self, conn: &Conn<A>) {
-        if conn.proxy_header_len != 0
+        if (conn.proxy_header_len != 0 || conn.isn_delta != 0)
             && self.quoted.protocol == tcp::PROTOCOL
             && let Some(segment) = self
                 .packet

@@ -15,6 +15,7 @@ use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceId, VirtualService};
 use crate::ipvs::sync::{FLAGS_IMPORTED, FLAGS_UPDATED, SyncConn, SyncedEnd};
 use crate::l3::DeviceId;
+use crate::path::client_address;
 use crate::path::forward::rewrite;
 use crate::path::ownership;
 use crate::path::track;
@@ -30,12 +31,12 @@ const TIMEOUT_DEFAULT_SEC: u32 = 180;
 
 /// See the module. Takes time in proportion to the entries and the real servers of their services.
 pub fn import_synced(worker: &mut WorkerState, now: Tick, conns: &[SyncConn]) {
-    let (ctx, families) = worker.context(Arrival::at(DeviceId(0), now));
+    let (mut ctx, families) = worker.context(Arrival::at(DeviceId(0), now));
     for conn in conns {
         if conn.client.0.is_ipv4() {
-            one(&ctx, &mut families.v4.table, conn);
+            one(&mut ctx, &mut families.v4.table, conn);
         } else {
-            one(&ctx, &mut families.v6.table, conn);
+            one(&mut ctx, &mut families.v6.table, conn);
         }
     }
 }
@@ -50,7 +51,7 @@ struct Entry<'a, A: Address> {
     server: Option<&'a RealServer>,
 }
 
-fn one<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, synced: &SyncConn) {
+fn one<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, synced: &SyncConn) {
     // Ends of two families have no place in any table.
     let Some(entry) = read(ctx, synced) else { return };
     if ctx.ownership.workers_count > 1 && owner(ctx, &entry) != Some(ctx.ownership.worker) {
@@ -166,11 +167,8 @@ fn settle<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIn
     conn.synced_state = conn.state;
     conn.in_packets = ctx.snapshot.sysctls.sync_threshold[0];
     if let Some(shifts) = entry.synced.shifts {
-        // What a director that puts a proxy_header in front of the client's stream has shifted by.
         let [inbound, _] = shifts;
-        conn.shift = inbound;
-        let is_preface = entry.local.is_some() && conn.flags.contains(ConnFlags::INBOUND_SHIFTED);
-        conn.proxy_header_len = u8::try_from(inbound.delta).ok().filter(|_| is_preface).unwrap_or(0);
+        client_address::import(conn, inbound);
     }
     table.set_timeout(index, timeout_ms(ctx, entry.synced), ctx.now);
 }

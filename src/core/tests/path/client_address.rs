@@ -2,6 +2,7 @@
 //! limited.
 
 mod datagrams;
+mod own_isn;
 mod proxy;
 mod stream;
 mod toa;
@@ -9,12 +10,16 @@ mod toa;
 use lvs_core::ipvs::client_address::ClientAddress;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
+use lvs_core::limits::{LOCAL_PORT_FIRST, LOCAL_PORT_LAST};
 use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::director::{Outcome, TestDirector};
-use lvs_core::testing::network::{LAN, WAN, director_mac};
+use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{PacketBuilder, checksum_faults, tcp4, tcp6, udp4, udp6};
 
-use super::{addr, director, service};
+use super::{CONNS_MAX, addr, service, with_service};
+
+/// Number of the FIN of the connection before.
+pub(super) const LAST_SEQUENCE: u32 = 0xffff_ff00;
 
 /// One client of a FULLNAT service and the real server that it is given, by their addresses.
 struct Pair {
@@ -26,10 +31,48 @@ struct Pair {
 const CLIENT_PORT: u16 = 40_000;
 
 impl Pair {
+    /// The same with a client that is given the only local port that can be had, which has not rested: its connection
+    /// gets an initial sequence number of the director's with its SYN.
+    pub(super) fn without_rested_port(is_v6: bool, carrier: ClientAddress) -> Self {
+        let mut pair = Self::sized(ServiceProtocol::Tcp, is_v6, carrier, 0, 65_536);
+        let of = |host: u32, port: u32| {
+            if is_v6 {
+                tcp6(&format!("[2001:db8:a::{host}]:{port} > [2001:db8:a::100]:80"))
+            } else {
+                tcp4(&format!("192.0.2.{host}:{port} > 192.0.2.100:80"))
+            }
+        };
+        let first = of(4, 1_000);
+        pair.inbound(&first.clone().syn());
+        for (is_reply, packet) in [
+            (true, pair.server().syn().ack()),
+            (false, first.clone().ack()),
+            (true, pair.server().ack().fin()),
+            (false, first.clone().ack().fin().sequence(LAST_SEQUENCE)),
+            (true, pair.server().ack()),
+        ] {
+            if is_reply {
+                pair.outbound(&packet);
+            } else {
+                pair.inbound(&packet);
+            }
+        }
+        for other in 0..u32::from(LOCAL_PORT_LAST - LOCAL_PORT_FIRST) {
+            pair.director.inject(WAN, &of(3, 1_000 + other).syn().build());
+        }
+        pair.director.advance_ms(2_000);
+        pair
+    }
+
     fn new(protocol: ServiceProtocol, is_v6: bool, carrier: ClientAddress, mss_max: u16) -> Self {
+        Self::sized(protocol, is_v6, carrier, mss_max, CONNS_MAX)
+    }
+
+    fn sized(protocol: ServiceProtocol, is_v6: bool, carrier: ClientAddress, mss_max: u16, conns_max: usize) -> Self {
         let key = service(protocol, if is_v6 { "2001:db8:a::100" } else { "192.0.2.100" }, 80);
         let server = if is_v6 { "2001:db8:b::11" } else { "198.51.100.11" };
-        let mut director = director(1, key, ForwardingMode::FullNat, &[server], 80);
+        let director = TestDirector::new(1, conns_max, network().build(1));
+        let mut director = with_service(director, key, ForwardingMode::FullNat, &[server], 80);
         director.change(|desired| {
             let mut spec = *desired.listing(&key).expect("the service").spec;
             (spec.client_address, spec.mss_max) = (carrier, mss_max);
@@ -112,17 +155,17 @@ impl Pair {
 
 /// A TCP segment as it stands in a frame without VLAN tags and IPv6 extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Segment {
-    sequence: u32,
-    acknowledgement: u32,
-    flags: u8,
-    window: u16,
+pub(super) struct Segment {
+    pub(super) sequence: u32,
+    pub(super) acknowledgement: u32,
+    pub(super) flags: u8,
+    pub(super) window: u16,
     /// Kind and value, without padding.
-    options: Vec<(u8, Vec<u8>)>,
-    payload: Vec<u8>,
+    pub(super) options: Vec<(u8, Vec<u8>)>,
+    pub(super) payload: Vec<u8>,
 }
 
-fn segment(frame: &[u8]) -> Segment {
+pub(super) fn segment(frame: &[u8]) -> Segment {
     let (l4, end) = match frame[12..14] {
         [0x08, 0x00] => (
             14 + usize::from(frame[14] & 15) * 4,

@@ -12,6 +12,7 @@ mod persistence;
 mod refusals;
 mod response_times;
 mod sync;
+mod time_wait;
 mod timeouts;
 mod workers;
 
@@ -45,7 +46,18 @@ fn addr(text: &str) -> IpAddr {
 
 /// A director with one service and real servers `198.51.100.11…` or `2001:db8:b::11…` at `port`.
 fn director(workers: u8, key: ServiceKey, mode: ForwardingMode, servers: &[&str], port: u16) -> TestDirector {
-    let mut director = TestDirector::new(workers, CONNS_MAX, network().build(1));
+    let director = TestDirector::new(workers, CONNS_MAX, network().build(1));
+    with_service(director, key, mode, servers, port)
+}
+
+/// The same with a director that has no service yet.
+fn with_service(
+    mut director: TestDirector,
+    key: ServiceKey,
+    mode: ForwardingMode,
+    servers: &[&str],
+    port: u16,
+) -> TestDirector {
     director.change(|desired| {
         desired
             .add_service(ServiceSpec::new(key, SchedulerKind::Rr))

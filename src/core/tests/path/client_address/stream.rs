@@ -15,6 +15,8 @@ struct World {
     random: Random,
     stream: Vec<u8>,
     isn: u32,
+    /// The same as the server knows it.
+    server_isn: u32,
     /// Bytes that the client knows to have arrived.
     acknowledged: usize,
     /// What the server has of header and stream.
@@ -24,7 +26,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, is_v6: bool, carrier: ClientAddress) -> Self {
+    fn new(seed: u64, pair: Pair) -> Self {
         let mut random = Random::new(seed);
         let stream = (0..STREAM_LEN).map(|_| random.next_u32() as u8).collect();
         // Half of them cross the end of the numbers.
@@ -34,19 +36,22 @@ impl World {
             random.below(5_000).wrapping_neg()
         };
         let mut world = Self {
-            pair: Pair::new(ServiceProtocol::Tcp, is_v6, carrier, 0),
+            pair,
             random,
             stream,
             isn,
+            server_isn: 0,
             acknowledged: 0,
             received: vec![None; STREAM_LEN + 128],
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
         };
         let syn = world.pair.client().syn().sequence(isn).mss(1_460);
-        world.pair.inbound(&syn);
+        world.server_isn = segment(&world.pair.inbound(&syn)[0]).sequence;
         let syn_ack = world.pair.server().syn().ack().sequence(7_000);
-        world.pair.outbound(&syn_ack.acknowledgement(isn.wrapping_add(1)));
+        world
+            .pair
+            .outbound(&syn_ack.acknowledgement(world.server_isn.wrapping_add(1)));
         world
     }
 
@@ -79,12 +84,12 @@ impl World {
             return;
         };
         let segment = segment(&frame);
-        let at = segment.sequence.wrapping_sub(self.isn.wrapping_add(1)) as usize;
+        let at = segment.sequence.wrapping_sub(self.server_isn.wrapping_add(1)) as usize;
         for (offset, &byte) in segment.payload.iter().enumerate() {
             let had = self.received[at + offset].replace(byte);
             assert!(had.is_none_or(|had| had == byte), "byte {} changed", at + offset);
         }
-        let number = |at: usize| self.isn.wrapping_add(1 + at as u32);
+        let number = |at: usize| self.server_isn.wrapping_add(1 + at as u32);
         let next = self
             .received
             .iter()
@@ -142,39 +147,45 @@ fn any_of(link: &mut VecDeque<Vec<u8>>, random: &mut Random) -> Option<Vec<u8>> 
     link.remove(index as usize)
 }
 
+/// Lets the client send everything; what the server has read.
+fn read(seed: u64, pair: Pair, header_len: usize) -> (Vec<u8>, World) {
+    let mut world = World::new(seed, pair);
+    let mut rounds = 0;
+    while world.acknowledged < STREAM_LEN {
+        rounds += 1;
+        assert!(
+            rounds < 20_000,
+            "seed {seed}: nothing goes on at {}",
+            world.acknowledged
+        );
+        match world.random.below(3) {
+            0 => world.client_sends(),
+            1 => world.server_receives(),
+            _ => world.client_receives(header_len),
+        }
+    }
+    (world.received.iter().map_while(|byte| *byte).collect(), world)
+}
+
+/// Length of the header.
+const fn header_len(is_v6: bool, carrier: ClientAddress) -> usize {
+    match (is_v6, carrier) {
+        (false, ClientAddress::ProxyV1) => 43,
+        (true, ClientAddress::ProxyV1) => 51,
+        (false, ClientAddress::ProxyV2) => 28,
+        (true, ClientAddress::ProxyV2) => 52,
+        _ => 0,
+    }
+}
+
 #[test]
 fn the_server_reads_header_and_stream_whatever_happens_on_the_way() {
     for seed in 0..60 {
-        let (is_v6, carrier) = (
-            seed % 4 < 2,
-            if seed % 8 < 4 {
-                ClientAddress::ProxyV1
-            } else {
-                ClientAddress::ProxyV2
-            },
-        );
-        let header_len = match (is_v6, carrier) {
-            (false, ClientAddress::ProxyV1) => 43,
-            (true, ClientAddress::ProxyV1) => 51,
-            (false, _) => 28,
-            (true, _) => 52,
-        };
-        let mut world = World::new(seed, is_v6, carrier);
-        let mut rounds = 0;
-        while world.acknowledged < STREAM_LEN {
-            rounds += 1;
-            assert!(
-                rounds < 20_000,
-                "seed {seed}: nothing goes on at {}",
-                world.acknowledged
-            );
-            match world.random.below(3) {
-                0 => world.client_sends(),
-                1 => world.server_receives(),
-                _ => world.client_receives(header_len),
-            }
-        }
-        let read: Vec<u8> = world.received.iter().map_while(|byte| *byte).collect();
+        let carriers = [ClientAddress::ProxyV1, ClientAddress::ProxyV2];
+        let (is_v6, carrier) = (seed % 4 < 2, carriers[usize::from(seed % 8 >= 4)]);
+        let header_len = header_len(is_v6, carrier);
+        let pair = Pair::new(ServiceProtocol::Tcp, is_v6, carrier, 0);
+        let (read, world) = read(seed, pair, header_len);
         assert_eq!(read.len(), header_len + STREAM_LEN, "seed {seed}");
         assert!(read[..header_len].starts_with(if carrier == ClientAddress::ProxyV1 {
             b"PROXY TCP"
@@ -182,5 +193,23 @@ fn the_server_reads_header_and_stream_whatever_happens_on_the_way() {
             b"\r\n\r\n\0\r\nQU"
         }));
         assert_eq!(read[header_len..], world.stream, "seed {seed}");
+    }
+}
+
+#[test]
+fn the_same_holds_with_an_initial_sequence_number_of_the_directors() {
+    let carriers = [
+        ClientAddress::None,
+        ClientAddress::ProxyV1,
+        ClientAddress::ProxyV2,
+        ClientAddress::Toa,
+    ];
+    for (seed, carrier) in (0..).zip(carriers) {
+        let is_v6 = seed % 2 == 1;
+        let header_len = header_len(is_v6, carrier);
+        let (read, world) = read(seed, Pair::without_rested_port(is_v6, carrier), header_len);
+        assert!(world.isn != world.server_isn, "{carrier:?}: the director's number");
+        assert_eq!(read.len(), header_len + STREAM_LEN, "{carrier:?}");
+        assert_eq!(read[header_len..], world.stream, "{carrier:?}");
     }
 }

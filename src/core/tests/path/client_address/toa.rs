@@ -176,7 +176,7 @@ fn the_mss_is_lowered_to_the_limit_in_both_directions_and_never_raised() {
 #[test]
 fn tunnels_get_the_limit_too() {
     let key = service(ServiceProtocol::Tcp, "192.0.2.100", 80);
-    let mut director = director(1, key, ForwardingMode::Tunnel, &["198.51.100.11"], 80);
+    let mut director = crate::director(1, key, ForwardingMode::Tunnel, &["198.51.100.11"], 80);
     director.change(|desired| {
         let mut spec = *desired.listing(&key).expect("the service").spec;
         spec.mss_max = 1_440;
