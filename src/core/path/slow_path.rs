@@ -138,8 +138,14 @@ pub(crate) fn inbound<A: Address, F: Frame>(
 
     let conn = table.conn_mut(index);
     let mode = conn.mode();
-    let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, server.addr) {
+    let target = match mode {
+        ForwardingMode::Local => return Verdict::Punt,
+        ForwardingMode::Bypass => conn.virt.addr.to_ip(),
+        _ => server.addr,
+    };
+    let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, target) {
         Ok(next_hop) => next_hop,
+        Err(RouteError::Local) if mode == ForwardingMode::Bypass => return Verdict::Drop(DropReason::NoRoute),
         Err(RouteError::Local) => return to_local_server(conn, &packet.headers, packet.frame.bytes_mut()),
         // Towards real servers the kernel answers the client even when the route says blackhole.
         Err(RouteError::Drop(_) | RouteError::Unreachable) => {
@@ -226,7 +232,7 @@ fn rewritten<A: Address, F: Frame>(
             rewrite::apply(packet.frame.bytes_mut(), &packet.headers, &rewrite);
             resolve::depart(packet, &to.next_hop)
         }
-        ForwardingMode::DirectRouting | ForwardingMode::Local => {
+        ForwardingMode::DirectRouting | ForwardingMode::Local | ForwardingMode::Bypass => {
             rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
             resolve::depart(packet, &to.next_hop)
         }
@@ -290,7 +296,7 @@ fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u
             let rewrite = Rewrite::of(conn, Direction::Inbound);
             rewrite::apply_keeping_ttl(frame, headers, &rewrite);
         }
-        ForwardingMode::DirectRouting | ForwardingMode::Tunnel | ForwardingMode::Local => {}
+        ForwardingMode::DirectRouting | ForwardingMode::Tunnel | ForwardingMode::Local | ForwardingMode::Bypass => {}
     }
     Verdict::Punt
 }
