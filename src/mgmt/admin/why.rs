@@ -33,7 +33,11 @@ pub async fn get_why(Shared(admin): Shared<Arc<Admin>>, Asked(asked): Asked<WhyA
         .director()
         .device_named(asked.device.as_deref())
         .map_err(|known| {
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let known = if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            };
             let message = format!("there is no such device; there are {known}");
             ApiError::new(ErrorCode::Refused, message).at("device")
         })?;

@@ -1,8 +1,10 @@
 //! NAT, FULLNAT, DR and TUN carry a TCP connection and a UDP exchange.
 
+use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::ServerSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
-use lvs_core::ipvs::service::ServiceProtocol;
+use lvs_core::ipvs::mark::{MarkRule, MarkRules};
+use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::testing::director::Outcome;
 use lvs_core::testing::network::{LAN, WAN, director_mac, neighbour_mac};
@@ -98,8 +100,18 @@ fn local_is_the_directors_own_stack_whatever_the_servers_address() {
 
 #[test]
 fn bypass_goes_on_to_the_clients_destination_and_never_to_the_stack() {
-    let beyond = service(ServiceProtocol::Tcp, "198.51.100.12", 80);
-    let mut through = director(1, beyond, ForwardingMode::Bypass, &["198.51.100.11"], 80);
+    let key = ServiceKey::Fwmark {
+        mark: 7,
+        family: AddressFamily::Ipv4,
+    };
+    let mut through = director(1, key, ForwardingMode::Bypass, &["198.51.100.11"], 0);
+    let rule = MarkRule {
+        mark: 7,
+        destination: Some("198.51.100.12/32".parse().unwrap()),
+        divert: true,
+        ..MarkRule::default()
+    };
+    through.set_marks(MarkRules::new(vec![rule]).unwrap());
     let syn = tcp4("192.0.2.2:40000 > 198.51.100.12:80").syn().build();
     let (device, out) = through.inject(WAN, &syn).transmitted();
     assert_eq!(device, LAN);
