@@ -1,4 +1,4 @@
-"""`python3 -m rigs bench|machine|soak ...`, from any folder: both work in the folder of the repository."""
+"""`python3 -m rigs bench|clients|machine|soak ...`, from any folder: both work in the folder of the repository."""
 
 import os
 import signal
@@ -7,11 +7,12 @@ from types import FrameType
 
 from rigs import REPOSITORY
 from rigs.bench import command_line as bench
+from rigs.clients import command_line as clients
 from rigs.fault import Fault
 from rigs.machine import command_line as machine
 from rigs.soak import command_line as soak
 
-DOORS = {"bench": bench.main, "machine": machine.main, "soak": soak.main}
+DOORS = {"bench": bench.main, "clients": clients.main, "machine": machine.main, "soak": soak.main}
 
 
 def leave(number: int, _frame: FrameType | None) -> None:
@@ -21,7 +22,7 @@ def leave(number: int, _frame: FrameType | None) -> None:
 
 def main(words: list[str]) -> int:
     if not words or words[0] not in DOORS:
-        print("usage: python3 -m rigs bench|machine|soak ...", file=sys.stderr)
+        print("usage: python3 -m rigs bench|clients|machine|soak ...", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, leave)

@@ -65,6 +65,13 @@ impl ServiceId {
     }
 }
 
+/// Address and port as they are written: no zone, no zeros in front of the port.
+pub fn endpoint(text: &str) -> Option<SocketAddr> {
+    let (_, port) = text.rsplit_once(':')?;
+    let is_plain = !text.contains('%') && (port == "0" || !port.starts_with('0'));
+    text.parse().ok().filter(|_| is_plain)
+}
+
 /// Text that names no service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdError {
@@ -106,13 +113,14 @@ impl FromStr for ServiceId {
             "udp" => Protocol::Udp,
             "sctp" => Protocol::Sctp,
             "fwm" | "fwm6" => {
-                let mark = end.parse().ok().filter(|mark| *mark != 0).ok_or_else(wrong)?;
+                let is_plain = end.starts_with(|first: char| matches!(first, '1'..='9'));
+                let mark = end.parse().ok().filter(|_| is_plain).ok_or_else(wrong)?;
                 let is_ipv6 = protocol == "fwm6";
                 return Ok(Self::Fwmark { mark, is_ipv6 });
             }
             _ => return Err(wrong()),
         };
-        let end: SocketAddr = end.parse().map_err(|_| wrong())?;
+        let end = endpoint(end).ok_or_else(wrong)?;
         Ok(Self::Address {
             protocol,
             addr: end.ip(),

@@ -94,7 +94,7 @@ pub struct ListedService {
 pub struct ListedServer {
     /// RIP and port.
     pub end: SocketAddr,
-    /// `Masq`, `Route`, `Tunnel`, `Local` or our own `FullNat`.
+    /// `Masq`, `Route`, `Tunnel`, `Local`, `Bypass` or our own `FullNat`.
     pub forward: String,
     /// 0 to 2147483647.
     pub weight: u32,
@@ -179,7 +179,7 @@ pub fn save(mut services: Vec<ListedService>) -> String {
         text.push('\n');
         for server in &service.servers {
             let mode = match server.forward.as_str() {
-                "Route" | "Local" => "-g",
+                "Route" | "Local" | "Bypass" => "-g",
                 "Tunnel" => "-i",
                 _ => "-m",
             };

@@ -28,6 +28,8 @@ mod capture;
 mod error;
 mod id;
 pub mod ipvsadm_text;
+pub mod kernel_files;
+pub mod kernel_options;
 mod mark;
 pub mod netlink;
 mod options;
@@ -41,11 +43,11 @@ mod why;
 pub use action::Action;
 pub use capture::{CaptureAsked, CaptureDirection, EndPattern};
 pub use error::{ApiError, ErrorCode};
-pub use id::{IdError, Protocol, ServiceId};
+pub use id::{IdError, Protocol, ServiceId, endpoint};
 pub use mark::{MarkProtocol, MarkRule, PortRange, Prefix};
 pub use service::{
     ClientAddress, GueChecksum, Mode, Netmask, Persistence, Server, ServerPatch, ServerSettings, Service, ServicePatch,
-    ServiceSettings, ServiceStatus, Tunnel,
+    ServiceSettings, ServiceStatus, Tunnel, UnusedPersistence,
 };
 pub use state::{LocalAddresses, SettingValue, Settings, State, Timeouts, TimeoutsPatch};
 pub use status::{

@@ -8,6 +8,7 @@ mod attribute;
 mod dump;
 mod hello;
 mod message;
+mod policy;
 mod reply;
 mod request;
 mod row;
@@ -17,10 +18,13 @@ mod tests;
 
 pub use attribute::{Attribute, Attributes};
 pub use dump::{DATAGRAM_MAX_BYTES, Dump};
-pub use hello::{CANCEL_MAGIC, FILE_MAGIC, HELLO_BYTES, HELLO_MAGIC, Hello, Opening, cancelled_sequence};
-pub use message::{Message, Messages, acknowledge, done, refuse};
-pub use reply::{Addressee, daemon, family, info, server, service, timeouts};
-pub use request::{DaemonRequest, Request, ServerOptions, ServerRequest, ServiceOptions, TimeoutsRequest};
+pub use hello::{
+    CANCEL_MAGIC, FILE_MAGIC, HELLO_BYTES, HELLO_MAGIC, Hello, OPTION_MAGIC, Opening, WRITE_MAGIC, cancelled_sequence,
+};
+pub use message::{Message, Messages, acknowledge, cap, done, refuse};
+pub use policy::policy;
+pub use reply::{Addressee, ask_families, daemon, family, family_of_kernel, info, server, service, timeouts};
+pub use request::{DaemonRequest, Request, ServerOptions, ServerRequest, ServiceOptions, TimeoutsRequest, is_for_ipvs};
 pub use row::{
     DaemonRow, Family, Granularity, Info, McastGroup, ServerRow, ServiceKey, ServiceRow, Statistics, TimeoutsRow,
     TunnelRow,
@@ -48,6 +52,7 @@ pub(crate) const FLAG_CAPPED: u16 = 0x100;
 pub(crate) mod command {
     pub(crate) const CTRL_NEW_FAMILY: u8 = 1;
     pub(crate) const CTRL_GET_FAMILY: u8 = 3;
+    pub(crate) const CTRL_GET_POLICY: u8 = 10;
     pub(crate) const NEW_SERVICE: u8 = 1;
     pub(crate) const SET_SERVICE: u8 = 2;
     pub(crate) const DEL_SERVICE: u8 = 3;
@@ -79,6 +84,8 @@ pub enum Errno {
     NoService = 3,
     /// `EIO`: the change could not be journaled.
     Io = 5,
+    /// `EFAULT`: what the old socket options answer to a protocol that cannot be balanced.
+    Fault = 14,
     /// `ENOMEM`: a limit is reached.
     NoMemory = 12,
     /// `EBUSY`.

@@ -26,6 +26,10 @@ pub enum Mode {
     /// `-g`: direct routing, only the MAC changes. The default, as in ipvsadm.
     #[default]
     Dr,
+    /// The director's own stack is the real server, as the kernel's `Local`.
+    Local,
+    /// On to the client's destination, past all real servers, as the kernel's `Bypass`.
+    Bypass,
 }
 
 fn scheduler_default() -> String {
@@ -98,9 +102,29 @@ impl Persistence {
     }
 }
 
+/// Timeout and netmask of a service without persistence: the kernel keeps and lists them, and they have no effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnusedPersistence {
+    /// Default: 0.
+    #[serde(default)]
+    pub timeout_sec: u32,
+    /// Absent: every client on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "narrowed")]
+    pub netmask: Option<Netmask>,
+}
+
 /// A mask that keeps every client on its own says nothing.
 fn narrowed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Netmask>, D::Error> {
     Ok(Option::<Netmask>::deserialize(deserializer)?.and_then(Netmask::narrowed))
+}
+
+fn endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    crate::endpoint(&text).ok_or_else(|| {
+        let message = format!("{text:?} is no address and port; write them as in 198.51.100.1:80 or [2001:db8::1]:80");
+        serde::de::Error::custom(message)
+    })
 }
 
 /// A value that is given, be it `null`.
@@ -259,6 +283,17 @@ options! {
                 #[schema(value_type = Option<Persistence>)]
                 #[cfg_attr(feature = "clap", arg(skip))]
         }
+        /// What a client of IPVS said of persistence while it is off, which such clients are shown again.
+        unused_persistence: Option<UnusedPersistence> {
+            whole:
+                /// Absent: nothing but the default.
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+            patch:
+                /// `null`: nothing but the default.
+                #[serde(deserialize_with = "given")]
+                #[schema(value_type = Option<UnusedPersistence>)]
+                #[cfg_attr(feature = "clap", arg(skip))]
+        }
         /// Every UDP datagram is scheduled on its own.
         one_packet: bool {
             whole:
@@ -306,6 +341,7 @@ options! {
     #[serde(deny_unknown_fields)]
     whole Server {
         /// Address and port: `198.51.100.1:80`.
+        #[serde(deserialize_with = "endpoint")]
         #[schema(value_type = String, example = "198.51.100.1:80")]
         server: SocketAddr,
     } {}

@@ -4,7 +4,10 @@
 //! library can be loaded, a supervisor answers its system calls instead.
 //! Never: starts a tool while lvsd does not listen. The tool would say that the kernel has no IPVS.
 
+use std::convert::Infallible;
 use std::env;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -14,6 +17,7 @@ use clap::Parser;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 pub mod arguments;
+mod elf;
 mod filter;
 mod notify;
 mod program;
@@ -21,13 +25,17 @@ mod raw_calls;
 mod supervisor;
 
 use arguments::{Mode, Part, RunArguments};
-use notify::{Director, Tool};
+use notify::{Director, Failure, Tool};
 use program::Program;
 
+/// The library's file.
+const LIBRARY: &str = "liblvs_ipvs.so";
 /// lvsd does not answer.
 const EXIT_NO_DIRECTOR: u8 = 3;
 /// The library is not there.
 const EXIT_NO_LIBRARY: u8 = 4;
+/// The tool cannot be led to lvsd, so it is not started.
+const EXIT_NOT_LED: u8 = 5;
 /// The exit code of shells for a program that was found but cannot be executed.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// The exit code of shells for a program that was not found.
@@ -35,6 +43,11 @@ const EXIT_NOT_FOUND: u8 = 127;
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    if let Some(others) = preloads_without_library() {
+        let error = without_library(&others);
+        eprintln!("lvs-run: cannot start itself without the library: {error}");
+        return ExitCode::from(EXIT_NOT_EXECUTABLE);
+    }
     let arguments = RunArguments::parse();
     if let Some(part) = arguments.supervise {
         return supervise(part, &arguments);
@@ -48,7 +61,30 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &RunArguments) -> Result<std::convert::Infallible, (u8, String)> {
+/// What else is preloaded, when the library is in front of this program's own C library. A preloaded program has started
+/// it then, and the library would start the launcher in place of the tool again.
+fn preloads_without_library() -> Option<OsString> {
+    let preload = env::var_os("LD_PRELOAD")?;
+    let is_library = |path: &&[u8]| path.ends_with(LIBRARY.as_bytes());
+    let paths = || preload.as_bytes().split(|byte| matches!(byte, b':' | b' '));
+    paths().any(|path| is_library(&path)).then(|| {
+        let others: Vec<&[u8]> = paths().filter(|path| !is_library(path)).collect();
+        OsString::from_vec(others.join(&b':'))
+    })
+}
+
+fn without_library(others: &OsStr) -> std::io::Error {
+    let mut again = Command::new("/proc/self/exe");
+    again.arg0("lvs-run").args(env::args_os().skip(1));
+    if others.is_empty() {
+        again.env_remove("LD_PRELOAD");
+    } else {
+        again.env("LD_PRELOAD", others);
+    }
+    again.exec()
+}
+
+fn run(arguments: &RunArguments) -> Result<Infallible, (u8, String)> {
     let [name, tool_arguments @ ..] = arguments.command.as_slice() else {
         return Err((2, "no command: give a tool, for example lvs-run ipvsadm -Ln".into()));
     };
@@ -59,36 +95,109 @@ fn run(arguments: &RunArguments) -> Result<std::convert::Infallible, (u8, String
             format!("{name}: there is no such program in PATH; install it or give its path"),
         )
     })?;
-    await_director(&arguments.socket, Duration::from_secs_f64(arguments.wait))?;
-    let supervised = match arguments.mode {
-        Mode::Auto => program.obstacle().is_some(),
-        Mode::Preload => false,
-        Mode::Notify => true,
-    };
-    if supervised {
-        let socket = std::path::absolute(&arguments.socket).unwrap_or_else(|_| arguments.socket.clone());
-        let director = director(&socket, arguments);
-        let tool = Tool {
+    // The tool may change its folder.
+    let socket = std::path::absolute(&arguments.socket).unwrap_or_else(|_| arguments.socket.clone());
+    await_director(&socket, Duration::from_secs_f64(arguments.wait))?;
+    let launch = Launch {
+        tool: Tool {
             path: &program.path,
             name: arguments.name.as_deref(),
             arguments: tool_arguments,
-        };
-        return Err((EXIT_NOT_EXECUTABLE, notify::become_supervised(tool, director)));
+        },
+        director: director(&socket, arguments),
+        library: arguments.library.as_deref(),
+        typed: name,
+    };
+    match (arguments.mode, program.obstacle()) {
+        (Mode::Preload, Some(obstacle)) => Err(refusal(
+            &program,
+            &format!("{obstacle}, so no library can lead it to lvsd"),
+            "leave --mode away, or give --mode notify",
+        )),
+        (_, Some(obstacle)) if obstacle.bars_supervisor() => Err(refusal(
+            &program,
+            &format!("{obstacle}, whose system calls no supervisor answers"),
+            "use a build of it for this machine's usual ABI",
+        )),
+        (Mode::Preload, None) => launch.preload(),
+        (Mode::Notify, _) => launch.supervise().map_err(Failure::into_words),
+        (Mode::Auto, None) if prefers_library(&program) => launch.preload(),
+        (Mode::Auto, None) => match launch.supervise() {
+            // The library leads it as well, if less completely.
+            Err(Failure::Unavailable(_)) => launch.preload(),
+            outcome => outcome.map_err(Failure::into_words),
+        },
+        (Mode::Auto, Some(obstacle)) => match launch.supervise() {
+            Err(Failure::Unavailable(reason)) => Err(refusal(
+                &program,
+                &format!("{obstacle}, so no library can lead it to lvsd, and no supervisor either: {reason}"),
+                "use a dynamically linked program, or allow user notification (see seccomp_unotify(2))",
+            )),
+            outcome => outcome.map_err(Failure::into_words),
+        },
     }
-    let library = find_library(arguments.library.as_deref())?;
-    let mut preload = library.into_os_string();
-    if let Some(others) = env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
-        preload.push(":");
-        preload.push(others);
+}
+
+/// Whether the library is as good as a supervisor and cheaper. It knows how libnl's tools work. Whoever is not root can
+/// neither use the kernel's IPVS by accident nor, without further rights, read the memory of a supervised program.
+fn prefers_library(program: &Program) -> bool {
+    program.is_libnl_tool() || !rustix::process::geteuid().is_root()
+}
+
+/// A program that is not started, because it would talk to the host's kernel.
+fn refusal(program: &Program, reason: &str, cure: &str) -> (u8, String) {
+    let path = program.path.display();
+    (EXIT_NOT_LED, format!("{path} is not started: {reason}; {cure}"))
+}
+
+/// Everything that starting a tool needs.
+#[derive(Clone, Copy)]
+struct Launch<'a> {
+    tool: Tool<'a>,
+    director: Director<'a>,
+    library: Option<&'a Path>,
+    /// The tool's name as it was typed.
+    typed: &'a OsStr,
+}
+
+impl Launch<'_> {
+    fn supervise(self) -> Result<Infallible, Failure> {
+        match notify::existing_supervision() {
+            None => Err(notify::become_supervised(self.tool, self.director)),
+            // A program that a supervised one starts has the same supervisor.
+            Some(socket) if socket == self.director.socket => Err(notify::become_tool(self.tool)),
+            Some(socket) => Err(Failure::Unavailable(format!(
+                "this process is supervised already, for the lvsd on {}",
+                socket.display()
+            ))),
+        }
     }
-    let error = Command::new(&program.path)
-        .arg0(arguments.name.as_deref().unwrap_or(name))
-        .args(tool_arguments)
-        .env("LD_PRELOAD", preload)
-        .env("LVS_IPVS_SOCK", &arguments.socket)
-        .env("LVS_IPVS_TIMEOUT", arguments.timeout.to_string())
-        .exec();
-    Err((EXIT_NOT_EXECUTABLE, format!("{}: {error}", program.path.display())))
+
+    fn preload(self) -> Result<Infallible, (u8, String)> {
+        // What uses io_uring passes the library by. Who is not root cannot program the kernel's IPVS in any way.
+        if rustix::process::geteuid().is_root() {
+            let _ = filter::refuse_io_uring();
+        }
+        let mut preload = find_library(self.library)?.into_os_string();
+        if let Some(others) = env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
+            preload.push(":");
+            preload.push(others);
+        }
+        let error = Command::new(self.tool.path)
+            .arg0(self.tool.name.unwrap_or(self.typed))
+            .args(self.tool.arguments)
+            .env("LD_PRELOAD", preload)
+            .env("LVS_IPVS_SOCK", self.director.socket)
+            .env("LVS_IPVS_RUN", own_path())
+            .env("LVS_IPVS_TIMEOUT", self.director.timeout_sec.to_string())
+            .exec();
+        Err((EXIT_NOT_EXECUTABLE, format!("{}: {error}", self.tool.path.display())))
+    }
+}
+
+/// This program, for what a preloaded program starts and the library cannot follow.
+fn own_path() -> PathBuf {
+    env::current_exe().unwrap_or_else(|_| "/usr/bin/lvs-run".into())
 }
 
 fn director<'a>(socket: &'a Path, arguments: &RunArguments) -> Director<'a> {
@@ -113,7 +222,7 @@ fn supervise(part: Part, arguments: &RunArguments) -> ExitCode {
 
 /// Finds the library beside this program (a build tree), below it (a prefix), or where packages install it.
 fn find_library(given: Option<&Path>) -> Result<PathBuf, (u8, String)> {
-    const NAME: &str = "liblvs_ipvs.so";
+    const NAME: &str = LIBRARY;
     let mut places = Vec::new();
     if let Some(given) = given {
         places.push(given.to_owned());

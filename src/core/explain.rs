@@ -190,7 +190,10 @@ fn known(ctx: &Context<'_>, explanation: &mut Explanation) {
         return;
     }
     explanation.end = match ctx.snapshot.services.real_server(conn.real_server) {
-        Some(slot) if slot.available => towards(ctx, &slot.server, conn.mode, conn.real.1 != conn.virt.1),
+        Some(slot) if slot.available => {
+            let maps = conn.real.1 != conn.virt.1;
+            towards(ctx, &slot.server, (conn.mode, conn.virt.0), maps)
+        }
         _ => End::Drop(DropReason::RealServerGone),
     };
 }
@@ -253,7 +256,8 @@ fn new<A: Address>(
     explanation.end = if table.len() == table.capacity() {
         End::Drop(DropReason::ConnTableFull)
     } else {
-        towards(ctx, chosen.server, chosen.server.mode, chosen.port != key.dst.port)
+        let maps = chosen.port != key.dst.port;
+        towards(ctx, chosen.server, (chosen.server.mode, key.dst.addr.to_ip()), maps)
     };
 }
 
@@ -337,7 +341,12 @@ fn local_end<A: Address>(
 }
 
 /// To a real server; `maps` when its port differs from the service's.
-fn towards(ctx: &Context<'_>, server: &RealServer, mode: ForwardingMode, maps: bool) -> End {
+fn towards(ctx: &Context<'_>, server: &RealServer, (mode, virt): (ForwardingMode, IpAddr), maps: bool) -> End {
+    match mode {
+        ForwardingMode::Local => return End::Punt(Left::LocalServer),
+        ForwardingMode::Bypass => return leave(ctx, virt, End::Drop(DropReason::NoRoute)),
+        _ => {}
+    }
     let masquerades = matches!(mode, ForwardingMode::Nat | ForwardingMode::FullNat);
     let local = if masquerades && maps {
         End::Drop(DropReason::LocalRealServer)

@@ -17,6 +17,7 @@ pub mod body;
 pub mod capture;
 pub mod connections;
 pub mod observe;
+mod openapi;
 pub mod routes;
 pub mod serve;
 pub mod why;

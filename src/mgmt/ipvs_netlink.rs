@@ -12,6 +12,9 @@ use lvs_api::netlink::{
 };
 
 pub mod answer;
+pub mod families;
+pub mod file_names;
+pub mod kernel_options;
 pub mod proc_files;
 pub mod serve;
 
@@ -73,6 +76,12 @@ pub trait IpvsTable {
 
     /// Stops one.
     fn stop_daemon(&mut self, state: u32) -> Result<(), Errno>;
+
+    /// A kernel setting by its name below `net.ipv4.vs`, as `sysctl` prints it.
+    fn sysctl(&self, name: &str) -> Option<String>;
+
+    /// Sets one.
+    fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), Errno>;
 
     /// Sets the counters of one service and its servers to 0, or all.
     fn zero(&mut self, key: Option<&ServiceKey>) -> Result<(), Errno>;

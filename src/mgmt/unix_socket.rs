@@ -171,6 +171,11 @@ pub struct UnixSocket {
 }
 
 impl UnixSocket {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Opens the socket with mode 0660; `group` may use it besides root and the daemon's own user.
     pub fn open(path: &Path, kind: SocketKind, group: Option<Gid>) -> Result<Self, SocketError> {
         refuse_second_daemon(path, kind)?;

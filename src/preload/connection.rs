@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use libc::{sockaddr, sockaddr_un, socklen_t, timeval};
 
 use crate::tracked::Tracked;
-use crate::{netlink, next, settings};
+use crate::{netlink, next, rewire, settings, tracked};
 
 const HELLO_MAGIC: [u8; 8] = *b"LVSDNL1\0";
 const CANCEL_MAGIC: [u8; 8] = *b"LVSDCN1\0";
@@ -43,7 +43,7 @@ fn set_time_limit(fd: c_int, option: c_int, timeout_ms: u32) {
 }
 
 /// A connected socket with a time limit on its calls, or `None`.
-fn connect_once() -> Option<c_int> {
+pub(crate) fn connect_once() -> Option<c_int> {
     // SAFETY: makes a socket.
     let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -63,11 +63,18 @@ fn connect_once() -> Option<c_int> {
         *to = *from as libc::c_char;
     }
     let len = size_of::<sockaddr_un>() as socklen_t;
-    // SAFETY: the name is a sockaddr_un of that length.
-    if unsafe { libc::connect(fd, (&raw const name).cast(), len) } != 0 {
+    let family_len = offset_of!(sockaddr_un, sun_path) as socklen_t;
+    // SAFETY: the name is a sockaddr_un of that length. A name of only the family asks for a free abstract one, by which a
+    // program that inherits the socket knows it.
+    let connected = unsafe {
+        next::bind(fd, (&raw const name).cast(), family_len) == 0
+            && next::connect(fd, (&raw const name).cast(), len) == 0
+    };
+    if !connected {
         close(fd);
         return None;
     }
+    REACHED.store(true, Ordering::Relaxed);
     Some(fd)
 }
 
@@ -80,7 +87,6 @@ pub(crate) fn connect() -> Option<c_int> {
     };
     loop {
         if let Some(fd) = connect_once() {
-            REACHED.store(true, Ordering::Relaxed);
             return Some(fd);
         }
         if left_ms == 0 {
@@ -95,9 +101,20 @@ pub(crate) fn connect() -> Option<c_int> {
 
 /// Replaces the socket of `fd` by a connection on which hello was sent. Returns whether that worked.
 pub(crate) fn divert(fd: c_int, tracked: &Tracked) -> bool {
-    let Some(connection) = connect() else {
-        return false;
-    };
+    connect().is_some_and(|connection| say_hello(fd, tracked, connection, replace))
+}
+
+/// Puts a connection behind the descriptor of a socket that nobody else knows yet. Returns whether that worked.
+pub(crate) fn begin_as(fd: c_int, tracked: &Tracked, connection: c_int) -> bool {
+    say_hello(fd, tracked, connection, |fd, fresh| {
+        let replaced = rewire::replace_one(fd, fresh);
+        close(fresh);
+        replaced
+    })
+}
+
+/// Says hello on a connection and puts it behind `fd`. Returns whether that worked.
+fn say_hello(fd: c_int, tracked: &Tracked, connection: c_int, replace: impl Fn(c_int, c_int) -> bool) -> bool {
     if !send_all(connection, &hello(tracked.port_id.load(Ordering::Relaxed))) {
         close(connection);
         return false;
@@ -142,19 +159,140 @@ fn inode(path: &CStr) -> u64 {
     unsafe { status.assume_init() }.st_ino
 }
 
-/// Makes `fd` refer to the socket of `fresh`, keeps its blocking mode and close-on-exec, and closes `fresh`.
+/// Makes `fd` and its copies refer to the socket of `fresh`, and closes `fresh`.
 fn replace(fd: c_int, fresh: c_int) -> bool {
-    // SAFETY: fcntl and dup3 take descriptors and flags only.
-    let replaced = unsafe {
-        let status = libc::fcntl(fd, libc::F_GETFL);
-        if status >= 0 && status & libc::O_NONBLOCK != 0 {
-            libc::fcntl(fresh, libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK);
-        }
-        let keep = libc::fcntl(fd, libc::F_GETFD) & libc::FD_CLOEXEC == 0;
-        libc::dup3(fresh, fd, if keep { 0 } else { libc::O_CLOEXEC }) >= 0
-    };
+    let replaced = rewire::replace_all(fd, fresh);
     close(fresh);
     replaced
+}
+
+/// Makes `fd` a netlink socket of the kernel with the name and options that it has so far. Returns whether that worked.
+pub(crate) fn return_to_kernel(fd: c_int, tracked: &Tracked) -> bool {
+    let kind = tracked.kind.load(Ordering::Relaxed) | libc::SOCK_CLOEXEC;
+    // SAFETY: makes a socket.
+    let fresh = unsafe { next::socket(libc::AF_NETLINK, kind, libc::NETLINK_GENERIC) };
+    if fresh < 0 {
+        return false;
+    }
+    let options = tracked.options.load(Ordering::Relaxed);
+    for option in (1..=31).filter(|option| options & 1 << option != 0) {
+        let on: c_int = 1;
+        let len = size_of::<c_int>() as socklen_t;
+        // SAFETY: the value is an int of that length.
+        unsafe { next::setsockopt(fresh, libc::SOL_NETLINK, option, (&raw const on).cast(), len) };
+    }
+    if tracked.bound.load(Ordering::Relaxed) {
+        bind_netlink(fresh, tracked.port_id.load(Ordering::Relaxed));
+    }
+    let replaced = replace(fd, fresh);
+    if replaced {
+        tracked.forget();
+    }
+    replaced
+}
+
+/// Gives a netlink socket a port id; 0 for any. Returns whether that worked.
+fn bind_netlink(fd: c_int, port_id: u32) -> bool {
+    // SAFETY: all zeros is a valid sockaddr_nl.
+    let mut name: libc::sockaddr_nl = unsafe { zeroed() };
+    name.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    name.nl_pid = port_id;
+    // SAFETY: the name is a sockaddr_nl of that length.
+    unsafe {
+        next::bind(
+            fd,
+            (&raw const name).cast(),
+            size_of::<libc::sockaddr_nl>() as socklen_t,
+        ) == 0
+    }
+}
+
+/// Whether the kernel would give a socket this port id.
+pub(crate) fn may_have_port_id(port_id: u32) -> bool {
+    if tracked::has_port_id(port_id) {
+        return false;
+    }
+    // SAFETY: makes a socket.
+    let probe = unsafe {
+        next::socket(
+            libc::AF_NETLINK,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            libc::NETLINK_GENERIC,
+        )
+    };
+    if probe < 0 {
+        return true;
+    }
+    let is_free = bind_netlink(probe, port_id);
+    close(probe);
+    is_free
+}
+
+/// A port id as the kernel gives them: the process's id, then numbers that are none.
+pub(crate) fn free_port_id() -> u32 {
+    /// The first of the kernel's own, which it counts downwards.
+    const FIRST: u32 = 0_u32.wrapping_sub(4097);
+    // SAFETY: asks for the process id.
+    let own = unsafe { libc::getpid() } as u32;
+    if !tracked::has_port_id(own) {
+        return own;
+    }
+    let mut candidate = FIRST;
+    while tracked::has_port_id(candidate) {
+        candidate = candidate.wrapping_sub(1);
+    }
+    candidate
+}
+
+/// Sends the daemon the port id that its answers must carry from now on.
+pub(crate) fn rename(fd: c_int, tracked: &Tracked) {
+    send_all(fd, &hello(tracked.port_id.load(Ordering::Relaxed)));
+}
+
+/// Finds connections among the descriptors that this process began with: a program may inherit a netlink socket.
+pub(crate) fn adopt_inherited() {
+    if !settings::enabled() {
+        return;
+    }
+    let before = crate::next::errno();
+    rewire::each_descriptor(|fd| {
+        if is_connection(fd)
+            && let Some(entry) = tracked::remember(free_port_id(), libc::SOCK_RAW)
+        {
+            entry.bound.store(true, Ordering::Relaxed);
+            entry.dead.store(false, Ordering::Release);
+            entry.follow(fd);
+        }
+    });
+    crate::next::set_errno(before);
+}
+
+/// Whether a descriptor is a connection to the daemon that stands for a netlink socket.
+fn is_connection(fd: c_int) -> bool {
+    if tracked::inode_of(fd) == 0 {
+        return false;
+    }
+    // SAFETY: all zeros is a valid sockaddr_un.
+    let (mut own, mut peer): (sockaddr_un, sockaddr_un) = unsafe { (zeroed(), zeroed()) };
+    let (mut own_len, mut peer_len) = (
+        size_of::<sockaddr_un>() as socklen_t,
+        size_of::<sockaddr_un>() as socklen_t,
+    );
+    // SAFETY: the names are sockaddr_un of that length.
+    let is_known = unsafe {
+        next::getpeername(fd, (&raw mut peer).cast(), &raw mut peer_len) == 0
+            && next::getsockname(fd, (&raw mut own).cast(), &raw mut own_len) == 0
+    };
+    let is_unix = c_int::from(peer.sun_family) == libc::AF_UNIX;
+    let has_name = own_len as usize > offset_of!(sockaddr_un, sun_path);
+    // The daemon opens its socket by a longer name and renames it.
+    let path = settings::socket_path().to_bytes();
+    let is_daemon = peer
+        .sun_path
+        .iter()
+        .zip(path)
+        .all(|(found, wanted)| *found as u8 == *wanted);
+    is_known && is_unix && has_name && is_daemon
 }
 
 /// Drops the connection of `fd`, so that no late answer is read from it, and answers a pending request with `ENODEV`.

@@ -8,6 +8,8 @@ use crate::tracked::Tracked;
 const FAMILY_ID: u16 = 0xf1b5;
 const CONTROL_ID: u16 = 16;
 const GET_FAMILY: u8 = 3;
+const GET_POLICY: u8 = 10;
+const ATTRIBUTE_ID: u16 = 1;
 const ATTRIBUTE_NAME: u16 = 2;
 const KIND_ERROR: u16 = 2;
 const KIND_DONE: u16 = 3;
@@ -37,12 +39,22 @@ fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
         .map(|value| u32::from_ne_bytes(*value))
 }
 
-/// Whether this request is for IPVS: it has lvsd's family id, or it asks for the family of that name.
+/// Whether this request is for IPVS: it has lvsd's family id, or it asks about the family of that id or name.
 pub(crate) fn is_ours(head: &[u8]) -> bool {
     match u16_at(head, 4) {
         Some(FAMILY_ID) => true,
-        Some(CONTROL_ID) => head.get(HEADER_BYTES) == Some(&GET_FAMILY) && names_ipvs(head),
+        Some(CONTROL_ID) => matches!(head.get(HEADER_BYTES), Some(&GET_FAMILY | &GET_POLICY)) && names_ipvs(head),
         _ => false,
+    }
+}
+
+/// Whether this request is for a family of the kernel. A dump of all families is not: lvsd's has the kernel's in it.
+pub(crate) fn is_for_another(head: &[u8]) -> bool {
+    let is_dump = u16_at(head, 6).is_some_and(|flags| flags & FLAG_DUMP == FLAG_DUMP);
+    match u16_at(head, 4) {
+        None | Some(0..CONTROL_ID | FAMILY_ID) => false,
+        Some(CONTROL_ID) => !(is_ours(head) || (is_dump && head.get(HEADER_BYTES) == Some(&GET_FAMILY))),
+        Some(_) => true,
     }
 }
 
@@ -55,6 +67,9 @@ fn names_ipvs(head: &[u8]) -> bool {
         };
         if kind == ATTRIBUTE_NAME {
             return payload == b"IPVS\0" || payload == b"IPVS";
+        }
+        if kind == ATTRIBUTE_ID && u16_at(payload, 0) == Some(FAMILY_ID) {
+            return true;
         }
         attributes = attributes.get((len + 3) & !3..).unwrap_or_default();
     }

@@ -1,7 +1,8 @@
 //! Settings from the environment, read once at their first use.
 //!
-//! `LVS_IPVS=off` disables the library. `LVS_IPVS_SOCK` is the daemon's socket. `LVS_IPVS_TIMEOUT` (default 5) and
-//! `LVS_IPVS_WAIT` (default 0) are seconds and may have a fraction.
+//! `LVS_IPVS=off` disables the library. `LVS_IPVS_SOCK` is the daemon's socket. `LVS_IPVS_TIMEOUT` (default 0: as long
+//! as the daemon lives) and `LVS_IPVS_WAIT` (default 0) are seconds and may have a fraction. `LVS_IPVS_RUN` is the launcher
+//! for programs that the library cannot be loaded into.
 
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -11,10 +12,11 @@ const OFF: u8 = 1;
 const ON: u8 = 2;
 
 static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
-static TIMEOUT_MS: AtomicU32 = AtomicU32::new(5_000);
+static TIMEOUT_MS: AtomicU32 = AtomicU32::new(0);
 static WAIT_MS: AtomicU32 = AtomicU32::new(0);
 
 const SOCKET_DEFAULT: &CStr = c"/run/lvsd/ipvs.sock";
+const LAUNCHER_DEFAULT: &CStr = c"/usr/bin/lvs-run";
 
 fn variable(name: &CStr) -> Option<&'static CStr> {
     // SAFETY: the name is a C string.
@@ -55,8 +57,7 @@ pub(crate) fn enabled() -> bool {
         _ => {
             let off = variable(c"LVS_IPVS").is_some_and(|value| value == c"off");
             if let Some(timeout) = variable(c"LVS_IPVS_TIMEOUT").and_then(milliseconds) {
-                // 0 would mean no limit.
-                TIMEOUT_MS.store(timeout.max(1), Ordering::Relaxed);
+                TIMEOUT_MS.store(timeout, Ordering::Relaxed);
             }
             if let Some(wait) = variable(c"LVS_IPVS_WAIT").and_then(milliseconds) {
                 WAIT_MS.store(wait, Ordering::Relaxed);
@@ -67,7 +68,7 @@ pub(crate) fn enabled() -> bool {
     }
 }
 
-/// How long an answer may take.
+/// How long an answer may take; 0 for as long as the daemon lives.
 pub(crate) fn timeout_ms() -> u32 {
     TIMEOUT_MS.load(Ordering::Relaxed)
 }
@@ -80,4 +81,9 @@ pub(crate) fn wait_ms() -> u32 {
 /// Where the daemon listens.
 pub(crate) fn socket_path() -> &'static CStr {
     variable(c"LVS_IPVS_SOCK").unwrap_or(SOCKET_DEFAULT)
+}
+
+/// The launcher.
+pub(crate) fn launcher() -> &'static CStr {
+    variable(c"LVS_IPVS_RUN").unwrap_or(LAUNCHER_DEFAULT)
 }

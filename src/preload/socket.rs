@@ -11,8 +11,8 @@ use core::sync::atomic::Ordering;
 
 use libc::{iovec, msghdr, size_t, sockaddr, sockaddr_nl, socklen_t, ssize_t};
 
-use crate::connection::{disconnect, divert, number_option};
-use crate::netlink::{HEAD_BYTES, begin, is_ours, note_answer};
+use crate::connection::{disconnect, divert, may_have_port_id, number_option, rename, return_to_kernel};
+use crate::netlink::{HEAD_BYTES, begin, is_for_another, is_ours, note_answer};
 use crate::next::{errno, set_errno};
 use crate::tracked::{self, Tracked};
 use crate::{next, settings};
@@ -47,7 +47,7 @@ unsafe fn head(message: *const msghdr, head: &mut [u8; HEAD_BYTES]) -> usize {
         }
         // SAFETY: the caller vouches for the piece.
         let bytes = unsafe { slice::from_raw_parts(piece.iov_base.cast::<u8>(), piece.iov_len) };
-        for (to, from) in free.by_ref().zip(bytes) {
+        for (from, to) in bytes.iter().zip(free.by_ref()) {
             *to = *from;
             count += 1;
         }
@@ -78,17 +78,24 @@ fn port_id(fd: c_int) -> u32 {
 ///
 /// # Safety
 /// As for sendmsg.
-unsafe fn request(fd: c_int, message: *const msghdr) -> Option<ssize_t> {
+pub(crate) unsafe fn request(fd: c_int, message: *const msghdr) -> Option<ssize_t> {
     let mut bytes = [0; HEAD_BYTES];
     // SAFETY: sendmsg's contract.
     let count = unsafe { head(message, &mut bytes) };
     let head = bytes.get(..count)?;
     let entry = match tracked::find(fd) {
+        // Nothing is no message, and for the daemon it would be the end.
+        Some(_) if head.is_empty() => return Some(0),
+        Some(entry) if is_for_another(head) && return_to_kernel(fd, entry) => return None,
         Some(entry) => entry,
-        None if is_ours(head) && settings::enabled() && is_generic_netlink(fd) => tracked::remember(port_id(fd))?,
+        None if is_ours(head) && settings::enabled() && is_generic_netlink(fd) => {
+            let kind = number_option(fd, libc::SO_TYPE).unwrap_or(libc::SOCK_RAW);
+            tracked::remember(port_id(fd), kind)?
+        }
         None => return None,
     };
     let before = errno();
+    entry.bound.store(true, Ordering::Relaxed);
     begin(entry, head);
     let was_alive = !entry.dead.load(Ordering::Acquire);
     // SAFETY: sendmsg's contract, twice.
@@ -156,7 +163,7 @@ fn after_no_data(fd: c_int, entry: &Tracked, result: ssize_t, flags: c_int) -> N
 ///
 /// # Safety
 /// As for recvmsg.
-unsafe fn answer(fd: c_int, entry: &Tracked, message: *mut msghdr, flags: c_int) -> ssize_t {
+pub(crate) unsafe fn answer(fd: c_int, entry: &Tracked, message: *mut msghdr, flags: c_int) -> ssize_t {
     let before = errno();
     // SAFETY: recvmsg's contract.
     let (name, name_len, control_len) =
@@ -234,7 +241,7 @@ unsafe fn write_kernel_name(name: *mut c_void, capacity: socklen_t) -> socklen_t
 ///
 /// # Safety
 /// `name` has `capacity` writable bytes.
-unsafe fn write_name(name: *mut c_void, capacity: socklen_t, port_id: u32) -> socklen_t {
+pub(crate) unsafe fn write_name(name: *mut c_void, capacity: socklen_t, port_id: u32) -> socklen_t {
     // SAFETY: all zeros is a valid sockaddr_nl.
     let mut whole: sockaddr_nl = unsafe { zeroed() };
     whole.nl_family = libc::AF_NETLINK as libc::sa_family_t;
@@ -251,7 +258,7 @@ unsafe fn write_name(name: *mut c_void, capacity: socklen_t, port_id: u32) -> so
     len as socklen_t
 }
 
-fn flat(piece: &mut iovec) -> msghdr {
+pub(crate) fn flat(piece: &mut iovec) -> msghdr {
     // SAFETY: all zeros is a valid msghdr.
     let mut message: msghdr = unsafe { zeroed() };
     message.msg_iov = piece;
@@ -328,13 +335,13 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) 
 
 /// Where recvfrom writes the name of the sender, if anywhere.
 #[derive(Clone, Copy)]
-struct SenderName {
+pub(crate) struct SenderName {
     name: *mut sockaddr,
     len: *mut socklen_t,
 }
 
 impl SenderName {
-    const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         name: null_mut(),
         len: null_mut(),
     };
@@ -344,7 +351,13 @@ impl SenderName {
 ///
 /// # Safety
 /// As for recvfrom.
-unsafe fn answer_flat(fd: c_int, entry: &Tracked, mut piece: iovec, flags: c_int, sender: SenderName) -> ssize_t {
+pub(crate) unsafe fn answer_flat(
+    fd: c_int,
+    entry: &Tracked,
+    mut piece: iovec,
+    flags: c_int,
+    sender: SenderName,
+) -> ssize_t {
     let mut message = flat(&mut piece);
     if !sender.name.is_null() && !sender.len.is_null() {
         message.msg_name = sender.name.cast();
@@ -360,7 +373,7 @@ unsafe fn answer_flat(fd: c_int, entry: &Tracked, mut piece: iovec, flags: c_int
     result
 }
 
-const fn piece(bytes: *mut c_void, len: size_t) -> iovec {
+pub(crate) const fn piece(bytes: *mut c_void, len: size_t) -> iovec {
     iovec {
         iov_base: bytes,
         iov_len: len,
@@ -452,11 +465,44 @@ pub unsafe extern "C" fn __recv_chk(
 /// As for the C function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bind(fd: c_int, name: *const sockaddr, name_len: socklen_t) -> c_int {
-    if tracked::find(fd).is_some() {
-        return 0;
+    if let Some(entry) = tracked::find(fd)
+        && !name.is_null()
+        && name_len as usize >= size_of::<sockaddr_nl>()
+    {
+        // SAFETY: the caller keeps bind's contract: so many bytes are readable.
+        let name = unsafe { name.cast::<sockaddr_nl>().read_unaligned() };
+        // Messages to groups come from the kernel.
+        if name.nl_groups == 0 || !return_to_kernel(fd, entry) {
+            return give_name(fd, entry, name.nl_pid);
+        }
     }
     // SAFETY: the caller keeps bind's contract.
     unsafe { next::bind(fd, name, name_len) }
+}
+
+/// Gives the socket the port id that the program asks for, as the kernel would.
+fn give_name(fd: c_int, entry: &Tracked, port_id: u32) -> c_int {
+    let own = entry.port_id.load(Ordering::Relaxed);
+    if entry.bound.load(Ordering::Relaxed) {
+        // It has one for ever.
+        if port_id == 0 || port_id == own {
+            return 0;
+        }
+        set_errno(libc::EINVAL);
+        return -1;
+    }
+    if port_id != 0 && port_id != own {
+        if !may_have_port_id(port_id) {
+            set_errno(libc::EADDRINUSE);
+            return -1;
+        }
+        entry.port_id.store(port_id, Ordering::Relaxed);
+        if !entry.dead.load(Ordering::Acquire) {
+            rename(fd, entry);
+        }
+    }
+    entry.bound.store(true, Ordering::Relaxed);
+    0
 }
 
 /// See the C library.
@@ -467,8 +513,14 @@ pub unsafe extern "C" fn bind(fd: c_int, name: *const sockaddr, name_len: sockle
 pub unsafe extern "C" fn getsockname(fd: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> c_int {
     match tracked::find(fd) {
         Some(entry) if !name.is_null() && !name_len.is_null() => {
+            let is_bound = entry.bound.load(Ordering::Relaxed);
+            let port_id = if is_bound {
+                entry.port_id.load(Ordering::Relaxed)
+            } else {
+                0
+            };
             // SAFETY: the caller keeps getsockname's contract.
-            unsafe { *name_len = write_name(name.cast(), *name_len, entry.port_id.load(Ordering::Relaxed)) };
+            unsafe { *name_len = write_name(name.cast(), *name_len, port_id) };
             0
         }
         // SAFETY: as above.

@@ -41,7 +41,8 @@ fn wrong_requests_are_told_place_cause_and_cure() {
                 services,
                 r#"{"service": "tcp:192.0.2.100:81", "sheduler": "rr"}"#,
                 400,
-                "sheduler: unknown field `sheduler`, expected one of `service`, `scheduler`, `scheduler_flags`, `persistence`, `one_packet`, \
+                "sheduler: unknown field `sheduler`, expected one of `service`, `scheduler`, `scheduler_flags`, \
+             `persistence`, `unused_persistence`, `one_packet`, \
              `client_address`, `mss_max`, `established_timeout_sec`, `local_addresses`, `servers` at line 1 column 44",
             ),
             (

@@ -67,7 +67,7 @@ fn memory(limits: IpvsLimits) -> Served<MemoryTable> {
                 &mut *of_files.lock().unwrap_or_else(PoisonError::into_inner),
             )),
             Some(ProcFile::Connections) => Some(proc_text::connections([].iter())),
-            _ => None,
+            _ => proc_files::of_table(&*of_files.lock().unwrap_or_else(PoisonError::into_inner), path),
         };
         Box::pin(std::future::ready(text))
     };

@@ -6,6 +6,7 @@ use lvs_api::netlink::{
     DaemonRequest, DaemonRow, Errno, Info, ServerOptions, ServerRow, ServiceKey, ServiceOptions, ServiceRow,
     Statistics, TimeoutsRequest, TimeoutsRow,
 };
+use lvs_core::ipvs::sysctl::Sysctls;
 use lvsd::mgmt::ipvs_netlink::IpvsTable;
 
 const SCHEDULERS: [&str; 14] = [
@@ -16,6 +17,7 @@ pub struct MemoryTable {
     timeouts: TimeoutsRow,
     services: Vec<(ServiceRow, Vec<ServerRow>)>,
     daemons: Vec<DaemonRow>,
+    sysctls: Sysctls,
 }
 
 impl Default for MemoryTable {
@@ -28,6 +30,7 @@ impl Default for MemoryTable {
             },
             services: Vec::new(),
             daemons: Vec::new(),
+            sysctls: Sysctls::default(),
         }
     }
 }
@@ -205,6 +208,17 @@ impl IpvsTable for MemoryTable {
         } else {
             Ok(())
         }
+    }
+
+    fn sysctl(&self, name: &str) -> Option<String> {
+        self.sysctls.get(name)
+    }
+
+    fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), Errno> {
+        if self.sysctls.get(name).is_none() {
+            return Err(Errno::NoEntry);
+        }
+        self.sysctls.set(name, value).map_err(|_| Errno::Invalid)
     }
 
     fn zero(&mut self, _key: Option<&ServiceKey>) -> Result<(), Errno> {

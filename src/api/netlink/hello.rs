@@ -1,11 +1,17 @@
 //! The first datagram on the socket, which says who speaks and what it wants.
 //!
-//! In:  a connection's first bytes. Out: a [`Hello`] (netlink follows), or the path of a file that is wanted.
+//! In:  a connection's first bytes. Out: a [`Hello`] (netlink follows), the path of a file that is to be read or written, or
+//! a call with one of the old socket options.
 
 /// Begins a hello. Its digit is the version of this framing.
 pub const HELLO_MAGIC: [u8; 8] = *b"LVSDNL1\0";
-/// Begins the wish for a text of `/proc/net`; the path follows.
+/// Begins the wish for the text of a kernel file; its canonical path follows.
 pub const FILE_MAGIC: [u8; 8] = *b"LVSDPF1\0";
+/// Begins the wish to write a kernel file; its canonical path follows. Each further datagram is a value, and is answered by
+/// an error number of four bytes, 0 for none.
+pub const WRITE_MAGIC: [u8; 8] = *b"LVSDFW1\0";
+/// Begins a call with an old socket option; see [`crate::kernel_options`].
+pub const OPTION_MAGIC: [u8; 8] = *b"LVSDSO1\0";
 /// Begins the withdrawal of a request that its sender no longer waits for; the sequence follows.
 pub const CANCEL_MAGIC: [u8; 8] = *b"LVSDCN1\0";
 /// Bytes of a hello.
@@ -33,6 +39,10 @@ pub enum Opening {
     Netlink(Hello),
     /// The text of this file is wanted, as a descriptor.
     File(String),
+    /// Values for this file follow.
+    Write(String),
+    /// One call with an old socket option: all behind the magic.
+    KernelOption(Vec<u8>),
 }
 
 impl Opening {
@@ -55,13 +65,17 @@ impl Opening {
                     timeout_ms: rest.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes)),
                 }))
             }
-            FILE_MAGIC => {
-                let path = rest.split(|byte| *byte == 0).next().unwrap_or_default();
-                Some(Self::File(std::str::from_utf8(path).ok()?.to_owned()))
-            }
+            FILE_MAGIC => path(rest).map(Self::File),
+            WRITE_MAGIC => path(rest).map(Self::Write),
+            OPTION_MAGIC => Some(Self::KernelOption(rest.to_vec())),
             _ => None,
         }
     }
+}
+
+fn path(bytes: &[u8]) -> Option<String> {
+    let path = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    Some(std::str::from_utf8(path).ok()?.to_owned())
 }
 
 impl Hello {

@@ -108,6 +108,25 @@ pub fn refuse(request: &Message<'_>, port_id: u32, errno: Errno) -> Vec<u8> {
     frame(KIND_ERROR, 0, request.sequence, port_id, &body)
 }
 
+/// An error message with only the header of the request, as a socket with `NETLINK_CAP_ACK` gets it; others as they are.
+pub fn cap(mut datagram: Vec<u8>) -> Vec<u8> {
+    const CAPPED_BYTES: usize = HEADER_BYTES + 4 + HEADER_BYTES;
+    let is_error = Messages::new(&datagram)
+        .next()
+        .is_some_and(|message| message.kind == KIND_ERROR);
+    if is_error && datagram.len() > CAPPED_BYTES {
+        datagram.truncate(CAPPED_BYTES);
+        let len = u32::try_from(CAPPED_BYTES).unwrap_or(u32::MAX);
+        if let Some(place) = datagram.first_chunk_mut() {
+            *place = len.to_ne_bytes();
+        }
+        if let Some(flags) = datagram.get_mut(6..8) {
+            flags.copy_from_slice(&FLAG_CAPPED.to_ne_bytes());
+        }
+    }
+    datagram
+}
+
 /// The end of a dump.
 pub fn done(sequence: u32, port_id: u32) -> Vec<u8> {
     frame(KIND_DONE, FLAG_MULTI, sequence, port_id, &0_i32.to_ne_bytes())

@@ -5,8 +5,8 @@
 
 use std::net::IpAddr;
 
-use super::attribute::Writer;
-use super::message::{HEADER_BYTES, frame};
+use super::attribute::{Attributes, Writer};
+use super::message::{HEADER_BYTES, Message, frame};
 use super::row::{DaemonRow, Family, Granularity, Info, ServerRow, ServiceKey, ServiceRow, Statistics, TimeoutsRow};
 use super::{FAMILY_ID, FAMILY_NAME, command};
 
@@ -39,7 +39,7 @@ fn ipvs(to: Addressee, command: u8, fill: impl FnOnce(&mut Writer)) -> Vec<u8> {
 }
 
 /// Commands a client may send, with `GENL_CMD_CAP_*`: admin 1, do 2, dump 4, has a policy 8.
-const OPERATIONS: [(u8, u32); 16] = [
+pub(super) const OPERATIONS: [(u8, u32); 16] = [
     (command::NEW_SERVICE, 0x0b),
     (command::SET_SERVICE, 0x0b),
     (command::DEL_SERVICE, 0x0b),
@@ -58,11 +58,16 @@ const OPERATIONS: [(u8, u32); 16] = [
     (command::FLUSH, 0x0b),
 ];
 
-/// `CTRL_CMD_NEWFAMILY`: where IPVS is to be found.
-pub fn family(to: Addressee) -> Vec<u8> {
+/// A message of the family of families.
+pub(super) fn control(to: Addressee, command: u8, fill: impl FnOnce(&mut Writer)) -> Vec<u8> {
     const CONTROL_ID: u16 = 16;
     const VERSION: u8 = 2;
-    generic(to, CONTROL_ID, command::CTRL_NEW_FAMILY, VERSION, |answer| {
+    generic(to, CONTROL_ID, command, VERSION, fill)
+}
+
+/// `CTRL_CMD_NEWFAMILY`: where IPVS is to be found.
+pub fn family(to: Addressee) -> Vec<u8> {
+    control(to, command::CTRL_NEW_FAMILY, |answer| {
         answer
             .put_text(2, FAMILY_NAME)
             .put_u16(1, FAMILY_ID)
@@ -77,6 +82,28 @@ pub fn family(to: Addressee) -> Vec<u8> {
                 }
             });
     })
+}
+
+/// A kernel's answer about its families as lvsd passes it on; `None` for IPVS, which is lvsd's here, and for what is no
+/// description of a family.
+pub fn family_of_kernel(to: Addressee, message: &Message<'_>) -> Option<Vec<u8>> {
+    const CONTROL_ID: u16 = 16;
+    let body = message.body();
+    let name = Attributes::new(body.get(4..)?).find(2)?.text(15)?;
+    (message.kind == CONTROL_ID && name != FAMILY_NAME)
+        .then(|| frame(CONTROL_ID, super::FLAG_MULTI, to.sequence, to.port_id, body))
+}
+
+/// Asks a kernel for all its families.
+pub fn ask_families() -> Vec<u8> {
+    const CONTROL_ID: u16 = 16;
+    frame(
+        CONTROL_ID,
+        super::FLAG_REQUEST | super::FLAG_DUMP,
+        1,
+        0,
+        &[command::CTRL_GET_FAMILY, 1, 0, 0],
+    )
 }
 
 /// `SET_INFO`.

@@ -116,6 +116,8 @@ pub enum Request {
     GetFamily,
     /// Every family there is here: IPVS.
     DumpFamilies,
+    /// `CTRL_CMD_GETPOLICY` of IPVS: of one command, or of all.
+    DumpPolicy { command: Option<u32> },
     /// `-A`.
     AddService { key: ServiceKey, options: ServiceOptions },
     /// `-E`.
@@ -184,20 +186,50 @@ impl Request {
 }
 
 fn control(command: u8, dump: bool, attributes: Attributes<'_>) -> Result<Request, Errno> {
-    if command != command::CTRL_GET_FAMILY {
-        return Err(Errno::NotSupported);
+    match (command, dump) {
+        (command::CTRL_GET_FAMILY, true) => Ok(Request::DumpFamilies),
+        (command::CTRL_GET_FAMILY, false) => family(attributes).map(|()| Request::GetFamily),
+        (command::CTRL_GET_POLICY, true) => {
+            family(attributes)?;
+            let command = may(attributes.find(ATTRIBUTE_COMMAND), Attribute::u32)?;
+            match command {
+                Some(command) if !super::policy::knows(command) => Err(Errno::NoEntry),
+                command => Ok(Request::DumpPolicy { command }),
+            }
+        }
+        _ => Err(Errno::NotSupported),
     }
-    if dump {
-        return Ok(Request::DumpFamilies);
-    }
+}
+
+/// `CTRL_ATTR_OP`.
+const ATTRIBUTE_COMMAND: u16 = 10;
+
+/// Whether the family that a request names is IPVS.
+fn family(attributes: Attributes<'_>) -> Result<(), Errno> {
     let by_id = attributes.find(1).and_then(|id| id.u16());
     let by_name = attributes.find(2).and_then(|name| name.text(NAME_MAX));
     match (by_id, by_name) {
         (None, None) => Err(Errno::Invalid),
-        (Some(FAMILY_ID), None) => Ok(Request::GetFamily),
-        (_, Some(name)) if name == FAMILY_NAME => Ok(Request::GetFamily),
+        (Some(FAMILY_ID), None) => Ok(()),
+        (_, Some(name)) if name == FAMILY_NAME => Ok(()),
         _ => Err(Errno::NoEntry),
     }
+}
+
+/// Whether a message is for lvsd: it has the id of its family, or it asks about the family of that id or name, or about all
+/// families, which lvsd lists with the kernel's.
+pub fn is_for_ipvs(message: &Message<'_>) -> bool {
+    let asks = || {
+        let command = *message.body().first()?;
+        let attributes = Attributes::new(message.body().get(GENERIC_BYTES..)?);
+        let is_dump = message.is_dump();
+        let is_ours = match command {
+            command::CTRL_GET_FAMILY => is_dump || family(attributes).is_ok(),
+            command => command == command::CTRL_GET_POLICY && family(attributes).is_ok(),
+        };
+        is_ours.then_some(())
+    };
+    message.kind == FAMILY_ID || (message.kind == CONTROL_ID && asks().is_some())
 }
 
 fn dump(command: u8, attributes: Attributes<'_>) -> Result<Request, Errno> {

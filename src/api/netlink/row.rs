@@ -208,6 +208,8 @@ impl ServerRow {
     pub const TUNNEL: u32 = 2;
     /// `IP_VS_CONN_F_DROUTE`.
     pub const DIRECT_ROUTING: u32 = 3;
+    /// `IP_VS_CONN_F_BYPASS`.
+    pub const BYPASS: u32 = 4;
     /// `IP_VS_CONN_F_FWD_MASK`.
     pub const METHOD_MASK: u32 = 7;
 

@@ -11,9 +11,11 @@ use lvs_api::netlink::SOCKET_DEFAULT;
 /// How the tool reaches lvsd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// Choose by the program: notify if it is static, set-uid, set-gid or has file capabilities, otherwise preload.
+    /// Choose by what the program's file is: preload for tools that link libnl, notify for all others that root starts,
+    /// and for what cannot be preloaded: static, Go, musl, 32-bit, set-uid, file capabilities. What neither leads to lvsd
+    /// is refused.
     Auto,
-    /// By the library, without looking at the program.
+    /// By the library. A program that cannot be preloaded is refused.
     Preload,
     /// By a supervisor that answers system calls of the tool and of all programs that it starts.
     Notify,
@@ -39,8 +41,8 @@ pub struct RunArguments {
     /// Seconds to wait for lvsd to answer.
     #[arg(long, env = "LVS_IPVS_WAIT", default_value_t = 0.0, value_parser = seconds)]
     pub wait: f64,
-    /// Seconds that lvsd may take for an answer.
-    #[arg(long, env = "LVS_IPVS_TIMEOUT", default_value_t = 5.0, value_parser = seconds)]
+    /// Seconds that lvsd may take for an answer; 0: as long as it lives, as a kernel may.
+    #[arg(long, env = "LVS_IPVS_TIMEOUT", default_value_t = 0.0, value_parser = seconds)]
     pub timeout: f64,
     /// For internal use: makes this process a part of the supervision.
     #[arg(long, hide = true, value_enum)]

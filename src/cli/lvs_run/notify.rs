@@ -7,10 +7,12 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{IoSlice, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -20,6 +22,8 @@ use crate::lvs_run::{filter, raw_calls};
 
 /// This program, even if its file has been replaced.
 const OWN_PROGRAM: &str = "/proc/self/exe";
+/// A supervised program that opens this gets the path of the supervisor's lvsd. No kernel has a file of this name.
+pub(crate) const SUPERVISION_FILE: &str = "/proc/net/ip_vs_supervisor";
 /// The supervisor sends this when it is ready.
 pub(crate) const READY: &[u8] = b"+";
 
@@ -27,8 +31,15 @@ pub(crate) const READY: &[u8] = b"+";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Director<'a> {
     pub(crate) socket: &'a Path,
-    /// The longest time that an answer may take.
+    /// The longest time that an answer may take; 0 for as long as lvsd lives.
     pub(crate) timeout_sec: f64,
+}
+
+impl Director<'_> {
+    /// The longest time that an answer may take.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        (self.timeout_sec > 0.0).then(|| Duration::from_secs_f64(self.timeout_sec))
+    }
 }
 
 /// The program that this process becomes.
@@ -53,20 +64,48 @@ fn supervision(part: Part, director: Director<'_>) -> Command {
     command
 }
 
-/// Becomes `tool`, supervised. Returns only when that fails, with the reason.
-pub(crate) fn become_supervised(tool: Tool<'_>, director: Director<'_>) -> String {
-    match prepare(director) {
-        Ok(()) => {
-            let name = tool.name.unwrap_or(tool.path.as_os_str());
-            let error = Command::new(tool.path).arg0(name).args(tool.arguments).exec();
-            format!("{}: {error}", tool.path.display())
-        }
-        Err(message) => format!("{} cannot be supervised: {message}", tool.path.display()),
+/// Why a tool was not started.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It cannot be supervised here. This process is as it was.
+    Unavailable(String),
+    /// It was to be started, and that failed. This process may have a filter by now.
+    Broken(String),
+}
+
+impl Failure {
+    /// Exit code and message of `lvs-run`.
+    pub(crate) fn into_words(self) -> (u8, String) {
+        let (Self::Unavailable(reason) | Self::Broken(reason)) = self;
+        (super::EXIT_NOT_EXECUTABLE, reason)
     }
 }
 
-fn prepare(director: Director<'_>) -> Result<(), String> {
-    let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
+/// The socket of the lvsd to which a supervisor leads this process already, if there is one.
+pub(crate) fn existing_supervision() -> Option<PathBuf> {
+    let socket = std::fs::read(SUPERVISION_FILE).ok()?;
+    Some(PathBuf::from(OsString::from_vec(socket)))
+}
+
+/// Becomes `tool`, supervised. Returns only when that fails.
+pub(crate) fn become_supervised(tool: Tool<'_>, director: Director<'_>) -> Failure {
+    let named = |reason| format!("{} cannot be supervised: {reason}", tool.path.display());
+    match prepare(director) {
+        Ok(()) => become_tool(tool),
+        Err(Failure::Unavailable(reason)) => Failure::Unavailable(named(reason)),
+        Err(Failure::Broken(reason)) => Failure::Broken(named(reason)),
+    }
+}
+
+/// Becomes `tool`. Returns only when that fails.
+pub(crate) fn become_tool(tool: Tool<'_>) -> Failure {
+    let name = tool.name.unwrap_or(tool.path.as_os_str());
+    let error = Command::new(tool.path).arg0(name).args(tool.arguments).exec();
+    Failure::Broken(format!("{}: {error}", tool.path.display()))
+}
+
+fn prepare(director: Director<'_>) -> Result<(), Failure> {
+    let failed = |what: &'static str| move |error: std::io::Error| Failure::Unavailable(format!("{what}: {error}"));
     let (mut ours, theirs) = UnixStream::pair().map_err(failed("no socket"))?;
     let status = supervision(Part::Launcher, director)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -75,12 +114,13 @@ fn prepare(director: Director<'_>) -> Result<(), String> {
         .status()
         .map_err(failed("the supervisor does not start"))?;
     if !status.success() {
-        return Err(format!("the supervisor does not start: {status}"));
+        let reason = format!("the supervisor does not start: {status}");
+        return Err(Failure::Unavailable(reason));
     }
     let (context, listener) = filter::load().map_err(|error| {
-        format!(
+        Failure::Unavailable(format!(
             "the kernel takes no filter ({error}); user notification needs Linux 5.14 and a container that allows it"
-        )
+        ))
     })?;
     // The context keeps the listener open until this process becomes the program.
     std::mem::forget(context);
@@ -88,16 +128,15 @@ fn prepare(director: Director<'_>) -> Result<(), String> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let gone = |reason: String| Failure::Broken(format!("the supervisor is gone: {reason}"));
     sendmsg(ours.as_fd(), &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL)
-        .map_err(|error| format!("the supervisor is gone: {error}"))?;
+        .map_err(|error| gone(error.to_string()))?;
     let mut word = Vec::new();
-    ours.read_to_end(&mut word).map_err(failed("the supervisor is gone"))?;
-    if word == READY {
-        Ok(())
-    } else if word.is_empty() {
-        Err("the supervisor ended".into())
-    } else {
-        Err(String::from_utf8_lossy(&word).into_owned())
+    ours.read_to_end(&mut word).map_err(|error| gone(error.to_string()))?;
+    match word.as_slice() {
+        READY => Ok(()),
+        [] => Err(Failure::Broken("the supervisor ended".into())),
+        word => Err(Failure::Broken(String::from_utf8_lossy(word).into_owned())),
     }
 }
 

@@ -86,3 +86,19 @@ pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Owned
     let watched = unsafe { AsyncFd::register_with_interest(fd, interest) };
     Ok(watched?)
 }
+
+/// The bytes of a `struct statx`, as the kernel writes them.
+pub(crate) fn statx_bytes(found: &rustix::fs::Statx) -> Vec<u8> {
+    let len = size_of::<rustix::fs::Statx>();
+    // SAFETY: the struct is the kernel's own: numbers only, without padding that was not written.
+    unsafe { std::slice::from_raw_parts((&raw const *found).cast::<u8>(), len) }.to_vec()
+}
+
+/// Asks for an option of SOL_NETLINK. Returns the length of the value.
+pub(crate) fn netlink_option(socket: impl AsFd, option: i32, value: &mut [u8]) -> Result<usize> {
+    let mut len = libc::socklen_t::try_from(value.len()).unwrap_or(0);
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the value is writable for its length.
+    let result = unsafe { libc::getsockopt(fd, libc::SOL_NETLINK, option, value.as_mut_ptr().cast(), &raw mut len) };
+    outcome(result.into()).map(|_| usize::try_from(len).unwrap_or(0))
+}

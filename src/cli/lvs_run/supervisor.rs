@@ -1,8 +1,8 @@
 //! The supervisor of a program that cannot be preloaded. It answers the system calls by which the program would reach IPVS.
 //!
 //! In:  notifications of the filter. Out: for each a result, a descriptor, or permission to continue in the kernel.
-//! A generic-netlink socket becomes one end of a pair whose other end [`relay`] serves. /proc/net/ip_vs* comes from lvsd.
-//! Running modprobe for ip_vs fails. Never: prints, outlives the program, delays a call that is not about IPVS.
+//! A generic-netlink socket becomes one end of a pair whose other end [`relay`] serves. The files of IPVS come from lvsd, and
+//! so do the answers to the old socket options. Running modprobe for ip_vs succeeds and loads nothing. Never: prints, outlives the program, delays a call that is not about IPVS.
 //! Ref: seccomp_unotify(2).
 
 use std::cell::RefCell;
@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Duration;
 
-use libseccomp::{ScmpNotifReq, ScmpSyscall};
+use libseccomp::{ScmpArch, ScmpNotifReq, ScmpSyscall};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, Shutdown, recvmsg, shutdown};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -25,6 +25,10 @@ use crate::lvs_run::notify::{Director, READY};
 use crate::lvs_run::raw_calls;
 
 mod director;
+mod files;
+mod kernel_option;
+mod layout;
+mod modprobe;
 mod notification;
 mod receive;
 mod relay;
@@ -32,6 +36,7 @@ mod socket;
 mod target;
 
 use director::DirectorAddress;
+use files::Writers;
 use notification::Notification;
 use relay::{Diverted, Relay};
 
@@ -40,6 +45,7 @@ struct Supervisor {
     director: DirectorAddress,
     /// By inode of the program's end of the pair.
     diverted: RefCell<HashMap<u64, Rc<Diverted>>>,
+    writers: Writers,
 }
 
 /// Supervises until the last process of the program is gone.
@@ -51,9 +57,10 @@ pub(crate) fn run(director: Director<'_>) -> io::Result<()> {
     let supervisor = Rc::new(Supervisor {
         director: DirectorAddress {
             socket: director.socket.to_owned(),
-            timeout: Duration::from_secs_f64(director.timeout_sec),
+            timeout: director.timeout(),
         },
         diverted: RefCell::default(),
+        writers: Writers::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
@@ -118,14 +125,17 @@ impl Supervisor {
         }
     }
 
-    fn take(self: &Rc<Self>, listener: &Rc<AsyncFd<OwnedFd>>, calls: &HashMap<ScmpSyscall, Intercepted>) {
+    fn take(self: &Rc<Self>, listener: &Rc<AsyncFd<OwnedFd>>, calls: &HashMap<(ScmpArch, ScmpSyscall), Intercepted>) {
         use std::os::fd::AsRawFd;
         // This fails when a signal has interrupted the call.
         let Ok(request) = ScmpNotifReq::receive(listener.as_raw_fd()) else {
             return;
         };
-        let kind = calls.get(&request.data.syscall).copied();
-        let notification = Notification::new(Rc::clone(listener), &request);
+        let mut kind = calls.get(&(request.data.arch, request.data.syscall)).copied();
+        let mut notification = Notification::new(Rc::clone(listener), &request);
+        if kind == Some(Intercepted::SocketCall) {
+            kind = notification.unpack();
+        }
         match kind {
             Some(kind) => self.answer(kind, notification),
             None => notification.proceed(),
@@ -134,11 +144,27 @@ impl Supervisor {
 
     fn answer(self: &Rc<Self>, kind: Intercepted, call: Notification) {
         match kind {
-            Intercepted::Socket => self.divert(call),
-            Intercepted::Open => self.open(call, 0, 1),
-            Intercepted::OpenAt => self.open(call, 1, 2),
-            Intercepted::Execute if call.loads_kernel_ipvs() => call.fail(rustix::io::Errno::NOENT),
-            Intercepted::Execute => call.proceed(),
+            Intercepted::Socket if call.int(0) == libc::AF_NETLINK && call.int(2) == libc::NETLINK_GENERIC => {
+                self.divert(call);
+            }
+            Intercepted::Socket => call.proceed(),
+            Intercepted::Execute => modprobe::answer(call, 0, 1),
+            Intercepted::ExecuteAt => modprobe::answer(call, 1, 2),
+            Intercepted::SetOption if kernel_option::concerns(&call) => self.answer_kernel_option(call, true),
+            Intercepted::GetOption if kernel_option::concerns(&call) => self.answer_kernel_option(call, false),
+            Intercepted::Open
+            | Intercepted::OpenAt
+            | Intercepted::OpenAt2
+            | Intercepted::Create
+            | Intercepted::Stat
+            | Intercepted::LinkStat
+            | Intercepted::StatAt
+            | Intercepted::StatX
+            | Intercepted::Access
+            | Intercepted::AccessAt
+            | Intercepted::ReadLink
+            | Intercepted::ReadLinkAt
+            | Intercepted::Attribute => self.answer_path(kind, call),
             kind => match self.find(&call) {
                 Some(diverted) => socket::answer(kind, call, &diverted),
                 None => call.proceed(),
@@ -158,11 +184,13 @@ impl Supervisor {
     }
 
     fn divert(self: &Rc<Self>, call: Notification) {
-        // A user who may not use lvsd gets the kernel's own socket.
-        let rights = self.director.rights_of(call.thread);
-        let opened = rights.and_then(|rights| Relay::open(call.thread, call.arguments[1], rights).ok());
-        let Some((relay, theirs)) = opened else {
+        // A user who may not use lvsd may not use the kernel's IPVS either, so his socket is the kernel's own.
+        let Some(rights) = self.director.rights_of(call.thread) else {
             return call.proceed();
+        };
+        let (relay, theirs) = match Relay::open(call.thread, call.int(1), rights) {
+            Ok(opened) => opened,
+            Err(error) => return call.fail(Errno::from_io_error(&error).unwrap_or(Errno::NOBUFS)),
         };
         let inode = target::inode(&theirs);
         let close_on_exec = call.arguments[1] & libc::SOCK_CLOEXEC as u64 != 0;
@@ -174,26 +202,6 @@ impl Supervisor {
             // The relay ends when the program has closed its end.
             let _ = relay.serve(&supervisor.director).await;
             supervisor.diverted.borrow_mut().remove(&inode);
-        });
-    }
-
-    fn open(self: &Rc<Self>, call: Notification, path: usize, flags: usize) {
-        const FOLDER: &[u8] = b"/proc/net/ip_vs";
-        const PATH_MAX_BYTES: usize = 64;
-        let path = call.text(call.arguments[path], PATH_MAX_BYTES);
-        let Some(path) = path.filter(|path| path.starts_with(FOLDER)) else {
-            return call.proceed();
-        };
-        if self.director.rights_of(call.thread).is_none() {
-            return call.proceed();
-        }
-        let close_on_exec = call.arguments[flags] & libc::O_CLOEXEC as u64 != 0;
-        let supervisor = Rc::clone(self);
-        spawn_local(async move {
-            match supervisor.director.file(&path).await {
-                Ok(file) => call.give(file.as_fd(), close_on_exec),
-                Err(_) => call.fail(rustix::io::Errno::NOENT),
-            }
         });
     }
 }

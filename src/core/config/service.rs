@@ -118,6 +118,7 @@ fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Resu
         scheduler,
         scheduler_flags: scheduler_flags(scheduler, raw)?,
         persistence: persistence(raw, &key)?,
+        unused_persistence: None,
         one_packet: raw.one_packet.as_ref().is_some_and(|yes| *yes.get_ref()),
         client_address: client_address(&raw.client_address)?,
         mss_max: raw.mss_max.as_ref().map_or(0, |mss| *mss.get_ref()),

@@ -14,6 +14,8 @@ pub enum ForwardingMode {
     DirectRouting = 3,
     /// The real server is the director itself.
     Local = 4,
+    /// Past all real servers, on to the client's destination.
+    Bypass = 5,
 }
 
 impl ForwardingMode {
@@ -25,11 +27,12 @@ impl ForwardingMode {
             2 => Self::Tunnel,
             3 => Self::DirectRouting,
             4 => Self::Local,
+            5 => Self::Bypass,
             _ => Self::Nat,
         }
     }
 
-    /// The word `ipvsadm -L` prints (`Masq Route Tunnel Local`); FULLNAT prints `FullNat`.
+    /// The word `ipvsadm -L` prints (`Masq Route Tunnel Local Bypass`); FULLNAT prints `FullNat`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nat => "Masq",
@@ -37,7 +40,14 @@ impl ForwardingMode {
             Self::Tunnel => "Tunnel",
             Self::DirectRouting => "Route",
             Self::Local => "Local",
+            Self::Bypass => "Bypass",
         }
+    }
+
+    /// Whether packets go to no real server, whatever its address is.
+    #[inline]
+    pub const fn is_serverless(self) -> bool {
+        matches!(self, Self::Local | Self::Bypass)
     }
 
     /// Whether replies pass through the director, so that they are looked up and rewritten.

@@ -141,6 +141,8 @@ pub struct ServiceSpec {
     pub scheduler_flags: SchedulerFlags,
     /// `-p`, `-M`: clients stick to their real servers for this long.
     pub persistence: Option<Persistence>,
+    /// What a client of IPVS said of persistence while it is off: the kernel keeps and lists it. Of no other effect.
+    pub unused_persistence: Option<Persistence>,
     /// `-o`: every UDP datagram is scheduled on its own.
     pub one_packet: bool,
     /// How FULLNAT real servers learn the client's address; other than `None` only with a local-address pool.
@@ -159,6 +161,7 @@ impl ServiceSpec {
             scheduler,
             scheduler_flags: SchedulerFlags(0),
             persistence: None,
+            unused_persistence: None,
             one_packet: false,
             client_address: ClientAddress::None,
             mss_max: 0,

@@ -85,6 +85,7 @@ impl SyncConn {
             ForwardingMode::Local => METHOD_LOCAL,
             ForwardingMode::Tunnel => METHOD_TUNNEL,
             ForwardingMode::DirectRouting => METHOD_DIRECT_ROUTING,
+            ForwardingMode::Bypass => METHOD_BYPASS,
         };
         let is_template = conn.flags.contains(ConnFlags::TEMPLATE);
         // A template counts as inactive on the wire.
@@ -124,8 +125,8 @@ impl SyncConn {
             METHOD_MASQUERADING if self.local.is_some() => ForwardingMode::FullNat,
             METHOD_MASQUERADING => ForwardingMode::Nat,
             METHOD_TUNNEL => ForwardingMode::Tunnel,
-            // Bypass: to the client's original destination; only the MAC changes.
-            METHOD_DIRECT_ROUTING | METHOD_BYPASS => ForwardingMode::DirectRouting,
+            METHOD_DIRECT_ROUTING => ForwardingMode::DirectRouting,
+            METHOD_BYPASS => ForwardingMode::Bypass,
             _ => ForwardingMode::Local,
         }
     }

@@ -113,7 +113,7 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
     let is_where_expected =
         (headers.l3_offset == L3_OFFSET) & (headers.l4_offset == L3_OFFSET + size_of::<A::Header>() as u16);
     let is_fast = is_where_expected
-        && mode != ForwardingMode::Local
+        && !mode.is_serverless()
         && !conn.client_address.is_pending()
         && (slot.is_common && conn.timeout_ms == timeout_ms || has_own_timeout(conn, slot, timeout_ms))
         && conn.hop_generation == snapshot.l3.generation

@@ -140,6 +140,7 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     let mode = conn.mode();
     let next_hop = match resolve::to_server(ctx, conn, server) {
         Ok(next_hop) => next_hop,
+        Err(RouteError::Local) if mode == ForwardingMode::Bypass => return Verdict::Drop(DropReason::NoRoute),
         Err(RouteError::Local) => return to_local_server(conn, &packet.headers, packet.frame.bytes_mut()),
         Err(RouteError::Drop(DropReason::RouteElsewhere)) => {
             return to_server_elsewhere(conn, &packet.headers, packet.frame.bytes_mut());
@@ -229,7 +230,7 @@ fn rewritten<A: Address, F: Frame>(
             rewrite::apply(packet.frame.bytes_mut(), &packet.headers, &rewrite);
             resolve::depart(packet, &to.next_hop)
         }
-        ForwardingMode::DirectRouting | ForwardingMode::Local => {
+        ForwardingMode::DirectRouting | ForwardingMode::Local | ForwardingMode::Bypass => {
             rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
             resolve::depart(packet, &to.next_hop)
         }
@@ -293,7 +294,7 @@ fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u
             let rewrite = Rewrite::of(conn, Direction::Inbound);
             rewrite::apply_keeping_ttl(frame, headers, &rewrite);
         }
-        ForwardingMode::DirectRouting | ForwardingMode::Tunnel | ForwardingMode::Local => {}
+        ForwardingMode::DirectRouting | ForwardingMode::Tunnel | ForwardingMode::Local | ForwardingMode::Bypass => {}
     }
     Verdict::Punt
 }

@@ -121,9 +121,20 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Asked<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
         match Query::try_from_uri(&parts.uri) {
             Ok(Query(asked)) => Ok(Self(asked)),
-            Err(error) => Err(ApiError::new(ErrorCode::BadRequest, error.body_text()).into()),
+            Err(error) => {
+                let text = error.body_text();
+                let place = place_of(&text).to_owned();
+                Err(ApiError::new(ErrorCode::BadRequest, text).at(place).into())
+            }
         }
     }
+}
+
+/// The parameter that a refusal of axum's names: `limit` of `Failed to deserialize query string: limit: invalid digit`.
+fn place_of(text: &str) -> &str {
+    let name = text.splitn(3, ": ").nth(1).filter(|_| text.matches(": ").count() > 1);
+    name.filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+        .unwrap_or_default()
 }
 
 /// What stands in a path.

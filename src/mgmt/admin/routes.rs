@@ -19,7 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::body::{Asked, JsonBody, Path, Refusal, StateBody};
-use super::{Admin, capture, connections, observe, why};
+use super::{Admin, capture, connections, observe, openapi, why};
 use crate::mgmt::director::publication::changes_arrive;
 
 mod settings;
@@ -75,7 +75,8 @@ fn documented() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
 
 /// The OpenAPI document, as checked in at `conf/openapi.json`.
 pub fn openapi() -> String {
-    let mut text = documented().1.to_pretty_json().expect("plain data");
+    let document = serde_json::to_value(documented().1).expect("plain data");
+    let mut text = serde_json::to_string_pretty(&openapi::exact(document)).expect("plain data");
     text.push('\n');
     text
 }
@@ -110,7 +111,7 @@ fn named<T: FromStr<Err: std::fmt::Display>>(text: &str, what: &str) -> Result<T
 }
 
 fn server_named(text: &str) -> Result<std::net::SocketAddr, Refusal> {
-    text.parse().map_err(|_| {
+    lvs_api::endpoint(text).ok_or_else(|| {
         let message =
             format!("{text:?} names no real server: write ADDRESS:PORT, as in 198.51.100.1:80 or [2001:db8::1]:80");
         Refusal(ApiError::new(ErrorCode::BadRequest, message).at("server"))

@@ -3,6 +3,7 @@
 mod clients;
 mod commands;
 mod metrics;
+mod schema;
 mod top;
 
 use std::io::{Read, Write};

@@ -27,14 +27,19 @@ const EXAMPLE_PORT: u16 = 40_000;
 pub async fn get_why(Shared(admin): Shared<Arc<Admin>>, Asked(asked): Asked<WhyAsked>) -> Result<Json<Why>, Refusal> {
     if asked.client.is_ipv4() != asked.virt.is_ipv4() {
         let message = "client and VIP are of two address families; give two of one";
-        return Err(ApiError::new(ErrorCode::BadRequest, message).at("client").into());
+        return Err(ApiError::new(ErrorCode::Refused, message).at("client").into());
     }
     let device = admin
         .director()
         .device_named(asked.device.as_deref())
         .map_err(|known| {
-            let message = format!("there is no such device; there are {}", known.join(", "));
-            ApiError::new(ErrorCode::BadRequest, message).at("device")
+            let known = if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            };
+            let message = format!("there is no such device; there are {known}");
+            ApiError::new(ErrorCode::Refused, message).at("device")
         })?;
     let question = Question {
         device,

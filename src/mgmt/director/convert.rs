@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use lvs_api::netlink::Statistics;
 use lvs_api::{
     ApiError, ClientAddress, ErrorCode, MarkProtocol, MarkRule, Mode, Netmask, Persistence, PortRange, Prefix,
-    Protocol, Server, Service, ServiceId, ServiceSettings, SyncDaemon, SyncRole, Timeouts, Tunnel,
+    Protocol, Server, Service, ServiceId, ServiceSettings, SyncDaemon, SyncRole, Timeouts, Tunnel, UnusedPersistence,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::conn_record::ConnRecord;
@@ -118,6 +118,16 @@ fn core_persistence(persistence: Persistence, family: AddressFamily) -> persiste
     persistence::Persistence { timeout_sec, mask }
 }
 
+fn core_unused_persistence(unused: UnusedPersistence, family: AddressFamily) -> persistence::Persistence {
+    let UnusedPersistence { timeout_sec, netmask } = unused;
+    core_persistence(Persistence { timeout_sec, netmask }, family)
+}
+
+fn api_unused_persistence(unused: persistence::Persistence) -> UnusedPersistence {
+    let Persistence { timeout_sec, netmask } = persistence(unused);
+    UnusedPersistence { timeout_sec, netmask }
+}
+
 /// The API's persistence.
 pub fn persistence(persistence: persistence::Persistence) -> Persistence {
     let persistence::Persistence { timeout_sec, mask } = persistence;
@@ -222,6 +232,7 @@ pub fn service_spec(id: &ServiceId, settings: &ServiceSettings) -> Result<Servic
         scheduler,
         scheduler_flags,
         persistence,
+        unused_persistence,
         one_packet,
         client_address,
         mss_max,
@@ -234,6 +245,7 @@ pub fn service_spec(id: &ServiceId, settings: &ServiceSettings) -> Result<Servic
         scheduler: kind,
         scheduler_flags: core_scheduler_flags(kind, scheduler_flags)?,
         persistence: persistence.map(|persistence| core_persistence(persistence, key.family())),
+        unused_persistence: unused_persistence.map(|unused| core_unused_persistence(unused, key.family())),
         one_packet: *one_packet,
         client_address: core_client_address(*client_address),
         mss_max: *mss_max,
@@ -286,6 +298,8 @@ pub const fn server_spec(server: &Server) -> ServerSpec {
         Mode::Nat => ForwardingMode::Nat,
         Mode::Tunnel => ForwardingMode::Tunnel,
         Mode::Dr => ForwardingMode::DirectRouting,
+        Mode::Local => ForwardingMode::Local,
+        Mode::Bypass => ForwardingMode::Bypass,
     };
     ServerSpec {
         addr: server.ip(),
@@ -312,7 +326,9 @@ pub const fn server(spec: &ServerSpec) -> Server {
     let mode = match mode {
         ForwardingMode::Nat | ForwardingMode::FullNat => Mode::Nat,
         ForwardingMode::Tunnel => Mode::Tunnel,
-        ForwardingMode::DirectRouting | ForwardingMode::Local => Mode::Dr,
+        ForwardingMode::DirectRouting => Mode::Dr,
+        ForwardingMode::Local => Mode::Local,
+        ForwardingMode::Bypass => Mode::Bypass,
     };
     Server {
         server: SocketAddr::new(addr, port),
@@ -331,6 +347,7 @@ pub fn service_settings(spec: &ServiceSpec) -> ServiceSettings {
         scheduler,
         scheduler_flags,
         persistence: of_core,
+        unused_persistence,
         one_packet,
         client_address: carrier,
         mss_max,
@@ -340,6 +357,7 @@ pub fn service_settings(spec: &ServiceSpec) -> ServiceSettings {
         scheduler: scheduler.name().to_owned(),
         scheduler_flags: flag_names(scheduler, scheduler_flags),
         persistence: of_core.map(persistence),
+        unused_persistence: unused_persistence.map(api_unused_persistence),
         one_packet,
         client_address: client_address(carrier),
         mss_max,

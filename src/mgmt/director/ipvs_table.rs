@@ -13,6 +13,7 @@ use lvs_api::netlink::{
 };
 use lvs_api::{
     Action, ApiError, ErrorCode, Mode, Netmask, Persistence, Server, Service, ServiceId, ServicePatch, ServiceSettings,
+    SettingValue, UnusedPersistence,
 };
 use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::{ServerListing, ServerSpec, ServiceListing, ServiceSpec};
@@ -144,6 +145,22 @@ impl IpvsTable for Director {
         Self::stop_daemon(self, state)
     }
 
+    fn sysctl(&self, name: &str) -> Option<String> {
+        self.desired.sysctls.get(name)
+    }
+
+    fn set_sysctl(&mut self, name: &str, value: &str) -> Result<(), Errno> {
+        if self.desired.sysctls.get(name).is_none() {
+            return Err(Errno::NoEntry);
+        }
+        let named = [(name.to_owned(), SettingValue(value.to_owned()))];
+        // A value out of range is the kernel's EINVAL, whatever else the daemon calls it.
+        self.act(Action::SetSysctls(named.into())).map_err(|errno| match errno {
+            Errno::Io => Errno::Io,
+            _ => Errno::Invalid,
+        })
+    }
+
     fn zero(&mut self, key: Option<&ServiceKey>) -> Result<(), Errno> {
         let Some(key) = key else {
             self.zero_stats();
@@ -165,7 +182,8 @@ impl Director {
 
     fn service_row(&self, listing: &ServiceListing<'_>) -> ServiceRow {
         let spec = listing.spec;
-        let mask = spec.persistence.map(|persistence| persistence.mask);
+        let said = spec.persistence.or(spec.unused_persistence);
+        let mask = said.map(|persistence| persistence.mask);
         ServiceRow {
             granularity: match mask.unwrap_or_else(|| ClientMask::whole(spec.key.family())) {
                 ClientMask::Ipv4(mask) => Granularity::V4(mask),
@@ -175,7 +193,7 @@ impl Director {
             scheduler: spec.scheduler.name().to_owned(),
             engine: None,
             flags: flags_of(spec),
-            timeout_sec: spec.persistence.map_or(0, |persistence| persistence.timeout_sec),
+            timeout_sec: said.map_or(0, |persistence| persistence.timeout_sec),
             statistics: statistics(self.counts.service(listing.id)),
         }
     }
@@ -189,7 +207,9 @@ impl Director {
             method: match spec.mode {
                 ForwardingMode::Nat | ForwardingMode::FullNat => ServerRow::MASQUERADING,
                 ForwardingMode::Tunnel => ServerRow::TUNNEL,
-                ForwardingMode::DirectRouting | ForwardingMode::Local => ServerRow::DIRECT_ROUTING,
+                ForwardingMode::DirectRouting => ServerRow::DIRECT_ROUTING,
+                ForwardingMode::Local => ServerRow::LOCAL,
+                ForwardingMode::Bypass => ServerRow::BYPASS,
             },
             weight: spec.weight,
             upper_threshold: spec.upper_threshold,
@@ -264,14 +284,15 @@ fn patch_of(options: &ServiceOptions) -> Result<ServicePatch, Errno> {
         Granularity::V4(mask) => Netmask::Ipv4(mask),
         Granularity::V6(len) => Netmask::Ipv6(u8::try_from(len).map_err(|_| Errno::Invalid)?),
     };
-    let persistence = Persistence {
-        timeout_sec: options.timeout_sec,
-        netmask: netmask.narrowed(),
-    };
+    let (timeout_sec, netmask) = (options.timeout_sec, netmask.narrowed());
+    let is_persistent = options.flags & ServiceRow::PERSISTENT != 0;
+    let unused = UnusedPersistence { timeout_sec, netmask };
+    let is_told = unused != UnusedPersistence::default();
     Ok(ServicePatch {
         scheduler: Some(options.scheduler.clone()),
         scheduler_flags: Some(names.map(str::to_owned).collect()),
-        persistence: Some((options.flags & ServiceRow::PERSISTENT != 0).then_some(persistence)),
+        persistence: Some(is_persistent.then_some(Persistence { timeout_sec, netmask })),
+        unused_persistence: Some((!is_persistent && is_told).then_some(unused)),
         one_packet: Some(options.flags & ServiceRow::ONE_PACKET != 0),
         ..ServicePatch::default()
     })
@@ -319,13 +340,14 @@ fn api_server(addr: IpAddr, port: u16, options: &ServerOptions) -> Result<Server
     let mode = match options.method {
         ServerRow::MASQUERADING => Mode::Nat,
         ServerRow::TUNNEL => Mode::Tunnel,
-        // A director has no local node: keepalived's and ldirectord's fallback is asked for as direct routing.
-        ServerRow::DIRECT_ROUTING | ServerRow::LOCAL => Mode::Dr,
+        ServerRow::DIRECT_ROUTING => Mode::Dr,
+        ServerRow::LOCAL => Mode::Local,
+        ServerRow::BYPASS => Mode::Bypass,
         _ => return Err(Errno::Invalid),
     };
     let tunnel = match mode {
         Mode::Tunnel => api_tunnel(options.tunnel)?,
-        Mode::Nat | Mode::Dr => lvs_api::Tunnel::Ipip,
+        Mode::Nat | Mode::Dr | Mode::Local | Mode::Bypass => lvs_api::Tunnel::Ipip,
     };
     Ok(Server {
         server: SocketAddr::new(addr, port),

@@ -8,10 +8,11 @@ use std::net::IpAddr;
 
 use lvs_api::netlink::{
     Addressee, Dump, Errno, Family, Granularity, Message, Request, ServerOptions, ServerRequest, ServerRow, ServiceKey,
-    ServiceOptions, ServiceRow, TunnelRow, acknowledge, daemon, family, info, refuse, server, service, timeouts,
+    ServiceOptions, ServiceRow, TunnelRow, acknowledge, daemon, family, info, policy, refuse, server, service,
+    timeouts,
 };
 
-use super::IpvsTable;
+use super::{IpvsTable, families};
 
 /// Datagrams of an answer; none when the client wants no word of success.
 pub type Answer = Box<dyn Iterator<Item = Vec<u8>> + Send>;
@@ -70,7 +71,8 @@ fn carry_out(
         Request::GetInfo => info(one, &table.info()),
         Request::GetTimeouts => timeouts(one, &table.timeouts()),
         Request::GetService { key } => service(one, &table.service(&key).ok_or(Errno::NoService)?),
-        Request::DumpFamilies => return Ok(Outcome::Rows(Box::new(iter::once(family(many))))),
+        Request::DumpFamilies => return Ok(Outcome::Rows(Box::new(families::all(many).into_iter()))),
+        Request::DumpPolicy { command } => return Ok(Outcome::Rows(Box::new(policy(many, command).into_iter()))),
         Request::DumpServices => {
             let rows = table.services().into_iter();
             return Ok(Outcome::Rows(Box::new(rows.map(move |row| service(many, &row)))));
@@ -88,7 +90,7 @@ fn carry_out(
     Ok(Outcome::Row(row))
 }
 
-fn change_table(table: &mut impl IpvsTable, request: Request) -> Result<(), Errno> {
+pub(super) fn change_table(table: &mut impl IpvsTable, request: Request) -> Result<(), Errno> {
     match request {
         Request::Flush => table.flush(),
         Request::SetTimeouts(request) => table.set_timeouts(&request),
@@ -125,6 +127,7 @@ fn change_table(table: &mut impl IpvsTable, request: Request) -> Result<(), Errn
         // Answered above: they change nothing.
         Request::GetFamily
         | Request::DumpFamilies
+        | Request::DumpPolicy { .. }
         | Request::GetService { .. }
         | Request::DumpServices
         | Request::DumpServers { .. }

@@ -1,8 +1,9 @@
-//! `/proc/net/ip_vs*` of the director, rendered when somebody opens one.
+//! `/proc/net/ip_vs*`, `net.ipv4.vs.*` and the modules of IPVS as files, rendered when somebody opens one.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lvs_api::kernel_files;
 use lvs_api::netlink::{ServerRow, ServiceRow, Statistics};
 use lvs_api::proc_text::{self, ConnectionRow, ProcFile};
 use lvs_core::conn_record::{ConnRecord, DumpCursor};
@@ -10,7 +11,7 @@ use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::stats::{Rates, Totals};
 use tokio::time::timeout;
 
-use super::IpvsTable;
+use super::{IpvsTable, file_names};
 use crate::mgmt::director::{Director, convert};
 use crate::mgmt::lock::lock;
 use crate::mgmt::worker_handle::WorkerHandle;
@@ -24,6 +25,9 @@ const CONNECTIONS_MAX: usize = 1_000_000;
 
 /// The text of `path`; `None` when there is no such file.
 pub async fn render(director: Arc<Mutex<Director>>, path: String) -> Option<String> {
+    if let Some(text) = of_table(&*lock(&director), &path) {
+        return Some(text);
+    }
     let text = match ProcFile::of_path(&path)? {
         ProcFile::Services => services(&mut *lock(&director)),
         ProcFile::Connections => proc_text::connections(connections(&director).await.iter()),
@@ -33,6 +37,19 @@ pub async fn render(director: Arc<Mutex<Director>>, path: String) -> Option<Stri
         ProcFile::Applications => proc_text::APPLICATIONS.to_owned(),
     };
     Some(text)
+}
+
+/// A setting or a list of modules, which any table has.
+pub fn of_table(table: &impl IpvsTable, path: &str) -> Option<String> {
+    if let Some(name) = kernel_files::sysctl_of(path) {
+        return table.sysctl(name).map(|value| value + "\n");
+    }
+    if path == kernel_files::MODULES {
+        // A kernel without modules has no such file.
+        let kernels = std::fs::read_to_string(path).unwrap_or_default();
+        return Some(file_names::module_list(&kernels));
+    }
+    file_names::module_file(path)
 }
 
 /// `ip_vs` of any table.

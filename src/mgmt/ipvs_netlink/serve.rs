@@ -11,6 +11,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lvs_api::kernel_files;
+use lvs_api::kernel_options::Call;
 use lvs_api::netlink::{Errno, Hello, Messages, Opening, cancelled_sequence, refuse};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -21,8 +23,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::IpvsTable;
 use super::answer::{Answered, answer};
+use super::{IpvsTable, file_names, kernel_options};
 use crate::mgmt::lock::lock;
 use crate::mgmt::unix_socket::UnixSocket;
 
@@ -76,6 +78,9 @@ pub async fn serve<Table: IpvsTable + Send + 'static>(
     socket: UnixSocket,
     served: Arc<Served<Table>>,
 ) -> io::Result<()> {
+    if let Err(error) = file_names::lay_out(socket.path()) {
+        log::warn!("IPVS socket: the names of /proc/net/ip_vs* and net.ipv4.vs cannot be laid out: {error}");
+    }
     let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
     let places = Arc::new(Semaphore::new(served.limits.clients_max));
     loop {
@@ -145,8 +150,10 @@ async fn converse<Table: IpvsTable>(connection: &Connection, served: &Served<Tab
     let opening = timeout(served.limits.opening_timeout, connection.receive(&mut buffer)).await;
     let opening = opening.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"))??;
     match opening.and_then(|len| buffer.get(..len)).and_then(Opening::parse) {
-        Some(Opening::Netlink(hello)) => answer_all(connection, served, admitted, &hello, &mut buffer).await,
+        Some(Opening::Netlink(hello)) => answer_all(connection, served, admitted, hello, &mut buffer).await,
         Some(Opening::File(path)) if admitted => give_file(connection, served, &path).await,
+        Some(Opening::Write(path)) => write_file(connection, served, admitted, &path, &mut buffer).await,
+        Some(Opening::KernelOption(call)) => answer_option(connection, served, admitted, &call).await,
         _ => Ok(()),
     }
 }
@@ -155,7 +162,7 @@ async fn answer_all<Table: IpvsTable>(
     connection: &Connection,
     served: &Served<Table>,
     admitted: bool,
-    hello: &Hello,
+    mut hello: Hello,
     buffer: &mut [u8],
 ) -> io::Result<()> {
     let limit = served.limits.write_timeout;
@@ -165,6 +172,11 @@ async fn answer_all<Table: IpvsTable>(
             return Ok(());
         };
         if cancelled_sequence(datagram).is_some() {
+            continue;
+        }
+        // The program has given its socket another name.
+        if let Some(Opening::Netlink(again)) = Opening::parse(datagram) {
+            hello = again;
             continue;
         }
         let mut understood = false;
@@ -195,6 +207,59 @@ async fn answer_all<Table: IpvsTable>(
         }
     }
     Ok(())
+}
+
+/// Takes values for a setting.
+async fn write_file<Table: IpvsTable>(
+    connection: &Connection,
+    served: &Served<Table>,
+    admitted: bool,
+    path: &str,
+    buffer: &mut [u8],
+) -> io::Result<()> {
+    while let Some(len) = connection.receive(buffer).await? {
+        let value = buffer.get(..len).and_then(|value| std::str::from_utf8(value).ok());
+        let outcome = match (admitted, kernel_files::sysctl_of(path), value) {
+            (false, ..) => Err(Errno::NotPermitted),
+            (true, Some(name), Some(value)) => {
+                let value = value.trim_matches(|letter: char| letter == '\0' || letter.is_ascii_whitespace());
+                lock(&served.table).set_sysctl(name, value)
+            }
+            _ => Err(Errno::Invalid),
+        };
+        let errno = outcome.map_or_else(|errno| errno as i32, |()| 0);
+        if errno == 0 {
+            (served.changes_arrive)().await;
+        }
+        connection
+            .send(&errno.to_ne_bytes(), served.limits.write_timeout)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn answer_option<Table: IpvsTable>(
+    connection: &Connection,
+    served: &Served<Table>,
+    admitted: bool,
+    call: &[u8],
+) -> io::Result<()> {
+    let limit = served.limits.write_timeout;
+    if !admitted {
+        let refusal = (Errno::NotPermitted as i32).to_ne_bytes();
+        return connection.send(&refusal, limit).await;
+    }
+    let Some(call) = Call::parse(call) else {
+        return Ok(());
+    };
+    let kernel_options::Answered { answer, changed } = {
+        let mut table = lock(&served.table);
+        kernel_options::answer(&mut *table, &call)
+    };
+    if changed {
+        (served.changes_arrive)().await;
+    }
+    connection.send(&answer, limit).await
 }
 
 /// Sends a descriptor of an anonymous file with the text.

@@ -10,12 +10,10 @@ use libseccomp::{ScmpNotifReq, ScmpNotifResp, ScmpNotifRespFlags, notify_id_vali
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
+use super::layout::Layout;
 use super::target::Memory;
+use crate::lvs_run::filter::{COMPANION, Intercepted, socket_call};
 use crate::lvs_run::raw_calls;
-
-/// The most arguments of a command that are checked, and the most bytes of each.
-const ARGUMENTS_MAX: usize = 16;
-const ARGUMENT_MAX_BYTES: usize = 256;
 
 /// A call.
 pub(super) struct Notification {
@@ -24,6 +22,8 @@ pub(super) struct Notification {
     /// The thread that calls.
     pub(super) thread: u32,
     pub(super) arguments: [u64; 6],
+    /// How the caller lays out its structs.
+    pub(super) layout: Layout,
 }
 
 impl Notification {
@@ -33,7 +33,29 @@ impl Notification {
             id: request.id,
             thread: request.pid,
             arguments: request.data.args,
+            layout: Layout {
+                is_64_bit: request.data.arch != COMPANION,
+            },
         }
+    }
+
+    /// Takes the call out of a socketcall, whose arguments lie in memory. `None` for one that is the kernel's.
+    pub(super) fn unpack(&mut self) -> Option<Intercepted> {
+        let (kind, count) = socket_call(self.arguments[0])?;
+        let memory = self.memory().ok()?;
+        let mut arguments = [0; 6];
+        for (index, argument) in (0_u64..).zip(arguments.iter_mut().take(count)) {
+            let mut word = [0; 4];
+            memory.read(self.arguments[1].wrapping_add(4 * index), &mut word).ok()?;
+            *argument = u64::from(u32::from_ne_bytes(word));
+        }
+        self.arguments = arguments;
+        Some(kind)
+    }
+
+    /// An argument as a C int.
+    pub(super) fn int(&self, index: usize) -> i32 {
+        self.arguments.get(index).map_or(0, |argument| *argument as i32)
     }
 
     /// The first argument as a descriptor.
@@ -59,29 +81,6 @@ impl Notification {
     /// A C string of the caller, truncated at `max` bytes.
     pub(super) fn text(&self, address: u64, max: usize) -> Option<Vec<u8>> {
         self.memory().ok()?.text(address, max)
-    }
-
-    /// Whether this execve would load the kernel's IPVS.
-    pub(super) fn loads_kernel_ipvs(&self) -> bool {
-        let contains = |text: &[u8], word: &[u8]| text.windows(word.len()).any(|part| part == word);
-        let found = || {
-            let memory = self.memory().ok()?;
-            let path = memory.text(self.arguments[0], ARGUMENT_MAX_BYTES)?;
-            if !contains(&path, b"modprobe") {
-                return None;
-            }
-            for index in 0..ARGUMENTS_MAX as u64 {
-                let argument = memory.number(self.arguments[1].wrapping_add(index * 8))?;
-                if argument == 0 {
-                    return None;
-                }
-                if contains(&memory.text(argument, ARGUMENT_MAX_BYTES)?, b"ip_vs") {
-                    return Some(());
-                }
-            }
-            None
-        };
-        found().is_some()
     }
 
     fn respond(&self, response: ScmpNotifResp) -> bool {

@@ -15,6 +15,7 @@ use tokio::io::Interest;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
+use super::layout::Layout;
 use super::notification::Notification;
 use super::socket::{NAME_BYTES, name_bytes, theirs, write_sized};
 use super::target::Memory;
@@ -25,49 +26,62 @@ use crate::lvs_run::raw_calls;
 const PIECES_MAX: u64 = 1_024;
 /// How often the supervisor checks whether a waiting caller still exists.
 const PULSE: Duration = Duration::from_millis(500);
-/// Offsets in a 64-bit `struct msghdr`.
-const NAME_LEN: u64 = 8;
-const PIECES: u64 = 16;
-const PIECES_COUNT: u64 = 24;
-const CONTROL_LEN: u64 = 40;
-const FLAGS: u64 = 48;
-/// Size of a 64-bit `struct iovec`.
-const PIECE_BYTES: u64 = 16;
-
 /// Where a datagram goes.
 struct Places {
     /// Address and length.
     pieces: Vec<(u64, usize)>,
     flags: i32,
+    layout: Layout,
     /// The address of the struct, for recvmsg.
     message: Option<u64>,
+    /// The call is recvmmsg, with so many further structs behind the first.
+    many: Option<u64>,
 }
 
 impl Places {
     fn of(kind: Intercepted, call: &Notification) -> Result<Self, Errno> {
         let [_, first, second, third, ..] = call.arguments;
-        if kind == Intercepted::ReceiveFrom {
-            let len = usize::try_from(second).unwrap_or(usize::MAX);
-            return Ok(Self {
-                pieces: vec![(first, len)],
+        match kind {
+            Intercepted::ReceiveFrom => Ok(Self {
+                pieces: vec![(first, usize::try_from(second).unwrap_or(usize::MAX))],
                 flags: third as i32,
+                layout: call.layout,
                 message: None,
-            });
+                many: None,
+            }),
+            Intercepted::ReceiveMessages => {
+                let more = (second & u64::from(u32::MAX)).saturating_sub(1).min(PIECES_MAX);
+                Ok(Self {
+                    many: Some(more),
+                    ..Self::of_message(call, first, third as i32)?
+                })
+            }
+            _ => Self::of_message(call, first, second as i32),
         }
-        let memory = call.memory()?;
-        let number = |address: u64| memory.number(address).ok_or(Errno::FAULT);
-        let (start, count) = (number(first + PIECES)?, number(first + PIECES_COUNT)?);
+    }
+
+    fn of_message(call: &Notification, message: u64, flags: i32) -> Result<Self, Errno> {
+        let (memory, layout) = (call.memory()?, call.layout);
+        let header = layout.message();
+        let start = layout.read_word(&memory, message.wrapping_add(header.pieces))?;
+        let count = layout.read_word(&memory, message.wrapping_add(header.pieces_count))?;
         if count > PIECES_MAX {
             return Err(Errno::MSGSIZE);
         }
         let piece = |index: u64| {
-            let at = start.wrapping_add(index * PIECE_BYTES);
-            Ok((number(at)?, usize::try_from(number(at + 8)?).unwrap_or(usize::MAX)))
+            let at = start.wrapping_add(index * 2 * layout.word());
+            let len = layout.read_word(&memory, at.wrapping_add(layout.word()))?;
+            Ok((
+                layout.read_word(&memory, at)?,
+                usize::try_from(len).unwrap_or(usize::MAX),
+            ))
         };
         Ok(Self {
             pieces: (0..count).map(piece).collect::<Result<_, Errno>>()?,
-            flags: second as i32,
-            message: Some(first),
+            flags,
+            layout,
+            message: Some(message),
+            many: None,
         })
     }
 
@@ -92,18 +106,20 @@ impl Places {
         let Some(message) = self.message else {
             return write_sized(call, &name, call.arguments[4], call.arguments[5]);
         };
+        let (layout, header) = (self.layout, self.layout.message());
         let mut len = 0;
-        let address = memory.number(message).ok_or(Errno::FAULT)?;
+        let address = layout.read_word(memory, message)?;
         if address != 0 {
-            let capacity = memory.number(message + NAME_LEN).ok_or(Errno::FAULT)? as u32;
-            let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+            let mut capacity = [0; 4];
+            memory.read(message + header.name_len, &mut capacity)?;
+            let capacity = usize::try_from(u32::from_ne_bytes(capacity)).unwrap_or(usize::MAX);
             memory.write(address, name.get(..capacity).unwrap_or(&name))?;
             len = NAME_BYTES as u32;
         }
         let flags = if truncated { libc::MSG_TRUNC } else { 0 };
-        memory.write(message + NAME_LEN, &len.to_ne_bytes())?;
-        memory.write(message + CONTROL_LEN, &0_u64.to_ne_bytes())?;
-        memory.write(message + FLAGS, &flags.to_ne_bytes())
+        memory.write(message + header.name_len, &len.to_ne_bytes())?;
+        layout.write_zero(memory, message + header.control_len)?;
+        memory.write(message + header.flags, &flags.to_ne_bytes())
     }
 }
 
@@ -176,10 +192,11 @@ fn deliver(call: Notification, places: &Places, socket: &OwnedFd, datagram: &[u8
     let written = call.memory().and_then(|memory| {
         let count = places.fill(&memory, datagram)?;
         places.write_sender(&call, &memory, count < datagram.len())?;
-        Ok(count)
+        Ok((count, memory))
     });
     match written {
-        Ok(count) => {
+        Ok((count, memory)) if places.many.is_some() => deliver_many(call, places, socket, count, &memory),
+        Ok((count, _)) => {
             let whole = places.has(libc::MSG_TRUNC);
             let taken = call.finish(if whole { datagram.len() } else { count });
             if taken && !places.has(libc::MSG_PEEK) {
@@ -189,4 +206,38 @@ fn deliver(call: Notification, places: &Places, socket: &OwnedFd, datagram: &[u8
         }
         Err(error) => call.fail(error),
     }
+}
+
+/// Answers recvmmsg: the first datagram is in its place, and those follow that wait already.
+///
+/// Each is taken before the caller has it. A signal that takes the call back then loses them, as it may lose what a kernel
+/// has copied.
+fn deliver_many(call: Notification, first: &Places, socket: &OwnedFd, count: usize, memory: &Memory) {
+    let header = call.layout.message();
+    let note = |message: u64, count: usize| {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        memory.write(message.wrapping_add(header.received), &count.to_ne_bytes())
+    };
+    let start = first.message.unwrap_or(0);
+    if let Err(error) = note(start, count) {
+        return call.fail(error);
+    }
+    let mut received = 1;
+    let _ = recv(socket, &mut [0; 0], RecvFlags::DONTWAIT);
+    for index in 1..=first.many.unwrap_or(0) {
+        let message = start.wrapping_add(index * header.next);
+        let next = || {
+            let datagram = peek(socket).ok().flatten().ok_or(Errno::AGAIN)?;
+            let places = Places::of_message(&call, message, first.flags)?;
+            let count = places.fill(memory, &datagram)?;
+            places.write_sender(&call, memory, count < datagram.len())?;
+            note(message, count)
+        };
+        if next().is_err() {
+            break;
+        }
+        let _ = recv(socket, &mut [0; 0], RecvFlags::DONTWAIT);
+        received += 1;
+    }
+    call.finish(received);
 }

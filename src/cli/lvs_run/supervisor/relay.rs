@@ -4,13 +4,15 @@
 //! When lvsd is away or silent, every pending request gets ENODEV in time. After an end of file or without an answer,
 //! clients would ask for ever. Ref: the preloaded library, which does the same.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use lvs_api::netlink::{CANCEL_MAGIC, Errno as Answered, FAMILY_ID, Message, Messages, Request, refuse};
+use lvs_api::netlink::{CANCEL_MAGIC, Errno as Answered, Message, Messages, cap, is_for_ipvs, refuse};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{
@@ -30,12 +32,22 @@ const KIND_ERROR: u16 = 2;
 const KIND_DONE: u16 = 3;
 const FLAG_MULTI: u16 = 2;
 
+/// `SOCK_TYPE_MASK`: what is not a flag in the type of a socket.
+const KIND_MASK: i32 = 0xf;
+/// How long lvsd may leave its socket full.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+
 type Socket = AsyncFd<OwnedFd>;
 
 /// A diverted socket.
 pub(super) struct Diverted {
     /// A netlink socket of the kernel. The diverted socket has its name and options.
     pub(super) kernel: Socket,
+    is_bound: Cell<bool>,
+    /// `SOCK_RAW` or `SOCK_DGRAM`, as it was asked for.
+    pub(super) kind: i32,
+    /// Error messages hold only the header of the request: `NETLINK_CAP_ACK`.
+    pub(super) caps_errors: Cell<bool>,
     thread: u32,
     rights: Rights,
 }
@@ -44,13 +56,22 @@ impl Diverted {
     /// Its name. The port id is 0 while it has none.
     pub(super) fn name(&self) -> SocketAddrNetlink {
         let name = getsockname(&self.kernel).and_then(SocketAddrNetlink::try_from);
-        name.unwrap_or_else(|_| SocketAddrNetlink::new(0, 0))
+        name.ok()
+            .filter(|_| self.is_bound.get())
+            .unwrap_or_else(|| SocketAddrNetlink::new(0, 0))
+    }
+
+    /// Gives it a name. After a failure the kernel says a name that the socket does not have.
+    pub(super) fn bind(&self, port_id: u32, groups: u32) -> Result<(), Errno> {
+        bind(&self.kernel, &SocketAddrNetlink::new(port_id, groups))?;
+        self.is_bound.set(true);
+        Ok(())
     }
 
     fn port_id(&self) -> u32 {
-        if self.name().pid() == 0 {
+        if !self.is_bound.get() {
             // A netlink socket binds itself when it first sends. After a failure the id stays 0, which lvsd only echoes.
-            let _ = bind(&self.kernel, &SocketAddrNetlink::new(0, 0));
+            let _ = self.bind(0, 0);
         }
         self.name().pid()
     }
@@ -59,7 +80,8 @@ impl Diverted {
 /// A request whose answer is not complete.
 struct Awaited {
     request: Vec<u8>,
-    deadline: Instant,
+    /// None while lvsd may take as long as it lives.
+    deadline: Option<Instant>,
 }
 
 enum Event {
@@ -79,13 +101,20 @@ pub(super) struct Relay {
 
 impl Relay {
     /// A relay and the program's end, in answer to its `socket(AF_NETLINK, kind, NETLINK_GENERIC)`.
-    pub(super) fn open(thread: u32, kind: u64, rights: Rights) -> io::Result<(Self, OwnedFd)> {
+    pub(super) fn open(thread: u32, kind: i32, rights: Rights) -> io::Result<(Self, OwnedFd)> {
+        let (flags, kind) = (kind & !KIND_MASK, kind & KIND_MASK);
+        if kind != libc::SOCK_RAW && kind != libc::SOCK_DGRAM {
+            return Err(Errno::SOCKTNOSUPPORT.into());
+        }
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
-        rustix::io::ioctl_fionbio(&theirs, kind & libc::SOCK_NONBLOCK as u64 != 0)?;
+        rustix::io::ioctl_fionbio(&theirs, flags & libc::SOCK_NONBLOCK != 0)?;
         let both = Interest::READABLE | Interest::WRITABLE;
         let diverted = Diverted {
             kernel: raw_calls::watch(kernel_socket(thread)?, Interest::READABLE)?,
+            is_bound: Cell::new(false),
+            kind,
+            caps_errors: Cell::new(false),
             thread,
             rights,
         };
@@ -106,11 +135,15 @@ impl Relay {
     pub(super) async fn serve(mut self, address: &DirectorAddress) -> io::Result<()> {
         loop {
             match self.event().await? {
-                Event::Request(request) if request.is_empty() => return Ok(()),
-                Event::Request(request) if is_ours(&request) => self.ask_director(address, request).await?,
-                Event::Request(request) => self.ask_kernel(&request).await?,
+                Event::Request(request) if request.is_empty() && is_closed(&self.ours) => return Ok(()),
+                Event::Request(request) => self.ask(address, &request).await?,
                 Event::Answer(Ok(answer)) if !answer.is_empty() => {
                     self.finish_requests(&answer);
+                    let answer = if self.diverted.caps_errors.get() {
+                        cap(answer)
+                    } else {
+                        answer
+                    };
                     deliver(&self.ours, &answer).await?;
                 }
                 Event::Answer(_) | Event::Timeout => self.disconnect().await?,
@@ -120,7 +153,7 @@ impl Relay {
     }
 
     async fn event(&self) -> io::Result<Event> {
-        let deadline = self.awaited.iter().map(|awaited| awaited.deadline).min();
+        let deadline = self.awaited.iter().filter_map(|awaited| awaited.deadline).min();
         let answer = async {
             match &self.director {
                 Some(director) => receive(director).await,
@@ -141,26 +174,35 @@ impl Relay {
         }
     }
 
+    /// Sends each message of a datagram where it belongs. A program may use several families on one socket.
+    async fn ask(&mut self, address: &DirectorAddress, datagram: &[u8]) -> io::Result<()> {
+        for message in Messages::new(datagram) {
+            if is_for_ipvs(&message) {
+                self.ask_director(address, message.bytes.to_vec()).await?;
+            } else {
+                self.ask_kernel(message.bytes).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn ask_director(&mut self, address: &DirectorAddress, request: Vec<u8>) -> io::Result<()> {
         // The connection may have died since the last request. Then a new one is tried.
-        let mut sent = self
-            .director
-            .as_ref()
-            .is_some_and(|director| try_send(director, &request));
+        let mut sent = send_in_time(self.director.as_ref(), &request).await;
         if !sent {
-            self.director = address.connect(self.diverted.thread, self.diverted.port_id()).ok();
-            sent = self
-                .director
-                .as_ref()
-                .is_some_and(|director| try_send(director, &request));
+            let port_id = self.diverted.port_id();
+            self.director = address.connect(self.diverted.thread, port_id).await.ok();
+            sent = send_in_time(self.director.as_ref(), &request).await;
         }
-        let deadline = Instant::now() + if sent { address.timeout } else { Duration::ZERO };
+        let deadline = address.timeout.map(|limit| Instant::now() + limit);
         self.awaited.push(Awaited { request, deadline });
         if sent { Ok(()) } else { self.disconnect().await }
     }
 
     async fn ask_kernel(&self, request: &[u8]) -> io::Result<()> {
         let to_kernel = SocketAddrNetlink::new(0, 0);
+        // The answer is addressed to the name that the program sees.
+        self.diverted.port_id();
         let may = self.diverted.rights == Rights::All;
         if may && sendto(&self.diverted.kernel, request, SendFlags::NOSIGNAL, &to_kernel).is_ok() {
             return Ok(());
@@ -208,12 +250,6 @@ fn ends(message: &Message<'_>, request: &[u8]) -> bool {
     message.sequence == request.sequence && is_last
 }
 
-/// Whether a datagram is for IPVS: it has lvsd's family id, or it asks for the family of that name.
-fn is_ours(datagram: &[u8]) -> bool {
-    Messages::new(datagram)
-        .any(|message| message.kind == FAMILY_ID || Request::parse(&message) == Ok(Request::GetFamily))
-}
-
 /// A netlink socket in the thread's network namespace.
 fn kernel_socket(thread: u32) -> io::Result<OwnedFd> {
     let open = || {
@@ -254,7 +290,25 @@ async fn deliver(socket: &Socket, datagram: &[u8]) -> io::Result<()> {
     socket.async_io(Interest::WRITABLE, write).await.map(|_| ())
 }
 
-/// Sends a datagram to lvsd. Returns whether lvsd took it; a full socket counts as a dead connection.
+/// Sends a datagram to lvsd and waits while the socket is full. Returns whether lvsd took it.
+async fn send_in_time(director: Option<&Socket>, datagram: &[u8]) -> bool {
+    match director {
+        Some(director) => {
+            let sent = tokio::time::timeout(SEND_TIMEOUT, deliver(director, datagram)).await;
+            matches!(sent, Ok(Ok(())))
+        }
+        None => false,
+    }
+}
+
+/// Whether the program has closed its end. It may also have sent an empty datagram.
+fn is_closed(socket: &Socket) -> bool {
+    let mut polled = [PollFd::new(socket.get_ref(), PollFlags::empty())];
+    let found = poll(&mut polled, Some(&Timespec::default()));
+    found.is_err() || polled[0].revents().contains(PollFlags::HUP)
+}
+
+/// Sends a datagram to lvsd, if the socket is not full. Returns whether lvsd took it.
 fn try_send(socket: &Socket, datagram: &[u8]) -> bool {
     send(socket, datagram, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok()
 }

@@ -3,8 +3,6 @@
 //! In:  a call. Out: the answer that a netlink socket would give. Ref: netlink(7).
 
 use rustix::io::Errno;
-use rustix::net::bind;
-use rustix::net::netlink::SocketAddrNetlink;
 
 use super::notification::Notification;
 use super::relay::Diverted;
@@ -16,6 +14,8 @@ use crate::lvs_run::raw_calls;
 pub(super) const NAME_BYTES: usize = 12;
 /// More bytes than the value of any netlink option has.
 const OPTION_MAX_BYTES: usize = 64;
+
+const NETLINK_CAP_ACK: i32 = 10;
 
 /// The bytes of a netlink name.
 pub(super) fn name_bytes(port_id: u32, groups: u32) -> [u8; NAME_BYTES] {
@@ -35,10 +35,18 @@ pub(super) fn answer(kind: Intercepted, call: Notification, diverted: &std::rc::
         // Requests go to the kernel anyway.
         Intercepted::Connect => Ok(()),
         Intercepted::SocketName => name(&call, diverted),
+        // The kernel is the peer of every netlink socket.
+        Intercepted::PeerName => write_sized(&call, &name_bytes(0, 0), call.arguments[1], call.arguments[2]),
+        Intercepted::Shutdown => Err(Errno::OPNOTSUPP),
+        // Buffer sizes and timeouts are those of the program's end. Of 32-bit programs the filter sees no levels.
+        Intercepted::SetOption if call.int(1) != libc::SOL_NETLINK => return call.proceed(),
+        Intercepted::GetOption if !is_of_netlink(&call) => return call.proceed(),
         Intercepted::SetOption => set_option(&call, diverted),
-        Intercepted::GetOption => option(&call),
-        Intercepted::ReceiveFrom | Intercepted::ReceiveMessage => return receive::start(kind, call),
-        Intercepted::Socket | Intercepted::Open | Intercepted::OpenAt | Intercepted::Execute => return call.proceed(),
+        Intercepted::GetOption => option(&call, diverted),
+        Intercepted::ReceiveFrom | Intercepted::ReceiveMessage | Intercepted::ReceiveMessages => {
+            return receive::start(kind, call);
+        }
+        _ => return call.proceed(),
     };
     call.conclude(outcome);
 }
@@ -57,7 +65,7 @@ fn bind_kernel_socket(call: &Notification, diverted: &Diverted) -> Result<(), Er
     if bound != 0 && groups == 0 && (port_id == 0 || port_id == bound) {
         return Ok(());
     }
-    bind(&diverted.kernel, &SocketAddrNetlink::new(port_id, groups))
+    diverted.bind(port_id, groups)
 }
 
 /// Writes a value and its length. The length in memory says how many bytes fit.
@@ -85,17 +93,42 @@ fn set_option(call: &Notification, diverted: &Diverted) -> Result<(), Errno> {
     let len = usize::try_from(call.arguments[4]).unwrap_or(usize::MAX);
     let mut value = vec![0; len.min(OPTION_MAX_BYTES)];
     call.memory()?.read(call.arguments[3], &mut value)?;
-    raw_calls::set_netlink_option(&diverted.kernel, call.arguments[2] as i32, &value)
+    raw_calls::set_netlink_option(&diverted.kernel, call.int(2), &value)?;
+    if call.int(2) == NETLINK_CAP_ACK {
+        diverted.caps_errors.set(value.iter().any(|byte| *byte != 0));
+    }
+    Ok(())
 }
 
-fn option(call: &Notification) -> Result<(), Errno> {
-    let value = match (call.arguments[1] as i32, call.arguments[2] as i32) {
+/// Whether a netlink socket answers the option otherwise than the program's end would.
+fn is_of_netlink(call: &Notification) -> bool {
+    match call.int(1) {
+        libc::SOL_NETLINK => true,
+        libc::SOL_SOCKET => matches!(call.int(2), libc::SO_DOMAIN | libc::SO_PROTOCOL | libc::SO_TYPE),
+        _ => false,
+    }
+}
+
+fn option(call: &Notification, diverted: &Diverted) -> Result<(), Errno> {
+    let value = match (call.int(1), call.int(2)) {
         (libc::SOL_SOCKET, libc::SO_DOMAIN) => libc::AF_NETLINK,
         (libc::SOL_SOCKET, libc::SO_PROTOCOL) => libc::NETLINK_GENERIC,
-        (libc::SOL_SOCKET, libc::SO_TYPE) => libc::SOCK_RAW,
-        _ => 0,
+        (libc::SOL_SOCKET, libc::SO_TYPE) => diverted.kind,
+        (_, option) => return kernel_option(call, diverted, option),
     };
     write_sized(call, &value.to_ne_bytes(), call.arguments[3], call.arguments[4])
+}
+
+/// An option of netlink, as the kernel's socket has it.
+fn kernel_option(call: &Notification, diverted: &Diverted, option: i32) -> Result<(), Errno> {
+    let mut capacity = [0; 4];
+    call.memory()?.read(call.arguments[4], &mut capacity)?;
+    let capacity = usize::try_from(i32::from_ne_bytes(capacity)).map_err(|_| Errno::INVAL)?;
+    let mut value = vec![0; capacity.min(OPTION_MAX_BYTES)];
+    let len = raw_calls::netlink_option(&diverted.kernel, option, &mut value)?;
+    let memory = call.memory()?;
+    memory.write(call.arguments[3], value.get(..len).unwrap_or(&value))?;
+    memory.write(call.arguments[4], &u32::try_from(len).unwrap_or(u32::MAX).to_ne_bytes())
 }
 
 /// A copy of the call's socket.

@@ -117,7 +117,7 @@ enum TunnelChecksum {
 #[derive(Debug, Args)]
 pub struct ServerOptions {
     /// How it is reached; default for a new server: dr.
-    #[arg(long, value_parser = parse_mode, value_name = "nat|tunnel|dr", conflicts_with_all = ["masquerading", "ipip", "gatewaying"])]
+    #[arg(long, value_parser = parse_mode, value_name = "nat|tunnel|dr|local|bypass", conflicts_with_all = ["masquerading", "ipip", "gatewaying"])]
     mode: Option<Mode>,
     /// Like --mode nat.
     #[arg(short = 'm', long, conflicts_with_all = ["ipip", "gatewaying"])]
@@ -201,7 +201,9 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
         "nat" | "fullnat" | "masq" => Ok(Mode::Nat),
         "tunnel" | "tun" => Ok(Mode::Tunnel),
         "dr" | "route" => Ok(Mode::Dr),
-        _ => Err("use nat (FULLNAT when the service has local addresses), tunnel or dr".to_owned()),
+        "local" => Ok(Mode::Local),
+        "bypass" => Ok(Mode::Bypass),
+        _ => Err("use nat (FULLNAT when the service has local addresses), tunnel, dr, local or bypass".to_owned()),
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) fn service(spec: &ServiceSpec) -> Result<(), ServiceError> {
     }
     spec.persistence
         .map_or(Ok(()), |persistence| self::persistence(&spec.key, &persistence))?;
+    spec.unused_persistence
+        .map_or(Ok(()), |unused| mask(&spec.key, unused.mask))?;
     protocols(spec)
 }
 
@@ -93,12 +95,17 @@ fn persistence(key: &ServiceKey, persistence: &Persistence) -> Result<(), Servic
     if !(1..=TIMEOUT_CONFIGURED_MAX_SEC).contains(&sec) {
         return Err(ServiceError::PersistenceOutOfRange { service: *key, sec });
     }
-    let fits = match persistence.mask {
+    mask(key, persistence.mask)
+}
+
+/// Also of a service without persistence, as in the kernel.
+fn mask(key: &ServiceKey, mask: ClientMask) -> Result<(), ServiceError> {
+    let fits = match mask {
         // 0.0.0.0 is allowed too: all clients count as one.
         ClientMask::Ipv4(_) => true,
         ClientMask::Ipv6(len) => (1..=128).contains(&len),
     };
-    if !fits || persistence.mask.family() != key.family() {
+    if !fits || mask.family() != key.family() {
         return Err(ServiceError::PersistenceMask { service: *key });
     }
     Ok(())
@@ -109,10 +116,7 @@ pub(super) fn server(key: &ServiceKey, spec: &ServerSpec) -> Result<(), ServiceE
     if !is_unicast(spec.addr) || matches!(spec.addr, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
         return Err(ServiceError::ServerNotUnicast { addr: spec.addr });
     }
-    if !matches!(
-        spec.mode,
-        ForwardingMode::Nat | ForwardingMode::Tunnel | ForwardingMode::DirectRouting
-    ) {
+    if spec.mode == ForwardingMode::FullNat {
         return Err(ServiceError::ModeNotConfigurable {
             server,
             mode: spec.mode.name(),

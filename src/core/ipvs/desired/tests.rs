@@ -280,10 +280,10 @@ fn refusals_say_cause_and_cure() {
     );
     assert_eq!(
         message(ServerSpec {
-            mode: ForwardingMode::Local,
+            mode: ForwardingMode::FullNat,
             ..good
         }),
-        "mode Local cannot be configured for real server 198.51.100.2:80: choose nat, dr or tunnel; \
+        "mode FullNat cannot be configured for real server 198.51.100.2:80: choose nat, dr or tunnel; \
          nat becomes fullnat by a local-address pool"
     );
     assert_eq!(
@@ -615,6 +615,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         scheduler,
         scheduler_flags: SchedulerFlags(flags),
         persistence: None,
+        unused_persistence: None,
         one_packet: false,
         client_address: ClientAddress::None,
         mss_max: 0,

@@ -86,6 +86,11 @@ fn look_up_server<'a, A: Address>(
 ) -> Result<NextHop<'a>, RouteError> {
     let snapshot: &'a Snapshot = ctx.snapshot;
     let l3 = &*snapshot.l3;
+    let server = match conn.mode() {
+        ForwardingMode::Local => return Err(RouteError::Local),
+        ForwardingMode::Bypass => conn.virt.addr.to_ip(),
+        _ => server,
+    };
     // The same real servers come again and again; clients do not.
     let found = if l3.selectors(AddressFamily::of(&server)).are_none() {
         let routes = &mut ctx.l3_memory.cache.routes;

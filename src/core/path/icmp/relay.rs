@@ -165,6 +165,7 @@ fn to_server<A: Address, F: Frame>(
     let server = &slot.server;
     let next_hop = match resolve::to_server(ctx, conn, server) {
         Ok(next_hop) => next_hop,
+        Err(RouteError::Local) if conn.mode() == ForwardingMode::Bypass => return Verdict::Drop(DropReason::NoRoute),
         Err(RouteError::Local) => return to_local_server(conn, error),
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
         Err(RouteError::Unreachable) => return Verdict::Drop(DropReason::NoRoute),
@@ -183,7 +184,7 @@ fn to_server<A: Address, F: Frame>(
             let to = ToServer { server, next_hop, mtu };
             tunnel::send(ctx, conn, packet, &to)
         }
-        ForwardingMode::DirectRouting | ForwardingMode::Local => {
+        ForwardingMode::DirectRouting | ForwardingMode::Local | ForwardingMode::Bypass => {
             rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
             depart(ctx, packet, &next_hop)
         }

@@ -75,7 +75,7 @@ fn answer_sender<A: Address, F: Frame>(
         None => {
             let (index, _) = table.lookup(packet.key)?;
             let conn = table.conn(index);
-            if conn.mode() != ForwardingMode::DirectRouting {
+            if !matches!(conn.mode(), ForwardingMode::DirectRouting | ForwardingMode::Bypass) {
                 return None;
             }
             let source = ctx.snapshot.l3.source_for(packet.key.src.addr)?;

@@ -1,12 +1,16 @@
 //! NAT, FULLNAT, DR and TUN carry a TCP connection and a UDP exchange.
 
+use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::desired::ServerSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
-use lvs_core::ipvs::service::ServiceProtocol;
+use lvs_core::ipvs::mark::{MarkRule, MarkRules};
+use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::Interface;
+use lvs_core::testing::director::Outcome;
 use lvs_core::testing::network::{LAN, WAN, director_mac, neighbour_mac, network};
 use lvs_core::testing::{checksum_faults, tcp4, tcp6, udp4};
+use lvs_core::verdict::DropReason;
 
 use super::{addr, counts, director, packet, service};
 
@@ -80,6 +84,45 @@ fn fullnat_shows_the_server_a_local_address_only() {
         assert_eq!(checksum_faults(&out), Vec::<String>::new());
         assert_eq!(counts(&director, 0)[..3], [1, 1, 1]);
     }
+}
+
+#[test]
+fn local_is_the_directors_own_stack_whatever_the_servers_address() {
+    let key = service(ServiceProtocol::Tcp, VIP, 80);
+    let mut director = director(1, key, ForwardingMode::Local, &["198.51.100.11"], 80);
+    for packet in [
+        tcp4("192.0.2.2:40000 > 192.0.2.100:80").syn().build(),
+        tcp4("192.0.2.2:40000 > 192.0.2.100:80").ack().build(),
+    ] {
+        assert_eq!(director.inject(WAN, &packet), Outcome::Punted(packet));
+    }
+    assert_eq!(director.conns().len(), 1);
+}
+
+#[test]
+fn bypass_goes_on_to_the_clients_destination_and_never_to_the_stack() {
+    let key = ServiceKey::Fwmark {
+        mark: 7,
+        family: AddressFamily::Ipv4,
+    };
+    let mut through = director(1, key, ForwardingMode::Bypass, &["198.51.100.11"], 0);
+    let rule = MarkRule {
+        mark: 7,
+        destination: Some("198.51.100.12/32".parse().unwrap()),
+        divert: true,
+        ..MarkRule::default()
+    };
+    through.set_marks(MarkRules::new(vec![rule]).unwrap());
+    let syn = tcp4("192.0.2.2:40000 > 198.51.100.12:80").syn().build();
+    let (device, out) = through.inject(WAN, &syn).transmitted();
+    assert_eq!(device, LAN);
+    assert_eq!(out[..6], neighbour_mac(LAN, 12));
+    assert_eq!(packet(&out), "TCP S 192.0.2.2:40000 > 198.51.100.12:80 ttl 63 len 40");
+
+    let own = service(ServiceProtocol::Tcp, VIP, 80);
+    let mut here = director(1, own, ForwardingMode::Bypass, &["198.51.100.11"], 80);
+    let syn = tcp4("192.0.2.2:40000 > 192.0.2.100:80").syn().build();
+    assert_eq!(here.inject(WAN, &syn), Outcome::Dropped(DropReason::NoRoute));
 }
 
 #[test]
