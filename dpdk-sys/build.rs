@@ -40,6 +40,8 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_get_mtu",
     "rte_eth_dev_get_port_by_name",
     "rte_eth_dev_info_get",
+    "rte_eth_dev_mac_addr_add",
+    "rte_eth_dev_mac_addr_remove",
     "rte_eth_dev_rss_reta_update",
     "rte_eth_dev_rx_intr_ctl_q",
     "rte_eth_dev_rx_intr_disable",

@@ -22,6 +22,7 @@ use mgmt::punt;
 use mgmt::reload::Reloader;
 use mgmt::rss_check::RssCheck;
 use mgmt::runtime::{self, SharedState};
+use mgmt::twin::keeper::TwinKeeper;
 use mgmt::unix_socket::{self, SocketKind, UnixSocket};
 use startup::StartError;
 use startup::devices::Opened;
@@ -59,6 +60,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     };
     let assignment = assignment::assemble(queues, &settings);
     let links = LinkWatch::new(&twins);
+    let kept = startup::devices::wanted_twins(&devices);
     let descriptors = startup::devices::twin_descriptors(twins);
     let punt_thread = punt::start(assignment.twin_ends, descriptors, settings.pool)
         .map_err(StartError::io("start the twin thread"))?;
@@ -89,6 +91,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         twins: Arc::clone(punt_thread.counters()),
         handles: handles.clone(),
         mirror,
+        twin_keeper: TwinKeeper::new(kept, l3.clone(), punt_thread.exchange().clone()),
         l3,
         version: startup::version(&config, revision),
         metrics,

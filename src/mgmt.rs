@@ -7,6 +7,7 @@ pub mod journal;
 pub mod kernel;
 pub mod link;
 pub mod lock;
+pub mod mac_filters;
 pub mod mailbox_handle;
 pub mod metrics;
 pub mod punt;

@@ -92,6 +92,7 @@ pub async fn mirror(twins: &[Twin]) -> Result<(KernelMirror, watch::Receiver<Arc
         .map(|twin| MirroredTwin {
             device: twin.device,
             ifindex: twin.ifindex,
+            name: twin.name.clone(),
         })
         .collect();
     let (sender, receiver) = watch::channel(Arc::new(L3::default()));

@@ -91,7 +91,7 @@ pub struct Device {
     pub mac: String,
     /// The DPDK driver that runs it.
     pub driver: String,
-    /// The kernel interface that is its twin.
+    /// The kernel interface that is its twin, by its present name; empty while there is none.
     pub twin: String,
     /// Whether the link is up.
     pub link_up: bool,

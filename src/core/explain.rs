@@ -16,10 +16,10 @@ use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence;
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::l3::fib::RouteQuery;
 use crate::l3::{DeviceId, Hop, NeighbourKey, Route};
 use crate::packet::Packet;
 use crate::path::admit::{self, Admission};
-use crate::path::forward::resolve;
 use crate::path::schedule::local_end::{self, LocalEnd};
 use crate::path::schedule::{self, Chosen, Opening, persist};
 use crate::path::slow_path;
@@ -104,6 +104,8 @@ pub enum Left {
     NoServer,
     /// The real server is the director itself.
     LocalServer,
+    /// The route to the real server is not followed here, and the kernel forwards what is masqueraded.
+    RouteElsewhere,
 }
 
 /// See the module.
@@ -183,7 +185,8 @@ fn known(ctx: &Context<'_>, explanation: &mut Explanation) {
         explanation.local = Some(conn.local);
     }
     if explanation.is_reply {
-        explanation.end = leave(ctx, conn.client.0, End::Drop(DropReason::NoRoute));
+        let query = RouteQuery::output(conn.client.0).from(conn.virt.0);
+        explanation.end = leave(ctx, &query, End::Drop(DropReason::NoRoute));
         return;
     }
     explanation.end = match ctx.snapshot.services.real_server(conn.real_server) {
@@ -350,15 +353,23 @@ fn towards(ctx: &Context<'_>, server: &RealServer, (mode, virt): (ForwardingMode
     } else {
         End::Punt(Left::LocalServer)
     };
-    leave(ctx, server.addr, local)
+    let query = match mode {
+        ForwardingMode::Tunnel => ctx.snapshot.l3.tunnel_query(server.addr),
+        _ => RouteQuery::output(server.addr),
+    };
+    match leave(ctx, &query, local) {
+        End::Drop(DropReason::RouteElsewhere) if mode == ForwardingMode::Nat => End::Punt(Left::RouteElsewhere),
+        end => end,
+    }
 }
 
-fn leave(ctx: &Context<'_>, target: IpAddr, local: End) -> End {
+fn leave(ctx: &Context<'_>, query: &RouteQuery, local: End) -> End {
     let l3 = &ctx.snapshot.l3;
-    match resolve::route_to(l3, target) {
+    match l3.resolve(query) {
         Route::Hop(id) => End::Transmit(*l3.hop(id)),
         Route::Unresolved(neighbour) | Route::NeighbourFailed(neighbour) => End::Hold(neighbour),
         Route::Local => local,
         Route::Unreachable | Route::Blackhole => End::Drop(DropReason::NoRoute),
+        Route::Elsewhere => End::Drop(DropReason::RouteElsewhere),
     }
 }

@@ -89,9 +89,21 @@ pub fn process<F: Frame>(worker: &mut WorkerState, arrival: Arrival, frames: &mu
 /// Any other frame: its verdict, or `None` when it is to be looked up like those.
 #[inline(never)]
 fn parse_rest<F: Frame>(ctx: &mut Context<'_>, families: &mut Families, slot: usize, frame: &mut F) -> Option<Verdict> {
-    if let Some((headers, key)) = parse::fast_v6(frame.bytes(), ctx.snapshot.l3.mac(ctx.device)) {
+    let l3 = &ctx.snapshot.l3;
+    if let Some((headers, key)) = parse::fast_v6(frame.bytes(), l3.mac(ctx.device)) {
         families.v6.push(slot, headers, key);
         return None;
+    }
+    // To a virtual MAC address, as VRRP has them.
+    if let Some(mac) = l3.other_mac(ctx.device, frame.bytes()) {
+        if let Some((headers, key)) = parse::fast_v4(frame.bytes(), mac) {
+            families.v4.push(slot, headers, key);
+            return None;
+        }
+        if let Some((headers, key)) = parse::fast_v6(frame.bytes(), mac) {
+            families.v6.push(slot, headers, key);
+            return None;
+        }
     }
     let (headers, flow) = match parse::parse(frame.bytes()) {
         Ok(Parsed::Ip(headers, flow)) => (headers, flow),

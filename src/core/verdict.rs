@@ -103,6 +103,10 @@ drop_reasons! {
     DropPacketDefence = "drop_packet_defence",
     /// No route to the next hop.
     NoRoute = "no_route",
+    /// The kernel would send it by an interface that is no device of lvsd, or in a form that is not followed.
+    RouteElsewhere = "route_elsewhere",
+    /// Tagged for a VLAN of which the kernel has no interface.
+    UnknownVlan = "unknown_vlan",
     /// The real server is the director itself, and masquerading to itself cannot bring the reply back.
     LocalRealServer = "local_real_server",
     /// The next hop does not answer ARP or ND.

@@ -239,6 +239,27 @@ impl Device {
         self.mtu
     }
 
+    /// Lets frames to another MAC address in too, or no longer. Whether the device can: otherwise it must be
+    /// [promiscuous](Self::receive_everything).
+    pub fn filter_mac(&self, mac: [u8; 6], is_wanted: bool) -> bool {
+        let mut address = dpdk_sys::rte_ether_addr { addr_bytes: mac };
+        // SAFETY: the port is started; the address is copied.
+        let code = unsafe {
+            if is_wanted {
+                dpdk_sys::rte_eth_dev_mac_addr_add(self.number(), &mut address, 0)
+            } else {
+                dpdk_sys::rte_eth_dev_mac_addr_remove(self.number(), &mut address)
+            }
+        };
+        code == 0
+    }
+
+    /// Lets frames to all MAC addresses in; whether the device can.
+    pub fn receive_everything(&self) -> bool {
+        // SAFETY: the port is started.
+        unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.number()) == 0 }
+    }
+
     /// Whether the device itself distributes flows over its receive queues by RSS.
     pub fn rss(&self) -> bool {
         self.rss

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use lvs_core::l3::DeviceId;
+use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use tokio::time::{MissedTickBehavior, interval};
@@ -56,6 +57,11 @@ impl LinkWatch {
 }
 
 impl Watched {
+    /// A twin may have been made again.
+    fn index(&self) -> u32 {
+        if_nametoindex(self.name.as_str()).unwrap_or(self.ifindex)
+    }
+
     async fn look(&mut self, up: bool) {
         if self.up == up {
             return;
@@ -67,7 +73,7 @@ impl Watched {
         } else {
             log::warn!("device \"{name}\": its link is down: look at the cable and at the switch's port");
         }
-        if let Err(error) = set_carrier(self.ifindex, up).await {
+        if let Err(error) = set_carrier(self.index(), up).await {
             log::warn!(
                 "device \"{name}\": its kernel twin cannot be changed ({error}); what watches the interface does not notice"
             );

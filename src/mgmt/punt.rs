@@ -10,8 +10,8 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 
 use crate::dpdk::Mempool;
 use crate::dpdk::lcore::Registration;
+use crate::mgmt::lock::lock;
 use crate::worker::assignment::TwinEnds;
 use crate::worker::punt::{TwinEnd, TwinFrame};
 
@@ -48,11 +49,27 @@ pub struct TwinDescriptor {
     pub fd: OwnedFd,
 }
 
+/// Twins that are to take the place of others; the thread takes them when it looks next.
+#[derive(Clone, Debug, Default)]
+pub struct TwinExchange(Arc<Mutex<Vec<TwinDescriptor>>>);
+
+impl TwinExchange {
+    /// Gives the thread another twin of a device.
+    pub fn put(&self, twin: TwinDescriptor) {
+        lock(&self.0).push(twin);
+    }
+
+    pub(crate) fn take(&self) -> Vec<TwinDescriptor> {
+        std::mem::take(&mut lock(&self.0))
+    }
+}
+
 /// The running thread. Stops when dropped.
 #[derive(Debug)]
 pub struct PuntThread {
     stop: Arc<AtomicBool>,
     counters: Arc<WorkerCounters>,
+    exchange: TwinExchange,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,6 +77,11 @@ impl PuntThread {
     /// What the thread counts: punted and injected frames by device, and the drop `twin_write_failed`.
     pub fn counters(&self) -> &Arc<WorkerCounters> {
         &self.counters
+    }
+
+    /// By which it gets other twins.
+    pub const fn exchange(&self) -> &TwinExchange {
+        &self.exchange
     }
 }
 
@@ -78,7 +100,9 @@ impl Drop for PuntThread {
 pub fn start(ends: TwinEnds, twins: Vec<TwinDescriptor>, pool: Mempool) -> std::io::Result<PuntThread> {
     let stop = Arc::new(AtomicBool::new(false));
     let counters = Arc::new(WorkerCounters::new(0));
+    let exchange = TwinExchange::default();
     let carrier = Carrier {
+        exchange: exchange.clone(),
         rings: ends.rings,
         transmitters: ends.transmitters,
         twins: twins
@@ -98,6 +122,7 @@ pub fn start(ends: TwinEnds, twins: Vec<TwinDescriptor>, pool: Mempool) -> std::
     Ok(PuntThread {
         stop,
         counters,
+        exchange,
         thread: Some(thread),
     })
 }
@@ -114,6 +139,7 @@ struct Carrier {
     twins: Vec<Twin>,
     pool: Mempool,
     counters: Arc<WorkerCounters>,
+    exchange: TwinExchange,
 }
 
 impl Carrier {
@@ -128,10 +154,20 @@ impl Carrier {
                 last_frame = Instant::now();
                 continue;
             }
+            self.change_twins();
             let pause = if last_frame.elapsed() < BRISK_FOR { BRISK } else { QUIET };
             self.wait(pause);
         }
         self.carry_to_kernel();
+    }
+
+    /// Between two frames there is time for it.
+    fn change_twins(&mut self) {
+        for TwinDescriptor { device, fd } in self.exchange.take() {
+            self.twins.retain(|known| known.device != device);
+            let tap = File::from(fd);
+            self.twins.push(Twin { device, tap });
+        }
     }
 
     /// Writes what the workers punted; how many frames.

@@ -26,10 +26,12 @@ use crate::mgmt::ipvs_netlink::serve::{self as serve_ipvs, IpvsLimits, Served};
 use crate::mgmt::kernel::KernelMirror;
 use crate::mgmt::link::LinkWatch;
 use crate::mgmt::lock::lock;
+use crate::mgmt::mac_filters::MacFilters;
 use crate::mgmt::mailbox_handle::MailboxHandle;
 use crate::mgmt::metrics;
 use crate::mgmt::reload::Reloader;
 use crate::mgmt::rss_check::RssCheck;
+use crate::mgmt::twin::keeper::TwinKeeper;
 use crate::mgmt::unix_socket::UnixSocket;
 use crate::worker::capture::CAPTURES_MAX;
 
@@ -57,6 +59,8 @@ pub struct SharedState {
     pub handles: Vec<Arc<MailboxHandle>>,
     /// Asks the kernel for neighbours.
     pub mirror: KernelMirror,
+    /// Makes kernel twins again.
+    pub twin_keeper: TwinKeeper,
     /// The kernel's network; each change of it arrives here.
     pub l3: watch::Receiver<Arc<L3>>,
     /// The API's answer about the daemon's version and sizes.
@@ -77,6 +81,7 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
         twins,
         handles,
         mirror,
+        twin_keeper,
         l3,
         version,
         metrics,
@@ -84,14 +89,16 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
     let devices = Arc::new(devices);
     let rss_check = Arc::new(rss_check);
     let (devices_of_admin, rss_check_of_admin) = (Arc::clone(&devices), Arc::clone(&rss_check));
+    let l3_of_admin = l3.clone();
     let (reloader_of_admin, director_of_admin) = (Arc::clone(&reloader), Arc::clone(&director));
     let admin = Arc::new(Admin {
         director: Arc::clone(&director),
         version,
         devices: Box::new(move || {
+            let l3 = Arc::clone(&l3_of_admin.borrow());
             let described = devices_of_admin
                 .iter()
-                .map(|device| describe(device, &rss_check_of_admin, &twins));
+                .map(|device| describe(device, &rss_check_of_admin, &twins, &l3));
             described.collect()
         }),
         buffers: Box::new(move || buffers(&pools)),
@@ -119,7 +126,8 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
         () = take_replies(&handles, &mirror, &director) => {}
         () = links.watch(|device| devices.get(usize::from(device.0)).is_none_or(|device| device.link().up)) => {}
         () = rss_check.watch() => {}
-        () = follow_network(&director, l3) => {}
+        () = follow_network(&director, l3, &devices) => {}
+        () = twin_keeper.keep(&mirror) => {}
         () = reload_on_hangup(&director, &reloader) => {}
         () = keep_alive() => {}
         () = ended() => {}
@@ -176,9 +184,12 @@ async fn take_replies(handles: &[Arc<MailboxHandle>], mirror: &KernelMirror, dir
     }
 }
 
-async fn follow_network(director: &Mutex<Director>, mut l3: watch::Receiver<Arc<L3>>) {
+async fn follow_network(director: &Mutex<Director>, mut l3: watch::Receiver<Arc<L3>>, devices: &[Device]) {
+    let mut filters = MacFilters::default();
+    filters.follow(devices.iter(), &l3.borrow());
     while l3.changed().await.is_ok() {
         let newest = Arc::clone(&l3.borrow_and_update());
+        filters.follow(devices.iter(), &newest);
         lock(director).set_l3(newest, Instant::now());
     }
     log::error!("the kernel's network is not mirrored any more");
@@ -222,14 +233,15 @@ async fn ended() {
 }
 
 /// A device as the API shows it.
-fn describe(device: &Device, rss_check: &RssCheck, twins: &WorkerCounters) -> lvs_api::Device {
+fn describe(device: &Device, rss_check: &RssCheck, twins: &WorkerCounters, l3: &L3) -> lvs_api::Device {
     let stats = device.stats();
+    let interface = l3.interface(device.id(), 0);
     let twin = twins.device(device.id());
     lvs_api::Device {
         name: device.name().to_owned(),
         mac: device.mac().map(|byte| format!("{byte:02x}")).join(":"),
         driver: device.driver().to_owned(),
-        twin: device.name().to_owned(),
+        twin: interface.map(|interface| interface.name.clone()).unwrap_or_default(),
         link_up: device.link().up,
         mtu: device.mtu(),
         rx_queues: device.rx_queues(),

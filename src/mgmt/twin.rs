@@ -152,5 +152,6 @@ fn is_interface_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_MAX_BYTES && name != "." && name != ".." && !name.contains(forbidden)
 }
 
+pub mod keeper;
 #[cfg(test)]
 mod tests;

@@ -28,16 +28,11 @@ pub(super) fn learn(config: &Config, frames: &[Captured]) -> L3 {
     for number in 0..devices {
         let device = DeviceId(number as u8);
         let known = config.devices.get(number);
-        builder.interface(Interface {
-            device,
-            vlan: 0,
-            name: known.map_or_else(|| "device 0".to_owned(), |known| known.name.clone()),
-            mac: known
-                .and_then(|known| known.mac)
-                .unwrap_or_else(|| learn_mac(device, &own, frames)),
-            mtu: known.map_or(1_500, |known| known.mtu),
-            addresses: Vec::new(),
-        });
+        let mac = known.and_then(|known| known.mac);
+        let mac = mac.unwrap_or_else(|| learn_mac(device, &own, frames));
+        let mtu = known.map_or(1_500, |known| known.mtu);
+        let name = known.map_or("device 0", |known| &known.name);
+        builder.interface(Interface::new(device, 0, mac, mtu, name));
     }
     for addr in &own {
         builder.address(DeviceId(0), 0, IpNet::from(*addr));
@@ -64,8 +59,7 @@ pub(super) fn learn(config: &Config, frames: &[Captured]) -> L3 {
             source: None,
         };
         builder.route(IpNet::from(addr), on_link);
-        let key = NeighbourKey { device, vlan: 0, addr };
-        builder.neighbour(key, NeighbourState::Resolved(mac));
+        builder.neighbour(NeighbourKey::of(device, 0, addr), NeighbourState::Resolved(mac));
     }
     builder.build(1)
 }

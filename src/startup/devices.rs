@@ -12,7 +12,7 @@ use super::{StartError, random_bytes};
 use crate::dpdk::device::{Device, DeviceSettings, Queues};
 use crate::mgmt::punt::TwinDescriptor;
 use crate::mgmt::rss_check::Claim;
-use crate::mgmt::twin::{self, Twin};
+use crate::mgmt::twin::{self, Twin, keeper};
 
 /// Everything that was opened, in the order of the configuration.
 #[derive(Debug, Default)]
@@ -103,6 +103,17 @@ pub fn claims(devices: &[Device], by_rss: bool) -> Vec<Claim> {
         by_rss,
     };
     devices.iter().map(claim).collect()
+}
+
+/// What the devices' twins must be like.
+pub fn wanted_twins(devices: &[Device]) -> Vec<keeper::Wanted> {
+    let wanted = |device: &Device| keeper::Wanted {
+        device: device.id(),
+        name: device.name().to_owned(),
+        mac: device.mac(),
+        mtu: device.mtu(),
+    };
+    devices.iter().map(wanted).collect()
 }
 
 /// The descriptors of the twins, for the twin thread.

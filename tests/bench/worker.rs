@@ -38,11 +38,7 @@ impl PacketPath for Straight {
     }
     fn housekeeping(&mut self, _now: Tick) {}
     fn neighbour(&self, _wait: WaitId) -> NeighbourKey {
-        NeighbourKey {
-            device: DeviceId(0),
-            vlan: 0,
-            addr: Ipv4Addr::UNSPECIFIED.into(),
-        }
+        NeighbourKey::of(DeviceId(0), 0, Ipv4Addr::UNSPECIFIED.into())
     }
     fn finish(&mut self, _frame: &mut Mbuf, _neighbour: NeighbourKey) -> Option<Verdict> {
         None

@@ -27,9 +27,10 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 
+use lvs_test_support::namespace::Namespace;
 use lvs_test_support::tools;
 
 use recordings::{Recordings, Summary};
@@ -75,6 +76,9 @@ fn main() -> ExitCode {
         }
         if let Some(reason) = not_applicable.get(&name) {
             summary.not_applicable.push((name, reason.clone()));
+        } else if let Some(kind) = missing_link_kind(&scenario) {
+            let reason = format!("this machine's kernel has no interfaces of the type {kind}");
+            summary.elsewhere.push((name, reason));
         } else if is_slow(&scenario) {
             let reason = format!("pauses longer than {PAUSES_MAX_SEC} s: set LVS_GOLDENS_SLOW=1");
             summary.elsewhere.push((name, reason));
@@ -93,6 +97,30 @@ fn main() -> ExitCode {
         }
     }
     summary.print()
+}
+
+/// A type of interface that the recording makes and the kernel here does not know.
+fn missing_link_kind(scenario: &Scenario) -> Option<&'static str> {
+    static KNOWN: OnceLock<[bool; 2]> = OnceLock::new();
+    const KINDS: [(&str, &str); 2] = [
+        (
+            "vlan",
+            "ip link add a type veth peer name b && ip link add link a a.7 type vlan id 7",
+        ),
+        ("dummy", "ip link add a type dummy"),
+    ];
+    let makes = |kind: &str| {
+        scenario
+            .setup
+            .iter()
+            .any(|line| line.contains(&format!(" type {kind}")))
+    };
+    let is_known = || KINDS.map(|(_, line)| Namespace::create().shell(line).status.success());
+    let needed = KINDS
+        .iter()
+        .enumerate()
+        .find(|(number, (kind, _))| makes(kind) && !KNOWN.get_or_init(is_known).get(*number).copied().unwrap_or(false));
+    needed.map(|(_, (kind, _))| *kind)
 }
 
 fn is_slow(scenario: &Scenario) -> bool {

@@ -146,6 +146,11 @@ impl<'s> GoldenTestbed<'s> {
         Ok(golden)
     }
 
+    /// See [`Setup::is_let_in`].
+    pub fn is_let_in(&self, frame: &[u8]) -> bool {
+        self.setup.is_let_in(frame)
+    }
+
     /// As the recorded machine was brought back to `rules` between commands.
     pub fn reset(&self, rules: &str) {
         self.restore(&format!("-C\n{rules}"));
@@ -188,6 +193,13 @@ impl<'s> GoldenTestbed<'s> {
                         setting.split('=').next().unwrap_or_default(),
                         setting.split('=').nth(1).unwrap_or_default()
                     ),
+                    errors: String::from_utf8_lossy(&done.stderr).into_owned(),
+                    code: done.status.code().unwrap_or(-1),
+                });
+            } else if let Some((value, name)) = written_setting(command) {
+                let done = self.daemon.lvsctl(&format!("sysctl {name}={value}"));
+                printed = Some(Printed {
+                    output: String::new(),
                     errors: String::from_utf8_lossy(&done.stderr).into_owned(),
                     code: done.status.code().unwrap_or(-1),
                 });
@@ -243,6 +255,11 @@ impl<'s> GoldenTestbed<'s> {
             code: 0,
         }
     }
+}
+
+/// `echo VALUE > /proc/sys/net/ipv4/vs/NAME`.
+fn written_setting(command: &str) -> Option<(&str, &str)> {
+    command.strip_prefix("echo ")?.split_once(" > /proc/sys/net/ipv4/vs/")
 }
 
 /// A set-up command; mark rules and modules are not the kernel's here.

@@ -49,11 +49,7 @@ pub fn snapshot(resolved: u32) -> Arc<Snapshot> {
 
 /// The neighbour that a frame waits for which holds this number.
 pub fn neighbour(number: u8) -> NeighbourKey {
-    NeighbourKey {
-        device: DeviceId(0),
-        vlan: 0,
-        addr: IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)),
-    }
+    NeighbourKey::of(DeviceId(0), 0, IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)))
 }
 
 fn verdict(frame: &Mbuf, handed_off: bool) -> Verdict {

@@ -77,15 +77,23 @@ fn devices(before: &Sample, now: &Sample) -> Finding {
         let grown = |read: fn(&lvs_api::Device) -> u64| read(device).saturating_sub(was.map_or(0, read));
         let link = if device.link_up { "up" } else { "DOWN" };
         let (rx, tx) = (grown(|of| of.rx_packets), grown(|of| of.tx_packets));
-        format!("{} {link}, in {rx} out {tx} p/s", device.name)
+        let twin = match device.twin.as_str() {
+            "" => ", NO KERNEL TWIN".to_owned(),
+            name if name != device.name => format!(", its twin is called {name}"),
+            _ => String::new(),
+        };
+        format!("{} {link}{twin}, in {rx} out {tx} p/s", device.name)
     };
-    let is_wrong = now.devices.iter().any(|device| !device.link_up);
+    let is_wrong = now
+        .devices
+        .iter()
+        .any(|device| !device.link_up || device.twin != device.name);
     let all: Vec<_> = now.devices.iter().map(of).collect();
     Finding::new(
         "devices",
         or_none(&all.join("; ")),
         is_wrong,
-        "the cable, the switch; lvsctl devices, lvs-nic status",
+        "the cable, the switch; ip link; lvsctl devices, lvs-nic status",
     )
 }
 

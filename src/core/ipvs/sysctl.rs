@@ -246,7 +246,7 @@ sysctls! {
     sloppy_sctp: bool = false, SWITCH;
     /// Any TCP packet but RST begins a connection.
     sloppy_tcp: bool = false, SWITCH;
-    /// Routes replies again by their rewritten source address. Stored and shown only.
+    /// Routes replies again by their rewritten source address.
     snat_reroute: bool = true, SWITCH;
     /// Services for a bucket of the kernel's table, as a power of two. Stored and shown only.
     svc_lfactor: i32 = -3, LOAD_FACTOR;

@@ -1,23 +1,20 @@
 //! Builds an [`L3`] from what the kernel reports.
 //!
-//! In:  interfaces, addresses, routes and neighbours, in any order.
+//! In:  interfaces, addresses, routes and neighbours, in any order; or routing as a whole.
 //! Out: the immutable [`L3`]. The same input in the same order gives the same hops.
 //! Never: fails. An object of an interface that does not exist has no effect. In the kernel such an object disappears
 //! with its interface.
 
 use std::net::IpAddr;
 
-use hashbrown::HashMap;
 use ipnet::IpNet;
 
-use crate::l3::interface::{Interface, InterfaceAddress};
+use crate::l3::fib::{Fib, Placement, RouteEntry, TABLE_LOCAL, TABLE_MAIN, Target};
+use crate::l3::interface::{Interface, InterfaceAddress, InterfaceId};
 use crate::l3::neighbour::{Hop, NeighbourKey, NeighbourState};
 use crate::l3::route::RouteKind;
-use crate::l3::{DeviceId, L3, NeighbourEntry};
+use crate::l3::{DeviceId, Known, L3, NeighbourEntry};
 use crate::limits::HOPS_MAX;
-
-/// The MTUs that routes impose, by interface. Position 0 stands for the interface's own.
-type MtuClasses = HashMap<(DeviceId, u16), Vec<u16>>;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -32,22 +29,33 @@ impl L3Builder {
         Self::default()
     }
 
-    /// Adds an interface, or replaces the one with the same device and VLAN.
+    /// Adds an interface, or replaces the one with the same index.
     pub fn interface(&mut self, interface: Interface) -> &mut Self {
-        self.l3
-            .interfaces
-            .retain(|known| (known.device, known.vlan) != (interface.device, interface.vlan));
-        for address in &interface.addresses {
-            self.l3
-                .local
-                .insert(IpNet::from(address.net.addr()), 0, RouteKind::Local);
-        }
-        if interface.vlan == 0
+        self.l3.interfaces.retain(|known| known.interface.id != interface.id);
+        if interface.is_twin()
             && let Some(mac) = self.l3.macs.get_mut(usize::from(interface.device.0))
         {
             *mac = interface.mac;
         }
-        self.l3.interfaces.push(interface);
+        self.l3.interfaces.push(Known::new(interface));
+        self
+    }
+
+    /// Takes the kernel's routing as a whole.
+    pub fn fib(&mut self, fib: Fib) -> &mut Self {
+        self.l3.fib = fib;
+        self
+    }
+
+    /// VLAN tags of a device that the kernel knows something about which is not followed here.
+    pub fn punted_vlan(&mut self, device: DeviceId, vlan: u16) -> &mut Self {
+        self.l3.punted_vlans.push((device, vlan));
+        self
+    }
+
+    /// A MAC address behind a device that belongs to something of the kernel which is not followed here.
+    pub fn punted_mac(&mut self, device: DeviceId, mac: [u8; 6]) -> &mut Self {
+        self.l3.punted_macs.push((device, mac));
         self
     }
 
@@ -55,10 +63,15 @@ impl L3Builder {
     /// loopback, the director may send from it. Routes are separate objects, as in the kernel: [`Self::route`] or
     /// [`Self::connected`] makes the network of the address reachable.
     pub fn address(&mut self, device: DeviceId, vlan: u16, net: IpNet) -> &mut Self {
-        self.l3.local.insert(IpNet::from(net.addr()), 0, RouteKind::Local);
+        self.address_of(InterfaceId::of(device, vlan), net)
+    }
+
+    /// The same for any interface.
+    pub fn address_of(&mut self, id: InterfaceId, net: IpNet) -> &mut Self {
+        self.local_route(IpNet::from(net.addr()), RouteKind::Local);
         let mut interfaces = self.l3.interfaces.iter_mut();
-        if let Some(interface) = interfaces.find(|interface| (interface.device, interface.vlan) == (device, vlan)) {
-            interface.addresses.push(InterfaceAddress {
+        if let Some(known) = interfaces.find(|known| known.interface.id == id) {
+            known.interface.addresses.push(InterfaceAddress {
                 net,
                 global: is_global(net.addr()),
             });
@@ -85,13 +98,28 @@ impl L3Builder {
 
     /// Adds a route of the main table. For one prefix the lowest metric counts; routes of equal metric are equal paths.
     pub fn route_with_metric(&mut self, prefix: IpNet, metric: u32, kind: RouteKind) -> &mut Self {
-        self.l3.main.insert(prefix, metric, kind);
+        let entry = kind.entry(metric);
+        self.l3.fib.change(TABLE_MAIN, prefix, |routes| {
+            let equal = routes
+                .iter_mut()
+                .find(|known| known.metric == metric && known.action == entry.action);
+            if let Some(known) = equal {
+                join(known, &entry);
+            } else {
+                crate::l3::fib::insert(routes, entry, Placement::Last);
+            }
+        });
         self
     }
 
     /// Adds a route of the local table, which is asked before main.
     pub fn local_route(&mut self, prefix: IpNet, kind: RouteKind) -> &mut Self {
-        self.l3.local.insert(prefix, 0, kind);
+        let entry = kind.entry(0);
+        self.l3.fib.change(TABLE_LOCAL, prefix, |routes| {
+            if !routes.contains(&entry) {
+                crate::l3::fib::insert(routes, entry, Placement::Last);
+            }
+        });
         self
     }
 
@@ -104,73 +132,58 @@ impl L3Builder {
     /// The finished tables. Neighbours beyond [`HOPS_MAX`] hops stay unresolved.
     pub fn build(mut self, generation: u32) -> L3 {
         self.l3.generation = generation;
-        self.l3.unresolved_hops = self.l3.interfaces.iter().map(unresolved_hop).collect();
-        let classes = self.assign_mtu_classes();
+        let mtus = self.l3.fib.mtus();
+        for (position, known) in self.l3.interfaces.iter_mut().enumerate() {
+            known.set_mtus(&mtus);
+            self.l3.by_id.insert(known.interface.id, position as u16);
+            if known.interface.vlan == 0 && known.interface.is_macvlan {
+                self.l3.other_macs.push((known.interface.device, known.interface.mac));
+            }
+        }
         for (key, state) in std::mem::take(&mut self.neighbours) {
-            self.add_hops(key, state, &classes);
+            self.add_hops(key, state);
         }
         self.l3
     }
 
-    /// Gives every path whose MTU is smaller than its interface's an MTU class on that interface.
-    fn assign_mtu_classes(&mut self) -> MtuClasses {
-        let mut classes: MtuClasses = self
-            .l3
-            .interfaces
-            .iter()
-            .map(|known| ((known.device, known.vlan), vec![known.mtu]))
-            .collect();
-        for path in self.l3.local.paths_mut().chain(self.l3.main.paths_mut()) {
-            let Some(mtus) = classes.get_mut(&(path.device, path.vlan)) else {
-                continue;
-            };
-            let own = mtus.first().copied().unwrap_or(0);
-            let Some(mtu) = path.mtu.filter(|&mtu| mtu < own) else {
-                continue;
-            };
-            let class = mtus.iter().position(|&known| known == mtu).unwrap_or(mtus.len());
-            if class == mtus.len() {
-                mtus.push(mtu);
-            }
-            path.mtu_class = class as u16;
-        }
-        classes
-    }
-
-    fn add_hops(&mut self, key: NeighbourKey, state: NeighbourState, classes: &MtuClasses) {
+    fn add_hops(&mut self, key: NeighbourKey, state: NeighbourState) {
         let NeighbourState::Resolved(dst_mac) = state else {
             self.l3.neighbours.insert(key, NeighbourEntry::Failed);
             return;
         };
-        let Some(src_mac) = self.l3.interface(key.device, key.vlan).map(|interface| interface.mac) else {
+        let Some(known) = self
+            .l3
+            .by_id
+            .get(&key.interface)
+            .and_then(|&at| self.l3.interfaces.get(usize::from(at)))
+        else {
             return;
         };
-        let Some(mtus) = classes.get(&(key.device, key.vlan)) else {
-            return;
-        };
-        if self.l3.hops.len() + mtus.len() > HOPS_MAX {
+        let Interface { device, vlan, mac, .. } = known.interface;
+        if self.l3.hops.len() + known.mtus.len() > HOPS_MAX {
             return;
         }
         let first_hop = self.l3.hops.len() as u16;
         let hop = |&mtu: &u16| Hop {
-            device: key.device,
+            device,
             mtu,
-            vlan: key.vlan,
-            src_mac,
+            vlan,
+            src_mac: mac,
             dst_mac,
         };
-        self.l3.hops.extend(mtus.iter().map(hop));
+        self.l3.hops.extend(known.mtus.iter().map(hop));
         self.l3.neighbours.insert(key, NeighbourEntry::Resolved { first_hop });
     }
 }
 
-fn unresolved_hop(interface: &Interface) -> Hop {
-    Hop {
-        device: interface.device,
-        mtu: interface.mtu,
-        vlan: 0,
-        src_mac: interface.mac,
-        dst_mac: [0; 6],
+/// Adds the paths of `other` to those of `known`.
+fn join(known: &mut RouteEntry, other: &RouteEntry) {
+    let mut leg = (*known.leg).clone();
+    if let (Target::Paths(paths), Target::Paths(more)) = (&mut leg.target, &other.leg.target) {
+        let mut joined = paths.to_vec();
+        joined.extend(more.iter().filter(|path| !paths.contains(path)));
+        *paths = joined.into();
+        known.leg = leg.into();
     }
 }
 

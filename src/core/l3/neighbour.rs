@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use crate::l3::DeviceId;
+use crate::l3::{DeviceId, InterfaceId};
 
 /// Index of a hop in [`crate::l3::L3`]. It is valid for the generation from which it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,10 +18,21 @@ pub struct HopId(pub u16);
 pub struct NeighbourKey {
     /// The device that leads to it.
     pub device: DeviceId,
-    /// 802.1Q VLAN id of the link it is on; 0 for untagged.
-    pub vlan: u16,
+    /// The interface that leads to it.
+    pub interface: InterfaceId,
     /// Its address on that link.
     pub addr: IpAddr,
+}
+
+impl NeighbourKey {
+    /// A neighbour of the interface that no kernel has given an index.
+    pub const fn of(device: DeviceId, vlan: u16, addr: IpAddr) -> Self {
+        Self {
+            device,
+            interface: InterfaceId::of(device, vlan),
+            addr,
+        }
+    }
 }
 
 /// What the kernel knows about a neighbour. A neighbour that it does not know, or that it is still resolving, is
@@ -43,7 +54,7 @@ pub struct Hop {
     pub mtu: u16,
     /// 802.1Q VLAN id of the outgoing interface; 0 for untagged.
     pub vlan: u16,
-    /// The device's own MAC address.
+    /// The interface's own MAC address.
     pub src_mac: [u8; 6],
     /// The neighbour's MAC address.
     pub dst_mac: [u8; 6],

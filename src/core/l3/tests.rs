@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 
+use super::fib::{Rule, RuleAction};
 use super::*;
 use crate::address::{Addr4, Addr6};
 
@@ -32,11 +33,7 @@ fn v6(text: &str) -> Addr6 {
 }
 
 fn key(device: DeviceId, vlan: u16, addr: &str) -> NeighbourKey {
-    NeighbourKey {
-        device,
-        vlan,
-        addr: ip(addr),
-    }
+    NeighbourKey::of(device, vlan, ip(addr))
 }
 
 fn via(device: DeviceId, gateway: Option<&str>) -> RouteKind {
@@ -62,6 +59,11 @@ fn via_mtu(gateway: &str, mtu: u16) -> RouteKind {
 /// LAN 192.0.2.1/24 and 2001:db8:2::1/64; WAN 198.51.100.1/24 with the default route by .254; both known.
 fn director() -> L3Builder {
     let mut builder = L3Builder::new();
+    lay(&mut builder);
+    builder
+}
+
+fn lay(builder: &mut L3Builder) {
     builder
         .interface(Interface::new(LAN, 0, LAN_MAC, 1500, "lan"))
         .interface(Interface::new(WAN, 0, WAN_MAC, 1500, "wan"))
@@ -73,7 +75,6 @@ fn director() -> L3Builder {
         .neighbour(key(LAN, 0, "2001:db8:2::11"), NeighbourState::Resolved(RS_MAC))
         .neighbour(key(LAN, 0, "192.0.2.99"), NeighbourState::Failed)
         .neighbour(key(WAN, 0, "198.51.100.254"), NeighbourState::Resolved(ROUTER_MAC));
-    builder
 }
 
 fn hop_to<A: Address>(l3: &L3, dst: A) -> Hop {
@@ -158,9 +159,15 @@ fn special_routes_swallow_or_refuse() {
     assert_eq!(l3.route(v6("2001:db8:9::1")), Route::Unreachable);
 }
 
+/// As the kernel does once it has had a rule of its own; before that a longer prefix of main goes first.
 #[test]
 fn own_addresses_are_local_even_under_a_more_specific_main_route() {
-    let mut builder = director();
+    let mut builder = L3Builder::new();
+    let mut fib = Fib::default();
+    fib.set_rules(true, vec![Rule::new(5, RuleAction::Nop)]);
+    fib.set_rules(true, Fib::default_rules(true));
+    builder.fib(fib);
+    lay(&mut builder);
     builder
         .local_route(net("203.0.113.0/24"), RouteKind::Local)
         .route(net("203.0.113.7/32"), via(WAN, Some("198.51.100.254")));
@@ -273,10 +280,7 @@ fn what_refers_to_no_interface_leads_nowhere_and_a_foreign_hop_fits_nothing() {
         .neighbour(key(ghost, 0, "203.0.113.1"), NeighbourState::Resolved(RS_MAC))
         .route(net("203.0.113.0/24"), via(ghost, None));
     let l3 = builder.build(1);
-    assert_eq!(
-        l3.route(v4("203.0.113.1")),
-        Route::Unresolved(key(ghost, 0, "203.0.113.1"))
-    );
+    assert_eq!(l3.route(v4("203.0.113.1")), Route::Elsewhere);
     assert_eq!(l3.hop(HopId(u16::MAX)).mtu, 0);
     assert_eq!(l3.mtu(ghost), 0);
     assert_eq!(L3::default().route(v4("192.0.2.1")), Route::Unreachable);
@@ -290,11 +294,7 @@ fn hops_end_before_their_ids_do() {
         .route(net("198.18.0.0/15"), via(LAN, None));
     for low in 0..70_000u32 {
         let addr = IpAddr::from((0xc612_0000 + low).to_be_bytes());
-        let key = NeighbourKey {
-            device: LAN,
-            vlan: 0,
-            addr,
-        };
+        let key = NeighbourKey::of(LAN, 0, addr);
         builder.neighbour(key, NeighbourState::Resolved(RS_MAC));
     }
     let l3 = builder.build(1);
@@ -326,6 +326,16 @@ fn scan(routes: &[(IpNet, u32)], dst: IpAddr) -> Option<usize> {
     covering.min_by_key(|&index| (std::cmp::Reverse(routes[index].0.prefix_len()), routes[index].1, index))
 }
 
+fn different(mut routes: Vec<(IpNet, u32)>) -> Vec<(IpNet, u32)> {
+    let mut seen = Vec::new();
+    routes.retain(|route| {
+        let is_new = !seen.contains(route);
+        seen.push(*route);
+        is_new
+    });
+    routes
+}
+
 /// Route number `index` has a gateway of its own, by which a test recognises it.
 fn gateway(index: usize) -> IpAddr {
     IpAddr::from([192, 0, (index >> 8) as u8, index as u8])
@@ -346,7 +356,10 @@ fn check_against_scan<A: Address>(routes: &[(IpNet, u32)], destinations: &[A]) {
     }
     let l3 = builder.build(1);
     for &dst in destinations {
-        let entry = l3.entry(dst).map(|entry| entry.paths[0].gateway);
+        let entry = match l3.decide(&RouteQuery::output(dst.to_ip())) {
+            Decision::Forward { path, .. } => Some(path.gateway),
+            _ => None,
+        };
         let expected = scan(routes, dst.to_ip()).map(|index| Some(gateway(index)));
         assert_eq!(entry, expected, "{dst:?} in {routes:?}");
     }
@@ -364,6 +377,8 @@ proptest! {
     ) {
         let routes4: Vec<(IpNet, u32)> = routes4.into_iter().map(|(prefix, metric)| (prefix.into(), metric)).collect();
         let routes6: Vec<(IpNet, u32)> = routes6.into_iter().map(|(prefix, metric)| (prefix.into(), metric)).collect();
+        // Those of equal metric would share.
+        let (routes4, routes6) = (different(routes4), different(routes6));
         let near4: Vec<Addr4> = low4.iter().map(|bits| Addr4((bits & 0xc007_0007).to_be_bytes())).collect();
         let near6: Vec<Addr6> = low6.iter().map(|bits| Addr6((bits & (0xc007 << 112 | 0x7)).to_be_bytes())).collect();
         check_against_scan(&routes4, &near4);

@@ -1,10 +1,12 @@
 //! Stage 2: a packet to look up, a fragment, ICMP, or the kernel's?
 //!
 //! In:  a parsed packet and the device it came from.
-//! Out: its [`Class`]: whole TCP, UDP and SCTP packets sent to the device's own MAC go on to lookup.
+//! Out: its [`Class`]: whole TCP, UDP and SCTP packets to an interface of the kernel go on to lookup.
 
 use crate::headers::{Fragment, Headers};
 use crate::verdict::{DropReason, Verdict};
+use crate::wire::ethernet::EthernetHeader;
+use crate::wire::vlan::VlanTag;
 use crate::wire::{icmp, sctp, tcp, udp};
 use crate::worker_state::context::Context;
 
@@ -23,8 +25,11 @@ pub(crate) enum Class {
 /// See the module.
 #[inline]
 pub(crate) fn classify(ctx: &Context<'_>, frame: &[u8], headers: &Headers) -> Class {
-    if !frame.starts_with(&ctx.snapshot.l3.mac(ctx.device)) {
-        return Class::Decided(other_host(frame));
+    let is_untagged = usize::from(headers.l3_offset) == EthernetHeader::LEN;
+    if (!is_untagged || !frame.starts_with(&ctx.snapshot.l3.mac(ctx.device)))
+        && let Some(verdict) = judge_link(ctx, frame, headers)
+    {
+        return Class::Decided(verdict);
     }
     if is_balanced(headers.protocol) && headers.fragment == Fragment::Whole {
         return Class::Balanced;
@@ -38,15 +43,25 @@ pub(crate) const fn is_balanced(protocol: u8) -> bool {
     matches!(protocol, tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL)
 }
 
-/// A device in promiscuous mode also sees its neighbours' frames; group frames are the kernel's to judge.
-#[cold]
-fn other_host(frame: &[u8]) -> Verdict {
-    let group = frame.first().is_some_and(|first| first & 1 == 1);
-    if group {
-        Verdict::Punt
-    } else {
-        Verdict::Drop(DropReason::OtherHost)
+/// A frame with a tag, or not to the MAC address of the device's kernel twin: `None` if an interface of the kernel
+/// receives it. A device in promiscuous mode also sees its neighbours' frames; group frames are the kernel's to judge.
+fn judge_link(ctx: &Context<'_>, frame: &[u8], headers: &Headers) -> Option<Verdict> {
+    let l3 = &ctx.snapshot.l3;
+    let mac: [u8; 6] = *frame.first_chunk()?;
+    if mac[0] & 1 == 1 {
+        return Some(Verdict::Punt);
     }
+    let tags_len = usize::from(headers.l3_offset).saturating_sub(EthernetHeader::LEN);
+    let is_simple = tags_len == 0 || tags_len == VlanTag::LEN && frame.get(12..14) == Some(&[0x81, 0]);
+    if is_simple && l3.receiver(ctx.device, headers.vlan, mac).is_some() {
+        return None;
+    }
+    let is_known = is_simple && l3.interface(ctx.device, headers.vlan).is_some();
+    Some(match is_known {
+        _ if l3.is_punted(ctx.device, headers.vlan, mac) => Verdict::Punt,
+        true => Verdict::Drop(DropReason::OtherHost),
+        false => Verdict::Drop(DropReason::UnknownVlan),
+    })
 }
 
 #[cold]

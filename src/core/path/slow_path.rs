@@ -138,15 +138,13 @@ pub(crate) fn inbound<A: Address, F: Frame>(
 
     let conn = table.conn_mut(index);
     let mode = conn.mode();
-    let target = match mode {
-        ForwardingMode::Local => return Verdict::Punt,
-        ForwardingMode::Bypass => conn.virt.addr.to_ip(),
-        _ => server.addr,
-    };
-    let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, target) {
+    let next_hop = match resolve::to_server(ctx, conn, server) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) if mode == ForwardingMode::Bypass => return Verdict::Drop(DropReason::NoRoute),
         Err(RouteError::Local) => return to_local_server(conn, &packet.headers, packet.frame.bytes_mut()),
+        Err(RouteError::Drop(DropReason::RouteElsewhere)) => {
+            return to_server_elsewhere(conn, &packet.headers, packet.frame.bytes_mut());
+        }
         // Towards real servers the kernel answers the client even when the route says blackhole.
         Err(RouteError::Drop(_) | RouteError::Unreachable) => {
             return refuse::to_client(ctx, packet, server, IcmpError::HostUnreachable);
@@ -249,7 +247,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
     let conn = table.conn_mut(index);
-    let next_hop = match resolve::next_hop(ctx, conn, Direction::Outbound, conn.client.addr.to_ip()) {
+    let next_hop = match resolve::to_client(ctx, conn, packet) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) => return Verdict::Drop(DropReason::NoRoute),
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
@@ -298,6 +296,18 @@ fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u
         }
         ForwardingMode::DirectRouting | ForwardingMode::Tunnel | ForwardingMode::Local | ForwardingMode::Bypass => {}
     }
+    Verdict::Punt
+}
+
+/// The kernel's route to the real server is not followed here. A masqueraded packet is left to the kernel, which
+/// forwards it as a router. It would take none of the others from the wire: they have an address of its own.
+#[cold]
+fn to_server_elsewhere<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u8]) -> Verdict {
+    if conn.mode() != ForwardingMode::Nat {
+        return Verdict::Drop(DropReason::RouteElsewhere);
+    }
+    let rewrite = Rewrite::of(conn, Direction::Inbound);
+    rewrite::apply_keeping_ttl(frame, headers, &rewrite);
     Verdict::Punt
 }
 

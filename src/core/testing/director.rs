@@ -200,7 +200,7 @@ impl TestDirector {
     fn publish(&mut self) {
         let snapshot = Arc::new(Snapshot {
             services: Arc::new(self.desired.build()),
-            l3: Arc::clone(&self.l3),
+            l3: Arc::clone(&self.l3).with_reroute(self.sysctls.snat_reroute),
             timeouts: self.timeouts,
             marks: Arc::clone(&self.marks),
             sysctls: self.sysctls,

@@ -35,15 +35,7 @@ pub fn network() -> L3Builder {
     let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
     let mut builder = L3Builder::new();
     for (device, name) in [(WAN, "wan"), (LAN, "lan")] {
-        let (mac, name) = (director_mac(device), name.to_owned());
-        builder.interface(Interface {
-            device,
-            vlan: 0,
-            name,
-            mac,
-            mtu: 1_500,
-            addresses: Vec::new(),
-        });
+        builder.interface(Interface::new(device, 0, director_mac(device), 1_500, name));
     }
     for (device, address) in [
         (WAN, "192.0.2.1/24"),
@@ -72,7 +64,7 @@ pub fn network() -> L3Builder {
     let mut neighbour = |device, addr: String, number| {
         let addr: IpAddr = addr.parse().expect("an address");
         let state = NeighbourState::Resolved(neighbour_mac(device, number));
-        builder.neighbour(NeighbourKey { device, vlan: 0, addr }, state);
+        builder.neighbour(NeighbourKey::of(device, 0, addr), state);
     };
     for number in (2..10).chain([254]) {
         neighbour(WAN, format!("192.0.2.{number}"), number);

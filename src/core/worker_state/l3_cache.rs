@@ -6,31 +6,51 @@
 
 use std::net::IpAddr;
 
+use crate::l3::fib::RouteQuery;
 use crate::l3::{L3, Route};
 
 const SLOTS: usize = 256;
 
+/// What is asked about.
+pub(crate) trait Subject: Copy + PartialEq {
+    /// The address that chooses the slot.
+    fn addr(&self) -> IpAddr;
+}
+
+impl Subject for IpAddr {
+    #[inline]
+    fn addr(&self) -> IpAddr {
+        *self
+    }
+}
+
+impl Subject for RouteQuery {
+    fn addr(&self) -> IpAddr {
+        self.dst
+    }
+}
+
 /// Answers of one kind.
 #[derive(Debug)]
-pub(crate) struct Cache<T>([Option<Answer<T>>; SLOTS]);
+pub(crate) struct Cache<S, T>([Option<Answer<S, T>>; SLOTS]);
 
 #[derive(Clone, Copy, Debug)]
-struct Answer<T> {
+struct Answer<S, T> {
     generation: u32,
-    about: IpAddr,
+    about: S,
     answer: T,
 }
 
-impl<T: Copy> Cache<T> {
+impl<S: Subject, T: Copy> Cache<S, T> {
     const fn new() -> Self {
         Self([None; SLOTS])
     }
 
     /// The answer of `l3` about an address; `ask` must depend on nothing else.
     #[inline]
-    pub(crate) fn get_or_look_up(&mut self, l3: &L3, about: IpAddr, ask: impl FnOnce() -> T) -> T {
+    pub(crate) fn get_or_look_up(&mut self, l3: &L3, about: S, ask: impl FnOnce() -> T) -> T {
         let generation = l3.generation;
-        let slot = &mut self.0[slot_of(about)];
+        let slot = &mut self.0[slot_of(about.addr())];
         match slot {
             Some(known) if known.generation == generation && known.about == about => known.answer,
             _ => {
@@ -50,11 +70,13 @@ impl<T: Copy> Cache<T> {
 #[derive(Debug)]
 pub(crate) struct L3Cache {
     /// Whether an address is the director's own.
-    pub(crate) locals: Cache<bool>,
-    /// Where packets to a real server go.
-    pub(crate) routes: Cache<Route>,
+    pub(crate) locals: Cache<IpAddr, bool>,
+    /// Where packets to a real server go, while its address alone decides that.
+    pub(crate) routes: Cache<IpAddr, Route>,
+    /// The same where more decides it.
+    pub(crate) queries: Cache<RouteQuery, Route>,
     /// From which address they go there through a tunnel.
-    pub(crate) sources: Cache<Option<IpAddr>>,
+    pub(crate) sources: Cache<IpAddr, Option<IpAddr>>,
 }
 
 impl L3Cache {
@@ -62,6 +84,7 @@ impl L3Cache {
         Box::new(Self {
             locals: Cache::new(),
             routes: Cache::new(),
+            queries: Cache::new(),
             sources: Cache::new(),
         })
     }
@@ -84,7 +107,7 @@ mod tests {
     fn an_answer_is_asked_for_once_a_generation_and_again_after_a_neighbour_in_the_slot() {
         let mut recall = Cache::new();
         let mut asked = 0;
-        let mut about = |recall: &mut Cache<u32>, l3: &L3, addr: &str| {
+        let mut about = |recall: &mut Cache<IpAddr, u32>, l3: &L3, addr: &str| {
             recall.get_or_look_up(l3, addr.parse().unwrap(), || {
                 asked += 1;
                 asked

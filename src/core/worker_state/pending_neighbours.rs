@@ -16,11 +16,7 @@ pub(crate) struct PendingNeighbours {
 
 impl PendingNeighbours {
     pub(crate) const fn new() -> Self {
-        let nobody = NeighbourKey {
-            device: DeviceId(0),
-            vlan: 0,
-            addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        };
+        let nobody = NeighbourKey::of(DeviceId(0), 0, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         Self {
             keys: [nobody; 256],
             next: 0,

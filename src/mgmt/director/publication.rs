@@ -173,6 +173,7 @@ impl Director {
 
     fn build_snapshot(&mut self, workers_count: u8) -> Arc<Snapshot> {
         self.publication.generation += 1;
+        self.l3 = Arc::clone(&self.l3).with_reroute(self.desired.sysctls.snat_reroute);
         Arc::new(Snapshot {
             services: self.current_table(),
             l3: Arc::clone(&self.l3),

@@ -97,7 +97,7 @@ impl Director {
             }),
             End::Hold(neighbour) => Some(WhyHop {
                 device: name(neighbour.device),
-                vlan: neighbour.vlan,
+                vlan: self.l3.interface_of(neighbour.interface).map_or(0, |known| known.vlan),
                 waits_for: Some(neighbour.addr),
                 mac: None,
                 mtu: 0,
@@ -121,5 +121,6 @@ fn verdict(end: &End) -> (WhyVerdict, Option<String>) {
         End::Punt(Left::StartsNothing) => punt("it belongs to no connection and may not start one"),
         End::Punt(Left::NoServer) => punt("no real server may take it, and the kernel knows where it belongs"),
         End::Punt(Left::LocalServer) => punt("the real server is the director itself"),
+        End::Punt(Left::RouteElsewhere) => punt("the kernel's route to the real server is not followed"),
     }
 }

@@ -1,96 +1,67 @@
 //! What the mirror remembers of the kernel's network, and the [`L3`] made of it.
 //!
-//! In:  plain records of links, addresses, routes and neighbours.
-//! Out: whether a packet could notice a difference; an [`L3`].
-//! Never: keeps what is not about a twin, so that a change elsewhere on the host changes nothing here.
-//! Ref:  Linux include/net/neighbour.h (NUD_VALID), net/core/rtnetlink.c.
+//! In:  listings and changes. Out: whether a packet could notice a difference, and what to list again; an [`L3`].
+//! Ref:  Linux net/core/rtnetlink.c, net/ipv4/fib_semantics.c `fib_sync_down_dev`.
 
 use std::collections::BTreeMap;
-use std::collections::HashMap;
-use std::net::IpAddr;
 
-use ipnet::IpNet;
-use lvs_core::l3::{DeviceId, Interface, InterfaceAddress, L3, L3Builder, NeighbourKey, NeighbourState, RouteKind};
+use lvs_core::l3::fib::{Fib, Placement, RouteEntry, Target, Vrf, insert};
+use lvs_core::l3::{DeviceId, Interface, InterfaceId, L3, L3Builder, NeighbourKey};
 
 use super::MirroredTwin;
+use super::legs::Legs;
+use super::listing::{Frame, Wanted};
+use super::neighbours::Neighbours;
+use super::records::{AddressRecord, Change, LinkKind, LinkRecord, RouteRecord, RuleRecord};
 
-/// A kernel interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LinkRecord {
-    pub(super) ifindex: u32,
-    pub(super) name: String,
-    pub(super) mac: [u8; 6],
-    pub(super) mtu: u16,
-    /// Parent interface and 802.1Q id.
-    pub(super) vlan: Option<(u32, u16)>,
-}
+/// More interfaces than this do not stand on each other (the kernel's `MAX_NEST_DEV`).
+const NESTING_MAX: usize = 8;
 
-/// An address of an interface that is in use (not tentative).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AddressRecord {
-    pub(super) ifindex: u32,
-    pub(super) address: InterfaceAddress,
-}
-
-/// One path of a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PathRecord {
-    pub(super) ifindex: u32,
-    pub(super) gateway: Option<IpAddr>,
-}
-
-/// What a route does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RouteAction {
-    Via(Vec<PathRecord>),
-    Local,
-    Broadcast,
-    Unreachable,
-    Blackhole,
-}
-
-/// A route of the local or main table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RouteRecord {
-    /// In the local table, which goes before main.
-    pub(super) local_table: bool,
-    pub(super) prefix: IpNet,
-    pub(super) metric: u32,
-    pub(super) mtu: Option<u16>,
-    pub(super) source: Option<IpAddr>,
-    pub(super) action: RouteAction,
-}
-
-/// What the kernel says about a neighbour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reported {
-    /// It has a MAC; `idle` when the kernel has not confirmed it lately (STALE).
-    Valid {
-        mac: [u8; 6],
-        idle: bool,
-    },
-    Failed,
-    /// Being asked for (INCOMPLETE) or not even that (NONE).
-    Pending,
-    /// Its entry was removed.
-    Gone,
-}
-
-/// A neighbour entry or the end of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NeighbourRecord {
-    pub(super) ifindex: u32,
-    pub(super) addr: IpAddr,
-    pub(super) reported: Reported,
-}
-
-/// Links, addresses and routes of the twins.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Links, addresses and routing.
+#[derive(Debug, Default)]
 pub(super) struct Network {
     twins: Vec<MirroredTwin>,
     links: BTreeMap<u32, LinkRecord>,
     addresses: Vec<AddressRecord>,
-    routes: Vec<RouteRecord>,
+    rules: Vec<RuleRecord>,
+    fib: Fib,
+    legs: Legs,
+}
+
+/// What stands on a twin: how its frames look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Standing {
+    device: DeviceId,
+    vlan: u16,
+    is_macvlan: bool,
+}
+
+/// What a change leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Effect {
+    /// A packet could notice.
+    pub(super) is_visible: bool,
+    /// What must be listed.
+    pub(super) wanted: Wanted,
+}
+
+impl Effect {
+    const NONE: Self = Self::listing(false, false);
+    const VISIBLE: Self = Self {
+        is_visible: true,
+        ..Self::NONE
+    };
+
+    const fn listing(frame: bool, routes: bool) -> Self {
+        Self {
+            is_visible: false,
+            wanted: Wanted {
+                frame,
+                routes,
+                neighbours: false,
+            },
+        }
+    }
 }
 
 impl Network {
@@ -101,170 +72,319 @@ impl Network {
         }
     }
 
-    /// Links must be added before what stands on them.
-    pub(super) fn add_link(&mut self, link: LinkRecord) {
-        let device_below = |ifindex| self.twins.iter().any(|twin| twin.ifindex == ifindex);
-        if device_below(link.ifindex) || link.vlan.is_some_and(|(parent, _)| device_below(parent)) {
-            self.links.insert(link.ifindex, link);
+    /// Takes a listing of links, addresses, rules and nexthop objects; whether anything differs.
+    pub(super) fn set_frame(&mut self, frame: Frame) -> bool {
+        let links: BTreeMap<_, _> = frame.links.into_iter().map(|link| (link.ifindex, link)).collect();
+        let differs = (&links, &frame.addresses, &frame.rules) != (&self.links, &self.addresses, &self.rules)
+            || *self.fib.objects() != frame.objects;
+        (self.links, self.addresses, self.rules) = (links, frame.addresses, frame.rules);
+        self.fib.set_objects(frame.objects);
+        self.name_interfaces();
+        differs
+    }
+
+    /// Takes a listing of routes.
+    pub(super) fn set_routes(&mut self, (mut fib, legs): (Fib, Legs)) {
+        fib.keep_frame_of(&self.fib);
+        (self.fib, self.legs) = (fib, legs);
+    }
+
+    /// Knows what happened to the rules of IPv4, which a listing does not show.
+    #[cfg(test)]
+    pub(super) fn keep_history_of(&mut self, other: &Self) {
+        self.fib.keep_frame_of(&other.fib);
+    }
+
+    /// The kernel's routing.
+    #[cfg(test)]
+    pub(super) const fn fib(&self) -> &Fib {
+        &self.fib
+    }
+
+    /// What refers to interfaces by name or group.
+    fn name_interfaces(&mut self) {
+        for is_v4 in [true, false] {
+            let rules = self.rules.iter().filter(|record| record.is_v4 == is_v4);
+            let named = rules.map(|record| {
+                let mut rule = record.rule.clone();
+                rule.iif = record.iif.as_ref().map(|name| self.id_of(name));
+                rule
+            });
+            let named = named.collect();
+            self.fib.set_rules(is_v4, named);
+        }
+        let groups = self.links.values().filter(|link| link.group != 0);
+        let groups = groups.map(|link| (InterfaceId(link.ifindex), link.group)).collect();
+        self.fib.set_groups(groups);
+    }
+
+    fn id_of(&self, name: &str) -> InterfaceId {
+        let link = self.links.values().find(|link| link.name == name);
+        link.map_or(InterfaceId::NONE, |link| InterfaceId(link.ifindex))
+    }
+
+    /// Takes a change. What the kernel does not report in full leads to a listing: it drops IPv4 routes silently
+    /// when a link goes down, an address goes away, or a nexthop object is deleted.
+    pub(super) fn apply(&mut self, change: &Change) -> Effect {
+        match change {
+            Change::Route(record, placement) => {
+                self.add_route(record.clone(), *placement);
+                Effect::VISIBLE
+            }
+            Change::RouteGone(record) => {
+                self.remove_route(record);
+                Effect::VISIBLE
+            }
+            Change::Object(id, object) => {
+                self.fib.set_object(*id, object.clone());
+                Effect::VISIBLE
+            }
+            Change::ObjectGone(id) => {
+                self.fib.remove_object(*id);
+                Effect {
+                    is_visible: true,
+                    ..Effect::listing(true, true)
+                }
+            }
+            Change::Link(link) => match self.links.get(&link.ifindex) {
+                Some(known) if known == link => Effect::NONE,
+                // What comes new has no routes to lose.
+                None => Effect::listing(true, false),
+                Some(_) => Effect::listing(true, true),
+            },
+            Change::LinkGone(ifindex) => {
+                self.links.remove(ifindex);
+                Effect {
+                    is_visible: true,
+                    ..Effect::listing(true, true)
+                }
+            }
+            Change::AddressGone => Effect::listing(true, true),
+            Change::AddressCame | Change::Rules => Effect::listing(true, false),
+            Change::Lost | Change::Closed => Effect {
+                is_visible: false,
+                wanted: Wanted {
+                    frame: true,
+                    routes: true,
+                    neighbours: true,
+                },
+            },
+            Change::Neighbour(_) => Effect::NONE,
         }
     }
 
-    pub(super) fn add_address(&mut self, record: AddressRecord) {
-        if self.links.contains_key(&record.ifindex) {
-            self.addresses.push(record);
-        }
-    }
-
-    /// Routes out of interfaces that are no twins are left out: DPDK devices cannot carry their traffic,
-    /// and the host's own default route by its management NIC must not hide the director's.
-    pub(super) fn add_route(&mut self, mut route: RouteRecord) {
-        if let RouteAction::Via(paths) = &mut route.action {
-            paths.retain(|path| self.links.contains_key(&path.ifindex));
-            if paths.is_empty() {
+    fn add_route(&mut self, mut record: RouteRecord, placement: Placement) {
+        self.legs.share(&mut record.entry.leg);
+        let RouteRecord { table, prefix, entry } = record;
+        self.fib.change(table, prefix, |routes| {
+            if routes.contains(&entry) {
                 return;
             }
-        }
-        self.routes.push(route);
+            if prefix.addr().is_ipv6() {
+                add_v6(routes, entry, placement);
+            } else {
+                insert(routes, entry, placement);
+            }
+        });
     }
 
-    /// Device and VLAN id of a kernel interface: a twin, or a VLAN sub-interface directly on one.
-    pub(super) fn interface_of(&self, ifindex: u32) -> Option<(DeviceId, u16)> {
-        let link = self.links.get(&ifindex)?;
-        let (below, vlan) = link.vlan.unwrap_or((ifindex, 0));
-        self.twins
-            .iter()
-            .find(|twin| twin.ifindex == below)
-            .map(|twin| (twin.device, vlan))
+    fn remove_route(&mut self, record: &RouteRecord) {
+        let RouteRecord { table, prefix, entry } = record;
+        self.fib.change(*table, *prefix, |routes| {
+            if prefix.addr().is_ipv6() {
+                remove_v6(routes, entry);
+                return;
+            }
+            let exact = routes.iter().position(|known| is_same(known, entry));
+            if let Some(position) = exact {
+                routes.remove(position);
+            }
+        });
     }
 
-    pub(super) fn ifindex_of(&self, device: DeviceId, vlan: u16) -> Option<u32> {
-        self.links
-            .keys()
-            .copied()
-            .find(|&ifindex| self.interface_of(ifindex) == Some((device, vlan)))
-    }
-}
-
-/// A neighbour as packets see it, and whether the kernel has lately confirmed it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Neighbour {
-    state: NeighbourState,
-    idle: bool,
-}
-
-/// Neighbours of all interfaces, by kernel interface index and address.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Neighbours {
-    entries: HashMap<(u32, IpAddr), Neighbour>,
-}
-
-impl Neighbours {
-    /// Takes an event; whether a packet could notice.
-    ///
-    /// A neighbour that failed stays failed while the kernel asks again: its packets are refused as before,
-    /// rather than held at every new attempt.
-    pub(super) fn apply(&mut self, record: NeighbourRecord) -> bool {
-        let key = (record.ifindex, record.addr);
-        let before = self.entries.get(&key).map(|known| known.state);
-        let after = match record.reported {
-            Reported::Valid { mac, idle } => Some(Neighbour {
-                state: NeighbourState::Resolved(mac),
-                idle,
-            }),
-            Reported::Failed => Some(Neighbour {
-                state: NeighbourState::Failed,
-                idle: true,
-            }),
-            Reported::Pending if before == Some(NeighbourState::Failed) => Some(Neighbour {
-                state: NeighbourState::Failed,
-                idle: false,
-            }),
-            Reported::Pending | Reported::Gone => None,
-        };
-        match after {
-            Some(neighbour) => drop(self.entries.insert(key, neighbour)),
-            None => drop(self.entries.remove(&key)),
-        }
-        before != after.map(|neighbour| neighbour.state)
-    }
-
-    /// Takes a whole listing; whether a packet could notice.
-    pub(super) fn replace(&mut self, listed: Vec<NeighbourRecord>) -> bool {
-        let before = std::mem::take(&mut self.entries);
-        // Those that failed and are being asked for again are still to be known as failed.
-        let failed = before.iter().filter(|(_, known)| known.state == NeighbourState::Failed);
-        self.entries.extend(failed.map(|(&key, &known)| (key, known)));
-        let mut present = Vec::with_capacity(listed.len());
-        for record in listed {
-            self.apply(record);
-            present.push((record.ifindex, record.addr));
-        }
-        let present: std::collections::HashSet<_> = present.into_iter().collect();
-        self.entries.retain(|key, _| present.contains(key));
-        let states = |entries: &HashMap<_, Neighbour>| -> HashMap<(u32, IpAddr), NeighbourState> {
-            entries.iter().map(|(&key, known)| (key, known.state)).collect()
-        };
-        states(&before) != states(&self.entries)
-    }
-
-    /// Those the kernel should be asked for: stale or failed.
-    pub(super) fn idle(&self) -> impl Iterator<Item = (u32, IpAddr)> {
-        self.entries.iter().filter(|(_, known)| known.idle).map(|(&key, _)| key)
-    }
-}
-
-/// The tables as workers read them.
-pub(super) fn build(network: &Network, neighbours: &Neighbours, generation: u32) -> L3 {
-    let mut builder = L3Builder::new();
-    for link in network.links.values() {
-        let Some((device, vlan)) = network.interface_of(link.ifindex) else {
-            continue;
-        };
-        let mut interface = Interface::new(device, vlan, link.mac, link.mtu, &link.name);
-        let own = network.addresses.iter().filter(|record| record.ifindex == link.ifindex);
-        interface.addresses.extend(own.map(|record| record.address));
-        builder.interface(interface);
-    }
-    for route in &network.routes {
-        add_route(&mut builder, network, route);
-    }
-    let mut ordered: Vec<_> = neighbours.entries.iter().collect();
-    ordered.sort_unstable_by_key(|(key, _)| **key);
-    for (&(ifindex, addr), neighbour) in ordered {
-        if let Some((device, vlan)) = network.interface_of(ifindex) {
-            builder.neighbour(NeighbourKey { device, vlan, addr }, neighbour.state);
-        }
-    }
-    builder.build(generation)
-}
-
-fn add_route(builder: &mut L3Builder, network: &Network, route: &RouteRecord) {
-    let mut add = |kind| {
-        if route.local_table {
-            builder.local_route(route.prefix, kind);
-        } else {
-            builder.route_with_metric(route.prefix, route.metric, kind);
-        }
-    };
-    match &route.action {
-        RouteAction::Local => add(RouteKind::Local),
-        RouteAction::Broadcast => add(RouteKind::Broadcast),
-        RouteAction::Unreachable => add(RouteKind::Unreachable),
-        RouteAction::Blackhole => add(RouteKind::Blackhole),
-        RouteAction::Via(paths) => {
-            for path in paths {
-                let Some((device, vlan)) = network.interface_of(path.ifindex) else {
-                    continue;
-                };
-                let (gateway, mtu, source) = (path.gateway, route.mtu, route.source);
-                add(RouteKind::Via {
+    /// How the frames of a kernel interface look, if it stands on a twin in a way that is followed.
+    fn standing(&self, ifindex: u32) -> Option<Standing> {
+        let (mut at, mut standing) = (ifindex, None::<(u16, bool)>);
+        for _ in 0..NESTING_MAX {
+            let (vlan, is_macvlan) = standing.unwrap_or((0, false));
+            if let Some(twin) = self.twins.iter().find(|twin| twin.ifindex == at) {
+                let device = twin.device;
+                return Some(Standing {
                     device,
                     vlan,
-                    gateway,
-                    mtu,
-                    source,
+                    is_macvlan,
                 });
+            }
+            let link = self.links.get(&at)?;
+            (at, standing) = match link.kind {
+                LinkKind::Vlan { below, id } if vlan == 0 => (below, Some((id, is_macvlan))),
+                LinkKind::Macvlan { below } => (below, Some((vlan, true))),
+                LinkKind::Bridge => (self.only_port(at)?, Some((vlan, true))),
+                _ => return None,
+            };
+        }
+        None
+    }
+
+    /// The port of a bridge that has but one.
+    fn only_port(&self, bridge: u32) -> Option<u32> {
+        let mut ports = self.links.values().filter(|link| link.master == Some(bridge));
+        let only = ports.next()?;
+        ports.next().is_none().then_some(only.ifindex)
+    }
+
+    fn vrf_of(&self, link: &LinkRecord) -> Option<Vrf> {
+        let master = self.links.get(&link.master?)?;
+        match master.kind {
+            LinkKind::Vrf { table } => Some(Vrf {
+                interface: InterfaceId(master.ifindex),
+                table,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Whether the interface of this index stands on a twin.
+    pub(super) fn is_ours(&self, ifindex: u32) -> bool {
+        self.standing(ifindex).is_some()
+    }
+
+    /// A twin has been made again.
+    pub(super) fn set_twin(&mut self, twin: MirroredTwin) {
+        self.twins.retain(|known| known.device != twin.device);
+        self.twins.push(twin);
+    }
+
+    /// The tables as workers read them.
+    pub(super) fn build(&self, neighbours: &Neighbours, generation: u32) -> L3 {
+        let mut builder = L3Builder::new();
+        builder.fib(self.fib.clone());
+        for link in self.links.values() {
+            if let Some(standing) = self.standing(link.ifindex) {
+                builder.interface(self.interface(link, standing));
+            } else {
+                self.leave(&mut builder, link);
+            }
+        }
+        for (ifindex, addr, state) in neighbours.sorted() {
+            if let Some(Standing { device, .. }) = self.standing(ifindex) {
+                let interface = InterfaceId(ifindex);
+                builder.neighbour(
+                    NeighbourKey {
+                        device,
+                        interface,
+                        addr,
+                    },
+                    state,
+                );
+            }
+        }
+        builder.build(generation)
+    }
+
+    fn interface(&self, link: &LinkRecord, standing: Standing) -> Interface {
+        let mut interface = Interface::new(standing.device, standing.vlan, link.mac, link.mtu, &link.name);
+        interface.id = InterfaceId(link.ifindex);
+        interface.is_macvlan = standing.is_macvlan;
+        interface.vrf = self.vrf_of(link);
+        let own = self.addresses.iter().filter(|record| record.ifindex == link.ifindex);
+        interface.addresses.extend(own.map(|record| record.address));
+        interface
+    }
+
+    /// Tags behind which the kernel has something that is not followed here are its own, and so is a bridge's MAC
+    /// address.
+    fn leave(&self, builder: &mut L3Builder, link: &LinkRecord) {
+        let is_bridge = link.kind == LinkKind::Bridge;
+        let ports = self
+            .links
+            .values()
+            .filter(|port| is_bridge && port.master == Some(link.ifindex));
+        for port in ports.filter_map(|port| self.standing(port.ifindex)) {
+            builder.punted_mac(port.device, link.mac);
+        }
+        let mut kind = link.kind;
+        for _ in 0..NESTING_MAX {
+            let (LinkKind::Vlan { below, id } | LinkKind::ServiceVlan { below, id }) = kind else {
+                return;
+            };
+            match self.standing(below) {
+                Some(Standing { device, vlan, .. }) => {
+                    builder.punted_vlan(device, if vlan == 0 { id } else { vlan });
+                    return;
+                }
+                None => match self.links.get(&below) {
+                    Some(link) => kind = link.kind,
+                    None => return,
+                },
             }
         }
     }
+}
+
+/// Whether `gone` is about `known`. A path may have died since.
+fn is_same(known: &RouteEntry, gone: &RouteEntry) -> bool {
+    let paths = |entry: &RouteEntry| match &entry.leg.target {
+        Target::Paths(paths) => Some(
+            paths
+                .iter()
+                .map(|path| (path.interface, path.gateway))
+                .collect::<Vec<_>>(),
+        ),
+        _ => None,
+    };
+    let same_target = known.leg.target == gone.leg.target || paths(known).is_some() && paths(known) == paths(gone);
+    (known.tos, known.metric, known.action) == (gone.tos, gone.metric, gone.action)
+        && known.leg.source == gone.leg.source
+        && same_target
+}
+
+fn is_same_class(known: &RouteEntry, other: &RouteEntry) -> bool {
+    (&known.from, known.metric, known.action) == (&other.from, other.metric, other.action)
+}
+
+/// IPv6 tells of all paths that share when one is added: those known so far go.
+fn add_v6(routes: &mut Vec<RouteEntry>, entry: RouteEntry, placement: Placement) {
+    let place = routes.iter().position(|known| is_same_class(known, &entry));
+    if let Target::Paths(paths) = &entry.leg.target {
+        routes.retain(|known| {
+            let is_part =
+                matches!(&known.leg.target, Target::Paths(known) if known.iter().all(|path| paths.contains(path)));
+            !(is_same_class(known, &entry) && is_part)
+        });
+    }
+    match (placement, place) {
+        (Placement::Replace, Some(place)) => {
+            if routes.get(place).is_some_and(|known| is_same_class(known, &entry)) {
+                routes.remove(place);
+            }
+            routes.insert(place.min(routes.len()), entry);
+        }
+        _ => insert(routes, entry, Placement::Last),
+    }
+}
+
+/// IPv6 tells of each path that goes.
+fn remove_v6(routes: &mut Vec<RouteEntry>, gone: &RouteEntry) {
+    let Target::Paths(lost) = &gone.leg.target else {
+        if let Some(position) = routes.iter().position(|known| is_same(known, gone)) {
+            routes.remove(position);
+        }
+        return;
+    };
+    let is_lost = |path: &lvs_core::l3::fib::Path| {
+        lost.iter()
+            .any(|lost| (lost.interface, lost.gateway) == (path.interface, path.gateway))
+    };
+    for known in routes.iter_mut().filter(|known| is_same_class(known, gone)) {
+        if let Target::Paths(paths) = &known.leg.target
+            && paths.iter().any(is_lost)
+        {
+            let mut leg = (*known.leg).clone();
+            leg.target = Target::Paths(paths.iter().filter(|path| !is_lost(path)).copied().collect());
+            known.leg = leg.into();
+            break;
+        }
+    }
+    routes.retain(|known| !matches!(&known.leg.target, Target::Paths(paths) if paths.is_empty()));
 }

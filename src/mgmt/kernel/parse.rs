@@ -1,18 +1,21 @@
 //! rtnetlink messages read into plain records.
 //!
 //! In:  messages as the netlink crates decode them.
-//! Out: a record, or `None` for what never concerns the mirror (other families and tables, multicast,
-//!      proxies, routes by TOS or source prefix).
+//! Out: a record, or `None` for what never concerns the mirror (other families, multicast, proxies, cached routes).
 //! Never: fails; an attribute that is missing leaves its default, as the kernel means it.
 //! Ref:  rtnetlink(7); Linux include/uapi/linux/{rtnetlink,neighbour,if_addr,if_link}.h.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
-use ipnet::IpNet;
-use lvs_core::l3::InterfaceAddress;
+use ipnet::{IpNet, Ipv6Net};
+use lvs_core::l3::fib::{Leg, Path, RouteAction, RouteEntry, Target};
+use lvs_core::l3::{InterfaceAddress, InterfaceId};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkInfo, LinkMessage, VlanProtocol};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVlan, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
+};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -21,50 +24,70 @@ use rtnetlink::packet_route::route::{
     RouteVia,
 };
 
-use super::network::{AddressRecord, LinkRecord, NeighbourRecord, PathRecord, Reported, RouteAction, RouteRecord};
+use super::records::{AddressRecord, LinkKind, LinkRecord, NeighbourRecord, Reported, RouteRecord};
 
-/// `RT_TABLE_MAIN` and `RT_TABLE_LOCAL` (uapi/linux/rtnetlink.h).
-const TABLE_MAIN: u32 = 254;
-const TABLE_LOCAL: u32 = 255;
+pub(super) mod object;
+pub(super) mod rule;
 
-/// An Ethernet interface.
-pub(super) fn link(message: &LinkMessage) -> Option<LinkRecord> {
+/// An Ethernet interface, or one that carries a rule's packets.
+pub(super) fn link(message: &LinkMessage) -> LinkRecord {
+    let flags = message.header.flags;
     let mut record = LinkRecord {
         ifindex: message.header.index,
         name: String::new(),
         mac: [0; 6],
         mtu: 0,
-        vlan: None,
+        kind: LinkKind::Plain,
+        master: None,
+        group: 0,
+        is_up: flags.contains(LinkFlags::Up),
+        has_carrier: flags.contains(LinkFlags::Running),
     };
-    let (mut parent, mut vlan) = (None, None);
+    let mut below = None;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => record.name.clone_from(name),
-            LinkAttribute::Address(bytes) => record.mac = bytes.as_slice().try_into().ok()?,
+            LinkAttribute::Address(bytes) => record.mac = bytes.as_slice().try_into().unwrap_or_default(),
             LinkAttribute::Mtu(mtu) => record.mtu = clamp_u16(*mtu),
-            LinkAttribute::Link(ifindex) => parent = Some(*ifindex),
-            LinkAttribute::LinkInfo(infos) => vlan = infos.iter().find_map(vlan_id),
+            LinkAttribute::Link(ifindex) => below = Some(*ifindex),
+            LinkAttribute::Controller(ifindex) => record.master = Some(*ifindex).filter(|&ifindex| ifindex != 0),
+            LinkAttribute::Group(group) => record.group = *group,
             _ => {}
         }
     }
-    record.vlan = parent.zip(vlan);
-    // A sub-interface that is no 802.1Q VLAN (macvlan, QinQ) stands on its parent, but not as we could send.
-    Some(record)
+    let infos = message.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos.as_slice()),
+        _ => None,
+    });
+    record.kind = infos
+        .flatten()
+        .fold(LinkKind::Plain, |kind, info| kind_of(info, below).unwrap_or(kind));
+    record
 }
 
-/// The id, if this is an 802.1Q VLAN; 802.1ad is not spoken here.
-fn vlan_id(info: &LinkInfo) -> Option<u16> {
-    let LinkInfo::Data(InfoData::Vlan(attributes)) = info else {
-        return None;
-    };
-    let foreign = |attribute: &InfoVlan| matches!(attribute, InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
-    if attributes.iter().any(foreign) {
-        return None;
-    }
-    attributes.iter().find_map(|attribute| match attribute {
-        InfoVlan::Id(id) => Some(*id),
+fn kind_of(info: &LinkInfo, below: Option<u32>) -> Option<LinkKind> {
+    match info {
+        LinkInfo::Kind(InfoKind::Bridge) => Some(LinkKind::Bridge),
+        LinkInfo::Kind(InfoKind::MacVlan) => Some(LinkKind::Macvlan { below: below? }),
+        LinkInfo::Data(InfoData::Vrf(attributes)) => attributes.iter().find_map(|attribute| match attribute {
+            InfoVrf::TableId(table) => Some(LinkKind::Vrf { table: *table }),
+            _ => None,
+        }),
+        LinkInfo::Data(InfoData::Vlan(attributes)) => {
+            let is_service = |attribute: &InfoVlan| matches!(attribute, InfoVlan::Protocol(VlanProtocol::Ieee8021Ad));
+            let id = attributes.iter().find_map(|attribute| match attribute {
+                InfoVlan::Id(id) => Some(*id),
+                _ => None,
+            })?;
+            let below = below?;
+            Some(if attributes.iter().any(is_service) {
+                LinkKind::ServiceVlan { below, id }
+            } else {
+                LinkKind::Vlan { below, id }
+            })
+        }
         _ => None,
-    })
+    }
 }
 
 /// An address that is in use: duplicate detection has passed, or is not done.
@@ -87,31 +110,34 @@ pub(super) fn address(message: &AddressMessage) -> Option<AddressRecord> {
     // On a point-to-point link IFA_ADDRESS is the other end; the own one is IFA_LOCAL, absent for IPv6.
     let net = IpNet::new(local.or(peer)?, message.header.prefix_len).ok()?;
     let wide_scope = matches!(message.header.scope, AddressScope::Universe | AddressScope::Site);
-    let global = wide_scope && !flags.contains(AddressFlags::Deprecated);
+    // Of IPv4 networks the kernel speaks from the primary address; in IPv6 the flag means a temporary one.
+    let is_second = net.addr().is_ipv4() && flags.contains(AddressFlags::Secondary);
+    let global = wide_scope && !is_second && !flags.contains(AddressFlags::Deprecated);
     Some(AddressRecord {
         ifindex: message.header.index,
         address: InterfaceAddress { net, global },
     })
 }
 
-/// A route of the local or main table that a packet to its prefix takes whatever its TOS and source.
+/// A route of any table; `None` for cached ones.
 pub(super) fn route(message: &RouteMessage) -> Option<RouteRecord> {
     let header = &message.header;
     let mut table = u32::from(header.table);
-    let (mut destination, mut metric, mut mtu, mut source) = (None, 0, None, None);
+    let (mut destination, mut from, mut metric, mut mtu, mut source) = (None, None, 0, None, None);
+    let mut object = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(wide) => table = *wide,
             RouteAttribute::Destination(addr) => destination = route_address(addr),
+            RouteAttribute::Source(addr) => from = route_address(addr),
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::PrefSource(addr) => source = route_address(addr),
             RouteAttribute::Metrics(metrics) => mtu = metrics.iter().find_map(route_mtu),
+            RouteAttribute::NhId(id) => object = Some(*id),
             _ => {}
         }
     }
-    let special_choice = header.tos != 0 || header.source_prefix_length != 0;
-    let cloned = header.flags.contains(RouteFlags::Cloned);
-    if !matches!(table, TABLE_MAIN | TABLE_LOCAL) || special_choice || cloned {
+    if header.flags.contains(RouteFlags::Cloned) {
         return None;
     }
     let unspecified = match header.address_family {
@@ -120,62 +146,75 @@ pub(super) fn route(message: &RouteMessage) -> Option<RouteRecord> {
         _ => return None,
     };
     let prefix = IpNet::new(destination.unwrap_or(unspecified), header.destination_prefix_length).ok()?;
-    let action = action(message)?;
+    let from = match from {
+        Some(IpAddr::V6(addr)) => Some(Box::new(Ipv6Net::new(addr, header.source_prefix_length).ok()?)),
+        _ => None,
+    };
+    let action = action(header.kind)?;
+    let target = match (action, object) {
+        (RouteAction::Forward, Some(id)) => Target::Object(id),
+        // An address may be local on several interfaces: each is a route of its own.
+        (RouteAction::Forward | RouteAction::Local | RouteAction::Broadcast, _) => Target::Paths(paths(message).into()),
+        _ => Target::Nowhere,
+    };
+    let leg = Arc::new(Leg { target, mtu, source });
     Some(RouteRecord {
-        local_table: table == TABLE_LOCAL,
+        table,
         prefix,
-        metric,
-        mtu,
-        source,
-        action,
+        entry: RouteEntry {
+            tos: header.tos,
+            metric,
+            action,
+            from,
+            leg,
+        },
     })
 }
 
-fn action(message: &RouteMessage) -> Option<RouteAction> {
-    match message.header.kind {
-        RouteType::Unicast => Some(paths(message)),
+const fn action(kind: RouteType) -> Option<RouteAction> {
+    match kind {
+        RouteType::Unicast => Some(RouteAction::Forward),
         RouteType::Local => Some(RouteAction::Local),
         RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast => Some(RouteAction::Broadcast),
         RouteType::BlackHole => Some(RouteAction::Blackhole),
-        RouteType::Unreachable | RouteType::Prohibit => Some(RouteAction::Unreachable),
-        // `throw` means: as if this table had no such route; with local and main alone nothing comes after.
-        RouteType::Throw => Some(RouteAction::Unreachable),
+        RouteType::Unreachable => Some(RouteAction::Unreachable),
+        RouteType::Prohibit => Some(RouteAction::Prohibit),
+        RouteType::Throw => Some(RouteAction::Throw),
         _ => None,
     }
 }
 
-fn paths(message: &RouteMessage) -> RouteAction {
+fn paths(message: &RouteMessage) -> Vec<Path> {
     let (mut ifindex, mut many) = (None, Vec::new());
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::MultiPath(hops) => many.extend(hops.iter().filter_map(path_of)),
-            // MPLS, SEG6 and the like would have to be pushed on; not sending is better than sending bare.
-            RouteAttribute::EncapType(_) => return RouteAction::Unreachable,
+            RouteAttribute::MultiPath(hops) => many.extend(hops.iter().map(path_of)),
             _ => {}
         }
     }
-    if let Some(ifindex) = ifindex.filter(|_| !message.header.flags.contains(RouteFlags::Dead)) {
-        many.push(PathRecord {
-            ifindex,
-            gateway: gateway(&message.attributes),
-        });
+    // IPv6 repeats the first of several paths.
+    if let Some(ifindex) = ifindex.filter(|_| many.is_empty()) {
+        let is_dead = message.header.flags.contains(RouteFlags::Dead);
+        many.push(path(ifindex, &message.attributes, is_dead));
     }
-    RouteAction::Via(many)
+    many
 }
 
-fn path_of(hop: &RouteNextHop) -> Option<PathRecord> {
-    let encapsulated = hop
-        .attributes
-        .iter()
-        .any(|attribute| matches!(attribute, RouteAttribute::EncapType(_)));
-    if hop.flags.contains(RouteNextHopFlags::Dead) || encapsulated {
-        return None;
-    }
-    Some(PathRecord {
-        ifindex: hop.interface_index,
-        gateway: gateway(&hop.attributes),
-    })
+fn path_of(hop: &RouteNextHop) -> Path {
+    let is_dead = hop.flags.contains(RouteNextHopFlags::Dead);
+    let mut path = path(hop.interface_index, &hop.attributes, is_dead);
+    path.weight = u32::from(hop.hops) + 1;
+    path
+}
+
+fn path(ifindex: u32, attributes: &[RouteAttribute], is_dead: bool) -> Path {
+    // MPLS, SEG6 and the like would have to be pushed on; not sending is better than sending bare.
+    let is_encapsulated = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::EncapType(_));
+    let mut path = Path::new(InterfaceId(ifindex), gateway(attributes));
+    path.is_dead = is_dead;
+    path.unfollowed = attributes.iter().any(is_encapsulated);
+    path
 }
 
 fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {

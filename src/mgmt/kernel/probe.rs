@@ -8,6 +8,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use rtnetlink::Handle;
+use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 /// One neighbour is asked for once in this time.
@@ -32,6 +35,41 @@ impl ProbeLimiter {
         }
         self.asked.insert(key, now);
         true
+    }
+}
+
+/// Asks the kernel.
+#[derive(Debug)]
+pub(super) struct Prober {
+    handle: Handle,
+    task: AbortHandle,
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Prober {
+    pub(super) fn open() -> std::io::Result<Self> {
+        let (asking, handle, _) = rtnetlink::new_connection()?;
+        let task = tokio::spawn(asking).abort_handle();
+        Ok(Self { handle, task })
+    }
+
+    /// NTF_USE, as a packet to this neighbour would do: an unknown or failed one is asked for, a stale one
+    /// probed (`neigh_add`, `neigh_event_send`).
+    pub(super) async fn ask(&self, ifindex: u32, addr: IpAddr) {
+        let request = self.handle.neighbours().add(ifindex, addr).replace();
+        let asked = request
+            .state(NeighbourState::None)
+            .flags(NeighbourFlags::Use)
+            .execute()
+            .await;
+        if let Err(error) = asked {
+            log::debug!("kernel mirror: cannot ask for neighbour {addr}: {error}");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use lvs_core::address::{Addr4, Addr6, Address};
-use lvs_core::l3::{Hop, Route};
+use lvs_core::l3::{Hop, InterfaceId, Route};
 
 use super::*;
 use crate::mgmt::lock::lock;
@@ -36,6 +36,7 @@ impl Director {
         let twins = [MirroredTwin {
             device: LAN,
             ifindex: twin.ifindex,
+            name: twin.name.clone(),
         }];
         let mirror = KernelMirror::start(&twins, move |l3| sink.lock().unwrap().push(l3))
             .await
@@ -101,9 +102,10 @@ impl Director {
 }
 
 fn on_lan(addr: &str) -> NeighbourKey {
+    let ifindex = nix::net::if_::if_nametoindex("lan").unwrap();
     NeighbourKey {
         device: LAN,
-        vlan: 0,
+        interface: InterfaceId(ifindex),
         addr: addr.parse().unwrap(),
     }
 }
@@ -252,10 +254,12 @@ fn addresses_are_local_while_they_exist_wherever_they_are() {
             .await;
         // The kernel drops the IPv4 routes of an address without a word.
         ip("addr del 192.0.2.1/24 dev lan");
-        let l3 = director
+        director
             .until("the network gone", |l3| route(l3, "192.0.2.11") == Route::Unreachable)
             .await;
-        assert_eq!(l3.source_address::<Addr4>(LAN), None);
+        director
+            .until("its address gone", |l3| l3.source_address::<Addr4>(LAN).is_none())
+            .await;
     });
 }
 
@@ -377,20 +381,51 @@ fn a_stale_neighbour_is_probed_though_no_packet_of_the_kernel_uses_it() {
     });
 }
 
+/// Runs so many commands of `ip` at once.
+fn batch(count: u32, line: &dyn Fn(u32) -> String) {
+    let path = std::env::temp_dir().join(format!("lvsd-batch-{}-{count}", std::process::id()));
+    std::fs::write(&path, (0..count).map(line).collect::<String>()).unwrap();
+    ip(&format!("-batch {}", path.display()));
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_hundred_thousand_routes_come_and_go_and_none_is_lost() {
+    const MANY: u32 = 100_000;
+    with_director(|mut director| async move {
+        ip("neigh add 192.0.2.254 lladdr 02:00:00:00:33:44 dev lan nud permanent");
+        let prefix = |low: u32| format!("{}/25", IpAddr::from((0x0a00_0000 + (low << 7)).to_be_bytes()));
+        let count = |l3: &L3| {
+            let mut count = 0;
+            l3.fib()
+                .for_each(|_, prefix, _| count += u32::from(prefix.prefix_len() == 25));
+            count
+        };
+        let mut took = Vec::new();
+        for verb in ["add", "del"] {
+            batch(MANY, &|low| format!("route {verb} {} via 192.0.2.254\n", prefix(low)));
+            let said = Instant::now();
+            let last = IpAddr::from((0x0a00_0001 + ((MANY - 1) << 7)).to_be_bytes()).to_string();
+            let is_done = |l3: &L3| hop(l3, &last).is_some() == (verb == "add");
+            let l3 = director.until("the last of many routes", is_done).await;
+            took.push(said.elapsed());
+            assert_eq!(count(&l3), if verb == "add" { MANY } else { 0 }, "{verb}");
+        }
+        println!(
+            "{MANY} routes are in use {:?} after the kernel had them, and gone {:?} after",
+            took[0], took[1]
+        );
+    });
+}
+
 #[test]
 fn lost_events_are_made_good_by_a_new_listing() {
     const MANY: u32 = 4_000;
     with_director(|mut director| async move {
         let address = |low: u32| IpAddr::from((0xc612_0000 + low).to_be_bytes());
         ip("addr add 198.18.255.254/16 dev lan");
-        // While `ip` runs this thread reads nothing, so the socket overflows many times over.
-        let batch = |line: &dyn Fn(u32) -> String| {
-            let path = std::env::temp_dir().join(format!("lvsd-neighbours-{}", std::process::id()));
-            std::fs::write(&path, (0..MANY).map(line).collect::<String>()).unwrap();
-            ip(&format!("-batch {}", path.display()));
-            std::fs::remove_file(&path).unwrap();
-        };
-        batch(&|low| {
+        // The socket may overflow many times over.
+        batch(MANY, &|low| {
             format!(
                 "neigh add {} lladdr 02:00:00:00:33:44 dev lan nud permanent\n",
                 address(low)
@@ -399,7 +434,7 @@ fn lost_events_are_made_good_by_a_new_listing() {
         director
             .until("all neighbours", |l3| l3.hops_count() == MANY as usize)
             .await;
-        batch(&|low| format!("neigh del {} dev lan\n", address(low)));
+        batch(MANY, &|low| format!("neigh del {} dev lan\n", address(low)));
         director.until("no neighbours", |l3| l3.hops_count() == 0).await;
     });
 }

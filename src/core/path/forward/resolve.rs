@@ -8,11 +8,14 @@
 
 use std::net::IpAddr;
 
-use crate::address::{Addr4, Addr6, Address, AddressFamily};
+use crate::address::{Address, AddressFamily};
 use crate::frame::Frame;
+use crate::headers::Headers;
 use crate::ipvs::conn::{Conn, Direction};
+use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServer;
-use crate::l3::{Hop, HopId, L3, NeighbourKey, Route};
+use crate::l3::fib::RouteQuery;
+use crate::l3::{Hop, HopId, InterfaceId, L3, NeighbourKey, Route};
 use crate::packet::Packet;
 use crate::path::forward::ethernet;
 use crate::snapshot::Snapshot;
@@ -50,68 +53,165 @@ pub(crate) enum RouteError {
     Drop(DropReason),
 }
 
-/// The next hop to `target`: the one that `conn` remembers for `direction` where that still holds.
+/// The hop that `conn` remembers for `direction`, where that still holds.
 #[inline]
-pub(crate) fn next_hop<'a, A: Address>(
-    ctx: &mut Context<'a>,
-    conn: &mut Conn<A>,
-    direction: Direction,
-    target: IpAddr,
-) -> Result<NextHop<'a>, RouteError> {
+fn remembered<'a, A: Address>(ctx: &Context<'a>, conn: &Conn<A>, direction: Direction) -> Option<NextHop<'a>> {
     let snapshot: &'a Snapshot = ctx.snapshot;
     let l3 = &*snapshot.l3;
-    if conn.hop_generation == l3.generation
-        && let id = conn.hops[direction as usize]
-        && id != Conn::<A>::NO_HOP
-    {
-        return Ok(NextHop {
-            hop: l3.hop(HopId(id)),
-            waits_for: None,
-        });
+    let id = conn.hops[direction as usize];
+    (conn.hop_generation == l3.generation && id != Conn::<A>::NO_HOP).then(|| NextHop {
+        hop: l3.hop(HopId(id)),
+        waits_for: None,
+    })
+}
+
+/// The next hop to the connection's real server.
+#[inline]
+pub(crate) fn to_server<'a, A: Address>(
+    ctx: &mut Context<'a>,
+    conn: &mut Conn<A>,
+    server: &RealServer,
+) -> Result<NextHop<'a>, RouteError> {
+    match remembered(ctx, conn, Direction::Inbound) {
+        Some(next_hop) => Ok(next_hop),
+        None => look_up_server(ctx, conn, server.addr),
     }
-    look_up(ctx, conn, direction, target)
 }
 
 #[cold]
-fn look_up<'a, A: Address>(
+fn look_up_server<'a, A: Address>(
     ctx: &mut Context<'a>,
     conn: &mut Conn<A>,
-    direction: Direction,
-    target: IpAddr,
+    server: IpAddr,
 ) -> Result<NextHop<'a>, RouteError> {
     let snapshot: &'a Snapshot = ctx.snapshot;
     let l3 = &*snapshot.l3;
+    let server = match conn.mode() {
+        ForwardingMode::Local => return Err(RouteError::Local),
+        ForwardingMode::Bypass => conn.virt.addr.to_ip(),
+        _ => server,
+    };
+    // The same real servers come again and again; clients do not.
+    let found = if l3.selectors(AddressFamily::of(&server)).are_none() {
+        let routes = &mut ctx.l3_memory.cache.routes;
+        routes.get_or_look_up(l3, server, || l3.resolve(&RouteQuery::output(server)))
+    } else {
+        let query = match conn.mode() {
+            ForwardingMode::Tunnel => l3.tunnel_query(server),
+            ForwardingMode::FullNat => RouteQuery::output(server).from(conn.local.addr.to_ip()),
+            _ => RouteQuery::output(server),
+        };
+        let queries = &mut ctx.l3_memory.cache.queries;
+        queries.get_or_look_up(l3, query, || l3.resolve(&query))
+    };
+    remember(conn, l3, Direction::Inbound, found);
+    next_hop_by(ctx, found)
+}
+
+fn remember<A: Address>(conn: &mut Conn<A>, l3: &L3, direction: Direction, found: Route) {
     if conn.hop_generation != l3.generation {
         conn.hop_generation = l3.generation;
         conn.hops = [Conn::<A>::NO_HOP; 2];
     }
-    // The same real servers come again and again; clients do not.
-    let found = match direction {
-        Direction::Inbound => ctx
-            .l3_memory
-            .cache
-            .routes
-            .get_or_look_up(l3, target, || route_to(l3, target)),
-        Direction::Outbound => route_to(l3, target),
-    };
     if let Route::Hop(HopId(id)) = found {
         conn.hops[direction as usize] = id;
     }
-    next_hop_by(ctx, found)
 }
 
-/// The next hop to `target` for a packet without a connection.
-pub(crate) fn route<'a>(ctx: &mut Context<'a>, target: IpAddr) -> Result<NextHop<'a>, RouteError> {
-    let found = route_to(&ctx.snapshot.l3, target);
-    next_hop_by(ctx, found)
-}
-
-/// What the mirrored tables say of `target`.
-pub(crate) fn route_to(l3: &L3, target: IpAddr) -> Route {
-    match target {
-        IpAddr::V4(v4) => l3.route(Addr4(v4.octets())),
-        IpAddr::V6(v6) => l3.route(Addr6(v6.octets())),
+/// The next hop to the connection's client for a packet of its real server.
+#[inline]
+pub(crate) fn to_client<'a, A: Address, F: Frame>(
+    ctx: &mut Context<'a>,
+    conn: &mut Conn<A>,
+    packet: &Packet<'_, A, F>,
+) -> Result<NextHop<'a>, RouteError> {
+    match remembered(ctx, conn, Direction::Outbound) {
+        Some(next_hop) => Ok(next_hop),
+        None => look_up_client(ctx, conn, packet),
     }
+}
+
+/// The kernel routes a reply twice: as a router, from the real server, and, with `snat_reroute`, once more from the VIP
+/// as if it were its own (`ip_vs_route_me_harder`). A packet to a FULLNAT server's client is the director's own.
+#[cold]
+fn look_up_client<'a, A: Address, F: Frame>(
+    ctx: &mut Context<'a>,
+    conn: &mut Conn<A>,
+    packet: &Packet<'_, A, F>,
+) -> Result<NextHop<'a>, RouteError> {
+    let snapshot: &'a Snapshot = ctx.snapshot;
+    let l3 = &*snapshot.l3;
+    let own = RouteQuery::output(conn.client.addr.to_ip());
+    let selectors = l3.selectors(A::FAMILY);
+    if selectors.are_none() {
+        let found = l3.resolve(&own);
+        remember(conn, l3, Direction::Outbound, found);
+        return next_hop_by(ctx, found);
+    }
+    let received = received_query(ctx, packet, own.dst);
+    let is_routed = conn.mode() != ForwardingMode::FullNat;
+    let by_router = is_routed.then(|| l3.resolve(&received));
+    if let Some(found @ (Route::Unreachable | Route::Blackhole)) = by_router {
+        return next_hop_by(ctx, found);
+    }
+    let reroutes = !is_routed || snapshot.sysctls.snat_reroute;
+    let found = match by_router {
+        Some(found) if !reroutes => found,
+        _ => {
+            let own = RouteQuery {
+                mark: received.mark,
+                tos: received.tos,
+                ..own.from(conn.virt.addr.to_ip())
+            };
+            match l3.resolve(&own) {
+                Route::Unreachable if is_routed => return Err(RouteError::Drop(DropReason::NoRoute)),
+                found => found,
+            }
+        }
+    };
+    // Packets of one connection may differ in these.
+    if !selectors.tos && (reroutes || !selectors.iif) {
+        remember(conn, l3, Direction::Outbound, found);
+    }
+    next_hop_by(ctx, found)
+}
+
+/// What the kernel's routing is asked about a packet that a device received and that goes on to `dst`.
+fn received_query<A: Address, F: Frame>(ctx: &Context<'_>, packet: &Packet<'_, A, F>, dst: IpAddr) -> RouteQuery {
+    let (l3, frame, key) = (&ctx.snapshot.l3, packet.frame.bytes(), packet.key);
+    let mac = frame.first_chunk().copied().unwrap_or_default();
+    let interface = l3.receiver(ctx.device, packet.headers.vlan, mac);
+    let mark = ctx
+        .snapshot
+        .marks
+        .classify(ctx.device, key)
+        .map_or(0, |marked| marked.mark);
+    RouteQuery {
+        dst,
+        src: Some(key.src.addr.to_ip()),
+        mark,
+        iif: interface.map_or(InterfaceId::NONE, |interface| interface.id),
+        vrf: interface.and_then(|interface| interface.vrf),
+        tos: tos_of(frame, &packet.headers),
+        protocol: key.protocol,
+        ports: (key.src.port, key.dst.port),
+    }
+}
+
+/// The bits of TOS and traffic class that the kernel routes by (`IPTOS_RT_MASK`).
+pub(crate) fn tos_of(frame: &[u8], headers: &Headers) -> u8 {
+    let offset = usize::from(headers.l3_offset);
+    match (headers.family, frame.get(offset..offset + 2)) {
+        (AddressFamily::Ipv4, Some([_, tos])) => tos & 0x1C,
+        (AddressFamily::Ipv6, Some([first, second])) => (first << 4 | second >> 4) & 0xFC,
+        _ => 0,
+    }
+}
+
+/// The next hop for a packet that the director itself sends.
+pub(crate) fn route<'a>(ctx: &mut Context<'a>, query: &RouteQuery) -> Result<NextHop<'a>, RouteError> {
+    let found = ctx.snapshot.l3.resolve(query);
+    next_hop_by(ctx, found)
 }
 
 fn next_hop_by<'a>(ctx: &mut Context<'a>, route: Route) -> Result<NextHop<'a>, RouteError> {
@@ -131,6 +231,7 @@ fn next_hop_by<'a>(ctx: &mut Context<'a>, route: Route) -> Result<NextHop<'a>, R
         Route::Local => Err(RouteError::Local),
         Route::Unreachable => Err(RouteError::Unreachable),
         Route::Blackhole => Err(RouteError::Drop(DropReason::NoRoute)),
+        Route::Elsewhere => Err(RouteError::Drop(DropReason::RouteElsewhere)),
     }
 }
 

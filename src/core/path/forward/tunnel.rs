@@ -7,7 +7,7 @@ pub mod encapsulate;
 
 use std::net::IpAddr;
 
-use crate::address::{Addr4, Addr6, Address, AddressFamily};
+use crate::address::{Address, AddressFamily};
 use crate::frame::Frame;
 use crate::ipvs::conn::Conn;
 use crate::ipvs::real_server::RealServer;
@@ -39,10 +39,8 @@ pub(crate) fn mtu(ctx: &mut Context<'_>, server: &RealServer, next_hop: &NextHop
 #[inline]
 pub(crate) fn source(ctx: &mut Context<'_>, server: IpAddr) -> Option<IpAddr> {
     let l3 = &ctx.snapshot.l3;
-    ctx.l3_memory.cache.sources.get_or_look_up(l3, server, || match server {
-        IpAddr::V4(v4) => l3.source_for(Addr4(v4.octets())).map(Address::to_ip),
-        IpAddr::V6(v6) => l3.source_for(Addr6(v6.octets())).map(Address::to_ip),
-    })
+    let sources = &mut ctx.l3_memory.cache.sources;
+    sources.get_or_look_up(l3, server, || l3.tunnel_source(server))
 }
 
 #[inline]

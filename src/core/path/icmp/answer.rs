@@ -6,6 +6,7 @@
 
 use crate::address::{Address, AddressFamily, Endpoint};
 use crate::frame::Frame;
+use crate::l3::fib::RouteQuery;
 use crate::packet::{Origin, Packet};
 use crate::path::forward::resolve::{self, RouteError};
 use crate::path::icmp::build::{self, ErrorMessage, IcmpError};
@@ -69,7 +70,15 @@ pub(crate) fn send<A: Address, F: Frame>(
     if !is_within_budget(ctx, sender, error) {
         return Verdict::Drop(reason);
     }
-    let next_hop = match resolve::route(ctx, sender.to_ip()) {
+    let query = RouteQuery {
+        tos: resolve::tos_of(packet.frame.bytes(), &packet.headers),
+        protocol: match A::FAMILY {
+            AddressFamily::Ipv4 => icmp_wire::PROTOCOL_V4,
+            AddressFamily::Ipv6 => icmp_wire::PROTOCOL_V6,
+        },
+        ..RouteQuery::output(sender.to_ip()).from(source.to_ip())
+    };
+    let next_hop = match resolve::route(ctx, &query) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local | RouteError::Unreachable | RouteError::Drop(_)) => return Verdict::Drop(reason),
     };

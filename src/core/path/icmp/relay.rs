@@ -163,12 +163,7 @@ fn to_server<A: Address, F: Frame>(
     };
     ctx.count(conn, Direction::Inbound, packet.headers.packet_len());
     let server = &slot.server;
-    let target = match conn.mode() {
-        ForwardingMode::Local => return Verdict::Punt,
-        ForwardingMode::Bypass => conn.virt.addr.to_ip(),
-        _ => server.addr,
-    };
-    let next_hop = match resolve::next_hop(ctx, conn, Direction::Inbound, target) {
+    let next_hop = match resolve::to_server(ctx, conn, server) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) if conn.mode() == ForwardingMode::Bypass => return Verdict::Drop(DropReason::NoRoute),
         Err(RouteError::Local) => return to_local_server(conn, error),
@@ -222,7 +217,7 @@ fn to_client<A: Address, F: Frame>(
     error: &mut Relayed<'_, '_, A, F>,
 ) -> Verdict {
     let conn = table.conn_mut(index);
-    let next_hop = match resolve::next_hop(ctx, conn, Direction::Outbound, conn.client.addr.to_ip()) {
+    let next_hop = match resolve::to_client(ctx, conn, error.packet) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
         Err(RouteError::Local | RouteError::Unreachable) => return Verdict::Drop(DropReason::NoRoute),

@@ -164,7 +164,7 @@ impl TunnelError {
         let IcmpHeader { kind, code, rest, .. } = self.message;
         let mut rest = rest.get();
         if (kind, code) == (icmp::V4_UNREACHABLE, icmp::V4_CODE_FRAGMENTATION_NEEDED) {
-            let next_hop = resolve::next_hop(ctx, conn, Direction::Inbound, server.addr).ok()?;
+            let next_hop = resolve::to_server(ctx, conn, server).ok()?;
             // RFC 1191 4: the low half.
             let (quoted_mtu, link_mtu) = (rest as u16, next_hop.hop.mtu);
             let mtu = ctx

@@ -69,6 +69,15 @@ pub fn run_shell(director: &mut TestDirector, line: &str) -> Result<(), Failure>
     for line in line.split(';').map(str::trim) {
         match line.split_once(' ') {
             Some(("ipvsadm", arguments)) => run(director, arguments)?,
+            Some(("echo", arguments)) => {
+                let (value, file) = arguments
+                    .split_once(" > ")
+                    .ok_or("only echo VALUE > FILE is understood")?;
+                let name = file
+                    .strip_prefix("/proc/sys/")
+                    .ok_or("only files below /proc/sys are understood")?;
+                set_sysctl(director, &name.replace('/', "."), value)?;
+            }
             Some(("sysctl", arguments)) => {
                 let (name, value) = arguments
                     .strip_prefix("-w ")
@@ -76,7 +85,7 @@ pub fn run_shell(director: &mut TestDirector, line: &str) -> Result<(), Failure>
                     .ok_or("only sysctl -w NAME=VALUE is understood")?;
                 set_sysctl(director, name, value)?;
             }
-            _ => return Err("only ipvsadm and sysctl are understood".into()),
+            _ => return Err("only ipvsadm, sysctl and echo are understood".into()),
         }
     }
     Ok(())

@@ -10,7 +10,8 @@ use lvs_core::address::{Address, AddressFamily, FlowKey};
 use lvs_core::frame::Frame;
 use lvs_core::frame::vec::VecFrame;
 use lvs_core::headers::{Flow, Fragment, Headers};
-use lvs_core::l3::{DeviceId, Hop, L3, NeighbourKey, Route};
+use lvs_core::l3::fib::RouteQuery;
+use lvs_core::l3::{DeviceId, Hop, InterfaceId, L3, NeighbourKey, Route};
 use lvs_core::path::icmp::build::{self, ErrorMessage, IcmpError};
 use lvs_core::path::parse::{Parsed, embedded, parse};
 use lvs_core::testing::{PacketBuilder, checksum_faults, icmp4, icmp6, tcp4, tcp6};
@@ -210,7 +211,7 @@ fn send_error<A: Address>(
         identification: 0,
     };
     build::icmp_error(&mut answer, headers, &message).ok()?;
-    Some(depart_frame(l3, key.src.addr, answer.bytes().to_vec()))
+    Some(depart_own(l3, key.src.addr, answer.bytes().to_vec()))
 }
 
 /// A router's work. What it sends back out of the device it came from, it also reports to the sender.
@@ -219,26 +220,60 @@ fn forward<A: Address>(l3: &L3, device: DeviceId, frame: &[u8], headers: &Header
     if headers.ttl <= 1 {
         return send_error(l3, frame, headers, key, IcmpError::TimeExceeded, own()?);
     }
-    let out = match l3.route(key.dst.addr) {
+    let query = received(l3, device, frame, headers, key);
+    let out = match l3.resolve(&query) {
         Route::Hop(id) => *l3.hop(id),
         Route::Unresolved(key) | Route::NeighbourFailed(key) => *l3.unresolved_hop(&key),
         Route::Unreachable => return send_error(l3, frame, headers, key, IcmpError::HostUnreachable, own()?),
         Route::Local | Route::Blackhole => return None,
+        Route::Elsewhere => return Some(Action::Unknown),
     };
     if out.device == device || headers.packet_len() > usize::from(out.mtu) {
         return Some(Action::Unknown);
     }
     let mut sent = frame.get(..usize::from(headers.packet_end))?.to_vec();
     lvs_core::path::forward::rewrite::decrement_ttl(&mut sent, headers);
-    Some(depart_frame(l3, key.dst.addr, sent))
+    Some(depart_frame::<A>(l3, &query, sent))
 }
 
+/// What routing is asked about a packet that came in.
+fn received<A: Address>(l3: &L3, device: DeviceId, frame: &[u8], headers: &Headers, key: &FlowKey<A>) -> RouteQuery {
+    let mac = frame.first_chunk().copied().unwrap_or_default();
+    RouteQuery {
+        iif: l3
+            .receiver(device, headers.vlan, mac)
+            .map_or(InterfaceId::NONE, |known| known.id),
+        protocol: key.protocol,
+        ports: (key.src.port, key.dst.port),
+        ..RouteQuery::output(key.dst.addr.to_ip()).from(key.src.addr.to_ip())
+    }
+}
+
+/// What the host itself sends, from the address that the packet has.
 fn depart<A: Address>(l3: &L3, target: A, packet: PacketBuilder) -> Action {
-    depart_frame(l3, target, packet.build())
+    depart_own(l3, target, packet.build())
 }
 
-/// Writes the MAC addresses of the way to `target`.
-fn depart_frame<A: Address>(l3: &L3, target: A, mut frame: Vec<u8>) -> Action {
+fn depart_own<A: Address>(l3: &L3, target: A, frame: Vec<u8>) -> Action {
+    let source = match A::FAMILY {
+        AddressFamily::Ipv4 => frame
+            .get(26..30)
+            .and_then(|bytes| <[u8; 4]>::try_from(bytes).ok())
+            .map(IpAddr::from),
+        AddressFamily::Ipv6 => frame
+            .get(22..38)
+            .and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
+            .map(IpAddr::from),
+    };
+    let query = RouteQuery {
+        src: source,
+        ..RouteQuery::output(target.to_ip())
+    };
+    depart_frame::<A>(l3, &query, frame)
+}
+
+/// Writes the Ethernet header of the next hop.
+fn depart_frame<A: Address>(l3: &L3, query: &RouteQuery, mut frame: Vec<u8>) -> Action {
     let ethertype = match A::FAMILY {
         AddressFamily::Ipv4 => [0x08, 0x00],
         AddressFamily::Ipv6 => [0x86, 0xDD],
@@ -248,27 +283,32 @@ fn depart_frame<A: Address>(l3: &L3, target: A, mut frame: Vec<u8>) -> Action {
         frame[..6].copy_from_slice(&dst);
         frame[6..12].copy_from_slice(&hop.src_mac);
     };
-    match l3.route(target) {
+    match l3.resolve(query) {
         Route::Hop(id) => {
             let hop = l3.hop(id);
             write(hop, hop.dst_mac);
+            if hop.vlan != 0 {
+                let [high, low] = hop.vlan.to_be_bytes();
+                frame.splice(12..12, [0x81, 0, high, low]);
+            }
             Action::Send(hop.device, frame)
         }
         Route::Unresolved(key) | Route::NeighbourFailed(key) => {
             write(l3.unresolved_hop(&key), [0; 6]);
             Action::Wait(key, frame)
         }
-        Route::Local | Route::Unreachable | Route::Blackhole => Action::Unknown,
+        Route::Local | Route::Unreachable | Route::Blackhole | Route::Elsewhere => Action::Unknown,
     }
 }
 
 /// How the host asks for a neighbour (RFC 826, RFC 4861 7.2.2).
 pub fn solicitation(l3: &L3, key: &NeighbourKey) -> Vec<u8> {
-    let mac = l3.mac(key.device);
+    let interface = l3.interface_of(key.interface);
+    let mac = interface.map_or_else(|| l3.mac(key.device), |interface| interface.mac);
     match key.addr {
         IpAddr::V4(target) => {
             let source = l3
-                .source_address::<lvs_core::address::Addr4>(key.device)
+                .source_for(lvs_core::address::Addr4(target.octets()))
                 .unwrap_or_default();
             let mut frame = BROADCAST.to_vec();
             frame.extend_from_slice(&mac);

@@ -98,13 +98,16 @@ impl Machine {
 
     /// A frame that `side` receives; whether the director left it to the kernel.
     pub fn receive(&mut self, side: Side, frame: &[u8]) -> bool {
+        if !self.setup.is_let_in(frame) {
+            return false;
+        }
         let device = side.device();
         let outcome = self.director.inject(device, frame);
         let was_punted = matches!(outcome, Outcome::Punted(_));
         self.settle(device, outcome);
         self.settle_made(device);
         if was_punted && let Some((addr, mac)) = host::announced(frame) {
-            self.learn(NeighbourKey { device, vlan: 0, addr }, mac);
+            self.learn(NeighbourKey::of(device, 0, addr), mac);
         }
         was_punted
     }

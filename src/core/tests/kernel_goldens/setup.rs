@@ -5,22 +5,23 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use lvs_core::ipvs::mark::{MarkRule, MarkRules};
-use lvs_core::l3::{DeviceId, IcmpPauses, Interface, L3, L3Builder, NeighbourKey, NeighbourState, RouteKind};
+use lvs_core::l3::{DeviceId, IcmpPauses, L3, NeighbourKey};
 
-const DIRECTOR_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+// Where this file is shared by path, its folder is not the one beside the including file.
+#[path = "setup/network.rs"]
+mod network;
+
+use network::Network;
+
 const DEVICES: [&str; 2] = ["eth0", "eth1"];
 
 /// See the module.
 #[derive(Default)]
 pub struct Setup {
-    mtus: Vec<(String, u16)>,
-    routes: Vec<(IpNet, RouteKind)>,
-    forgotten: Vec<IpAddr>,
-    removed: Vec<IpNet>,
-    added: Vec<(DeviceId, IpNet)>,
-    /// Neighbours that answered.
-    learned: Vec<(NeighbourKey, [u8; 6])>,
+    network: Network,
     accepts_local: bool,
+    /// The module is there.
+    has_vlans: bool,
     icmp_pauses: IcmpPauses,
     generation: u32,
     /// In the order of iptables, where the last that matches decides.
@@ -44,9 +45,7 @@ impl Setup {
     /// The first that is not understood.
     pub fn run(&mut self, line: &str) -> Result<(), String> {
         for command in line.split(';') {
-            let mut words: Vec<&str> = command.split_whitespace().collect();
-            // The family follows from the address.
-            words.retain(|word| !matches!(*word, "-4" | "-6"));
+            let words: Vec<&str> = command.split_whitespace().collect();
             self.command(&words)
                 .ok_or_else(|| format!("setup not understood: {command}"))?;
         }
@@ -56,27 +55,20 @@ impl Setup {
 
     fn command(&mut self, words: &[&str]) -> Option<()> {
         match words {
-            ["ip", "link", "set", device, "mtu", mtu] => self.mtus.push(((*device).to_owned(), mtu.parse().ok()?)),
-            ["ip", "link", "set", _, "up"] | ["ethtool" | "true", ..] | [] => {}
-            ["ip", "neigh", "del", addr, "dev", _] => self.forgotten.push(addr.parse().ok()?),
-            ["ip", "neigh", "add" | "replace", addr, "lladdr", mac, "dev", device, ..] => {
-                let (device, addr) = (device_of(device)?, addr.parse().ok()?);
-                self.learn(NeighbourKey { device, vlan: 0, addr }, mac_of(mac)?);
+            ["ethtool" | "true", ..] | [] => {}
+            ["ip", rest @ ..] => {
+                self.has_vlans |= rest.contains(&"vlan");
+                self.network.command(rest)?;
             }
-            ["ip", "addr" | "address", "add", addr, "dev", device, ..] => {
-                let device = match *device {
-                    "lo" => DeviceId(0),
-                    device => device_of(device)?,
-                };
-                self.added.push((device, prefix_of(addr)?));
-            }
-            ["ip", "route", "add" | "replace", route @ ..] => self.routes.push(route_of(route)?),
+            ["modprobe", "8021q"] => self.has_vlans = true,
             ["iptables" | "ip6tables", "-t", "mangle", "-A", "PREROUTING", rule @ ..] => {
-                self.marks.push(mark_of(rule)?)
+                self.marks.push(mark_of(rule)?);
             }
-            ["ip", "addr", "del", addr, "dev", _] => self.removed.push(prefix_of(addr)?),
             ["echo", value, ">", file] => {
                 let name = file.strip_prefix("/proc/sys/")?.replace('/', ".");
+                if name.starts_with("net.ipv4.vs.") {
+                    return None;
+                }
                 self.set_sysctl(&name, value);
             }
             // Those of IPVS are the director's.
@@ -97,6 +89,12 @@ impl Setup {
         self.accepts_local
     }
 
+    /// Whether the machine's NICs let a frame in. Without its VLAN module the kernel has not asked them for priority
+    /// tags, and qemu's filter by VLANs.
+    pub fn is_let_in(&self, frame: &[u8]) -> bool {
+        self.has_vlans || !matches!(frame.get(12..16), Some([0x81, 0, high, 0]) if high & 0x0F == 0)
+    }
+
     /// A setting of the kernel beside IPVS.
     pub fn set_sysctl(&mut self, name: &str, value: &str) {
         if ["net.ipv4.conf.eth1.accept_local", "net.ipv4.conf.all.accept_local"].contains(&name) {
@@ -114,7 +112,7 @@ impl Setup {
 
     /// Records the MAC address that a neighbour announced.
     pub fn learn(&mut self, key: NeighbourKey, mac: [u8; 6]) {
-        self.learned.push((key, mac));
+        self.network.learn(key, mac);
         self.generation += 1;
     }
 
@@ -130,85 +128,9 @@ impl Setup {
         MarkRules::new(rules).map_err(|error| error.to_string())
     }
 
-    fn mtu(&self, device: &str) -> u16 {
-        let set = self.mtus.iter().rev().find(|(name, _)| name == device);
-        set.map_or(1_500, |(_, mtu)| *mtu)
-    }
-
-    /// The network that all recordings were made in.
+    /// The network of the recording.
     pub fn network(&self) -> L3 {
-        let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
-        let mut builder = L3Builder::new();
-        for (index, name) in ["eth0", "eth1"].into_iter().enumerate() {
-            builder.interface(Interface {
-                device: DeviceId(index as u8),
-                vlan: 0,
-                name: name.to_owned(),
-                mac: DIRECTOR_MACS[index],
-                mtu: self.mtu(name),
-                addresses: Vec::new(),
-            });
-        }
-        let (client, rs) = (DeviceId(0), DeviceId(1));
-        for (device, address) in [
-            (client, "10.0.0.1/24"),
-            (client, "fd00:a::1/64"),
-            (rs, "10.1.0.1/24"),
-            (rs, "fd00:b::1/64"),
-        ] {
-            builder.connected(device, 0, net(address));
-        }
-        for vip in [net("10.0.0.100/32"), net("fd00:a::100/128")] {
-            if !self.removed.contains(&vip) {
-                builder.address(client, 0, vip);
-            }
-        }
-        for (device, address) in &self.added {
-            builder.connected(*device, 0, *address);
-        }
-        builder.route(net("127.0.0.0/8"), RouteKind::Local);
-        for broadcast in ["10.0.0.255/32", "10.1.0.255/32"] {
-            builder.local_route(net(broadcast), RouteKind::Broadcast);
-        }
-        for (prefix, gateway) in [("0.0.0.0/0", "10.0.0.254"), ("::/0", "fd00:a::fe")] {
-            let gateway = Some(gateway.parse::<IpAddr>().expect("an address"));
-            builder.route(
-                net(prefix),
-                RouteKind::Via {
-                    device: client,
-                    vlan: 0,
-                    gateway,
-                    mtu: None,
-                    source: None,
-                },
-            );
-        }
-        let mut neighbour = |device, addr: String, mac: [u8; 6]| {
-            let addr: IpAddr = addr.parse().expect("an address");
-            if !self.forgotten.contains(&addr) {
-                builder.neighbour(NeighbourKey { device, vlan: 0, addr }, NeighbourState::Resolved(mac));
-            }
-        };
-        for n in 2..10_u8 {
-            neighbour(client, format!("10.0.0.{n}"), [2, 0, 0, 0, 1, n]);
-            neighbour(client, format!("fd00:a::{n}"), [2, 0, 0, 0, 1, n]);
-        }
-        neighbour(client, "10.0.0.254".into(), [2, 0, 0, 0, 1, 0xFE]);
-        neighbour(client, "fd00:a::fe".into(), [2, 0, 0, 0, 1, 0xFE]);
-        for n in 11..20_u8 {
-            neighbour(rs, format!("10.1.0.{n}"), [2, 0, 0, 0, 2, n]);
-            neighbour(rs, format!("fd00:b::{n}"), [2, 0, 0, 0, 2, n]);
-        }
-        for (key, mac) in &self.learned {
-            builder.neighbour(*key, NeighbourState::Resolved(*mac));
-        }
-        for (prefix, kind) in &self.routes {
-            match kind {
-                RouteKind::Local => builder.local_route(*prefix, *kind),
-                _ => builder.route(*prefix, *kind),
-            };
-        }
-        let mut l3 = builder.build(self.generation);
+        let mut l3 = self.network.build(self.generation);
         l3.icmp_pauses = self.icmp_pauses;
         l3
     }
@@ -231,43 +153,6 @@ fn prefix_of(text: &str) -> Option<IpNet> {
     text.parse()
         .ok()
         .or_else(|| Some(IpNet::from(text.parse::<IpAddr>().ok()?)))
-}
-
-fn route_of(words: &[&str]) -> Option<(IpNet, RouteKind)> {
-    let (prefix, kind) = match words {
-        ["local", prefix, "dev", "lo"] => (prefix, RouteKind::Local),
-        ["unreachable" | "prohibit", prefix] => (prefix, RouteKind::Unreachable),
-        ["blackhole", prefix] => (prefix, RouteKind::Blackhole),
-        [prefix, "dev", device] => {
-            let kind = RouteKind::Via {
-                device: device_of(device)?,
-                vlan: 0,
-                gateway: None,
-                mtu: None,
-                source: None,
-            };
-            (prefix, kind)
-        }
-        [prefix, "via", gateway, options @ ..] => {
-            let option = |name: &str| options.windows(2).find(|pair| pair[0] == name).map(|pair| pair[1]);
-            let gateway: IpAddr = gateway.parse().ok()?;
-            let device = match option("dev") {
-                Some(name) => device_of(name)?,
-                None if gateway.to_string().starts_with("10.1.") => DeviceId(1),
-                None => DeviceId(0),
-            };
-            let kind = RouteKind::Via {
-                device,
-                vlan: 0,
-                gateway: Some(gateway),
-                mtu: option("mtu").and_then(|mtu| mtu.parse().ok()),
-                source: None,
-            };
-            (prefix, kind)
-        }
-        _ => return None,
-    };
-    Some((prefix_of(prefix)?, kind))
 }
 
 /// `-d 10.0.0.100 -p tcp -m multiport --dports 80,443 -j MARK --set-mark 66`.

@@ -6,8 +6,9 @@ use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::mark::{MarkRule, MarkRules};
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
 use lvs_core::ipvs::sysctl::Sysctls;
+use lvs_core::l3::Interface;
 use lvs_core::testing::director::Outcome;
-use lvs_core::testing::network::{LAN, WAN, director_mac, neighbour_mac};
+use lvs_core::testing::network::{LAN, WAN, director_mac, neighbour_mac, network};
 use lvs_core::testing::{checksum_faults, tcp4, tcp6, udp4};
 use lvs_core::verdict::DropReason;
 
@@ -226,6 +227,9 @@ fn udp_is_never_active_and_keeps_its_server() {
 fn vlan_tags_do_not_leave_with_the_packet() {
     let key = service(ServiceProtocol::Tcp, VIP, 80);
     let mut director = director(1, key, ForwardingMode::Nat, &["198.51.100.11"], 80);
+    let mut l3 = network();
+    l3.interface(Interface::new(WAN, 7, director_mac(WAN), 1_500, "wan.7"));
+    director.set_l3(l3.build(2));
     let syn = tcp4("192.0.2.2:40000 > 192.0.2.100:80").vlan(7).syn().build();
     let (_, out) = director.inject(WAN, &syn).transmitted();
     assert_eq!(out.len(), syn.len() - 4);

@@ -165,14 +165,7 @@ fn a_packet_waits_for_its_neighbour_and_is_complete_afterwards() {
     let Outcome::Held(neighbour, bytes) = director.inject(WAN, &syn) else {
         panic!("the server is not resolved")
     };
-    assert_eq!(
-        neighbour,
-        NeighbourKey {
-            device: LAN,
-            vlan: 0,
-            addr: addr("198.51.100.99")
-        }
-    );
+    assert_eq!(neighbour, NeighbourKey::of(LAN, 0, addr("198.51.100.99")));
     let mut frame = VecFrame::new(&bytes);
     assert_eq!(resolve::finish(&director.workers[0], &mut frame, neighbour), None);
 
@@ -206,6 +199,37 @@ fn no_route_to_the_server_is_told_by_the_vip() {
         .inject(WAN, &tcp4("192.0.2.2:40000 > 192.0.2.100:80").syn().build())
         .transmitted();
     assert_eq!((device, &out[34..36]), (WAN, [3, 1].as_slice()), "host unreachable");
+}
+
+#[test]
+fn what_the_kernel_sends_elsewhere_is_left_to_it_when_masqueraded_and_dropped_by_name_otherwise() {
+    use lvs_core::l3::{DeviceId, RouteKind};
+
+    let key = service(ServiceProtocol::Tcp, VIP, 80);
+    let syn = tcp4("192.0.2.2:40000 > 192.0.2.100:80").syn().build();
+    for mode in [
+        ForwardingMode::Nat,
+        ForwardingMode::DirectRouting,
+        ForwardingMode::Tunnel,
+    ] {
+        let mut director = director(1, key, mode, &["203.0.113.9"], 80);
+        let mut l3 = network();
+        let no_device = RouteKind::Via {
+            device: DeviceId(9),
+            vlan: 0,
+            gateway: None,
+            mtu: None,
+            source: None,
+        };
+        l3.route("203.0.113.0/24".parse().expect("a prefix"), no_device);
+        director.set_l3(l3.build(2));
+        match (mode, director.inject(WAN, &syn)) {
+            (ForwardingMode::Nat, Outcome::Punted(frame)) => {
+                assert_eq!(packet(&frame), "TCP S 192.0.2.2:40000 > 203.0.113.9:80 ttl 64 len 40");
+            }
+            (_, outcome) => assert_eq!(outcome, Outcome::Dropped(DropReason::RouteElsewhere), "{mode:?}"),
+        }
+    }
 }
 
 #[test]

@@ -279,14 +279,7 @@ fn the_header_goes_before_the_fragments_of_the_first_data() {
 fn header_and_first_data_wait_together_for_the_next_hop() {
     let mut pair = opened();
     let mut l3 = network();
-    l3.neighbour(
-        NeighbourKey {
-            device: LAN,
-            vlan: 0,
-            addr: addr("198.51.100.11"),
-        },
-        NeighbourState::Failed,
-    );
+    l3.neighbour(NeighbourKey::of(LAN, 0, addr("198.51.100.11")), NeighbourState::Failed);
     pair.director.set_l3(l3.build(2));
     assert_eq!(
         pair.director.inject(WAN, &client(&pair).payload(b"GET").build()),

@@ -1,0 +1,206 @@
+//! A kernel twin that somebody deletes or moves to another namespace is made again.
+//!
+//! In:  each new [`L3`]: a device without an interface has lost its twin. Out: a line in the log, a new TAP of the same
+//! name, MAC address and MTU, in the hands of the twin thread and the mirror.
+//! Never: gives it addresses; those are the operator's, as they were of the first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lvs_core::l3::{DeviceId, L3};
+use nix::net::if_::if_nametoindex;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::mgmt::kernel::{KernelMirror, MirroredTwin};
+use crate::mgmt::punt::{TwinDescriptor, TwinExchange};
+use crate::mgmt::twin;
+
+/// Between two attempts while the kernel refuses.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a twin must be like.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Whose twin.
+    pub device: DeviceId,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Its MTU.
+    pub mtu: u16,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct TwinKeeper {
+    twins: Vec<Kept>,
+    l3: watch::Receiver<Arc<L3>>,
+    exchange: TwinExchange,
+}
+
+/// A twin and what has become of it.
+#[derive(Debug)]
+struct Kept {
+    wanted: Wanted,
+    /// Its present name, as last logged.
+    name: String,
+    /// The kernel's index of the interface that was made last.
+    made: Option<u32>,
+    /// Whether its loss is in the log.
+    is_missed: bool,
+}
+
+impl TwinKeeper {
+    /// All twins in the order of their devices, the kernel's network as it changes, and the way to the twin thread.
+    pub fn new(twins: Vec<Wanted>, l3: watch::Receiver<Arc<L3>>, exchange: TwinExchange) -> Self {
+        let kept = |wanted: Wanted| Kept {
+            name: wanted.name.clone(),
+            wanted,
+            made: None,
+            is_missed: false,
+        };
+        Self {
+            twins: twins.into_iter().map(kept).collect(),
+            l3,
+            exchange,
+        }
+    }
+
+    /// Looks after the twins, for ever.
+    pub async fn keep(mut self, mirror: &KernelMirror) {
+        loop {
+            let newest = Arc::clone(&self.l3.borrow_and_update());
+            let mut is_complete = true;
+            for kept in &mut self.twins {
+                match newest.interface(kept.wanted.device, 0) {
+                    Some(interface) => kept.is_called(&interface.name),
+                    // The mirror has not seen the new one yet.
+                    None if kept.is_there() => {}
+                    None => is_complete &= kept.make(mirror, &self.exchange),
+                }
+            }
+            if is_complete {
+                if self.l3.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            } else {
+                sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Kept {
+    fn is_called(&mut self, name: &str) {
+        self.is_missed = false;
+        if self.name == name {
+            return;
+        }
+        name.clone_into(&mut self.name);
+        let configured = &self.wanted.name;
+        if name == configured {
+            log::info!("kernel twin {configured}: it has its name again");
+        } else {
+            log::warn!(
+                "kernel twin {configured}: it is called {name} now; what is configured for {configured} does not find it, and \
+                 a restart makes another one: ip link set {name} name {configured}"
+            );
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.made.is_some() && if_nametoindex(self.wanted.name.as_str()).ok() == self.made
+    }
+
+    /// Whether there is one again.
+    fn make(&mut self, mirror: &KernelMirror, exchange: &TwinExchange) -> bool {
+        let Wanted { device, name, mac, mtu } = &self.wanted;
+        match twin::open(*device, name, *mac, *mtu) {
+            Ok(made) => {
+                log::error!(
+                    "kernel twin {name}: it was deleted or moved away; it is made again, without its addresses and routes: \
+                     configure them again"
+                );
+                mirror.replace_twin(MirroredTwin {
+                    device: *device,
+                    ifindex: made.ifindex,
+                    name: name.clone(),
+                });
+                self.made = Some(made.ifindex);
+                exchange.put(TwinDescriptor {
+                    device: *device,
+                    fd: made.fd,
+                });
+                true
+            }
+            Err(error) => {
+                if !self.is_missed {
+                    log::error!("{error}; it was deleted or moved away, and the device forwards nothing without it");
+                }
+                self.is_missed = true;
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::mgmt::namespace::{in_namespace, ip};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    async fn is_made_again() {
+        let wanted = Wanted {
+            device: DeviceId(0),
+            name: "wan".to_owned(),
+            mac: [2, 0, 0, 0, 0x11, 0x22],
+            mtu: 1_400,
+        };
+        let first = twin::open(wanted.device, &wanted.name, wanted.mac, wanted.mtu).unwrap();
+        let mirrored = MirroredTwin {
+            device: wanted.device,
+            ifindex: first.ifindex,
+            name: wanted.name.clone(),
+        };
+        let (sender, mut l3) = watch::channel(Arc::new(L3::default()));
+        let mirror = KernelMirror::start(&[mirrored], move |l3| drop(sender.send(l3)))
+            .await
+            .unwrap();
+        let exchange = TwinExchange::default();
+        let keeper = TwinKeeper::new(vec![wanted], l3.clone(), exchange.clone());
+        let seen = async {
+            ip("link del wan");
+            let is_new = |l3: &Arc<L3>| {
+                let interface = l3.interface(DeviceId(0), 0);
+                interface.is_some_and(|interface| interface.id.0 != first.ifindex && interface.mtu == 1_400)
+            };
+            let begun = Instant::now();
+            while !is_new(&l3.borrow_and_update()) {
+                assert!(begun.elapsed() < PATIENCE, "{}", ip("-o link show"));
+                let _ = tokio::time::timeout(RETRY_PAUSE, l3.changed()).await;
+            }
+        };
+        tokio::select! {
+            () = keeper.keep(&mirror) => {}
+            () = seen => {}
+        }
+        assert_eq!(exchange.take().len(), 1, "the twin thread gets one descriptor");
+    }
+
+    #[test]
+    fn a_twin_that_is_deleted_is_made_again() {
+        in_namespace(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(is_made_again());
+        });
+    }
+}
