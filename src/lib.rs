@@ -60,7 +60,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     };
     let assignment = assignment::assemble(queues, &settings);
     let links = LinkWatch::new(&twins);
-    let kept = startup::devices::wanted_twins(&devices);
+    let wanted_twins = startup::devices::wanted_twins(&devices);
     let descriptors = startup::devices::twin_descriptors(twins);
     let punt_thread = punt::start(assignment.twin_ends, descriptors, settings.pool)
         .map_err(StartError::io("start the twin thread"))?;
@@ -77,8 +77,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     director.attach(of_director, Instant::now());
     director.attach_twins(Arc::clone(punt_thread.counters()));
 
-    let group = unix_socket::group(startup::group(&config));
-    let socket = UnixSocket::open(&config.api.socket, SocketKind::Stream, group)?;
+    let socket = startup::api_socket(&config)?;
     let ipvs_path = config.api.socket.with_file_name("ipvs.sock");
     let ipvs_socket = UnixSocket::open(&ipvs_path, SocketKind::SeqPacket, socket.gate.group())?;
     let state = SharedState {
@@ -91,7 +90,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         twins: Arc::clone(punt_thread.counters()),
         handles: handles.clone(),
         mirror,
-        twin_keeper: TwinKeeper::new(kept, l3.clone(), punt_thread.exchange().clone()),
+        twin_keeper: TwinKeeper::new(wanted_twins, l3.clone(), punt_thread.exchange().clone()),
         l3,
         version: startup::version(&config, revision),
         metrics,
@@ -101,8 +100,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
 
     stop(&handles, workers)?;
     drop(punt_thread);
-    log_stages(&counters);
-    log::info!("stopped");
+    log_end(&counters);
     Ok(())
 }
 
@@ -123,12 +121,12 @@ fn stop(handles: &[Arc<MailboxHandle>], workers: Vec<LcoreHandle>) -> Result<(),
     Ok(())
 }
 
-/// Logs the cycles of each stage, in builds with the feature `stages`.
+/// Logs that the director has stopped, and the cycles of each stage, in builds with the feature `stages`.
 #[cfg_attr(
     not(feature = "stages"),
     expect(unused_variables, reason = "other builds count no cycles")
 )]
-fn log_stages(counters: &[Arc<WorkerCounters>]) {
+fn log_end(counters: &[Arc<WorkerCounters>]) {
     #[cfg(feature = "stages")]
     for worker in counters {
         use lvs_core::single_writer::SingleWriter;
@@ -139,4 +137,5 @@ fn log_stages(counters: &[Arc<WorkerCounters>]) {
             worker.stages.sums()
         );
     }
+    log::info!("stopped");
 }

@@ -25,6 +25,7 @@ use crate::mgmt::kernel::{KernelMirror, MirroredTwin};
 use crate::mgmt::metrics;
 use crate::mgmt::reload;
 use crate::mgmt::twin::Twin;
+use crate::mgmt::unix_socket::{self, SocketKind, UnixSocket};
 use crate::offline;
 
 /// Reads and checks the configuration file. Returns its text too, for later reloads.
@@ -103,9 +104,14 @@ pub async fn mirror(twins: &[Twin]) -> Result<(KernelMirror, watch::Receiver<Arc
     Ok((mirror, receiver))
 }
 
-/// The group that may use the sockets, if one is configured.
-pub fn group(config: &Config) -> Option<&str> {
-    Some(config.api.group.as_str()).filter(|group| !group.is_empty())
+/// The socket of the API, for the configured group too.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn api_socket(config: &Config) -> Result<UnixSocket, StartError> {
+    let group = Some(config.api.group.as_str()).filter(|group| !group.is_empty());
+    let socket = UnixSocket::open(&config.api.socket, SocketKind::Stream, unix_socket::group(group))?;
+    Ok(socket)
 }
 
 /// The TCP listener for `/metrics`, if one is configured.

@@ -312,7 +312,10 @@ fn is_the_fields_own(line: &str, word: &str, at: usize) -> bool {
 
 fn retired_in(line: &str, is_source: bool) -> Option<String> {
     let lower = line.to_lowercase();
-    let phrase = RETIRED_PHRASES.iter().find(|(phrase, _)| lower.contains(phrase));
+    let begins_a_word = |at: usize| !lower[..at].ends_with(char::is_alphanumeric);
+    let phrase = RETIRED_PHRASES
+        .iter()
+        .find(|(phrase, _)| lower.match_indices(phrase).any(|(at, _)| begins_a_word(at)));
     if let Some((phrase, instead)) = phrase {
         return Some(format!("\"{phrase}\": {instead}"));
     }

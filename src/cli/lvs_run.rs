@@ -25,7 +25,7 @@ mod raw_calls;
 mod supervisor;
 
 use arguments::{Mode, Part, RunArguments};
-use notify::{Director, Failure, Tool};
+use notify::{Director, LaunchFailure, Tool};
 use program::Program;
 
 /// The library's file.
@@ -120,20 +120,20 @@ fn run(arguments: &RunArguments) -> Result<Infallible, (u8, String)> {
             "use a build of it for this machine's usual ABI",
         )),
         (Mode::Preload, None) => launch.preload(),
-        (Mode::Notify, _) => launch.supervise().map_err(Failure::into_words),
+        (Mode::Notify, _) => launch.supervise().map_err(LaunchFailure::into_words),
         (Mode::Auto, None) if prefers_library(&program) => launch.preload(),
         (Mode::Auto, None) => match launch.supervise() {
             // The library leads it as well, if less completely.
-            Err(Failure::Unavailable(_)) => launch.preload(),
-            outcome => outcome.map_err(Failure::into_words),
+            Err(LaunchFailure::Unavailable(_)) => launch.preload(),
+            outcome => outcome.map_err(LaunchFailure::into_words),
         },
         (Mode::Auto, Some(obstacle)) => match launch.supervise() {
-            Err(Failure::Unavailable(reason)) => Err(refusal(
+            Err(LaunchFailure::Unavailable(reason)) => Err(refusal(
                 &program,
                 &format!("{obstacle}, so no library can lead it to lvsd, and no supervisor either: {reason}"),
                 "use a dynamically linked program, or allow user notification (see seccomp_unotify(2))",
             )),
-            outcome => outcome.map_err(Failure::into_words),
+            outcome => outcome.map_err(LaunchFailure::into_words),
         },
     }
 }
@@ -161,12 +161,12 @@ struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    fn supervise(self) -> Result<Infallible, Failure> {
+    fn supervise(self) -> Result<Infallible, LaunchFailure> {
         match notify::existing_supervision() {
             None => Err(notify::become_supervised(self.tool, self.director)),
             // A program that a supervised one starts has the same supervisor.
             Some(socket) if socket == self.director.socket => Err(notify::become_tool(self.tool)),
-            Some(socket) => Err(Failure::Unavailable(format!(
+            Some(socket) => Err(LaunchFailure::Unavailable(format!(
                 "this process is supervised already, for the lvsd on {}",
                 socket.display()
             ))),

@@ -344,7 +344,7 @@ fn local_end<A: Address>(
 fn towards(ctx: &Context<'_>, server: &RealServer, (mode, virt): (ForwardingMode, IpAddr), maps: bool) -> End {
     match mode {
         ForwardingMode::Local => return End::Punt(Left::LocalServer),
-        ForwardingMode::Bypass => return leave(ctx, virt, End::Drop(DropReason::NoRoute)),
+        ForwardingMode::Bypass => return leave(ctx, &RouteQuery::output(virt), End::Drop(DropReason::NoRoute)),
         _ => {}
     }
     let masquerades = matches!(mode, ForwardingMode::Nat | ForwardingMode::FullNat);

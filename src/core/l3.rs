@@ -135,7 +135,7 @@ impl L3 {
         self.resolve(&RouteQuery::output(dst.to_ip()))
     }
 
-    /// The same, with a generation that tells whether replies are routed again (`snat_reroute`): hops that connections
+    /// The same, with a generation that says whether replies are routed again (`snat_reroute`): hops that connections
     /// remember depend on it.
     #[must_use]
     pub fn with_reroute(self: Arc<Self>, reroutes: bool) -> Arc<Self> {

@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use listing::{Listing, Wanted};
+use listing::{Listing, Parts};
 use neighbours::Neighbours;
 use network::Network;
 use probe::{ProbeLimiter, Prober};
@@ -141,7 +141,7 @@ struct Mirror<F> {
 
 /// A listing that is being made.
 struct Running {
-    wanted: Wanted,
+    wanted: Parts,
     task: JoinHandle<Result<Listing, KernelError>>,
     /// What happened since it began.
     since: Vec<Change>,
@@ -150,7 +150,7 @@ struct Running {
 /// What the next pass must do, and when.
 struct Due {
     /// To be listed again.
-    wanted: Wanted,
+    wanted: Parts,
     /// The L3 differs from the published one.
     publish: bool,
     at: Option<Instant>,
@@ -160,7 +160,7 @@ struct Due {
 impl Due {
     fn nothing() -> Self {
         Self {
-            wanted: Wanted::default(),
+            wanted: Parts::default(),
             publish: false,
             at: None,
             not_before: Instant::now(),
@@ -174,7 +174,7 @@ impl Due {
     }
 }
 
-async fn list(wanted: Wanted) -> Result<Listing, KernelError> {
+async fn list(wanted: Parts) -> Result<Listing, KernelError> {
     tokio::task::spawn_blocking(move || listing::list(wanted)).await?
 }
 
@@ -201,7 +201,7 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
             due: Due::nothing(),
             running: None,
         };
-        let listing = list(Wanted::EVERYTHING).await?;
+        let listing = list(Parts::EVERYTHING).await?;
         mirror.take_in(listing, &[]);
         Ok(mirror)
     }
@@ -223,7 +223,7 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
                 },
                 Some(twin) = twins.recv() => {
                     self.network.set_twin(twin);
-                    self.due.wanted.add(Wanted::EVERYTHING);
+                    self.due.wanted.add(Parts::EVERYTHING);
                     self.due.publish = true;
                     self.due.soon();
                 }
@@ -340,7 +340,7 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
             Ok(prober) => self.prober = prober,
             Err(error) => log::warn!("kernel mirror: cannot ask the kernel: {error}; trying again"),
         }
-        self.due.wanted.add(Wanted::EVERYTHING);
+        self.due.wanted.add(Parts::EVERYTHING);
         self.due.soon();
     }
 

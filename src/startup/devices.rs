@@ -106,8 +106,8 @@ pub fn claims(devices: &[Device], by_rss: bool) -> Vec<Claim> {
 }
 
 /// What the devices' twins must be like.
-pub fn wanted_twins(devices: &[Device]) -> Vec<keeper::Wanted> {
-    let wanted = |device: &Device| keeper::Wanted {
+pub fn wanted_twins(devices: &[Device]) -> Vec<keeper::TwinSpec> {
+    let wanted = |device: &Device| keeper::TwinSpec {
         device: device.id(),
         name: device.name().to_owned(),
         mac: device.mac(),

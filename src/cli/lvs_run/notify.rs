@@ -66,14 +66,14 @@ fn supervision(part: Part, director: Director<'_>) -> Command {
 
 /// Why a tool was not started.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum LaunchFailure {
     /// It cannot be supervised here. This process is as it was.
     Unavailable(String),
     /// It was to be started, and that failed. This process may have a filter by now.
     Broken(String),
 }
 
-impl Failure {
+impl LaunchFailure {
     /// Exit code and message of `lvs-run`.
     pub(crate) fn into_words(self) -> (u8, String) {
         let (Self::Unavailable(reason) | Self::Broken(reason)) = self;
@@ -88,24 +88,25 @@ pub(crate) fn existing_supervision() -> Option<PathBuf> {
 }
 
 /// Becomes `tool`, supervised. Returns only when that fails.
-pub(crate) fn become_supervised(tool: Tool<'_>, director: Director<'_>) -> Failure {
+pub(crate) fn become_supervised(tool: Tool<'_>, director: Director<'_>) -> LaunchFailure {
     let named = |reason| format!("{} cannot be supervised: {reason}", tool.path.display());
     match prepare(director) {
         Ok(()) => become_tool(tool),
-        Err(Failure::Unavailable(reason)) => Failure::Unavailable(named(reason)),
-        Err(Failure::Broken(reason)) => Failure::Broken(named(reason)),
+        Err(LaunchFailure::Unavailable(reason)) => LaunchFailure::Unavailable(named(reason)),
+        Err(LaunchFailure::Broken(reason)) => LaunchFailure::Broken(named(reason)),
     }
 }
 
 /// Becomes `tool`. Returns only when that fails.
-pub(crate) fn become_tool(tool: Tool<'_>) -> Failure {
+pub(crate) fn become_tool(tool: Tool<'_>) -> LaunchFailure {
     let name = tool.name.unwrap_or(tool.path.as_os_str());
     let error = Command::new(tool.path).arg0(name).args(tool.arguments).exec();
-    Failure::Broken(format!("{}: {error}", tool.path.display()))
+    LaunchFailure::Broken(format!("{}: {error}", tool.path.display()))
 }
 
-fn prepare(director: Director<'_>) -> Result<(), Failure> {
-    let failed = |what: &'static str| move |error: std::io::Error| Failure::Unavailable(format!("{what}: {error}"));
+fn prepare(director: Director<'_>) -> Result<(), LaunchFailure> {
+    let failed =
+        |what: &'static str| move |error: std::io::Error| LaunchFailure::Unavailable(format!("{what}: {error}"));
     let (mut ours, theirs) = UnixStream::pair().map_err(failed("no socket"))?;
     let status = supervision(Part::Launcher, director)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -115,10 +116,10 @@ fn prepare(director: Director<'_>) -> Result<(), Failure> {
         .map_err(failed("the supervisor does not start"))?;
     if !status.success() {
         let reason = format!("the supervisor does not start: {status}");
-        return Err(Failure::Unavailable(reason));
+        return Err(LaunchFailure::Unavailable(reason));
     }
     let (context, listener) = filter::load().map_err(|error| {
-        Failure::Unavailable(format!(
+        LaunchFailure::Unavailable(format!(
             "the kernel takes no filter ({error}); user notification needs Linux 5.14 and a container that allows it"
         ))
     })?;
@@ -128,15 +129,15 @@ fn prepare(director: Director<'_>) -> Result<(), Failure> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    let gone = |reason: String| Failure::Broken(format!("the supervisor is gone: {reason}"));
+    let gone = |reason: String| LaunchFailure::Broken(format!("the supervisor is gone: {reason}"));
     sendmsg(ours.as_fd(), &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL)
         .map_err(|error| gone(error.to_string()))?;
     let mut word = Vec::new();
     ours.read_to_end(&mut word).map_err(|error| gone(error.to_string()))?;
     match word.as_slice() {
         READY => Ok(()),
-        [] => Err(Failure::Broken("the supervisor ended".into())),
-        word => Err(Failure::Broken(String::from_utf8_lossy(word).into_owned())),
+        [] => Err(LaunchFailure::Broken("the supervisor ended".into())),
+        word => Err(LaunchFailure::Broken(String::from_utf8_lossy(word).into_owned())),
     }
 }
 

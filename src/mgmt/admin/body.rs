@@ -132,8 +132,9 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Asked<T> {
 
 /// The parameter that a refusal of axum's names: `limit` of `Failed to deserialize query string: limit: invalid digit`.
 fn place_of(text: &str) -> &str {
-    let name = text.splitn(3, ": ").nth(1).filter(|_| text.matches(": ").count() > 1);
-    name.filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+    let name = text.split_once(": ").and_then(|(_, rest)| rest.split_once(": "));
+    name.map(|(name, _)| name)
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
         .unwrap_or_default()
 }
 

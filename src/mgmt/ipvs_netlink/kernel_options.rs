@@ -18,7 +18,7 @@ use super::answer::change_table;
 const PROTOCOLS: [u16; 3] = [6, 17, 132];
 
 /// What came of a call.
-pub struct Answered {
+pub struct CallOutcome {
     /// Error number, 0 for none, then what the caller's buffer begins with.
     pub answer: Vec<u8>,
     /// The table is not what it was.
@@ -26,7 +26,7 @@ pub struct Answered {
 }
 
 /// Does what `call` asks for.
-pub fn answer(table: &mut impl IpvsTable, call: &Call) -> Answered {
+pub fn answer(table: &mut impl IpvsTable, call: &Call) -> CallOutcome {
     let outcome = call.asked().and_then(|asked| {
         if call.is_set {
             change(table, asked).map(|()| Vec::new())
@@ -41,7 +41,7 @@ pub fn answer(table: &mut impl IpvsTable, call: &Call) -> Answered {
     };
     let mut answer = errno.to_ne_bytes().to_vec();
     answer.extend_from_slice(&data);
-    Answered { answer, changed }
+    CallOutcome { answer, changed }
 }
 
 fn change(table: &mut impl IpvsTable, asked: Asked) -> Result<(), Errno> {

@@ -252,7 +252,7 @@ async fn answer_option<Table: IpvsTable>(
     let Some(call) = Call::parse(call) else {
         return Ok(());
     };
-    let kernel_options::Answered { answer, changed } = {
+    let kernel_options::CallOutcome { answer, changed } = {
         let mut table = lock(&served.table);
         kernel_options::answer(&mut *table, &call)
     };

@@ -23,14 +23,14 @@ const RTM_GETNEXTHOP: u16 = 106;
 
 /// What is listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct Parts {
     /// Links, addresses, rules and nexthop objects.
     pub(super) frame: bool,
     pub(super) routes: bool,
     pub(super) neighbours: bool,
 }
 
-impl Wanted {
+impl Parts {
     pub(super) const EVERYTHING: Self = Self {
         frame: true,
         routes: true,
@@ -71,7 +71,7 @@ pub(super) struct Listing {
 ///
 /// # Errors
 /// The kernel refuses.
-pub(super) fn list(wanted: Wanted) -> Result<Listing, KernelError> {
+pub(super) fn list(wanted: Parts) -> Result<Listing, KernelError> {
     let mut socket = Socket::open()?;
     let mut listing = Listing {
         is_whole: true,

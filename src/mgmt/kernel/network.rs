@@ -10,7 +10,7 @@ use lvs_core::l3::{DeviceId, Interface, InterfaceId, L3, L3Builder, NeighbourKey
 
 use super::MirroredTwin;
 use super::legs::Legs;
-use super::listing::{Frame, Wanted};
+use super::listing::{Frame, Parts};
 use super::neighbours::Neighbours;
 use super::records::{AddressRecord, Change, LinkKind, LinkRecord, RouteRecord, RuleRecord};
 
@@ -42,7 +42,7 @@ pub(super) struct Effect {
     /// A packet could notice.
     pub(super) is_visible: bool,
     /// What must be listed.
-    pub(super) wanted: Wanted,
+    pub(super) wanted: Parts,
 }
 
 impl Effect {
@@ -55,7 +55,7 @@ impl Effect {
     const fn listing(frame: bool, routes: bool) -> Self {
         Self {
             is_visible: false,
-            wanted: Wanted {
+            wanted: Parts {
                 frame,
                 routes,
                 neighbours: false,
@@ -163,7 +163,7 @@ impl Network {
             Change::AddressCame | Change::Rules => Effect::listing(true, false),
             Change::Lost | Change::Closed => Effect {
                 is_visible: false,
-                wanted: Wanted {
+                wanted: Parts {
                     frame: true,
                     routes: true,
                     neighbours: true,
@@ -343,7 +343,7 @@ fn is_same_class(known: &RouteEntry, other: &RouteEntry) -> bool {
     (&known.from, known.metric, known.action) == (&other.from, other.metric, other.action)
 }
 
-/// IPv6 tells of all paths that share when one is added: those known so far go.
+/// IPv6 names all paths that share when one is added: those known so far go.
 fn add_v6(routes: &mut Vec<RouteEntry>, entry: RouteEntry, placement: Placement) {
     let place = routes.iter().position(|known| is_same_class(known, &entry));
     if let Target::Paths(paths) = &entry.leg.target {
@@ -364,7 +364,7 @@ fn add_v6(routes: &mut Vec<RouteEntry>, entry: RouteEntry, placement: Placement)
     }
 }
 
-/// IPv6 tells of each path that goes.
+/// IPv6 names each path that goes.
 fn remove_v6(routes: &mut Vec<RouteEntry>, gone: &RouteEntry) {
     let Target::Paths(lost) = &gone.leg.target else {
         if let Some(position) = routes.iter().position(|known| is_same(known, gone)) {

@@ -17,7 +17,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-use super::listing::{self, Wanted};
+use super::listing::{self, Parts};
 use super::network::Network;
 use super::records::Change;
 use super::watch::Watch;
@@ -34,7 +34,7 @@ struct Dice(Random);
 
 impl Dice {
     fn below(&mut self, count: u32) -> u32 {
-        (u64::from(self.0.next_u32()) * u64::from(count) >> 32) as u32
+        ((u64::from(self.0.next_u32()) * u64::from(count)) >> 32) as u32
     }
 
     fn one_in(&mut self, count: u32) -> bool {
@@ -413,7 +413,7 @@ fn twins() -> Vec<MirroredTwin> {
     TAKEN.iter().enumerate().map(twin).collect()
 }
 
-fn take_in(network: &mut Network, wanted: Wanted) {
+fn take_in(network: &mut Network, wanted: Parts) {
     let listing = listing::list(wanted).unwrap();
     if let Some(frame) = listing.frame {
         network.set_frame(frame);
@@ -423,7 +423,7 @@ fn take_in(network: &mut Network, wanted: Wanted) {
     }
 }
 
-const ALL: Wanted = Wanted {
+const ALL: Parts = Parts {
     frame: true,
     routes: true,
     neighbours: false,
@@ -455,7 +455,7 @@ fn one_table(seed: u64) -> u32 {
     batch(&commands);
     batch("link add end type bridge");
     runtime.block_on(async {
-        let mut wanted = Wanted::default();
+        let mut wanted = Parts::default();
         loop {
             let changes = watch.next().await;
             for change in &changes {
@@ -489,19 +489,19 @@ fn one_table(seed: u64) -> u32 {
             continue;
         }
         let decision = l3.decide(&query);
-        let told = || format!("{seed}: {query:?}\nkernel {answer:?}\nmirror {decision:?}\n{commands}");
-        assert!(agree(followed.fib(), &decision, &answer), "{}", told());
+        let case = || format!("{seed}: {query:?}\nkernel {answer:?}\nmirror {decision:?}\n{commands}");
+        assert!(agree(followed.fib(), &decision, &answer), "{}", case());
         let normalised = query.normalised(l3.selectors(lvs_core::address::AddressFamily::of(&query.dst)));
         assert!(
             agree(followed.fib(), &l3.decide(&normalised), &answer),
             "{normalised:?} {}",
-            told()
+            case()
         );
         if let (Decision::Forward { path, .. }, None, true) = (decision, query.src, query.dst.is_ipv4())
             && path.interface == answer.interface
             && path.gateway == answer.gateway
         {
-            assert_eq!(l3.source_of(&query), answer.source, "{}", told());
+            assert_eq!(l3.source_of(&query), answer.source, "{}", case());
         }
         compared += 1;
     }

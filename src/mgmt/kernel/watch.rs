@@ -35,7 +35,7 @@ const NLM_F_APPEND: u16 = 0x800;
 #[derive(Debug)]
 pub(super) struct Watch {
     changes: mpsc::Receiver<Vec<Change>>,
-    /// The other end of it tells the thread to end.
+    /// The thread ends when this is closed.
     stop: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }

@@ -21,7 +21,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a twin must be like.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct TwinSpec {
     /// Whose twin.
     pub device: DeviceId,
     /// Its name.
@@ -43,7 +43,7 @@ pub struct TwinKeeper {
 /// A twin and what has become of it.
 #[derive(Debug)]
 struct Kept {
-    wanted: Wanted,
+    wanted: TwinSpec,
     /// Its present name, as last logged.
     name: String,
     /// The kernel's index of the interface that was made last.
@@ -54,8 +54,8 @@ struct Kept {
 
 impl TwinKeeper {
     /// All twins in the order of their devices, the kernel's network as it changes, and the way to the twin thread.
-    pub fn new(twins: Vec<Wanted>, l3: watch::Receiver<Arc<L3>>, exchange: TwinExchange) -> Self {
-        let kept = |wanted: Wanted| Kept {
+    pub fn new(twins: Vec<TwinSpec>, l3: watch::Receiver<Arc<L3>>, exchange: TwinExchange) -> Self {
+        let kept = |wanted: TwinSpec| Kept {
             name: wanted.name.clone(),
             wanted,
             made: None,
@@ -116,7 +116,7 @@ impl Kept {
 
     /// Whether there is one again.
     fn make(&mut self, mirror: &KernelMirror, exchange: &TwinExchange) -> bool {
-        let Wanted { device, name, mac, mtu } = &self.wanted;
+        let TwinSpec { device, name, mac, mtu } = &self.wanted;
         match twin::open(*device, name, *mac, *mtu) {
             Ok(made) => {
                 log::error!(
@@ -156,7 +156,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     async fn is_made_again() {
-        let wanted = Wanted {
+        let wanted = TwinSpec {
             device: DeviceId(0),
             name: "wan".to_owned(),
             mac: [2, 0, 0, 0, 0x11, 0x22],

@@ -22,9 +22,9 @@ pub enum RouteAction {
     Local,
     /// To the director too, but to an address of no single host: a broadcast, anycast or multicast route.
     Broadcast,
-    /// The sender is told that there is no route.
+    /// The sender gets an ICMP error: there is no route.
     Unreachable,
-    /// The sender is told that it may not.
+    /// The sender gets an ICMP error: it may not.
     Prohibit,
     /// Packets are dropped silently.
     Blackhole,

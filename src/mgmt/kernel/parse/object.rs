@@ -59,7 +59,7 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// The id of a member, and its weight, of which one less is told, the high byte apart.
+/// The id of a member, and its weight, of which the kernel names one less, the high byte apart.
 fn member(bytes: &[u8]) -> Option<(u32, u32)> {
     let weight = u32::from(*bytes.get(4)?) | u32::from(*bytes.get(5)?) << 8;
     Some((number(bytes)?, weight + 1))

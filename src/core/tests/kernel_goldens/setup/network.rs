@@ -130,7 +130,7 @@ impl Network {
         }
     }
 
-    /// A neighbour has told its MAC address.
+    /// A neighbour has answered with its MAC address.
     pub fn learn(&mut self, key: NeighbourKey, mac: [u8; 6]) {
         self.neighbours.push((key, mac));
     }
