@@ -177,6 +177,12 @@ impl L3 {
         self.fib.selectors(family == AddressFamily::Ipv4)
     }
 
+    /// Whether [`Self::resolve`] needs nothing but the destination.
+    #[inline]
+    pub fn is_by_destination(&self, family: AddressFamily) -> bool {
+        self.fib.is_by_destination(family == AddressFamily::Ipv4)
+    }
+
     /// The kernel's routing.
     pub const fn fib(&self) -> &Fib {
         &self.fib

@@ -156,6 +156,14 @@ enum Verdict<'f> {
     Nothing,
 }
 
+/// The first route of the longest prefix that contains `addr`.
+#[inline]
+fn longest(table: &Table, addr: IpAddr) -> Option<(u8, RouteAction)> {
+    table.find(addr, &mut |prefix_len, routes: &Routes| {
+        Some((prefix_len, routes.first()?.action))
+    })
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Fib {
@@ -163,6 +171,8 @@ pub struct Fib {
     rules_v6: Arc<RuleSet>,
     /// Sorted by id.
     tables: Vec<(u32, Table)>,
+    /// Where the table of local addresses is among them, once it is there: each new connection asks it.
+    local_table: usize,
     objects: Arc<Objects>,
     /// Groups of interfaces, where they are not 0.
     groups: Arc<HashMap<InterfaceId, u32>>,
@@ -180,6 +190,7 @@ impl Default for Fib {
             rules_v4: Arc::new(v4),
             rules_v6: Arc::new(v6),
             tables: Vec::new(),
+            local_table: 0,
             objects: Arc::default(),
             groups: Arc::default(),
             special_routes: 0,
@@ -253,6 +264,8 @@ impl Fib {
             Ok(position) => position,
             Err(position) => {
                 self.tables.insert(position, (table, Table::default()));
+                let local_table = self.tables.binary_search_by_key(&TABLE_LOCAL, |(id, _)| *id);
+                self.local_table = local_table.unwrap_or_default();
                 position
             }
         };
@@ -294,6 +307,13 @@ impl Fib {
         selectors
     }
 
+    /// Whether the destination alone decides the lookups of a family.
+    #[inline]
+    pub fn is_by_destination(&self, is_v4: bool) -> bool {
+        self.rules(is_v4).is_by_destination & (self.special_routes == 0)
+    }
+
+    #[inline]
     fn rules(&self, is_v4: bool) -> &RuleSet {
         if is_v4 { &self.rules_v4 } else { &self.rules_v6 }
     }
@@ -448,17 +468,21 @@ impl Fib {
 
     /// Whether the kernel's table of local addresses has `addr`, as an address of its own or as a broadcast address.
     pub fn local(&self, addr: IpAddr) -> Option<RouteAction> {
-        let first = |id| {
-            let position = self.tables.binary_search_by_key(&id, |(known, _)| *known).ok()?;
-            let (_, table) = self.tables.get(position)?;
-            table.find(addr, &mut |prefix_len, routes: &Routes| {
-                Some((prefix_len, routes.first()?.action))
-            })
+        let (TABLE_LOCAL, table) = self.tables.get(self.local_table)? else {
+            return None;
         };
-        let (prefix_len, action) = first(TABLE_LOCAL)?;
-        let is_merged = addr.is_ipv4() && self.rules_v4.is_untouched;
-        let is_hidden = || is_merged && prefix_len < 32 && first(TABLE_MAIN).is_some_and(|(len, _)| len > prefix_len);
-        (matches!(action, RouteAction::Local | RouteAction::Broadcast) && !is_hidden()).then_some(action)
+        let (prefix_len, action) = longest(table, addr)?;
+        let is_hidden = prefix_len < 32 && addr.is_ipv4() && self.is_hidden(addr, prefix_len);
+        (matches!(action, RouteAction::Local | RouteAction::Broadcast) && !is_hidden).then_some(action)
+    }
+
+    /// Whether a longer prefix of table `main`, where that is merged with the table of local addresses, goes before
+    /// the local prefix of this length.
+    #[cold]
+    fn is_hidden(&self, addr: IpAddr, prefix_len: u8) -> bool {
+        let main = self.tables.iter().find(|(id, _)| *id == TABLE_MAIN);
+        let longest = main.and_then(|(_, table)| longest(table, addr));
+        self.rules_v4.is_untouched && longest.is_some_and(|(len, _)| len > prefix_len)
     }
 
     /// Calls `look` with every route, for tests and reports.

@@ -149,6 +149,8 @@ impl Selectors {
 pub(super) struct RuleSet {
     rules: Vec<Rule>,
     pub(super) selectors: Selectors,
+    /// [`Selectors::are_none`].
+    pub(super) is_by_destination: bool,
     /// Whether nothing but the family's own rules has been there.
     pub(super) is_untouched: bool,
 }
@@ -168,6 +170,7 @@ impl RuleSet {
         Self {
             rules,
             selectors,
+            is_by_destination: selectors.are_none(),
             is_untouched,
         }
     }

@@ -78,7 +78,7 @@ pub(crate) fn to_server<'a, A: Address>(
     }
 }
 
-#[cold]
+#[inline(never)]
 fn look_up_server<'a, A: Address>(
     ctx: &mut Context<'a>,
     conn: &mut Conn<A>,
@@ -86,17 +86,20 @@ fn look_up_server<'a, A: Address>(
 ) -> Result<NextHop<'a>, RouteError> {
     let snapshot: &'a Snapshot = ctx.snapshot;
     let l3 = &*snapshot.l3;
-    let server = match conn.mode() {
-        ForwardingMode::Local => return Err(RouteError::Local),
+    let mode = conn.mode();
+    let server = match mode {
         ForwardingMode::Bypass => conn.virt.addr.to_ip(),
         _ => server,
     };
+    if mode == ForwardingMode::Local {
+        return Err(RouteError::Local);
+    }
     // The same real servers come again and again; clients do not.
-    let found = if l3.selectors(AddressFamily::of(&server)).are_none() {
+    let found = if l3.is_by_destination(AddressFamily::of(&server)) {
         let routes = &mut ctx.l3_memory.cache.routes;
         routes.get_or_look_up(l3, server, || l3.resolve(&RouteQuery::output(server)))
     } else {
-        let query = match conn.mode() {
+        let query = match mode {
             ForwardingMode::Tunnel => l3.tunnel_query(server),
             ForwardingMode::FullNat => RouteQuery::output(server).from(conn.local.addr.to_ip()),
             _ => RouteQuery::output(server),

@@ -152,9 +152,7 @@ pub(crate) fn choose<A: Address>(
         tries: 0,
         was_short: *is_short,
     };
-    while !search.is_over()
-        && let Some(candidate) = ports_ahead.next(of, pool, &mut advance, fetch)
-    {
+    while let Some(candidate) = ports_ahead.next(of, pool, &mut advance, fetch) {
         let reply = reply_to(candidate);
         let hash = table.hash(&reply);
         let holder = table.find(hash, &reply);
@@ -170,6 +168,9 @@ pub(crate) fn choose<A: Address>(
         if found.is_some() {
             *is_short = false;
             return found;
+        }
+        if search.is_over() {
+            break;
         }
     }
     *is_short |= search.best.is_some();
