@@ -79,7 +79,7 @@ fn neighbour(builder: &mut L3Builder, number: u8) {
     for (device, prefix) in [(WAN, "10.0.0."), (WAN, "fd00:a::"), (LAN, "10.1.0."), (LAN, "fd00:b::")] {
         let addr = ip(&format!("{prefix}{number}"));
         let state = NeighbourState::Resolved(neighbour_mac(device, number));
-        builder.neighbour(NeighbourKey { device, vlan: 0, addr }, state);
+        builder.neighbour(NeighbourKey::of(device, 0, addr), state);
     }
 }
 

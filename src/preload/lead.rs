@@ -162,10 +162,7 @@ fn has_mark(file: &File, start: u64, len: u64) -> bool {
 ///
 /// # Safety
 /// `name` is a C string.
-pub(crate) unsafe fn find<'buffer>(
-    name: *const c_char,
-    buffer: &'buffer mut [u8; PATH_BYTES],
-) -> Option<&'buffer CStr> {
+pub(crate) unsafe fn find(name: *const c_char, buffer: &mut [u8; PATH_BYTES]) -> Option<&CStr> {
     // SAFETY: the caller vouches for it; the environment's values are C strings.
     let (name, path) = unsafe {
         let path = libc::getenv(c"PATH".as_ptr());
