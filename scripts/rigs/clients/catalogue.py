@@ -76,7 +76,7 @@ def python(name: str, packages: list[str], script: str, expected: str, quick: bo
         if ready.exists():
             return
         venv.create(place, with_pip=True)
-        install = [str(interpreter), "-m", "pip", "install", "--quiet", *packages]
+        install = [str(interpreter), "-m", "pip", "install", "--quiet", "--retries=1", *packages]
         if subprocess.run(install, capture_output=True, check=False).returncode == 0:
             ready.touch()
 
