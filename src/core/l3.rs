@@ -72,6 +72,8 @@ pub struct L3 {
     interfaces: Vec<Known>,
     /// Positions in `interfaces`.
     by_id: HashMap<InterfaceId, u16>,
+    /// Positions in `interfaces` by device, VLAN id and MAC address: every frame with a tag asks. See [`Self::receiver`].
+    receivers: HashMap<(DeviceId, u16, [u8; 6]), u16>,
     fib: Fib,
     neighbours: HashMap<NeighbourKey, NeighbourEntry>,
     hops: Vec<Hop>,
@@ -287,15 +289,11 @@ impl L3 {
 
     /// The interface that receives a frame of `device` with this VLAN id, 0 for none, to this MAC address: a macvlan of
     /// that address, otherwise the VLAN or the twin itself, which also take frames to the MAC address below them.
+    #[inline]
     pub fn receiver(&self, device: DeviceId, vlan: u16, mac: [u8; 6]) -> Option<&Interface> {
-        let here = || {
-            let interfaces = self.interfaces();
-            interfaces.filter(move |interface| (interface.device, interface.vlan) == (device, vlan))
-        };
-        let base = || here().find(|interface| !interface.is_macvlan);
-        here()
-            .find(|interface| interface.is_macvlan && interface.mac == mac)
-            .or_else(|| base().filter(|base| base.mac == mac || self.mac(device) == mac))
+        let position = self.receivers.get(&(device, vlan, mac))?;
+        let known = self.interfaces.get(usize::from(*position))?;
+        Some(&known.interface)
     }
 
     /// The MAC address to which an untagged frame is, if it is that of a macvlan of the device.

@@ -140,10 +140,33 @@ impl L3Builder {
                 self.l3.other_macs.push((known.interface.device, known.interface.mac));
             }
         }
+        self.add_receivers();
         for (key, state) in std::mem::take(&mut self.neighbours) {
             self.add_hops(key, state);
         }
         self.l3
+    }
+
+    /// By which MAC addresses interfaces receive: those of macvlans go before the address of the device below them.
+    fn add_receivers(&mut self) {
+        let l3 = &mut self.l3;
+        for is_macvlan in [true, false] {
+            for (position, Known { interface, .. }) in l3.interfaces.iter().enumerate() {
+                if interface.is_macvlan != is_macvlan {
+                    continue;
+                }
+                let (device, vlan) = (interface.device, interface.vlan);
+                let twin = l3.macs.get(usize::from(device.0)).copied().unwrap_or_default();
+                let macs = if is_macvlan {
+                    [interface.mac; 2]
+                } else {
+                    [interface.mac, twin]
+                };
+                for mac in macs {
+                    l3.receivers.entry((device, vlan, mac)).or_insert(position as u16);
+                }
+            }
+        }
     }
 
     fn add_hops(&mut self, key: NeighbourKey, state: NeighbourState) {
