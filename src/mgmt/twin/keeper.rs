@@ -148,6 +148,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
     use std::time::Instant;
 
     use super::*;
@@ -155,7 +156,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    async fn is_made_again() {
+    /// `lose` takes the twin away.
+    async fn is_made_again(lose: impl FnOnce()) {
         let wanted = TwinSpec {
             device: DeviceId(0),
             name: "wan".to_owned(),
@@ -175,7 +177,7 @@ mod tests {
         let exchange = TwinExchange::default();
         let keeper = TwinKeeper::new(vec![wanted], l3.clone(), exchange.clone());
         let seen = async {
-            ip("link del wan");
+            lose();
             let is_new = |l3: &Arc<L3>| {
                 let interface = l3.interface(DeviceId(0), 0);
                 interface.is_some_and(|interface| interface.id.0 != first.ifindex && interface.mtu == 1_400)
@@ -193,14 +195,37 @@ mod tests {
         assert_eq!(exchange.take().len(), 1, "the twin thread gets one descriptor");
     }
 
+    fn block_on(test: impl Future<Output = ()>) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(test);
+    }
+
     #[test]
     fn a_twin_that_is_deleted_is_made_again() {
         in_namespace(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
+            block_on(is_made_again(|| drop(ip("link del wan"))));
+        });
+    }
+
+    #[test]
+    fn a_twin_that_is_moved_to_another_namespace_is_made_again() {
+        in_namespace(|| {
+            let mut elsewhere = Command::new("unshare")
+                .args(["--net", "cat"])
+                .stdin(Stdio::piped())
+                .spawn()
                 .unwrap();
-            runtime.block_on(is_made_again());
+            let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
+            let pid = elsewhere.id().to_string();
+            let begun = Instant::now();
+            while namespace(&pid) == namespace("thread-self") {
+                assert!(begun.elapsed() < PATIENCE, "it stays in its namespace");
+                std::thread::yield_now();
+            }
+            block_on(is_made_again(|| drop(ip(&format!("link set wan netns {pid}")))));
+            // It ends with its standard input.
+            drop(elsewhere.stdin.take());
+            elsewhere.wait().unwrap();
         });
     }
 }
