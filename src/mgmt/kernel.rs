@@ -314,8 +314,8 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
         if let Some(listed) = listing.neighbours {
             self.due.publish |= self.neighbours.replace(listed);
         }
-        if let Some(frame) = listing.frame {
-            self.due.publish |= self.network.set_frame(frame);
+        if let Some(topology) = listing.topology {
+            self.due.publish |= self.network.set_topology(topology);
         }
         if let Some(routes) = listing.routes {
             self.network.set_routes(routes);

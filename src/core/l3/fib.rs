@@ -148,19 +148,48 @@ pub enum Decision<'f> {
     Unfollowed,
 }
 
-/// What one table says.
-enum Verdict<'f> {
-    /// See there.
-    Found(Decision<'f>, u8),
-    /// Nothing, so that the next rule is asked.
-    Nothing,
+/// Prefixes with routes that more decides about than the destination.
+#[derive(Clone, Copy, Debug, Default)]
+struct SpecialPrefixes {
+    v4: u32,
+    v6: u32,
 }
 
-/// The first route of the longest prefix that contains `addr`.
+impl SpecialPrefixes {
+    #[inline]
+    fn of(self, is_v4: bool) -> u32 {
+        if is_v4 { self.v4 } else { self.v6 }
+    }
+
+    fn of_mut(&mut self, prefix: &IpNet) -> &mut u32 {
+        match prefix {
+            IpNet::V4(_) => &mut self.v4,
+            IpNet::V6(_) => &mut self.v6,
+        }
+    }
+}
+
+fn is_special(prefix: &IpNet, routes: &[RouteEntry]) -> bool {
+    // Every interface has these, and nothing that is balanced goes there.
+    let is_of_links = matches!(prefix.addr(), IpAddr::V6(addr) if addr.is_unicast_link_local() || addr.is_multicast());
+    let are_equal = |pair: &[RouteEntry]| matches!(pair, [one, next] if one.is_equal(next));
+    let has_equals = matches!(prefix, IpNet::V6(_)) && !is_of_links && routes.windows(2).any(are_equal);
+    routes.iter().any(RouteEntry::is_special) || has_equals
+}
+
+/// Whether the kernel skips this prefix: routes from certain sources hide those from everywhere, until a route of a
+/// longer prefix has led nowhere (`fib6_node_lookup_1`, `fib6_backtrack`).
+#[inline]
+fn hides_its_routes(routes: &[RouteEntry], query: &RouteQuery) -> bool {
+    let mut of_sources = routes.iter().filter(|route| route.from.is_some()).peekable();
+    of_sources.peek().is_some() && !of_sources.any(|route| route.is_from(query))
+}
+
+/// The first route of the longest prefix that contains `addr`, for packets without TOS (`__ip_dev_find`).
 #[inline]
 fn longest(table: &Table, addr: IpAddr) -> Option<(u8, RouteAction)> {
     table.find(addr, &mut |prefix_len, routes: &Routes| {
-        Some((prefix_len, routes.first()?.action))
+        Some((prefix_len, routes.iter().find(|route| route.tos == 0)?.action))
     })
 }
 
@@ -177,7 +206,7 @@ pub struct Fib {
     /// Groups of interfaces, where they are not 0.
     groups: Arc<HashMap<InterfaceId, u32>>,
     /// Routes of one TOS or for one source network.
-    special_routes: u32,
+    special_prefixes: SpecialPrefixes,
     /// How many routes impose each MTU.
     mtus: Arc<BTreeMap<u16, u32>>,
 }
@@ -193,7 +222,7 @@ impl Default for Fib {
             local_table: 0,
             objects: Arc::default(),
             groups: Arc::default(),
-            special_routes: 0,
+            special_prefixes: SpecialPrefixes::default(),
             mtus: Arc::default(),
         }
     }
@@ -241,7 +270,7 @@ impl Fib {
     }
 
     /// Takes rules, nexthop objects and groups of `other`, and keeps its own routes.
-    pub fn keep_frame_of(&mut self, other: &Self) {
+    pub fn take_all_but_routes_of(&mut self, other: &Self) {
         self.rules_v4 = Arc::clone(&other.rules_v4);
         self.rules_v6 = Arc::clone(&other.rules_v6);
         self.objects = Arc::clone(&other.objects);
@@ -272,15 +301,15 @@ impl Fib {
         let Some((_, table)) = self.tables.get_mut(position) else {
             return;
         };
-        let (special_routes, mtus) = (&mut self.special_routes, &mut self.mtus);
+        let (special_prefixes, mtus) = (self.special_prefixes.of_mut(&prefix), &mut self.mtus);
         let mut count = |routes: &[RouteEntry], is_there: bool| {
+            let special = u32::from(is_special(&prefix, routes));
+            *special_prefixes = if is_there {
+                *special_prefixes + special
+            } else {
+                *special_prefixes - special
+            };
             for route in routes {
-                let special = u32::from(route.is_special());
-                *special_routes = if is_there {
-                    *special_routes + special
-                } else {
-                    *special_routes - special
-                };
                 if let Some(mtu) = route.leg.mtu {
                     count_mtu(Arc::make_mut(mtus), mtu, is_there);
                 }
@@ -301,8 +330,8 @@ impl Fib {
     /// What a lookup of a family must know besides the destination.
     pub fn selectors(&self, is_v4: bool) -> Selectors {
         let mut selectors = self.rules(is_v4).selectors;
-        if self.special_routes > 0 {
-            (selectors.src, selectors.tos) = (true, true);
+        if self.special_prefixes.of(is_v4) > 0 {
+            (selectors.src, selectors.tos, selectors.iif) = (true, true, true);
         }
         selectors
     }
@@ -310,7 +339,7 @@ impl Fib {
     /// Whether the destination alone decides the lookups of a family.
     #[inline]
     pub fn is_by_destination(&self, is_v4: bool) -> bool {
-        self.rules(is_v4).is_by_destination & (self.special_routes == 0)
+        self.rules(is_v4).is_by_destination & (self.special_prefixes.of(is_v4) == 0)
     }
 
     #[inline]
@@ -346,12 +375,15 @@ impl Fib {
             RuleAction::Blackhole => return Some(Decision::Blackhole),
             RuleAction::Unfollowed => return Some(Decision::Unfollowed),
         };
-        let Verdict::Found(decision, prefix_len) = self.ask(id, query, is_good) else {
-            return None;
-        };
+        let (decision, prefix_len) = self.ask(id, query, is_good)?;
         let is_short = rule.suppress_prefix_len.is_some_and(|longest| prefix_len <= longest);
         let group = match decision {
-            Decision::Forward { path, .. } => Some(self.groups.get(&path.interface).copied().unwrap_or(0)),
+            Decision::Forward { path, leg } => {
+                // IPv4 suppresses before it chooses among equal paths (`fib4_rule_suppress`).
+                let first = self.paths(leg).find(|path| !path.is_dead && query.dst.is_ipv4());
+                let interface = first.unwrap_or(path).interface;
+                Some(self.groups.get(&interface).copied().unwrap_or(0))
+            }
             _ => None,
         };
         let is_of_group = rule.suppress_group.is_some() && rule.suppress_group == group;
@@ -361,6 +393,23 @@ impl Fib {
             Decision::Forward { .. } | Decision::Local | Decision::Broadcast
         );
         (!is_route || !is_short && !is_of_group).then_some(decision)
+    }
+
+    /// The paths of a leg, the dead too.
+    fn paths<'f>(&'f self, leg: &'f Leg) -> impl Iterator<Item = &'f Path> {
+        let (own, id) = match &leg.target {
+            Target::Nowhere => (&[][..], None),
+            Target::Paths(paths) => (&**paths, None),
+            Target::Object(id) => (&[][..], Some(id)),
+        };
+        let object = id.and_then(|id| self.objects.get(id));
+        let members = match object {
+            Some(NexthopObject::Group(members)) => &**members,
+            _ => &[],
+        };
+        let of_members = members.iter().filter_map(|(id, _)| self.objects.get(id));
+        own.iter()
+            .chain(object.into_iter().chain(of_members).filter_map(NexthopObject::path))
     }
 
     /// As long as nobody touched the rules of IPv4, its tables `local` and `main` are one (`fib_trie_unmerge`).
@@ -378,18 +427,16 @@ impl Fib {
         match found {
             Some((Some(decision), _)) => decision,
             // Nothing, or thrown.
-            Some((None, _)) | None => match self.ask(TABLE_DEFAULT, query, is_good) {
-                Verdict::Found(decision, _) => decision,
-                Verdict::Nothing => Decision::Unreachable,
-            },
+            Some((None, _)) | None => self
+                .ask(TABLE_DEFAULT, query, is_good)
+                .map_or(Decision::Unreachable, |(decision, _)| decision),
         }
     }
 
-    fn ask(&self, table: u32, query: &RouteQuery, is_good: &impl Fn(&Path) -> bool) -> Verdict<'_> {
-        match self.ask_raw(table, query, is_good) {
-            Some((Some(decision), prefix_len)) => Verdict::Found(decision, prefix_len),
-            Some((None, _)) | None => Verdict::Nothing,
-        }
+    /// What a table says, with the length of the prefix; `None` if the next rule is to be asked.
+    fn ask(&self, table: u32, query: &RouteQuery, is_good: &impl Fn(&Path) -> bool) -> Option<(Decision<'_>, u8)> {
+        let (decision, prefix_len) = self.ask_raw(table, query, is_good)?;
+        Some((decision?, prefix_len))
     }
 
     /// What a table says, with the length of the prefix; `Some((None, _))` when it throws.
@@ -401,10 +448,41 @@ impl Fib {
     ) -> Option<(Option<Decision<'_>>, u8)> {
         let position = self.tables.binary_search_by_key(&table, |(id, _)| *id).ok()?;
         let (_, table) = self.tables.get(position)?;
+        let mut is_going_back = false;
         table.find(query.dst, &mut |prefix_len, routes: &Routes| {
-            let taken = routes.iter().find_map(|route| self.take(route, query, is_good))?;
+            if !is_going_back && prefix_len > 0 && hides_its_routes(routes, query) {
+                return None;
+            }
+            is_going_back = true;
+            let taken = routes.iter().find_map(|route| {
+                let taken = self.take(route, query, is_good)?;
+                Some(self.take_where_it_came(route, routes, query, is_good).unwrap_or(taken))
+            })?;
             Some((taken, prefix_len))
         })
+    }
+
+    /// Of equal routes of IPv6 that do not share, the one that leads back to where the packet came from goes first
+    /// (`ip6_pol_route_input`, `rt6_score_route`).
+    #[inline]
+    fn take_where_it_came<'f>(
+        &'f self,
+        first: &RouteEntry,
+        routes: &'f [RouteEntry],
+        query: &RouteQuery,
+        is_good: &impl Fn(&Path) -> bool,
+    ) -> Option<Option<Decision<'f>>> {
+        if routes.len() == 1 || query.dst.is_ipv4() || query.iif == InterfaceId::LOOPBACK {
+            return None;
+        }
+        let is_there = |route: &&RouteEntry| {
+            let is_there = |path: &Path| path.interface == query.iif && !path.is_dead;
+            route.is_equal(first) && self.paths(&route.leg).any(is_there)
+        };
+        routes
+            .iter()
+            .filter(is_there)
+            .find_map(|route| self.take(route, query, is_good))
     }
 
     /// What a route does with the packet: `None` if it is not for it, `Some(None)` if it throws.
@@ -414,8 +492,7 @@ impl Fib {
         query: &RouteQuery,
         is_good: &impl Fn(&Path) -> bool,
     ) -> Option<Option<Decision<'f>>> {
-        let is_from = |from: &ipnet::Ipv6Net| matches!(query.src, Some(IpAddr::V6(src)) if from.contains(&src));
-        if route.tos != 0 && route.tos != query.tos || route.from.as_deref().is_some_and(|from| !is_from(from)) {
+        if route.tos != 0 && route.tos != query.tos || !route.is_from(query) {
             return None;
         }
         Some(match route.action {
@@ -451,10 +528,9 @@ impl Fib {
                     {
                         return Some(Decision::Blackhole);
                     }
-                    let paths = members.iter().filter_map(|(id, weight)| match self.objects.get(id)? {
-                        NexthopObject::Path(path) => Some((path, *weight)),
-                        NexthopObject::Group(_) | NexthopObject::Blackhole => None,
-                    });
+                    let paths = members
+                        .iter()
+                        .filter_map(|(id, weight)| Some((self.objects.get(id)?.path()?, *weight)));
                     nexthop::pick(paths, query.hash(), is_good)
                 }
             },

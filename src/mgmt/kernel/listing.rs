@@ -25,24 +25,24 @@ const RTM_GETNEXTHOP: u16 = 106;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Parts {
     /// Links, addresses, rules and nexthop objects.
-    pub(super) frame: bool,
+    pub(super) topology: bool,
     pub(super) routes: bool,
     pub(super) neighbours: bool,
 }
 
 impl Parts {
     pub(super) const EVERYTHING: Self = Self {
-        frame: true,
+        topology: true,
         routes: true,
         neighbours: true,
     };
 
     pub(super) const fn is_any(self) -> bool {
-        self.frame || self.routes || self.neighbours
+        self.topology || self.routes || self.neighbours
     }
 
     pub(super) const fn add(&mut self, other: Self) {
-        self.frame |= other.frame;
+        self.topology |= other.topology;
         self.routes |= other.routes;
         self.neighbours |= other.neighbours;
     }
@@ -50,7 +50,7 @@ impl Parts {
 
 /// Links, addresses, rules and nexthop objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Frame {
+pub(super) struct Topology {
     pub(super) links: Vec<LinkRecord>,
     pub(super) addresses: Vec<AddressRecord>,
     pub(super) rules: Vec<RuleRecord>,
@@ -60,7 +60,7 @@ pub(super) struct Frame {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    pub(super) frame: Option<Frame>,
+    pub(super) topology: Option<Topology>,
     pub(super) routes: Option<(Fib, Legs)>,
     pub(super) neighbours: Option<Vec<NeighbourRecord>>,
     /// Whether nothing changed meanwhile.
@@ -77,8 +77,8 @@ pub(super) fn list(wanted: Parts) -> Result<Listing, KernelError> {
         is_whole: true,
         ..Listing::default()
     };
-    if wanted.frame {
-        listing.frame = Some(frame(&mut socket, &mut listing.is_whole)?);
+    if wanted.topology {
+        listing.topology = Some(topology(&mut socket, &mut listing.is_whole)?);
     }
     if wanted.routes {
         listing.routes = Some(routes(&mut socket, &mut listing.is_whole)?);
@@ -89,33 +89,33 @@ pub(super) fn list(wanted: Parts) -> Result<Listing, KernelError> {
     Ok(listing)
 }
 
-fn frame(socket: &mut Socket, is_whole: &mut bool) -> Result<Frame, KernelError> {
-    let mut frame = Frame::default();
+fn topology(socket: &mut Socket, is_whole: &mut bool) -> Result<Topology, KernelError> {
+    let mut topology = Topology::default();
     *is_whole &= dump(socket, "links", RTM_GETLINK, &[0; 16], |message| {
         if let Some(Route::NewLink(link)) = decode(message) {
-            frame.links.push(parse::link(&link));
+            topology.links.push(parse::link(&link));
         }
     })?;
     *is_whole &= dump(socket, "addresses", RTM_GETADDR, &[0; 8], |message| {
         if let Some(Route::NewAddress(address)) = decode(message) {
-            frame.addresses.extend(parse::address(&address));
+            topology.addresses.extend(parse::address(&address));
         }
     })?;
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         *is_whole &= dump(socket, "rules", RTM_GETRULE, &family_header::<12>(family), |message| {
             if let Some(Route::NewRule(rule)) = decode(message) {
-                frame.rules.extend(parse::rule::rule(&rule));
+                topology.rules.extend(parse::rule::rule(&rule));
             }
         })?;
     }
     let objects = dump(socket, "nexthop objects", RTM_GETNEXTHOP, &[0; 8], |message| {
         if message.kind == RTM_NEWNEXTHOP {
-            frame.objects.extend(parse::object::object(message.body));
+            topology.objects.extend(parse::object::object(message.body));
         }
     });
     // Kernels before 5.3 have none.
     *is_whole &= objects.unwrap_or(true);
-    Ok(frame)
+    Ok(topology)
 }
 
 fn routes(socket: &mut Socket, is_whole: &mut bool) -> Result<(Fib, Legs), KernelError> {

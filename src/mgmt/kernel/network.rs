@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use lvs_core::l3::fib::{Fib, Placement, RouteEntry, Target, Vrf, insert};
+use lvs_core::l3::fib::{Fib, Path, Placement, RouteEntry, Target, Vrf, insert};
 use lvs_core::l3::{DeviceId, Interface, InterfaceId, L3, L3Builder, NeighbourKey};
 
 use super::MirroredTwin;
 use super::legs::Legs;
-use super::listing::{Frame, Parts};
+use super::listing::{Parts, Topology};
 use super::neighbours::Neighbours;
 use super::records::{AddressRecord, Change, LinkKind, LinkRecord, RouteRecord, RuleRecord};
 
@@ -52,11 +52,11 @@ impl Effect {
         ..Self::NONE
     };
 
-    const fn listing(frame: bool, routes: bool) -> Self {
+    const fn listing(topology: bool, routes: bool) -> Self {
         Self {
             is_visible: false,
             wanted: Parts {
-                frame,
+                topology,
                 routes,
                 neighbours: false,
             },
@@ -73,26 +73,26 @@ impl Network {
     }
 
     /// Takes a listing of links, addresses, rules and nexthop objects; whether anything differs.
-    pub(super) fn set_frame(&mut self, frame: Frame) -> bool {
-        let links: BTreeMap<_, _> = frame.links.into_iter().map(|link| (link.ifindex, link)).collect();
-        let differs = (&links, &frame.addresses, &frame.rules) != (&self.links, &self.addresses, &self.rules)
-            || *self.fib.objects() != frame.objects;
-        (self.links, self.addresses, self.rules) = (links, frame.addresses, frame.rules);
-        self.fib.set_objects(frame.objects);
+    pub(super) fn set_topology(&mut self, topology: Topology) -> bool {
+        let links: BTreeMap<_, _> = topology.links.into_iter().map(|link| (link.ifindex, link)).collect();
+        let differs = (&links, &topology.addresses, &topology.rules) != (&self.links, &self.addresses, &self.rules)
+            || *self.fib.objects() != topology.objects;
+        (self.links, self.addresses, self.rules) = (links, topology.addresses, topology.rules);
+        self.fib.set_objects(topology.objects);
         self.name_interfaces();
         differs
     }
 
     /// Takes a listing of routes.
     pub(super) fn set_routes(&mut self, (mut fib, legs): (Fib, Legs)) {
-        fib.keep_frame_of(&self.fib);
+        fib.take_all_but_routes_of(&self.fib);
         (self.fib, self.legs) = (fib, legs);
     }
 
     /// Knows what happened to the rules of IPv4, which a listing does not show.
     #[cfg(test)]
     pub(super) fn keep_history_of(&mut self, other: &Self) {
-        self.fib.keep_frame_of(&other.fib);
+        self.fib.take_all_but_routes_of(&other.fib);
     }
 
     /// The kernel's routing.
@@ -164,7 +164,7 @@ impl Network {
             Change::Lost | Change::Closed => Effect {
                 is_visible: false,
                 wanted: Parts {
-                    frame: true,
+                    topology: true,
                     routes: true,
                     neighbours: true,
                 },
@@ -343,25 +343,52 @@ fn is_same_class(known: &RouteEntry, other: &RouteEntry) -> bool {
     (&known.from, known.metric, known.action) == (&other.from, other.metric, other.action)
 }
 
-/// IPv6 names all paths that share when one is added: those known so far go.
+/// Adds a route where the kernel has it (`fib6_add_rt2node`).
 fn add_v6(routes: &mut Vec<RouteEntry>, entry: RouteEntry, placement: Placement) {
-    let place = routes.iter().position(|known| is_same_class(known, &entry));
-    if let Target::Paths(paths) = &entry.leg.target {
-        routes.retain(|known| {
-            let is_part =
-                matches!(&known.leg.target, Target::Paths(known) if known.iter().all(|path| paths.contains(path)));
-            !(is_same_class(known, &entry) && is_part)
-        });
+    let place = if placement == Placement::Replace {
+        let mut peers = routes.iter().enumerate().filter(|(_, known)| is_peer(known, &entry));
+        let first = peers.clone().next();
+        let same_kind = peers.find(|(_, known)| can_share(known) == can_share(&entry));
+        same_kind.or(first).map(|(place, _)| place)
+    } else {
+        // All paths that share are named when one is added, and a listing has named routes before their events.
+        routes.iter().position(|known| is_part(known, &entry))
+    };
+    match place.and_then(|place| routes.get_mut(place)) {
+        Some(known) if placement == Placement::Replace => *known = entry,
+        Some(known) => *known = in_order_of(known, entry),
+        None => insert(routes, entry, Placement::Last),
     }
-    match (placement, place) {
-        (Placement::Replace, Some(place)) => {
-            if routes.get(place).is_some_and(|known| is_same_class(known, &entry)) {
-                routes.remove(place);
-            }
-            routes.insert(place.min(routes.len()), entry);
-        }
-        _ => insert(routes, entry, Placement::Last),
+}
+
+/// A new path is the last of those that share, but the first that is named.
+fn in_order_of(known: &RouteEntry, mut entry: RouteEntry) -> RouteEntry {
+    if let (Target::Paths(known), Target::Paths(paths)) = (&known.leg.target, &entry.leg.target) {
+        let place = |path: &Path| known.iter().position(|known| known == path).unwrap_or(known.len());
+        let mut paths = paths.to_vec();
+        paths.sort_by_key(place);
+        let mut leg = (*entry.leg).clone();
+        leg.target = Target::Paths(paths.into());
+        entry.leg = leg.into();
     }
+    entry
+}
+
+fn is_peer(known: &RouteEntry, other: &RouteEntry) -> bool {
+    (&known.from, known.metric) == (&other.from, other.metric)
+}
+
+/// Whether the kernel would have others share with this route (`rt6_qualify_for_ecmp`).
+fn can_share(route: &RouteEntry) -> bool {
+    matches!(&route.leg.target, Target::Paths(paths) if paths.iter().all(|path| path.gateway.is_some()))
+}
+
+fn is_part(known: &RouteEntry, whole: &RouteEntry) -> bool {
+    let is_within = match (&known.leg.target, &whole.leg.target) {
+        (Target::Paths(known), Target::Paths(whole)) => known.iter().all(|path| whole.contains(path)),
+        (known, whole) => known == whole,
+    };
+    is_same_class(known, whole) && is_within
 }
 
 /// IPv6 names each path that goes.
@@ -372,7 +399,7 @@ fn remove_v6(routes: &mut Vec<RouteEntry>, gone: &RouteEntry) {
         }
         return;
     };
-    let is_lost = |path: &lvs_core::l3::fib::Path| {
+    let is_lost = |path: &Path| {
         lost.iter()
             .any(|lost| (lost.interface, lost.gateway) == (path.interface, path.gateway))
     };

@@ -7,6 +7,7 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use lvs_core::l3::fib::{Decision, Fib, Leg, NexthopObject, Path, RouteQuery, Target};
 use lvs_core::l3::{DeviceId, InterfaceId};
@@ -22,11 +23,17 @@ use super::network::Network;
 use super::records::Change;
 use super::watch::Watch;
 use super::{MirroredTwin, Neighbours};
-use crate::mgmt::namespace::in_namespace;
+use crate::mgmt::namespace::{in_namespace, ip};
 
 /// How many namespaces, and questions in each; `LVS_ROUTING_TABLES` says more, `LVS_ROUTING_SEED` which.
 const TABLES: u64 = 40;
 const QUESTIONS: u32 = 40;
+
+/// Only a fault makes anybody wait that long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tables about which the two once differed.
+const ONCE_DIFFERENT: [u64; 5] = [159, 262, 707, 900, 1065];
 
 const TAKEN: [&str; 3] = ["v0", "v1", "v2"];
 
@@ -92,6 +99,7 @@ impl Dice {
         let table = self.table();
         let mut line = format!("{} route {verb} ", if is_v4 { "-4" } else { "-6" });
         let prefix = self.prefix(is_v4);
+        let mut legs = String::new();
         let kind = if table == "local" { 4 } else { self.below(16) };
         let _ = match kind {
             0 => write!(line, "unreachable {prefix}"),
@@ -101,10 +109,10 @@ impl Dice {
             4 => write!(line, "local {prefix} dev lo"),
             5 => write!(line, "{prefix} nhid {}", self.of(&[1, 2, 3, 4, 5, 10, 11])),
             6 | 7 => {
-                let legs: Vec<String> = (0..2 + self.below(2))
-                    .map(|_| format!("nexthop {} weight {}", self.gateway(is_v4), 1 + self.below(5)))
-                    .collect();
-                write!(line, "{prefix} {}", legs.join(" "))
+                for _ in 0..2 + self.below(2) {
+                    let _ = write!(legs, " nexthop {} weight {}", self.gateway(is_v4), 1 + self.below(5));
+                }
+                write!(line, "{prefix}")
             }
             8 => write!(line, "{prefix} dev {}", self.of(&TAKEN)),
             9 if is_v4 => write!(line, "{prefix} {} onlink", self.gateway(true)),
@@ -122,7 +130,7 @@ impl Dice {
             let from = self.prefix(false);
             let _ = write!(line, " from {from}");
         }
-        let _ = write!(line, " table {table}");
+        let _ = write!(line, " table {table}{legs}");
         line
     }
 
@@ -185,7 +193,7 @@ impl Dice {
         lines.push(format!("nexthop add id 4 {}", self.gateway(false)));
         lines.push("nexthop add id 5 blackhole".to_owned());
         lines.push("nexthop add id 10 group 1,3/2,1".to_owned());
-        lines.push("nexthop add id 11 group 1/3,300".to_owned());
+        lines.push("nexthop add id 11 group 1/3,254".to_owned());
         // Now and then nobody touches the rules, of which the kernel takes notice.
         let rules = if self.one_in(4) { 0 } else { self.below(14) };
         for _ in 0..20 + self.below(30) {
@@ -284,6 +292,8 @@ impl Kernel {
         if query.mark != 0 {
             message.attributes.push(RouteAttribute::Mark(query.mark));
         }
+        // A packet from the wire counts as root's (`ip6_route_input`), a question about one as nobody's.
+        message.attributes.push(RouteAttribute::Uid(0));
         if query.protocol != 0 {
             message.attributes.push(RouteAttribute::IpProto(query.protocol));
             message.attributes.push(RouteAttribute::Sport(query.ports.0));
@@ -365,17 +375,40 @@ fn agree(fib: &Fib, decision: &Decision<'_>, answer: &Answer) -> bool {
     }
 }
 
-/// `ip` with a batch of commands, of which the kernel may refuse some.
-fn batch(commands: &str) {
+/// The commands in their order, each with its family (`-4`, `-6`) or without. How many the kernel refused.
+fn batch(commands: &str) -> usize {
+    let family = |line: &str| ["-4", "-6"].into_iter().find(|family| line.starts_with(family));
+    let lines: Vec<&str> = commands.lines().collect();
+    // `ip` takes the family for a whole batch only.
+    let batches = lines.chunk_by(|one, next| family(one) == family(next));
+    batches.map(|lines| batch_of(family(lines[0]), lines)).sum()
+}
+
+fn batch_of(family: Option<&str>, lines: &[&str]) -> usize {
     let mut child = Command::new("ip")
+        .args(family)
         .args(["-force", "-batch", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("iproute2 is installed");
-    std::io::Write::write_all(child.stdin.as_mut().unwrap(), commands.as_bytes()).unwrap();
-    child.wait().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for line in lines {
+        let line = line.trim_start_matches(family.unwrap_or_default());
+        std::io::Write::write_all(&mut stdin, format!("{line}\n").as_bytes()).unwrap();
+    }
+    drop(stdin);
+    let complaints = child.wait_with_output().unwrap().stderr;
+    let complaints = String::from_utf8_lossy(&complaints);
+    let is_misspelt = ["is unknown", "is wrong", "garbage", "not allowed", "is expected"]
+        .iter()
+        .any(|word| complaints.contains(word));
+    assert!(!is_misspelt, "{complaints}{lines:?}");
+    complaints
+        .lines()
+        .filter(|line| line.starts_with("Command failed"))
+        .count()
 }
 
 fn lay() {
@@ -398,9 +431,16 @@ fn lay() {
     for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         std::fs::write(format!("/proc/sys/net/{name}"), "1").unwrap();
     }
-    batch(&lines);
+    assert_eq!(batch(&lines), 0);
     for name in TAKEN {
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "0").unwrap();
+    }
+    // The kernel finishes addresses and notices carriers later; the anycast routes are the last of it.
+    let links = TAKEN.len() * 2;
+    let deadline = Instant::now() + PATIENCE;
+    while ip("-6 route show table local type anycast").lines().count() < links + TAKEN.len() {
+        assert!(Instant::now() < deadline, "addresses are not finished");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -415,8 +455,8 @@ fn twins() -> Vec<MirroredTwin> {
 
 fn take_in(network: &mut Network, wanted: Parts) {
     let listing = listing::list(wanted).unwrap();
-    if let Some(frame) = listing.frame {
-        network.set_frame(frame);
+    if let Some(topology) = listing.topology {
+        network.set_topology(topology);
     }
     if let Some(routes) = listing.routes {
         network.set_routes(routes);
@@ -424,7 +464,7 @@ fn take_in(network: &mut Network, wanted: Parts) {
 }
 
 const ALL: Parts = Parts {
-    frame: true,
+    topology: true,
     routes: true,
     neighbours: false,
 };
@@ -436,6 +476,16 @@ fn listed(fib: &Fib) -> String {
         let _ = writeln!(text, "{table} {prefix} {route:?}");
     });
     text
+}
+
+/// The first line in which the two differ.
+fn first_difference(followed: &str, listed: &str) -> String {
+    let mut listed = listed.lines();
+    let same = followed.lines().find_map(|line| {
+        let other = listed.next();
+        (other != Some(line)).then(|| format!("followed {line}\nlisted {other:?}"))
+    });
+    same.unwrap_or_else(|| format!("listed only {:?}", listed.next()))
 }
 
 /// Lays a network, changes it at random, and compares. How many questions could be compared.
@@ -452,8 +502,9 @@ fn one_table(seed: u64) -> u32 {
     let mut watch = Watch::start().unwrap();
     take_in(&mut followed, ALL);
     let commands = dice.commands();
-    batch(&commands);
-    batch("link add end type bridge");
+    let refused = batch(&commands);
+    assert!(refused * 2 < commands.lines().count(), "{refused} of\n{commands}");
+    assert_eq!(batch("link add end type bridge"), 0);
     runtime.block_on(async {
         let mut wanted = Parts::default();
         loop {
@@ -475,8 +526,19 @@ fn one_table(seed: u64) -> u32 {
     fresh.keep_history_of(&followed);
     take_in(&mut fresh, ALL);
     let (ours, theirs) = (listed(followed.fib()), listed(fresh.fib()));
-    assert!(ours == theirs, "{seed}: followed\n{ours}\nlisted\n{theirs}\n{commands}");
+    assert!(
+        ours == theirs,
+        "{seed}: {}\n{commands}",
+        first_difference(&ours, &theirs)
+    );
     let l3 = followed.build(&Neighbours::default(), 1);
+    // IPv6 suppresses a group after its secret hash has chosen among equal paths (`fib6_rule_suppress`).
+    let has_v6 = |word: &str| {
+        commands
+            .lines()
+            .any(|line| line.starts_with("-6") && line.contains(word))
+    };
+    let is_secret_v6 = has_v6("suppress_ifgroup") && has_v6(" nexthop ");
     let kernel = Kernel::open();
     let mut compared = 0;
     for _ in 0..QUESTIONS {
@@ -485,7 +547,7 @@ fn one_table(seed: u64) -> u32 {
             query.iif = input(name);
         }
         let answer = kernel.ask(&query);
-        if is_not_comparable(followed.fib(), &query, &answer) {
+        if is_not_comparable(followed.fib(), &query, &answer) || is_secret_v6 && query.dst.is_ipv6() {
             continue;
         }
         let decision = l3.decide(&query);
@@ -532,7 +594,7 @@ fn the_mirror_answers_as_the_kernel_does() {
     let tables = setting("LVS_ROUTING_TABLES").unwrap_or(TABLES);
     let first = setting("LVS_ROUTING_SEED").unwrap_or(1);
     let compared = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
-    for seed in first..first + tables {
+    for seed in (first..first + tables).chain(ONCE_DIFFERENT) {
         let sum = std::sync::Arc::clone(&compared);
         in_namespace(move || {
             sum.fetch_add(one_table(seed), std::sync::atomic::Ordering::Relaxed);

@@ -71,6 +71,16 @@ pub enum NexthopObject {
     Blackhole,
 }
 
+impl NexthopObject {
+    /// Its path, if it is one.
+    pub(super) const fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Group(_) | Self::Blackhole => None,
+        }
+    }
+}
+
 /// Picks by `hash`, of 31 bits, one of the paths with their weights, which `is_good` likes; any living one if it likes
 /// none.
 pub(super) fn pick<'p>(

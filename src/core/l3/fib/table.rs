@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv6Net};
 
+use super::RouteQuery;
 use super::nexthop::Leg;
 use super::trie::Trie;
 
@@ -53,8 +54,20 @@ impl RouteEntry {
         (Reverse(from_len), Reverse(self.tos), self.metric)
     }
 
+    /// Whether only the order decides between the two.
+    pub(super) fn is_equal(&self, other: &Self) -> bool {
+        (&self.from, self.tos, self.metric) == (&other.from, other.tos, other.metric)
+    }
+
     pub(super) fn is_special(&self) -> bool {
         self.tos != 0 || self.from.is_some()
+    }
+
+    /// Whether it is for the source of the packet.
+    pub(super) fn is_from(&self, query: &RouteQuery) -> bool {
+        self.from
+            .as_deref()
+            .is_none_or(|from| matches!(query.src, Some(IpAddr::V6(src)) if from.contains(&src)))
     }
 }
 

@@ -4,17 +4,23 @@
 
 use ipnet::IpNet;
 use lvs_core::l3::fib::{Rule, RuleAction};
+use rtnetlink::packet_core::{DefaultNla, Nla};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::rule::{RuleAction as Reported, RuleAttribute, RuleFlags, RuleMessage, RulePortRange};
 
 use crate::mgmt::kernel::records::RuleRecord;
 
-/// `FRA_DSCP`, which the netlink crate does not know.
-const FRA_DSCP: u16 = 26;
+// What the netlink crate does not know.
 /// The last attribute that is understood here; what newer ones ask of a packet is not known.
 const FRA_DPORT_RANGE: u16 = 24;
-/// `FRA_PAD`.
 const FRA_PAD: u16 = 18;
+const FRA_DSCP: u16 = 25;
+/// Newer kernels report them with every single port.
+const FRA_SPORT_MASK: u16 = 28;
+const FRA_DPORT_MASK: u16 = 29;
+const FRA_DSCP_MASK: u16 = 30;
+/// All six bits of a DSCP.
+const WHOLE_DSCP: u8 = 0x3f;
 
 /// A rule of one of the two families.
 pub(crate) fn rule(message: &RuleMessage) -> Option<RuleRecord> {
@@ -50,8 +56,9 @@ pub(crate) fn rule(message: &RuleMessage) -> Option<RuleRecord> {
             RuleAttribute::IpProtocol(protocol) => rule.protocol = u8::try_from(i32::from(*protocol)).ok(),
             RuleAttribute::SourcePortRange(range) => rule.src_ports = ports(range),
             RuleAttribute::DestinationPortRange(range) => rule.dst_ports = ports(range),
-            RuleAttribute::Other(other) => match (rtnetlink::packet_core::Nla::kind(other), value(other)) {
-                (FRA_DSCP, Some(dscp)) => rule.tos = dscp << 2,
+            RuleAttribute::Other(other) => match (other.kind(), &*value(other)) {
+                (FRA_DSCP, [dscp @ 1..=WHOLE_DSCP]) => rule.tos = dscp << 2,
+                (FRA_DSCP_MASK, [WHOLE_DSCP]) | (FRA_SPORT_MASK | FRA_DPORT_MASK, [0xff, 0xff]) => {}
                 (kind, _) => is_followed &= kind <= FRA_DPORT_RANGE || kind == FRA_PAD,
             },
             _ => {}
@@ -76,12 +83,8 @@ fn ports(range: &RulePortRange) -> Option<std::ops::RangeInclusive<u16>> {
     Some(range.start..=range.end)
 }
 
-/// The one byte of an attribute.
-fn value(attribute: &rtnetlink::packet_core::DefaultNla) -> Option<u8> {
-    let mut bytes = [0; 1];
-    let is_byte = rtnetlink::packet_core::Nla::value_len(attribute) == 1;
-    is_byte.then(|| {
-        rtnetlink::packet_core::Nla::emit_value(attribute, &mut bytes);
-        bytes[0]
-    })
+fn value(attribute: &DefaultNla) -> Vec<u8> {
+    let mut bytes = vec![0; attribute.value_len()];
+    attribute.emit_value(&mut bytes);
+    bytes
 }
