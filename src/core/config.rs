@@ -7,6 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::ipvs::client_address::ClientAddress;
 use crate::ipvs::desired::{DesiredServices, ServerSpec, ServiceError, ServiceSpec};
 use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
@@ -234,8 +235,15 @@ impl Config {
 impl ServiceConfig {
     /// Adds the service, its pool and its servers. On an error, the parts before it stay.
     pub fn add_to(&self, desired: &mut DesiredServices) -> Result<(), ServiceError> {
-        desired.add_service(self.spec)?;
+        // What hides the client needs the pool, and the pool a service.
+        desired.add_service(ServiceSpec {
+            client_address: ClientAddress::None,
+            ..self.spec
+        })?;
         desired.set_local_addresses(&self.spec.key, self.local_addresses.clone())?;
+        if self.spec.client_address != ClientAddress::None {
+            desired.edit_service(self.spec)?;
+        }
         for server in &self.servers {
             desired.add_server(&self.spec.key, *server)?;
         }

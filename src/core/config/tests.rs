@@ -662,3 +662,28 @@ fn services_of_marks_persistence_and_tunnels_are_refused_with_their_line() {
         assert!(message.starts_with(&format!("lvsd.toml:{place}")), "{message}");
     }
 }
+
+#[test]
+fn a_service_that_carries_the_clients_address_starts_as_the_file_says() {
+    let text = r#"
+        [[device]]
+        name = "wan"
+        dpdk = "0000:01:00.0"
+        mac = "02:00:00:00:00:01"
+        [[service]]
+        protocol = "tcp"
+        address = "192.0.2.100"
+        port = 80
+        scheduler = "rr"
+        client_address = "toa"
+        local_addresses = ["192.0.2.200"]
+        [[service.real_server]]
+        address = "198.51.100.12"
+        port = 8080
+        mode = "nat"
+    "#;
+    let services = parse(text).desired_services().unwrap();
+    let listing = services.services().next().unwrap();
+    assert_eq!(listing.spec.client_address.name(), "toa");
+    assert_eq!((listing.local_addresses.len(), listing.servers().len()), (1, 1));
+}
