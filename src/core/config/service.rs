@@ -133,7 +133,9 @@ fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Resu
                 raw.span_of(option)
             }
             ServiceError::ZeroPortNotPersistent { .. } => raw.port.as_ref().map(Spanned::span),
-            ServiceError::OnePacketWithoutUdp { .. } => raw.one_packet.as_ref().map(Spanned::span),
+            ServiceError::OnePacketWithoutUdp { .. } | ServiceError::OnePacketWithPool { .. } => {
+                raw.one_packet.as_ref().map(Spanned::span)
+            }
             ServiceError::PersistenceOutOfRange { .. } => raw.persistence_timeout_sec.as_ref().map(Spanned::span),
             ServiceError::PersistenceMask { .. } => raw.persistence_netmask.as_ref().map(Spanned::span),
             _ => None,

@@ -579,7 +579,7 @@ pub fn refusal(error: ServiceError) -> ApiError {
         GuePortZero { .. } => (ErrorCode::Refused, "tunnel.port"),
         TunnelWithoutMode { .. } => (ErrorCode::Refused, "tunnel"),
         MarkZero => (ErrorCode::Refused, "service"),
-        OnePacketWithoutUdp { .. } => (ErrorCode::Refused, "one_packet"),
+        OnePacketWithoutUdp { .. } | OnePacketWithPool { .. } => (ErrorCode::Refused, "one_packet"),
         ClientAddressWithoutPool { .. } | ClientAddressProtocol { .. } => (ErrorCode::Refused, "client_address"),
         OptionOutOfRange { option, .. } | OptionWithoutProtocol { option, .. } => (ErrorCode::Refused, option),
         PersistenceOutOfRange { .. } => (ErrorCode::Refused, "persistence.timeout_sec"),

@@ -71,8 +71,11 @@ fn number(key: &ServiceKey, option: &NumberOption) -> Result<(), ServiceError> {
     }
 }
 
-/// Only FULLNAT hides the client.
+/// Only FULLNAT hides the client. One-packet connections have no local port: they end before the answer comes.
 pub(super) fn has_pool(spec: &ServiceSpec, pool: &[IpAddr]) -> Result<(), ServiceError> {
+    if spec.one_packet && !pool.is_empty() {
+        return Err(ServiceError::OnePacketWithPool { service: spec.key });
+    }
     if spec.client_address == ClientAddress::None || !pool.is_empty() {
         return Ok(());
     }
@@ -84,9 +87,11 @@ pub(super) fn has_pool(spec: &ServiceSpec, pool: &[IpAddr]) -> Result<(), Servic
 
 /// Whether the pool may become `addresses`.
 pub(super) fn pool_is_free(spec: &ServiceSpec, addresses: &[IpAddr]) -> Result<(), ServiceError> {
-    has_pool(spec, addresses).map_err(|_| ServiceError::PoolCarriesClientAddress {
-        service: spec.key,
-        carrier: spec.client_address.name(),
+    has_pool(spec, addresses).map_err(|error| match error {
+        ServiceError::ClientAddressWithoutPool { service, carrier } => {
+            ServiceError::PoolCarriesClientAddress { service, carrier }
+        }
+        error => error,
     })
 }
 

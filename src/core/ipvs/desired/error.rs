@@ -132,6 +132,12 @@ pub enum ServiceError {
          set client address none before the pool is emptied"
     )]
     PoolCarriesClientAddress { service: ServiceKey, carrier: &'static str },
+    /// The answer would find no connection.
+    #[error(
+        "service {service} schedules each packet by itself, so answers to a local address would find no connection: \
+         give it no local-address pool, or no one-packet scheduling"
+    )]
+    OnePacketWithPool { service: ServiceKey },
     /// TCP options and streams, or UDP datagrams.
     #[error(
         "client address by {carrier} does not go with service {service}: \

@@ -745,3 +745,23 @@ fn carriers_and_mss_limits_fit_the_protocol_of_their_service() {
         assert_eq!(added.is_err(), refused, "{protocol:?} {mss_max}: {added:?}");
     }
 }
+
+#[test]
+fn one_packet_scheduling_and_a_local_address_pool_exclude_each_other() {
+    let mut desired = DesiredServices::default();
+    let spec = ServiceSpec {
+        one_packet: true,
+        ..spec_of(ServiceProtocol::Udp, ClientAddress::None, 0)
+    };
+    let plain = ServiceSpec {
+        one_packet: false,
+        ..spec
+    };
+    let refused = Err(ServiceError::OnePacketWithPool { service: spec.key });
+    desired.add_service(spec).unwrap();
+    let pool = vec![ip("198.51.100.200")];
+    assert_eq!(desired.set_local_addresses(&spec.key, pool.clone()), refused);
+    desired.edit_service(plain).unwrap();
+    desired.set_local_addresses(&spec.key, pool).unwrap();
+    assert_eq!(desired.edit_service(spec), refused);
+}
