@@ -23,6 +23,7 @@ pub mod counts;
 mod desired_state;
 pub mod diff;
 mod ipvs_table;
+mod own_source;
 pub mod publication;
 mod report;
 pub mod settings;
@@ -133,6 +134,7 @@ impl Director {
             Action::AddService(service) => unicast::servers_of(&self.l3, service)?,
             _ => {}
         }
+        own_source::check(&self.l3, &self.desired.services, &action)?;
         if matches!(action, Action::DeleteService(_) | Action::Flush) {
             // What was counted so far is the old service's, even if one of the same name follows at once.
             self.count();
