@@ -56,14 +56,25 @@ pub fn load(workers: &[Arc<dyn WorkerHandle>], id: RealServerId) -> Load {
     load
 }
 
+/// The counts of a real server.
+#[derive(Clone, Copy, Debug, Default)]
+struct ServerCount {
+    /// Of the service that lists it.
+    born: u64,
+    is_listed: bool,
+    /// At the last sample while it was listed.
+    sampled: Totals,
+    count: Count,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// What the workers' counters of a slot summed up to at the last look, whoever had the slot.
     seen: HashMap<RealServerId, Totals>,
-    /// With the birth of the service that lists it: a deleted server that returns to another service of the same
-    /// name begins anew (`__ip_vs_update_dest`).
-    servers: HashMap<RealServerId, (u64, Count)>,
+    /// A deleted server that returns to another service of the same name begins anew, at what its estimator saw last
+    /// (`__ip_vs_update_dest`, `ip_vs_zero_stats`).
+    servers: HashMap<RealServerId, ServerCount>,
     /// With the service's birth, by which a new service in a reused slot is seen.
     services: HashMap<ServiceId, (u64, Count)>,
     total: Count,
@@ -86,10 +97,16 @@ impl Counts {
                 self.of_service(service.id, service.born).add(growth);
             }
             let of_server = self.servers.entry(id).or_default();
-            if let Some(service) = service.filter(|service| service.born != of_server.0) {
-                *of_server = (service.born, Count::default());
+            of_server.count.add(growth);
+            of_server.is_listed = slot.available;
+            if let Some(service) = service.filter(|service| slot.available && service.born != of_server.born) {
+                of_server.born = service.born;
+                of_server.count = Count {
+                    totals: of_server.count.totals.since(of_server.sampled),
+                    ..Count::default()
+                };
+                of_server.sampled = Totals::default();
             }
-            of_server.1.add(growth);
         }
     }
 
@@ -106,10 +123,13 @@ impl Counts {
         for count in self.all() {
             count.estimator.sample(count.totals);
         }
+        for server in self.servers.values_mut().filter(|server| server.is_listed) {
+            server.sampled = server.count.totals;
+        }
     }
 
     fn all(&mut self) -> impl Iterator<Item = &mut Count> {
-        let servers = self.servers.values_mut().map(|(_, count)| count);
+        let servers = self.servers.values_mut().map(|server| &mut server.count);
         let services = self.services.values_mut().map(|(_, count)| count);
         servers.chain(services).chain([&mut self.total])
     }
@@ -119,6 +139,9 @@ impl Counts {
         for count in self.all() {
             *count = Count::default();
         }
+        self.servers
+            .values_mut()
+            .for_each(|server| server.sampled = Totals::default());
     }
 
     /// Sets one service and its servers to 0 (`ipvsadm -Z` of a service).
@@ -127,8 +150,8 @@ impl Counts {
             *count = Count::default();
         }
         for server in servers {
-            if let Some((_, count)) = self.servers.get_mut(&server) {
-                *count = Count::default();
+            if let Some(server) = self.servers.get_mut(&server) {
+                (server.count, server.sampled) = (Count::default(), Totals::default());
             }
         }
     }
@@ -142,7 +165,7 @@ impl Counts {
 
     /// Of one real server.
     pub fn server(&self, id: RealServerId) -> Count {
-        self.servers.get(&id).map(|(_, count)| *count).unwrap_or_default()
+        self.servers.get(&id).map(|server| server.count).unwrap_or_default()
     }
 
     /// Of one service.

@@ -249,17 +249,22 @@ fn counts_are_sums_over_workers_and_a_service_keeps_those_of_lost_servers() {
 }
 
 #[test]
-fn a_service_of_the_same_name_and_its_returned_servers_count_anew() {
-    let mut bench = Bench::new();
-    bench.apply(WEB).unwrap();
-    bench.workers[0].counters.server(RealServerId(0)).in_packets.add(7);
-    bench.apply(r#"{"delete_service": "tcp:192.0.2.1:80"}"#).unwrap();
-    bench.apply(WEB).unwrap();
-    bench.workers[0].counters.server(RealServerId(0)).in_packets.add(2);
-    let status = bench.director.service(&"tcp:192.0.2.1:80".parse().unwrap()).unwrap();
-    let servers: Vec<u64> = status.servers.iter().map(|server| server.totals.in_packets).collect();
-    assert_eq!((status.totals.in_packets, servers), (2, vec![2, 0]));
-    assert_eq!(bench.director.stats().totals.in_packets, 9);
+fn a_service_of_the_same_name_counts_anew_and_its_returned_servers_from_their_last_sample() {
+    for (is_sampled, expected) in [(true, 2), (false, 9)] {
+        let mut bench = Bench::new();
+        bench.apply(WEB).unwrap();
+        bench.workers[0].counters.server(RealServerId(0)).in_packets.add(7);
+        if is_sampled {
+            bench.director.tick(bench.now + Duration::from_secs(2));
+        }
+        bench.apply(r#"{"delete_service": "tcp:192.0.2.1:80"}"#).unwrap();
+        bench.apply(WEB).unwrap();
+        bench.workers[0].counters.server(RealServerId(0)).in_packets.add(2);
+        let status = bench.director.service(&"tcp:192.0.2.1:80".parse().unwrap()).unwrap();
+        let servers: Vec<u64> = status.servers.iter().map(|server| server.totals.in_packets).collect();
+        assert_eq!((status.totals.in_packets, servers), (2, vec![expected, 0]));
+        assert_eq!(bench.director.stats().totals.in_packets, 9);
+    }
 }
 
 #[test]
