@@ -15,6 +15,7 @@ PICTURE
     new_lan inside
     new_client
     new_host director
+    forward director
     plug_device wan outside
     plug_device lan inside
     for n in $(seq "$1"); do
@@ -55,6 +56,7 @@ PICTURE
     new_client
     for n in 1 2; do
         new_host "director$n"
+        forward "director$n"
         at "director$n"
         plug_device wan outside
         plug_device lan inside

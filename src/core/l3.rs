@@ -11,6 +11,7 @@ pub mod fib;
 mod interface;
 mod neighbour;
 mod route;
+mod stack;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,8 @@ use fib::{Decision, Fib, Leg, Path, RouteAction, RouteQuery, Selectors};
 pub use interface::{Interface, InterfaceAddress, InterfaceId};
 pub use neighbour::{Hop, HopId, NeighbourKey, NeighbourState};
 pub use route::{Route, RouteKind};
+pub(crate) use stack::StackChecks;
+pub use stack::{ReversePath, Stack, StackInterface};
 
 /// Index of a device (NIC) in the order of the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,6 +72,10 @@ pub struct L3 {
     pub generation: u32,
     /// The kernel's limit of its ICMP errors, which the director applies to its own.
     pub icmp_pauses: IcmpPauses,
+    /// See [`Self::set_stack`].
+    pub(crate) stack: Stack,
+    /// By device, as every burst asks.
+    stack_checks: [StackChecks; DEVICES_MAX],
     interfaces: Vec<Known>,
     /// Positions in `interfaces`.
     by_id: HashMap<InterfaceId, u16>,
@@ -155,7 +162,7 @@ impl L3 {
     pub fn resolve(&self, query: &RouteQuery) -> Route {
         match self.decide(query) {
             Decision::Local | Decision::Broadcast => Route::Local,
-            Decision::Unreachable | Decision::Prohibit => Route::Unreachable,
+            Decision::NoRoute | Decision::Unreachable | Decision::Prohibit => Route::Unreachable,
             Decision::Blackhole => Route::Blackhole,
             Decision::Unfollowed => Route::Elsewhere,
             Decision::Forward { path, leg } => self.resolve_path(path, leg, query.dst),

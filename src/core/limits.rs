@@ -13,8 +13,8 @@ pub const DEVICES_MAX: usize = 32;
 /// allows 99 days.
 pub const TIMEOUT_CONFIGURED_MAX_SEC: u32 = 31 * 86_400;
 
-/// Longest timeout of the path, in seconds: a 32-bit millisecond clock can compare 24 days. A longer timeout is shown
-/// as configured but runs for 20 days.
+/// Longest time that a timer is armed for, in seconds: a 32-bit millisecond clock can compare 24 days. A longer timeout
+/// runs in parts of 20 days.
 pub const TIMEOUT_MAX_SEC: u32 = 20 * 86_400;
 /// The same in milliseconds.
 pub const TIMEOUT_MAX_MS: u32 = TIMEOUT_MAX_SEC * 1_000;

@@ -35,6 +35,7 @@ pub mod forward;
 // Beside the packets' path.
 pub mod from_host;
 pub mod housekeeping;
+pub(crate) mod stack;
 
 use crate::frame::Frame;
 use crate::ipvs::conn::table::ConnTable;
@@ -82,8 +83,12 @@ pub fn process<F: Frame>(worker: &mut WorkerState, arrival: Arrival, frames: &mu
         }
     }
     ctx.mark(Stage::Parse);
-    forward_family(&mut ctx, &mut families.v4, frames, verdicts);
-    forward_family(&mut ctx, &mut families.v6, frames, verdicts);
+    if ctx.checks.is_strict {
+        forward_strictly(&mut ctx, &mut families.v4, frames, verdicts);
+    } else {
+        forward_family::<_, _, false>(&mut ctx, &mut families.v4, frames, verdicts);
+    }
+    forward_family::<_, _, false>(&mut ctx, &mut families.v6, frames, verdicts);
 }
 
 /// Any other frame: its verdict, or `None` when it is to be looked up like those.
@@ -125,8 +130,19 @@ fn parse_rest<F: Frame>(ctx: &mut Context<'_>, families: &mut Families, slot: us
     }
 }
 
-/// Stages 3 to 7 for the packets of one family.
-fn forward_family<A: FastPath, F: Frame>(
+/// Apart from the other, so that nobody pays for it who has not asked for it.
+#[inline(never)]
+fn forward_strictly<A: FastPath, F: Frame>(
+    ctx: &mut Context<'_>,
+    family: &mut Family<A>,
+    frames: &mut [F],
+    verdicts: &mut [Verdict],
+) {
+    forward_family::<A, F, true>(ctx, family, frames, verdicts);
+}
+
+/// Stages 3 to 7 for the packets of one family. `STRICT`: see [`fast_path::forward`].
+fn forward_family<A: FastPath, F: Frame, const STRICT: bool>(
     ctx: &mut Context<'_>,
     family: &mut Family<A>,
     frames: &mut [F],
@@ -146,14 +162,14 @@ fn forward_family<A: FastPath, F: Frame>(
         ) else {
             continue;
         };
-        *verdict = forward_entry(ctx, table, (entry, changes), frame);
+        *verdict = forward_entry::<A, F, STRICT>(ctx, table, (entry, changes), frame);
     }
     ctx.mark(Stage::Forward);
 }
 
 /// Almost every packet is data of an established connection, of the one that its tag meant.
 #[inline(always)]
-fn forward_entry<A: FastPath, F: Frame>(
+fn forward_entry<A: FastPath, F: Frame, const STRICT: bool>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     (entry, changes): (&LookupEntry<A>, u32),
@@ -161,16 +177,16 @@ fn forward_entry<A: FastPath, F: Frame>(
 ) -> Verdict {
     // Stages 6 and 7, the fast path.
     if let Some((conn, direction)) = lookup::confirm(table, changes, entry)
-        && let Some(verdict) = fast_path::forward(ctx, (conn, direction), &entry.headers, frame)
+        && let Some(verdict) = fast_path::forward::<A, F, STRICT>(ctx, (conn, direction), &entry.headers, frame)
     {
         return verdict;
     }
-    look_up_again(ctx, table, entry, frame)
+    look_up_again::<A, F, STRICT>(ctx, table, entry, frame)
 }
 
 /// A packet whose connection the first tag did not mean, or that needs more than the fast path does.
 #[inline(never)]
-fn look_up_again<A: FastPath, F: Frame>(
+fn look_up_again<A: FastPath, F: Frame, const STRICT: bool>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     entry: &LookupEntry<A>,
@@ -178,7 +194,8 @@ fn look_up_again<A: FastPath, F: Frame>(
 ) -> Verdict {
     let found = table.find(entry.hash, &entry.key);
     if let Some((index, direction)) = found
-        && let Some(verdict) = fast_path::forward(ctx, (table.conn_mut(index), direction), &entry.headers, frame)
+        && let Some(verdict) =
+            fast_path::forward::<A, F, STRICT>(ctx, (table.conn_mut(index), direction), &entry.headers, frame)
     {
         return verdict;
     }

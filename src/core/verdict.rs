@@ -101,6 +101,10 @@ drop_reasons! {
     NoConnection = "no_connection",
     /// One of those that `drop_packet` takes when the table fills.
     DropPacketDefence = "drop_packet_defence",
+    /// The route to its source is not by the interface that received it, or there is none (`rp_filter`).
+    ReversePath = "reverse_path",
+    /// A real server's packet while the interface that received it does not forward (`forwarding`, `ip_forward`).
+    NotForwarding = "not_forwarding",
     /// No route to the next hop.
     NoRoute = "no_route",
     /// The kernel would send it by an interface that is no device of lvsd, or in a form that is not followed.

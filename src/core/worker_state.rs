@@ -112,6 +112,7 @@ pub struct WorkerState {
     l3_memory: L3Memory,
     out: Out,
     rss: Option<RssHash>,
+    time_of_day: fn() -> u32,
 }
 
 impl WorkerState {
@@ -151,6 +152,7 @@ impl WorkerState {
             l3_memory: L3Memory::new(),
             out: Out::new(),
             rss: None,
+            time_of_day: || 0,
             snapshot: Arc::new(Snapshot::default()),
             settings,
         };
@@ -263,6 +265,12 @@ impl WorkerState {
         self.rss = (self.settings.workers_count > 1).then_some(rss);
     }
 
+    /// Gives the worker a clock for the timestamps that it writes into packets whose senders ask for them: milliseconds
+    /// since midnight UTC. It must not block. Without one they get midnight.
+    pub const fn set_time_of_day(&mut self, clock: fn() -> u32) {
+        self.time_of_day = clock;
+    }
+
     /// The neighbour that a frame with the verdict [`Verdict::Hold`] waits for.
     pub const fn neighbour(&self, name: WaitId) -> NeighbourKey {
         self.l3_memory.pending_neighbours.key(name)
@@ -299,6 +307,8 @@ impl WorkerState {
                 is_handoff,
             },
             fast_ms: FastTimeouts::of(&self.snapshot),
+            checks: self.snapshot.l3.stack_checks(device),
+            time_of_day: self.time_of_day,
             own: &self.own,
             counters: &self.counters,
             random: &mut self.random,

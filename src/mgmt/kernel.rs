@@ -17,6 +17,7 @@ mod parse;
 mod probe;
 mod records;
 mod socket;
+mod stack;
 mod watch;
 
 #[cfg(test)]
@@ -27,7 +28,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lvs_core::l3::{DeviceId, IcmpPauses, L3, NeighbourKey};
+use lvs_core::l3::{DeviceId, IcmpPauses, L3, NeighbourKey, Stack};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -38,6 +39,7 @@ use neighbours::Neighbours;
 use network::Network;
 use probe::{ProbeLimiter, Prober};
 use records::Change;
+use stack::StackWatch;
 use watch::Watch;
 
 /// Events within this time of the first are answered together.
@@ -130,6 +132,9 @@ impl Drop for KernelMirror {
 struct Mirror<F> {
     publish: F,
     watch: Watch,
+    stack_watch: StackWatch,
+    /// As published.
+    stack: Stack,
     prober: Prober,
     network: Network,
     neighbours: Neighbours,
@@ -193,6 +198,8 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
         let mut mirror = Self {
             publish,
             watch,
+            stack_watch: StackWatch::open()?,
+            stack: Stack::default(),
             prober,
             network: Network::new(twins),
             neighbours: Neighbours::default(),
@@ -217,6 +224,7 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
             let pass_at = self.due.at;
             tokio::select! {
                 changes = self.watch.next() => self.note(changes).await,
+                () = self.stack_watch.changed() => self.note_settings(),
                 key = requests.recv() => match key {
                     Some(key) => self.resolve(key).await,
                     None => return,
@@ -246,6 +254,15 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
         }
         if let Some(running) = &mut self.running {
             running.since.extend(changes);
+        }
+    }
+
+    /// There are notices of interfaces that come and go too, so only what differs counts.
+    fn note_settings(&mut self) {
+        let l3 = self.network.build(&self.neighbours, self.generation);
+        if stack::read(l3.interfaces()) != self.stack {
+            self.due.publish = true;
+            self.due.soon();
         }
     }
 
@@ -349,6 +366,8 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
         self.generation = self.generation.wrapping_add(1);
         let mut l3 = self.network.build(&self.neighbours, self.generation);
         l3.icmp_pauses = icmp_pauses();
+        self.stack = stack::read(l3.interfaces());
+        l3.set_stack(self.stack.clone());
         (self.publish)(Arc::new(l3));
     }
 

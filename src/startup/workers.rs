@@ -3,6 +3,7 @@
 //! In:  the configuration, DPDK's environment, each worker's queues and rings. Out: running workers and their handles.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use lvs_core::config::{self, Config};
 use lvs_core::counters::WorkerCounters;
@@ -102,6 +103,7 @@ pub fn launch(shared: &Launch<'_>, workers: Vec<WorkerResources>) -> Result<Vec<
         let (snapshot, all) = (Arc::clone(snapshot), Arc::clone(counters));
         let mut state = WorkerState::new(settings, &mut arena, snapshot, all, Arc::clone(own))?;
         drop(preference);
+        state.set_time_of_day(time_of_day_ms);
         if let Some(rss) = rss {
             state.follow_rss((*rss).clone());
         }
@@ -109,6 +111,13 @@ pub fn launch(shared: &Launch<'_>, workers: Vec<WorkerResources>) -> Result<Vec<
         handles.push(lcore::launch(&environment.eal, number, move || worker.run())?);
     }
     Ok(handles)
+}
+
+/// Milliseconds since midnight UTC. The vDSO answers, without a system call.
+fn time_of_day_ms() -> u32 {
+    const DAY_MS: u128 = 86_400_000;
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (since_epoch.as_millis() % DAY_MS) as u32
 }
 
 /// The capacity of one worker. A hash assigns clients to owners unevenly, so each worker gets a little more than its part.

@@ -18,6 +18,8 @@ mod scenario;
 #[allow(dead_code)]
 #[path = "../../src/core/tests/kernel_goldens/setup.rs"]
 mod setup;
+#[path = "../../src/core/tests/kernel_goldens/stack_words.rs"]
+mod stack_words;
 mod testbed;
 #[path = "../../src/core/tests/kernel_goldens/text.rs"]
 mod text;

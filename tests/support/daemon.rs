@@ -41,8 +41,11 @@ impl Deref for Testbed {
 impl Testbed {
     /// Makes it; nothing is configured yet.
     pub fn create() -> Self {
+        let namespace = Namespace::create();
+        // As a director with masqueraded servers must be set.
+        namespace.inside("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         Self {
-            namespace: Namespace::create(),
+            namespace,
             directory: TempDir::new().unwrap(),
         }
     }

@@ -93,6 +93,7 @@ class Rig:
         net = self.namespace
         net.delete()
         net.create()
+        net.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         for number in range(2):
             net.ip("tuntap", "add", "dev", f"feed{number}", "mode", "tap")
             net.ip("link", "set", f"feed{number}", "address", f"02:70:63:61:70:0{number}", "up")

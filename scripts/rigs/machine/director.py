@@ -56,7 +56,8 @@ class Director:
         return self.must("lvsctl", *words)
 
     def twin_has(self, device: str, *addresses: str) -> None:
-        """Gives the device's kernel twin its addresses, as an operator would."""
+        """Gives the device's kernel twin its addresses, as an operator would, and lets it forward."""
+        self.must("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         for address in addresses:
             self.must("ip", "addr", "add", address, "dev", device, *no_detection(address))
 

@@ -8,7 +8,7 @@ pub mod udp;
 
 use thiserror::Error;
 
-use crate::limits::{TIMEOUT_CONFIGURED_MAX_SEC, TIMEOUT_MAX_SEC};
+use crate::limits::TIMEOUT_CONFIGURED_MAX_SEC;
 use sctp::SctpState;
 use tcp::TcpState;
 
@@ -96,10 +96,10 @@ pub fn timeout_sec(timeouts: &Timeouts, protocol: u8, state: u8) -> u32 {
     }
 }
 
-/// The same in milliseconds: fits the path's clock because of [`TIMEOUT_MAX_SEC`].
+/// The same in milliseconds: 32 bits hold [`TIMEOUT_CONFIGURED_MAX_SEC`].
 #[inline]
 pub fn timeout_ms(timeouts: &Timeouts, protocol: u8, state: u8) -> u32 {
-    timeout_sec(timeouts, protocol, state).min(TIMEOUT_MAX_SEC) * 1_000
+    timeout_sec(timeouts, protocol, state).min(TIMEOUT_CONFIGURED_MAX_SEC) * 1_000
 }
 
 /// How many states a protocol has, 0 for one without connections. AH and ESP have one, because other directors may sync
@@ -161,7 +161,7 @@ mod tests {
         assert!(error.to_string().contains("at most 2678400 s"), "{error}");
         assert_eq!(timeouts, Timeouts::default());
         timeouts.set(TIMEOUT_CONFIGURED_MAX_SEC, 0, 0).unwrap();
-        assert_eq!(timeout_ms(&timeouts, TCP, TcpState::Established as u8), 1_728_000_000);
+        assert_eq!(timeout_ms(&timeouts, TCP, TcpState::Established as u8), 2_678_400_000);
     }
 
     #[test]

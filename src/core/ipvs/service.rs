@@ -13,7 +13,7 @@ use crate::ipvs::local_address::LocalAddressPool;
 use crate::ipvs::persistence::{Persistence, Spread};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::scheduler::{Overhead, SchedulerFlags, SchedulerKind, SchedulerTable};
-use crate::limits::{MSS_MAX_RANGE, TIMEOUT_CONFIGURED_MAX_SEC, TIMEOUT_MAX_SEC};
+use crate::limits::{MSS_MAX_RANGE, TIMEOUT_CONFIGURED_MAX_SEC};
 
 /// Slot of a service, by which every worker indexes its scheduler state. It is reused only after the service is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, KnownLayout)]
@@ -262,7 +262,7 @@ impl ServerSlot {
         Self {
             available: true,
             is_common: service.established_timeout_sec == 0,
-            established_ms: service.established_timeout_sec.min(TIMEOUT_MAX_SEC) * 1_000,
+            established_ms: service.established_timeout_sec.min(TIMEOUT_CONFIGURED_MAX_SEC) * 1_000,
             service: service.id,
             server: server.clone(),
         }

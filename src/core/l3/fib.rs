@@ -138,7 +138,9 @@ pub enum Decision<'f> {
     Local,
     /// It is for the director and others.
     Broadcast,
-    /// No route, or one that says so.
+    /// No route.
+    NoRoute,
+    /// A route or rule that says so.
     Unreachable,
     /// Not allowed.
     Prohibit,
@@ -361,7 +363,7 @@ impl Fib {
             }
             at = rules.next(at, rule, is_taken);
         }
-        Decision::Unreachable
+        Decision::NoRoute
     }
 
     /// `None` if the next rule is to be asked.
@@ -396,7 +398,7 @@ impl Fib {
     }
 
     /// The paths of a leg, the dead too.
-    fn paths<'f>(&'f self, leg: &'f Leg) -> impl Iterator<Item = &'f Path> {
+    pub(crate) fn paths<'f>(&'f self, leg: &'f Leg) -> impl Iterator<Item = &'f Path> {
         let (own, id) = match &leg.target {
             Target::Nowhere => (&[][..], None),
             Target::Paths(paths) => (&**paths, None),
@@ -429,7 +431,7 @@ impl Fib {
             // Nothing, or thrown.
             Some((None, _)) | None => self
                 .ask(TABLE_DEFAULT, query, is_good)
-                .map_or(Decision::Unreachable, |(decision, _)| decision),
+                .map_or(Decision::NoRoute, |(decision, _)| decision),
         }
     }
 

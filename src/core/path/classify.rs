@@ -4,6 +4,7 @@
 //! Out: its [`Class`]: whole TCP, UDP and SCTP packets to an interface of the kernel go on to lookup.
 
 use crate::headers::{Fragment, Headers};
+use crate::path::stack::ip_options;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::EthernetHeader;
 use crate::wire::vlan::VlanTag;
@@ -30,6 +31,10 @@ pub(crate) fn classify(ctx: &Context<'_>, frame: &[u8], headers: &Headers) -> Cl
         && let Some(verdict) = judge_link(ctx, frame, headers)
     {
         return Class::Decided(verdict);
+    }
+    if ip_options::are_there(headers) && !ip_options::may_pass(frame, headers) {
+        // The kernel drops it, or says to its sender what is wrong.
+        return Class::Decided(Verdict::Punt);
     }
     if is_balanced(headers.protocol) && headers.fragment == Fragment::Whole {
         return Class::Balanced;

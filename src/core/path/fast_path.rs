@@ -27,6 +27,7 @@ use crate::path::forward::resolve::{NextHop, ToServer};
 use crate::path::forward::rewrite::{Rewrite, TTL_DELTA};
 use crate::path::forward::tunnel::encapsulate::OuterIpv4;
 use crate::path::forward::tunnel::{self, encapsulate};
+use crate::path::stack::checks;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::{ETHERTYPE_IPV4, EthernetHeader};
 use crate::wire::ipv4::Ipv4Header;
@@ -85,9 +86,10 @@ struct WrappedFrame<H> {
 
 const L3_OFFSET: u16 = EthernetHeader::LEN as u16;
 
-/// See the module.
+/// See the module. `STRICT`: packets must come by the interface by which the connection reaches their sender
+/// (`rp_filter`); a parameter of the program, so that nobody else pays for it.
 #[inline(always)]
-pub(crate) fn forward<A: FastPath, F: Frame>(
+pub(crate) fn forward<A: FastPath, F: Frame, const STRICT: bool>(
     ctx: &mut Context<'_>,
     (conn, direction): (&mut Conn<A>, Direction),
     headers: &Headers,
@@ -120,6 +122,7 @@ pub(crate) fn forward<A: FastPath, F: Frame>(
         && hop.vlan == 0
         && headers.ttl > 1
         && packet_len <= usize::from(hop.mtu)
+        && (!STRICT || checks::came_by_way_back(ctx, conn, direction))
         // The last condition, because it changes the packet.
         && (!conn.flags.intersects(SLOW_PATH_FLAGS) || own_isn::in_place(conn, direction, headers, frame.bytes_mut()));
     if !is_fast {

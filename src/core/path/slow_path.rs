@@ -34,6 +34,8 @@ use crate::path::icmp::build::IcmpError;
 use crate::path::icmp::refuse;
 use crate::path::parse::{self, Parsed};
 use crate::path::schedule;
+use crate::path::stack::checks;
+use crate::path::stack::ip_options;
 use crate::path::sync::announce;
 use crate::path::track;
 use crate::verdict::{DropReason, Verdict};
@@ -48,10 +50,15 @@ pub(crate) fn process<A: Address, F: Frame>(
     found: Option<(ConnIndex, Direction)>,
     packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
+    if ctx.checks.is_any
+        && let Some(verdict) = checks::refuse(ctx, table, found, packet)
+    {
+        return verdict;
+    }
     // The local end of the client's last connection, if that ended with this packet.
     let former = match found {
         Some((index, Direction::Inbound)) => {
-            if !must_reschedule(ctx, table.conn_mut(index), &packet.headers) {
+            if !must_reschedule(ctx, table, index, &packet.headers) {
                 return inbound(ctx, table, index, packet);
             }
             let former = table.conn(index).former_end();
@@ -71,14 +78,22 @@ pub(crate) fn process<A: Address, F: Frame>(
 /// Whether a client's packet of `conn` must begin anew: the connection has to go then (`ip_vs_in`:
 /// `is_new_conn_expected`, `expire_nodest_conn`).
 #[inline]
-fn must_reschedule<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: &Headers) -> bool {
+fn must_reschedule<A: Address>(
+    ctx: &Context<'_>,
+    table: &mut ConnTable<A>,
+    index: ConnIndex,
+    headers: &Headers,
+) -> bool {
     let goes_on = headers.tcp_flags & tcp::SYN == 0 && headers.protocol != sctp::PROTOCOL;
     if goes_on && !ctx.snapshot.sysctls.expire_nodest_conn {
         return false;
     }
-    let must = is_finished(ctx, conn, headers);
+    let must = is_finished(ctx, table.conn(index), headers);
     if !must && headers.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
-        client_address::again(ctx, conn, headers);
+        client_address::again(ctx, table.conn_mut(index), headers);
+        // Two services may lead one client's port to one server's port. Whoever begins anew gets the answer; the
+        // kernel gives it to the connection that was made last, and the client waits in vain.
+        table.make_newest(index);
     }
     must
 }
@@ -224,6 +239,9 @@ fn rewritten<A: Address, F: Frame>(
     packet: &mut Packet<'_, A, F>,
     to: &ToServer<'_>,
 ) -> Verdict {
+    if ip_options::are_there(&packet.headers) {
+        let _ = ip_options::fill(ctx, conn, Direction::Inbound, packet);
+    }
     match conn.mode() {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
             let rewrite = Rewrite::of(conn, Direction::Inbound);
@@ -246,12 +264,18 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     index: ConnIndex,
     packet: &mut Packet<'_, A, F>,
 ) -> Verdict {
+    if !checks::may_forward(ctx, packet) {
+        return Verdict::Drop(DropReason::NotForwarding);
+    }
     let conn = table.conn_mut(index);
     let next_hop = match resolve::to_client(ctx, conn, packet) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) => return Verdict::Drop(DropReason::NoRoute),
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
-        Err(RouteError::Unreachable) => return refuse::as_router(ctx, packet, IcmpError::HostUnreachable),
+        Err(RouteError::Unreachable) => {
+            let client = conn.client.addr;
+            return refuse::without_route(ctx, packet, client);
+        }
     };
     if packet.headers.ttl <= 1 {
         return refuse::as_router(ctx, packet, IcmpError::TimeExceeded);
@@ -260,6 +284,9 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     let is_oversize = packet.headers.packet_len() > usize::from(mtu);
     if is_oversize && let Some(error) = refuse::too_big_error(ctx, packet, ForwardingMode::Nat, mtu) {
         return refuse::as_router(ctx, packet, error);
+    }
+    if ip_options::are_there(&packet.headers) {
+        let _ = ip_options::fill(ctx, conn, Direction::Outbound, packet);
     }
     let id = conn.real_server;
     let rewrite = Rewrite::of(conn, Direction::Outbound);

@@ -200,11 +200,14 @@ pub(crate) fn expire<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>
             };
         }
         if conn.timeout_ms > TIMEOUT_MAX_MS {
-            // Another director asked for a longer timeout than the clock can count: start the rest of it.
+            // More than the clock can count: what is left of it. The next packet begins anew.
             conn.timeout_ms -= TIMEOUT_MAX_MS;
-            conn.last_seen = ctx.now;
+            conn.last_seen = conn.last_seen.plus_ms(TIMEOUT_MAX_MS);
             return Expiry::Rearm {
-                ms: conn.timeout_ms.min(TIMEOUT_MAX_MS),
+                ms: conn
+                    .timeout_ms
+                    .saturating_sub(ctx.now.since_ms(conn.last_seen))
+                    .min(TIMEOUT_MAX_MS),
             };
         }
         unbind(ctx, conn);

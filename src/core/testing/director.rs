@@ -223,6 +223,17 @@ impl TestDirector {
         }
     }
 
+    /// Lets much virtual time pass at once, at most 24 days, with as much housekeeping as it takes to serve all timers.
+    pub fn skip_ms(&mut self, ms: u32) {
+        self.now_us += u64::from(ms) * 1_000;
+        self.now = Tick((self.now_us / 1_000) as u32);
+        for worker in &mut self.workers {
+            let (mut ctx, families) = worker.context(Arrival::at(DeviceId(0), self.now));
+            path::track::expire(&mut ctx, &mut families.v4.table, usize::MAX);
+            path::track::expire(&mut ctx, &mut families.v6.table, usize::MAX);
+        }
+    }
+
     /// The same by microseconds, as one pass of the daemon's loop: it serves the timers that are due, and does
     /// housekeeping when a millisecond is over.
     pub fn advance_us(&mut self, us: u32) {

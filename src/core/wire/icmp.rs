@@ -23,12 +23,16 @@ pub const V4_PARAMETER_PROBLEM: u8 = 12;
 /// Highest ICMP type of RFC 1122. The kernel treats higher ones as errors (`NR_ICMP_TYPES`).
 pub const V4_TYPE_MAX: u8 = 18;
 
+/// ICMP code: network unreachable.
+pub const V4_CODE_NET: u8 = 0;
 /// ICMP code: host unreachable.
 pub const V4_CODE_HOST: u8 = 1;
 /// ICMP code: port unreachable.
 pub const V4_CODE_PORT: u8 = 3;
 /// ICMP code: fragmentation needed and DF set.
 pub const V4_CODE_FRAGMENTATION_NEEDED: u8 = 4;
+/// ICMP code: communication administratively prohibited (RFC 1812 5.2.7.1).
+pub const V4_CODE_PROHIBITED: u8 = 13;
 
 /// ICMP and ICMPv6 code of time exceeded: fragment reassembly time exceeded.
 pub const CODE_REASSEMBLY: u8 = 1;
@@ -46,6 +50,10 @@ pub const V6_ECHO_REQUEST: u8 = 128;
 /// ICMPv6 redirect (RFC 4861).
 pub const V6_REDIRECT: u8 = 137;
 
+/// ICMPv6 code: no route to destination.
+pub const V6_CODE_NO_ROUTE: u8 = 0;
+/// ICMPv6 code: communication administratively prohibited.
+pub const V6_CODE_PROHIBITED: u8 = 1;
 /// ICMPv6 code: address unreachable.
 pub const V6_CODE_ADDRESS: u8 = 3;
 /// ICMPv6 code: port unreachable.

@@ -13,7 +13,7 @@ use crate::ipvs::protocol::{self, tcp::TcpState};
 use crate::ipvs::resting_ports::RestingPorts;
 use crate::ipvs::scheduler::{Localities, SchedulerState};
 use crate::ipvs::sync::outbox::Outbox;
-use crate::l3::DeviceId;
+use crate::l3::{DeviceId, StackChecks};
 use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
 use crate::random::Random;
 use crate::rss::RssHash;
@@ -41,6 +41,10 @@ pub(crate) struct Context<'a> {
     pub(crate) device: DeviceId,
     pub(crate) ownership: Ownership<'a>,
     pub(crate) fast_ms: FastTimeouts,
+    /// What the stack is set to refuse of the device's frames.
+    pub(crate) checks: StackChecks,
+    /// Milliseconds since midnight UTC.
+    pub(crate) time_of_day: fn() -> u32,
     /// This worker's counters.
     pub(crate) own: &'a WorkerCounters,
     /// All workers' counters, this one's included.

@@ -24,6 +24,10 @@ const L2_MAX: usize = EthernetHeader::LEN + VLAN_TAGS_MAX * VlanTag::LEN;
 const HEADROOM: usize = 128;
 /// The offset at which the payload of a datagram begins in its slot.
 const PAYLOAD_AT: usize = HEADROOM + L2_MAX + FRAGMENT_HEADER_MAX;
+/// Lengths of frames that a kernel's virtio driver receives into buffers with little headroom. Where IPv6 pieces of such
+/// frames would need more, the kernel copies the datagram and cuts it anew (`ip6_fragment`: `slow_path`).
+const COPIED_FRAMES: std::ops::RangeInclusive<usize> = 129..=1_204;
+
 /// Offsets in a frame have 16 bits, so the longest datagram is shorter than 64 KiB by a link header.
 const PACKET_MAX: usize = 65_535 - L2_MAX;
 
@@ -63,6 +67,9 @@ struct Slot {
     /// Bytes of the longest fragment, and of the longest with DF.
     longest: usize,
     longest_with_df: usize,
+    /// The first fragment, and one of the later ones, came in [`COPIED_FRAMES`].
+    first_is_copied: bool,
+    later_is_copied: bool,
 }
 
 /// A whole datagram.
@@ -76,6 +83,20 @@ pub(crate) struct Assembled<'a> {
     pub(crate) received: &'a [u16],
     /// IPv4: where it was sent to.
     pub(crate) dst: Option<Addr4>,
+    /// Bytes of its IP header.
+    header_len: usize,
+    /// IPv6: whether the kernel keeps the pieces as they came in.
+    pub(crate) keeps_pieces: bool,
+    /// The same when an outer header is put in front of it.
+    pub(crate) keeps_pieces_in_tunnel: bool,
+}
+
+impl Assembled<'_> {
+    /// Whether something has been put in front of the datagram's payload besides its own header.
+    pub(crate) fn is_wrapped(&self) -> bool {
+        let payload_len: usize = self.received.iter().map(|&len| usize::from(len)).sum();
+        self.datagram.bytes().len() > L2_MAX + self.header_len + payload_len
+    }
 }
 
 impl Reassembly {
@@ -164,6 +185,8 @@ impl Slot {
             next_header_at: 0,
             longest: 0,
             longest_with_df: 0,
+            first_is_copied: false,
+            later_is_copied: false,
         }
     }
 
@@ -175,6 +198,8 @@ impl Slot {
         self.header_len = 0;
         self.longest = 0;
         self.longest_with_df = 0;
+        self.first_is_copied = false;
+        self.later_is_copied = false;
     }
 
     fn is_expired(&self, now: Tick) -> bool {
@@ -200,8 +225,12 @@ impl Slot {
         if !is_end_right || self.count == FRAGMENTS_PER_DATAGRAM_MAX {
             return Err(DropReason::FragmentMalformed);
         }
+        let is_copied = COPIED_FRAMES.contains(&frame.len());
         if begin == 0 {
             self.keep_headers(frame, piece)?;
+            self.first_is_copied = is_copied;
+        } else {
+            self.later_is_copied |= is_copied;
         }
         let payload = frame.get(piece.payload.clone()).ok_or(DropReason::Truncated)?;
         self.bytes
@@ -309,6 +338,10 @@ impl Slot {
         }
         let received = received.get(..self.count)?;
         let header_len = self.header_len;
+        // An outer header needs no headroom of the first piece, and none of later ones that extension headers left.
+        let has_extensions = header_len > Ipv6Header::LEN;
+        let keeps_pieces = !self.first_is_copied && !self.later_is_copied;
+        let keeps_pieces_in_tunnel = !self.later_is_copied || has_extensions;
         Some(Assembled {
             datagram: self.with_headers(header_len, payload_len)?,
             is_ipv6,
@@ -316,6 +349,9 @@ impl Slot {
             longest,
             received,
             dst,
+            header_len,
+            keeps_pieces,
+            keeps_pieces_in_tunnel,
         })
     }
 

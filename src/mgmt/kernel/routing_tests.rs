@@ -360,15 +360,15 @@ fn paths(fib: &Fib, leg: &Leg) -> Vec<Path> {
 
 /// Whether the two agree.
 fn agree(fib: &Fib, decision: &Decision<'_>, answer: &Answer) -> bool {
-    const UNREACHABLE: [i32; 2] = [101, 113];
     match (decision, answer.kind) {
         (Decision::Forward { leg, .. }, Ok(RouteType::Unicast)) => paths(fib, leg)
             .iter()
             .any(|path| !path.is_dead && (path.interface, path.gateway) == (answer.interface, answer.gateway)),
         (Decision::Local, Ok(RouteType::Local)) => true,
         (Decision::Broadcast, Ok(RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast)) => true,
-        (Decision::Unreachable, Err(code)) => UNREACHABLE.contains(&code),
-        (Decision::Unreachable, Ok(RouteType::Unreachable))
+        // Which of the two IPv6 says depends on where the packet comes from.
+        (Decision::NoRoute, Err(101))
+        | (Decision::Unreachable, Ok(RouteType::Unreachable) | Err(101 | 113))
         | (Decision::Prohibit, Ok(RouteType::Prohibit) | Err(13))
         | (Decision::Blackhole, Ok(RouteType::BlackHole) | Err(22)) => true,
         _ => false,

@@ -311,6 +311,34 @@ impl<A: Address> ConnTable<A> {
         Ok(ConnIndex(slot))
     }
 
+    /// Lets replies find the connection at `index` and no other of its outbound key. No effect if they do already.
+    pub fn make_newest(&mut self, index: ConnIndex) {
+        if !self.is_there(index) || !self.conn(index).flags.contains(ConnFlags::SHADOWED) {
+            return;
+        }
+        let outbound = self.conn(index).outbound_key();
+        let hash = self.hash(&outbound);
+        let Some((newest, Direction::Outbound)) = self.find(hash, &outbound) else {
+            return;
+        };
+        let is_newer = |other: &u32| self.conns.at(*other as usize).shadowed == index.0;
+        let Some(newer) = self.same_outbound(newest).find(is_newer) else {
+            return;
+        };
+        self.index.remove(hash, value_of(newest.0, Direction::Outbound));
+        if !self.index.insert(hash, value_of(index.0, Direction::Outbound)) {
+            // There was a place for the other one.
+            let _ = self.index.insert(hash, value_of(newest.0, Direction::Outbound));
+            return;
+        }
+        self.conns.at_mut(newer as usize).shadowed = self.conn(index).shadowed;
+        self.conn_mut(newest).flags.insert(ConnFlags::SHADOWED);
+        let conn = self.conn_mut(index);
+        conn.flags.remove(ConnFlags::SHADOWED);
+        conn.shadowed = newest.0;
+        self.changes = self.changes.wrapping_add(1);
+    }
+
     /// Puts `conn` under the control of `template`, which stays in the table as long as it controls any connection. No
     /// effect if one of the two is not in the table or if `conn` is controlled already.
     pub fn control(&mut self, conn: ConnIndex, template: ConnIndex) {

@@ -180,7 +180,11 @@ fn look_up_client<'a, A: Address, F: Frame>(
 }
 
 /// What the kernel's routing is asked about a packet that a device received and that goes on to `dst`.
-fn received_query<A: Address, F: Frame>(ctx: &Context<'_>, packet: &Packet<'_, A, F>, dst: IpAddr) -> RouteQuery {
+pub(crate) fn received_query<A: Address, F: Frame>(
+    ctx: &Context<'_>,
+    packet: &Packet<'_, A, F>,
+    dst: IpAddr,
+) -> RouteQuery {
     let (l3, frame, key) = (&ctx.snapshot.l3, packet.frame.bytes(), packet.key);
     let mac = frame.first_chunk().copied().unwrap_or_default();
     let interface = l3.receiver(ctx.device, packet.headers.vlan, mac);
@@ -239,7 +243,7 @@ fn next_hop_by<'a>(ctx: &mut Context<'a>, route: Route) -> Result<NextHop<'a>, R
 }
 
 /// Writes the Ethernet header of a packet that has been forwarded in place.
-#[inline]
+#[inline(always)]
 pub(crate) fn depart<A: Address, F: Frame>(packet: &mut Packet<'_, A, F>, next_hop: &NextHop<'_>) -> Verdict {
     // Padding of a short frame was the incoming link's, not the packet's.
     packet.frame.truncate(usize::from(packet.headers.packet_end));

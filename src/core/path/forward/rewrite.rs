@@ -36,6 +36,7 @@ pub struct Rewrite<A: Address> {
 
 /// What a change of ends does to the sum of the IPv4 header (addresses) and of the upper layer (addresses, by
 /// the pseudo header, and ports). [`checksum::complement`] of each is that of the way back.
+#[inline(always)]
 pub fn deltas<A: Address>(
     old_src: Endpoint<A>,
     old_dst: Endpoint<A>,

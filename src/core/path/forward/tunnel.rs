@@ -12,7 +12,7 @@ use crate::frame::Frame;
 use crate::ipvs::conn::Conn;
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::tunnel_kind::TunnelKind;
-use crate::packet::Packet;
+use crate::packet::{Origin, Packet};
 use crate::path::forward::resolve::{self, NextHop, ToServer};
 use crate::path::forward::tunnel::encapsulate::Outer;
 use crate::path::fragments::cut;
@@ -78,10 +78,17 @@ pub(crate) fn send<A: Address, F: Frame>(
         pmtu_disc: is_pmtu_disc(ctx),
     };
     let is_oversize = packet.headers.packet_len() > usize::from(*mtu);
+    let family = AddressFamily::of(&server.addr);
+    if A::FAMILY == AddressFamily::Ipv6
+        && family == AddressFamily::Ipv4
+        && let Origin::Reassembled { longest } = &mut packet.origin
+    {
+        // Outside IPv6 its smallest MTU means nothing: the outer packet is cut only where its link wants it.
+        *longest = u16::MAX;
+    }
     if let Err(reason) = encapsulate::encapsulate(packet.frame, &packet.headers, &outer) {
         return Verdict::Drop(reason);
     }
-    let family = AddressFamily::of(&server.addr);
     let verdict = resolve::depart_from(packet.frame, resolve::L3_OFFSET, family, next_hop);
     if is_oversize {
         let outer_mtu = outer_mtu(ctx, server, next_hop);

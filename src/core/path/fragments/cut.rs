@@ -14,22 +14,18 @@ use crate::frame::Frame;
 use crate::limits::FRAGMENT_HEADER_MAX;
 use crate::packet::{Origin, Packet};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::checksum;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, EthernetHeader};
 use crate::wire::ipv4::{DONT_FRAGMENT, FRAGMENT_OFFSET_MASK, Ipv4Header, MORE_FRAGMENTS};
 use crate::wire::ipv6::{
     ExtensionHeader, FragmentHeader, Ipv6Header, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP, NEXT_ROUTING,
 };
 use crate::wire::vlan::VlanTag;
+use crate::wire::{checksum, ipv4_options};
 use crate::worker_state::context::Context;
 use crate::worker_state::generated_frames::GeneratedFrames;
 
 /// Fragment offsets are in units of so many bytes.
 const UNIT: usize = 8;
-/// Options from this bit on are copied into every fragment (RFC 791 3.1).
-const OPTION_COPIED: u8 = 0x80;
-const OPTION_END: u8 = 0;
-const OPTION_NOOP: u8 = 1;
 
 /// Where a packet is cut.
 #[derive(Clone, Copy)]
@@ -152,6 +148,21 @@ impl Cuts<'_> {
         }
     }
 
+    /// The same, where pieces are kept as they came in only if all of them fit.
+    fn if_all_fit(&self, payload_len: usize, space: usize) -> Self {
+        let in_front = payload_len.saturating_sub(self.received_len());
+        let mut lens = self.as_received.iter().map(|&len| usize::from(len));
+        let first_fits = lens
+            .next()
+            .is_some_and(|first| first + in_front <= space && (first + in_front).is_multiple_of(UNIT));
+        let as_received = if first_fits && lens.all(|len| len <= space) {
+            self.as_received
+        } else {
+            &[]
+        };
+        Self { as_received, ..*self }
+    }
+
     fn received_len(&self) -> usize {
         self.as_received.iter().map(|&len| usize::from(len)).sum()
     }
@@ -201,17 +212,17 @@ fn blank_first_only_options(options: &mut [u8]) {
     let mut at = 0;
     while let Some(&kind) = options.get(at) {
         let len = match kind {
-            OPTION_END => return,
-            OPTION_NOOP => 1,
+            ipv4_options::END => return,
+            ipv4_options::NOOP => 1,
             _ => options.get(at + 1).map_or(0, |&len| usize::from(len)),
         };
-        if len == 0 || (kind != OPTION_NOOP && len < 2) {
+        if len == 0 || (kind != ipv4_options::NOOP && len < 2) {
             return;
         }
-        if kind & OPTION_COPIED == 0
+        if kind & ipv4_options::COPIED == 0
             && let Some(option) = options.get_mut(at..at + len)
         {
-            option.fill(OPTION_NOOP);
+            option.fill(ipv4_options::NOOP);
         }
         at += len;
     }
@@ -238,6 +249,7 @@ fn cut_v6(pieces: &mut Pieces<'_>, packet: &[u8], cuts: &Cuts<'_>) -> Result<(),
     let next = header.get_mut(before.next_header_at).ok_or(DropReason::Truncated)?;
     let first_header = std::mem::replace(next, NEXT_FRAGMENT);
     let space = usize::from(cuts.longest).saturating_sub(header_len);
+    let cuts = cuts.if_all_fit(payload.len(), space);
     let (mut at, mut index) = (0, 0);
     loop {
         let len = cuts.piece_len(index, payload.len(), at, space)?;

@@ -9,12 +9,14 @@
 //! another worker owns the connection, this worker hands the fragments off to it, and the owner reassembles them again.
 //! Ref:  RFC 791 3.2, RFC 8200 4.5, RFC 5722; Linux net/ipv4/ip_fragment.c, nf_conntrack_reasm.c.
 
-use crate::address::{Address, FlowKey};
+use crate::address::{Address, AddressFamily, FlowKey};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::limits::FRAGMENTS_PER_DATAGRAM_MAX;
 use crate::packet::{Origin, Packet};
 use crate::path::classify::is_balanced;
+use crate::path::forward::resolve;
+use crate::path::forward::rewrite;
 use crate::path::fragments::cut::{self, Cuts};
 use crate::path::icmp::answer::Answer;
 use crate::path::icmp::build::IcmpError;
@@ -22,6 +24,7 @@ use crate::path::icmp::{answer, relay};
 use crate::path::ownership;
 use crate::path::parse::{self, Parsed};
 use crate::path::slow_path;
+use crate::path::stack::checks;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp;
 use crate::worker_state::context::in_family;
@@ -39,8 +42,14 @@ pub(crate) fn fragment<A: Address, F: Frame>(
     families: &mut Families,
     packet: &Packet<'_, A, F>,
 ) -> Verdict {
-    if !concerns_us(ctx, &packet.headers, packet.key) {
+    if !concerns_us(ctx, &packet.headers, packet.key) || is_spent(ctx, packet) {
         return Verdict::Punt;
+    }
+    if checks::is_from_elsewhere(ctx, packet) {
+        return Verdict::Drop(DropReason::ReversePath);
+    }
+    if !checks::may_forward(ctx, packet) {
+        return Verdict::Drop(DropReason::NotForwarding);
     }
     let frame = packet.frame.bytes();
     let piece = match Piece::read(frame, &packet.headers, packet.key) {
@@ -73,6 +82,11 @@ fn concerns_us<A: Address>(ctx: &Context<'_>, headers: &Headers, key: &FlowKey<A
             || services.is_local_address(key.dst.addr)
             || services.is_nat_server_address(key.src.addr)
             || ctx.snapshot.marks.may_mark(ctx.device, key))
+}
+
+/// Whether the kernel would not forward an IPv4 fragment, so that it never gets to put the datagram together.
+fn is_spent<A: Address, F>(ctx: &Context<'_>, packet: &Packet<'_, A, F>) -> bool {
+    A::FAMILY == AddressFamily::Ipv4 && packet.headers.ttl <= 1 && !ctx.snapshot.l3.is_local(packet.key.dst.addr)
 }
 
 /// The datagram in `slot` is complete.
@@ -124,8 +138,8 @@ fn process(ctx: &mut Context<'_>, families: &mut Families, assembled: &mut Assem
 }
 
 /// Sends the pieces of a datagram with the verdict of the whole. Where they were cut stays only where it stays in
-/// the kernel: not in IPv4 to the director itself (which joins the buffers), nor in IPv6 that is too long for one
-/// packet of its smallest MTU.
+/// the kernel: not in IPv4 to the director itself (which joins the buffers), nor in IPv6 where buffers are copied. IPv6
+/// is never cut below the smallest MTU; what fits it leaves as one fragment.
 fn leave(ctx: &mut Context<'_>, assembled: &Assembled<'_>, longest: u16, verdict: Verdict) -> Verdict {
     let frame = assembled.datagram.bytes();
     let whole_up_to = longest;
@@ -134,9 +148,15 @@ fn leave(ctx: &mut Context<'_>, assembled: &Assembled<'_>, longest: u16, verdict
         (longest, true)
     } else if longest == u16::MAX {
         (longest, false)
+    } else if assembled.is_ipv6 && is_ipv4(frame) {
+        (longest, true)
     } else if assembled.is_ipv6 {
-        let longest = longest.max(IPV6_MTU_MIN);
-        (longest, frame.len() <= usize::from(longest))
+        let keeps = if assembled.is_wrapped() {
+            assembled.keeps_pieces_in_tunnel
+        } else {
+            assembled.keeps_pieces
+        };
+        (longest.max(IPV6_MTU_MIN), keeps)
     } else {
         (longest, !assembled.dst.is_some_and(|dst| ctx.snapshot.l3.is_local(dst)))
     };
@@ -148,8 +168,15 @@ fn leave(ctx: &mut Context<'_>, assembled: &Assembled<'_>, longest: u16, verdict
     cut::in_pieces(ctx, frame, &cuts, verdict)
 }
 
-/// Gives up datagrams whose time is over; of those to the director itself the sender gets an error, when the
-/// first fragment came in (RFC 792, RFC 4443 3.3).
+/// Whether an outer IPv4 header stands in front of a datagram.
+fn is_ipv4(frame: &[u8]) -> bool {
+    frame
+        .get(usize::from(resolve::L3_OFFSET))
+        .is_some_and(|first| first >> 4 == 4)
+}
+
+/// Gives up datagrams whose time is over; the sender gets an error when the first fragment came in (RFC 792, RFC 4443
+/// 3.3).
 pub(crate) fn expire(ctx: &mut Context<'_>, reassembly: &mut Reassembly) {
     while let Some(slot) = reassembly.next_expired(ctx.now) {
         if let Some(mut datagram) = reassembly.first_fragment(slot) {
@@ -175,12 +202,20 @@ fn answer_sender(ctx: &mut Context<'_>, datagram: &mut Datagram<'_>) {
 
 fn time_exceeded<A: Address>(ctx: &mut Context<'_>, packet: &mut Packet<'_, A, Datagram<'_>>) -> Verdict {
     let reason = DropReason::FragmentTimeout;
-    if !ctx.snapshot.l3.is_local(packet.key.dst.addr) {
+    let source = if ctx.snapshot.l3.is_local(packet.key.dst.addr) {
+        packet.key.dst.addr
+    } else if let Some(own) = ctx.snapshot.l3.source_for(packet.key.src.addr) {
+        if A::FAMILY == AddressFamily::Ipv4 {
+            // The kernel puts a server's IPv4 datagram together when it is about to forward it.
+            rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
+        }
+        own
+    } else {
         return Verdict::Drop(reason);
-    }
+    };
     let answer = Answer {
         error: IcmpError::ReassemblyTimeExceeded,
-        source: packet.key.dst.addr,
+        source,
         reason,
     };
     answer::send(ctx, packet, &answer)

@@ -11,10 +11,12 @@ use crate::packet::{Origin, Packet};
 use crate::path::forward::resolve::{self, RouteError};
 use crate::path::icmp::build::{self, ErrorMessage, IcmpError};
 use crate::path::ownership;
+use crate::path::stack::ip_options;
 use crate::single_writer::SingleWriter;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::EthernetHeader;
 use crate::wire::icmp as icmp_wire;
+use crate::wire::ipv4_options::EchoedOptions;
 use crate::wire::vlan::VlanTag;
 use crate::worker_state::context::Context;
 
@@ -82,10 +84,20 @@ pub(crate) fn send<A: Address, F: Frame>(
         Ok(next_hop) => next_hop,
         Err(RouteError::Local | RouteError::Unreachable | RouteError::Drop(_)) => return Verdict::Drop(reason),
     };
+    let options = match error {
+        // The kernel repeats the options of the packet that it received, not of the one in that packet.
+        IcmpError::Relayed { .. } => Some(EchoedOptions::NONE),
+        _ if ip_options::are_there(&packet.headers) => ip_options::echo(ctx, packet, source),
+        _ => Some(EchoedOptions::NONE),
+    };
+    let Some(options) = options else {
+        return Verdict::Drop(reason);
+    };
     let message = ErrorMessage {
         error,
         source: source.to_ip(),
         identification: ctx.random.next_u32() as u16,
+        options,
     };
     match build::icmp_error(packet.frame, &packet.headers, &message) {
         Ok(()) => {

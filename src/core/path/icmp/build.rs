@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
 use crate::headers::{Fragment, Headers};
+use crate::l3::fib::Decision;
 use crate::limits::{ICMP4_ERROR_MAX, ICMP6_ERROR_MAX};
 use crate::path::forward::ethernet::resize_front;
 use crate::verdict::DropReason;
@@ -20,6 +21,7 @@ use crate::wire::checksum;
 use crate::wire::ethernet::EthernetHeader;
 use crate::wire::icmp::{self, IcmpHeader};
 use crate::wire::ipv4::{Ipv4Header, VERSION_IHL_WITHOUT_OPTIONS};
+use crate::wire::ipv4_options::EchoedOptions;
 use crate::wire::ipv6::Ipv6Header;
 
 /// TTL and hop limit of errors (kernel: `ip_default_ttl`, `hop_limit`).
@@ -37,6 +39,10 @@ pub enum IcmpError {
     PortUnreachable,
     /// No route to its real server.
     HostUnreachable,
+    /// No route at all.
+    NetUnreachable,
+    /// A route that forbids it.
+    Prohibited,
     /// Too long to go on, and not to be fragmented.
     FragmentationNeeded {
         /// Bytes of the longest packet that would get through.
@@ -59,13 +65,6 @@ pub enum IcmpError {
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Error4 {
-    ip: Ipv4Header,
-    icmp: IcmpHeader,
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
 struct Error6 {
     ip: Ipv6Header,
     icmp: IcmpHeader,
@@ -80,6 +79,8 @@ pub struct ErrorMessage {
     pub source: IpAddr,
     /// Of an IPv4 header.
     pub identification: u16,
+    /// Those that an IPv4 header repeats.
+    pub options: EchoedOptions,
 }
 
 /// Turns `frame` into the error about the packet in it, for that packet's sender. The IP packet begins at
@@ -89,11 +90,12 @@ pub fn icmp_error<F: Frame>(frame: &mut F, headers: &Headers, message: &ErrorMes
     let sender = answerable_sender(frame.bytes(), headers).ok_or(DropReason::IcmpForbidden)?;
     match (message.source, sender) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let quoted_len = quote::<Error4, F>(frame, headers, ICMP4_ERROR_MAX)?;
+            let header_len = Ipv4Header::LEN + message.options.bytes().len();
+            let quoted_len = quote(frame, headers, (header_len + IcmpHeader::LEN, ICMP4_ERROR_MAX))?;
             fill_v4(frame.bytes_mut(), quoted_len, message, (src, dst))
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            let quoted_len = quote::<Error6, F>(frame, headers, ICMP6_ERROR_MAX)?;
+            let quoted_len = quote(frame, headers, (size_of::<Error6>(), ICMP6_ERROR_MAX))?;
             fill_v6(frame.bytes_mut(), quoted_len, message.error, (src, dst))
         }
         _ => Err(DropReason::IcmpForbidden),
@@ -101,13 +103,17 @@ pub fn icmp_error<F: Frame>(frame: &mut F, headers: &Headers, message: &ErrorMes
 }
 
 /// Cuts the packet to what an error of at most `error_max` bytes quotes, makes space in front of it for Ethernet and
-/// the headers `H`, and returns its length.
-fn quote<H, F: Frame>(frame: &mut F, headers: &Headers, error_max: usize) -> Result<usize, DropReason> {
+/// `headers_len` bytes of headers, and returns its length.
+fn quote<F: Frame>(
+    frame: &mut F,
+    headers: &Headers,
+    (headers_len, error_max): (usize, usize),
+) -> Result<usize, DropReason> {
     let l3_offset = usize::from(headers.l3_offset);
     let packet_len = usize::from(headers.packet_end).saturating_sub(l3_offset);
-    let quoted_len = packet_len.min(error_max - size_of::<H>());
-    resize_front(frame, l3_offset, EthernetHeader::LEN + size_of::<H>())?;
-    frame.truncate(EthernetHeader::LEN + size_of::<H>() + quoted_len);
+    let quoted_len = packet_len.min(error_max.saturating_sub(headers_len));
+    resize_front(frame, l3_offset, EthernetHeader::LEN + headers_len)?;
+    frame.truncate(EthernetHeader::LEN + headers_len + quoted_len);
     Ok(quoted_len)
 }
 
@@ -117,13 +123,17 @@ fn fill_v4(
     message: &ErrorMessage,
     (src, dst): (Ipv4Addr, Ipv4Addr),
 ) -> Result<(), DropReason> {
+    let options = message.options.bytes();
+    let header_len = Ipv4Header::LEN + options.len();
     let packet = frame.get_mut(EthernetHeader::LEN..).ok_or(DropReason::Truncated)?;
-    let (headers, quoted) = Error4::mut_from_prefix(packet).map_err(|_| DropReason::Truncated)?;
+    let (header, rest) = packet.split_at_mut_checked(header_len).ok_or(DropReason::Truncated)?;
+    let (icmp, quoted) = IcmpHeader::mut_from_prefix(rest).map_err(|_| DropReason::Truncated)?;
     let (original, _) = Ipv4Header::ref_from_prefix(quoted).map_err(|_| DropReason::Truncated)?;
-    headers.ip = Ipv4Header {
-        version_ihl: VERSION_IHL_WITHOUT_OPTIONS,
+    let (ip, place) = Ipv4Header::mut_from_prefix(&mut *header).map_err(|_| DropReason::Truncated)?;
+    *ip = Ipv4Header {
+        version_ihl: VERSION_IHL_WITHOUT_OPTIONS + (options.len() / 4) as u8,
         tos: (original.tos & TOS_KEPT) | PRECEDENCE,
-        total_len: U16::new((size_of::<Error4>() + quoted_len) as u16),
+        total_len: U16::new((header_len + IcmpHeader::LEN + quoted_len) as u16),
         identification: U16::new(message.identification),
         flags_offset: U16::ZERO,
         ttl: TTL,
@@ -132,10 +142,11 @@ fn fill_v4(
         src: Addr4(src.octets()),
         dst: Addr4(dst.octets()),
     };
-    headers.ip.fill_plain_checksum();
-    headers.icmp = header_v4(message.error);
-    let sum = checksum::add(checksum::sum(headers.icmp.as_bytes()), checksum::sum(quoted));
-    headers.icmp.checksum = U16::new(!sum);
+    place.copy_from_slice(options);
+    *icmp = header_v4(message.error);
+    let sum = checksum::add(checksum::sum(icmp.as_bytes()), checksum::sum(quoted));
+    icmp.checksum = U16::new(!sum);
+    Ipv4Header::fill_checksum_at(header, 0);
     Ok(())
 }
 
@@ -164,10 +175,23 @@ fn fill_v6(
     Ok(())
 }
 
+impl IcmpError {
+    /// What a router says about a packet that it cannot route (`ip_error`, `ip6_pkt_discard`, `ip6_pkt_prohibit`).
+    pub const fn of_router(decision: &Decision<'_>, family: AddressFamily) -> Self {
+        match (decision, family) {
+            (Decision::Prohibit, _) => Self::Prohibited,
+            (Decision::Unreachable, AddressFamily::Ipv4) => Self::HostUnreachable,
+            _ => Self::NetUnreachable,
+        }
+    }
+}
+
 fn header_v4(error: IcmpError) -> IcmpHeader {
     let (kind, code, rest) = match error {
         IcmpError::PortUnreachable => (icmp::V4_UNREACHABLE, icmp::V4_CODE_PORT, 0),
         IcmpError::HostUnreachable => (icmp::V4_UNREACHABLE, icmp::V4_CODE_HOST, 0),
+        IcmpError::NetUnreachable => (icmp::V4_UNREACHABLE, icmp::V4_CODE_NET, 0),
+        IcmpError::Prohibited => (icmp::V4_UNREACHABLE, icmp::V4_CODE_PROHIBITED, 0),
         // RFC 1191 4: the low half of the unused word.
         IcmpError::FragmentationNeeded { mtu } => {
             (icmp::V4_UNREACHABLE, icmp::V4_CODE_FRAGMENTATION_NEEDED, u32::from(mtu))
@@ -183,6 +207,8 @@ fn header_v6(error: IcmpError) -> IcmpHeader {
     let (kind, code, rest) = match error {
         IcmpError::PortUnreachable => (icmp::V6_UNREACHABLE, icmp::V6_CODE_PORT, 0),
         IcmpError::HostUnreachable => (icmp::V6_UNREACHABLE, icmp::V6_CODE_ADDRESS, 0),
+        IcmpError::NetUnreachable => (icmp::V6_UNREACHABLE, icmp::V6_CODE_NO_ROUTE, 0),
+        IcmpError::Prohibited => (icmp::V6_UNREACHABLE, icmp::V6_CODE_PROHIBITED, 0),
         IcmpError::FragmentationNeeded { mtu } => (icmp::V6_PACKET_TOO_BIG, 0, u32::from(mtu)),
         IcmpError::TimeExceeded => (icmp::V6_TIME_EXCEEDED, 0, 0),
         IcmpError::ReassemblyTimeExceeded => (icmp::V6_TIME_EXCEEDED, icmp::CODE_REASSEMBLY, 0),

@@ -10,7 +10,7 @@ use crate::ipvs::conn::Direction;
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServer;
 use crate::packet::{Origin, Packet};
-use crate::path::forward::{rewrite, tunnel};
+use crate::path::forward::{resolve, rewrite, tunnel};
 use crate::path::icmp::answer::{self, Answer};
 use crate::path::icmp::build::IcmpError;
 use crate::verdict::{DropReason, Verdict};
@@ -38,7 +38,7 @@ pub(crate) fn too_big_error<A: Address, F>(
 const fn reason_of(error: IcmpError) -> DropReason {
     match error {
         IcmpError::PortUnreachable => DropReason::NoConnection,
-        IcmpError::HostUnreachable => DropReason::NoRoute,
+        IcmpError::HostUnreachable | IcmpError::NetUnreachable | IcmpError::Prohibited => DropReason::NoRoute,
         IcmpError::FragmentationNeeded { .. } => DropReason::MtuExceeded,
         IcmpError::TimeExceeded => DropReason::TtlExpired,
         IcmpError::ReassemblyTimeExceeded => DropReason::FragmentTimeout,
@@ -83,6 +83,18 @@ pub(crate) fn stray<A: Address, F: Frame>(ctx: &mut Context<'_>, packet: &mut Pa
         rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
     }
     as_router(ctx, packet, IcmpError::PortUnreachable)
+}
+
+/// Answers a real server's packet of which the client cannot be reached.
+#[cold]
+pub(crate) fn without_route<A: Address, F: Frame>(
+    ctx: &mut Context<'_>,
+    packet: &mut Packet<'_, A, F>,
+    client: A,
+) -> Verdict {
+    let received = resolve::received_query(ctx, packet, client.to_ip());
+    let error = IcmpError::of_router(&ctx.snapshot.l3.decide(&received), A::FAMILY);
+    as_router(ctx, packet, error)
 }
 
 /// Answers a real server's packet in the name of the director's address on that link.

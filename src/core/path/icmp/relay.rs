@@ -6,7 +6,8 @@
 //!      the connection's packets; about a tunnel: see [`relay_tunnel`]. Others are the kernel's.
 //!      With `schedule_icmp` one about no connection may begin it. Drops: `icmp_checksum`, `real_server_gone`,
 //!      `no_route`, `ttl_expired`, `mtu_exceeded`, `no_real_server`.
-//! Never: changes a connection's state or keeps it alive.
+//! Never: changes a connection's state or keeps it alive; translates an error in whose own IPv4 header record route or
+//!        timestamp has been filled in: the kernel finds its checksum wrong and drops it (`icmp_checksum`).
 //! Ref:  RFC 792, RFC 4443; Linux net/netfilter/ipvs/ip_vs_core.c `ip_vs_in_icmp`, `ip_vs_out_icmp`, `ip_vs_nat_icmp`.
 
 use zerocopy::FromBytes;
@@ -27,6 +28,8 @@ use crate::path::fragments::cut;
 use crate::path::icmp::relay_tunnel;
 use crate::path::parse::{Embedded, embedded};
 use crate::path::schedule::{self, Opening, Refusal};
+use crate::path::stack::checks;
+use crate::path::stack::ip_options;
 use crate::path::{client_address, ownership};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::icmp::{self, IcmpHeader};
@@ -76,7 +79,11 @@ fn about<A: Address, F: Frame>(
     table: &mut ConnTable<A>,
     error: &mut Relayed<'_, '_, A, F>,
 ) -> Option<Verdict> {
-    match table.lookup(&error.reply) {
+    let found = table.lookup(&error.reply);
+    if found.is_some() && checks::is_from_elsewhere(ctx, error.packet) {
+        return Some(Verdict::Drop(DropReason::ReversePath));
+    }
+    match found {
         Some((index, Direction::Inbound)) => Some(to_server(ctx, table, index, error)),
         Some((index, Direction::Outbound)) => Some(to_client(ctx, table, index, error)),
         None => ownership::other_owner(ctx, &error.reply).map(Verdict::Handoff),
@@ -173,6 +180,10 @@ fn to_server<A: Address, F: Frame>(
     if packet.headers.ttl <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
+    let is_filled = ip_options::are_there(&packet.headers) && ip_options::fill(ctx, conn, Direction::Inbound, packet);
+    if is_filled && conn.mode().sees_replies() {
+        return Verdict::Drop(DropReason::IcmpChecksum);
+    }
     match conn.mode() {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
             rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
@@ -216,6 +227,9 @@ fn to_client<A: Address, F: Frame>(
     index: ConnIndex,
     error: &mut Relayed<'_, '_, A, F>,
 ) -> Verdict {
+    if !checks::may_forward(ctx, error.packet) {
+        return Verdict::Drop(DropReason::NotForwarding);
+    }
     let conn = table.conn_mut(index);
     let next_hop = match resolve::to_client(ctx, conn, error.packet) {
         Ok(next_hop) => next_hop,
@@ -230,6 +244,9 @@ fn to_client<A: Address, F: Frame>(
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     ctx.count(conn, Direction::Outbound, packet.headers.packet_len());
+    if ip_options::are_there(&packet.headers) && ip_options::fill(ctx, conn, Direction::Outbound, packet) {
+        return Verdict::Drop(DropReason::IcmpChecksum);
+    }
     rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
     error.translate_to_client(conn);
     depart(ctx, error.packet, &next_hop)

@@ -469,6 +469,7 @@ fn push_on(frame: &[u8], headers: &Headers) {
         error: IcmpError::TimeExceeded,
         source,
         identification: 1,
+        options: crate::wire::ipv4_options::EchoedOptions::NONE,
     };
     let _ = icmp_error(&mut VecFrame::new(frame), headers, &message);
 }

@@ -304,7 +304,7 @@ fn server_spec(options: &Options, key: ServiceKey) -> Result<ServerSpec, Failure
     let mode = options.mode.unwrap_or(ForwardingMode::DirectRouting);
     // ipvsadm gives DR and TUN servers the service's port when it adds or edits them.
     let is_marked = matches!(key, ServiceKey::Fwmark { .. });
-    let port = if mode == ForwardingMode::Nat || is_marked {
+    let port = if mode == ForwardingMode::Nat || is_marked || options.command == Some('d') {
         port.unwrap_or(service_port)
     } else {
         service_port

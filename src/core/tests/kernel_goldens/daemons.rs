@@ -6,9 +6,10 @@ use std::net::IpAddr;
 
 use lvs_api::ipvsadm_text::{self, Daemon};
 use lvs_api::proc_text::{self, ConnectionRow};
+use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::sync::assembly::Assembly;
-use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncRole};
+use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncDaemonError, SyncRole};
 use lvs_core::ipvs::sync::{SyncRoles, message};
 use lvs_core::testing::director::TestDirector;
 
@@ -68,14 +69,11 @@ impl Daemons {
     pub fn run(&mut self, director: &mut TestDirector, line: &str) -> Option<Result<(), String>> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let done = match words[..] {
+            ["ipvsadm", "--start-daemon", ..] if has_mixed_families(director) => {
+                Err(SyncDaemonError::MixedFamilies.to_string())
+            }
             ["ipvsadm", "--start-daemon", role, ref options @ ..] => self.start(role, options),
-            ["ipvsadm", "--stop-daemon", role] => role_of(role).map(|role| match role {
-                SyncRole::Master => {
-                    self.master = None;
-                    self.sent.clear();
-                }
-                SyncRole::Backup => self.backup = None,
-            }),
+            ["ipvsadm", "--stop-daemon", role] => role_of(role).and_then(|role| self.stop(role)),
             _ => return None,
         };
         director.set_sync(SyncRoles {
@@ -85,8 +83,44 @@ impl Daemons {
         Some(done)
     }
 
+    fn runs(&self, role: SyncRole) -> bool {
+        match role {
+            SyncRole::Master => self.master.is_some(),
+            SyncRole::Backup => self.backup.is_some(),
+        }
+    }
+
+    fn stop(&mut self, role: SyncRole) -> Result<(), String> {
+        if !self.runs(role) {
+            return Err(SyncDaemonError::Missing { role }.to_string());
+        }
+        match role {
+            SyncRole::Master => {
+                self.master = None;
+                self.sent.clear();
+            }
+            SyncRole::Backup => self.backup = None,
+        }
+        Ok(())
+    }
+
+    /// Whether a command adds a server of another family than its service while a daemon runs.
+    pub fn refuse_mixed(&self, line: &str) -> bool {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let after = |options: &[&str]| {
+            let at = words.iter().position(|word| options.contains(word))?;
+            words.get(at + 1).map(|value| value.starts_with('['))
+        };
+        let is_running = self.master.is_some() || self.backup.is_some();
+        let (service, server) = (after(&["-t", "-u", "--sctp-service"]), after(&["-r"]));
+        is_running && words.contains(&"-a") && service.is_some() && server.is_some() && service != server
+    }
+
     fn start(&mut self, role: &str, options: &[&str]) -> Result<(), String> {
         let role = role_of(role)?;
+        if self.runs(role) {
+            return Err(SyncDaemonError::Exists { role }.to_string());
+        }
         let mut daemon = SyncDaemon::new(role, "");
         for option in options.chunks(2) {
             let number = || option[1].parse::<u16>().map_err(|error| error.to_string());
@@ -206,6 +240,14 @@ pub fn same_lines(ours: &str, theirs: &str) -> bool {
             .iter()
             .zip(&theirs)
             .all(|(ours, theirs)| ours.0 == theirs.0 && ours.1.unwrap_or(0).abs_diff(theirs.1.unwrap_or(0)) <= 1)
+}
+
+fn has_mixed_families(director: &TestDirector) -> bool {
+    director.desired.services().any(|listing| {
+        let family = listing.spec.key.family();
+        let mut servers = listing.servers();
+        servers.any(|server| AddressFamily::of(&server.spec.addr) != family)
+    })
 }
 
 fn role_of(name: &str) -> Result<SyncRole, String> {

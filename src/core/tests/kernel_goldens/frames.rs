@@ -86,6 +86,7 @@ pub fn same_frame(
         blank_random_fields(frame);
         blank_arp_sender(frame);
         blank_time_of_day(frame);
+        blank_timestamps(frame);
         if own {
             blank_identification(frame);
         }
@@ -237,6 +238,59 @@ fn blank_time_of_day(frame: &mut [u8]) {
         frame.get_mut(36..38).unwrap_or_default().fill(0);
         frame.get_mut(46..54).unwrap_or_default().fill(0);
     }
+}
+
+/// The times in the timestamp options of a packet, of one in it and of one that it quotes, with the checksums over them.
+fn blank_timestamps(frame: &mut [u8]) {
+    const TUNNEL: u8 = 4;
+    const ICMP: u8 = 1;
+    if ethertype(frame) != 0x0800 {
+        return;
+    }
+    let Some(l4) = frame.get(L3).map(|first| L3 + usize::from(first & 15) * 4) else {
+        return;
+    };
+    let protocol = frame.get(L3 + 9).copied();
+    let has_own = blank_times_at(frame, L3);
+    let inner = match protocol {
+        Some(TUNNEL) => l4,
+        Some(ICMP) => l4 + 8,
+        _ => return,
+    };
+    let has_inner = blank_times_at(frame, inner);
+    if protocol == Some(ICMP) && (has_own || has_inner) {
+        frame.get_mut(l4 + 2..l4 + 4).unwrap_or_default().fill(0);
+    }
+}
+
+/// Blanks the times of the IPv4 header that begins at `l3`, and its checksum; whether there are any.
+fn blank_times_at(frame: &mut [u8], l3: usize) -> bool {
+    const END: u8 = 0;
+    const NOOP: u8 = 1;
+    const TIMESTAMP: u8 = 68;
+    let end = match frame.get(l3) {
+        Some(first) if first >> 4 == 4 => (l3 + usize::from(first & 15) * 4).min(frame.len()),
+        _ => return false,
+    };
+    let mut at = l3 + 20;
+    while at + 4 <= end && frame[at] != END {
+        if frame[at] == NOOP {
+            at += 1;
+            continue;
+        }
+        let len = usize::from(frame[at + 1]);
+        if frame[at] == TIMESTAMP {
+            // Alone, or each behind the address of who wrote it.
+            let (first, step) = if frame[at + 3] & 15 == 0 { (4, 4) } else { (8, 8) };
+            for time in (at + first..(at + len).min(end)).step_by(step) {
+                frame.get_mut(time..time + 4).unwrap_or_default().fill(0);
+            }
+            frame[l3 + 10..l3 + 12].fill(0);
+            return true;
+        }
+        at += len.max(2);
+    }
+    false
 }
 
 fn hex(bytes: &[u8]) -> String {

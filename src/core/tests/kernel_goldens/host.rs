@@ -15,8 +15,10 @@ use lvs_core::l3::{DeviceId, Hop, InterfaceId, L3, NeighbourKey, Route};
 use lvs_core::path::icmp::build::{self, ErrorMessage, IcmpError};
 use lvs_core::path::parse::{Parsed, embedded, parse};
 use lvs_core::testing::{PacketBuilder, checksum_faults, icmp4, icmp6, tcp4, tcp6};
+use lvs_core::wire::ipv4_options::EchoedOptions;
 
 use crate::frames::{ethertype, parts};
+use crate::options::{self, Judgement};
 
 const RST: u8 = 4;
 const ACK: u8 = 16;
@@ -65,11 +67,30 @@ impl Host {
     ) -> Option<Action> {
         let (src, dst) = (key.src.addr.to_ip(), key.dst.addr.to_ip());
         let is_to_group = frame.first().is_some_and(|first| first & 1 == 1);
-        if self.is_martian(l3, device, key) {
+        if self.is_martian(l3, device, key) || !l3.accepts_source(&received(l3, device, frame, headers, key)) {
             return None;
         }
         if dst.is_multicast() || is_to_group {
             return (headers.protocol == 58 || dst.is_multicast()).then_some(Action::Unknown);
+        }
+        match options::judge(l3, frame, headers, key) {
+            Judgement::Pass => {}
+            Judgement::Drop => return None,
+            Judgement::Refuse(error, echoed) => {
+                let source = options::speaker(l3, key)?.to_ip();
+                return send_error(
+                    l3,
+                    frame,
+                    headers,
+                    key,
+                    &ErrorMessage {
+                        error,
+                        source,
+                        identification: 0,
+                        options: echoed,
+                    },
+                );
+            }
         }
         if headers.fragment != Fragment::Whole {
             return Some(Action::Unknown);
@@ -123,6 +144,10 @@ fn address4(bytes: &[u8]) -> IpAddr {
 fn local<A: Address>(l3: &L3, frame: &[u8], headers: &Headers, key: &FlowKey<A>, client: SocketAddr) -> Option<Action> {
     let segment = frame.get(usize::from(headers.l4_offset)..usize::from(headers.packet_end))?;
     let is_ipv4 = A::FAMILY == AddressFamily::Ipv4;
+    if options::are_there(headers) {
+        // Its answers repeat them.
+        return Some(Action::Unknown);
+    }
     if embedded(frame, headers).is_some() || !checksum_faults(frame).is_empty() && headers.protocol != 132 {
         return None;
     }
@@ -193,7 +218,18 @@ fn reset<A: Address>(
 
 /// An ICMP error about a packet to the host itself.
 fn refuse<A: Address>(l3: &L3, frame: &[u8], headers: &Headers, key: &FlowKey<A>, error: IcmpError) -> Action {
-    send_error(l3, frame, headers, key, error, key.dst.addr.to_ip()).unwrap_or(Action::Unknown)
+    let message = plain(error, key.dst.addr.to_ip());
+    send_error(l3, frame, headers, key, &message).unwrap_or(Action::Unknown)
+}
+
+/// An error without options.
+const fn plain(error: IcmpError, source: IpAddr) -> ErrorMessage {
+    ErrorMessage {
+        error,
+        source,
+        identification: 0,
+        options: EchoedOptions::NONE,
+    }
 }
 
 fn send_error<A: Address>(
@@ -201,30 +237,31 @@ fn send_error<A: Address>(
     frame: &[u8],
     headers: &Headers,
     key: &FlowKey<A>,
-    error: IcmpError,
-    source: IpAddr,
+    message: &ErrorMessage,
 ) -> Option<Action> {
     let mut answer = VecFrame::new(frame);
-    let message = ErrorMessage {
-        error,
-        source,
-        identification: 0,
-    };
-    build::icmp_error(&mut answer, headers, &message).ok()?;
+    options::fill(l3, answer.bytes_mut(), headers, options::speaker(l3, key)?);
+    build::icmp_error(&mut answer, headers, message).ok()?;
     Some(depart_own(l3, key.src.addr, answer.bytes().to_vec()))
 }
 
 /// A router's work. What it sends back out of the device it came from, it also reports to the sender.
 fn forward<A: Address>(l3: &L3, device: DeviceId, frame: &[u8], headers: &Headers, key: &FlowKey<A>) -> Option<Action> {
     let own = || l3.source_for(key.src.addr).map(A::to_ip);
-    if headers.ttl <= 1 {
-        return send_error(l3, frame, headers, key, IcmpError::TimeExceeded, own()?);
-    }
     let query = received(l3, device, frame, headers, key);
+    if !l3.forwards(A::FAMILY, query.iif) {
+        return None;
+    }
+    if headers.ttl <= 1 {
+        return send_error(l3, frame, headers, key, &plain(IcmpError::TimeExceeded, own()?));
+    }
     let out = match l3.resolve(&query) {
         Route::Hop(id) => *l3.hop(id),
         Route::Unresolved(key) | Route::NeighbourFailed(key) => *l3.unresolved_hop(&key),
-        Route::Unreachable => return send_error(l3, frame, headers, key, IcmpError::HostUnreachable, own()?),
+        Route::Unreachable => {
+            let error = IcmpError::of_router(&l3.decide(&query), A::FAMILY);
+            return send_error(l3, frame, headers, key, &plain(error, own()?));
+        }
         Route::Local | Route::Blackhole => return None,
         Route::Elsewhere => return Some(Action::Unknown),
     };
@@ -233,6 +270,7 @@ fn forward<A: Address>(l3: &L3, device: DeviceId, frame: &[u8], headers: &Header
     }
     let mut sent = frame.get(..usize::from(headers.packet_end))?.to_vec();
     lvs_core::path::forward::rewrite::decrement_ttl(&mut sent, headers);
+    options::fill_forwarded(l3, &mut sent, headers, key);
     Some(depart_frame::<A>(l3, &query, sent))
 }
 

@@ -7,12 +7,14 @@ mod frames;
 mod host;
 mod listing;
 mod machine;
+mod options;
 mod player;
 mod recordings;
 // The player of the real binary reads more of a recording.
 #[allow(dead_code)]
 mod scenario;
 mod setup;
+mod stack_words;
 mod text;
 
 use std::path::Path;

@@ -133,7 +133,15 @@ fn inject_unlisted(director: &mut TestDirector, text: &str, frame: &str) -> Resu
 /// Runs a command that changes something; it must succeed or be refused as it was then.
 fn execute(machine: &mut Machine, clock: &mut Clock, command: &Command) -> Result<(), String> {
     if let Some(done) = clock.daemons.run(&mut machine.director, &command.command) {
-        return done;
+        return match (done, command.rc) {
+            (Ok(()), 0) => Ok(()),
+            (Err(_), rc) if rc != 0 => Ok(()),
+            (Ok(()), rc) => Err(format!("the kernel refused it ({rc}), lvsd takes it")),
+            (Err(why), _) => Err(why),
+        };
+    }
+    if clock.daemons.refuse_mixed(&command.command) && command.rc != 0 {
+        return Ok(());
     }
     // What the kernel wrote into its log.
     if command.command.starts_with("dmesg ") {

@@ -13,6 +13,8 @@ mod network;
 
 use network::Network;
 
+use crate::stack_words::StackWords;
+
 const DEVICES: [&str; 2] = ["eth0", "eth1"];
 
 /// See the module.
@@ -23,6 +25,7 @@ pub struct Setup {
     /// The module is there.
     has_vlans: bool,
     icmp_pauses: IcmpPauses,
+    stack: StackWords,
     generation: u32,
     /// In the order of iptables, where the last that matches decides.
     marks: Vec<MarkRule>,
@@ -97,6 +100,10 @@ impl Setup {
 
     /// A setting of the kernel beside IPVS.
     pub fn set_sysctl(&mut self, name: &str, value: &str) {
+        if self.stack.set(name, value) {
+            self.generation += 1;
+            return;
+        }
         if ["net.ipv4.conf.eth1.accept_local", "net.ipv4.conf.all.accept_local"].contains(&name) {
             self.accepts_local = value != "0";
         }
@@ -132,6 +139,7 @@ impl Setup {
     pub fn network(&self) -> L3 {
         let mut l3 = self.network.build(self.generation);
         l3.icmp_pauses = self.icmp_pauses;
+        l3.set_stack(self.stack.stack(&l3));
         l3
     }
 }

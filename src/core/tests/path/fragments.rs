@@ -300,3 +300,53 @@ fn two_services_on_one_address_get_their_own_datagrams() {
     assert!(packet(&nat).contains("> 198.51.100.11:53"));
     assert!(packet(&dr).contains("> 192.0.2.100:54"));
 }
+
+#[test]
+fn an_ipv6_datagram_of_at_most_1280_bytes_leaves_as_one_fragment_and_a_longer_one_is_cut_there() {
+    let key = service(ServiceProtocol::Udp, "2001:db8:a::100", 53);
+    let mut director = director(1, key, ForwardingMode::Nat, &["2001:db8:b::11"], 5_353);
+    for (payload_len, pieces) in [
+        (1_000, &[1_056][..]),
+        (1_224, &[1_280]),
+        (1_225, &[1_280, 49]),
+        (1_700, &[1_280, 524]),
+    ] {
+        let whole = udp6("[2001:db8:a::2]:1000 > [2001:db8:a::100]:53")
+            .payload_len(payload_len)
+            .build();
+        let segment = &whole[54..];
+        for (offset, part) in [(0, &segment[..496]), (496, &segment[496..])] {
+            let more = offset == 0;
+            let mut piece = whole[..54].to_vec();
+            piece[18..20].copy_from_slice(&((part.len() + 8) as u16).to_be_bytes());
+            piece[20] = 44;
+            let place = (offset as u16 | u16::from(more)).to_be_bytes();
+            piece.extend([17, 0, place[0], place[1], 0, 0, 0, payload_len as u8]);
+            piece.extend(part);
+            assert_eq!(director.inject(WAN, &piece), Outcome::Consumed);
+        }
+        let out = transmitted(director.take_generated());
+        let lens: Vec<usize> = out.iter().map(|piece| piece.len() - 14).collect();
+        assert_eq!(lens, pieces, "{payload_len}");
+        assert!(out.iter().all(|piece| piece[20] == 44), "with a fragment header");
+    }
+}
+
+#[test]
+fn a_server_whose_reply_stays_incomplete_is_told_so() {
+    let key = service(ServiceProtocol::Udp, "192.0.2.100", 53);
+    let mut director = director(1, key, ForwardingMode::Nat, &["198.51.100.11"], 53);
+    let reply = udp4("198.51.100.11:53 > 192.0.2.2:1000")
+        .payload_len(800)
+        .fragment(0, true);
+    let reply = reply.dst_mac(director_mac(LAN));
+    assert_eq!(director.inject(LAN, &reply.build()), Outcome::Consumed);
+    director.advance_ms(31_000);
+    let sent = transmitted(director.take_generated());
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0][34..36], [11, 1], "reassembly time exceeded");
+    assert_eq!(sent[0][26..34], [198, 51, 100, 1, 198, 51, 100, 11]);
+    assert_eq!(sent[0][42 + 8], 63, "as it was about to be forwarded");
+    let spent = reply.ttl(1).build();
+    assert_eq!(director.inject(LAN, &spent), Outcome::Punted(spent.clone()));
+}

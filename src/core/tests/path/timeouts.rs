@@ -129,3 +129,25 @@ fn other_states_and_udp_have_the_directors_timeouts() {
     bench.director.inject(WAN, &datagram).transmitted();
     assert_eq!(bench.rest_sec(), 300);
 }
+
+#[test]
+fn a_timeout_of_31_days_is_listed_and_runs_as_long_as_it_says() {
+    const DAY_SEC: u32 = 86_400;
+    let mut bench = Bench::established(0);
+    let mut timeouts = Timeouts::default();
+    timeouts.set(31 * DAY_SEC, 0, 0).unwrap();
+    bench.director.set_timeouts(timeouts);
+    bench.client_sends(ACK);
+    let left_sec = |bench: &Bench| bench.director.conns().first().map(|conn| conn.expires_in_ms / 1_000);
+    assert_eq!(left_sec(&bench), Some(31 * DAY_SEC));
+    for days in [10, 15] {
+        bench.director.skip_ms(days * DAY_SEC * 1_000);
+    }
+    assert_eq!(left_sec(&bench).map(|sec| sec.div_ceil(DAY_SEC)), Some(6));
+    bench.client_sends(ACK);
+    assert_eq!(left_sec(&bench), Some(31 * DAY_SEC), "a packet begins anew");
+    for _ in 0..4 {
+        bench.director.skip_ms(8 * DAY_SEC * 1_000);
+    }
+    assert_eq!(left_sec(&bench), None);
+}

@@ -20,6 +20,7 @@ fn built(frame: &[u8], error: IcmpError, source: &str, identification: u16) -> R
         error,
         source: source.parse().unwrap(),
         identification,
+        options: crate::wire::ipv4_options::EchoedOptions::NONE,
     };
     icmp_error(&mut frame, &headers, &message)?;
     Ok(frame.bytes()[EthernetHeader::LEN..].to_vec())
@@ -174,6 +175,7 @@ fn checksums_are_right_at_every_quoted_length() {
                     error: IcmpError::PortUnreachable,
                     source: source.parse().unwrap(),
                     identification: 1,
+                    options: EchoedOptions::NONE,
                 },
             )
             .unwrap();
@@ -275,6 +277,7 @@ fn no_headroom_is_named() {
             error: IcmpError::TimeExceeded,
             source: VIP.parse().unwrap(),
             identification: 0,
+            options: EchoedOptions::NONE,
         },
     );
     assert_eq!(refused, Err(DropReason::NoHeadroom));
