@@ -255,7 +255,7 @@ fn a_service_of_the_same_name_counts_anew_and_its_returned_servers_from_their_la
         bench.apply(WEB).unwrap();
         bench.workers[0].counters.server(RealServerId(0)).in_packets.add(7);
         if is_sampled {
-            bench.director.tick(bench.now + Duration::from_secs(2));
+            bench.director.sample();
         }
         bench.apply(r#"{"delete_service": "tcp:192.0.2.1:80"}"#).unwrap();
         bench.apply(WEB).unwrap();
