@@ -138,9 +138,9 @@ pub enum Decision<'f> {
     Local,
     /// It is for the director and others.
     Broadcast,
-    /// No route.
+    /// No route, or a rule that says so.
     NoRoute,
-    /// A route or rule that says so.
+    /// A route that says so.
     Unreachable,
     /// Not allowed.
     Prohibit,
@@ -372,7 +372,8 @@ impl Fib {
             RuleAction::Table(id) => id,
             RuleAction::VrfTable => query.vrf?.table,
             RuleAction::Goto(_) | RuleAction::Nop => return None,
-            RuleAction::Unreachable => return Some(Decision::Unreachable),
+            // Other than a route of this name (`fib4_rule_action`).
+            RuleAction::Unreachable => return Some(Decision::NoRoute),
             RuleAction::Prohibit => return Some(Decision::Prohibit),
             RuleAction::Blackhole => return Some(Decision::Blackhole),
             RuleAction::Unfollowed => return Some(Decision::Unfollowed),

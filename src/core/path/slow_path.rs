@@ -168,14 +168,16 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     if packet.headers.ttl <= 1 {
         return refuse::to_client(ctx, packet, server, IcmpError::TimeExceeded);
     }
-    let to = ToServer {
-        server,
-        mtu: match mode {
-            ForwardingMode::Tunnel => tunnel::mtu(ctx, server, &next_hop),
-            _ => next_hop.hop.mtu,
-        },
-        next_hop,
+    let mtu = match mode {
+        ForwardingMode::Tunnel => tunnel::mtu(ctx, server, &next_hop),
+        _ => next_hop.hop.mtu,
     };
+    if mode == ForwardingMode::Tunnel && mtu < tunnel::mtu_min(server) {
+        // Nor may the fast path send by it.
+        conn.hops[Direction::Inbound as usize] = Conn::<A>::NO_HOP;
+        return Verdict::Drop(DropReason::MtuExceeded);
+    }
+    let to = ToServer { server, mtu, next_hop };
     let is_oversize = packet.headers.packet_len() > usize::from(to.mtu);
     if is_oversize | client_address::concerns_inbound(conn, &packet.headers) {
         return unusual(ctx, conn, packet, &to);

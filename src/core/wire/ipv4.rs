@@ -7,6 +7,8 @@ use crate::address::Addr4;
 use crate::verdict::DropReason;
 use crate::wire::checksum;
 
+/// Bytes of a packet that every link carries whole (RFC 791 3.2).
+pub const MTU_MIN: u16 = 68;
 /// Version 4 and the header length of a packet without options, in one byte.
 pub const VERSION_IHL_WITHOUT_OPTIONS: u8 = 0x45;
 /// The DF bit of [`Ipv4Header::flags_offset`].

@@ -6,6 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::address::Addr6;
 use crate::verdict::DropReason;
 
+/// Bytes of a packet that every link carries whole (RFC 8200 5).
+pub const MTU_MIN: u16 = 1_280;
 /// Hop-by-hop options.
 pub const NEXT_HOP_BY_HOP: u8 = 0;
 /// Routing.

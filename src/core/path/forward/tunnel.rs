@@ -18,6 +18,7 @@ use crate::path::forward::tunnel::encapsulate::Outer;
 use crate::path::fragments::cut;
 use crate::path::ownership;
 use crate::verdict::{DropReason, Verdict};
+use crate::wire::{ipv4, ipv6};
 use crate::worker_state::context::Context;
 
 /// First port and number of ports that GUE sends from (kernel: `ip_local_port_range`).
@@ -41,6 +42,16 @@ pub(crate) fn source(ctx: &mut Context<'_>, server: IpAddr) -> Option<IpAddr> {
     let l3 = &ctx.snapshot.l3;
     let sources = &mut ctx.l3_memory.cache.sources;
     sources.get_or_look_up(l3, server, || l3.tunnel_source(server))
+}
+
+/// Bytes of a packet that a tunnel must carry, or the kernel sends nothing through it (`__ip_vs_get_out_rt`,
+/// `__ip_vs_get_out_rt_v6`).
+#[inline]
+pub(crate) const fn mtu_min(server: &RealServer) -> u16 {
+    match server.addr {
+        IpAddr::V4(_) => ipv4::MTU_MIN,
+        IpAddr::V6(_) => ipv6::MTU_MIN,
+    }
 }
 
 #[inline]
@@ -107,9 +118,7 @@ fn src_port<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) -> u16 {
 
 /// The MTU that a client gets in an error about a path MTU of which a tunnel takes `overhead` bytes of it (`ip_vs_in_icmp`).
 pub(crate) const fn mtu_for_client(mtu: u16, overhead: u16) -> u16 {
-    /// Every link carries this much (RFC 791 3.2).
-    const IPV4_MTU_MIN: u16 = 68;
-    if mtu > IPV4_MTU_MIN + overhead {
+    if mtu > ipv4::MTU_MIN + overhead {
         mtu - overhead
     } else {
         mtu

@@ -26,14 +26,11 @@ use crate::path::parse::{self, Parsed};
 use crate::path::slow_path;
 use crate::path::stack::checks;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::icmp;
+use crate::wire::{icmp, ipv6};
 use crate::worker_state::context::in_family;
 use crate::worker_state::context::{Context, Families};
 use crate::worker_state::reassembly::piece::Piece;
 use crate::worker_state::reassembly::{Assembled, Datagram, Reassembly};
-
-/// Bytes of the shortest MTU that IPv6 knows: the kernel cuts no smaller.
-const IPV6_MTU_MIN: u16 = 1_280;
 
 /// See the module.
 #[cold]
@@ -156,7 +153,7 @@ fn leave(ctx: &mut Context<'_>, assembled: &Assembled<'_>, longest: u16, verdict
         } else {
             assembled.keeps_pieces
         };
-        (longest.max(IPV6_MTU_MIN), keeps)
+        (longest.max(ipv6::MTU_MIN), keeps)
     } else {
         (longest, !assembled.dst.is_some_and(|dst| ctx.snapshot.l3.is_local(dst)))
     };

@@ -269,13 +269,17 @@ impl Network {
         let position = link.addresses.iter().position(|known| known.addr() == net.addr())?;
         let net = link.addresses.remove(position);
         let id = link.id;
+        // The first address of a network takes those that came after it with it (`promote_secondaries` is off).
+        let is_first = !link.addresses[..position].iter().any(|known| known.trunc() == net.trunc());
+        let mut followers = link.addresses[position..].iter().copied();
+        let follower = followers.find(|known| is_first && net.addr().is_ipv4() && known.trunc() == net.trunc());
         let is_of_link = |entry: &RouteEntry| path_interfaces(entry) == [id];
         self.fib.change(TABLE_LOCAL, IpNet::from(net.addr()), |routes| {
             routes.retain(|entry| !is_of_link(entry))
         });
         let addr = net.addr();
         self.drop_routes(|entry| entry.leg.source == Some(addr));
-        Some(())
+        follower.map_or(Some(()), |follower| self.addr_del(follower, name))
     }
 
     fn drop_routes(&mut self, is_lost: impl Fn(&RouteEntry) -> bool) {
