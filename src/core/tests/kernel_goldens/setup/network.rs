@@ -270,7 +270,9 @@ impl Network {
         let net = link.addresses.remove(position);
         let id = link.id;
         // The first address of a network takes those that came after it with it (`promote_secondaries` is off).
-        let is_first = !link.addresses[..position].iter().any(|known| known.trunc() == net.trunc());
+        let is_first = !link.addresses[..position]
+            .iter()
+            .any(|known| known.trunc() == net.trunc());
         let mut followers = link.addresses[position..].iter().copied();
         let follower = followers.find(|known| is_first && net.addr().is_ipv4() && known.trunc() == net.trunc());
         let is_of_link = |entry: &RouteEntry| path_interfaces(entry) == [id];
