@@ -111,12 +111,12 @@ fn missing_link_kind(scenario: &Scenario) -> Option<&'static str> {
         ),
         ("dummy", "ip link add a type dummy"),
     ];
-    let makes = |kind: &str| {
-        scenario
-            .setup
-            .iter()
-            .any(|line| line.contains(&format!(" type {kind}")))
-    };
+    let commands = scenario.steps.iter().filter_map(|step| match step {
+        Step::Exec(command) => Some(&command.command),
+        _ => None,
+    });
+    let commands: Vec<&String> = scenario.setup.iter().chain(commands).collect();
+    let makes = |kind: &str| commands.iter().any(|line| line.contains(&format!(" type {kind}")));
     let is_known = || KINDS.map(|(_, line)| Namespace::create().shell(line).status.success());
     let needed = KINDS
         .iter()
