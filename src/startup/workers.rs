@@ -113,7 +113,8 @@ pub fn launch(shared: &Launch<'_>, workers: Vec<WorkerResources>) -> Result<Vec<
     Ok(handles)
 }
 
-/// Milliseconds since midnight UTC. The vDSO answers, without a system call.
+/// Milliseconds since midnight UTC. Only packets with a timestamp option ask; the vDSO answers where the kernel's clock
+/// source allows it.
 fn time_of_day_ms() -> u32 {
     const DAY_MS: u128 = 86_400_000;
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -399,7 +399,7 @@ impl Fib {
     }
 
     /// The paths of a leg, the dead too.
-    pub(crate) fn paths<'f>(&'f self, leg: &'f Leg) -> impl Iterator<Item = &'f Path> {
+    pub fn paths<'f>(&'f self, leg: &'f Leg) -> impl Iterator<Item = &'f Path> {
         let (own, id) = match &leg.target {
             Target::Nowhere => (&[][..], None),
             Target::Paths(paths) => (&**paths, None),

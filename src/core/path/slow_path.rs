@@ -242,7 +242,7 @@ fn rewritten<A: Address, F: Frame>(
     to: &ToServer<'_>,
 ) -> Verdict {
     if ip_options::are_there(&packet.headers) {
-        let _ = ip_options::fill(ctx, conn, Direction::Inbound, packet);
+        ip_options::fill(ctx, conn, Direction::Inbound, packet);
     }
     match conn.mode() {
         ForwardingMode::Nat | ForwardingMode::FullNat => {
@@ -288,7 +288,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
         return refuse::as_router(ctx, packet, error);
     }
     if ip_options::are_there(&packet.headers) {
-        let _ = ip_options::fill(ctx, conn, Direction::Outbound, packet);
+        ip_options::fill(ctx, conn, Direction::Outbound, packet);
     }
     let id = conn.real_server;
     let rewrite = Rewrite::of(conn, Direction::Outbound);

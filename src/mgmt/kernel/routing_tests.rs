@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lvs_core::l3::fib::{Decision, Fib, Leg, NexthopObject, Path, RouteQuery, Target};
+use lvs_core::l3::fib::{Decision, Fib, RouteQuery};
 use lvs_core::l3::{DeviceId, InterfaceId};
 use lvs_core::random::Random;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -342,27 +342,11 @@ fn answer_of(payload: NetlinkPayload<RouteNetlinkMessage>) -> Answer {
     answer
 }
 
-/// The paths that share with the one that was taken.
-fn paths(fib: &Fib, leg: &Leg) -> Vec<Path> {
-    let object = |id: &u32| match fib.objects().get(id) {
-        Some(NexthopObject::Path(path)) => Some(*path),
-        _ => None,
-    };
-    match &leg.target {
-        Target::Paths(paths) => paths.to_vec(),
-        Target::Object(id) => match fib.objects().get(id) {
-            Some(NexthopObject::Group(members)) => members.iter().filter_map(|(id, _)| object(id)).collect(),
-            _ => object(id).into_iter().collect(),
-        },
-        Target::Nowhere => Vec::new(),
-    }
-}
-
 /// Whether the two agree.
 fn agree(fib: &Fib, decision: &Decision<'_>, answer: &Answer) -> bool {
     match (decision, answer.kind) {
-        (Decision::Forward { leg, .. }, Ok(RouteType::Unicast)) => paths(fib, leg)
-            .iter()
+        (Decision::Forward { leg, .. }, Ok(RouteType::Unicast)) => fib
+            .paths(leg)
             .any(|path| !path.is_dead && (path.interface, path.gateway) == (answer.interface, answer.gateway)),
         (Decision::Local, Ok(RouteType::Local)) => true,
         (Decision::Broadcast, Ok(RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast)) => true,

@@ -15,7 +15,7 @@ use crate::ipvs::conn::{Conn, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServer;
 use crate::l3::fib::RouteQuery;
-use crate::l3::{Hop, HopId, InterfaceId, L3, NeighbourKey, Route};
+use crate::l3::{Hop, HopId, Interface, InterfaceId, L3, NeighbourKey, Route};
 use crate::packet::Packet;
 use crate::path::forward::ethernet;
 use crate::snapshot::Snapshot;
@@ -185,9 +185,8 @@ pub(crate) fn received_query<A: Address, F: Frame>(
     packet: &Packet<'_, A, F>,
     dst: IpAddr,
 ) -> RouteQuery {
-    let (l3, frame, key) = (&ctx.snapshot.l3, packet.frame.bytes(), packet.key);
-    let mac = frame.first_chunk().copied().unwrap_or_default();
-    let interface = l3.receiver(ctx.device, packet.headers.vlan, mac);
+    let (frame, key) = (packet.frame.bytes(), packet.key);
+    let interface = receiver(ctx, packet);
     let mark = ctx
         .snapshot
         .marks
@@ -203,6 +202,16 @@ pub(crate) fn received_query<A: Address, F: Frame>(
         protocol: key.protocol,
         ports: (key.src.port, key.dst.port),
     }
+}
+
+/// The interface that received a packet.
+pub(crate) fn receiver<'a, A: Address, F: Frame>(
+    ctx: &Context<'a>,
+    packet: &Packet<'_, A, F>,
+) -> Option<&'a Interface> {
+    let snapshot: &'a Snapshot = ctx.snapshot;
+    let mac = packet.frame.bytes().first_chunk().copied().unwrap_or_default();
+    snapshot.l3.receiver(ctx.device, packet.headers.vlan, mac)
 }
 
 /// The bits of TOS and traffic class that the kernel routes by (`IPTOS_RT_MASK`).

@@ -61,21 +61,17 @@ pub(crate) fn may_forward<A: Address, F: Frame>(ctx: &Context<'_>, packet: &Pack
 fn is_forwarded<A: Address, F: Frame>(ctx: &Context<'_>, packet: &Packet<'_, A, F>) -> bool {
     let (l3, dst) = (&ctx.snapshot.l3, packet.key.dst.addr);
     let is_ours = || l3.is_local(dst) || ctx.snapshot.services.is_local_address(dst);
-    l3.stack.forwards(A::FAMILY, receiver(ctx, packet)) || is_ours()
-}
-
-fn receiver<A: Address, F: Frame>(ctx: &Context<'_>, packet: &Packet<'_, A, F>) -> InterfaceId {
-    let mac = packet.frame.bytes().first_chunk().copied().unwrap_or_default();
-    let receiver = ctx.snapshot.l3.receiver(ctx.device, packet.headers.vlan, mac);
-    receiver.map_or(InterfaceId::NONE, |interface| interface.id)
+    let receiver = resolve::receiver(ctx, packet).map_or(InterfaceId::NONE, |interface| interface.id);
+    l3.stack.forwards(A::FAMILY, receiver) || is_ours()
 }
 
 /// Lets a connection of which replies are not seen remember the way back to its client, by which the fast path knows the
-/// interface that its packets come by.
+/// interface that its packets come by. One whose replies are seen remembers where they went, if they may go there.
 fn remember_way_back<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>) {
     let l3 = &ctx.snapshot.l3;
     let place = Direction::Outbound as usize;
-    if conn.hop_generation == l3.generation
+    if !conn.mode().sees_replies()
+        && conn.hop_generation == l3.generation
         && conn.hops[place] == Conn::<A>::NO_HOP
         && let Route::Hop(HopId(id)) =
             l3.resolve(&RouteQuery::output(conn.client.addr.to_ip()).from(conn.virt.addr.to_ip()))

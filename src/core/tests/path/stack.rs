@@ -117,3 +117,17 @@ fn a_fullnat_reply_to_the_director_itself_needs_no_forwarding() {
         "{outcome:?}"
     );
 }
+
+#[test]
+fn under_a_strict_filter_replies_are_forwarded_no_sooner_than_the_stack_forwards() {
+    let mut director = director_of(ForwardingMode::Nat);
+    set(&mut director, stack(ReversePath::Strict, false), 2);
+    let syn = tcp4("192.0.2.2:1000 > 192.0.2.100:80").syn().build();
+    let data = tcp4("198.51.100.11:80 > 192.0.2.2:1000").ack();
+    let data = data.dst_mac(director_mac(LAN)).build();
+    let ack = tcp4("192.0.2.2:1000 > 192.0.2.100:80").ack().build();
+    for packet in [&syn, &ack, &ack] {
+        director.inject(WAN, packet).transmitted();
+        assert_eq!(director.inject(LAN, &data), Outcome::Dropped(DropReason::NotForwarding));
+    }
+}
