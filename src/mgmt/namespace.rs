@@ -2,6 +2,7 @@
 //! `ip` as the operator's hand. Nothing they do is seen outside, and it ends with the thread. Needs root.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -26,4 +27,19 @@ pub(crate) fn ip(arguments: &str) -> String {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {complaint}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Adds an IPv6 address and waits until the kernel answers for it, which it does a moment after `ip` is
+/// done: a work queue adds the local route (`addrconf_dad_work`, net/ipv6/addrconf.c).
+pub(crate) fn add_ipv6_address(address: &str, dev: &str) {
+    /// Only a fault makes anybody wait that long.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    ip(&format!("-6 addr add {address} dev {dev} nodad"));
+    let (own, _) = address.split_once('/').expect("an address with its prefix length");
+    let question = format!("-6 route show table local type local {own}");
+    let deadline = Instant::now() + PATIENCE;
+    while ip(&question).is_empty() {
+        assert!(Instant::now() < deadline, "the kernel does not finish {address}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -11,7 +11,7 @@ use lvs_core::l3::{Hop, InterfaceId, Route};
 
 use super::*;
 use crate::mgmt::lock::lock;
-use crate::mgmt::namespace::{in_namespace, ip};
+use crate::mgmt::namespace::{add_ipv6_address, in_namespace, ip};
 use crate::mgmt::twin;
 
 const LAN: DeviceId = DeviceId(0);
@@ -30,7 +30,7 @@ impl Director {
     async fn start() -> Self {
         let twin = twin::open(LAN, "lan", LAN_MAC, 1500).unwrap();
         ip("addr add 192.0.2.1/24 dev lan");
-        ip("addr add 2001:db8:2::1/64 dev lan nodad");
+        add_ipv6_address("2001:db8:2::1/64", "lan");
         let published = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&published);
         let twins = [MirroredTwin {
