@@ -1,17 +1,13 @@
 # shellcheck shell=bash
-# Pairs of directors: which one has the VIP, which one syncs its connections out, and how long a takeover may last.
-
-# Three advertisements and the skew of the backup's priority (RFC 5798 6.1), in milliseconds.
-MASTER_DOWN_MS=$((3000 + (256 - 100) * 1000 / 256))
-# A client that tries again meanwhile, and a machine shared with everything else here. A client that nobody informs of
-# the new master would ask for its MAC after half a minute (base_reachable_time) and more.
-PATIENCE_MS=10000
+# Pairs of directors: which one has the VIP, which one syncs its connections out, and how long a takeover lasted.
 
 # start_pair CONFIGURE: the network of a pair, its real servers and both directors. CONFIGURE PRIORITY writes keepalived's
 # configuration of the director that is typed on.
 start_pair() {
     local n
     pair_network
+    # What the client knows of the VIP's MAC does not age: only a gratuitous ARP changes it.
+    set_sysctl client net.ipv4.neigh.eth0.base_reachable_time_ms=3600000
     start_nginx rs1 && start_nginx rs2
     use_family 4
     for n in 1 2; do
@@ -49,16 +45,20 @@ runs_daemon() { [[ $(daemons) == "$1 sync daemon (mcast=lan, syncid=7"* ]]; }
 # Whether the client's neighbour entry of the VIP is that of the director that is typed on.
 is_reached() { in_ns client ip neigh show "$VIP4" | grep -q "$(on_director cat /sys/class/net/wan/address)"; }
 
-# check_takeover SENTENCE: new connections within the time that VRRP takes to notice.
+# check_takeover SENTENCE DIRECTOR: DIRECTOR becomes master and informs the client, and new connections work. VRRP waits for
+# three advertisements and a skew (RFC 5798 6.1), here 3.6 seconds. A busy machine takes longer, so the time is printed and
+# not judged. Afterwards DIRECTOR is typed on.
 check_takeover() {
-    local begun taken
+    local begun
     begun=$(now_ms)
-    until_true 60 tries_a_page || true
-    taken=$(($(now_ms) - begun))
-    within "$1: new connections work again, milliseconds" 0 $((MASTER_DOWN_MS + PATIENCE_MS)) "$taken"
+    at "$2"
+    check "$1: $2 is master" until_true 60 is_master
+    check "$1: the client was informed by gratuitous ARP" until_true 60 is_reached
+    check "$1: new connections work again" until_true 60 tries_a_page
+    echo "note  $1: the takeover took $((($(now_ms) - begun) / 100 * 100)) ms"
 }
 
-tries_a_page() { [[ $(in_ns client curl -s --max-time 0.5 "$(url "$VIP")/" || true) == rs[12] ]]; }
+tries_a_page() { [[ $(in_ns client curl -s --max-time 5 "$(url "$VIP")/" || true) == rs[12] ]]; }
 
 has_connections() { (($(rows_of "$(vip 80)" | grep -c ESTABLISHED || true) >= $1)); }
 
@@ -75,7 +75,5 @@ run_downloads() {
 kill_master() {
     kill_keepalived
     end_lvsd KILL
-    check_takeover "lvsd and keepalived of the master killed"
-    at director2
-    check "director2 is master" is_master
+    check_takeover "lvsd and keepalived of the master killed" director2
 }

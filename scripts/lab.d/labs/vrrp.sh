@@ -104,7 +104,6 @@ both_die() {
     run_downloads
     kill_master
     check "IPv6 works again too" until_true 60 answers "$(url "$VIP6")/" rs1 rs2
-    check "the client was told by gratuitous ARP" is_reached
     check_ab 500 10 "$(url "$VIP")"
     check_downloads
     ipvsadm -Ln --stats
@@ -127,8 +126,6 @@ comes_back() {
 only_lvsd_dies() {
     at director1
     end_lvsd KILL
-    check_takeover "lvsd alone of the master killed"
-    at director2
-    check "director2 is master" is_master
+    check_takeover "lvsd alone of the master killed" director2
     check_ab 500 10 "$(url "$VIP")"
 }

@@ -1,7 +1,6 @@
 """Traffic of the client, with what must be seen of it."""
 
 import re
-import time
 
 from rigs.machine.addresses import SERVERS, Family
 from rigs.machine.checks import Checks, say
@@ -93,14 +92,6 @@ class Client:
         """All of them come to their end unharmed."""
         count = len(downloads.all)
         self.checks.equal(f"{count} parallel downloads are whole", count, downloads.whole(self.servers.sha256("part")))
-
-    def check_page_within(self, sentence: str, family: Family, ms_max: int) -> None:
-        """New connections work again in time."""
-        begun = time.monotonic()
-        while not self.is_answered(family, 0.5) and time.monotonic() < begun + 15:
-            pass
-        self.checks.within(f"{sentence}: new connections work again, milliseconds", 0, ms_max,
-                           int((time.monotonic() - begun) * 1_000))
 
     def pings(self, address: str) -> bool:
         return self.host.succeeds("ping", "-c", 3, "-i", 0.2, "-W", 2, "-q", address)
