@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::process::Stdio;
-use std::time::Duration;
 
 use ipnet::IpNet;
+use lvs_api::Why;
 use lvs_core::ipvs::mark::MarkRule;
 use lvs_test_support::daemon::{Daemon, Testbed};
 use lvs_test_support::namespace::Namespace;
+use lvs_test_support::waits::until;
 
 use crate::scenario::{Scenario, Step, bytes};
 use crate::setup::Setup;
@@ -17,8 +18,12 @@ use crate::wire::Wire;
 
 const DEVICES: [&str; 2] = ["eth0", "eth1"];
 
-/// A change of the kernel's network has come to the workers by then.
-const NETWORK_SETTLES: Duration = Duration::from_millis(200);
+/// A service that exists only while the player waits for the network. No recording has traffic for it.
+const PROBE_SERVICE: &str = "udp:198.18.255.1:9";
+/// The real server of that service.
+const PROBE_SERVER: &str = "198.18.255.2";
+/// An address of the director while the player waits.
+const PROBE_SOURCE: &str = "198.18.255.3";
 
 /// What a command printed.
 pub struct Printed {
@@ -135,13 +140,13 @@ impl<'s> GoldenTestbed<'s> {
         for line in &scenario.setup {
             run_in(testbed, line)?;
         }
-        std::thread::sleep(NETWORK_SETTLES);
         let golden = Self {
             testbed,
             daemon,
             wire: Wire::open(far, ["far0", "far1"]),
             setup,
         };
+        golden.await_network();
         golden.restore(&scenario.config_in);
         Ok(golden)
     }
@@ -231,15 +236,49 @@ impl<'s> GoldenTestbed<'s> {
             .stdin(Stdio::null())
             .output();
         let done = done.map_err(|error| error.to_string())?;
-        // A change of the kernel's network reaches the daemon by messages; one of services is with the workers.
+        // A change of services is with the workers when the command ends. A change of the network follows later.
         if self.setup.run(line).is_ok() {
-            std::thread::sleep(NETWORK_SETTLES);
+            self.await_network();
         }
         Ok(Printed {
             output: String::from_utf8_lossy(&done.stdout).into_owned(),
             errors: String::from_utf8_lossy(&done.stderr).into_owned(),
             code: done.status.code().unwrap_or(-1),
         })
+    }
+
+    /// Waits until the workers have the kernel's network as all commands so far have left it.
+    ///
+    /// The daemon learns of the network in two ways, so a probe route comes and goes. The kernel announces a new route
+    /// behind everything that it announced before, and each L3 holds all settings of that moment: when the workers have
+    /// the route, they have what was announced. When its preferred source leaves, the kernel removes the route without
+    /// a word, and the daemon notices by listing everything: when the route is gone, that listing is in force, and so
+    /// are those that were due before it. The route is in the table that every packet is looked up in first, whatever
+    /// the recording's rules say.
+    fn await_network(&self) {
+        let service = format!(
+            r#"{{"service": "{PROBE_SERVICE}", "scheduler": "rr", "servers": [{{"server": "{PROBE_SERVER}:9"}}]}}"#
+        );
+        let (status, answer) = self.daemon.ask("POST", "/v1/services", &service);
+        assert_eq!(status, 201, "{answer}");
+        self.testbed.inside(&format!("ip addr add {PROBE_SOURCE}/32 dev lo"));
+        self.testbed.inside(&format!(
+            "ip route add local {PROBE_SERVER} dev lo table local src {PROBE_SOURCE}"
+        ));
+        until("the workers have a new route", || self.probe_is_local());
+        self.testbed.inside(&format!("ip addr del {PROBE_SOURCE}/32 dev lo"));
+        until("the workers have lost the route", || !self.probe_is_local());
+        let (status, answer) = self.daemon.ask("DELETE", &format!("/v1/services/{PROBE_SERVICE}"), "");
+        assert_eq!(status, 204, "{answer}");
+    }
+
+    /// Whether a worker takes the probe's real server for an address of the director.
+    fn probe_is_local(&self) -> bool {
+        let (_, virt) = PROBE_SERVICE.split_once(':').expect("a protocol stands before it");
+        let why: Why = self
+            .daemon
+            .get(&format!("/v1/why?client={PROBE_SOURCE}&virt={virt}&protocol=udp"));
+        why.reason.as_deref() == Some("the real server is the director itself")
     }
 
     /// Settings of the daemon as `sysctl` prints the kernel's.
