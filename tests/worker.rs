@@ -15,22 +15,9 @@ use lvs_test_support::strace::{Traced, longest_wait};
 use lvs_test_support::waits::wait_until;
 use lvs_test_support::workers::{WorkersSettings, WorkersTestbed};
 use lvsd::worker::capture::{Kind, SNAP_MAX, Tap, TapEnd, TapSettings};
-use lvsd::worker::idle::IdlePolicy;
 use lvsd::worker::mailbox::{Command, ConnDump, DumpCursor, Reply};
 
-/// Workers that share CPUs with the test.
-const IDLE: IdlePolicy = IdlePolicy::Sleep {
-    after_polls: 100,
-    us: 20,
-};
-
-const ONE: WorkersSettings = WorkersSettings {
-    workers: 1,
-    devices: 1,
-    tx_queues: 1,
-    twins: 1,
-    idle: IDLE,
-};
+const ONE: WorkersSettings = WorkersSettings::ONE;
 
 #[test]
 fn frames_leave_where_the_verdict_says_and_all_are_accounted_for() {
@@ -48,8 +35,7 @@ fn frames_leave_where_the_verdict_says_and_all_are_accounted_for() {
         let device = &testbed.counters[0].devices[0];
         assert_eq!((device.rx_packets.get(), device.rx_bytes.get()), (108, 108 * 60));
         assert_eq!((device.tx_packets.get(), device.tx_bytes.get()), (7, 7 * 60));
-        testbed.stop();
-        assert_eq!(testbed.pool.in_use(), 0);
+        testbed.stop_empty();
     });
 }
 
@@ -86,8 +72,7 @@ fn punted_frames_reach_the_twin_and_the_kernels_frames_the_device() {
             ),
             (1, 1_514)
         );
-        testbed.stop();
-        assert_eq!(testbed.pool.in_use(), 0);
+        testbed.stop_empty();
     });
 }
 
@@ -99,8 +84,7 @@ fn a_twin_that_refuses_costs_a_named_drop() {
         testbed.send(0, 0, &[PUNT], 10);
         assert!(wait_until(|| testbed.drops(DropReason::TwinWriteFailed) == 10));
         assert!(testbed.settles_at(10), "{:?}", testbed.account());
-        testbed.stop();
-        assert_eq!(testbed.pool.in_use(), 0);
+        testbed.stop_empty();
     });
 }
 
@@ -163,8 +147,7 @@ fn a_frame_handed_off_is_processed_by_its_owner() {
             (first.devices[0].tx_packets.get(), second.devices[0].tx_packets.get()),
             (50, 200)
         );
-        testbed.stop();
-        assert_eq!(testbed.pool.in_use(), 0);
+        testbed.stop_empty();
     });
 }
 
@@ -174,9 +157,8 @@ fn a_worker_without_a_transmit_queue_sends_by_another_one() {
         let mut testbed = WorkersTestbed::start(&WorkersSettings {
             workers: 2,
             devices: 2,
-            tx_queues: 1,
             twins: 2,
-            idle: IDLE,
+            ..ONE
         });
         for device in 0..2 {
             testbed.send(0, 0, &[TRANSMIT, device], 40);
@@ -202,8 +184,7 @@ fn a_worker_without_a_transmit_queue_sends_by_another_one() {
             101,
             "device 1 is worker 1's"
         );
-        testbed.stop();
-        assert_eq!(testbed.pool.in_use(), 0);
+        testbed.stop_empty();
     });
 }
 
@@ -241,8 +222,7 @@ fn a_held_frame_leaves_once_its_neighbour_is_known() {
         );
         assert!(testbed.settles_at(3), "{:?}", testbed.account());
         assert_eq!(testbed.counters[0].held.get(), 0);
-        testbed.stop();
-        assert_eq!(testbed.pool.in_use(), 0);
+        testbed.stop_empty();
     });
 }
 

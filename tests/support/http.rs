@@ -67,8 +67,17 @@ pub fn garbage() -> Vec<String> {
     .to_vec()
 }
 
-/// The beginning of a request that is never finished: nothing, a head or a body, in turn.
-pub fn half_open(index: usize) -> &'static str {
+/// A hundred clients, each with the beginning of a request that it never finishes: nothing, a head or a body, in turn.
+pub fn half_open_clients(connect: impl Fn() -> UnixStream) -> Vec<UnixStream> {
+    let client = |index| {
+        let mut stream = connect();
+        stream.write_all(half_open(index).as_bytes()).expect("it is let in");
+        stream
+    };
+    (0..100).map(client).collect()
+}
+
+fn half_open(index: usize) -> &'static str {
     match index % 3 {
         0 => "",
         1 => "GET /v1/version HTTP/1.1\r\nhost",

@@ -79,16 +79,6 @@ fn memory(limits: IpvsLimits) -> Served<MemoryTable> {
     }
 }
 
-/// Whether one of five runs takes less than `floor`, which a fault would cost every one of them: the machine can only
-/// add to what a run takes.
-pub fn takes_less_than(floor: Duration, mut run: impl FnMut()) -> bool {
-    (0..5).any(|_| {
-        let begun = Instant::now();
-        run();
-        begun.elapsed() < floor
-    })
-}
-
 /// Waits until a process waits for an answer.
 pub fn await_question(pid: &str) {
     // What a receiver sleeps in, as the kernel names it.

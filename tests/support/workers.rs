@@ -63,6 +63,20 @@ pub struct WorkersSettings {
     pub idle: IdlePolicy,
 }
 
+impl WorkersSettings {
+    /// One worker with a device, its twin and a transmit queue. It shares its CPU with the test.
+    pub const ONE: Self = Self {
+        workers: 1,
+        devices: 1,
+        tx_queues: 1,
+        twins: 1,
+        idle: IdlePolicy::Sleep {
+            after_polls: 100,
+            us: 20,
+        },
+    };
+}
+
 impl WorkersTestbed {
     /// Starts the workers.
     pub fn start(settings: &WorkersSettings) -> Self {
@@ -218,6 +232,15 @@ impl WorkersTestbed {
             handle.join().unwrap();
         }
         self.punt = None;
+    }
+
+    /// Stops workers and twin thread.
+    ///
+    /// # Panics
+    /// When a buffer is still in use.
+    pub fn stop_empty(&mut self) {
+        self.stop();
+        assert_eq!(self.pool.in_use(), 0, "a buffer is still in use");
     }
 }
 

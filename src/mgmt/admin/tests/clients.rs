@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use lvs_test_support::http::{garbage, half_open};
+use lvs_test_support::http::{garbage, half_open_clients};
 use lvs_test_support::waits::until;
 
 use super::*;
@@ -68,13 +68,7 @@ fn serves_beside_half_open(limit: Duration) -> bool {
     };
     let testbed = Testbed::new(limits);
     let begun = Instant::now();
-    let half_open: Vec<_> = (0..100)
-        .map(|index| {
-            let mut stream = testbed.connect();
-            stream.write_all(half_open(index).as_bytes()).unwrap();
-            stream
-        })
-        .collect();
+    let half_open = half_open_clients(|| testbed.connect());
     assert_eq!(testbed.ask("GET", "/v1/services", "").0, 200);
     let is_beside = begun.elapsed() < limit;
     for (index, mut stream) in half_open.into_iter().enumerate() {

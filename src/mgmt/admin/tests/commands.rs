@@ -1,6 +1,15 @@
 //! What operators type, and what scripts send.
 
+use std::process::Output;
+
 use super::*;
+
+/// Whether a program ended with this exit code and said this.
+fn assert_fails(output: Output, code: i32, words: &str) {
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(message.contains(words), "{message}");
+}
 
 #[test]
 fn a_nat_service_is_built_listed_changed_and_deleted() {
@@ -120,12 +129,7 @@ fn settings_are_set_by_name_all_of_them_or_none_and_reach_the_workers() {
         assert_eq!((answered, error.place.as_deref()), (status, Some(place)), "{error}");
     }
     assert_eq!(testbed.workers[0].snapshot().sysctls, sysctls);
-    let refused = testbed.lvsctl("sysctl drop_entry=4");
-    let message = String::from_utf8(refused.stderr).unwrap();
-    assert!(
-        refused.status.code() == Some(1) && message.contains("3 (always)"),
-        "{message}"
-    );
+    assert_fails(testbed.lvsctl("sysctl drop_entry=4"), 1, "3 (always)");
 }
 
 #[test]
@@ -260,18 +264,10 @@ fn exit_codes_tell_refused_from_wrong_usage_from_unreachable() {
     assert_eq!(code("service add 192.0.2.10:80"), Some(2));
     assert_eq!(code("state apply /no/such/file"), Some(2));
     let refused = testbed.lvsctl("server add tcp:192.0.2.10:80 198.51.100.1:80 -w 2147483648");
-    let message = String::from_utf8(refused.stderr).unwrap();
-    assert!(
-        refused.status.code() == Some(1) && message.contains("0 (no new connections) to 2147483647"),
-        "{message}"
-    );
+    assert_fails(refused, 1, "0 (no new connections) to 2147483647");
 
     let gone = lvsctl(Path::new("/no/such/lvsd.sock"), "list").output().unwrap();
-    let message = String::from_utf8(gone.stderr).unwrap();
-    assert!(
-        gone.status.code() == Some(3) && message.contains("systemctl start lvsd"),
-        "{message}"
-    );
+    assert_fails(gone, 3, "systemctl start lvsd");
 }
 
 #[test]

@@ -105,11 +105,7 @@ impl Generator {
 
     fn object(&mut self, schema: &Value) -> Value {
         let mut object = Map::new();
-        let required = schema
-            .get("required")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default();
+        let required = list_of(schema, "required");
         for (name, field) in schema
             .get("properties")
             .and_then(Value::as_object)
@@ -159,11 +155,7 @@ impl Generator {
 
     fn broken_object(&mut self, schema: &Value, object: &Map<String, Value>) -> Option<Value> {
         let mut object = object.clone();
-        let required = schema
-            .get("required")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default();
+        let required = list_of(schema, "required");
         if schema["additionalProperties"] == false && self.number(4) == 0 {
             object.insert("no_such_field".into(), json!(1));
             return Some(Value::Object(object));
@@ -204,15 +196,17 @@ struct Request {
     is_allowed: bool,
 }
 
+/// The list in this field; empty if there is none.
+fn list_of(value: &Value, field: &str) -> Vec<Value> {
+    let list = value.get(field).and_then(Value::as_array);
+    list.cloned().unwrap_or_default()
+}
+
 /// A request for an operation of the document.
 fn request(generator: &mut Generator, path: &str, method: &str, operation: &Value) -> Option<Request> {
     let mut target = path.to_owned();
     let mut query = Vec::new();
-    let parameters = operation
-        .get("parameters")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
+    let parameters = list_of(operation, "parameters");
     let schema = operation
         .pointer("/requestBody/content/application~1json/schema")
         .cloned();
