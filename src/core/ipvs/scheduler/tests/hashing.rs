@@ -1,5 +1,8 @@
 //! Addresses: sh, dh, mh, conhash.
 
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
 use super::*;
 use crate::address::{Addr6, Address};
 
@@ -15,32 +18,50 @@ fn sh_buckets_are_the_kernels() {
     assert_eq!(bucket(0xCB00_7107, 40_000), 32);
 }
 
+/// The picks for as many clients as `expected` names servers; for as many ports of one client if ports count.
+fn picks_are(kind: SchedulerKind, flags: SchedulerFlags, commands: &str, expected: &str) {
+    let mut bench = Bench::with_flags(kind, flags, commands);
+    let count = expected.split(' ').count() as u16;
+    let picks = if flags.contains(SchedulerFlags::PORT) {
+        bench.ports(count)
+    } else {
+        bench.clients(u32::from(count))
+    };
+    assert_eq!(picks, expected);
+}
+
 #[test]
 fn sh_sends_clients_where_the_kernel_does() {
     // sched_sh_clients
-    let mut bench = Bench::new(SchedulerKind::Sh, "a 11 1, a 12 1, a 13 1");
     let expected = "13 12 13 11 11 12 13 12 13 13 11 12 11 13 12 13 11 13 12 13 \
                     12 13 12 11 12 11 12 11 13 11 13 11 13 12 13 12 11 12 11 12";
-    assert_eq!(bench.clients(40), expected);
+    picks_are(SchedulerKind::Sh, SchedulerFlags(0), "a 11 1, a 12 1, a 13 1", expected);
     // sched_sh_port
-    let mut bench = Bench::with_flags(SchedulerKind::Sh, SchedulerFlags::PORT, "a 11 1, a 12 1, a 13 1");
     let expected = "13 11 13 12 11 12 13 12 11 12 11 12 12 13 11 13 11 11 12 13 12 11 12 11";
-    assert_eq!(bench.ports(24), expected);
+    picks_are(
+        SchedulerKind::Sh,
+        SchedulerFlags::PORT,
+        "a 11 1, a 12 1, a 13 1",
+        expected,
+    );
     // sched_sh_zero_fallback
-    let mut bench = Bench::with_flags(SchedulerKind::Sh, SchedulerFlags::FALLBACK, "a 11 1, a 12 0, a 13 1");
     let expected = "13 11 13 11 11 11 13 11 13 13 11 11 11 13 11 13 11 13 11 13 \
                     11 13 11 11 11 11 11 11 13 11 13 11 13 11 13 11 11 11 11 11";
-    assert_eq!(bench.clients(40), expected);
+    picks_are(
+        SchedulerKind::Sh,
+        SchedulerFlags::FALLBACK,
+        "a 11 1, a 12 0, a 13 1",
+        expected,
+    );
 }
 
 /// A real 6.1 kernel, asked with five servers of weights 1, 0, 2, 1, 1: the walk begins at twice the hash.
 #[test]
 fn sh_falls_back_to_where_the_kernel_does() {
     let commands = "a 11 1, a 12 0, a 13 2, a 14 1, a 15 1";
-    let mut bench = Bench::with_flags(SchedulerKind::Sh, SchedulerFlags::FALLBACK, commands);
     let expected = "15 13 15 13 11 14 13 14 13 15 13 11 13 13 14 13 11 13 11 15 \
                     13 15 13 11 14 11 14 13 15 13 15 13 13 14 13 14 13 11 13 11";
-    assert_eq!(bench.clients(40), expected);
+    picks_are(SchedulerKind::Sh, SchedulerFlags::FALLBACK, commands, expected);
 }
 
 /// sched_sh_edit.
@@ -81,19 +102,26 @@ fn dh_sends_destinations_where_the_kernel_does_and_never_falls_back() {
 #[test]
 fn mh_sends_clients_where_the_kernel_does() {
     // sched_mh_clients
-    let mut bench = Bench::new(SchedulerKind::Mh, "a 11 1, a 12 1, a 13 1");
     let expected = "11 13 13 11 12 12 12 11 12 12 11 11 13 13 12 12 13 12 12 11 \
                     12 11 13 12 12 11 12 12 13 12 12 11 11 13 13 12 11 11 11 11";
-    assert_eq!(bench.clients(40), expected);
+    picks_are(SchedulerKind::Mh, SchedulerFlags(0), "a 11 1, a 12 1, a 13 1", expected);
     // sched_mh_port
-    let mut bench = Bench::with_flags(SchedulerKind::Mh, SchedulerFlags::PORT, "a 11 1, a 12 1, a 13 1");
     let expected = "11 11 11 12 12 13 13 11 11 11 11 11 13 11 11 12 12 13 11 12 12 11 12 13";
-    assert_eq!(bench.ports(24), expected);
+    picks_are(
+        SchedulerKind::Mh,
+        SchedulerFlags::PORT,
+        "a 11 1, a 12 1, a 13 1",
+        expected,
+    );
     // sched_mh_zero_fallback: a server that never had a weight is not in the table
-    let mut bench = Bench::with_flags(SchedulerKind::Mh, SchedulerFlags::FALLBACK, "a 11 1, a 12 0, a 13 1");
     let expected = "11 13 13 11 11 11 11 11 11 13 11 11 13 13 13 11 13 11 13 11 \
                     11 11 13 13 11 11 11 13 13 11 11 11 11 13 13 11 11 11 11 11";
-    assert_eq!(bench.clients(40), expected);
+    picks_are(
+        SchedulerKind::Mh,
+        SchedulerFlags::FALLBACK,
+        "a 11 1, a 12 0, a 13 1",
+        expected,
+    );
 }
 
 fn slots_of(bench: &Bench, count: usize) -> Vec<usize> {
@@ -148,38 +176,58 @@ fn mh_canonical_gives_one_table_whatever_the_order_of_addition() {
     assert_ne!(in_order.clients(500), reversed.clients(500));
 }
 
+/// Some servers with weights, and which of them goes.
+fn server_sets() -> impl Strategy<Value = (Vec<(u8, u32)>, usize)> {
+    let servers = prop::collection::btree_set(1u8..200, 3..12);
+    let weights = prop::collection::vec(1u32..8, 12);
+    let weighted = (servers, weights).prop_map(|(servers, weights)| servers.into_iter().zip(weights).collect());
+    (weighted, 0usize..3)
+}
+
+/// One server goes and comes back. Returns how many of 1,000 clients had another server, and how many of those moved.
+/// Afterwards all clients must be where they were.
+fn moved_clients(kind: SchedulerKind, flags: SchedulerFlags, servers: &[(u8, u32)], gone: usize) -> (usize, usize) {
+    let add = |(server, weight): &(u8, u32)| format!("a {server} {weight}");
+    let commands: Vec<String> = servers.iter().map(add).collect();
+    let mut bench = Bench::with_flags(kind, flags, &commands.join(", "));
+    let before = bench.clients(1_000);
+    let own = servers[gone].0.to_string();
+    bench.run(&format!("d {own}"));
+    let without = bench.clients(1_000);
+    bench.run(&commands[gone]);
+    assert_eq!(bench.clients(1_000), before);
+    let others = before.split(' ').zip(without.split(' ')).filter(|(old, _)| *old != own);
+    let moved = others.clone().filter(|(old, new)| old != new).count();
+    (others.count(), moved)
+}
+
+/// Maglev promises little disruption on average only. Over 20,000 random sets of servers 1.1 % of the clients moved that
+/// need not move, and in 19 of 20 sets at most 2 %. One set has no such bound: if the skips of two servers are small
+/// multiples of each other, one server follows the other through the table, and up to 72 % move (3 servers, found by
+/// search). So the test adds up the same 200 sets every time.
+#[test]
+fn mh_moves_few_clients_that_need_not_move() {
+    let (mut runner, sets) = (TestRunner::deterministic(), server_sets());
+    let (mut clients, mut moved) = (0, 0);
+    for _ in 0..200 {
+        let (servers, gone) = sets.new_tree(&mut runner).unwrap().current();
+        let (of_set, moved_of_set) = moved_clients(SchedulerKind::Mh, SchedulerFlags::CANONICAL, &servers, gone);
+        clients += of_set;
+        moved += moved_of_set;
+    }
+    println!("{moved} of {clients} clients moved");
+    assert!(moved * 100 <= clients * 2, "{moved} of {clients} clients moved");
+}
+
 proptest! {
     #![proptest_config(crate::testing::properties())]
 
-    /// When one server goes, hardly any client of the others moves. When it comes back, all clients are where they
-    /// were.
+    /// No client moves that need not. The weights are equal, because the shares of the others depend on the average
+    /// weight.
     #[test]
-    fn mh_and_conhash_move_few_clients_that_need_not_move(
-        servers in prop::collection::btree_set(1u8..200, 3..12),
-        weights in prop::collection::vec(1u32..8, 12),
-        gone in 0usize..3,
-        is_mh in any::<bool>(),
-    ) {
-        let servers: Vec<u8> = servers.into_iter().collect();
-        let add: Vec<String> = servers.iter().zip(&weights).map(|(server, weight)| format!("a {server} {weight}")).collect();
-        let (kind, flags, moved_percent) = if is_mh {
-            // Maglev trades a little disruption for evenness, and unequal weights cost more of it: up to a quarter of
-            // the clients in 15,000 random sets of servers.
-            (SchedulerKind::Mh, SchedulerFlags::CANONICAL, 30)
-        } else {
-            (SchedulerKind::Conhash, SchedulerFlags(0), 0)
-        };
-        // conhash gets equal weights, because the shares of the others depend on the average weight.
-        let add = if is_mh { add } else { servers.iter().map(|server| format!("a {server} 1")).collect() };
-        let mut bench = Bench::with_flags(kind, flags, &add.join(", "));
-        let before = bench.clients(1_000);
-        bench.run(&format!("d {}", servers[gone]));
-        let without = bench.clients(1_000);
-        let own = servers[gone].to_string();
-        let pairs = before.split(' ').zip(without.split(' ')).filter(|(old, _)| *old != own);
-        let moved = pairs.clone().filter(|(old, new)| old != new).count();
-        prop_assert!(moved * 100 <= pairs.count() * moved_percent, "{} moved", moved);
-        bench.run(&add[gone]);
-        prop_assert_eq!(bench.clients(1_000), before);
+    fn conhash_moves_no_client_that_need_not_move((servers, gone) in server_sets()) {
+        let equal: Vec<(u8, u32)> = servers.into_iter().map(|(server, _)| (server, 1)).collect();
+        let (_, moved) = moved_clients(SchedulerKind::Conhash, SchedulerFlags(0), &equal, gone);
+        prop_assert_eq!(moved, 0);
     }
 }
