@@ -59,9 +59,15 @@ fn offenders(rule: impl Fn(&str, &str) -> Option<String>) -> Vec<String> {
         .collect()
 }
 
+/// Holds a rule for each file: `None`, or what is wrong with it.
+fn no_file_breaks(rule: impl Fn(&str, &str) -> Option<String>) {
+    let found = offenders(rule);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 #[test]
 fn files_begin_with_what_they_are_for() {
-    let found = offenders(|_, text| {
+    no_file_breaks(|_, text| {
         let header = text.lines().take_while(|line| line.starts_with("//!")).count();
         match header {
             0 => Some("no //! header".into()),
@@ -69,12 +75,11 @@ fn files_begin_with_what_they_are_for() {
             more => Some(format!("a header of {more} lines")),
         }
     });
-    assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
 fn files_can_be_read_in_one_sitting() {
-    let found = offenders(|name, text| {
+    no_file_breaks(|name, text| {
         let lines = text.lines().count();
         let code = text
             .split("\n#[cfg(test)]\nmod tests {")
@@ -89,24 +94,22 @@ fn files_can_be_read_in_one_sitting() {
         };
         (code > code_lines_max || lines > FILE_LINES_WITH_TESTS_MAX).then(|| format!("{code} of {lines} lines"))
     });
-    assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
 fn modules_have_a_name_of_their_own() {
-    let found = offenders(|name, _| {
+    no_file_breaks(|name, _| {
         let stem = Path::new(name)
             .file_stem()
             .and_then(|stem| stem.to_str())
             .unwrap_or_default();
         (stem == "mod" || FORBIDDEN_NAMES.contains(&stem)).then(|| "a name that says nothing".into())
     });
-    assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
 fn unsafe_code_stays_in_its_modules() {
-    let found = offenders(|name, text| {
+    no_file_breaks(|name, text| {
         let allowed = UNSAFE_MODULES.iter().any(|module| name.starts_with(module)) || name == "tests/tidy.rs";
         let uses = text.lines().any(|line| {
             let code = line.split("//").next().unwrap_or_default();
@@ -114,12 +117,11 @@ fn unsafe_code_stays_in_its_modules() {
         });
         (!allowed && uses).then(|| "unsafe code outside its modules".into())
     });
-    assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
 fn every_unsafe_block_says_why_it_is_sound() {
-    let found = offenders(|name, text| {
+    no_file_breaks(|name, text| {
         if name.starts_with("tests/") {
             return None;
         }
@@ -134,7 +136,6 @@ fn every_unsafe_block_says_why_it_is_sound() {
         });
         silent.map(|(index, _)| format!("line {}: no SAFETY comment", index + 1))
     });
-    assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
@@ -179,7 +180,7 @@ fn folders_of_the_core_depend_in_one_direction() {
         "conn_record",
         "packet",
     ];
-    let found = offenders(|name, text| {
+    no_file_breaks(|name, text| {
         let (folder, _) = name.strip_prefix("src/core/")?.split_once(['/', '.'])?;
         let forbidden: &[&str] = match folder {
             _ if GROUND.contains(&folder) => &["crate::path", "crate::worker_state"],
@@ -195,12 +196,11 @@ fn folders_of_the_core_depend_in_one_direction() {
             .find(|module| code.contains(**module))
             .map(|module| format!("names {module}"))
     });
-    assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
 fn the_core_reads_no_clock_and_does_no_io() {
-    let found = offenders(|name, text| {
+    no_file_breaks(|name, text| {
         if !name.starts_with("src/core/") || name.starts_with("src/core/benches/") || name.contains("tests") {
             return None;
         }
@@ -217,7 +217,6 @@ fn the_core_reads_no_clock_and_does_no_io() {
         .find(|word| code.contains(**word))
         .map(|word| format!("uses {word}"))
     });
-    assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
@@ -407,7 +406,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 #[test]
 fn functions_fit_a_screen() {
-    let found = offenders(|name, text| {
+    no_file_breaks(|name, text| {
         if name.contains("tests") || name.contains("benches") {
             return None;
         }
@@ -427,7 +426,6 @@ fn functions_fit_a_screen() {
                 .then(|| format!("line {}: a function of {} lines", index + 1, len + 1))
         })
     });
-    assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]

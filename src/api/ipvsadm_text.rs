@@ -223,8 +223,8 @@ fn sort(services: &mut [ListedService], sorted: bool) {
     }
 }
 
-/// The C library's `qsort()`: with an order that is none (see [`compare_ends`]) only the same algorithm gives the
-/// same result, and the standard library's may refuse it.
+/// Sorts as the C library's `qsort()` does. [`compare_ends`] is no consistent order, so only the same algorithm gives
+/// the same result, and the standard library's sort may panic.
 fn merge_sort<T: Clone>(items: &mut [T], compare: &impl Fn(&T, &T) -> Ordering) {
     if items.len() < 2 {
         return;
@@ -433,25 +433,16 @@ pub struct Daemon {
     pub group: IpAddr,
     /// UDP port.
     pub port: u16,
-    /// Of messages.
+    /// The TTL of messages: 1 to 255.
     pub ttl: u8,
 }
 
-/// What `-L --daemon` prints: a line a daemon, the master first.
+/// What `-L --daemon` prints: a line for each daemon, the master first.
 pub fn daemons(daemons: &[Daemon]) -> String {
     let line = |daemon: &Daemon| {
-        let Daemon {
-            role,
-            interface,
-            sync_id,
-            max_len,
-            group,
-            port,
-            ttl,
-        } = daemon;
         format!(
-            "{role} sync daemon (mcast={interface}, syncid={sync_id}, maxlen={max_len}, group={group}, port={port}, \
-             ttl={ttl})\n"
+            "{} sync daemon (mcast={}, syncid={}, maxlen={}, group={}, port={}, ttl={})\n",
+            daemon.role, daemon.interface, daemon.sync_id, daemon.max_len, daemon.group, daemon.port, daemon.ttl
         )
     };
     daemons.iter().map(line).collect()

@@ -109,24 +109,28 @@ mod tests {
         Endpoint::new(A::from_ip(addr.parse().unwrap()).unwrap(), port)
     }
 
+    /// Source, its port, destination, its port, hash.
+    fn assert_hashes<A: Address>(packets: &[(&str, u16, &str, u16, u32)]) {
+        let rss = RssHash::new(KEY);
+        for (src, src_port, dst, dst_port, hash) in packets {
+            assert_eq!(rss.hash(end::<A>(src, *src_port), end(dst, *dst_port)), *hash, "{src}");
+        }
+    }
+
     #[test]
     fn ipv4_packets_hash_as_published() {
-        let rss = RssHash::new(KEY);
-        for (src, src_port, dst, dst_port, hash) in [
+        assert_hashes::<Addr4>(&[
             ("66.9.149.187", 2794, "161.142.100.80", 1766, 0x51cc_c178),
             ("199.92.111.2", 14230, "65.69.140.83", 4739, 0xc626_b0ea),
             ("24.19.198.95", 12898, "12.22.207.184", 38024, 0x5c2b_394a),
             ("38.27.205.30", 48228, "209.142.163.6", 2217, 0xafc7_327f),
             ("153.39.163.191", 44251, "202.188.127.2", 1303, 0x10e8_28a2),
-        ] {
-            assert_eq!(rss.hash(end::<Addr4>(src, src_port), end(dst, dst_port)), hash, "{src}");
-        }
+        ]);
     }
 
     #[test]
     fn ipv6_packets_hash_as_published() {
-        let rss = RssHash::new(KEY);
-        for (src, src_port, dst, dst_port, hash) in [
+        assert_hashes::<Addr6>(&[
             ("3ffe:2501:200:1fff::7", 2794, "3ffe:2501:200:3::1", 1766, 0x4020_7d3d),
             ("3ffe:501:8::260:97ff:fe40:efab", 14230, "ff02::1", 4739, 0xdde5_1bbf),
             (
@@ -136,9 +140,7 @@ mod tests {
                 38024,
                 0x02d1_feef,
             ),
-        ] {
-            assert_eq!(rss.hash(end::<Addr6>(src, src_port), end(dst, dst_port)), hash, "{src}");
-        }
+        ]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Defaults and names are the kernel's: Linux ip_vs_proto_tcp.c, ip_vs_proto_udp.c, ip_vs_proto_sctp.c.
 
 pub mod sctp;
+mod states;
 pub mod tcp;
 pub mod udp;
 

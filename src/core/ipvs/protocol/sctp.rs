@@ -3,91 +3,44 @@
 //! In DR and TUN only the client's packets pass. Follows Linux ip_vs_proto_sctp.c `sctp_states[]`, `sctp_events[]`,
 //! `sctp_timeouts[]`, `set_sctp_state()`; chunks: RFC 9260 3.2.
 
+use super::states::{Tables, states};
 use crate::ipvs::conn::Direction;
 
-/// A state. The numbers are the kernel's, which its sync messages carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum SctpState {
-    /// Nothing seen.
-    None = 0,
-    /// The client's first INIT.
-    Init1 = 1,
-    /// INIT again.
-    Init = 2,
-    /// The real server sent INIT ACK.
-    CookieSent = 3,
-    /// The client answered with COOKIE ECHO.
-    CookieReplied = 4,
-    /// The real server sent INIT, or the client INIT ACK.
-    CookieWait = 5,
-    /// The client sent INIT ACK to a waiting server.
-    Cookie = 6,
-    /// The real server sent COOKIE ECHO.
-    CookieEchoed = 7,
-    /// Open.
-    Established = 8,
-    /// The real server sent SHUTDOWN.
-    ShutdownSent = 9,
-    /// The client sent SHUTDOWN.
-    ShutdownReceived = 10,
-    /// The real server sent SHUTDOWN ACK.
-    ShutdownAckSent = 11,
-    /// The real server aborted the opening.
-    Rejected = 12,
-    /// Closed.
-    Closed = 13,
+states! {
+    /// A state. Its number is the kernel's, and sync messages carry it.
+    pub enum SctpState {
+        /// Nothing seen.
+        None = "NONE",
+        /// The client's first INIT.
+        Init1 = "INIT1",
+        /// INIT again.
+        Init = "INIT",
+        /// The real server sent INIT ACK.
+        CookieSent = "C-SENT",
+        /// The client answered with COOKIE ECHO.
+        CookieReplied = "C-REPLIED",
+        /// The real server sent INIT, or the client INIT ACK.
+        CookieWait = "C-WAIT",
+        /// The client sent INIT ACK to a waiting server.
+        Cookie = "COOKIE",
+        /// The real server sent COOKIE ECHO.
+        CookieEchoed = "C-ECHOED",
+        /// Open.
+        Established = "ESTABLISHED",
+        /// The real server sent SHUTDOWN.
+        ShutdownSent = "S-SENT",
+        /// The client sent SHUTDOWN.
+        ShutdownReceived = "S-RECEIVED",
+        /// The real server sent SHUTDOWN ACK.
+        ShutdownAckSent = "S-ACK-SENT",
+        /// The real server aborted the opening.
+        Rejected = "REJECTED",
+        /// Closed.
+        Closed = "CLOSED",
+    }
 }
 
 impl SctpState {
-    /// Every state by its number.
-    pub const ALL: [Self; 14] = [
-        Self::None,
-        Self::Init1,
-        Self::Init,
-        Self::CookieSent,
-        Self::CookieReplied,
-        Self::CookieWait,
-        Self::Cookie,
-        Self::CookieEchoed,
-        Self::Established,
-        Self::ShutdownSent,
-        Self::ShutdownReceived,
-        Self::ShutdownAckSent,
-        Self::Rejected,
-        Self::Closed,
-    ];
-
-    /// The state of that number.
-    #[inline]
-    pub const fn from_u8(number: u8) -> Option<Self> {
-        if (number as usize) < Self::ALL.len() {
-            Some(Self::ALL[number as usize])
-        } else {
-            None
-        }
-    }
-
-    /// As `ipvsadm -Lnc` prints it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "NONE",
-            Self::Init1 => "INIT1",
-            Self::Init => "INIT",
-            Self::CookieSent => "C-SENT",
-            Self::CookieReplied => "C-REPLIED",
-            Self::CookieWait => "C-WAIT",
-            Self::Cookie => "COOKIE",
-            Self::CookieEchoed => "C-ECHOED",
-            Self::Established => "ESTABLISHED",
-            Self::ShutdownSent => "S-SENT",
-            Self::ShutdownReceived => "S-RECEIVED",
-            Self::ShutdownAckSent => "S-ACK-SENT",
-            Self::Rejected => "REJECTED",
-            Self::Closed => "CLOSED",
-        }
-    }
-
     /// The kernel's idle timeout in seconds.
     pub const fn default_timeout_sec(self) -> u32 {
         match self {
@@ -200,17 +153,18 @@ const INBOUND_ONLY: SctpTransitions = [
     /* ab  */ [CL, CL, CL, CL, CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL],
 ];
 
+const TABLES: Tables<'static, SctpTransitions> = Tables {
+    inbound: &INBOUND,
+    inbound_only: &INBOUND_ONLY,
+    outbound: &OUTBOUND,
+};
+
 /// The state after a packet with this event in `direction`.
 ///
 /// `no_output`: no packet of the real server has passed (DR, TUN). The caller clears it at the first one.
 #[inline]
 pub const fn next(state: SctpState, direction: Direction, no_output: bool, event: SctpEvent) -> SctpState {
-    let transitions = match direction {
-        Direction::Outbound => &OUTBOUND,
-        Direction::Inbound if no_output => &INBOUND_ONLY,
-        Direction::Inbound => &INBOUND,
-    };
-    transitions[event as usize][state as usize]
+    TABLES.of(direction, no_output)[event as usize][state as usize]
 }
 
 #[cfg(test)]

@@ -3,34 +3,35 @@
 //! Looser than RFC 9293: sequence numbers do not count, and in DR and TUN only the client's packets pass.
 //! Follows Linux ip_vs_proto_tcp.c `tcp_states[]`, `tcp_states_dos[]`, `set_tcp_state()`.
 
+use super::states::{Tables, states};
 use crate::ipvs::conn::Direction;
 
-/// A state. The numbers are the kernel's, which its sync messages carry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum TcpState {
-    /// Nothing seen.
-    None = 0,
-    /// Open.
-    Established = 1,
-    /// The real server sent a SYN.
-    SynSent = 2,
-    /// The client sent a SYN.
-    SynRecv = 3,
-    /// The real server closes. In DR and TUN, where replies do not pass: the client closes.
-    FinWait = 4,
-    /// Both closed.
-    TimeWait = 5,
-    /// Reset.
-    Close = 6,
-    /// The client closes.
-    CloseWait = 7,
-    /// The tables do not use it, but sync messages may carry it.
-    LastAck = 8,
-    /// The tables do not use it, but sync messages may carry it.
-    Listen = 9,
-    /// `secure_tcp`: a SYN that the real server answered.
-    SynAck = 10,
+states! {
+    /// A state. Its number is the kernel's, and sync messages carry it.
+    pub enum TcpState {
+        /// Nothing seen.
+        None = "NONE",
+        /// Open.
+        Established = "ESTABLISHED",
+        /// The real server sent a SYN.
+        SynSent = "SYN_SENT",
+        /// The client sent a SYN.
+        SynRecv = "SYN_RECV",
+        /// The real server closes. In DR and TUN, where replies do not pass: the client closes.
+        FinWait = "FIN_WAIT",
+        /// Both closed.
+        TimeWait = "TIME_WAIT",
+        /// Reset.
+        Close = "CLOSE",
+        /// The client closes.
+        CloseWait = "CLOSE_WAIT",
+        /// The tables do not use it, but sync messages may carry it.
+        LastAck = "LAST_ACK",
+        /// The tables do not use it, but sync messages may carry it.
+        Listen = "LISTEN",
+        /// `secure_tcp`: a SYN that the real server answered.
+        SynAck = "SYNACK",
+    }
 }
 
 use TcpState::{
@@ -39,36 +40,6 @@ use TcpState::{
 };
 
 impl TcpState {
-    /// Every state by its number.
-    pub const ALL: [Self; 11] = [NO, ES, SS, SR, FW, TW, CL, CW, LA, LI, SA];
-
-    /// The state of that number.
-    #[inline]
-    pub const fn from_u8(number: u8) -> Option<Self> {
-        if (number as usize) < Self::ALL.len() {
-            Some(Self::ALL[number as usize])
-        } else {
-            None
-        }
-    }
-
-    /// As `ipvsadm -Lnc` prints it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            NO => "NONE",
-            ES => "ESTABLISHED",
-            SS => "SYN_SENT",
-            SR => "SYN_RECV",
-            FW => "FIN_WAIT",
-            TW => "TIME_WAIT",
-            CL => "CLOSE",
-            CW => "CLOSE_WAIT",
-            LA => "LAST_ACK",
-            LI => "LISTEN",
-            SA => "SYNACK",
-        }
-    }
-
     /// The kernel's idle timeout in seconds.
     pub const fn default_timeout_sec(self) -> u32 {
         match self {
@@ -150,28 +121,31 @@ const SECURE_IN_ONLY: TcpTransitions = [
     /* rst */ [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
 ];
 
+const TABLES: Tables<'static, TcpTransitions> = Tables {
+    inbound: &IN,
+    inbound_only: &IN_ONLY,
+    outbound: &OUT,
+};
+
+/// Under `secure_tcp`.
+const SECURE_TABLES: Tables<'static, TcpTransitions> = Tables {
+    inbound: &SECURE_IN,
+    inbound_only: &SECURE_IN_ONLY,
+    outbound: &SECURE_OUT,
+};
+
 /// The state after a packet with `tcp_flags` in `direction`.
 ///
 /// `no_output`: no packet of the real server has passed (DR, TUN). The caller clears it at the first one.
 #[inline]
 pub const fn next(state: TcpState, direction: Direction, no_output: bool, tcp_flags: u8) -> TcpState {
-    let transitions = match direction {
-        Direction::Outbound => &OUT,
-        Direction::Inbound if no_output => &IN_ONLY,
-        Direction::Inbound => &IN,
-    };
-    next_state(transitions, state, tcp_flags)
+    next_state(TABLES.of(direction, no_output), state, tcp_flags)
 }
 
 /// The same under `secure_tcp`, which accepts a handshake only if the real server took part in it.
 #[inline]
 pub const fn next_secure(state: TcpState, direction: Direction, no_output: bool, tcp_flags: u8) -> TcpState {
-    let transitions = match direction {
-        Direction::Outbound => &SECURE_OUT,
-        Direction::Inbound if no_output => &SECURE_IN_ONLY,
-        Direction::Inbound => &SECURE_IN,
-    };
-    next_state(transitions, state, tcp_flags)
+    next_state(SECURE_TABLES.of(direction, no_output), state, tcp_flags)
 }
 
 /// RST counts before SYN, SYN before FIN, FIN before ACK; a packet with none of them closes.
