@@ -9,64 +9,64 @@ use crate::{
     TimeoutsPatch,
 };
 
-/// A change to the desired state. Refused as a whole or carried out as a whole.
+/// A change to the desired state. It is refused or carried out as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
-    /// Legal when no service has this id; its servers and local addresses come along.
+    /// Adds a service with its servers and local addresses. Refused when a service has this id.
     AddService(Service),
-    /// Legal when the service exists; connections stay.
+    /// Changes a service. Refused when there is no such service. Its connections stay.
     EditService {
         /// Which one.
         service: ServiceId,
-        /// What becomes of it.
+        /// The change.
         patch: ServicePatch,
     },
-    /// Legal when the service exists. Its connections lose their real servers.
+    /// Deletes a service. Refused when there is no such service. Its connections lose their real servers.
     DeleteService(ServiceId),
-    /// Always legal: no service is left.
+    /// Deletes all services. Never refused.
     Flush,
-    /// Legal when the service exists and has no such server.
+    /// Adds a server. Refused when there is no such service, or when it has this server already.
     AddServer {
-        /// Of which service.
+        /// The service that it belongs to.
         service: ServiceId,
         /// The new server.
         server: Server,
     },
-    /// Legal when the service has this server; connections stay.
+    /// Changes a server. Refused when the service does not have it. Its connections stay.
     EditServer {
-        /// Of which service.
+        /// The service that it belongs to.
         service: ServiceId,
         /// Which server.
         server: SocketAddr,
-        /// What becomes of it.
+        /// The change.
         patch: ServerPatch,
     },
-    /// Legal when the service has this server. Its packets are dropped until it is added again.
+    /// Deletes a server. Refused when the service does not have it. Its packets are dropped until it is added again.
     DeleteServer {
-        /// Of which service.
+        /// The service that it belongs to.
         service: ServiceId,
         /// Which server.
         server: SocketAddr,
     },
-    /// Legal when the service exists; an empty list turns FULLNAT back into NAT.
+    /// Sets the pool. Refused when there is no such service. An empty list turns FULLNAT back into NAT.
     SetLocalAddresses {
-        /// Of which service.
+        /// The service that it belongs to.
         service: ServiceId,
         /// The whole pool, in order.
         addresses: Vec<IpAddr>,
     },
-    /// Legal when every value is in range.
+    /// Sets timeouts. Refused when a value is out of range.
     SetTimeouts(TimeoutsPatch),
-    /// Legal when no daemon of this role runs and its interface is there.
+    /// Starts a sync daemon. Refused when one of this role runs, or when its interface does not exist.
     StartSyncDaemon(SyncDaemon),
-    /// Legal when a daemon of this role runs.
+    /// Stops a sync daemon. Refused when none of this role runs.
     StopSyncDaemon(SyncRole),
-    /// Legal when every name exists and takes its value; settings that are not named stay.
+    /// Sets the named settings. Refused when a name does not exist or does not take its value. The others stay.
     SetSysctls(Settings),
-    /// Legal when every rule is: these are the classifier's rules then.
+    /// Sets all rules of the classifier. Refused when one of them is.
     SetMarks(Vec<MarkRule>),
-    /// Legal when no other rule has the same conditions.
+    /// Adds a rule. Refused when another rule has the same conditions.
     AddMark {
         /// How many rules come before it; absent: all.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -30,7 +30,7 @@ pub struct CaptureAsked {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>)]
     pub addr: Option<EndPattern>,
-    /// Of this protocol.
+    /// Only frames of this protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(inline)]
     pub protocol: Option<Protocol>,
@@ -40,7 +40,7 @@ pub struct CaptureAsked {
     /// What became of it: `transmit`, `punt`, `handoff`, `hold`, `keep` or `drop`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
-    /// Dropped for this reason, as `GET /v1/drops` names it.
+    /// Only frames dropped for this reason, as `GET /v1/drops` names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// `in`: as frames arrive; `out`: as they leave; left out: both.

@@ -46,7 +46,7 @@ pub enum ServiceId {
         /// L4 port in host order; 0 means every port.
         port: u16,
     },
-    /// What the director's mark rules mark so, of any protocol, address and port.
+    /// Packets to which the director's mark rules give this mark, of any protocol, address and port.
     Fwmark {
         /// Not 0.
         mark: u32,

@@ -70,7 +70,7 @@ pub struct ConnectionRow {
     pub real: (IpAddr, u16),
     /// As `ipvsadm -Lnc` names it.
     pub state: &'static str,
-    /// Until it is forgotten, unless a packet comes.
+    /// Time until it is forgotten if no packet comes.
     pub expires_sec: u32,
     /// It came from another director.
     pub is_synced: bool,

@@ -19,7 +19,7 @@ use crate::{Rates, ServerStatus, ServiceId, Totals};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// `-m`: addresses rewritten; FULLNAT when the service has local addresses.
+    /// `-m`: addresses are rewritten (NAT); FULLNAT if the service has local addresses.
     Nat,
     /// `-i`: encapsulated.
     Tunnel,
@@ -28,7 +28,7 @@ pub enum Mode {
     Dr,
     /// The director's own stack is the real server, as the kernel's `Local`.
     Local,
-    /// On to the client's destination, past all real servers, as the kernel's `Bypass`.
+    /// Packets go on to the client's destination, past all real servers (the kernel's `Bypass`).
     Bypass,
 }
 
@@ -85,10 +85,10 @@ impl FromStr for Netmask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Persistence {
-    /// Kept for this long after the client's last connection. Default: 360.
+    /// How many seconds a client keeps its real server after its last connection. Default: 360.
     #[serde(default = "Persistence::timeout_default")]
     pub timeout_sec: u32,
-    /// Which clients stick together; absent: every client on its own.
+    /// Which clients stick together. If it is absent, every client is on its own.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "narrowed")]
     pub netmask: Option<Netmask>,
 }
@@ -114,7 +114,7 @@ pub struct UnusedPersistence {
     pub netmask: Option<Netmask>,
 }
 
-/// A mask that keeps every client on its own says nothing.
+/// A mask under which every client is on its own counts as none.
 fn narrowed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Netmask>, D::Error> {
     Ok(Option::<Netmask>::deserialize(deserializer)?.and_then(Netmask::narrowed))
 }
@@ -139,13 +139,13 @@ pub enum GueChecksum {
     /// None.
     #[default]
     No,
-    /// Of the whole UDP datagram.
+    /// A checksum of the whole UDP datagram.
     Full,
-    /// Remote checksum offload; forwarded packets have a full one.
+    /// Remote checksum offload; packets that the director forwards carry a full checksum.
     Remote,
 }
 
-/// A kind without options has none: serde alone would pass over them.
+/// Refuses options of a kind that has none. serde alone would ignore them.
 fn nothing_else<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -248,9 +248,9 @@ options! {
         local_ports_unrested: u64,
         /// Its real servers, oldest first.
         servers: Vec<ServerStatus>,
-        /// Since start or the last zero; real servers deleted since are in it.
+        /// Counts since the start or the last zeroing; they include real servers that were deleted since.
         totals: Totals,
-        /// Now.
+        /// Present rates.
         rates: Rates,
     }
 
@@ -283,7 +283,7 @@ options! {
                 #[schema(value_type = Option<Persistence>)]
                 #[cfg_attr(feature = "clap", arg(skip))]
         }
-        /// What a client of IPVS said of persistence while it is off, which such clients are shown again.
+        /// The options that a client of IPVS gave persistence while it is off; such clients are shown them again.
         unused_persistence: Option<UnusedPersistence> {
             whole:
                 /// Absent: nothing but the default.
@@ -302,7 +302,7 @@ options! {
             patch:
                 #[cfg_attr(feature = "clap", arg(skip))]
         }
-        /// How FULLNAT servers learn the client's address; other than `none` only with local addresses.
+        /// How FULLNAT servers learn the client's address; all but `none` need local addresses.
         client_address: ClientAddress {
             whole:
                 /// Default: `none`.
@@ -355,7 +355,7 @@ options! {
             patch:
                 #[cfg_attr(feature = "clap", arg(skip))]
         }
-        /// How `tunnel` wraps packets; of no effect in other modes.
+        /// How `tunnel` wraps packets; it has no effect in other modes.
         tunnel: Tunnel {
             whole:
                 /// Default: IP in IP.
@@ -373,7 +373,7 @@ options! {
                 #[schema(maximum = 2_147_483_647)]
                 #[cfg_attr(feature = "clap", arg(short = 'w', long, value_name = "N"))]
         }
-        /// Connections at which it takes no new ones; 0 for no limit.
+        /// With this many connections it takes no new ones; 0 for no limit.
         upper_threshold_conns: u32 {
             whole:
                 /// Default: 0.
@@ -382,7 +382,7 @@ options! {
                 #[cfg_attr(feature = "clap", arg(short = 'x', long = "upper-threshold", visible_alias = "u-threshold",
                                                  value_name = "CONNS"))]
         }
-        /// Connections below which it takes new ones again; 0 for ¾ of the upper threshold.
+        /// With fewer connections it takes new ones again; 0 for ¾ of the upper threshold.
         lower_threshold_conns: u32 {
             whole:
                 /// Default: 0.

@@ -57,18 +57,18 @@ pub struct Rates {
 /// `GET /v1/stats`: everything the director has balanced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Stats {
-    /// Since start or the last zero.
+    /// Counts since the start or the last zeroing.
     pub totals: Totals,
-    /// Now.
+    /// Present rates.
     pub rates: Rates,
 }
 
 /// A real server as it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServerStatus {
-    /// What was asked for.
+    /// As configured.
     pub config: Server,
-    /// `Masq`, `FullNat`, `Tunnel`, `Route` or `Local`: what it comes to.
+    /// How the director reaches it: `Masq`, `FullNat`, `Tunnel`, `Route` or `Local`.
     pub forward: String,
     /// Connections in an active state (TCP `ESTABLISHED`, `SYN_*`).
     pub active_conns: u32,
@@ -76,9 +76,9 @@ pub struct ServerStatus {
     pub inactive_conns: u32,
     /// Persistence templates.
     pub persistent_conns: u32,
-    /// Since start or the last zero.
+    /// Counts since the start or the last zeroing.
     pub totals: Totals,
-    /// Now.
+    /// Present rates.
     pub rates: Rates,
 }
 
@@ -129,16 +129,16 @@ pub struct Device {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RssState {
-    /// It has one.
+    /// It has one queue.
     #[default]
     OneQueue,
-    /// By RSS with the key it was given: each worker gets the flows it owns.
+    /// It spreads flows by RSS with the director's key: each worker gets the flows that it owns.
     Rss,
-    /// By rules of its own.
+    /// It spreads flows by rules of its own: workers hand off the flows that they do not own.
     Own,
-    /// It claims RSS, and brings flows to other workers than it should: they hand off what is not theirs.
+    /// It claims RSS but brings flows to the wrong workers, which hand them off.
     Mismatch,
-    /// It has several, and all flows come by one of them: its worker hands off what is not its own.
+    /// It has several queues, but all flows come by one: its worker hands off what it does not own.
     None,
 }
 
@@ -165,7 +165,7 @@ impl RssState {
 pub struct Buffers {
     /// All there are.
     pub buffers: u32,
-    /// In receive and transmit queues, in rings between threads, or in work.
+    /// Buffers in receive and transmit queues, in rings between threads, or in a worker's hands.
     pub in_use: u32,
     /// Free.
     pub available: u32,
@@ -192,14 +192,14 @@ pub struct Worker {
     pub handoff_out_packets: u64,
     /// Frames dropped, for any reason.
     pub drop_packets: u64,
-    /// Frames whose content is kept, to put a datagram together or to send it in pieces.
+    /// Frames whose content is kept, to reassemble a datagram or to send it in fragments.
     pub consumed_packets: u64,
-    /// Frames made besides those received: whole datagrams and pieces.
+    /// Frames that the director generated: reassembled datagrams and fragments.
     pub generated_packets: u64,
     /// Packets to real servers that carried the client's address.
     #[serde(default)]
     pub client_address_packets: u64,
-    /// Packets that should have, but had no space for it.
+    /// Packets that should have carried it but had no space for it.
     #[serde(default)]
     pub client_address_no_room_packets: u64,
     /// FULLNAT connections whose local port had not rested: they got an initial sequence number of the director's.
@@ -276,22 +276,22 @@ pub struct DropCount {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ConnFilter {
-    /// Of this virtual service.
+    /// Only connections of this virtual service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>)]
     pub service: Option<ServiceId>,
-    /// From this client address.
+    /// Only connections from this client address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>)]
     pub client: Option<IpAddr>,
-    /// To this real server.
+    /// Only connections to this real server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>)]
     pub server: Option<SocketAddr>,
-    /// In this state, as ipvsadm names it: `ESTABLISHED`.
+    /// Only connections in this state, as ipvsadm names it: `ESTABLISHED`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// No more than this many.
+    /// At most this many connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
 }
@@ -328,7 +328,7 @@ pub struct ConnRecord {
 /// A real server of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServerOfService {
-    /// Of which service.
+    /// The service that it belongs to.
     #[schema(value_type = String)]
     pub service: ServiceId,
     /// Which server.

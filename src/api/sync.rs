@@ -97,7 +97,7 @@ impl SyncDaemon {
 /// `GET /v1/sync-daemons`: a daemon as it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SyncDaemonStatus {
-    /// What was asked for.
+    /// As configured.
     pub daemon: SyncDaemon,
     /// Bytes of a message at most, on this link.
     pub max_len_bytes: u16,
@@ -107,6 +107,6 @@ pub struct SyncDaemonStatus {
     pub messages: u64,
     /// Connections in them.
     pub connections: u64,
-    /// What was not synced out or not imported, by reason: messages, entries or connections.
+    /// How many messages, entries or connections were not synced out or not imported, by reason.
     pub refused: BTreeMap<String, u64>,
 }

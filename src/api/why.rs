@@ -12,16 +12,16 @@ use crate::{ConnRecord, Protocol, ServiceId};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct WhyAsked {
-    /// Who sends it.
+    /// The client's address.
     #[param(value_type = String)]
     pub client: IpAddr,
-    /// From which port; left out: 40000, as an example.
+    /// The client's port; 40000 if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_port: Option<u16>,
-    /// To where: the VIP and its port.
+    /// The destination: the VIP and its port.
     #[param(value_type = String, example = "192.0.2.1:80")]
     pub virt: SocketAddr,
-    /// Which protocol it is of.
+    /// Its protocol.
     #[param(inline)]
     pub protocol: Protocol,
     /// Name of the device where it arrives; left out: the first one.
@@ -79,17 +79,17 @@ pub struct Why {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub server: Option<SocketAddr>,
-    /// How that one is reached: `Masq`, `FullNat`, `Tunnel` or `Route`.
+    /// How the director reaches that server: `Masq`, `FullNat`, `Tunnel` or `Route`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<String>,
     /// The address and port from which it is reached (FULLNAT).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub local: Option<SocketAddr>,
-    /// The way out.
+    /// The next hop by which it leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<WhyHop>,
-    /// What becomes of it.
+    /// What the director does with it.
     pub verdict: WhyVerdict,
     /// Why it does not leave: the name of the drop, or why the kernel gets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -114,7 +114,7 @@ pub struct WhyServer {
     pub is_chosen: bool,
 }
 
-/// The way out.
+/// The next hop by which it leaves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WhyHop {
     /// The device that it leaves by.

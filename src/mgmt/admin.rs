@@ -28,15 +28,15 @@ mod tests;
 /// What clients may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct AdminLimits {
-    /// Clients at once; more are refused for the moment.
+    /// Clients that may be connected at once. Further ones are refused with 503.
     pub clients_max: usize,
-    /// For a complete request head, and between two requests of a connection.
+    /// How long a client may take for a request head, and how long it may pause between two requests.
     pub head_timeout: Duration,
     /// For a complete body.
     pub body_timeout: Duration,
     /// For a client to take some of its answer.
     pub write_timeout: Duration,
-    /// For a worker to give a part of its connections.
+    /// How long a worker may take to hand out a part of its connections.
     pub worker_timeout: Duration,
     /// Bytes of a body, `PUT /v1/state` excepted.
     pub body_max_bytes: usize,
@@ -80,7 +80,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The director, for one short piece of work that does not wait.
+    /// Locks the director. The caller does one short piece of work and does not wait meanwhile.
     pub fn director(&self) -> MutexGuard<'_, Director> {
         lock(&self.director)
     }

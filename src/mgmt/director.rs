@@ -44,7 +44,7 @@ use publication::Publication;
 pub struct RestoreReport {
     /// Actions since the last whole state.
     pub actions: usize,
-    /// Actions that this version refuses: each with its reason, left out.
+    /// Actions that this version refuses and leaves out, each with its reason.
     pub refused: Vec<String>,
     /// Present when the journal's end was torn.
     pub damage: Option<Damage>,
@@ -113,7 +113,7 @@ impl Director {
         self.publish_soon(now);
     }
 
-    /// Gives the director the twin thread's counters: its drops are shown with the workers'.
+    /// Gives the director the twin thread's counters. Its drops are shown together with those of the workers.
     pub fn attach_twins(&mut self, counters: Arc<WorkerCounters>) {
         self.twins = Some(counters);
     }
@@ -123,7 +123,7 @@ impl Director {
         &self.workers
     }
 
-    /// Carries out one action: journaled before, published after.
+    /// Carries out one action. It is journaled before and published afterwards.
     pub fn apply(&mut self, action: Action, now: Instant) -> Result<(), ApiError> {
         if let Action::ReplaceState(state) = action {
             return self.replace(state, false, now).map(|_| ());
@@ -136,7 +136,7 @@ impl Director {
         }
         own_source::check(&self.l3, &self.desired.services, &action)?;
         if matches!(action, Action::DeleteService(_) | Action::Flush) {
-            // What was counted so far is the old service's, even if one of the same name follows at once.
+            // Everything counted so far belongs to the old service, even if a new one of the same name follows at once.
             self.count();
         }
         self.journal.append(&action).map_err(|error| journal_failed(&error))?;
@@ -201,7 +201,8 @@ impl Director {
         self.publish_soon(now);
     }
 
-    /// How schedulers weigh active against inactive connections. Not journaled: the configuration says it.
+    /// How schedulers weigh active against inactive connections. This is not journaled, because the configuration file
+    /// says it.
     pub fn set_overhead(&mut self, overhead: Overhead, now: Instant) {
         if self.overhead != overhead {
             self.overhead = overhead;
@@ -223,7 +224,7 @@ impl Director {
         }
     }
 
-    /// What must reach the disk, to be synced off this thread.
+    /// The files that must reach the disk. The caller syncs them on another thread.
     pub fn unsynced(&mut self) -> Option<Vec<std::fs::File>> {
         self.journal.unsynced()
     }

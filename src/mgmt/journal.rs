@@ -30,7 +30,7 @@ const PAYLOAD_MAX_BYTES: usize = 256 << 20;
 /// Below this size a journal is never compacted.
 const COMPACT_MIN_BYTES: u64 = 1 << 20;
 
-/// A journal is compacted once it is so many times larger than its whole-state record.
+/// A journal is compacted when it is this many times larger than its whole-state record.
 const COMPACT_FACTOR: u64 = 4;
 
 /// Why the journal cannot be used.
@@ -69,7 +69,7 @@ pub enum JournalError {
 pub struct Whole {
     /// The desired state.
     pub state: State,
-    /// What the configuration file said when it was last loaded: only its edits since are applied.
+    /// What the configuration file said when it was last loaded. A reload applies only the edits since then.
     pub base: State,
     /// Servers of weight 0 that had another one before.
     #[serde(default)]
@@ -125,14 +125,14 @@ pub struct Journal {
     len_bytes: u64,
     /// Bytes up to the end of the whole-state record.
     whole_bytes: u64,
-    /// Where the last appended record begins, until it is retracted.
+    /// Where the record that was appended last begins. It is of no use after that record was retracted.
     last_bytes: u64,
     unsynced: bool,
     broken: bool,
 }
 
 impl Journal {
-    /// Opens or creates the journal at `path`, alone.
+    /// Opens or creates the journal at `path`. Another process that has it open is an error.
     pub fn open(path: &Path) -> Result<(Self, Restored), JournalError> {
         let failed = |source| JournalError::Io {
             path: path.to_owned(),
@@ -208,8 +208,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Takes back the record appended last: its action was refused. A crash before this leaves a record
-    /// that is refused again when it is restored.
+    /// Takes back the record that was appended last, because its action was refused. A crash before this leaves a
+    /// record that is refused again when it is restored.
     pub fn retract(&mut self) -> Result<(), JournalError> {
         self.file.set_len(self.last_bytes).map_err(|source| {
             self.broken = true;
@@ -227,7 +227,7 @@ impl Journal {
         self.len_bytes > COMPACT_MIN_BYTES.max(self.whole_bytes * COMPACT_FACTOR)
     }
 
-    /// Replaces everything by one whole-state record: on disk before the old file goes.
+    /// Replaces everything by one whole-state record. The new file is on disk before it takes the place of the old one.
     pub fn compact(&mut self, whole: &Whole) -> Result<(), JournalError> {
         let failed = |source| JournalError::Io {
             path: self.path.clone(),
@@ -255,7 +255,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Handles on what must reach the disk, once after each change: call `sync_data` on them off this thread.
+    /// The files that must reach the disk, each once after a change. The caller calls `sync_data` on them on another
+    /// thread.
     pub fn unsynced(&mut self) -> Option<Vec<File>> {
         if !std::mem::take(&mut self.unsynced) {
             return None;

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::mgmt::twin::Twin;
 
-/// How often it looks: a tenth of the advertisement interval that VRRP has by default.
+/// How often it looks at the links: a tenth of VRRP's default advertisement interval.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// See the module.
@@ -32,7 +32,7 @@ struct Watched {
 }
 
 impl LinkWatch {
-    /// Of twins that have just been opened: they have a carrier.
+    /// The state of twins that have just been opened. The kernel gives them a carrier.
     pub fn new(twins: &[Twin]) -> Self {
         let watched = |twin: &Twin| Watched {
             device: twin.device,
@@ -43,7 +43,7 @@ impl LinkWatch {
         Self(twins.iter().map(watched).collect())
     }
 
-    /// Looks now and then, until dropped; `is_up` says how a device's link is now.
+    /// Looks at the links every [`PERIOD`] until the future is dropped. `is_up` says whether a device's link is up now.
     pub async fn watch(mut self, is_up: impl Fn(DeviceId) -> bool) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

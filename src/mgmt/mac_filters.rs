@@ -1,4 +1,4 @@
-//! NICs let frames to all MAC addresses in that the kernel has on their twins: those of macvlans, of VLAN interfaces, of
+//! Lets frames into the NICs for every MAC address that the kernel has on their twins: of macvlans, VLAN interfaces and
 //! VRRP.
 //!
 //! In:  each new [`L3`]. Out: the devices' filters; a device without enough of them becomes promiscuous, with a line in

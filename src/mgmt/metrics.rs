@@ -18,7 +18,7 @@ mod page;
 pub use own::DEVICE_METRICS;
 use page::Page;
 
-/// What the text is made of: one moment of the director.
+/// The state of the director at one moment, from which the text is made.
 pub struct Scrape {
     version: Version,
     stats: Stats,
@@ -53,7 +53,7 @@ impl Scrape {
         }
     }
 
-    /// The text; its time grows with the number of real servers.
+    /// Writes the text. The time for it grows with the number of real servers.
     pub fn text(&self) -> String {
         let mut page = Page::default();
         node_ipvs::write(&mut page, self);
@@ -62,7 +62,7 @@ impl Scrape {
     }
 }
 
-/// Now, written on a thread that may take its time. Empty when that thread fails.
+/// The text of this moment. Another thread writes it, because it may take long. It is empty when that thread fails.
 pub async fn text(admin: &Admin) -> String {
     let scrape = Scrape::take(admin);
     tokio::task::spawn_blocking(move || scrape.text())

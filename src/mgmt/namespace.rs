@@ -1,5 +1,5 @@
-//! Tests that need a kernel network of their own run here: a thread in a fresh network namespace, with
-//! `ip` as the operator's hand. Nothing they do is seen outside, and it ends with the thread. Needs root.
+//! Runs tests that need a kernel network of their own, each in a thread with a fresh network namespace. `ip` does there
+//! what an operator would do. Nothing they do is seen outside, and it ends with the thread. Needs root.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

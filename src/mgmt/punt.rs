@@ -28,16 +28,16 @@ use crate::mgmt::lock::lock;
 use crate::worker::assignment::TwinEnds;
 use crate::worker::punt::{TwinEnd, TwinFrame};
 
-/// How often the rings are looked into for [`BRISK_FOR`] after a frame.
+/// How often the thread looks into the rings for [`BRISK_FOR`] after a frame.
 const BRISK: Duration = Duration::from_micros(200);
 
-/// How long after the last frame the rings are looked into often.
+/// How long after the last frame the thread looks into the rings every [`BRISK`].
 const BRISK_FOR: Duration = Duration::from_millis(20);
 
-/// How often the rings are looked into otherwise: 500 wake-ups a second, about 1 % of a CPU.
+/// How often the thread looks into the rings otherwise. 500 wake-ups a second cost about 1 % of a CPU.
 const QUIET: Duration = Duration::from_millis(2);
 
-/// Frames moved for one worker or one twin before the next one's turn.
+/// How many frames the thread moves for one worker or twin before it turns to the next.
 const FRAMES_PER_TURN_MAX: usize = 64;
 
 /// The kernel twin of a device.
@@ -144,7 +144,7 @@ struct Carrier {
 
 impl Carrier {
     fn run(mut self, stop: &AtomicBool) {
-        // Without a number of its own the thread works too, only slower.
+        // DPDK gives the thread a number. Without one the thread works too, but more slowly.
         let _registration = Registration::of_this_thread(&self.pool);
         let mut last_frame = Instant::now();
         while !stop.load(Ordering::Relaxed) {
@@ -170,7 +170,7 @@ impl Carrier {
         }
     }
 
-    /// Writes what the workers punted; how many frames.
+    /// Writes to the twins what the workers punted. Returns how many frames it took.
     fn carry_to_kernel(&mut self) -> usize {
         let mut carried = 0;
         for line in 0..self.rings.len() {
@@ -190,7 +190,7 @@ impl Carrier {
         let written = twin.map(|twin| twin.tap.write(frame.mbuf.bytes()));
         match written {
             None => self.counters.drop_packet(DropReason::NoTwin),
-            // The interface is down or the kernel is out of memory: its own counters say more.
+            // The interface is down, or the kernel has no memory. The interface's own counters tell which.
             Some(Err(_)) => self.counters.drop_packet(DropReason::TwinWriteFailed),
             Some(Ok(count)) => {
                 let device = self.counters.device(frame.device);
@@ -200,8 +200,8 @@ impl Carrier {
         }
     }
 
-    /// Reads what the kernel sends; how many frames. Without a buffer or space in the ring a frame stays in the
-    /// TAP, whose own queue is bounded and counted by the kernel.
+    /// Reads what the kernel sends. Returns how many frames it read. Without a buffer or space in the ring a frame
+    /// stays in the TAP, whose own queue is bounded and counted by the kernel.
     fn carry_from_kernel(&mut self) -> usize {
         let mut carried = 0;
         for twin in &mut self.twins {

@@ -25,14 +25,15 @@ const LIVE: &[&str] = &["ipvs", "mark", "service", "sync_daemon", "sysctl", "tim
 /// The configuration file, to be read again.
 pub struct Reloader {
     path: PathBuf,
-    /// As it was at start: what runs of all that needs a restart.
+    /// The file as it was at start. Everything that needs a restart still runs as it says.
     started: toml::Table,
 }
 
 impl Reloader {
-    /// Of the file at `path`, which held `text` at start.
+    /// A reloader of the file at `path`, which held `text` at start.
     pub fn new(path: PathBuf, text: &str) -> Self {
-        // Parsed as a configuration before, so this cannot fail; with nothing, every key would be named.
+        // The text was parsed as a configuration before, so this cannot fail. An empty table would name every key as
+        // changed.
         Self {
             path,
             started: text.parse().unwrap_or_default(),
@@ -88,7 +89,7 @@ fn state_of(config: &Config, devices: &[String]) -> State {
 pub struct Merged {
     /// What shall run.
     pub state: State,
-    /// Edits of what was removed at run time, one sentence each.
+    /// Edits of the file that concern what was removed at run time, a sentence for each.
     pub left_out: Vec<String>,
 }
 
@@ -133,7 +134,7 @@ pub fn merge(base: &State, file: &State, running: State) -> Merged {
     merged
 }
 
-/// A daemon that the file starts, stops or changes; others run on as they are.
+/// Applies to the sync daemons what the file starts, stops or changes. Other daemons run on as they are.
 fn merge_sync_daemons(base: &[SyncDaemon], file: Option<&[SyncDaemon]>, running: &mut Option<Vec<SyncDaemon>>) {
     let Some(file) = file else { return };
     for role in SyncRole::ALL {
@@ -227,7 +228,7 @@ fn merge_sysctls(base: &State, file: &State, running: Option<Settings>) -> Optio
     };
     let base = base.sysctls.as_ref();
     for name in base.into_iter().flatten().chain(file).map(|(name, _)| name) {
-        // A setting that the file no longer names has its default there.
+        // If the file no longer names a setting, the setting gets its default.
         if base.and_then(|base| base.get(name)) != file.get(name) {
             match file.get(name) {
                 Some(value) => merged.insert(name.clone(), value.clone()),
@@ -238,7 +239,7 @@ fn merge_sysctls(base: &State, file: &State, running: Option<Settings>) -> Optio
     Some(merged)
 }
 
-/// The file's rules in its order, and those of run time each behind the rule that it stood behind.
+/// The rules of the file in its order. A rule that was added at run time follows the rule that it followed before.
 fn merge_marks(
     base: &[MarkRule],
     file: &[MarkRule],

@@ -26,8 +26,8 @@ const PACKETS_MIN: u64 = 1_000;
 /// one queue by chance: of 16 flows over two queues, once in 32,768 times.
 const FLOWS_MIN: u32 = 16;
 
-/// One packet in so many that should have come elsewhere is no chance: what NICs hash without ports (fragments, IPv6
-/// extension headers) is less.
+/// If one packet in this many should have come to another worker, that is no chance. The packets that NICs hash without
+/// ports (fragments, IPv6 extension headers) are fewer.
 const ELSEWHERE_MIN: u64 = 8;
 
 /// What a device claims.
@@ -88,14 +88,14 @@ impl RssCheck {
         }
     }
 
-    /// How a device spreads flows, as far as is known.
+    /// How a device spreads flows, as far as the packets so far show.
     pub fn of(&self, device: DeviceId) -> RssState {
         let devices = lock(&self.devices);
         let watched = devices.iter().find(|watched| watched.claim.device == device);
         watched.map_or(RssState::OneQueue, |watched| watched.state)
     }
 
-    /// Looks at what has come since the last look that said something; what is to be logged.
+    /// Looks at the packets since the last look that led to a result. Returns the lines for the log.
     fn look(&self) -> Vec<String> {
         let mut devices = lock(&self.devices);
         let watched = devices.iter_mut().filter(|watched| watched.claim.rx_queues > 1);

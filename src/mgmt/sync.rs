@@ -27,9 +27,10 @@ use sockets::{OpenError, Sockets};
 const SYNCED_OUT_PER_PASS_MAX: usize = 8_192;
 /// Datagrams received at a time.
 const RECEIVED_PER_PASS_MAX: usize = 256;
-/// Connections that a worker imports between two bursts.
+/// How many connections a worker imports between two bursts.
 const BATCH_MAX: usize = 128;
-/// Batches that wait for a worker: half a million connections in 64 MB, a second of a busy master's news.
+/// How many batches may wait for a worker: half a million connections in 64 MB, as many as a busy master sends in a
+/// second.
 const BATCHES_WAITING_MAX: usize = 4_096;
 /// How often a missing interface is looked for.
 const RETRY: Duration = Duration::from_secs(1);
@@ -234,7 +235,7 @@ impl Running {
                 Ok(_) => self.tally.messages += 1,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                // The interface is down or has no address: news grow old, so they are not kept for later.
+                // The interface is down or has no address. Old news is worth nothing, so the message is dropped.
                 Err(_) => self.tally.refuse("send_failed", 1),
             }
             self.unsent.pop_front();
@@ -242,7 +243,7 @@ impl Running {
     }
 
     fn receive(&mut self, batch: &mut Vec<SyncConn>, waiting: &mut [VecDeque<Arc<[SyncConn]>>]) {
-        // A longer datagram is cut, and its size field gives it away.
+        // A longer datagram is cut. Its size field then differs from its length, and it is refused.
         let mut buffer = vec![0; usize::from(self.sockets.max_len)];
         let Self {
             daemon, sockets, tally, ..
@@ -273,7 +274,7 @@ impl Running {
     }
 }
 
-/// Gives every worker the batch: each takes what it owns.
+/// Gives every worker the batch. Each worker imports the connections that it owns.
 fn hand_out(batch: &mut Vec<SyncConn>, waiting: &mut [VecDeque<Arc<[SyncConn]>>], tally: &mut Tally) {
     let conns: Arc<[SyncConn]> = batch.as_slice().into();
     for worker in waiting {

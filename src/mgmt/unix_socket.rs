@@ -85,7 +85,7 @@ pub fn refuse_second_daemon(path: &Path, kind: SocketKind) -> Result<(), SocketE
     let address = UnixAddr::new(path).map_err(|errno| failed(errno.into()))?;
     match connect(probe.as_raw_fd(), &address) {
         Err(nix::Error::ECONNREFUSED) => Ok(()),
-        // Somebody's backlog is full, or his socket is of the other kind.
+        // The backlog of another program is full, or its socket is of the other kind.
         Ok(()) | Err(nix::Error::EAGAIN | nix::Error::EPROTOTYPE) => Err(SocketError::InUse {
             path: path.to_owned(),
             program: program_behind(&probe),
@@ -142,7 +142,7 @@ fn is_member(uid: Uid, group: Gid) -> bool {
     getgrouplist(&name, user.gid).is_ok_and(|groups| groups.contains(&group))
 }
 
-/// The group of that name; without a name the daemon's own. A name that does not exist gives none and a warning.
+/// The group of that name; without a name the daemon's own group. A name that does not exist gives none and a warning.
 pub fn group(name: Option<&str>) -> Option<Gid> {
     let Some(name) = name else {
         return Some(Gid::effective());

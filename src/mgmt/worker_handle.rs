@@ -24,10 +24,10 @@ pub struct ConnChunk {
 
 /// A worker, seen from the management core. Nothing here waits.
 pub trait WorkerHandle: Send + Sync {
-    /// Sends the newest snapshot; `false` when the mailbox is full: the director tries again.
+    /// Sends the newest snapshot. Returns `false` when the mailbox is full; then the director tries again.
     fn publish(&self, snapshot: Arc<Snapshot>) -> bool;
 
-    /// Whether the worker uses what was published before it takes its next frame, because it rests.
+    /// Whether the worker sleeps. Then it takes up what was published before it takes its next frame.
     fn is_asleep(&self) -> bool;
 
     /// What the worker counts.

@@ -70,7 +70,7 @@ impl<'bytes> Attributes<'bytes> {
         Self { rest: bytes }
     }
 
-    /// The last one of this number, as `nla_parse()` keeps it.
+    /// The last attribute of this number. `nla_parse()` keeps the last one too.
     pub fn find(self, kind: u16) -> Option<Attribute<'bytes>> {
         self.filter(|attribute| attribute.kind == kind).last()
     }

@@ -20,7 +20,7 @@ pub const HELLO_BYTES: usize = 48;
 /// Who speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Of the netlink socket that this connection stands for: what answers carry.
+    /// The port id of the netlink socket that this connection stands for. Answers carry it.
     pub port_id: u32,
     /// What the process says its id is; for logs only.
     pub pid: u32,

@@ -292,7 +292,7 @@ fn may<'b, T>(
         .transpose()
 }
 
-/// 4 or 16 bytes; fewer are filled with zeros, like `nla_memcpy()`.
+/// An address of 4 or 16 bytes. Missing bytes are zeros, as after `nla_memcpy()`.
 fn bytes(attribute: &Attribute<'_>) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     bytes

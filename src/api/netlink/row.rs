@@ -250,7 +250,7 @@ pub struct DaemonRow {
     pub group: McastGroup,
     /// UDP port.
     pub port: u16,
-    /// Of messages.
+    /// The TTL of messages: 1 to 255.
     pub ttl: u8,
 }
 
@@ -271,10 +271,10 @@ impl Info {
 /// What `GET_CONFIG` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeoutsRow {
-    /// Of an established TCP connection.
+    /// Timeout of an established TCP connection in seconds; 0 leaves it as it is.
     pub tcp_sec: u32,
-    /// After a FIN.
+    /// Timeout of a TCP connection after a FIN in seconds; 0 leaves it as it is.
     pub tcp_fin_sec: u32,
-    /// Of a UDP exchange.
+    /// Timeout of a UDP flow in seconds; 0 leaves it as it is.
     pub udp_sec: u32,
 }

@@ -26,7 +26,7 @@ mod stream;
 
 use stream::Capture;
 
-/// Records that all workers together may have waiting, and at least and at most one of them: 2 KiB each.
+/// How many records of 2 KiB may wait: for all workers together, and at least and at most for one of them.
 const RECORDS_MAX: usize = 4_096;
 const RECORDS_OF_WORKER: (usize, usize) = (256, 1_024);
 

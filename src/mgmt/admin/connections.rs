@@ -19,7 +19,7 @@ use super::Admin;
 use crate::mgmt::director::convert;
 use crate::mgmt::worker_handle::WorkerHandle;
 
-/// Connections a worker copies at once: about 100 kB.
+/// How many connections a worker copies at once: about 100 kB.
 const PART_MAX: usize = 1_024;
 
 struct Reading {
@@ -28,7 +28,7 @@ struct Reading {
     worker: usize,
     cursor: DumpCursor,
     filter: ConnFilter,
-    /// Slot of the fwmark service in the filter: its connections have all kinds of ends.
+    /// The slot of the fwmark service in the filter. Connections of such a service go to any address and port.
     fwmark: Option<ServiceId>,
     left: u64,
     worker_timeout: Duration,

@@ -230,7 +230,7 @@ fn each_object(value: &mut Value, visit: &mut impl FnMut(&mut Map<String, Value>
     }
 }
 
-/// The formats `int32` and `int64` are signed, and no number here is. A range says what fits instead.
+/// The formats `int32` and `int64` are signed, but no number here is signed. So a range says which numbers fit.
 fn widen(document: &mut Value) {
     each_object(document, &mut |object| {
         let most = match object.get("format").and_then(Value::as_str) {

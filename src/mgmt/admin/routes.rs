@@ -118,7 +118,7 @@ fn server_named(text: &str) -> Result<std::net::SocketAddr, Refusal> {
     })
 }
 
-/// Answered once packets are judged by the change.
+/// The answer comes when the workers decide about packets by the change.
 async fn carry_out(admin: &Admin, action: Action) -> Done {
     admin.director().apply(action, Instant::now())?;
     changes_arrive(&admin.director).await;

@@ -21,10 +21,10 @@ use tokio_io_timeout::TimeoutStream;
 use super::{Admin, AdminLimits, routes};
 use crate::mgmt::unix_socket::UnixSocket;
 
-/// Bytes of a request head; also what is buffered of a body at once.
+/// The longest request head in bytes. At most as much of a body is buffered at once.
 const BUFFER_MAX_BYTES: usize = 64 << 10;
 
-/// After `accept` failed for want of descriptors or memory.
+/// The pause after `accept` failed because descriptors or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the future is dropped.
@@ -74,7 +74,7 @@ fn admit(stream: &UnixStream, socket: &UnixSocket) -> Result<(), ApiError> {
     Err(forbidden(message))
 }
 
-/// Answers without reading; what does not fit the socket's buffer at once is lost.
+/// Answers without reading the request. What does not fit the socket's buffer at once is lost.
 fn refuse(stream: &UnixStream, error: &ApiError) {
     let body = serde_json::to_string(error).unwrap_or_default();
     let reason = if error.code == ErrorCode::Busy {

@@ -16,7 +16,7 @@ use super::body::{Asked, Refusal};
 use crate::mgmt::director::convert;
 use crate::mgmt::worker_handle::WorkerHandle;
 
-/// What stands for the client's port when none is given.
+/// The client's port if the question names none.
 const EXAMPLE_PORT: u16 = 40_000;
 
 /// Where a packet would go and why. Nothing is sent and nothing changes.
@@ -78,7 +78,7 @@ async fn ask(admin: &Admin, question: Question) -> Result<(usize, Explanation), 
     for (number, worker) in workers.iter().enumerate() {
         let explanation = ask_one(admin, number, worker, question).await?;
         match explanation.end {
-            // Whoever finds it in its own table simply has it.
+            // A worker that finds the connection in its own table has it.
             _ if explanation.conn.is_some() => return Ok((number, explanation)),
             End::Handoff(to) => owner = usize::from(to.0),
             _ => {}

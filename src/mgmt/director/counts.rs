@@ -70,12 +70,12 @@ struct ServerCount {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// What the workers' counters of a slot summed up to at the last look, whoever had the slot.
+    /// The sum of the workers' counters of a slot at the last look, whichever server or service had the slot.
     seen: HashMap<RealServerId, Totals>,
     /// A deleted server that returns to another service of the same name begins anew, at what its estimator saw last
     /// (`__ip_vs_update_dest`, `ip_vs_zero_stats`).
     servers: HashMap<RealServerId, ServerCount>,
-    /// With the service's birth, by which a new service in a reused slot is seen.
+    /// Each with the time when the service was added. It differs for a new service in a reused slot.
     services: HashMap<ServiceId, (u64, Count)>,
     total: Count,
 }

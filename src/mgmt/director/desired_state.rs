@@ -48,7 +48,7 @@ impl DesiredState {
         }
     }
 
-    /// Quiesced servers and the weight they had before: mh fills its table by it.
+    /// Quiesced servers and the weight that each had before. mh fills its table by these weights.
     pub(super) fn drained(&self) -> Vec<Drained> {
         let mut drained = Vec::new();
         for listing in self.services.services() {
@@ -78,14 +78,14 @@ impl DesiredState {
         }
     }
 
-    /// One action as a whole or not at all, with the place of a refusal inside it.
+    /// Carries out one action as a whole or not at all. A refusal names its place inside the action.
     pub(super) fn apply(&mut self, action: &Action) -> Result<(), ApiError> {
         match action {
             Action::AddService(service) => {
                 let id = &service.service;
                 self.add_service(service).inspect_err(|error| {
                     if error.code != ErrorCode::ServiceExists && self.services.listing(&convert::key(id)).is_ok() {
-                        // Undoes the part that was carried out: the service was not there before.
+                        // Undoes the part that was carried out. The service did not exist before.
                         let _ = self.services.delete_service(&convert::key(id));
                     }
                 })
@@ -137,7 +137,8 @@ impl DesiredState {
         }
     }
 
-    /// Several actions; on a refusal `self` is spoilt.
+    /// Carries out several actions. After a refusal `self` must not be used any more, because some of them are carried
+    /// out.
     pub(super) fn apply_edits(&mut self, edits: &[diff::Edit]) -> Result<(), ApiError> {
         for edit in edits {
             self.apply(&edit.action).map_err(|error| {
@@ -223,7 +224,7 @@ impl DesiredState {
             .map_err(convert::refusal)
     }
 
-    /// Whether a real server has another family than its service, which messages cannot say.
+    /// Whether a real server has another family than its service. A sync message cannot express this.
     pub(super) fn has_mixed_families(&self) -> bool {
         self.services.services().any(|listing| {
             let family = listing.spec.key.family();
@@ -233,7 +234,7 @@ impl DesiredState {
         })
     }
 
-    /// Refuses a server that messages cannot say while a daemon runs.
+    /// Refuses a server that sync messages cannot express while a sync daemon runs.
     pub(super) fn refuse_mixed(&self, key: &ServiceKey, addr: std::net::IpAddr) -> Result<(), ApiError> {
         if self.daemons.is_empty() || AddressFamily::of(&addr) == key.family() {
             return Ok(());
@@ -305,7 +306,7 @@ impl DesiredState {
         Ok(())
     }
 
-    /// Adds one behind `position` others, or behind all.
+    /// Adds a rule behind `position` others. Without a position the rule becomes the last.
     pub(super) fn add_mark(&mut self, position: Option<usize>, rule: &MarkRule) -> Result<(), ApiError> {
         let mut rules = self.marks.rules().to_vec();
         let position = position.unwrap_or(rules.len());
@@ -338,7 +339,8 @@ impl DesiredState {
     }
 }
 
-/// What leads to a whole state, service by service, so that one that is refused costs no other.
+/// The actions that lead to a whole state. Each service has an action of its own, so that the others can be carried out
+/// if one is refused.
 pub(super) fn replayed(whole: &Whole) -> Vec<Action> {
     let mut services = whole.state.services.clone();
     let mut drains = Vec::new();
@@ -352,7 +354,7 @@ pub(super) fn replayed(whole: &Whole) -> Vec<Action> {
         let Some(found) = of.and_then(|of| of.servers.iter_mut().find(|listed| listed.server == *server)) else {
             continue;
         };
-        // Added with the weight it had before, then drained again.
+        // The server is added with the weight that it had before, and then drained again.
         found.weight = *last_weight;
         let patch = ServerPatch {
             weight: Some(0),

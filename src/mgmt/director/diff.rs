@@ -19,7 +19,7 @@ pub struct Edit {
     pub action: Action,
 }
 
-/// What leads from `from` to `to`: removals first, so that limits and ids are free for what is added.
+/// The actions that lead from `from` to `to`. Removals come first, so that limits and ids are free for what is added.
 pub fn difference(from: &State, to: &State) -> Result<(StateDiff, Vec<Edit>), ApiError> {
     refuse_duplicates(to)?;
     let old: HashMap<_, _> = from.services.iter().map(|service| (service.service, service)).collect();
@@ -161,7 +161,7 @@ impl Plan {
 
     fn change_service(&mut self, place: &str, old: &Service, new: &Service) {
         let id = new.service;
-        // A carrier of the client's address needs a pool: the pool comes first and goes last.
+        // A service that carries the client's address needs a pool. So the pool is set first and removed last.
         let has_pool = !new.local_addresses.is_empty();
         if has_pool {
             self.change_pool(place, old, new);

@@ -154,7 +154,7 @@ impl IpvsTable for Director {
             return Err(Errno::NoEntry);
         }
         let named = [(name.to_owned(), SettingValue(value.to_owned()))];
-        // A value out of range is the kernel's EINVAL, whatever else the daemon calls it.
+        // For a value out of range the kernel answers EINVAL, whichever error the daemon's own API has for it.
         self.act(Action::SetSysctls(named.into())).map_err(|errno| match errno {
             Errno::Io => Errno::Io,
             _ => Errno::Invalid,
@@ -298,7 +298,7 @@ fn patch_of(options: &ServiceOptions) -> Result<ServicePatch, Errno> {
     })
 }
 
-/// How a tunnelling server is reached; nothing for others, as in the kernel.
+/// How a tunnelling server is reached. For other servers nothing is listed, as in the kernel.
 fn tunnel_row(spec: &ServerSpec) -> TunnelRow {
     let of = |kind, port, flags| TunnelRow { kind, port, flags };
     match spec.tunnel {
@@ -314,7 +314,7 @@ fn tunnel_row(spec: &ServerSpec) -> TunnelRow {
     }
 }
 
-/// The tunnel that is wanted of a tunnelling server.
+/// The tunnel that a request asks for.
 const fn api_tunnel(tunnel: TunnelRow) -> Result<lvs_api::Tunnel, Errno> {
     let TunnelRow { kind, port, flags } = tunnel;
     match kind {

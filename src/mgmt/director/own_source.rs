@@ -56,8 +56,8 @@ fn differ(l3: &L3, pool: &[IpAddr], servers: impl Iterator<Item = IpAddr>) -> Re
     Ok(())
 }
 
-/// In IPv6 the newest address of an interface is the one (RFC 6724), which every pool on a twin would be: that is for the
-/// operator to choose, by `preferred_lft 0`.
+/// In IPv6 the kernel takes the newest address of an interface (RFC 6724). That would be an address of the pool on
+/// every twin, so the operator must exclude them by `preferred_lft 0`.
 fn source_towards(l3: &L3, server: IpAddr) -> Option<IpAddr> {
     match server {
         IpAddr::V4(v4) => l3.source_for(Addr4(v4.octets())).map(Address::to_ip),

@@ -18,20 +18,21 @@ use tokio::time::sleep;
 use super::Director;
 use crate::mgmt::lock::lock;
 
-/// A snapshot that takes no longer to build is published with every single change.
+/// A snapshot that takes at most this long to build is published with every single change.
 const PROMPT_MAX: Duration = Duration::from_millis(1);
 
 /// Building larger ones may take this share of the time: the next change after one that took 2 ms to build
 /// waits up to 8 ms, so that thousands of changes in a row stay linear.
 const PAUSE_FACTOR: u32 = 4;
 
-/// The longest that an answer waits for workers; one that sleeps is not waited for, it handles its mailbox before it takes a frame.
+/// How long an answer waits for workers at most. It does not wait for a worker that sleeps, because such a worker
+/// handles its mailbox before it takes a frame.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// So long a waiting answer looks again and again before it sleeps: a worker that polls has it with its next pass.
+/// For this time a waiting answer looks without a pause. A worker that polls takes the snapshot up in its next pass.
 const KEEN: Duration = Duration::from_micros(100);
 
-/// Between two looks of an answer that waits for longer.
+/// The pause between two looks of an answer that waits for longer.
 const LOOK_PERIOD: Duration = Duration::from_millis(1);
 
 /// What became of the newest snapshot.
@@ -49,7 +50,8 @@ pub(super) struct Publication {
     generation: u64,
     /// Workers whose mailbox was full.
     waiting: Vec<usize>,
-    /// By worker: a generation that an answer awaited in vain. None awaits the worker before it has that one.
+    /// For each worker, a generation that an answer awaited in vain. No answer waits for the worker again until it has
+    /// that generation.
     given_up: Vec<u64>,
     /// Answers that did not wait any longer.
     answered_early: u64,
@@ -70,8 +72,8 @@ impl Default for Publication {
     }
 }
 
-/// Ends when every worker judges packets by all that was changed so far, or when it is not to be waited for: a
-/// worker is stuck, or so many changes come in a row to so many services that their publication is put off.
+/// Ends when every worker decides about packets by all changes so far. It also ends if waiting makes no sense: a worker
+/// is stuck, or so many changes come in a row to so many services that their publication is put off.
 pub async fn changes_arrive(director: &Mutex<Director>) {
     let Some(generation) = lock(director).newest_generation() else {
         return;
@@ -94,7 +96,7 @@ pub async fn changes_arrive(director: &Mutex<Director>) {
 }
 
 impl Director {
-    /// The first snapshot: workers are made with it.
+    /// The first snapshot. The workers start with it.
     pub fn first_snapshot(&mut self, workers_count: u8) -> Arc<Snapshot> {
         self.build_snapshot(workers_count)
     }
@@ -113,7 +115,7 @@ impl Director {
             };
             self.publication.waiting.retain(full);
             if self.publication.waiting.is_empty() {
-                // Workers hold what they use: the last one to let go frees it.
+                // Each worker holds the snapshot that it uses. The last holder frees it.
                 self.publication.snapshot = None;
             }
         }
@@ -124,12 +126,12 @@ impl Director {
         self.publication.answered_early
     }
 
-    /// Of the snapshot that shows all changes so far; none while it is put off.
+    /// The generation of the snapshot that has all changes so far; `None` while its publication is put off.
     fn newest_generation(&self) -> Option<u64> {
         (!self.publication.stale).then_some(self.publication.generation)
     }
 
-    /// Whether every worker that is waited for judges its next frame by this snapshot or a newer one.
+    /// Whether every worker that is waited for decides about its next frame by this snapshot or a newer one.
     fn has_arrived(&self, generation: u64) -> bool {
         self.workers.iter().enumerate().all(|(index, worker)| {
             let used = worker.counters().generation.get();
@@ -197,7 +199,7 @@ impl Director {
     }
 }
 
-/// What this thread has worked: a snapshot is not dearer because the machine is busy with something else.
+/// The CPU time of this thread. A busy machine does not make a snapshot more expensive.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

@@ -36,7 +36,7 @@ impl Director {
         Ok(self.status(&listing, *id))
     }
 
-    /// The slot by which connections name a service; `None` when it is not there.
+    /// The slot by which connections name a service; `None` if there is no such service.
     pub fn slot(&self, id: &ServiceId) -> Option<lvs_core::ipvs::service::ServiceId> {
         let listing = self.desired.services.listing(&convert::key(id)).ok()?;
         Some(listing.id)
@@ -76,7 +76,7 @@ impl Director {
         )
     }
 
-    /// Everything balanced since start or the last zero.
+    /// The counters of everything balanced since the start or the last zeroing.
     pub fn total(&mut self) -> Count {
         self.count();
         self.counts.total()

@@ -32,7 +32,8 @@ pub fn marks(rules: &MarkRules, devices: &[String]) -> Vec<MarkRule> {
         .collect()
 }
 
-/// What leads to the settings and rules of a whole state, one by one, so that one that is refused costs no other.
+/// The actions that lead to the settings and rules of a whole state. If one is refused, the others can still be carried
+/// out.
 pub(super) fn replayed(state: &State) -> impl Iterator<Item = Action> + use<> {
     let sysctls = state.sysctls.clone().unwrap_or_default().into_iter();
     let marks = state.marks.clone().unwrap_or_default().into_iter();

@@ -15,7 +15,7 @@ use crate::mgmt::sync::sockets::OpenError;
 const STATE_MASTER: u32 = 1;
 /// `IP_VS_STATE_BACKUP`.
 const STATE_BACKUP: u32 = 2;
-/// What a message is fitted to while its interface is not there.
+/// The MTU that messages are fitted to while their interface does not exist, in bytes.
 const LINK_MTU: u16 = 1_500;
 
 impl Director {
@@ -54,7 +54,8 @@ impl Director {
         (count > 0).then_some((name, count))
     }
 
-    /// Opens and closes sockets as the desired state says, once there are workers: the kernel twins are there then.
+    /// Opens and closes sockets as the desired state says. It waits until there are workers, because the kernel twins
+    /// exist then.
     pub(super) fn follow_sync(&mut self, now: Instant) {
         if !self.workers.is_empty() {
             self.sync.follow(&self.desired.daemons, &self.desired.sysctls, now);
@@ -67,7 +68,8 @@ impl Director {
         self.sync.tend(&self.workers, &self.desired.sysctls);
     }
 
-    /// Opens the sockets of a daemon before it is desired, so that a refusal of the machine is answered.
+    /// Opens the sockets of a daemon before the daemon enters the desired state, so that the client is told if the
+    /// machine refuses.
     pub(super) fn open_sync(&mut self, desired: &SyncDaemon) -> Result<(), ApiError> {
         let daemon = convert::core_sync_daemon(desired);
         let is_sound = daemon.check().is_ok() && !self.desired.has_mixed_families();

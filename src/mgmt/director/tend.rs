@@ -8,10 +8,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Director;
 use crate::mgmt::lock::lock;
 
-/// Retries of publications; also how long coalesced changes may wait.
+/// The period in which publications are tried again. Changes that are put off may wait this long.
 const TICK: Duration = Duration::from_millis(2);
 
-/// Journal records of this long share one `fdatasync`.
+/// Journal records that were written within this time share one `fdatasync`.
 const SYNC_PERIOD: Duration = Duration::from_millis(100);
 
 const TRASH_PERIOD: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
-//! Real servers that are everybody: the broadcast addresses of the director's networks, which the core cannot know.
+//! Refuses real servers with a broadcast address of the director's networks. The core cannot know these addresses.
 //!
-//! In:  a server or service that is about to be added. Out: a refusal. Asked of what is new only: networks come and
-//! go, and a server once taken stays. Ref: Linux ip_vs_ctl.c `ip_vs_add_dest()`, `inet_addr_type()`.
+//! In:  a server or service that is about to be added. Out: a refusal. Only what is new is checked, because networks
+//! come and go, and a server once taken stays. Ref: Linux ip_vs_ctl.c `ip_vs_add_dest()`, `inet_addr_type()`.
 
 use lvs_api::{ApiError, Server, Service};
 use lvs_core::address::{Addr4, Address};

@@ -13,7 +13,8 @@ use lvs_core::single_writer::SingleWriter;
 use super::{Director, convert, counts};
 
 impl Director {
-    /// The device of that name, or the first; the names of all when there is none of that name.
+    /// The device of that name; without a name the first one. If no device has that name, the error lists the names of
+    /// all.
     pub fn device_named(&self, name: Option<&str>) -> Result<DeviceId, Vec<String>> {
         let Some(name) = name else {
             return Ok(DeviceId(0));

@@ -31,11 +31,12 @@ use crate::mgmt::unix_socket::UnixSocket;
 /// What clients may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct IpvsLimits {
-    /// Clients at once; more are closed at once, which tools see as a director that is away.
+    /// Clients that may be connected at once. Further ones are closed at once; to tools this looks as if no director
+    /// ran.
     pub clients_max: usize,
     /// For the first datagram.
     pub opening_timeout: Duration,
-    /// For a client to take a datagram of its answer.
+    /// How long a client may take to receive a datagram of its answer.
     pub write_timeout: Duration,
     /// Bytes of a datagram.
     pub request_max_bytes: usize,
@@ -52,13 +53,13 @@ impl Default for IpvsLimits {
     }
 }
 
-/// After `accept` failed for want of descriptors or memory.
+/// The pause after `accept` failed because descriptors or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A text of `/proc/net`, by its path; `None` when there is none of that name.
 pub type FileFuture = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
 
-/// Ends when packets are judged by what was changed.
+/// Ends when the workers decide about packets by what was changed.
 pub type ArrivalFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What every client can reach.
@@ -85,7 +86,7 @@ pub async fn serve<Table: IpvsTable + Send + 'static>(
     let places = Arc::new(Semaphore::new(served.limits.clients_max));
     loop {
         let connection = match listener.accept().await {
-            // The type means a stream; only system calls that keep datagrams apart are made on it.
+            // The type stands for a stream, but all system calls made on it keep datagrams apart.
             Ok((stream, _)) => Connection { stream },
             Err(error) => {
                 log::warn!("IPVS socket: {error}; trying again");
@@ -123,7 +124,7 @@ impl Connection {
 
     /// The length of the next datagram, which may exceed `buffer`; `None` when the client is gone.
     async fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        // The length is the datagram's own, even when it does not fit.
+        // The system returns the datagram's own length, even when the datagram does not fit.
         let read = || Ok(recv(self.stream.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC)?);
         let len = self.stream.async_io(Interest::READABLE, read).await?;
         Ok((len > 0).then_some(len))

@@ -14,10 +14,10 @@ use tokio::time::{Duration, sleep};
 
 use crate::mgmt::admin::{Admin, observe, serve};
 
-/// Scrapers at once; a further one is turned away by the connection's end.
+/// Clients that may be connected at once. A further connection is closed without an answer.
 const CLIENTS_MAX: usize = 16;
 
-/// After `accept` failed for want of descriptors or memory.
+/// The pause after `accept` failed because descriptors or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Opens the listener; other programs' sockets are left alone.

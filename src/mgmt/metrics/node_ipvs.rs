@@ -1,7 +1,7 @@
 //! What node_exporter says of a kernel director: the same names, labels and help, from the same sums as `/proc/net/ip_vs`.
 //!
-//! Ref: prometheus/node_exporter collector/ipvs_linux.go, prometheus/procfs ipvs.go. One thing is better here: SCTP
-//! services, which node_exporter takes for a part of the service before them.
+//! Ref: prometheus/node_exporter collector/ipvs_linux.go, prometheus/procfs ipvs.go. One thing differs: node_exporter
+//! takes an SCTP service for a part of the service before it, and lvsd does not.
 
 use lvs_api::{Protocol, ServerStatus, ServiceId};
 

@@ -89,7 +89,7 @@ impl Page {
         family.set_help(help.to_owned());
         family.set_field_type(kind);
         family.set_metric(metrics);
-        // Into memory, of a family that has a name and a line: cannot fail.
+        // This cannot fail: it writes into memory, and the family has a name and a line.
         let _ = TextEncoder::new().encode_utf8(&[family], &mut self.text);
     }
 }

@@ -1,4 +1,4 @@
-//! A kernel twin that somebody deletes or moves to another namespace is made again.
+//! Makes a kernel twin again that somebody deletes or moves to another namespace.
 //!
 //! In:  each new [`L3`]: a device without an interface has lost its twin. Out: a line in the log, a new TAP of the same
 //! name, MAC address and MTU, in the hands of the twin thread and the mirror.
@@ -16,7 +16,7 @@ use crate::mgmt::kernel::{KernelMirror, MirroredTwin};
 use crate::mgmt::punt::{TwinDescriptor, TwinExchange};
 use crate::mgmt::twin;
 
-/// Between two attempts while the kernel refuses.
+/// The pause between two attempts while the kernel refuses.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a twin must be like.

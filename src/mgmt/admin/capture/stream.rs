@@ -24,10 +24,10 @@ use crate::dpdk::clock;
 use crate::offline::pcapng_interface;
 use crate::worker::capture::{Record, TapEnd};
 
-/// How often the rings are looked at: one of 1,024 records overflows at 500,000 matching frames a second.
+/// How often the stream looks at the rings. A ring of 1,024 records overflows at 500,000 matching frames a second.
 const PERIOD: Duration = Duration::from_millis(2);
 
-/// Records of one part, over all workers: some 500 µs of the management core.
+/// How many records one part holds, over all workers. A part takes the management core about 500 µs.
 const PART_MAX: usize = 256;
 
 /// How often losses are written while there are new ones.
@@ -45,7 +45,7 @@ pub(super) struct Capture {
     pub(super) end: Instant,
     pub(super) frames_left: u64,
     pub(super) bytes_left: u64,
-    /// Records lost that the client knows of, and since when.
+    /// How many lost records the client knows of, and when it was told last.
     pub(super) lost_reported: (u64, Instant),
     /// The head of the file is written.
     pub(super) has_begun: bool,
@@ -77,7 +77,7 @@ impl Capture {
     /// What the client gets next; empty when nothing waits.
     fn part(&mut self) -> Result<Vec<u8>, PcapError> {
         let mut writer = PcapNgWriter::with_endianness(Vec::new(), Endianness::Little)?;
-        // Each writer wants to know the interfaces; only the first one's head is sent.
+        // Each writer begins with the list of interfaces. Only the first writer's list is sent.
         for name in &self.devices {
             writer.write_pcapng_block(pcapng_interface(name))?;
         }
@@ -139,7 +139,7 @@ impl Capture {
         writer.write_pcapng_block(block).map(drop)
     }
 
-    /// How many records were lost on each device: at the end, and now and then when there are new ones.
+    /// Writes how many records were lost on each device: at the end, and from time to time while there are new losses.
     fn write_lost(&mut self, writer: &mut PcapNgWriter<Vec<u8>>) -> Result<(), PcapError> {
         let mut lost = [0u64; DEVICES_MAX];
         for end in &self.ends {
