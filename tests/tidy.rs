@@ -167,7 +167,7 @@ fn crates_depend_in_one_direction() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// What later folders of the core build on never names them: `path` uses `worker_state`, both use the rest.
+/// The lower folders of the core never name the higher ones: `path` uses `worker_state`, both use the rest.
 #[test]
 fn folders_of_the_core_depend_in_one_direction() {
     const GROUND: [&str; 8] = [

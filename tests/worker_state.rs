@@ -262,8 +262,8 @@ fn a_worker_with_its_real_state_allocates_nothing() {
         let wan = &counters.devices[0];
         let end = Instant::now() + Duration::from_secs(120);
         for round in 0u32.. {
-            // As much as it must do without an allocation; far more picks than there are flows, so ports are reused and
-            // connections are removed and created all the time, and others get no packets any more.
+            // What it must do without an allocation. There are far more picks than flows, so all the time ports are
+            // reused, connections are removed and created, and others get no packets any more.
             let is_enough = managed.snapshots >= 50
                 && managed.records > 5_000
                 && managed.imported > 1_000

@@ -1,4 +1,5 @@
-//! What fuzzing begins with: recordings of the kernel, the bad input that tests play, and the configuration's reference.
+//! Makes the first inputs of fuzzing: recordings of the kernel, the bad input that tests play, and the configuration's
+//! reference.
 //!
 //! In:  `tests/kernel-goldens/`, `tests/daemon/bad-input.toml`, `conf/`. Out: a folder of files for each target in
 //! `fuzz/fuzz_targets/`, in the form that the target's header describes.
@@ -142,7 +143,8 @@ fn config(root: &Path, target: &Target) -> io::Result<()> {
     for name in ["lvsd.toml", "lvsd.reference.toml"] {
         let text = fs::read_to_string(root.join("conf").join(name))?;
         target.add(name, text.as_bytes())?;
-        // With every key that is shown as a remark, chapter by chapter: all at once contradict each other.
+        // The reference with the keys that it shows as remarks, one chapter at a time. All at once would contradict
+        // each other.
         let keys = text.lines().map(|line| {
             line.strip_prefix('#')
                 .filter(|key| !key.starts_with(' '))

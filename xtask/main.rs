@@ -32,7 +32,7 @@ enum Task {
     /// `conf/openapi.json`, from the routes of the daemon.
     #[cfg(feature = "daemon")]
     Openapi,
-    /// What fuzzing begins with, from the recordings of the kernel and the tests' bad input.
+    /// Makes the first inputs of fuzzing from the recordings of the kernel and the tests' bad input.
     FuzzSeeds {
         /// Gets a folder for each target.
         #[arg(default_value = "fuzz/corpus")]

@@ -14,7 +14,7 @@ use lvs_api::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// By the first byte. `cargo xtask fuzz-seeds` counts in the same order.
+/// The first byte chooses one of them. `cargo xtask fuzz-seeds` counts in the same order.
 const BODIES: [fn(&[u8]); 13] = [
     body::<Service>,
     body::<ServiceSettings>,

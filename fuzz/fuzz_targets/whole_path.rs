@@ -182,7 +182,7 @@ fn play(director: &mut TestDirector, kind: u8, bytes: &[u8], burst: &mut Vec<Vec
             Vec::new()
         }
         5 => {
-            // What is not a reply of a real server goes out as the kernel made it.
+            // A frame that is no reply of a real server goes out as the kernel made it.
             let _ = director.from_host(WAN, bytes);
             Vec::new()
         }

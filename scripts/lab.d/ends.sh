@@ -7,7 +7,7 @@ program() { echo "${LAB_PROGRAMS:-$LAB_HOME/target/debug}/$1"; }
 start() {
     local host=$1 name=$2
     shift 2
-    # Not by in_ns: a function in the background is a shell, and its pid would not be the program's.
+    # This does not use in_ns. A function in the background runs in a shell, and its pid would not be the program's.
     ip netns exec "$(ns "$host")" "$@" >"$LAB_STATE/$host-$name.log" 2>&1 </dev/null &
     remember $! "$host-$name"
 }

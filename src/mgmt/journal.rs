@@ -79,7 +79,7 @@ pub struct Whole {
 /// A quiesced server whose earlier weight still counts (mh).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drained {
-    /// Of which service.
+    /// The service that it belongs to.
     pub service: ServiceId,
     /// Which server.
     pub server: SocketAddr,

@@ -236,7 +236,7 @@ impl RteHash {
         let name = CString::new("contest").expect("a name");
         let parameters = RteHashParameters {
             name: name.as_ptr(),
-            // Without extendable buckets it can be filled to about 95 %.
+            // Without extendable buckets the table can be filled to about 95 %.
             entries: (2 * conns + conns / 4).max(64) as u32,
             reserved: 0,
             key_len: size_of::<Packed>() as u32,

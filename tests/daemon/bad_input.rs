@@ -120,7 +120,7 @@ fn typed(words: &str, output: &Output) -> Typed {
     }
 }
 
-/// What `lvsctl` says, of wrong usage the first sentence: help follows.
+/// What `lvsctl` says. For wrong usage this is the first sentence, because help follows it.
 fn first_sentence(mut said: Typed) -> Typed {
     if said.code == 2 {
         said.says = said.says.split("\n\n").next().unwrap_or_default().to_owned();

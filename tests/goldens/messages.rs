@@ -74,7 +74,7 @@ impl Messages {
         self.arrived.pop_front().map(|(_, side, bytes)| (side, bytes))
     }
 
-    /// At the end: nothing was sent that the kernel had not sent by then.
+    /// Checks at the end that nothing was sent that the kernel had not sent by then.
     ///
     /// # Errors
     /// A message.

@@ -177,7 +177,7 @@ struct Questions(HashMap<Vec<u8>, usize>);
 impl Questions {
     const PROBES: usize = 3;
 
-    /// What arrived but for the questions that nobody expects and that have been asked in vain.
+    /// The frames that arrived, without questions that nobody expects and that have been asked in vain.
     fn without_repeated(&mut self, arrived: Vec<(Side, Vec<u8>)>, expected: &[Expected]) -> Vec<(Side, Vec<u8>)> {
         let target = |frame: &[u8]| {
             let is_question = frame.get(12..14) == Some(&[8, 6]) && frame.get(20..22) == Some(&[0, 1]);
@@ -262,7 +262,7 @@ fn same_text(command: &Command, printed: &Printed, is_listing: bool, lag_sec: f6
     ))
 }
 
-/// Of `--rate` what is not a number, of `/proc/net/ip_vs_stats` what stands above the rates.
+/// The text without rates: of `--rate` all but the numbers, of `/proc/net/ip_vs_stats` all above the rates.
 fn without_rates(text: &str) -> String {
     let is_number = |word: &&str| word.parse::<u64>().is_ok();
     let totals = text.split("Conns/s").next().unwrap_or(text);

@@ -156,7 +156,7 @@ impl<'s> GoldenTestbed<'s> {
         self.setup.is_let_in(frame)
     }
 
-    /// As the recorded machine was brought back to `rules` between commands.
+    /// Brings the table back to `rules` between commands, as it was done on the recorded machine.
     pub fn reset(&self, rules: &str) {
         self.restore(&format!("-C\n{rules}"));
         for role in ["master", "backup"] {
@@ -165,7 +165,7 @@ impl<'s> GoldenTestbed<'s> {
         }
     }
 
-    /// `ipvsadm -R`. What it refuses, the recording's later listings show.
+    /// Feeds `rules` to `ipvsadm -R`. If it refuses some, later listings differ from the recording.
     pub fn restore(&self, rules: &str) {
         let mut command = self.testbed.lvs_run(&["ipvsadm", "-R"]);
         command
@@ -180,8 +180,8 @@ impl<'s> GoldenTestbed<'s> {
         let _ = child.wait();
     }
 
-    /// A shell line in the director's namespace, with IPVS tools led to the daemon. What is said to the kernel's
-    /// IPVS or netfilter by other means is said to the daemon.
+    /// A shell line in the director's namespace, with IPVS tools led to the daemon. Settings of the kernel's IPVS are
+    /// changed and read by `lvsctl` and the API instead.
     ///
     /// # Errors
     /// A mark rule that is not understood.
@@ -225,7 +225,7 @@ impl<'s> GoldenTestbed<'s> {
                 code: 0,
             }));
         }
-        // As on the recorded machine there are no names and nobody to ask for them.
+        // The recorded machine knew no names and could ask nobody for them. So it is here.
         let script = format!(
             "mount --bind /dev/null /etc/hosts; mount --bind /dev/null /etc/resolv.conf; {}",
             left.join("; ")

@@ -18,9 +18,9 @@ use crate::scenario::Side;
 const FRAME_MAX: usize = 65_536;
 /// The MAC address of whoever asks whether all frames before have come through.
 const BARRIER_MAC: [u8; 6] = [2, 0, 0, 0, 0xFF, 0xFD];
-/// Once this long nothing has come, nothing more will.
+/// If nothing comes for this time, nothing more is expected to come.
 const QUIET: Duration = Duration::from_millis(30);
-/// The same when all that was expected has come; more would be seen with the next step.
+/// The same when all expected frames have come. A further frame would be seen with the next step.
 const QUIET_AFTER_ALL: Duration = Duration::from_millis(6);
 /// Frames that are expected are waited for as long as this.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,8 +51,8 @@ impl Wire {
         send(self.end(side).as_raw_fd(), frame, MsgFlags::empty()).expect("the cable takes it");
     }
 
-    /// What came until the director answered a question put behind everything else and all was quiet; when fewer
-    /// than `expected` came, they are waited for.
+    /// Sends a question behind everything else, and returns what came until the director answered it and all was quiet.
+    /// It waits for `expected` frames at least.
     pub fn settle(&mut self, side: Side, expected: usize) -> Vec<(Side, Vec<u8>)> {
         let (begun, before) = (Instant::now(), self.barriers);
         self.send(side, &barrier(side));
@@ -171,7 +171,7 @@ fn barrier(side: Side) -> Vec<u8> {
     frame
 }
 
-/// What an IPv6 stack says by itself: multicast listener reports, router solicitations.
+/// Whether an IPv6 stack sends this by itself: multicast listener reports, router solicitations.
 fn is_noise(frame: &[u8]) -> bool {
     if frame.get(12..14) != Some(&[0x86, 0xDD]) {
         return false;

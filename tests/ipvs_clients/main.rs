@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use lvs_test_support::ipvs_server::{Server, serve_if_child};
 use lvs_test_support::tools::library;
 
-/// Not a test of its own: the process that the others start.
+/// This is no test of its own but the process that the others start.
 #[test]
 fn server_of_the_tests() {
     serve_if_child();
@@ -89,7 +89,7 @@ fn round_trip(server: &Server) {
     assert_eq!(server.shell("ipvsadm -Sn").0, saved);
 }
 
-/// What the shell's `times` says of its children: user and system, as `0m0.12s 0m0.30s` in the second line.
+/// The CPU time of the shell's children as `times` prints it in its second line: user and system, `0m0.12s 0m0.30s`.
 fn children_time(times: &str) -> Duration {
     let of = |word: &str| {
         let (minutes, seconds) = word.trim_end_matches('s').split_once('m').expect("minutes");

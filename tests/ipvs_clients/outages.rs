@@ -168,7 +168,7 @@ fn a_client_that_never_reads_delays_nobody_and_loses_its_place() {
     let server = Server::start();
     super::restore(&server, &super::rules(1000, 0));
     let mut lazy = connect(&server);
-    // Whoever had to wait for it would wait until it is sent away.
+    // A client that it delayed would wait until it is sent away.
     let delays_nobody = takes_less_than(WRITE_TIMEOUT, || {
         lazy = connect(&server);
         say(&lazy, &hello()).unwrap();
@@ -200,7 +200,7 @@ fn a_user_without_rights_does_not_come_in() {
 /// Set in the process that is to be somebody without rights.
 const SOCKET_OF_NOBODY: &str = "LVSD_TEST_NOBODY";
 
-/// What each request of a process without rights brought.
+/// What each request of a process without rights came to.
 fn ask_as_nobody(server: &Server) -> Vec<String> {
     let folder = server.socket().parent().unwrap();
     let program = folder.join("nobody");
@@ -217,7 +217,7 @@ fn ask_as_nobody(server: &Server) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
-/// Not a test of its own: what the next one starts as another user.
+/// This is no test of its own. The next test starts it as another user.
 #[test]
 fn somebody_without_rights() {
     let Some(path) = std::env::var_os(SOCKET_OF_NOBODY) else {

@@ -263,7 +263,7 @@ fn a_supervised_program_keeps_its_process_its_signals_and_its_exit_code() {
     let code = |command: &[&str]| supervised(&server, command).output().unwrap().status.code();
     assert_eq!(code(&["sh", "-c", "exit 7"]), Some(7));
     assert_eq!(code(&["/etc/passwd"]), Some(127), "found by nobody");
-    // What a program leaves running is supervised on, and holds no pipe of who started it open.
+    // The children that a program leaves behind are still supervised, and they hold no pipe of its parent open.
     let output = supervised(&server, &["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"])
         .output()
         .unwrap();

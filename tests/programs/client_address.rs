@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Space for what arrives while the program is not scheduled, in bytes.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
-/// What is known of more senders than that is forgotten.
+/// If there are more senders than that, the program forgets them.
 const SENDERS_MAX: usize = 65_536;
 
 /// Says which client each connection or datagram comes from.

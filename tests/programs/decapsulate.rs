@@ -13,7 +13,7 @@ pub enum Outer {
     Taken,
 }
 
-/// What is between the outer IP header and the inner packet.
+/// The headers between the outer IP header and the inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Between {
     /// Nothing.

@@ -42,7 +42,7 @@ impl Testbed {
     /// Makes it; nothing is configured yet.
     pub fn create() -> Self {
         let namespace = Namespace::create();
-        // As a director with masqueraded servers must be set.
+        // A director with masqueraded servers needs these settings.
         namespace.inside("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         Self {
             namespace,
@@ -75,7 +75,7 @@ impl Testbed {
         self.write_config(&format!("{}{rest}", self.common_config(4_096)));
     }
 
-    /// As [`Self::configure`], with tables for so many IPv4 connections.
+    /// Does the same as [`Self::configure`], with a table for `conns4_max` IPv4 connections.
     pub fn configure_with_conns4_max(&self, conns4_max: u32, rest: &str) {
         self.write_config(&format!("{}{rest}", self.common_config(conns4_max)));
     }

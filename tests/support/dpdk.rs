@@ -22,7 +22,7 @@ pub fn start_eal(workers: usize) -> Eal {
     Eal::start(&eal_settings(workers)).expect("DPDK starts without hugepages")
 }
 
-/// So many packet buffers.
+/// A pool of this many packet buffers.
 pub fn pool(eal: &Eal, mbufs: u32) -> Mempool {
     let settings = PoolSettings {
         mbufs,

@@ -28,8 +28,8 @@ const JOURNAL_OF_CHILD: &str = "LVSD_TEST_IPVS_JOURNAL";
 /// A client that reads nothing for so long loses its place.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the child does; does nothing in the test process itself. The child runs the test `server_of_the_tests`, which
-/// whoever uses this has to have and which calls this alone.
+/// Does what the child is for; does nothing in the test process itself. The child runs the test `server_of_the_tests`.
+/// Each test program that uses this must have such a test, and it must call only this function.
 pub fn serve_if_child() {
     let Some(path) = std::env::var_os(SOCKET_OF_CHILD) else {
         return;

@@ -1,4 +1,4 @@
-//! What fuzzing takes of a recording of the kernel: its rules, its frames and its pauses.
+//! Makes inputs of fuzzing from a recording of the kernel: its rules, its frames and its pauses.
 //!
 //! In:  the JSON of a recording. Out: plain data. What the tests compare it with is theirs.
 

@@ -122,7 +122,7 @@ comes_back() {
     check "director2 has given the VIP up" until_true 60 is_no_master
 }
 
-# Without lvsd the twin is gone, and keepalived with it from the network.
+# Without lvsd there is no twin, so keepalived has no network either.
 only_lvsd_dies() {
     at director1
     end_lvsd KILL

@@ -43,7 +43,7 @@ rate_is_positive() { (($(rates_of) > 0)); }
 # listing_begins OPTION LINE LINE
 listing_begins() { equal "the head of $1" "$2"$'\n'"$3" "$(ipvsadm_quiet -Ln "$1" -t "$(vip 80)" | sed -n 1,2p)"; }
 
-# From 100,000,000 on the tool shortens, unless told not to.
+# The tool shortens numbers from 100,000,000 on, unless --exact is given.
 check_big_numbers() {
     local exact short
     ipvsadm -Z

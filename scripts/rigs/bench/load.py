@@ -19,7 +19,7 @@ class Load:
     protocol: str
     servers: int
     flows: int
-    # What DPDK is told of each device: a driver with its arguments.
+    # The argument of DPDK for each device: a driver with its arguments.
     drivers: list[str]
     # net_pcap keeps a file that it replays for ever in mbufs.
     mbufs_per_flow: int = 1

@@ -139,7 +139,7 @@ class Rig:
             self.check_alive()
             return self.connections() >= flows * 99 // 100
 
-        # Without a pause: what is measured next begins as soon as they are there.
+        # It looks without a pause, because what is measured next begins as soon as they are there.
         if not until_true(START_SECONDS, are_there, pause=0):
             raise Fault(f"lvsd has {self.connections()} of {flows} connections:\n{self.log()}")
 

@@ -12,7 +12,7 @@ from rigs.fault import Fault
 from rigs.processes import end, wait_for
 
 THREAD = "(rte|dpdk)-worker"
-# What its prompt's output says when it forwards, and how many packets it has sent.
+# What testpmd prints at its prompt when it forwards, and its count of sent packets.
 FORWARDS = re.compile("packet forwarding - ")
 SENT = re.compile(r"TX-packets: *([0-9]+)")
 
@@ -36,7 +36,7 @@ class Testpmd:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             try:
-                # What it still says must not fill the pipe that nobody reads.
+                # Its further output must not fill the pipe, because nobody reads it.
                 self.process.communicate("quit\n", timeout=30)
             except (subprocess.TimeoutExpired, BrokenPipeError):
                 end(self.process)

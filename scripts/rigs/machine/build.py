@@ -18,7 +18,7 @@ MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "uio", "uio_pci_generic", "vi
            "bridge", "autofs4")
 FOLDERS = ("bin", "sbin", "proc", "sys", "dev", "lower", "upper", "root")
 BACKPORTS = "deb http://deb.debian.org/debian bookworm-backports main\n"
-# What a director of Debian has and a machine that builds one need not.
+# Packages that a director on Debian has and that a machine which builds one may lack.
 GUEST_PACKAGES = ("driverctl", "ifupdown")
 
 
@@ -80,7 +80,7 @@ class Build:
                         "Dir::Etc::sourcelist": apt / "sources.list", "Dir::Etc::sourceparts": "/dev/null"}
             unpack(folder, [f"qemu-system-{part}/bookworm-backports" for part in ("x86", "common", "data")],
                    [word for name, value in settings.items() for word in ("-o", f"{name}={value}")])
-        # With threads it now and then loses a processor's timer at boot; with one it does not.
+        # With several threads it sometimes loses a processor's timer at boot. With one thread it does not.
         return [str(folder / "usr/bin/qemu-system-x86_64"), "-L", str(folder / "usr/share/qemu"),
                 "-L", "/usr/share/seabios", "-accel", "tcg,thread=single"]
 

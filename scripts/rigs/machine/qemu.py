@@ -14,7 +14,7 @@ from rigs.machine.shell import HOST, MANAGEMENT, Shell, ssh
 from rigs.processes import run, succeeds, until_true
 
 DEVICES = {"wan": "outside", "lan": "inside"}
-# What the machine's firmware has switched on: VT-d, or nothing.
+# The options of the machine's firmware: VT-d is on, or nothing.
 VTD = "-device intel-iommu,intremap=on,device-iotlb=on,caching-mode=on"
 IOMMU_WORDS = "intel_iommu=on iommu=pt"
 KERNEL_WORDS = ("console=ttyS0 quiet mitigations=off random.trust_cpu=on tsc=reliable no_timer_check panic=-1 net.ifnames=0 "

@@ -29,7 +29,7 @@ class Scene:
         self.qemu = Qemu(settings, self.network)
         self.director = GuestDirector(self.qemu)
         self.client = Client(settings, self.network, self.servers, self.checks)
-        # Of the lvsd that runs; the step 'workers' changes it for a while.
+        # The workers of the lvsd that runs. The step 'workers' changes their number for a while.
         self.workers = settings.workers
 
     @property

@@ -9,10 +9,10 @@ from pathlib import Path
 from rigs import REPOSITORY
 from rigs.fault import Fault
 
-# What can be asked for, in the order of a run that asks for nothing.
+# The steps, in the order of a run that names none.
 STEPS = ("bare", "unit", "nat", "fullnat", "dr", "tun", "rss", "workers", "interrupts", "link", "crash", "upgrade", "pair",
          "reboot", "unbind", "revert")
-# What comes before all of them but 'bare', which begins as a server comes, without an IOMMU in use.
+# The steps before each of them but 'bare'. That one begins with a server as it comes, without an IOMMU in use.
 INSTALLATION, PREPARATION = ("install",), ("refusals", "bind", "start")
 FAMILIES = {"4": (4,), "6": (6,), "both": (4, 6)}
 NICS = ("virtio-rss", "igb", "e1000e", "vmxnet3")
@@ -45,7 +45,7 @@ class Settings:
     keep: bool = False
     again: bool = False
     clean: bool = False
-    # Of each NIC, and processors but one: for the most workers of the run.
+    # Queues of each NIC, and processors less one. They suffice for the largest number of workers in the run.
     queues: int = 4
     requests: int = 200
     memory_mb: int = 2_048

@@ -7,7 +7,7 @@ from rigs.fault import Fault
 from rigs.soak.ground import Ground
 
 PAUSE_SECONDS = 1.0
-# As long as requests of a server whose weight is 0 may still run.
+# How long requests to a server of weight 0 may still run.
 DRAIN_SECONDS = 3.0
 
 

@@ -25,7 +25,7 @@ SLICE_SECONDS = 10
 REFUSED_MAX = 1 / 10_000
 # After so many slices everything that is taken once is there.
 WARM_SLICES = 2
-# What a longer listing or another connection to the API may need.
+# How much more memory and how many more descriptors a longer listing or another connection to the API may need.
 MEMORY_MORE_MB = 32
 DESCRIPTORS_MORE = 16
 

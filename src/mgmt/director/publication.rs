@@ -1,7 +1,8 @@
 //! When the director's next snapshot goes to the workers, who has not got the last one yet, and who still works
 //! with an older one.
 //!
-//! Whoever changes something is answered once every worker judges packets by it ([`changes_arrive`]).
+//! A client that changes something gets its answer when every worker decides about packets by the change
+//! ([`changes_arrive`]).
 //! Never: more than a share of the management core's time for large snapshots, however many changes come in a row;
 //! an answer that hangs on a worker that does not look into its mailbox.
 

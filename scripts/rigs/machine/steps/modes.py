@@ -138,7 +138,7 @@ def interrupts(scene: Scene) -> None:
     serve(scene, "fullnat")
     counts = [worker.interrupts for worker in scene.director.workers()]
     said = " ".join(map(str, counts))
-    # Where all comes by one queue, one worker is woken; qemu's e1000e never interrupts for a queue.
+    # If all frames come by one queue, only one worker is woken. qemu's e1000e never interrupts for a queue.
     if scene.settings.spreads:
         scene.checks.check(f"every worker was woken: {said} times", bool(counts) and min(counts) > 0)
     else:

@@ -98,7 +98,7 @@ def reboot(scene: Scene) -> None:
     checks, director = scene.checks, scene.director
     checks.title("from power-on to the first page nobody types anything")
     add_service(scene, "nat", FAMILY)
-    # What a director keeps its bindings and its twins with.
+    # The packages by which a director keeps its bindings and its twins.
     scene.qemu.build.load_guest_packages(scene.folder)
     director.must("sh", "-c", "dpkg -i /run/machine/driverctl_*.deb /run/machine/ifupdown_*.deb")
     director.must("lvs-nic", "bind", "--persist", "0000:01:00.0", "0000:02:00.0")

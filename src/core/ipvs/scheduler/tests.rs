@@ -180,7 +180,7 @@ impl Bench {
         }
     }
 
-    /// So many picks as text, `x` for a refusal.
+    /// The picks for these flows as text, `x` for a refusal.
     fn picks(&mut self, count: usize) -> String {
         self.picks_for((0..count).map(|_| FlowHint::default()))
     }

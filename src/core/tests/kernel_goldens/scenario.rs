@@ -53,7 +53,7 @@ pub enum Step {
     },
     /// A frame that came out.
     Expect {
-        /// Of which interface.
+        /// The interface that it left by.
         iface: Side,
         /// Hexadecimal.
         frame: String,
@@ -98,7 +98,7 @@ impl Step {
 /// A frame that a recording says came out.
 #[derive(Debug)]
 pub struct Expected {
-    /// Of which interface.
+    /// The interface that it left by.
     pub side: Side,
     /// The frame.
     pub bytes: Vec<u8>,

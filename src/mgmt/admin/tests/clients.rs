@@ -49,7 +49,8 @@ fn an_oversized_body_is_refused_whether_announced_or_not() {
 
 #[test]
 fn a_hundred_half_open_clients_delay_nobody_and_are_sent_away() {
-    // Whoever had to wait for them would wait until they are sent away; on a busy machine that may be over too soon.
+    // A client that they delayed would wait until they are sent away. A busy machine may need a longer limit to serve
+    // it before that.
     let limits_ms = [700, 5_000, 20_000];
     let served_beside = limits_ms
         .map(Duration::from_millis)
