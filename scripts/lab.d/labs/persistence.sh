@@ -89,8 +89,9 @@ until_the_timeout() {
     ipvsadm -a -u "$(vip 53)" -r "$(rs 2 53)" -m
     ipvsadm --set 0 0 1
     check "a name server answers" until_true 60 asks rs1 rs2
-    before=$(ask)
-    equal "within the timeout it stays the same" "$before $before" "$(ask) $(ask)"
+    ask_within_the_timeout
+    before=${SAID%% *}
+    equal "within the timeout it stays the same" "$before $before $before" "$SAID"
     check "the template goes" until_true 60 no_rows_of "$(vip 53)"
     if ((WORKERS == 1)); then
         equal "then it is the other's turn" "rs$((3 - ${before#rs}))" "$(ask)"
@@ -99,6 +100,19 @@ until_the_timeout() {
 }
 
 ask() { udp_says 53; }
+
+# ask_within_the_timeout: three answers, in SAID. A busy machine may take longer for them than the template lives, so more
+# than one attempt may be needed.
+ask_within_the_timeout() {
+    local begun attempt
+    for attempt in {1..5}; do
+        begun=$SECONDS
+        SAID="$(ask) $(ask) $(ask)"
+        ((SECONDS - begun >= 9)) || return 0
+        echo "note  attempt $attempt took longer than the template lives"
+    done
+}
+
 asks() {
     local said
     said=$(ask)
