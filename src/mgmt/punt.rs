@@ -190,7 +190,7 @@ impl Carrier {
         let written = twin.map(|twin| twin.tap.write(frame.mbuf.bytes()));
         match written {
             None => self.counters.drop_packet(DropReason::NoTwin),
-            // The interface is down, or the kernel has no memory. The interface's own counters tell which.
+            // The interface is down, or the kernel has no memory. The interface's own counters show which.
             Some(Err(_)) => self.counters.drop_packet(DropReason::TwinWriteFailed),
             Some(Ok(count)) => {
                 let device = self.counters.device(frame.device);

@@ -18,12 +18,15 @@ use crate::wire::Wire;
 
 const DEVICES: [&str; 2] = ["eth0", "eth1"];
 
-/// A service that exists only while the player waits for the network. No recording has traffic for it.
-const PROBE_SERVICE: &str = "udp:198.18.255.1:9";
+/// A service on an address of the director that all recordings have. It exists only while the player waits for the
+/// network, and no recording has traffic for it.
+const PROBE_SERVICE: &str = "udp:10.0.0.1:9";
 /// The real server of that service.
 const PROBE_SERVER: &str = "198.18.255.2";
-/// An address of the director while the player waits.
-const PROBE_SOURCE: &str = "198.18.255.3";
+/// A client of that service.
+const PROBE_CLIENT: &str = "198.18.255.3";
+/// The routing table that leads to the real server, by a rule that exists only while the player waits.
+const PROBE_TABLE: u32 = 198;
 
 /// What a command printed.
 pub struct Printed {
@@ -109,6 +112,7 @@ fn addresses(testbed: &Testbed, is_ipv6: bool) {
         testbed.inside("sysctl -qw net.ipv6.conf.all.forwarding=1");
     }
     lines.push("route add default via 10.0.0.254".to_owned());
+    lines.push(format!("route add local {PROBE_SERVER} dev lo table {PROBE_TABLE}"));
     let batch = testbed.path("network");
     fs::write(&batch, lines.join("\n") + "\n").expect("the testbed has a directory");
     testbed.inside(&format!("ip -batch {}", batch.display()));
@@ -249,25 +253,21 @@ impl<'s> GoldenTestbed<'s> {
 
     /// Waits until the workers have the kernel's network as all commands so far have left it.
     ///
-    /// The daemon learns of the network in two ways, so a probe route comes and goes. The kernel announces a new route
-    /// behind everything that it announced before, and each L3 holds all settings of that moment: when the workers have
-    /// the route, they have what was announced. When its preferred source leaves, the kernel removes the route without
-    /// a word, and the daemon notices by listing everything: when the route is gone, that listing is in force, and so
-    /// are those that were due before it. The route is in the table that every packet is looked up in first, whatever
-    /// the recording's rules say.
+    /// The probe is a rule, of which the kernel only says that rules have changed. It says so behind everything that it
+    /// announced before, and the daemon then lists what the kernel does not announce in full. That listing comes after those that
+    /// were due before. So when a worker follows the rule, it has everything. The rule is removed in the same way,
+    /// because rules change what the kernel does with other packets.
     fn await_network(&self) {
         let service = format!(
             r#"{{"service": "{PROBE_SERVICE}", "scheduler": "rr", "servers": [{{"server": "{PROBE_SERVER}:9"}}]}}"#
         );
         let (status, answer) = self.daemon.ask("POST", "/v1/services", &service);
         assert_eq!(status, 201, "{answer}");
-        self.testbed.inside(&format!("ip addr add {PROBE_SOURCE}/32 dev lo"));
-        self.testbed.inside(&format!(
-            "ip route add local {PROBE_SERVER} dev lo table local src {PROBE_SOURCE}"
-        ));
-        until("the workers have a new route", || self.probe_is_local());
-        self.testbed.inside(&format!("ip addr del {PROBE_SOURCE}/32 dev lo"));
-        until("the workers have lost the route", || !self.probe_is_local());
+        let rule = format!("to {PROBE_SERVER} lookup {PROBE_TABLE} pref 0");
+        self.testbed.inside(&format!("ip rule add {rule}"));
+        until("the workers follow a new rule", || self.probe_is_local());
+        self.testbed.inside(&format!("ip rule del {rule}"));
+        until("the workers follow the rule no longer", || !self.probe_is_local());
         let (status, answer) = self.daemon.ask("DELETE", &format!("/v1/services/{PROBE_SERVICE}"), "");
         assert_eq!(status, 204, "{answer}");
     }
@@ -277,7 +277,7 @@ impl<'s> GoldenTestbed<'s> {
         let (_, virt) = PROBE_SERVICE.split_once(':').expect("a protocol stands before it");
         let why: Why = self
             .daemon
-            .get(&format!("/v1/why?client={PROBE_SOURCE}&virt={virt}&protocol=udp"));
+            .get(&format!("/v1/why?client={PROBE_CLIENT}&virt={virt}&protocol=udp"));
         why.reason.as_deref() == Some("the real server is the director itself")
     }
 

@@ -68,7 +68,7 @@ impl Director {
         self.sync.tend(&self.workers, &self.desired.sysctls);
     }
 
-    /// Opens the sockets of a daemon before the daemon enters the desired state, so that the client is told if the
+    /// Opens the sockets of a daemon before the daemon enters the desired state, so that the client gets an error if the
     /// machine refuses.
     pub(super) fn open_sync(&mut self, desired: &SyncDaemon) -> Result<(), ApiError> {
         let daemon = convert::core_sync_daemon(desired);

@@ -45,7 +45,7 @@ pub(super) struct Capture {
     pub(super) end: Instant,
     pub(super) frames_left: u64,
     pub(super) bytes_left: u64,
-    /// How many lost records the client knows of, and when it was told last.
+    /// How many lost records the client knows of, and when it last heard of one.
     pub(super) lost_reported: (u64, Instant),
     /// The head of the file is written.
     pub(super) has_begun: bool,
