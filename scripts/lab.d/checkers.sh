@@ -69,11 +69,14 @@ now_ms() {
 # pid_of HOST NAME: of a program that 'start' started last.
 pid_of() { awk -v name="$1-$2" '$2 == name { pid = $1 } END { print pid }' "$LAB_STATE/pids"; }
 
-# stop_nginx HOST: killed.
-stop_nginx() {
+# stop HOST NAME: ends a program that 'start' started last.
+stop() {
     local pid
-    pid=$(pid_of "$1" nginx)
-    typed "$1" "kill nginx"
+    pid=$(pid_of "$1" "$2")
+    typed "$1" "kill $2"
     kill "$pid"
     wait "$pid" || true
 }
+
+# stop_nginx HOST
+stop_nginx() { stop "$1" nginx; }
