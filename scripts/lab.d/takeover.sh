@@ -26,7 +26,7 @@ own_addresses() {
 }
 
 # is_master: whether the director that is typed on has the VIP.
-is_master() { [[ -n $(on_director ip -o addr show dev wan to "$VIP4" 2>/dev/null) ]]; }
+is_master() { [[ -n $(on_director ip -o addr show to "$VIP4") ]]; }
 is_no_master() { ! is_master; }
 has_both_servers() { servers_are "$(rs 1 80)=1 $(rs 2 80)=1" -t "$(vip 80)"; }
 
