@@ -1,12 +1,14 @@
 # shellcheck shell=bash
 # The programs that watch real servers and each other: the distribution's keepalived and ldirectord.
 
-# start_keepalived: on the director that is typed on, with its keepalived.conf.
+# start_keepalived [HOST]: of the director that is typed on, with its keepalived.conf, there or on another host.
 start_keepalived() {
-    typed "$AT" "keepalived --use-file $(director_file keepalived.conf)"
-    start "$AT" keepalived "$(director_file bin/keepalived)" --dont-fork --log-console --log-detail --dump-conf \
+    local host=${1:-$AT}
+    typed "$host" "keepalived --use-file $(director_file keepalived.conf)"
+    start "$host" keepalived "$(director_file bin/keepalived)" --dont-fork --log-console --log-detail --dump-conf \
         --use-file "$(director_file keepalived.conf)" --pid "$(director_file keepalived.pid)" \
-        --checkers_pid "$(director_file checkers.pid)" --vrrp_pid "$(director_file vrrp.pid)"
+        --checkers_pid "$(director_file checkers.pid)" --vrrp_pid "$(director_file vrrp.pid)" \
+        --bfd_pid "$(director_file bfd.pid)"
     KEEPALIVED_PIDS[$AT]=$!
 }
 

@@ -91,6 +91,10 @@ NGINX
 # requests_of HOST: how many requests its nginx has answered.
 requests_of() { wc -l <"$LAB_STATE/nginx-$1/access.log"; }
 
+# requests_from HOST ADDRESS: how many of them came from there.
+requests_from() { grep -c "^$2 " "$LAB_STATE/nginx-$1/access.log" || true; }
+has_requests_from() { (($(requests_from "$1" "$2") >= $3)); }
+
 # forget_requests HOST...
 forget_requests() {
     local host

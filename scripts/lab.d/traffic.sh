@@ -125,6 +125,7 @@ frames() {
 }
 
 some_frames() { (($(frames "$@") > 0)); }
+at_least_frames() { (($(frames "${@:2}") >= $1)); }
 
 # seen_to_their_end NAME COUNT FILTER...: whether the capture has so many TCP ends, so all that came before them.
 seen_to_their_end() {

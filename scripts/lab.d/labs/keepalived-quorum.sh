@@ -74,7 +74,7 @@ gains_the_quorum() {
     becomes 60 "the inhibited sorry server has weight 0" "$(rs 1 443)=1 $(rs 2 443)=2 $(rs 3 443)=0" -t "$(vip 443)"
     check_notes "of that service too" "^443 quorum" "443 quorum up"
     check "pages come from both" until_true 60 answers "$(url "$VIP")/" rs2
-    equal "wrr gives them their share" "3 6" "$(shares 9)"
+    ((WORKERS > 1)) || equal "wrr gives them their share" "3 6" "$(shares 9)"
 }
 
 # shares COUNT: how many of these pages come from rs1 and from rs2.
