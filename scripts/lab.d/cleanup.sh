@@ -4,13 +4,13 @@
 need_tools() {
     local tool missing=()
     ((EUID == 0)) || { echo "scripts/lab needs root: it makes network namespaces" >&2 && exit 1; }
-    for tool in ip nft ethtool nginx curl ab socat ssh sshd ssh-keygen openssl tcpdump sha256sum ipvsadm; do
+    for tool in ip nft ethtool nginx curl ab socat ssh sshd ssh-keygen openssl tcpdump sha256sum ipvsadm dnsmasq busybox; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     if ((${#missing[@]})); then
         echo "missing: ${missing[*]}" >&2
         echo "install: apt-get install iproute2 nftables ethtool nginx-light curl apache2-utils socat" \
-            "openssh-server openssh-client openssl tcpdump ipvsadm" >&2
+            "openssh-server openssh-client openssl tcpdump ipvsadm dnsmasq-base busybox-static" >&2
         exit 1
     fi
     [[ -c /dev/net/tun ]] || { echo "/dev/net/tun is missing: modprobe tun" >&2 && exit 1; }

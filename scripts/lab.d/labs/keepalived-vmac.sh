@@ -26,8 +26,10 @@ in_a_namespace_macvlans_exist() {
     unshare --net sh -c 'ip link add below type veth peer name other && ip link add above link below type macvlan' 2>/dev/null
 }
 
-# write_vmac PRIORITY: adverts go out by the macvlan (OUTSIDE4, INSIDE6) or by the twin (vmac_xmit_base).
+# write_vmac PRIORITY: adverts go out by the macvlan (OUTSIDE4, INSIDE6) or by the twin (vmac_xmit_base). Sources are filtered
+# strictly; keepalived makes an exception of its macvlans.
 write_vmac() {
+    set_sysctl "$AT" net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1
     begin_conf "lvs_sync_daemon lan OUTSIDE4 id 7"
     conf block "vrrp_sync_group PAIR" "$(block group OUTSIDE4 OUTSIDE6 INSIDE4 INSIDE6)"
     conf vrrp_instance OUTSIDE4 wan 51 "$1" "$VIP4/32" "use_vmac"
