@@ -4,6 +4,7 @@
 //! Never: decides what matters; see `network`.
 
 use lvs_core::l3::fib::{Fib, Objects, Placement};
+use nix::libc::{RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_GETRULE};
 use rtnetlink::packet_core::{NetlinkDeserializable, NetlinkHeader};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage as Route};
 
@@ -12,11 +13,7 @@ use super::records::{AddressRecord, LinkRecord, NeighbourRecord, RuleRecord};
 use super::socket::{Message, Socket};
 use super::{KernelError, parse};
 
-const RTM_GETLINK: u16 = 18;
-const RTM_GETADDR: u16 = 22;
-const RTM_GETROUTE: u16 = 26;
-const RTM_GETNEIGH: u16 = 30;
-const RTM_GETRULE: u16 = 34;
+// What neither libc nor the netlink crates have (uapi/linux/rtnetlink.h).
 pub(super) const RTM_NEWNEXTHOP: u16 = 104;
 pub(super) const RTM_DELNEXTHOP: u16 = 105;
 const RTM_GETNEXTHOP: u16 = 106;

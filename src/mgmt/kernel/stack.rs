@@ -9,11 +9,12 @@ use std::io;
 use std::str::FromStr;
 
 use lvs_core::l3::{Interface, ReversePath, Stack, StackInterface};
+use nix::libc::{RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
-/// `RTNLGRP_IPV4_NETCONF` and `RTNLGRP_IPV6_NETCONF`, as bits.
-const GROUPS: u32 = 1 << (24 - 1) | 1 << (25 - 1);
+/// As bits.
+const GROUPS: u32 = 1 << (RTNLGRP_IPV4_NETCONF - 1) | 1 << (RTNLGRP_IPV6_NETCONF - 1);
 
 /// Hears of changes.
 pub(super) struct StackWatch(TokioSocket);

@@ -11,7 +11,12 @@ use std::thread::JoinHandle;
 
 use lvs_core::l3::fib::Placement;
 use nix::errno::Errno;
+use nix::libc::{
+    RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV6_RULE, RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_NEXTHOP,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage as Route;
 use tokio::sync::mpsc;
 
@@ -20,16 +25,22 @@ use super::parse;
 use super::records::Change;
 use super::socket::{Message, Socket};
 
-/// Groups of rtnetlink (uapi/linux/rtnetlink.h): links, neighbours, addresses, routes and rules of both families,
-/// nexthop objects.
-const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
+/// Links, neighbours, addresses, routes and rules of both families, nexthop objects.
+const GROUPS: [u32; 9] = [
+    RTNLGRP_LINK,
+    RTNLGRP_NEIGH,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV4_RULE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV6_RULE,
+    RTNLGRP_NEXTHOP,
+];
 /// So many changes are handed on at once.
 const BATCH_MAX: usize = 1_024;
 /// So many batches wait for the mirror; then the kernel's buffer fills, and then it says so.
 const BATCHES_MAX: usize = 256;
-
-const NLM_F_REPLACE: u16 = 0x100;
-const NLM_F_APPEND: u16 = 0x800;
 
 /// The thread; it ends when this is dropped.
 #[derive(Debug)]

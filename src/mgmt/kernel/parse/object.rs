@@ -8,6 +8,8 @@ use std::net::IpAddr;
 
 use lvs_core::l3::InterfaceId;
 use lvs_core::l3::fib::{NexthopObject, Path};
+use rtnetlink::packet_core::NlasIterator;
+use rtnetlink::packet_route::route::RouteNextHopFlags;
 
 /// `struct nhmsg`.
 const HEADER_LEN: usize = 8;
@@ -19,18 +21,17 @@ const NHA_GATEWAY: u16 = 6;
 const NHA_ENCAP_TYPE: u16 = 7;
 /// `struct nexthop_grp`.
 const MEMBER_LEN: usize = 8;
-const RTNH_F_DEAD: u32 = 1;
-/// Flags of an attribute's kind.
-const KIND_MASK: u16 = 0x3FFF;
 
 /// See the module.
 pub(crate) fn object(message: &[u8]) -> Option<(u32, NexthopObject)> {
     let flags = number(message.get(4..HEADER_LEN)?)?;
     let (mut id, mut members, mut is_blackhole) = (None, None, false);
     let mut path = Path::new(InterfaceId::NONE, None);
-    path.is_dead = flags & RTNH_F_DEAD != 0;
-    for (kind, value) in attributes(message.get(HEADER_LEN..)?) {
-        match kind {
+    path.is_dead = flags & u32::from(RouteNextHopFlags::Dead.bits()) != 0;
+    for attribute in NlasIterator::new(message.get(HEADER_LEN..)?) {
+        let attribute = attribute.ok()?;
+        let value = attribute.value();
+        match attribute.kind() {
             NHA_ID => id = number(value),
             NHA_GROUP => members = Some(value.chunks_exact(MEMBER_LEN).filter_map(member).collect()),
             NHA_BLACKHOLE => is_blackhole = true,
@@ -46,17 +47,6 @@ pub(crate) fn object(message: &[u8]) -> Option<(u32, NexthopObject)> {
         None => NexthopObject::Path(path),
     };
     Some((id?, object))
-}
-
-/// Netlink attributes: length, kind, value, padding to four bytes.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let len = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
-        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & KIND_MASK;
-        let value = bytes.get(4..len)?;
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
 }
 
 /// The id of a member, and its weight, of which the kernel names one less, the high byte apart.
