@@ -179,10 +179,6 @@ impl Due {
     }
 }
 
-async fn list(wanted: Parts) -> Result<Listing, KernelError> {
-    tokio::task::spawn_blocking(move || listing::list(wanted)).await?
-}
-
 /// A task that may not be there.
 async fn end_of(running: &mut Option<Running>) -> Result<Listing, KernelError> {
     match running {
@@ -208,7 +204,7 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
             due: Due::nothing(),
             running: None,
         };
-        let listing = list(Parts::EVERYTHING).await?;
+        let listing = mirror.list(Parts::EVERYTHING).await??;
         mirror.take_in(listing, &[]);
         Ok(mirror)
     }
@@ -240,6 +236,11 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
                 _ = probes.tick() => self.probe_idle().await,
             }
         }
+    }
+
+    fn list(&self, wanted: Parts) -> JoinHandle<Result<Listing, KernelError>> {
+        let known = self.network.fib().clone();
+        tokio::task::spawn_blocking(move || listing::list(wanted, &known))
     }
 
     async fn note(&mut self, changes: Vec<Change>) {
@@ -292,7 +293,7 @@ impl<F: Fn(Arc<L3>) + Send + 'static> Mirror<F> {
             let wanted = std::mem::take(&mut self.due.wanted);
             self.running = Some(Running {
                 wanted,
-                task: tokio::task::spawn_blocking(move || listing::list(wanted)),
+                task: self.list(wanted),
                 since: Vec::new(),
             });
         }

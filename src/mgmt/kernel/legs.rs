@@ -17,6 +17,12 @@ pub(super) struct Legs {
 }
 
 impl Legs {
+    /// Takes those of a listing that are new.
+    pub(super) fn add(&mut self, listed: Self) {
+        self.known.extend(listed.known);
+        self.sweep();
+    }
+
     /// Makes `leg` the one that others like it are.
     pub(super) fn share(&mut self, leg: &mut Arc<Leg>) {
         if let Some(known) = self.known.get(leg) {
@@ -24,6 +30,10 @@ impl Legs {
             return;
         }
         self.known.insert(Arc::clone(leg));
+        self.sweep();
+    }
+
+    fn sweep(&mut self) {
         if self.known.len() > SWEEP_MIN.max(2 * self.used) {
             self.known.retain(|known| Arc::strong_count(known) > 1);
             self.used = self.known.len();

@@ -64,11 +64,11 @@ pub(super) struct Listing {
     pub(super) is_whole: bool,
 }
 
-/// Lists; blocks until it is done.
+/// Lists; blocks until it is done. Routes that `known` has too are taken from there.
 ///
 /// # Errors
 /// The kernel refuses.
-pub(super) fn list(wanted: Parts) -> Result<Listing, KernelError> {
+pub(super) fn list(wanted: Parts, known: &Fib) -> Result<Listing, KernelError> {
     let mut socket = Socket::open()?;
     let mut listing = Listing {
         is_whole: true,
@@ -78,7 +78,10 @@ pub(super) fn list(wanted: Parts) -> Result<Listing, KernelError> {
         listing.topology = Some(topology(&mut socket, &mut listing.is_whole)?);
     }
     if wanted.routes {
-        listing.routes = Some(routes(&mut socket, &mut listing.is_whole)?);
+        let (mut fib, legs) = routes(&mut socket, &mut listing.is_whole)?;
+        // What is new otherwise, which may be a million routes, goes here and holds nobody up.
+        fib.reuse_routes_of(known);
+        listing.routes = Some((fib, legs));
     }
     if wanted.neighbours {
         listing.neighbours = Some(neighbours(&mut socket)?);

@@ -86,7 +86,8 @@ impl Network {
     /// Takes a listing of routes.
     pub(super) fn set_routes(&mut self, (mut fib, legs): (Fib, Legs)) {
         fib.take_all_but_routes_of(&self.fib);
-        (self.fib, self.legs) = (fib, legs);
+        self.fib = fib;
+        self.legs.add(legs);
     }
 
     /// Knows what happened to the rules of IPv4, which a listing does not show.
@@ -96,7 +97,6 @@ impl Network {
     }
 
     /// The kernel's routing.
-    #[cfg(test)]
     pub(super) const fn fib(&self) -> &Fib {
         &self.fib
     }

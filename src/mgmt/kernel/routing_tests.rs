@@ -438,7 +438,7 @@ fn twins() -> Vec<MirroredTwin> {
 }
 
 fn take_in(network: &mut Network, wanted: Parts) {
-    let listing = listing::list(wanted).unwrap();
+    let listing = listing::list(wanted, network.fib()).unwrap();
     if let Some(topology) = listing.topology {
         network.set_topology(topology);
     }

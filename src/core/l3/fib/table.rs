@@ -92,6 +92,12 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// See [`Trie::reuse`].
+    pub(super) fn reuse(&mut self, known: &Self) {
+        self.v4.reuse(&known.v4);
+        self.v6.reuse(&known.v6);
+    }
+
     /// Changes the routes of one prefix.
     pub(super) fn update(&mut self, prefix: IpNet, change: impl FnOnce(&mut Vec<RouteEntry>)) {
         let change = |present: Option<Routes>| {

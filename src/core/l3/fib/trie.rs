@@ -74,6 +74,15 @@ impl<K, V> Default for Trie<K, V> {
     }
 }
 
+impl<K: Bits, V: Clone + PartialEq> Trie<K, V> {
+    /// Takes from `known`, another version of this map, the nodes in which the two are equal, and drops its own.
+    pub(crate) fn reuse(&mut self, known: &Self) {
+        if let Some(root) = &mut self.root {
+            reuse(root, &known.root);
+        }
+    }
+}
+
 impl<K: Bits, V: Clone> Trie<K, V> {
     /// Changes the value of the prefix of `len` bits: `change` gets the present one and says the new one.
     pub(crate) fn update(&mut self, bits: K, len: u8, change: impl FnOnce(Option<V>) -> Option<V>) {
@@ -101,6 +110,40 @@ fn visit<'t, K: Bits, V>(node: &'t Node<K, V>, look: &mut impl FnMut(K, u8, &'t 
     }
     for child in node.children.iter().flatten() {
         visit(child, look);
+    }
+}
+
+/// No deeper than an address has bits. The same prefixes make the same nodes, in whatever order they came.
+fn reuse<K: Bits, V: Clone + PartialEq>(link: &mut Arc<Node<K, V>>, known: &Link<K, V>) {
+    let Some(other) = known else {
+        return;
+    };
+    let common = link.bits.common_len(other.bits).min(link.len).min(other.len);
+    if common < link.len {
+        // The other's nodes for these prefixes lie below it, if there are any.
+        if common == other.len {
+            reuse(link, &other.children[link.bits.bit(other.len)]);
+        }
+        return;
+    }
+    let node = Arc::make_mut(link);
+    if common < other.len {
+        if let Some(child) = &mut node.children[other.bits.bit(common)] {
+            reuse(child, known);
+        }
+        return;
+    }
+    for (child, known) in node.children.iter_mut().zip(&other.children) {
+        if let Some(child) = child {
+            reuse(child, known);
+        }
+    }
+    let is_same = |(one, two): (&Link<K, V>, &Link<K, V>)| match (one, two) {
+        (Some(one), Some(two)) => Arc::ptr_eq(one, two),
+        (one, two) => one.is_none() && two.is_none(),
+    };
+    if node.value == other.value && node.children.iter().zip(&other.children).all(is_same) {
+        *link = Arc::clone(other);
     }
 }
 
@@ -211,8 +254,45 @@ mod tests {
         seen
     }
 
+    /// The nodes, by their addresses in memory.
+    fn nodes<V>(link: &Link<u32, V>) -> std::collections::HashSet<usize> {
+        let Some(node) = link else {
+            return std::collections::HashSet::new();
+        };
+        let mut found: std::collections::HashSet<usize> = node.children.iter().flat_map(nodes).collect();
+        found.insert(Arc::as_ptr(node) as usize);
+        found
+    }
+
     proptest! {
         #![proptest_config(crate::testing::properties())]
+
+        #[test]
+        fn a_map_that_is_made_anew_shares_all_but_what_has_changed(
+            before in prop::collection::btree_map(prefix(), 0..3u32, 0..60),
+            changes in prop::collection::vec((prefix(), prop::option::of(0..3u32)), 0..6),
+        ) {
+            let made = |prefixes: &std::collections::BTreeMap<(u32, u8), u32>| {
+                let mut trie = Trie::default();
+                prefixes.iter().for_each(|(prefix, value)| trie.update(prefix.0, prefix.1, |_| Some(*value)));
+                trie
+            };
+            let (known, mut after) = (made(&before), before);
+            let mut changed = known.clone();
+            for (prefix, value) in changes {
+                after.remove(&prefix);
+                after.extend(value.map(|value| (prefix, value)));
+                changed.update(prefix.0, prefix.1, |_| value);
+            }
+            let mut renewed = made(&after);
+            renewed.reuse(&known);
+            let mut listed = std::collections::BTreeMap::new();
+            renewed.for_each(&mut |bits, len, value| listed.extend([((bits, len), *value)]));
+            prop_assert_eq!(listed, after);
+            let own = |trie: &Trie<u32, u32>| nodes(&trie.root).difference(&nodes(&known.root)).count();
+            prop_assert!(own(&renewed) <= own(&changed), "{} {}", own(&renewed), own(&changed));
+        }
+
 
         #[test]
         fn it_finds_what_a_linear_scan_finds_and_old_copies_stay_as_they_were(
