@@ -4,7 +4,9 @@
 //! Out: the [`Decision`] that the kernel's stack would come to for it.
 //! A copy costs as much as there are rules, tables and nexthop objects, not routes: see `trie`.
 //! Known differences: of several equal paths the kernel picks one by a secret hash (see `nexthop`); equal default routes
-//! without weights, which the kernel picks by their neighbours, are taken in their order.
+//! without weights, which the kernel picks by their neighbours, are taken in their order. The kernel forgets all IPv6
+//! routes of a prefix that has routes for certain sources only when the one that came last is deleted, and goes on to
+//! list them; here they count.
 //! Ref:  Linux net/core/fib_rules.c `fib_rules_lookup`, net/ipv4/fib_trie.c `fib_table_lookup`, net/ipv6/route.c
 //! `fib6_table_lookup`.
 
@@ -277,6 +279,13 @@ impl Fib {
 
     /// See the module. Of several equal paths one that `is_good` likes is taken, if there is one.
     pub fn lookup(&self, query: &RouteQuery, is_good: impl Fn(&Path) -> bool) -> Decision<'_> {
+        match self.ask_rules(query, is_good) {
+            Decision::Forward { path, .. } if path.unfollowed => Decision::Unfollowed,
+            decision => decision,
+        }
+    }
+
+    fn ask_rules(&self, query: &RouteQuery, is_good: impl Fn(&Path) -> bool) -> Decision<'_> {
         let rules = self.rules(query.dst.is_ipv4());
         if rules.is_untouched && query.dst.is_ipv4() {
             return self.lookup_merged(query, &is_good);
@@ -464,11 +473,7 @@ impl Fib {
                 }
             },
         }?;
-        Some(if path.unfollowed {
-            Decision::Unfollowed
-        } else {
-            Decision::Forward { path, leg }
-        })
+        Some(Decision::Forward { path, leg })
     }
 
     /// Whether the kernel's table of local addresses has `addr`, as an address of its own or as a broadcast address.
