@@ -106,6 +106,8 @@ pub enum Left {
     LocalServer,
     /// The route to the real server is not followed here, and the kernel forwards what is masqueraded.
     RouteElsewhere,
+    /// The route to the client is not followed here, and the kernel forwards replies from an address of its own.
+    ReplyElsewhere,
 }
 
 /// See the module.
@@ -186,7 +188,10 @@ fn known(ctx: &Context<'_>, explanation: &mut Explanation) {
     }
     if explanation.is_reply {
         let query = RouteQuery::output(conn.client.0).from(conn.virt.0);
-        explanation.end = leave(ctx, &query, End::Drop(DropReason::NoRoute));
+        explanation.end = match leave(ctx, &query, End::Drop(DropReason::NoRoute)) {
+            End::Drop(DropReason::RouteElsewhere) if takes_replies(ctx, &query) => End::Punt(Left::ReplyElsewhere),
+            end => end,
+        };
         return;
     }
     explanation.end = match ctx.snapshot.services.real_server(conn.real_server) {
@@ -196,6 +201,13 @@ fn known(ctx: &Context<'_>, explanation: &mut Explanation) {
         }
         _ => End::Drop(DropReason::RealServerGone),
     };
+}
+
+/// Whether the kernel forwards replies that it receives by the device from an address of its own.
+fn takes_replies(ctx: &Context<'_>, query: &RouteQuery) -> bool {
+    let l3 = &ctx.snapshot.l3;
+    let receiver = l3.interface(ctx.device, 0);
+    receiver.is_some_and(|receiver| l3.forwards_own(AddressFamily::of(&query.dst), receiver.id))
 }
 
 /// Explains a packet that has no connection.

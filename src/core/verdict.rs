@@ -107,7 +107,8 @@ drop_reasons! {
     NotForwarding = "not_forwarding",
     /// No route to the next hop.
     NoRoute = "no_route",
-    /// The kernel would send it by an interface that is no device of lvsd, or in a form that is not followed.
+    /// The kernel would send it by an interface that is no device of lvsd, or in a form that is not followed, and does
+    /// not take it to forward.
     RouteElsewhere = "route_elsewhere",
     /// Tagged for a VLAN of which the kernel has no interface.
     UnknownVlan = "unknown_vlan",

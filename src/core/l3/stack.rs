@@ -1,6 +1,7 @@
 //! What the kernel's stack is set to do with packets that it receives: reverse-path filters and forwarding.
 //!
-//! In:  `rp_filter` and `forwarding` of interfaces, which a packet of a connection is held to like any other.
+//! In:  `rp_filter`, `forwarding` and `accept_local` of interfaces, which a packet of a connection is held to like any
+//!      other.
 //! Out: whether a source may send by an interface ([`L3::accepts_source`]); whether an interface forwards.
 //! Never: judges addresses that no packet may come from; that is admission's.
 //! Ref:  RFC 3704; Linux net/ipv4/fib_frontend.c `__fib_validate_source`, net/ipv4/route.c `ip_route_input_slow`,
@@ -43,6 +44,8 @@ pub struct StackInterface {
     pub reverse_path: ReversePath,
     /// `net.ipv4.conf.*.forwarding`.
     pub forwards_v4: bool,
+    /// `net.ipv4.conf.*.accept_local`: whether it takes packets from addresses of the machine itself.
+    pub accepts_local: bool,
 }
 
 /// The settings of all. An interface that is not listed forwards and filters nothing.
@@ -79,6 +82,19 @@ impl Stack {
             AddressFamily::Ipv4 => self.interface(id).is_none_or(|known| known.forwards_v4),
             AddressFamily::Ipv6 => self.forwards_v6,
         }
+    }
+
+    /// Whether the stack forwards what an interface receives from an address of the machine itself. Of IPv4 the kernel
+    /// takes such packets only if `accept_local` says so. Under a strict filter it takes them only by the interface that
+    /// has the address, which does not count here (`__fib_validate_source`).
+    pub fn forwards_own(&self, family: AddressFamily, id: InterfaceId) -> bool {
+        let takes = match family {
+            AddressFamily::Ipv4 => self
+                .interface(id)
+                .is_some_and(|known| known.accepts_local && known.reverse_path != ReversePath::Strict),
+            AddressFamily::Ipv6 => true,
+        };
+        takes && self.forwards(family, id)
     }
 
     /// Whether it is set to do anything else than to forward what comes.
@@ -162,6 +178,11 @@ impl L3 {
         self.stack.forwards(family, id)
     }
 
+    /// Whether the stack forwards what this interface receives from an address of the machine itself.
+    pub fn forwards_own(&self, family: AddressFamily, id: InterfaceId) -> bool {
+        self.stack.forwards_own(family, id)
+    }
+
     fn has_address(&self, id: InterfaceId) -> bool {
         self.known(id).is_some_and(|known| {
             let mut addresses = known.interface.addresses.iter();
@@ -208,6 +229,7 @@ mod tests {
                 interface,
                 reverse_path,
                 forwards_v4: true,
+                accepts_local: false,
             }];
             let query = RouteQuery::output([203, 0, 113, 99].into()).from(src.into());
             l3.accepts_source(&RouteQuery {

@@ -21,6 +21,7 @@ use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::tunnel_kind::TunnelKind;
+use crate::l3::InterfaceId;
 use crate::limits::BURST_MAX;
 use crate::packet::{Origin, Packet};
 use crate::path::admit::{self, Admission};
@@ -273,6 +274,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     let next_hop = match resolve::to_client(ctx, conn, packet) {
         Ok(next_hop) => next_hop,
         Err(RouteError::Local) => return Verdict::Drop(DropReason::NoRoute),
+        Err(RouteError::Drop(DropReason::RouteElsewhere)) => return to_client_elsewhere(ctx, table, index, packet),
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
         Err(RouteError::Unreachable) => {
             let client = conn.client.addr;
@@ -290,6 +292,24 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     if ip_options::are_there(&packet.headers) {
         ip_options::fill(ctx, conn, Direction::Outbound, packet);
     }
+    let rewrite = note_reply(ctx, table, index, packet);
+    rewrite::apply(packet.frame.bytes_mut(), &packet.headers, &rewrite);
+    let verdict = resolve::depart(packet, &next_hop);
+    if is_oversize {
+        return cut::to_fit(ctx, packet, mtu, verdict);
+    }
+    verdict
+}
+
+/// Counts and tracks a reply that goes on; how it is to be rewritten.
+#[inline(always)]
+fn note_reply<A: Address, F: Frame>(
+    ctx: &mut Context<'_>,
+    table: &mut ConnTable<A>,
+    index: ConnIndex,
+    packet: &mut Packet<'_, A, F>,
+) -> Rewrite<A> {
+    let conn = table.conn_mut(index);
     let id = conn.real_server;
     let rewrite = Rewrite::of(conn, Direction::Outbound);
     let carries_client_address = client_address::concerns_outbound(conn);
@@ -301,12 +321,28 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     if carries_client_address {
         client_address::outbound(ctx, table.conn_mut(index), &packet.headers, packet.frame.bytes_mut());
     }
-    rewrite::apply(packet.frame.bytes_mut(), &packet.headers, &rewrite);
-    let verdict = resolve::depart(packet, &next_hop);
-    if is_oversize {
-        return cut::to_fit(ctx, packet, mtu, verdict);
+    rewrite
+}
+
+/// The kernel's route to the client is not followed here. The kernel gets the reply to forward, from the VIP, where it
+/// is set to forward packets from an address of its own.
+#[cold]
+fn to_client_elsewhere<A: Address, F: Frame>(
+    ctx: &mut Context<'_>,
+    table: &mut ConnTable<A>,
+    index: ConnIndex,
+    packet: &mut Packet<'_, A, F>,
+) -> Verdict {
+    let receiver = resolve::receiver(ctx, packet).map_or(InterfaceId::NONE, |interface| interface.id);
+    if !ctx.snapshot.l3.forwards_own(A::FAMILY, receiver) {
+        return Verdict::Drop(DropReason::RouteElsewhere);
     }
-    verdict
+    if packet.headers.ttl <= 1 {
+        return refuse::as_router(ctx, packet, IcmpError::TimeExceeded);
+    }
+    let rewrite = note_reply(ctx, table, index, packet);
+    rewrite::apply_keeping_ttl(packet.frame.bytes_mut(), &packet.headers, &rewrite);
+    Verdict::Punt
 }
 
 /// The director itself is the real server: its stack gets the packet, of DR and TUN as it is, because the VIP is
@@ -329,7 +365,9 @@ fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u
 }
 
 /// The kernel's route to the real server is not followed here. A masqueraded packet is left to the kernel, which
-/// forwards it as a router. It would take none of the others from the wire: they have an address of its own.
+/// forwards it as a router. The others are dropped: DR's are addressed to the VIP and would be delivered to the kernel
+/// itself, a tunnel's are for the director to wrap, and a FULLNAT server's answer to a local address would reach the
+/// kernel, which would reset the connection.
 #[cold]
 fn to_server_elsewhere<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u8]) -> Verdict {
     if conn.mode() != ForwardingMode::Nat {

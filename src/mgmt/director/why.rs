@@ -123,5 +123,6 @@ fn verdict(end: &End) -> (WhyVerdict, Option<String>) {
         End::Punt(Left::NoServer) => punt("no real server may take it, and the kernel knows where it belongs"),
         End::Punt(Left::LocalServer) => punt("the real server is the director itself"),
         End::Punt(Left::RouteElsewhere) => punt("the kernel's route to the real server is not followed"),
+        End::Punt(Left::ReplyElsewhere) => punt("the kernel's route to the client is not followed"),
     }
 }

@@ -48,6 +48,7 @@ impl StackWords {
             interface: interface.id,
             reverse_path: ReversePath::of(self.filter_of_all, self.filter_of(&interface.name)),
             forwards_v4: *self.forwarding.get(&interface.name).unwrap_or(&!self.is_forwarding_off),
+            accepts_local: false,
         });
         Stack {
             interfaces: interfaces.collect(),

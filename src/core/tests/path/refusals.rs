@@ -232,6 +232,62 @@ fn what_the_kernel_sends_elsewhere_is_left_to_it_when_masqueraded_and_dropped_by
     }
 }
 
+/// Replies to a client whose route is not followed, in both families.
+#[test]
+fn a_reply_is_left_to_the_kernel_if_that_forwards_packets_from_an_address_of_its_own() {
+    use lvs_core::l3::{DeviceId, InterfaceId, ReversePath, RouteKind, Stack, StackInterface};
+
+    let no_device = RouteKind::Via {
+        device: DeviceId(9),
+        vlan: 0,
+        gateway: None,
+        mtu: None,
+        source: None,
+    };
+    for mode in [ForwardingMode::Nat, ForwardingMode::FullNat] {
+        let key = service(ServiceProtocol::Tcp, VIP, 80);
+        let mut director = director(1, key, mode, &["198.51.100.11"], 80);
+        let syn = tcp4("192.0.2.2:40000 > 192.0.2.100:80").syn().build();
+        let (_, out) = director.inject(WAN, &syn).transmitted();
+        let port = u16::from_be_bytes([out[34], out[35]]);
+        let asked = if mode == ForwardingMode::Nat {
+            "192.0.2.2:40000".to_owned()
+        } else {
+            format!("198.51.100.200:{port}")
+        };
+        let reply = tcp4(&format!("198.51.100.11:80 > {asked}")).syn().ack();
+        let reply = reply.dst_mac(director_mac(LAN)).build();
+        for (generation, accepts_local, reverse_path, forwards_v4, is_taken) in [
+            (2, true, ReversePath::Off, true, true),
+            (3, true, ReversePath::Loose, true, true),
+            (4, true, ReversePath::Strict, true, false),
+            (5, false, ReversePath::Off, true, false),
+        ] {
+            let mut l3 = network();
+            l3.address(LAN, 0, "198.51.100.1/24".parse().expect("a network"));
+            l3.route("192.0.2.2/32".parse().expect("a prefix"), no_device);
+            let mut l3 = l3.build(generation);
+            l3.set_stack(Stack {
+                interfaces: vec![StackInterface {
+                    interface: InterfaceId::of(LAN, 0),
+                    reverse_path,
+                    forwards_v4,
+                    accepts_local,
+                }],
+                forwards_v6: true,
+            });
+            director.set_l3(l3);
+            match (is_taken, director.inject(LAN, &reply)) {
+                (true, Outcome::Punted(frame)) => {
+                    assert_eq!(packet(&frame), "TCP SA 192.0.2.100:80 > 192.0.2.2:40000 ttl 64 len 40");
+                }
+                (false, outcome) => assert_eq!(outcome, Outcome::Dropped(DropReason::RouteElsewhere), "{mode:?}"),
+                (true, outcome) => panic!("{mode:?} {generation}: {outcome:?}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn without_services_even_known_connections_are_left_alone() {
     let key = service(ServiceProtocol::Tcp, VIP, 80);

@@ -16,6 +16,7 @@ fn stack(reverse_path: ReversePath, forwards_v4: bool) -> Stack {
         interface: InterfaceId::of(device, 0),
         reverse_path,
         forwards_v4,
+        accepts_local: false,
     };
     Stack {
         interfaces: vec![of(WAN), of(LAN)],
