@@ -37,6 +37,7 @@ struct Found<'a> {
 }
 
 /// See the module.
+#[inline(always)]
 pub(crate) fn admit<'a, A: Address, F>(ctx: &mut Context<'a>, packet: &Packet<'_, A, F>) -> Admission<'a> {
     let (headers, key) = (&packet.headers, packet.key);
     let snapshot = ctx.snapshot;
