@@ -124,6 +124,11 @@ fn help(words: &[&str]) -> Vec<String> {
 /// Whether the help of the script, or of its bench, names each word that is a name or an option; numbers, files and
 /// examples are values.
 fn is_in_help(helps: &mut HashMap<String, Vec<String>>, words: &[&str]) -> Result<(), String> {
+    // What runs on another release is a command of its own.
+    let words = match words.get(1) {
+        Some(&"on") => words.get(..3).unwrap_or(words),
+        _ => words,
+    };
     let depth = match words.get(1) {
         Some(&"bench") => words.len().min(3),
         _ => 1,
