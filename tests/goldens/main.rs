@@ -47,7 +47,7 @@ const SHORT: &[&str] = &[
     "arp_vip",
     "dr_tcp",
     "icmp_echo_vip",
-    "list_order",
+    "list_order_all",
     "local_rs",
     "nat_fragments",
     "nat_tcp_full",
