@@ -4,8 +4,9 @@ use lvs_core::frame::vec::VecFrame;
 use lvs_core::ipvs::desired::ServerSpec;
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::service::ServiceProtocol;
+use lvs_core::l3::{DeviceId, InterfaceId, ReversePath, RouteKind, Stack, StackInterface};
 use lvs_core::path::forward::resolve;
-use lvs_core::testing::director::Outcome;
+use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
 use lvs_core::testing::{icmp4, tcp4, tcp6, udp4};
 use lvs_core::verdict::DropReason;
@@ -13,6 +14,14 @@ use lvs_core::verdict::DropReason;
 use super::{CONNS_MAX, addr, counts, director, packet, service};
 
 const VIP: &str = "192.0.2.100";
+/// A route that the kernel has by an interface that is no device.
+const BY_NO_DEVICE: RouteKind = RouteKind::Via {
+    device: DeviceId(9),
+    vlan: 0,
+    gateway: None,
+    mtu: None,
+    source: None,
+};
 
 #[test]
 fn without_a_server_the_client_hears_port_unreachable_from_the_vip() {
@@ -203,8 +212,6 @@ fn no_route_to_the_server_is_told_by_the_vip() {
 
 #[test]
 fn what_the_kernel_sends_elsewhere_is_left_to_it_when_masqueraded_and_dropped_by_name_otherwise() {
-    use lvs_core::l3::{DeviceId, RouteKind};
-
     let key = service(ServiceProtocol::Tcp, VIP, 80);
     let syn = tcp4("192.0.2.2:40000 > 192.0.2.100:80").syn().build();
     for mode in [
@@ -214,14 +221,7 @@ fn what_the_kernel_sends_elsewhere_is_left_to_it_when_masqueraded_and_dropped_by
     ] {
         let mut director = director(1, key, mode, &["203.0.113.9"], 80);
         let mut l3 = network();
-        let no_device = RouteKind::Via {
-            device: DeviceId(9),
-            vlan: 0,
-            gateway: None,
-            mtu: None,
-            source: None,
-        };
-        l3.route("203.0.113.0/24".parse().expect("a prefix"), no_device);
+        l3.route("203.0.113.0/24".parse().expect("a prefix"), BY_NO_DEVICE);
         director.set_l3(l3.build(2));
         match (mode, director.inject(WAN, &syn)) {
             (ForwardingMode::Nat, Outcome::Punted(frame)) => {
@@ -232,46 +232,47 @@ fn what_the_kernel_sends_elsewhere_is_left_to_it_when_masqueraded_and_dropped_by
     }
 }
 
-/// Replies to a client whose route is not followed, in both families.
+/// The director, and a reply to a client whose route is not followed.
+fn answered(mode: ForwardingMode, vip: &str, client: &str, server: &str) -> (TestDirector, Vec<u8>) {
+    let key = service(ServiceProtocol::Tcp, vip, 80);
+    let mut director = director(1, key, mode, &[server], 80);
+    let is_v6 = vip.contains(':');
+    let segment = |from: &str, from_port: u16, to: &str, to_port: u16| match is_v6 {
+        true => tcp6(&format!("[{from}]:{from_port} > [{to}]:{to_port}")),
+        false => tcp4(&format!("{from}:{from_port} > {to}:{to_port}")),
+    };
+    let syn = segment(client, 40_000, vip, 80).syn().build();
+    let (_, out) = director.inject(WAN, &syn).transmitted();
+    let ports = if is_v6 { 54 } else { 34 };
+    let port = u16::from_be_bytes([out[ports], out[ports + 1]]);
+    let to = if mode == ForwardingMode::FullNat {
+        "198.51.100.200"
+    } else {
+        client
+    };
+    let reply = segment(server, 80, to, port).syn().ack();
+    (director, reply.dst_mac(director_mac(LAN)).build())
+}
+
 #[test]
 fn a_reply_is_left_to_the_kernel_if_that_forwards_packets_from_an_address_of_its_own() {
-    use lvs_core::l3::{DeviceId, InterfaceId, ReversePath, RouteKind, Stack, StackInterface};
-
-    let no_device = RouteKind::Via {
-        device: DeviceId(9),
-        vlan: 0,
-        gateway: None,
-        mtu: None,
-        source: None,
-    };
     for mode in [ForwardingMode::Nat, ForwardingMode::FullNat] {
-        let key = service(ServiceProtocol::Tcp, VIP, 80);
-        let mut director = director(1, key, mode, &["198.51.100.11"], 80);
-        let syn = tcp4("192.0.2.2:40000 > 192.0.2.100:80").syn().build();
-        let (_, out) = director.inject(WAN, &syn).transmitted();
-        let port = u16::from_be_bytes([out[34], out[35]]);
-        let asked = if mode == ForwardingMode::Nat {
-            "192.0.2.2:40000".to_owned()
-        } else {
-            format!("198.51.100.200:{port}")
-        };
-        let reply = tcp4(&format!("198.51.100.11:80 > {asked}")).syn().ack();
-        let reply = reply.dst_mac(director_mac(LAN)).build();
-        for (generation, accepts_local, reverse_path, forwards_v4, is_taken) in [
-            (2, true, ReversePath::Off, true, true),
-            (3, true, ReversePath::Loose, true, true),
-            (4, true, ReversePath::Strict, true, false),
-            (5, false, ReversePath::Off, true, false),
+        let (mut director, reply) = answered(mode, VIP, "192.0.2.2", "198.51.100.11");
+        for (generation, accepts_local, reverse_path, is_taken) in [
+            (2, true, ReversePath::Off, true),
+            (3, true, ReversePath::Loose, true),
+            (4, true, ReversePath::Strict, false),
+            (5, false, ReversePath::Off, false),
         ] {
             let mut l3 = network();
             l3.address(LAN, 0, "198.51.100.1/24".parse().expect("a network"));
-            l3.route("192.0.2.2/32".parse().expect("a prefix"), no_device);
+            l3.route("192.0.2.2/32".parse().expect("a prefix"), BY_NO_DEVICE);
             let mut l3 = l3.build(generation);
             l3.set_stack(Stack {
                 interfaces: vec![StackInterface {
                     interface: InterfaceId::of(LAN, 0),
                     reverse_path,
-                    forwards_v4,
+                    forwards_v4: true,
                     accepts_local,
                 }],
                 forwards_v6: true,
@@ -285,6 +286,27 @@ fn a_reply_is_left_to_the_kernel_if_that_forwards_packets_from_an_address_of_its
                 (true, outcome) => panic!("{mode:?} {generation}: {outcome:?}"),
             }
         }
+    }
+}
+
+/// In IPv6 the kernel asks neither whose the sender is nor where it came from.
+#[test]
+fn an_ipv6_reply_is_left_to_the_kernel_wherever_that_forwards() {
+    let mut l3 = network();
+    l3.route("2001:db8:a::2/128".parse().expect("a prefix"), BY_NO_DEVICE);
+    let (mut director, reply) = answered(
+        ForwardingMode::Nat,
+        "2001:db8:a::100",
+        "2001:db8:a::2",
+        "2001:db8:b::11",
+    );
+    director.set_l3(l3.build(2));
+    match director.inject(LAN, &reply) {
+        Outcome::Punted(frame) => assert_eq!(
+            packet(&frame),
+            "TCP SA [2001:db8:a::100]:80 > [2001:db8:a::2]:40000 ttl 64 len 60"
+        ),
+        outcome => panic!("{outcome:?}"),
     }
 }
 
