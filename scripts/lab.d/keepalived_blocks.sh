@@ -60,3 +60,8 @@ check_notes() {
         fail "$1: expected '$3', saw '$(notes "$2")'"
     fi
 }
+
+# Whether this machine's kernel has macvlan.
+has_macvlan() {
+    unshare --net sh -c 'ip link add below type veth peer name other && ip link add above link below type macvlan' 2>/dev/null
+}

@@ -254,9 +254,9 @@ impl<'s> GoldenTestbed<'s> {
     /// Waits until the workers have the kernel's network as all commands so far have left it.
     ///
     /// The probe is a rule, of which the kernel only says that rules have changed. It says so behind everything that it
-    /// announced before, and the daemon then lists what the kernel does not announce in full. That listing comes after those that
-    /// were due before. So when a worker follows the rule, it has everything. The rule is removed in the same way,
-    /// because rules change what the kernel does with other packets.
+    /// announced before, and the daemon then lists what the kernel does not announce in full. That listing comes after
+    /// those that were due before. So when a worker follows the rule, it has everything. The rule is removed in the same
+    /// way, because rules change what the kernel does with other packets.
     fn await_network(&self) {
         let service = format!(
             r#"{{"service": "{PROBE_SERVICE}", "scheduler": "rr", "servers": [{{"server": "{PROBE_SERVER}:9"}}]}}"#

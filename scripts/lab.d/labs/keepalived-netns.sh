@@ -8,6 +8,10 @@ source "$LAB_HOME/scripts/lab.d/keepalived_blocks.sh"
 APP=198.51.100.90
 
 run_lab() {
+    has_macvlan || {
+        echo "not here: this kernel has no macvlan"
+        return
+    }
     start_nat_without_vip
     checks_in_a_namespace_of_their_own
     lives_in_the_directors_namespace

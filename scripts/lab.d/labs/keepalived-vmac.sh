@@ -10,7 +10,7 @@ source "$LAB_HOME/scripts/lab.d/keepalived_blocks.sh"
 WAN4=00:00:5e:00:01:33 WAN6=00:00:5e:00:02:33 LAN4=00:00:5e:00:01:34 LAN6=00:00:5e:00:02:34
 
 run_lab() {
-    in_a_namespace_macvlans_exist || {
+    has_macvlan || {
         echo "not here: this kernel has no macvlan"
         return
     }
@@ -20,10 +20,6 @@ run_lab() {
     both_families_are_balanced
     moves
     moves_back
-}
-
-in_a_namespace_macvlans_exist() {
-    unshare --net sh -c 'ip link add below type veth peer name other && ip link add above link below type macvlan' 2>/dev/null
 }
 
 # write_vmac PRIORITY: adverts go out by the macvlan (OUTSIDE4, INSIDE6) or by the twin (vmac_xmit_base). Sources are filtered
