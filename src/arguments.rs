@@ -16,6 +16,10 @@ pub struct Arguments {
     /// Read and check the configuration file, then exit.
     #[arg(long)]
     pub check: bool,
+    /// Leave out of a damaged journal what this version does not understand, then exit. The file as it was is kept beside
+    /// it as .damaged.
+    #[arg(long, conflicts_with_all = ["check", "offline"])]
+    pub salvage_journal: bool,
     /// Run the path over a capture file instead of devices, in the capture's time, and write what would be sent.
     #[arg(long, num_args = 2, value_names = ["IN", "OUT"], conflicts_with = "check")]
     pub offline: Option<Vec<PathBuf>>,

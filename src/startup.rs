@@ -21,6 +21,7 @@ use tokio::sync::watch;
 pub use error::StartError;
 
 use crate::mgmt::director::Director;
+use crate::mgmt::journal::{self, Salvaged};
 use crate::mgmt::kernel::{KernelMirror, MirroredTwin};
 use crate::mgmt::metrics;
 use crate::mgmt::reload;
@@ -58,10 +59,13 @@ pub fn restore(config: &Config) -> Result<Director, StartError> {
     let devices = config.devices.iter().map(|device| device.name.clone()).collect();
     let (mut director, report) = Director::restore_with_devices(&config.journal.path, devices)?;
     if let Some(damage) = &report.damage {
+        let kept = match &damage.copy {
+            Ok(copy) => format!("kept in {}", copy.display()),
+            Err(error) => format!("not to be kept: {error}"),
+        };
         log::warn!(
-            "journal: its last {} bytes are no whole record (kept in {}); everything before is restored",
-            damage.lost_bytes,
-            damage.copy.display()
+            "journal: its last {} bytes are no whole record ({kept}); everything before is restored",
+            damage.lost_bytes
         );
     }
     for refused in &report.refused {
@@ -72,6 +76,15 @@ pub fn restore(config: &Config) -> Result<Director, StartError> {
         log::warn!("configuration: {left_out}");
     }
     Ok(director)
+}
+
+/// Leaves out of a damaged journal what cannot be understood, so that the next start goes on without it.
+///
+/// # Errors
+/// The configuration cannot be read, a daemon uses the journal, or the disk refuses.
+pub fn salvage_journal(config: &Path) -> Result<Salvaged, StartError> {
+    let (config, _) = read_config(config)?;
+    Ok(journal::salvage(&config.journal.path)?)
 }
 
 /// The management core's runtime. Blocking work (syncing files) runs on other threads.

@@ -43,8 +43,6 @@ pub enum ErrorCode {
     Refused,
     /// The configuration file was refused (422).
     ConfigRefused,
-    /// The daemon could not write its journal; nothing was changed (500).
-    JournalFailed,
     /// The daemon is too busy or still starting (503).
     Busy,
 }
@@ -63,7 +61,6 @@ impl ErrorCode {
             Self::ServiceExists | Self::ServerExists | Self::SyncDaemonExists => 409,
             Self::BodyTooLarge => 413,
             Self::Refused | Self::ConfigRefused | Self::NoSuchInterface => 422,
-            Self::JournalFailed => 500,
             Self::Busy => 503,
         }
     }

@@ -82,8 +82,6 @@ pub enum Errno {
     NoEntry = 2,
     /// `ESRCH`: no such service.
     NoService = 3,
-    /// `EIO`: the change could not be journaled.
-    Io = 5,
     /// `EFAULT`: what the old socket options answer to a protocol that cannot be balanced.
     Fault = 14,
     /// `ENOMEM`: a limit is reached.

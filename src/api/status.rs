@@ -171,6 +171,19 @@ pub struct Buffers {
     pub available: u32,
 }
 
+/// `GET /v1/journal`: whether the file that survives a restart holds every change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JournalStatus {
+    /// The file.
+    pub path: String,
+    /// Whether it lacks changes, because it could not be written. A restart loses them.
+    pub stale: bool,
+    /// What the system said when it could not be written; empty while it is not stale.
+    pub reason: String,
+    /// Changes that are in memory only.
+    pub changes_in_memory: u64,
+}
+
 /// `GET /v1/workers`: a polling core.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Worker {

@@ -1,20 +1,21 @@
 //! The director: the only writer of the desired state.
 //!
-//! In:  an [`Action`]. Out: validated, journaled, carried out, and a new snapshot on its way to every
-//! worker ([`publication`]), in that order; or a refusal and nothing changed.
+//! In:  an [`Action`]. Out: validated, carried out, journaled, and a new snapshot on its way to every
+//! worker ([`publication`]), in that order; or a refusal and nothing changed. A journal that cannot be written refuses
+//! nothing: forwarding comes before persistence.
 //! Never: waits for the disk, reads a clock (the caller gives `now`), imports DPDK.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lvs_api::{Action, ApiError, ErrorCode, State, StateDiff};
+use lvs_api::{Action, ApiError, JournalStatus, State, StateDiff};
 use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::scheduler::Overhead;
 use lvs_core::ipvs::service_table::ServiceTable;
 use lvs_core::l3::L3;
 
-use crate::mgmt::journal::{Damage, Journal, JournalError, Whole};
+use crate::mgmt::journal::{Damage, Journal, JournalError, Rewrite, Rewritten, Unsynced, Whole};
 use crate::mgmt::sync::SyncDaemons;
 use crate::mgmt::worker_handle::WorkerHandle;
 
@@ -123,7 +124,7 @@ impl Director {
         &self.workers
     }
 
-    /// Carries out one action. It is journaled before and published afterwards.
+    /// Carries out one action. It is journaled and published before this returns.
     pub fn apply(&mut self, action: Action, now: Instant) -> Result<(), ApiError> {
         if let Action::ReplaceState(state) = action {
             return self.replace(state, false, now).map(|_| ());
@@ -139,11 +140,8 @@ impl Director {
             // Everything counted so far belongs to the old service, even if a new one of the same name follows at once.
             self.count();
         }
-        self.journal.append(&action).map_err(|error| journal_failed(&error))?;
-        if let Err(error) = self.desired.apply(&action) {
-            self.journal.retract().map_err(|error| journal_failed(&error))?;
-            return Err(error);
-        }
+        self.desired.apply(&action)?;
+        self.journal.append(&action, now);
         self.changed(now);
         Ok(())
     }
@@ -157,9 +155,7 @@ impl Director {
         if dry_run || edits.is_empty() {
             return Ok(diff);
         }
-        self.journal
-            .append(&Action::ReplaceState(state))
-            .map_err(|error| journal_failed(&error))?;
+        self.journal.append(&Action::ReplaceState(state), now);
         self.count();
         self.desired = desired;
         self.changed(now);
@@ -171,16 +167,11 @@ impl Director {
         let (diff, edits) = diff::difference(&self.state(), &state)?;
         let mut desired = self.desired.clone();
         desired.apply_edits(&edits)?;
-        let drained = desired.drained();
-        let whole = Whole {
-            state: desired.state(),
-            base,
-            drained,
-        };
-        self.journal.compact(&whole).map_err(|error| journal_failed(&error))?;
+        let whole = Whole::new(desired.state(), base.clone(), desired.drained());
+        self.journal.append_whole(whole, now);
         self.count();
         self.desired = desired;
-        self.base = whole.base;
+        self.base = base;
         self.changed(now);
         Ok(diff)
     }
@@ -224,28 +215,44 @@ impl Director {
         }
     }
 
-    /// The files that must reach the disk. The caller syncs them on another thread.
-    pub fn unsynced(&mut self) -> Option<Vec<std::fs::File>> {
+    /// What must reach the disk. The caller runs it on another thread.
+    pub fn unsynced(&mut self) -> Option<std::io::Result<Unsynced>> {
         self.journal.unsynced()
+    }
+
+    /// What was journaled did not reach the disk, or nobody knows whether it did.
+    pub fn journal_not_synced(&mut self, reason: &str, now: Instant) {
+        self.journal.not_synced(reason, now);
+    }
+
+    /// The journal to be written anew, if that is due. The caller does it on another thread and gives the outcome to
+    /// [`Self::journal_rewritten`].
+    pub fn rewrite_journal(&mut self, now: Instant) -> Option<Rewrite> {
+        self.journal.wants_rewrite(now).then(|| self.begin_rewrite())
+    }
+
+    /// The same when the director ends: a stale journal is due then, whatever the pause.
+    pub fn last_rewrite(&mut self) -> Option<Rewrite> {
+        self.journal.is_stale().then(|| self.begin_rewrite())
+    }
+
+    fn begin_rewrite(&mut self) -> Rewrite {
+        let whole = Whole::new(self.state(), self.base.clone(), self.desired.drained());
+        self.journal.begin_rewrite(whole)
+    }
+
+    /// The new journal is on the disk, or could not be written.
+    pub fn journal_rewritten(&mut self, written: std::io::Result<Rewritten>, now: Instant) {
+        self.journal.finish_rewrite(written, now);
+    }
+
+    /// Whether the journal holds every change.
+    pub fn journal_status(&self) -> JournalStatus {
+        self.journal.status()
     }
 
     fn changed(&mut self, now: Instant) {
         self.follow_sync(now);
-        if self.journal.wants_compaction() {
-            let drained = self.desired.drained();
-            let whole = Whole {
-                state: self.state(),
-                base: self.base.clone(),
-                drained,
-            };
-            if let Err(error) = self.journal.compact(&whole) {
-                log::warn!("{error}; the journal goes on growing");
-            }
-        }
         self.publish_soon(now);
     }
-}
-
-fn journal_failed(error: &JournalError) -> ApiError {
-    ApiError::new(ErrorCode::JournalFailed, format!("nothing was changed: {error}"))
 }

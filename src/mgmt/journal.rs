@@ -1,31 +1,32 @@
-//! The desired state on disk: append-only records, compacted into one whole-state record.
+//! The desired state on disk: append-only records, from time to time written anew as one whole-state record.
 //!
-//! In:  every [`Action`] the director carries out, written before its answer is given.
+//! In:  every [`Action`] that the director carries out, written before its answer is given.
 //! Out: after a restart, the last [`Whole`] and the actions since.
-//! A record is length, CRC-32 over length and payload (both little endian), and JSON. What a crash left of
-//! the last record is cut off and reported; everything before it is kept.
-//! Never: waits for the disk while a client waits; `fdatasync` is the background's (see [`Journal::unsynced`]).
+//! A disk that takes nothing stops no change: the journal is *stale* then, says so, and is written anew when that is
+//! possible. A torn tail ([`records`]) is cut off and reported; with any other damage the daemon does not start.
+//! Never: waits for the disk while a client waits; `fdatasync` and new files are the background's ([`Journal::unsynced`],
+//! [`Journal::wants_rewrite`]).
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use lvs_api::{Action, ServiceId, State};
+use lvs_api::{Action, JournalStatus, ServiceId, State};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+mod records;
+mod rewrite;
+mod salvage;
 #[cfg(test)]
 mod tests;
 
-/// First bytes of a journal; the digit changes when old daemons could misread it.
-const MAGIC: &[u8; 8] = b"LVSDJRN1";
-
-/// Length and CRC in front of each payload.
-const RECORD_HEADER_BYTES: usize = 8;
-
-/// Largest payload: a whole state of 16,384 services and 65,536 servers is about 10 MiB.
-const PAYLOAD_MAX_BYTES: usize = 256 << 20;
+use records::{Contents, Fault, JournalRecord, MAGIC, encode};
+use rewrite::{Behind, RetryPace};
+pub use rewrite::{Rewrite, Rewritten, Unsynced};
+pub use salvage::{Salvaged, salvage};
 
 /// Below this size a journal is never compacted.
 const COMPACT_MIN_BYTES: u64 = 1 << 20;
@@ -56,17 +57,85 @@ pub enum JournalError {
         /// The file.
         path: PathBuf,
     },
-    /// An earlier write failed and could not be undone.
-    #[error("journal {path} could not be repaired after a failed write; restart lvsd once the disk is well")]
-    Broken {
+    /// A record is whole, but this version does not understand it.
+    #[error(
+        "journal {path}: record {record} at byte {at} is whole, but lvsd {} does not understand it: {reason}; \
+         {wrote}; start the version that wrote it, or go on without this record: lvsd --salvage-journal",
+        env!("CARGO_PKG_VERSION")
+    )]
+    Unknown {
         /// The file.
         path: PathBuf,
+        /// The record's number, from 1.
+        record: usize,
+        /// Where it begins, in bytes.
+        at: usize,
+        /// What is not understood.
+        reason: String,
+        /// Who wrote it, as a sentence.
+        wrote: String,
     },
+    /// A record is damaged, and it is not the tail that a crash tears.
+    #[error(
+        "journal {path}: record {record} at byte {at} is damaged, with {behind} whole records behind it; {wrote}; \
+         restore the file from a copy, or go on without this record: lvsd --salvage-journal"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The record's number, from 1.
+        record: usize,
+        /// Where it begins, in bytes.
+        at: usize,
+        /// Whole records behind it.
+        behind: usize,
+        /// Who wrote it, as a sentence.
+        wrote: String,
+    },
+}
+
+impl JournalError {
+    /// For `map_err`: what the system refused about the journal at `path`.
+    fn io(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    fn of(fault: Fault, path: &Path) -> Self {
+        let path = path.to_owned();
+        let wrote = if fault.lvsd.is_empty() {
+            "which version wrote it is not recorded".to_owned()
+        } else {
+            format!("lvsd {} wrote it", fault.lvsd)
+        };
+        let Fault { record, at, behind, .. } = fault;
+        match fault.unknown {
+            Some(reason) => Self::Unknown {
+                path,
+                record,
+                at,
+                reason,
+                wrote,
+            },
+            None => Self::Damaged {
+                path,
+                record,
+                at,
+                behind,
+                wrote,
+            },
+        }
+    }
 }
 
 /// Everything that a restart needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Whole {
+    /// The version of lvsd that wrote it, and wrote the actions behind it; empty for those that did not say.
+    #[serde(default)]
+    pub lvsd: String,
     /// The desired state.
     pub state: State,
     /// What the configuration file said when it was last loaded. A reload applies only the edits since then.
@@ -74,6 +143,18 @@ pub struct Whole {
     /// Servers of weight 0 that had another one before.
     #[serde(default)]
     pub drained: Vec<Drained>,
+}
+
+impl Whole {
+    /// What this version writes.
+    pub fn new(state: State, base: State, drained: Vec<Drained>) -> Self {
+        Self {
+            lvsd: env!("CARGO_PKG_VERSION").to_owned(),
+            state,
+            base,
+            drained,
+        }
+    }
 }
 
 /// A quiesced server whose earlier weight still counts (mh).
@@ -87,22 +168,16 @@ pub struct Drained {
     pub last_weight: u32,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Record {
-    Whole(Whole),
-    Action(Action),
-}
-
-/// Bytes at the end that were no whole record.
+/// A torn tail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// Bytes before, all kept.
     pub kept_bytes: u64,
     /// Bytes cut off.
     pub lost_bytes: u64,
-    /// Where they were copied to.
-    pub copy: PathBuf,
+    /// Where they were copied to, or why they were not. Where they were not, the file keeps them until it is written
+    /// anew.
+    pub copy: Result<PathBuf, String>,
 }
 
 /// What was in the journal.
@@ -112,8 +187,17 @@ pub struct Restored {
     pub whole: Whole,
     /// Actions after it, oldest first.
     pub actions: Vec<Action>,
-    /// Present when the end was torn or garbled.
+    /// Present when the end was torn.
     pub damage: Option<Damage>,
+}
+
+/// Why the file lacks changes.
+#[derive(Debug, Default)]
+struct Stale {
+    /// What the system said last.
+    reason: String,
+    /// Changes that are in memory only.
+    changes: u64,
 }
 
 /// See the module.
@@ -123,213 +207,228 @@ pub struct Journal {
     file: Flock<File>,
     /// Bytes of complete records, magic included.
     len_bytes: u64,
-    /// Bytes up to the end of the whole-state record.
+    /// Bytes of the last whole-state record.
     whole_bytes: u64,
-    /// Where the record that was appended last begins. It is of no use after that record was retracted.
-    last_bytes: u64,
     unsynced: bool,
-    broken: bool,
+    /// Nothing is appended meanwhile, because a record is of no use behind a gap.
+    stale: Option<Stale>,
+    /// Present while the journal is written anew.
+    behind: Option<Behind>,
+    pace: RetryPace,
 }
 
 impl Journal {
-    /// Opens or creates the journal at `path`. Another process that has it open is an error.
+    /// Opens or creates the journal at `path`. Another process that has it open is an error. A disk on which it can only
+    /// be read is none: the journal is stale then.
     pub fn open(path: &Path) -> Result<(Self, Restored), JournalError> {
-        let failed = |source| JournalError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(failed)?;
+        let (file, mut refused) = open_file(path).map_err(JournalError::io(path))?;
         let mut file = lock(file, path)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() < MAGIC.len() && MAGIC.starts_with(&bytes) {
-            // New, or killed while it was created.
-            file.set_len(0).map_err(failed)?;
-            file.write_all(MAGIC).map_err(failed)?;
+        let mut bytes = read_file(&mut file, path)?;
+        if bytes.is_empty() {
+            // The first record is written together with these bytes again, in a file of its own.
+            refused = refused.or_else(|| begin(&mut file).err());
             bytes = MAGIC.to_vec();
         }
-        if !bytes.starts_with(MAGIC) {
-            return Err(JournalError::Foreign { path: path.to_owned() });
-        }
-        let read = read_records(&bytes);
-        let mut damage = None;
-        if read.valid_bytes < bytes.len() {
-            let copy = path.with_extension("damaged");
-            fs::write(&copy, &bytes[read.valid_bytes..]).map_err(failed)?;
-            file.set_len(read.valid_bytes as u64).map_err(failed)?;
-            damage = Some(Damage {
-                kept_bytes: read.valid_bytes as u64,
-                lost_bytes: (bytes.len() - read.valid_bytes) as u64,
-                copy,
-            });
-        }
-        let journal = Self {
+        let contents = records::read(&bytes).map_err(|fault| JournalError::of(fault, path))?;
+        let Contents {
+            whole,
+            actions,
+            whole_bytes,
+            torn_at,
+        } = contents;
+        let len = torn_at.unwrap_or(bytes.len());
+        let mut journal = Self {
             path: path.to_owned(),
             file,
-            len_bytes: read.valid_bytes as u64,
-            whole_bytes: read.whole_bytes as u64,
-            last_bytes: read.valid_bytes as u64,
+            len_bytes: len as u64,
+            whole_bytes: whole_bytes as u64,
             unsynced: true,
-            broken: false,
+            stale: None,
+            behind: None,
+            pace: RetryPace::default(),
         };
-        Ok((
-            journal,
-            Restored {
-                whole: read.whole,
-                actions: read.actions,
-                damage,
-            },
-        ))
-    }
-
-    /// Hands the record of `action` to the kernel; on an error the journal is as before.
-    pub fn append(&mut self, action: &Action) -> Result<(), JournalError> {
-        if self.broken {
-            return Err(JournalError::Broken {
-                path: self.path.clone(),
-            });
-        }
-        let record = encode(&Record::Action(action.clone()));
-        if let Err(source) = self.file.write_all(&record) {
-            self.broken = self.file.set_len(self.len_bytes).is_err();
-            return Err(JournalError::Io {
-                path: self.path.clone(),
-                source,
-            });
-        }
-        self.last_bytes = self.len_bytes;
-        self.len_bytes += record.len() as u64;
-        self.unsynced = true;
-        Ok(())
-    }
-
-    /// Takes back the record that was appended last, because its action was refused. A crash before this leaves a
-    /// record that is refused again when it is restored.
-    pub fn retract(&mut self) -> Result<(), JournalError> {
-        self.file.set_len(self.last_bytes).map_err(|source| {
-            self.broken = true;
-            JournalError::Io {
-                path: self.path.clone(),
-                source,
+        let damage = torn_at.map(|at| {
+            let copy = salvage::keep_aside(path, &bytes[at..]);
+            let cut = copy.and_then(|copy| journal.file.set_len(len as u64).map(|()| copy));
+            Damage {
+                kept_bytes: len as u64,
+                lost_bytes: (bytes.len() - len) as u64,
+                copy: cut.map_err(|error| {
+                    let reason = error.to_string();
+                    refused.get_or_insert(error);
+                    reason
+                }),
             }
-        })?;
-        self.len_bytes = self.last_bytes;
-        Ok(())
+        });
+        if let Some(error) = refused {
+            journal.become_stale(&error.to_string(), 0);
+        }
+        let restored = Restored { whole, actions, damage };
+        Ok((journal, restored))
     }
 
-    /// Whether [`Self::compact`] would pay.
-    pub fn wants_compaction(&self) -> bool {
-        self.len_bytes > COMPACT_MIN_BYTES.max(self.whole_bytes * COMPACT_FACTOR)
+    /// Hands the record of `action` to the kernel. Where that fails the journal is stale from now on.
+    pub fn append(&mut self, action: &Action, now: Instant) {
+        self.write(&JournalRecord::Action(action.clone()), now);
     }
 
-    /// Replaces everything by one whole-state record. The new file is on disk before it takes the place of the old one.
-    pub fn compact(&mut self, whole: &Whole) -> Result<(), JournalError> {
-        let failed = |source| JournalError::Io {
-            path: self.path.clone(),
-            source,
-        };
-        let next_path = self.path.with_extension("next");
-        let next = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&next_path)
-            .map_err(failed)?;
-        let mut next = lock(next, &next_path)?;
-        next.set_len(0).map_err(failed)?;
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(encode(&Record::Whole(whole.clone())));
-        next.write_all(&bytes).and_then(|()| next.sync_data()).map_err(failed)?;
-        fs::rename(&next_path, &self.path).map_err(failed)?;
-        self.file = next;
-        self.len_bytes = bytes.len() as u64;
-        self.whole_bytes = self.len_bytes;
-        self.last_bytes = self.len_bytes;
-        self.broken = false;
+    /// Does the same with a whole state. The first record of a journal is on the disk when this returns.
+    pub fn append_whole(&mut self, whole: Whole, now: Instant) {
+        let is_new = self.len_bytes == MAGIC.len() as u64;
+        if !is_new || self.stale.is_some() || self.behind.is_some() {
+            return self.write(&JournalRecord::Whole(whole), now);
+        }
+        let written = self.begin_rewrite(whole).run();
+        if let Err(error) = self.settle(written) {
+            self.pace.failed(now);
+            self.become_stale(&error.to_string(), 1);
+        }
+    }
+
+    fn write(&mut self, record: &JournalRecord, now: Instant) {
+        let bytes = encode(record);
+        if let Some(behind) = &mut self.behind {
+            behind.push(&bytes);
+        }
+        if let Some(stale) = &mut self.stale {
+            stale.changes += 1;
+            self.pace.hurry();
+            return;
+        }
+        if let Err(error) = self.file.write_all(&bytes) {
+            // What cannot be cut off here is a torn tail, and is cut off at the next start.
+            let _ = self.file.set_len(self.len_bytes);
+            self.pace.failed(now);
+            return self.become_stale(&error.to_string(), 1);
+        }
+        self.len_bytes += bytes.len() as u64;
+        if matches!(record, JournalRecord::Whole(_)) {
+            self.whole_bytes = bytes.len() as u64;
+        }
+        self.unsynced = true;
+    }
+
+    /// What was handed to the kernel did not reach the disk, or nobody knows. So the journal is stale.
+    pub fn not_synced(&mut self, reason: &str, now: Instant) {
+        if self.stale.is_none() {
+            self.pace.failed(now);
+        }
+        self.become_stale(reason, 0);
+    }
+
+    fn become_stale(&mut self, reason: &str, changes: u64) {
+        if self.stale.is_none() {
+            let path = self.path.display();
+            log::error!(
+                "journal {path}: {reason}; changes take effect, but a restart loses them until it can be written"
+            );
+        }
+        let stale = self.stale.get_or_insert_default();
+        reason.clone_into(&mut stale.reason);
+        stale.changes += changes;
+    }
+
+    /// Whether the file holds every change.
+    pub fn status(&self) -> JournalStatus {
+        JournalStatus {
+            path: self.path.display().to_string(),
+            stale: self.stale.is_some(),
+            reason: self
+                .stale
+                .as_ref()
+                .map_or_else(String::new, |stale| stale.reason.clone()),
+            changes_in_memory: self.stale.as_ref().map_or(0, |stale| stale.changes),
+        }
+    }
+
+    /// Whether the journal should be written anew now: it is stale or has outgrown its state, nobody writes it yet, and
+    /// the pause after the last failure is over.
+    pub fn wants_rewrite(&self, now: Instant) -> bool {
+        let has_outgrown = self.len_bytes > COMPACT_MIN_BYTES.max(self.whole_bytes * COMPACT_FACTOR);
+        (has_outgrown || self.stale.is_some()) && self.behind.is_none() && self.pace.is_due(now)
+    }
+
+    /// Whether the file lacks changes.
+    pub const fn is_stale(&self) -> bool {
+        self.stale.is_some()
+    }
+
+    /// Begins to write the journal anew: the caller runs the work on another thread and gives its outcome to
+    /// [`Self::finish_rewrite`]. `whole` is the state with all changes so far.
+    pub fn begin_rewrite(&mut self, whole: Whole) -> Rewrite {
+        self.behind = Some(Behind::default());
+        Rewrite::new(&self.path, whole)
+    }
+
+    /// Puts the new file in the place of the old one. Where that fails the journal is as before.
+    pub fn finish_rewrite(&mut self, written: io::Result<Rewritten>, now: Instant) {
+        let path = self.path.display().to_string();
+        match (self.settle(written), self.stale.take()) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(_)) => log::info!("journal {path}: written anew; it holds every change"),
+            (Err(error), Some(mut stale)) => {
+                self.pace.failed(now);
+                stale.reason = error.to_string();
+                self.stale = Some(stale);
+            }
+            (Err(error), None) => {
+                if self.pace.failed(now) {
+                    log::warn!("journal {path}: {error}; it cannot be compacted and goes on growing");
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, written: io::Result<Rewritten>) -> io::Result<()> {
+        let behind = self.behind.take().unwrap_or_default();
+        let mut rewritten = written?;
+        self.len_bytes = rewritten.take_place(&self.path, &behind)?;
+        self.whole_bytes = rewritten.whole_bytes;
+        self.file = rewritten.file;
         // The rename itself is made durable together with what follows.
         self.unsynced = true;
+        self.pace.succeeded();
         Ok(())
     }
 
-    /// The files that must reach the disk, each once after a change. The caller calls `sync_data` on them on another
-    /// thread.
-    pub fn unsynced(&mut self) -> Option<Vec<File>> {
-        if !std::mem::take(&mut self.unsynced) {
-            return None;
-        }
-        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = File::open(directory.unwrap_or(Path::new("."))).ok();
-        Some(self.file.try_clone().ok().into_iter().chain(directory).collect())
+    /// What must reach the disk, once after changes. The caller runs it on another thread.
+    pub fn unsynced(&mut self) -> Option<io::Result<Unsynced>> {
+        let is_unsynced = std::mem::take(&mut self.unsynced);
+        is_unsynced.then(|| Unsynced::new(&self.path, &self.file))
     }
+}
+
+/// The file, and why it can only be read.
+fn open_file(path: &Path) -> io::Result<(File, Option<io::Error>)> {
+    match OpenOptions::new().read(true).append(true).create(true).open(path) {
+        Ok(file) => Ok((file, None)),
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            let Ok(file) = File::open(path) else { return Err(error) };
+            Ok((file, Some(error)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The bytes of a journal; none for one that is new, or whose creator was killed.
+fn read_file(file: &mut File, path: &Path) -> Result<Vec<u8>, JournalError> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(JournalError::io(path))?;
+    if bytes.len() < MAGIC.len() && MAGIC.starts_with(&bytes) {
+        return Ok(Vec::new());
+    }
+    if bytes.starts_with(MAGIC) {
+        Ok(bytes)
+    } else {
+        Err(JournalError::Foreign { path: path.to_owned() })
+    }
+}
+
+fn begin(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.write_all(MAGIC)
 }
 
 fn lock(file: File, path: &Path) -> Result<Flock<File>, JournalError> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| JournalError::InUse { path: path.to_owned() })
-}
-
-fn encode(record: &Record) -> Vec<u8> {
-    let mut bytes = vec![0; RECORD_HEADER_BYTES];
-    serde_json::to_writer(&mut bytes, record).expect("plain data into memory");
-    let len_bytes = u32::try_from(bytes.len() - RECORD_HEADER_BYTES)
-        .expect("a state is far below 4 GiB")
-        .to_le_bytes();
-    bytes[..4].copy_from_slice(&len_bytes);
-    let crc = checksum(len_bytes, &bytes[RECORD_HEADER_BYTES..]);
-    bytes[4..RECORD_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
-fn checksum(len_bytes: [u8; 4], payload: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&len_bytes);
-    hasher.update(payload);
-    hasher.finalize()
-}
-
-struct ReadRecords {
-    whole: Whole,
-    actions: Vec<Action>,
-    valid_bytes: usize,
-    whole_bytes: usize,
-}
-
-/// Reads records up to the first that is not whole.
-fn read_records(bytes: &[u8]) -> ReadRecords {
-    let mut read = ReadRecords {
-        whole: Whole::default(),
-        actions: Vec::new(),
-        valid_bytes: MAGIC.len(),
-        whole_bytes: MAGIC.len(),
-    };
-    while let Some((record, len)) = decode(&bytes[read.valid_bytes..]) {
-        read.valid_bytes += len;
-        match record {
-            Record::Whole(whole) => {
-                read.whole = whole;
-                read.actions.clear();
-                read.whole_bytes = read.valid_bytes;
-            }
-            Record::Action(action) => read.actions.push(action),
-        }
-    }
-    read
-}
-
-/// The record at the front of `bytes` and its length in bytes; `None` when it is torn or garbled.
-fn decode(bytes: &[u8]) -> Option<(Record, usize)> {
-    let len_bytes: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
-    let crc: [u8; 4] = bytes.get(4..RECORD_HEADER_BYTES)?.try_into().ok()?;
-    let len = u32::from_le_bytes(len_bytes) as usize;
-    if len > PAYLOAD_MAX_BYTES {
-        return None;
-    }
-    let payload = bytes.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + len)?;
-    if checksum(len_bytes, payload) != u32::from_le_bytes(crc) {
-        return None;
-    }
-    Some((serde_json::from_slice(payload).ok()?, RECORD_HEADER_BYTES + len))
 }

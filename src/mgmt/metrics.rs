@@ -4,7 +4,7 @@
 //! labels and help, so that dashboards of kernel directors go on working, and `lvsd_*` for what only lvsd has.
 //! Never: waits for a worker; the text is written off the management thread, family by family.
 
-use lvs_api::{Buffers, Device, DropCount, ServiceStatus, Stats, SyncDaemonStatus, Version, Worker};
+use lvs_api::{Buffers, Device, DropCount, JournalStatus, ServiceStatus, Stats, SyncDaemonStatus, Version, Worker};
 use lvs_core::latency::LatencyCounts;
 
 use crate::mgmt::admin::Admin;
@@ -31,6 +31,7 @@ pub struct Scrape {
     buffers: Buffers,
     sync_daemons: Vec<SyncDaemonStatus>,
     answered_early: u64,
+    journal: JournalStatus,
 }
 
 impl Scrape {
@@ -48,6 +49,7 @@ impl Scrape {
             drops: director.drops(),
             sync_daemons: director.sync_daemons(),
             answered_early: director.answered_early(),
+            journal: director.journal_status(),
             devices,
             buffers,
         }

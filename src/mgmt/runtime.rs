@@ -133,6 +133,7 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
         () = ended() => {}
     }
     notify_systemd(&[NotifyState::Stopping]);
+    tend::leave_journal(&director).await;
 }
 
 /// The table and the files of `/proc` that the IPVS socket serves from the director's state.

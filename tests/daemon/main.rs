@@ -8,6 +8,7 @@ mod changes;
 mod clients;
 mod exhaustion;
 mod frames;
+mod full_disk;
 mod idle;
 mod metrics;
 mod refused_start;

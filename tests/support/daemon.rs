@@ -108,6 +108,19 @@ impl Testbed {
     pub fn start_with(&self, environment: &[(&str, &Path)]) -> Daemon<'_> {
         let mut command = self.command();
         command.envs(environment.iter().copied());
+        self.started(command)
+    }
+
+    /// The daemon, ready, behind a shell line in a mount namespace of its own: what the line mounts, only the daemon sees.
+    /// From outside it is below `/proc/PID/root`.
+    pub fn start_behind(&self, line: &str) -> Daemon<'_> {
+        // `ip netns exec` makes the mount namespace.
+        let mut command = self.command();
+        command.args(["sh", "-ec", &format!("{line}; exec \"$@\""), "sh"]);
+        self.started(command)
+    }
+
+    fn started(&self, command: Command) -> Daemon<'_> {
         let mut daemon = self.spawn(command);
         until("lvsd is ready", || {
             if let Some(status) = daemon.child.try_wait().unwrap() {
@@ -116,6 +129,17 @@ impl Testbed {
             daemon.try_ask("GET", "/v1/version", "").is_some()
         });
         daemon
+    }
+
+    /// An `lvsd` with this configuration and a switch with which it does something else than run.
+    pub fn lvsd(&self, switch: &str) -> Command {
+        let mut command = self.command();
+        command
+            .arg(tools::lvsd())
+            .arg("--config")
+            .arg(self.path("lvsd.toml"))
+            .arg(switch);
+        command
     }
 
     /// A daemon that must refuse to start: what it says last.

@@ -1,10 +1,10 @@
 //! `lvsctl status`: checks the director. Each line is one finding, with the next command where something is wrong.
 //!
-//! In:  two reports of the daemon, a second apart, and its sync daemons. Out: lines that begin with `ok` or `WRONG`.
+//! In:  two reports of the daemon, a second apart, its sync daemons and its journal. Out: lines that begin with `ok` or `WRONG`.
 
 use std::time::Duration;
 
-use lvs_api::{ServerStatus, ServiceStatus, SyncDaemonStatus};
+use lvs_api::{JournalStatus, ServerStatus, ServiceStatus, SyncDaemonStatus};
 
 use crate::lvsctl::client::Client;
 use crate::lvsctl::run::{Failure, put};
@@ -19,9 +19,10 @@ const FULL_PERCENT: u64 = 90;
 pub async fn run(client: &Client) -> Result<(), Failure> {
     let before = Sample::take(client).await?;
     let daemons: Vec<SyncDaemonStatus> = client.get("/sync-daemons").await?;
+    let journal: JournalStatus = client.get("/journal").await?;
     tokio::time::sleep(INTERVAL).await;
     let now = Sample::take(client).await?;
-    put(&text(&before, &now, &daemons))
+    put(&text(&before, &now, &daemons, &journal))
 }
 
 /// The result of one check.
@@ -49,7 +50,7 @@ impl Finding {
     }
 }
 
-fn text(before: &Sample, now: &Sample, daemons: &[SyncDaemonStatus]) -> String {
+fn text(before: &Sample, now: &Sample, daemons: &[SyncDaemonStatus], of_journal: &JournalStatus) -> String {
     let mut text = format!(
         "lvsd {} ({}), pid {}\n",
         now.version.lvsd, now.version.revision, now.version.pid
@@ -65,6 +66,7 @@ fn text(before: &Sample, now: &Sample, daemons: &[SyncDaemonStatus]) -> String {
         buffers(now),
         drops(before, now),
         sync(daemons),
+        journal(of_journal),
     ] {
         text += &finding.line();
     }
@@ -269,6 +271,24 @@ fn sync(daemons: &[SyncDaemonStatus]) -> Finding {
         or_none(&all.join("; ")),
         is_wrong,
         "lvsctl sync stats; ip -br address: is the interface there?",
+    )
+}
+
+/// Changes that a restart would lose.
+fn journal(journal: &JournalStatus) -> Finding {
+    let shown = if journal.stale {
+        format!(
+            "stale, {} changes are in memory only: {}",
+            journal.changes_in_memory, journal.reason
+        )
+    } else {
+        "holds every change".to_owned()
+    };
+    Finding::new(
+        "journal",
+        shown,
+        journal.stale,
+        "df, dmesg: the disk of [journal] path; lvsd writes it anew by itself, restart lvsd only then",
     )
 }
 

@@ -9,8 +9,8 @@ use axum::extract::State as Shared;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use lvs_api::{
-    Action, ApiError, Buffers, ConnFilter, ConnRecord, Device, DropCount, ErrorCode, LocalAddresses, ReloadReport,
-    Server, ServerPatch, ServerSettings, ServerStatus, Service, ServiceId, ServicePatch, ServiceSettings,
+    Action, ApiError, Buffers, ConnFilter, ConnRecord, Device, DropCount, ErrorCode, JournalStatus, LocalAddresses,
+    ReloadReport, Server, ServerPatch, ServerSettings, ServerStatus, Service, ServiceId, ServicePatch, ServiceSettings,
     ServiceStatus, State, StateDiff, Stats, Timeouts, TimeoutsPatch, Version, Worker,
 };
 use serde::Deserialize;
@@ -52,6 +52,7 @@ fn documented() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
         .routes(routes!(list_devices))
         .routes(routes!(get_buffers))
         .routes(routes!(list_workers))
+        .routes(routes!(get_journal))
         .routes(routes!(list_drops))
         .routes(routes!(get_stats))
         .routes(routes!(zero_stats))
@@ -402,6 +403,12 @@ async fn list_devices(Shared(admin): Lvsd) -> axum::Json<Vec<Device>> {
 #[utoipa::path(get, path = "/v1/workers", responses((status = 200, body = Vec<Worker>)))]
 async fn list_workers(Shared(admin): Lvsd) -> axum::Json<Vec<Worker>> {
     axum::Json(admin.director().worker_reports())
+}
+
+/// Whether the journal holds every change.
+#[utoipa::path(get, path = "/v1/journal", responses((status = 200, body = JournalStatus)))]
+async fn get_journal(Shared(admin): Lvsd) -> axum::Json<JournalStatus> {
+    axum::Json(admin.director().journal_status())
 }
 
 /// Packet buffers.

@@ -155,10 +155,7 @@ impl IpvsTable for Director {
         }
         let named = [(name.to_owned(), SettingValue(value.to_owned()))];
         // For a value out of range the kernel answers EINVAL, whichever error the daemon's own API has for it.
-        self.act(Action::SetSysctls(named.into())).map_err(|errno| match errno {
-            Errno::Io => Errno::Io,
-            _ => Errno::Invalid,
-        })
+        self.act(Action::SetSysctls(named.into())).map_err(|_| Errno::Invalid)
     }
 
     fn zero(&mut self, key: Option<&ServiceKey>) -> Result<(), Errno> {
@@ -365,7 +362,6 @@ fn errno(error: &ApiError) -> Errno {
         ErrorCode::NoSuchService | ErrorCode::NoSuchSyncDaemon => Errno::NoService,
         ErrorCode::NoSuchInterface => Errno::NoDevice,
         ErrorCode::NoSuchServer => Errno::NoEntry,
-        ErrorCode::JournalFailed => Errno::Io,
         ErrorCode::Busy => Errno::Busy,
         ErrorCode::Forbidden => Errno::NotPermitted,
         ErrorCode::Refused if matches!(error.place.as_deref(), Some("weight" | "lower_threshold_conns")) => {

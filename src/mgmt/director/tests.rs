@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use lvs_api::ErrorCode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::single_writer::SingleWriter;
 use nix::time::{ClockId, clock_gettime};
@@ -371,6 +372,36 @@ fn four_thousand_services_are_added_in_well_under_two_seconds() {
     let taken = cpu_time() - before;
     assert!(taken < Duration::from_secs(2), "{taken:?}");
     assert_eq!(bench.workers[0].snapshot().services.services().len(), 4_000);
+}
+
+#[test]
+fn what_is_refused_while_the_journal_is_stale_is_refused_as_ever_and_its_next_version_holds_all_that_was_done() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    bench
+        .director
+        .journal_not_synced("Input/output error (os error 5)", bench.now);
+    bench.apply(DRAIN).unwrap();
+    assert_eq!(bench.apply(WEB).unwrap_err().code, ErrorCode::ServiceExists);
+    let status = bench.director.journal_status();
+    assert_eq!((status.stale, status.changes_in_memory), (true, 1));
+    let state = bench.director.state();
+    assert!(
+        bench.workers[0].snapshot().services.services()[0]
+            .servers
+            .iter()
+            .any(|server| server.weight == 0)
+    );
+
+    bench.now += Duration::from_secs(1);
+    let rewrite = bench.director.rewrite_journal(bench.now).expect("the pause is over");
+    assert!(bench.director.rewrite_journal(bench.now).is_none(), "it is under way");
+    bench.director.journal_rewritten(rewrite.run(), bench.now);
+    assert!(!bench.director.journal_status().stale);
+    let (director, report) = bench.restarted();
+    assert_eq!(director.state(), state);
+    assert_eq!((report.actions, report.refused), (0, Vec::new()));
+    assert_eq!(director.desired.drained()[0].last_weight, 3);
 }
 
 #[test]

@@ -68,6 +68,17 @@ fn director(page: &mut Page, scrape: &Scrape) {
     );
     page.gauge(
         (
+            "lvsd_journal_stale",
+            "Whether the journal lacks changes because it could not be written; a restart loses them.",
+        ),
+        [plain(u64::from(scrape.journal.stale))],
+    );
+    page.gauge(
+        ("lvsd_journal_changes_in_memory", "Changes that a stale journal lacks."),
+        [plain(scrape.journal.changes_in_memory)],
+    );
+    page.gauge(
+        (
             "lvsd_connections_max",
             "Connections that fit the tables of all workers together.",
         ),

@@ -51,11 +51,7 @@ fn what_a_whole_state_is_replayed_from_leads_to_it_again() {
         ))
         .unwrap();
     desired.apply(&action(r#"{"set_sysctls": {"drop_entry": 1}}"#)).unwrap();
-    let whole = Whole {
-        state: desired.state(),
-        base: State::default(),
-        drained: desired.drained(),
-    };
+    let whole = Whole::new(desired.state(), State::default(), desired.drained());
     assert_eq!(whole.drained[0].last_weight, 3);
     let mut again = state();
     for action in replayed(&whole) {

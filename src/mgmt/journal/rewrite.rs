@@ -1,0 +1,176 @@
+//! What waits for the disk: syncing what was appended, and writing a journal anew, as one whole-state record in a file of
+//! its own, which then takes the place of the old one.
+//!
+//! In:  the journal's file; a whole state. Out: the file, synced, with what changed meanwhile behind it.
+//! Never: makes a client wait. [`Unsynced::run`] and [`Rewrite::run`] are for another thread.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::Whole;
+use super::records::{JournalRecord, MAGIC, encode};
+
+/// The pause after the first attempt that failed. A change may be followed by an attempt this soon.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// Pauses double up to this.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Records that may come while a file is written. More come only when the disk hangs.
+const BEHIND_MAX_BYTES: usize = 16 << 20;
+
+/// What was handed to the kernel and must reach the disk.
+#[derive(Debug)]
+pub struct Unsynced {
+    path: PathBuf,
+    file: File,
+}
+
+impl Unsynced {
+    pub(super) fn new(path: &Path, file: &File) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            file: file.try_clone()?,
+        })
+    }
+
+    /// Syncs the file, and its directory, so that a new file keeps its name. It takes as long as the disk does.
+    ///
+    /// # Errors
+    /// What the system says, or the file is not at its path any more.
+    pub fn run(self) -> io::Result<()> {
+        self.file.sync_data()?;
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_data()?;
+        let identity = |found: fs::Metadata| (found.dev(), found.ino());
+        if identity(fs::metadata(&self.path)?) != identity(self.file.metadata()?) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "another file has its name"));
+        }
+        Ok(())
+    }
+}
+
+/// A journal to be written. It is work for a thread that may wait for the disk.
+#[derive(Debug)]
+pub struct Rewrite {
+    next: PathBuf,
+    record: JournalRecord,
+}
+
+/// A journal that is on the disk, but for its name.
+#[derive(Debug)]
+pub struct Rewritten {
+    pub(super) file: Flock<File>,
+    next: PathBuf,
+    /// Bytes of the whole-state record.
+    pub(super) whole_bytes: u64,
+}
+
+impl Rewrite {
+    pub(super) fn new(path: &Path, whole: Whole) -> Self {
+        Self {
+            next: path.with_extension("next"),
+            record: JournalRecord::Whole(whole),
+        }
+    }
+
+    /// Writes and syncs the file, for as long as the disk takes.
+    ///
+    /// # Errors
+    /// What the system says. No file is left then.
+    pub fn run(self) -> io::Result<Rewritten> {
+        let written = self.write();
+        if written.is_err() {
+            let _ = fs::remove_file(&self.next);
+        }
+        written
+    }
+
+    fn write(&self) -> io::Result<Rewritten> {
+        let file = OpenOptions::new().append(true).create(true).open(&self.next)?;
+        // The lock goes with the file, so that no other daemon can take the journal when it has its name.
+        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+        file.set_len(0)?;
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(encode(&self.record));
+        file.write_all(&bytes)?;
+        file.sync_data()?;
+        Ok(Rewritten {
+            file,
+            next: self.next.clone(),
+            whole_bytes: (bytes.len() - MAGIC.len()) as u64,
+        })
+    }
+}
+
+impl Rewritten {
+    /// Adds the records that came meanwhile and gives the file its name. Returns its length in bytes.
+    pub(super) fn take_place(&mut self, path: &Path, behind: &Behind) -> io::Result<u64> {
+        let placed = if behind.overflowed {
+            Err(io::Error::other(
+                "more changes came than can be kept while it was written",
+            ))
+        } else {
+            let written = self.file.write_all(&behind.bytes);
+            written.and_then(|()| fs::rename(&self.next, path))
+        };
+        if placed.is_err() {
+            let _ = fs::remove_file(&self.next);
+        }
+        placed.map(|()| (MAGIC.len() + behind.bytes.len()) as u64 + self.whole_bytes)
+    }
+}
+
+/// The records that came since the whole state was taken.
+#[derive(Debug, Default)]
+pub(super) struct Behind {
+    bytes: Vec<u8>,
+    overflowed: bool,
+}
+
+impl Behind {
+    pub(super) fn push(&mut self, record: &[u8]) {
+        if self.bytes.len() + record.len() > BEHIND_MAX_BYTES {
+            self.overflowed = true;
+            self.bytes = Vec::new();
+        } else if !self.overflowed {
+            self.bytes.extend_from_slice(record);
+        }
+    }
+}
+
+/// When the next attempt may be made. By default: at once.
+#[derive(Debug, Default)]
+pub(super) struct RetryPace {
+    /// The last failure and the pause after it.
+    failure: Option<(Instant, Duration)>,
+}
+
+impl RetryPace {
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.failure
+            .is_none_or(|(at, pause)| now.saturating_duration_since(at) >= pause)
+    }
+
+    /// An attempt failed. Returns whether it is the first of a series.
+    pub(super) fn failed(&mut self, now: Instant) -> bool {
+        let pause = self.failure.map_or(PAUSE_MIN, |(_, pause)| (pause * 2).min(PAUSE_MAX));
+        self.failure.replace((now, pause)).is_none()
+    }
+
+    /// A change came: it is a reason not to wait any longer than the shortest pause.
+    pub(super) fn hurry(&mut self) {
+        if let Some((_, pause)) = &mut self.failure {
+            *pause = PAUSE_MIN;
+        }
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        self.failure = None;
+    }
+}
