@@ -12,7 +12,7 @@ pub mod workers;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lvs_core::config::Config;
 use lvs_core::l3::L3;
@@ -58,6 +58,7 @@ pub fn offline(config: &Path, input: &Path, output: &Path) -> Result<offline::Su
 pub fn restore(config: &Config) -> Result<Director, StartError> {
     let devices = config.devices.iter().map(|device| device.name.clone()).collect();
     let (mut director, report) = Director::restore_with_devices(&config.journal.path, devices)?;
+    director.set_standstill_limit(Duration::from_secs(u64::from(config.workers.standstill_sec)));
     if let Some(damage) = &report.damage {
         let kept = match &damage.copy {
             Ok(copy) => format!("kept in {}", copy.display()),

@@ -327,6 +327,7 @@ impl<P: PacketPath> Worker<P> {
     fn count_cycles(&self, before: u64, busy: bool, worked: bool) -> u64 {
         let after = clock::cycles();
         let spent = after.wrapping_sub(before);
+        self.counters.passes.add(1);
         if busy {
             self.counters.busy_cycles.add(spent);
         } else {

@@ -224,6 +224,12 @@ pub struct Worker {
     pub conns4: u64,
     /// IPv6 connections now.
     pub conns6: u64,
+    /// Passes of its loop since the start, whatever they brought.
+    #[serde(default)]
+    pub passes: u64,
+    /// Milliseconds for which it has made no pass, once they are more than `workers.standstill_sec`; else 0.
+    #[serde(default)]
+    pub standstill_ms: u64,
     /// Polls that brought frames.
     pub bursts: u64,
     /// Polls that brought none.

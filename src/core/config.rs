@@ -96,6 +96,8 @@ pub struct WorkersConfig {
     pub idle: Idle,
     /// How long it sleeps with [`Idle::Sleep`], or sleeps at most with [`Idle::Adaptive`], in microseconds.
     pub idle_sleep_us: u32,
+    /// How long it may make no pass before it stands still, in seconds.
+    pub standstill_sec: u32,
 }
 
 impl Default for WorkersConfig {
@@ -104,6 +106,7 @@ impl Default for WorkersConfig {
             count: 1,
             idle: Idle::Pause,
             idle_sleep_us: 50,
+            standstill_sec: 5,
         }
     }
 }

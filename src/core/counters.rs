@@ -190,6 +190,8 @@ pub struct WorkerCounters {
     pub busy_cycles: AtomicU64,
     /// Time-stamp cycles spent on polls that brought nothing, or asleep.
     pub idle_cycles: AtomicU64,
+    /// Passes of the loop, whatever they brought: a worker whose number stays stands still.
+    pub passes: AtomicU64,
     /// Sleeps of a worker that found nothing to do.
     pub sleeps: AtomicU64,
     /// Time-stamp cycles asleep, which are among the idle ones.
@@ -269,6 +271,7 @@ impl WorkerCounters {
             idle_polls: AtomicU64::default(),
             busy_cycles: AtomicU64::default(),
             idle_cycles: AtomicU64::default(),
+            passes: AtomicU64::default(),
             sleeps: AtomicU64::default(),
             sleep_cycles: AtomicU64::default(),
             interrupts: AtomicU64::default(),

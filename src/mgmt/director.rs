@@ -28,6 +28,7 @@ mod own_source;
 pub mod publication;
 mod report;
 pub mod settings;
+mod standstill;
 mod sync;
 pub mod tend;
 mod unicast;
@@ -39,6 +40,7 @@ mod tests;
 use counts::Counts;
 use desired_state::DesiredState;
 use publication::Publication;
+use standstill::Standstill;
 
 /// What the journal brought back.
 #[derive(Debug, Default)]
@@ -68,6 +70,7 @@ pub struct Director {
     overhead: Overhead,
     sync: SyncDaemons,
     publication: Publication,
+    standstill: Standstill,
 }
 
 impl Director {
@@ -104,6 +107,7 @@ impl Director {
             overhead: Overhead::default(),
             sync: SyncDaemons::new(),
             publication: Publication::default(),
+            standstill: Standstill::default(),
         };
         Ok((director, report))
     }

@@ -129,7 +129,7 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
         () = follow_network(&director, l3, &devices) => {}
         () = twin_keeper.keep(&mirror) => {}
         () = reload_on_hangup(&director, &reloader) => {}
-        () = keep_alive() => {}
+        () = keep_alive(&director) => {}
         () = ended() => {}
     }
     notify_systemd(&[NotifyState::Stopping]);
@@ -157,9 +157,13 @@ fn notify_systemd(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Notifies systemd that the sockets are open. Where a watchdog is set, also notifies it periodically that this core
-/// still runs.
-async fn keep_alive() {
+/// Notifies systemd that the sockets are open and every worker forwards. Where a watchdog is set, also notifies it
+/// periodically that this core still runs, as long as no worker stands still.
+async fn keep_alive(director: &Mutex<Director>) {
+    let mut looks = interval(REPLIES_PERIOD);
+    while !lock(director).all_have_begun() {
+        looks.tick().await;
+    }
     notify_systemd(&[NotifyState::Ready]);
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return std::future::pending().await;
@@ -168,7 +172,9 @@ async fn keep_alive() {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        notify_systemd(&[NotifyState::Watchdog]);
+        if !lock(director).has_standstill() {
+            notify_systemd(&[NotifyState::Watchdog]);
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
@@ -78,6 +80,27 @@ fn tasks(process: &str, name: &str) -> Vec<PathBuf> {
 pub fn threads(process: &str, name: &str) -> Vec<String> {
     let id = |task: PathBuf| task.file_name()?.to_str().map(str::to_owned);
     tasks(process, name).into_iter().filter_map(id).collect()
+}
+
+/// A thread of another process that makes no step until this is dropped, as in the hands of a debugger. The thread that
+/// made this value must drop it.
+pub struct HeldThread(Pid);
+
+impl HeldThread {
+    /// Holds the thread with this id; the others of its process run on.
+    pub fn hold(thread: &str) -> Self {
+        let held = Self(Pid::from_raw(thread.parse().expect("an id of a thread is a number")));
+        ptrace::seize(held.0, ptrace::Options::empty()).expect("root may hold a thread");
+        ptrace::interrupt(held.0).expect("it is there");
+        waitpid(held.0, Some(WaitPidFlag::__WALL)).expect("it stops");
+        held
+    }
+}
+
+impl Drop for HeldThread {
+    fn drop(&mut self) {
+        let _ = ptrace::detach(self.0, None);
+    }
 }
 
 /// Processor time of the threads of a process whose names begin with `name`; of all when it is empty. How long

@@ -122,13 +122,24 @@ fn workers(before: &Sample, now: &Sample) -> Finding {
         percent(busy, busy + idle)
     };
     let shares: Vec<_> = now.workers.iter().map(busy).collect();
-    let shown: Vec<_> = shares.iter().map(|share| format!("{share} %")).collect();
-    let is_wrong = shares.iter().any(|share| *share > FULL_PERCENT);
+    let mut shown: Vec<_> = shares.iter().map(|share| format!("{share} %")).collect();
+    let standing = || now.workers.iter().filter(|worker| worker.standstill_ms > 0);
+    shown.extend(standing().map(|worker| {
+        let (number, sec) = (worker.worker, worker.standstill_ms / 1_000);
+        format!("worker {number} stands still: no pass for {sec} s")
+    }));
+    let is_busy = shares.iter().any(|share| *share > FULL_PERCENT);
+    let cure = if standing().next().is_some() {
+        "lvs-host check, dmesg: what holds its core? systemctl restart lvsd, if the watchdog does not"
+    } else {
+        "lvsctl top; more worker_cores"
+    };
+    let is_wrong = is_busy || standing().next().is_some();
     Finding::new(
         "workers",
         format!("busy {}", or_none(&shown.join(", "))),
         is_wrong,
-        "lvsctl top; more worker_cores",
+        cure,
     )
 }
 

@@ -92,6 +92,7 @@ pub(super) struct RawWorkers {
     pub(super) count: Optional<u32>,
     pub(super) idle: Optional<Idle>,
     pub(super) idle_sleep_us: Optional<u32>,
+    pub(super) standstill_sec: Optional<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]

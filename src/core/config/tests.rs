@@ -259,8 +259,8 @@ fn assert_refused(text: &str, expected: &str) {
 fn unknown_missing_and_mistyped_keys_are_named_with_their_line() {
     assert_refused(
         "\n[workers]\ncuont = 2\n",
-        "lvsd.toml:3:1: workers.cuont: unknown field `cuont`, expected one of `count`, `idle`, `idle_sleep_us`: \
-         correct its name or remove it; lvsd.reference.toml lists every key",
+        "lvsd.toml:3:1: workers.cuont: unknown field `cuont`, expected one of `count`, `idle`, `idle_sleep_us`, \
+         `standstill_sec`: correct its name or remove it; lvsd.reference.toml lists every key",
     );
     assert_refused(
         "[workers]\ncount = \"two\"\n",
@@ -313,6 +313,10 @@ fn numbers_out_of_range_are_refused() {
         (
             "[workers]\nidle_sleep_us = 0",
             "2:17: workers.idle_sleep_us: 0 is out of range: give 1 to 1000",
+        ),
+        (
+            "[workers]\nstandstill_sec = 0",
+            "2:18: workers.standstill_sec: 0 is out of range: give 1 to 3600",
         ),
         (
             "[connections]\n\nipv4_max = 7",

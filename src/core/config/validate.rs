@@ -30,6 +30,8 @@ const MBUFS_MAX: u64 = 16_777_216;
 const IDLE_SLEEP_US: RangeInclusive<u64> = 1..=1_000;
 /// The longest sleep of a quiet worker with `idle = "adaptive"`, because housekeeping is due every millisecond.
 const ADAPTIVE_SLEEP_US: u32 = 1_000;
+/// A worker sleeps a millisecond at most, so a second is long; an hour is for who debugs a worker that is held.
+const STANDSTILL_SEC: RangeInclusive<u64> = 1..=3_600;
 /// From a small lab to 2²⁸, the limit of indices and memory.
 const CONNECTIONS: RangeInclusive<u64> = 1_024..=(1 << 28);
 /// What NICs accept.
@@ -122,6 +124,7 @@ fn workers(raw: &RawWorkers, eal: &RawEal) -> Result<WorkersConfig, Invalid> {
         count: count as u8,
         idle,
         idle_sleep_us: in_range(&raw.idle_sleep_us, IDLE_SLEEP_US, default_sleep_us)?,
+        standstill_sec: in_range(&raw.standstill_sec, STANDSTILL_SEC, default.standstill_sec)?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! What the director reports of what runs: services, counters, workers, drops.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use lvs_api::{ApiError, DropCount, Latency, ServerStatus, ServiceId, ServiceStatus, Stats, Worker};
 use lvs_core::ipvs::desired::ServiceListing;
@@ -117,7 +118,11 @@ impl Director {
     /// Each worker's own counters.
     pub fn worker_reports(&self) -> Vec<Worker> {
         let reports = self.workers.iter().enumerate();
-        reports.map(|(index, worker)| worker_report(index, &**worker)).collect()
+        let report = |(index, worker): (usize, &Arc<dyn WorkerHandle>)| Worker {
+            standstill_ms: self.standstill_ms(index),
+            ..worker_report(index, &**worker)
+        };
+        reports.map(report).collect()
     }
 
     /// Dropped frames by reason, all workers and the twin thread together.
@@ -156,6 +161,7 @@ fn worker_report(index: usize, worker: &dyn WorkerHandle) -> Worker {
         held_packets: counters.held.get(),
         conns4: counters.conns_ipv4.get(),
         conns6: counters.conns_ipv6.get(),
+        passes: counters.passes.get(),
         bursts: counters.bursts.get(),
         idle_polls: counters.idle_polls.get(),
         busy_cycles: counters.busy_cycles.get(),

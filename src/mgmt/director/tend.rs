@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-use super::Director;
+use super::{Director, standstill};
 use crate::mgmt::lock::lock;
 
 /// The period in which publications are tried again. Changes that are put off may wait this long.
@@ -33,11 +33,12 @@ pub async fn tend(director: Arc<Mutex<Director>>) {
 
 async fn carry_on(director: &Mutex<Director>) {
     let begun = Instant::now();
-    let mut tick = every(TICK);
+    let (mut tick, mut looks) = (every(TICK), every(standstill::LOOK_PERIOD));
     let (mut trash, mut sample) = (every(TRASH_PERIOD), every(SAMPLE_PERIOD));
     loop {
         tokio::select! {
             _ = tick.tick() => lock(director).tick(Instant::now()),
+            _ = looks.tick() => lock(director).look_for_standstill(Instant::now()),
             _ = trash.tick() => {
                 lock(director).collect_trash(begun.elapsed().as_secs(), Instant::now());
             }

@@ -104,7 +104,7 @@ fn one(label: &'static str, name: &str, value: u64) -> Sample<1> {
 
 type OfWorker = (Named, fn(&Worker) -> u64);
 
-const WORKER_COUNTERS: [OfWorker; 23] = [
+const WORKER_COUNTERS: [OfWorker; 24] = [
     (("lvsd_worker_rx_packets_total", "Frames taken from devices."), |of| {
         of.rx_packets
     }),
@@ -171,6 +171,13 @@ const WORKER_COUNTERS: [OfWorker; 23] = [
         ),
         |of| of.local_ports_unrested,
     ),
+    (
+        (
+            "lvsd_worker_passes_total",
+            "Passes of the worker's loop; one that makes none stands still.",
+        ),
+        |of| of.passes,
+    ),
     (("lvsd_worker_bursts_total", "Polls that brought frames."), |of| {
         of.bursts
     }),
@@ -227,7 +234,14 @@ const WORKER_COUNTERS: [OfWorker; 23] = [
     }),
 ];
 
-const WORKER_GAUGES: [OfWorker; 2] = [
+const WORKER_GAUGES: [OfWorker; 3] = [
+    (
+        (
+            "lvsd_worker_stands_still",
+            "Whether the worker has made no pass for longer than workers.standstill_sec.",
+        ),
+        |of| u64::from(of.standstill_ms > 0),
+    ),
     (
         ("lvsd_worker_held_packets", "Frames that wait for a neighbour."),
         |of| of.held_packets,
