@@ -15,6 +15,33 @@ fn next(socket: &UnixDatagram) -> Option<String> {
     Some(String::from_utf8_lossy(&buffer[..len]).trim().to_owned())
 }
 
+#[test]
+fn the_unit_never_gives_up() {
+    let unit = include_str!("../../packaging/systemd/lvsd.service");
+    let section = |name: &str| {
+        let begin = unit
+            .split_once(&format!("[{name}]\n"))
+            .expect("the unit has this section")
+            .1;
+        begin
+            .split("\n[")
+            .next()
+            .unwrap_or_default()
+            .lines()
+            .collect::<Vec<_>>()
+    };
+    assert!(section("Unit").contains(&"StartLimitIntervalSec=0"));
+    for line in [
+        "Restart=always",
+        "RestartSec=1",
+        "RestartSteps=6",
+        "RestartMaxDelaySec=30",
+        "WatchdogSec=30",
+    ] {
+        assert!(section("Service").contains(&line), "{line}");
+    }
+}
+
 /// Where the daemon's words arrive, and the environment that says so. Signs of life come three times in 600 ms.
 fn notify_socket(testbed: &Testbed) -> (UnixDatagram, [(&'static str, PathBuf); 2]) {
     let path = testbed.path("notify.sock");
