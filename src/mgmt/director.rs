@@ -219,6 +219,11 @@ impl Director {
         }
     }
 
+    /// From now on clients wait, so no change waits for a disk that hangs.
+    pub fn begin_service(&mut self) {
+        self.journal.begin_service();
+    }
+
     /// What must reach the disk. The caller runs it on another thread.
     pub fn unsynced(&mut self) -> Option<std::io::Result<Unsynced>> {
         self.journal.unsynced()

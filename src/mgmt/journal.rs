@@ -11,18 +11,21 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use lvs_api::{Action, JournalStatus, ServiceId, State};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+mod disk;
 mod records;
 mod rewrite;
 mod salvage;
 #[cfg(test)]
 mod tests;
 
+use disk::DiskThread;
 use records::{Contents, Fault, JournalRecord, MAGIC, encode};
 use rewrite::{Behind, RetryPace};
 pub use rewrite::{Rewrite, Rewritten, Unsynced};
@@ -204,7 +207,9 @@ struct Stale {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    file: Flock<File>,
+    file: Arc<Flock<File>>,
+    /// What touches the disk once clients are served; at start nobody waits.
+    disk: Option<DiskThread>,
     /// Bytes of complete records, magic included.
     len_bytes: u64,
     /// Bytes of the last whole-state record.
@@ -239,7 +244,8 @@ impl Journal {
         let len = torn_at.unwrap_or(bytes.len());
         let mut journal = Self {
             path: path.to_owned(),
-            file,
+            file: Arc::new(file),
+            disk: None,
             len_bytes: len as u64,
             whole_bytes: whole_bytes as u64,
             unsynced: true,
@@ -265,6 +271,22 @@ impl Journal {
         }
         let restored = Restored { whole, actions, damage };
         Ok((journal, restored))
+    }
+
+    /// From now on a change waits for a silent disk for some seconds at most, and later ones do not wait. The thread for
+    /// that runs on the cores of the caller.
+    pub fn begin_service(&mut self) {
+        match DiskThread::start() {
+            Ok(thread) => self.disk = Some(thread),
+            Err(error) => log::warn!("journal: {error}; a disk that hangs holds up the management core"),
+        }
+    }
+
+    fn on_disk<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+        match &self.disk {
+            Some(disk) => disk.run(work),
+            None => work(),
+        }
     }
 
     /// Hands the record of `action` to the kernel. Where that fails the journal is stale from now on.
@@ -295,15 +317,19 @@ impl Journal {
             self.pace.hurry();
             return;
         }
-        if let Err(error) = self.file.write_all(&bytes) {
-            // What cannot be cut off here is a torn tail, and is cut off at the next start.
-            let _ = self.file.set_len(self.len_bytes);
+        let (file, before, len) = (Arc::clone(&self.file), self.len_bytes, bytes.len() as u64);
+        let written = self.on_disk(move || {
+            let mut file: &File = &file;
+            // What cannot be cut off is a torn tail, and is cut off at the next start.
+            file.write_all(&bytes).inspect_err(|_| drop(file.set_len(before)))
+        });
+        if let Err(error) = written {
             self.pace.failed(now);
             return self.become_stale(&error.to_string(), 1);
         }
-        self.len_bytes += bytes.len() as u64;
+        self.len_bytes += len;
         if matches!(record, JournalRecord::Whole(_)) {
-            self.whole_bytes = bytes.len() as u64;
+            self.whole_bytes = len;
         }
         self.unsynced = true;
     }
@@ -381,10 +407,18 @@ impl Journal {
 
     fn settle(&mut self, written: io::Result<Rewritten>) -> io::Result<()> {
         let behind = self.behind.take().unwrap_or_default();
-        let mut rewritten = written?;
-        self.len_bytes = rewritten.take_place(&self.path, &behind)?;
+        let (rewritten, path) = (written?, self.path.clone());
+        let added = self.on_disk(move || rewritten.add(&behind));
+        let placed = added.and_then(|rewritten| self.on_disk(move || rewritten.take_place(&path)));
+        let rewritten = placed.inspect_err(|error| {
+            if error.kind() == io::ErrorKind::TimedOut {
+                // It may take the place later, and then the file in use has no name.
+                self.become_stale(&error.to_string(), 0);
+            }
+        })?;
+        self.file = Arc::new(rewritten.file);
+        self.len_bytes = rewritten.len_bytes;
         self.whole_bytes = rewritten.whole_bytes;
-        self.file = rewritten.file;
         // The rename itself is made durable together with what follows.
         self.unsynced = true;
         self.pace.succeeded();

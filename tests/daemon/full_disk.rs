@@ -1,8 +1,9 @@
-//! A journal on a disk that takes nothing more, and one that is damaged: forwarding comes first, and nothing is guessed.
+//! A journal on a disk that is full or hangs, and one that is damaged: forwarding comes first, and nothing is guessed.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use lvs_api::{JournalStatus, State};
 use lvs_test_support::daemon::{Daemon, Testbed};
@@ -117,6 +118,54 @@ fn with_a_full_disk_changes_take_effect_and_are_journaled_when_there_is_space_ag
     change_until_stale(&daemon, 1_000..1_500);
     let log = daemon.stop();
     assert!(log.contains("the next start restores an older state"), "{log}");
+}
+
+/// A file system that takes no write and answers none, until this is dropped.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn freeze(path: &Path) -> Self {
+        run(Command::new("fsfreeze").arg("--freeze").arg(path));
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_one_change_for_seconds_and_then_none() {
+    let (testbed, disk) = testbed();
+    let image = testbed.path("image");
+    File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    run(Command::new("mkfs.ext4").arg("-q").arg(&image));
+    let daemon = testbed.start_behind(&format!("mount -o loop {} {}", image.display(), disk.display()));
+    let seen = PathBuf::from(format!("/proc/{}/root{}", daemon.pid(), disk.display()));
+    let frozen = Frozen::freeze(&seen);
+    daemon.printed("service add tcp:192.0.2.100:80");
+    let status: JournalStatus = daemon.get("/v1/journal");
+    assert_eq!(status.reason, "the disk has been silent for 5s");
+    for port in 81..99 {
+        daemon.printed(&format!("service add tcp:192.0.2.100:{port}"));
+    }
+    assert!(is_stale(&daemon));
+
+    drop(frozen);
+    until("it is written anew", || !is_stale(&daemon));
+    daemon.printed("service add tcp:192.0.2.100:99");
+    assert!(!is_stale(&daemon));
+    let before: State = daemon.get("/v1/state");
+    assert_eq!(before.services.len(), 20);
+    let journal = fs::read(seen.join("journal")).unwrap();
+    daemon.signal(Signal::SIGKILL);
+    drop(daemon);
+    fs::write(disk.join("journal"), journal).unwrap();
+    let daemon = testbed.start();
+    assert_eq!(daemon.get::<State>("/v1/state"), before);
+    daemon.stop();
 }
 
 #[test]

@@ -48,6 +48,7 @@ async fn carry_on(director: &Mutex<Director>) {
 }
 
 async fn keep_journal(director: &Mutex<Director>) {
+    lock(director).begin_service();
     let mut ticks = every(SYNC_PERIOD);
     loop {
         ticks.tick().await;

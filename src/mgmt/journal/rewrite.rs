@@ -67,6 +67,7 @@ pub struct Rewrite {
 pub struct Rewritten {
     pub(super) file: Flock<File>,
     next: PathBuf,
+    pub(super) len_bytes: u64,
     /// Bytes of the whole-state record.
     pub(super) whole_bytes: u64,
 }
@@ -103,26 +104,37 @@ impl Rewrite {
         Ok(Rewritten {
             file,
             next: self.next.clone(),
+            len_bytes: bytes.len() as u64,
             whole_bytes: (bytes.len() - MAGIC.len()) as u64,
         })
     }
 }
 
 impl Rewritten {
-    /// Adds the records that came meanwhile and gives the file its name. Returns its length in bytes.
-    pub(super) fn take_place(&mut self, path: &Path, behind: &Behind) -> io::Result<u64> {
-        let placed = if behind.overflowed {
+    /// Adds the records that came meanwhile.
+    pub(super) fn add(mut self, behind: &Behind) -> io::Result<Self> {
+        let added = if behind.overflowed {
             Err(io::Error::other(
                 "more changes came than can be kept while it was written",
             ))
         } else {
-            let written = self.file.write_all(&behind.bytes);
-            written.and_then(|()| fs::rename(&self.next, path))
+            self.file.write_all(&behind.bytes)
         };
-        if placed.is_err() {
+        self.len_bytes += behind.bytes.len() as u64;
+        self.or_removed(added)
+    }
+
+    /// Gives the file the name of the journal at `path`.
+    pub(super) fn take_place(self, path: &Path) -> io::Result<Self> {
+        let placed = fs::rename(&self.next, path);
+        self.or_removed(placed)
+    }
+
+    fn or_removed(self, outcome: io::Result<()>) -> io::Result<Self> {
+        if outcome.is_err() {
             let _ = fs::remove_file(&self.next);
         }
-        placed.map(|()| (MAGIC.len() + behind.bytes.len()) as u64 + self.whole_bytes)
+        outcome.map(|()| self)
     }
 }
 

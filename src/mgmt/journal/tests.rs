@@ -337,7 +337,52 @@ fn a_compaction_killed_before_its_rename_changes_nothing() {
 fn refuse_writes(journal: &mut Journal, directory: &TempDir) {
     let other = directory.path().join("other");
     fs::write(&other, "").unwrap();
-    journal.file = lock(File::open(other).unwrap(), &journal.path).unwrap();
+    journal.file = Arc::new(lock(File::open(other).unwrap(), &journal.path).unwrap());
+}
+
+#[test]
+fn a_disk_that_hangs_makes_the_journal_stale_and_holds_up_one_change_only() {
+    let (bytes, _) = sample();
+    let (directory, mut journal, _) = restore(&bytes);
+    journal.begin_service();
+    let now = Instant::now();
+    journal.append(&add(20), now);
+    assert!(!journal.is_stale());
+
+    // Work that does not end, as a write to a disk that does not answer.
+    let (end, hangs) = std::sync::mpsc::channel::<()>();
+    let disk = journal.disk.as_mut().unwrap();
+    disk.patience = Duration::from_millis(20);
+    let hanging = disk.run(move || {
+        let _ = hangs.recv();
+        Ok(())
+    });
+    assert_eq!(hanging.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    for index in 21..200 {
+        // Only the first is given to the disk, whose queue could not take them all.
+        journal.append(&add(index), now);
+    }
+    let status = journal.status();
+    assert_eq!(status.reason, "the disk has been silent for 20ms");
+    assert_eq!(status.changes_in_memory, 179);
+    let later = now + Duration::from_secs(1);
+    rewrite(&mut journal, &whole(3), later);
+    assert!(journal.is_stale(), "its name would be changed behind what hangs");
+
+    // Nothing that was given up is done later.
+    let disk = journal.disk.as_mut().unwrap();
+    disk.patience = Duration::from_secs(60);
+    drop(end);
+    disk.run(|| Ok(())).unwrap();
+    let path = directory.path().join("journal");
+    let kept = bytes.len() + encode(&JournalRecord::Action(add(20))).len();
+    assert_eq!(fs::metadata(&path).unwrap().len() as usize, kept);
+    rewrite(&mut journal, &whole(4), later);
+    assert!(!journal.is_stale());
+    journal.append(&add(30), later);
+    drop(journal);
+    let (_, restored) = Journal::open(&path).unwrap();
+    assert_eq!((restored.whole, restored.actions), (whole(4), vec![add(30)]));
 }
 
 #[test]
