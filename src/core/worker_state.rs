@@ -11,6 +11,7 @@ pub(crate) mod l3_cache;
 pub(crate) mod path_mtus;
 pub(crate) mod pending_neighbours;
 pub(crate) mod reassembly;
+pub(crate) mod token_bucket;
 
 use std::sync::Arc;
 

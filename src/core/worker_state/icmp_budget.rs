@@ -4,6 +4,7 @@
 //! Ref: Linux net/ipv4/inetpeer.c `inet_peer_xrlim_allow`, net/ipv4/icmp.c `icmp_global_allow`.
 
 use crate::tick::Tick;
+use crate::worker_state::token_bucket::TokenBucket;
 
 /// Errors to one host at once before the pauses begin (`inet_peer_xrlim_allow`, `XRLIM_BURST_FACTOR`).
 const PEER_BURST: u32 = 6;
@@ -22,11 +23,7 @@ struct Peer {
 /// How many errors may be sent: a token bucket over virtual time, and one for each host that they go to.
 #[derive(Clone, Debug)]
 pub struct IcmpBudget {
-    per_sec: u32,
-    burst: u32,
-    /// Tokens in thousandths, so that milliseconds add whole numbers.
-    millitokens: u32,
-    refilled: Tick,
+    all: TokenBucket,
     peers: Box<[Peer]>,
 }
 
@@ -34,25 +31,14 @@ impl IcmpBudget {
     /// A full bucket of `burst` tokens, refilled with `per_sec` tokens a second.
     pub fn new(per_sec: u32, burst: u32) -> Self {
         Self {
-            per_sec,
-            burst,
-            millitokens: burst * 1_000,
-            refilled: Tick(0),
+            all: TokenBucket::new(per_sec, burst),
             peers: vec![Peer::default(); PEERS_MAX].into_boxed_slice(),
         }
     }
 
     /// Takes one token if there is one at `now`.
     pub fn take(&mut self, now: Tick) -> bool {
-        let elapsed_ms = now.since_ms(self.refilled);
-        self.refilled = now;
-        let refill = elapsed_ms.saturating_mul(self.per_sec);
-        self.millitokens = self.millitokens.saturating_add(refill).min(self.burst * 1_000);
-        if self.millitokens < 1_000 {
-            return false;
-        }
-        self.millitokens -= 1_000;
-        true
+        self.all.take(now)
     }
 
     /// The same for an error to the host whose address has this hash.
@@ -79,17 +65,6 @@ impl IcmpBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn budget_allows_a_burst_and_then_the_rate() {
-        let mut budget = IcmpBudget::new(100, 5);
-        let taken = (0..10).filter(|_| budget.take(Tick(0))).count();
-        assert_eq!(taken, 5);
-        assert!(!budget.take(Tick(9)));
-        assert!(budget.take(Tick(19)));
-        let later = (0..1_000).filter(|_| budget.take(Tick(100_000))).count();
-        assert_eq!(later, 5, "an idle bucket never holds more than its burst");
-    }
 
     #[test]
     fn one_host_gets_six_errors_at_once_then_one_a_second_and_others_theirs() {
