@@ -80,3 +80,32 @@ all_downloads_ended() { (($(still_downloading) == 0)); }
 
 # at_least_active COUNT: on the VIP's web service.
 at_least_active() { (($(active_conns "$(vip 80)") >= $1)); }
+
+# start_request NAME CURL_OPTION...: runs in the background; what curl says is in NAME.log.
+start_request() {
+    local name=$1
+    shift
+    typed client "curl $*"
+    ip netns exec "$(ns client)" curl -sS --max-time 300 "$@" 2>"$LAB_STATE/$name.log" >/dev/null &
+    REQUEST=$! REQUEST_LOG=$LAB_STATE/$name.log
+    remember $! "request-$name"
+}
+
+still_runs() { kill -0 "$REQUEST" 2>/dev/null; }
+has_ended() { ! still_runs; }
+
+# check_reset SENTENCE COUNTER HOST...: the request that runs ends by a reset that the director counts as COUNTER, and the
+# next one is answered by one of the hosts.
+check_reset() {
+    local begun
+    begun=$(now_ms)
+    check "$1 ends" until_true 60 has_ended
+    echo "note  $1 waited $(($(now_ms) - begun)) ms"
+    check "$1 is told: $(cat "$REQUEST_LOG")" grep -q 'reset by peer' "$REQUEST_LOG"
+    check "the director counts it as $2" until_true 60 counts_some "$2"
+    check "it comes back at once" until_true 60 answers "$(url "$VIP")/" "${@:3}"
+}
+
+counts_some() { (($(lvsctl_quiet workers --json | jq "[.[].$1] | add") > 0)); }
+drops_of() { lvsctl_quiet drops --json | jq "[.[] | select(.reason == \"$1\") | .packets] | add // 0"; }
+drops_more_than() { (($(drops_of "$1") > $2)); }

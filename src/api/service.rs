@@ -326,6 +326,14 @@ options! {
             patch:
                 #[cfg_attr(feature = "clap", arg(long = "established-timeout", value_name = "SEC"))]
         }
+        /// Clients' TCP segments that belong to no connection, or to one of a deleted real server, get a reset.
+        reset_unknown: bool {
+            whole:
+                /// Default: no.
+                #[serde(default)]
+            patch:
+                #[cfg_attr(feature = "clap", arg(long, value_name = "true|false"))]
+        }
     }
 }
 

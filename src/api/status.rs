@@ -260,6 +260,12 @@ pub struct Worker {
     pub conns_expired: u64,
     /// ICMP errors sent.
     pub icmp_errors: u64,
+    /// TCP resets sent because a client's segment belongs to no connection.
+    #[serde(default)]
+    pub resets_unknown: u64,
+    /// TCP resets sent because a connection's real server was deleted.
+    #[serde(default)]
+    pub resets_server_gone: u64,
     /// How long frames stayed, since start.
     pub latency: Latency,
 }

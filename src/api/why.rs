@@ -42,7 +42,7 @@ pub enum WhyVerdict {
     Hold,
     /// It is left to the kernel.
     Punt,
-    /// It is dropped, or answered by an ICMP error.
+    /// It is dropped, or answered by an ICMP error or a TCP reset.
     Drop,
 }
 

@@ -206,6 +206,10 @@ pub struct WorkerCounters {
     pub scheduler_picks: AtomicU64,
     /// ICMP errors sent.
     pub icmp_errors: AtomicU64,
+    /// TCP resets sent because a client's segment belongs to no connection.
+    pub resets_unknown: AtomicU64,
+    /// TCP resets sent because a connection's real server was deleted.
+    pub resets_server_gone: AtomicU64,
     /// Gauge: IPv4 entries in the connection table.
     pub conns_ipv4: AtomicU64,
     /// Gauge: IPv6 entries in the connection table.
@@ -279,6 +283,8 @@ impl WorkerCounters {
             handoff_in: AtomicU64::default(),
             scheduler_picks: AtomicU64::default(),
             icmp_errors: AtomicU64::default(),
+            resets_unknown: AtomicU64::default(),
+            resets_server_gone: AtomicU64::default(),
             conns_ipv4: AtomicU64::default(),
             conns_ipv6: AtomicU64::default(),
             conns_expired: AtomicU64::default(),

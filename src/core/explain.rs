@@ -84,6 +84,8 @@ pub enum End {
     Punt(Left),
     /// The path drops the packet or answers it with an ICMP error, for this reason.
     Drop(DropReason),
+    /// The path answers the packet with a TCP reset.
+    Reset,
     /// The addresses are of two families.
     #[default]
     Nonsense,
@@ -143,7 +145,8 @@ fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question:
         mark: ctx.snapshot.marks.classify(ctx.device, &key).map(|marked| marked.mark),
         ..Explanation::default()
     };
-    let table = &mut family.table;
+    let (mut no_frame, table) = ((), &mut family.table);
+    let packet = Packet::whole(headers, &key, &mut no_frame);
     let mut former = None;
     if let Some((index, direction)) = table.lookup(&key) {
         let conn = table.conn(index);
@@ -151,17 +154,12 @@ fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question:
         explanation.is_reply = direction == Direction::Outbound;
         explanation.must_reschedule = !explanation.is_reply && slow_path::is_finished(&ctx, conn, &headers);
         if !explanation.must_reschedule {
-            known(&ctx, &mut explanation);
+            known(&ctx, &packet, &mut explanation);
             return explanation;
         }
         former = conn.former_end();
     }
-    new(
-        &mut ctx,
-        table,
-        (&Packet::whole(headers, &key, &mut ()), former),
-        &mut explanation,
-    );
+    new(&mut ctx, table, (&packet, former), &mut explanation);
     explanation
 }
 
@@ -178,7 +176,7 @@ fn headers(question: &Question) -> Headers {
 }
 
 /// Explains a packet of a known connection.
-fn known(ctx: &Context<'_>, explanation: &mut Explanation) {
+fn known<A: Address>(ctx: &Context<'_>, packet: &Packet<'_, A, ()>, explanation: &mut Explanation) {
     let Some(conn) = explanation.conn else { return };
     explanation.service = Some(conn.service);
     explanation.server = Some(conn.real_server);
@@ -199,6 +197,7 @@ fn known(ctx: &Context<'_>, explanation: &mut Explanation) {
             let maps = conn.real.1 != conn.virt.1;
             towards(ctx, &slot.server, (conn.mode, conn.virt.0), maps)
         }
+        _ if slow_path::is_reset(ctx, packet) => End::Reset,
         _ => End::Drop(DropReason::RealServerGone),
     };
 }
@@ -222,6 +221,10 @@ fn new<A: Address>(
     explanation.service = found.map(|service| service.id);
     let service = match admit::admit(ctx, packet) {
         Admission::Schedule(service) => service,
+        Admission::Reset => {
+            explanation.end = End::Reset;
+            return;
+        }
         Admission::Refuse => {
             explanation.end = End::Drop(DropReason::NoConnection);
             return;

@@ -92,6 +92,13 @@ pub const ICMP_ERRORS_PER_SEC: u32 = 1_000;
 /// ICMP errors a worker may send at once (kernel `icmp_msgs_burst` is 50).
 pub const ICMP_ERRORS_BURST: u32 = 64;
 
+/// TCP resets a worker may send per second. A reset is no longer than the segment that it answers, so nobody gains by
+/// asking for one in another's name; a flood of such segments gets at most 34 Mbit/s back, and a million clients that
+/// lost their connections at once hear of it within 20 seconds of one worker.
+pub const RESETS_PER_SEC: u32 = 50_000;
+/// TCP resets a worker may send at once: those of a tenth of a second.
+pub const RESETS_BURST: u32 = 5_000;
+
 /// IPv6 extension headers walked before a packet is called malformed.
 pub const IPV6_EXTENSIONS_MAX: usize = 8;
 

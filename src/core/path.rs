@@ -24,6 +24,8 @@ pub mod slow_path;
 // Stage 4: no connection. Whose is the packet, and may it begin one?
 pub mod admit;
 pub mod ownership;
+// A client's segment that cannot go on, of a service that resets.
+pub(crate) mod reset;
 // Stage 5: which real server, which local address?
 pub mod schedule;
 // Stage 6: the connection's state, and what other directors and the real server are to know of it.

@@ -40,4 +40,11 @@ impl Snapshot {
     pub const fn leaves_clients_alone(&self) -> bool {
         self.sync.backup && self.sysctls.backup_only
     }
+
+    /// Whether clients may get resets. Not while this director only imports connections: another one serves them, and
+    /// some may still be on their way here.
+    #[inline]
+    pub const fn may_reset(&self) -> bool {
+        !self.sync.backup || self.sync.master
+    }
 }

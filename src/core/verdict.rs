@@ -91,8 +91,10 @@ drop_reasons! {
     MtuExceeded = "mtu_exceeded",
     /// A service without an available real server; the client got an ICMP error.
     NoRealServer = "no_real_server",
-    /// The connection's real server was deleted.
+    /// The connection's real server was deleted, and the client got no reset (`reset_unknown`).
     RealServerGone = "real_server_gone",
+    /// A client's segment that cannot go on, while this worker sends as many resets as it may (`reset_unknown`).
+    ResetLimited = "reset_limited",
     /// The connection table holds as many connections as configured.
     ConnTableFull = "conn_table_full",
     /// No free (local address, port) towards the chosen real server.

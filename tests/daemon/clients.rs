@@ -44,7 +44,8 @@ fn wrong_requests_are_told_place_cause_and_cure() {
                 400,
                 "sheduler: unknown field `sheduler`, expected one of `service`, `scheduler`, `scheduler_flags`, \
              `persistence`, `unused_persistence`, `one_packet`, \
-             `client_address`, `mss_max`, `established_timeout_sec`, `local_addresses`, `servers` at line 1 column 44",
+             `client_address`, `mss_max`, `established_timeout_sec`, `reset_unknown`, `local_addresses`, \
+             `servers` at line 1 column 44",
             ),
             (
                 "POST",

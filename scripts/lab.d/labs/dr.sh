@@ -22,6 +22,7 @@ run_lab() {
         check_ssh_to_director "$DIRECTOR"
         ipvsadm -Ln -t "$(vip 80)"
         ipvsadm -Ln -t "$(vip 80)" --stats
+        lost_table
     done
 }
 
@@ -55,4 +56,17 @@ check_silence() {
     page "$(url "$VIP")/" >/dev/null
     seen=$(in_ns router ip neigh show "$VIP" | awk '{ for (i = 1; i < NF; i++) if ($i == "lladdr") print $(i + 1) }')
     equal "nobody but the director tells its MAC for the VIP" "$mac" "$seen"
+}
+
+# A download while lvsd dies and comes back without its connections: the client acknowledges what the server sends past
+# the director, and is reset.
+lost_table() {
+    lvsctl service edit "$(tcp 80)" --reset-unknown true
+    rm -f "$LAB_STATE/lost.part"
+    start_request lost --limit-rate 100k -o "$LAB_STATE/lost.part" "$(url "$VIP")/files/part"
+    check "a download runs" until_true 60 test -s "$LAB_STATE/lost.part"
+    end_lvsd KILL
+    run_lvsd
+    one_armed_addresses
+    check_reset "after a restart without connections the client" resets_unknown rs1 rs2
 }

@@ -46,17 +46,19 @@ pub(super) struct RawService {
     client_address: Optional<String>,
     mss_max: Optional<u16>,
     established_timeout_sec: Optional<u32>,
+    reset_unknown: Optional<bool>,
     local_addresses: Optional<Vec<Spanned<IpAddr>>>,
     #[serde(default)]
     real_server: Vec<RawRealServer>,
 }
 
 impl RawService {
-    /// Where an option that is a number stands.
+    /// Where an option of [`ServiceSpec::numbers`] stands.
     fn span_of(&self, option: &str) -> Option<Range<usize>> {
         match option {
             "mss_max" => self.mss_max.as_ref().map(Spanned::span),
             "established_timeout_sec" => self.established_timeout_sec.as_ref().map(Spanned::span),
+            "reset_unknown" => self.reset_unknown.as_ref().map(Spanned::span),
             _ => None,
         }
     }
@@ -123,6 +125,7 @@ fn service(spanned: &Spanned<RawService>, desired: &mut DesiredServices) -> Resu
         client_address: client_address(&raw.client_address)?,
         mss_max: raw.mss_max.as_ref().map_or(0, |mss| *mss.get_ref()),
         established_timeout_sec: raw.established_timeout_sec.as_ref().map_or(0, |sec| *sec.get_ref()),
+        reset_unknown: raw.reset_unknown.as_ref().is_some_and(|yes| *yes.get_ref()),
     };
     let refused = |error: ServiceError| {
         let at = match error {

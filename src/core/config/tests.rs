@@ -480,7 +480,13 @@ fn services_are_refused_as_the_api_refuses_them() {
     assert_refused(
         &service("established_timeout_sec = 7200").replace("\"tcp\"", "\"udp\""),
         "lvsd.toml:5:27: service.established_timeout_sec: established_timeout_sec means nothing for the protocol of \
-         service udp:192.0.2.1:80: give 0 (not set)",
+         service udp:192.0.2.1:80: leave it out",
+    );
+    assert!(parse(&service("reset_unknown = true")).services[0].spec.reset_unknown);
+    assert_refused(
+        &service("reset_unknown = true").replace("\"tcp\"", "\"udp\""),
+        "lvsd.toml:5:17: service.reset_unknown: reset_unknown means nothing for the protocol of service \
+         udp:192.0.2.1:80: leave it out",
     );
     let same_port = parse(&with_server("port = 0"));
     assert_eq!(

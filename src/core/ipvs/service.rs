@@ -151,6 +151,9 @@ pub struct ServiceSpec {
     pub mss_max: u16,
     /// Idle timeout of its established TCP and SCTP connections in seconds; 0 for the director's.
     pub established_timeout_sec: u32,
+    /// Whether TCP segments of clients that belong to no connection, or to one whose real server was deleted, are
+    /// answered with a reset.
+    pub reset_unknown: bool,
 }
 
 impl ServiceSpec {
@@ -166,11 +169,12 @@ impl ServiceSpec {
             client_address: ClientAddress::None,
             mss_max: 0,
             established_timeout_sec: 0,
+            reset_unknown: false,
         }
     }
 
-    /// Its options that are numbers.
-    pub fn numbers(&self) -> [NumberOption; 2] {
+    /// Its options that are numbers, and those that are switches: 1 when they are on.
+    pub fn numbers(&self) -> [NumberOption; 3] {
         let (first, last) = MSS_MAX_RANGE.into_inner();
         [
             NumberOption {
@@ -185,11 +189,17 @@ impl ServiceSpec {
                 range: 1..=TIMEOUT_CONFIGURED_MAX_SEC,
                 protocols: &[ServiceProtocol::Tcp, ServiceProtocol::Sctp],
             },
+            NumberOption {
+                name: "reset_unknown",
+                value: u32::from(self.reset_unknown),
+                range: 1..=1,
+                protocols: &[ServiceProtocol::Tcp],
+            },
         ]
     }
 }
 
-/// An option that is a number, and what it may be.
+/// An option that is a number or a switch, and what it may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NumberOption {
     /// Its name in configuration and API.

@@ -2,7 +2,8 @@
 //!
 //! In:  a packet that missed this worker's table.
 //! Out: the service to schedule it for, or its verdict: hand it to the worker that owns its connection,
-//!      or leave it to the kernel (which answers a stray TCP segment with RST and forwards the rest).
+//!      or leave it to the kernel (which answers a stray TCP segment with RST and forwards the rest); or that the
+//!      director answers it itself.
 //! Ref: Linux net/netfilter/ipvs/ip_vs_proto_tcp.c `tcp_conn_schedule`, ip_vs_core.c `ip_vs_schedule`, `ip_vs_out`.
 
 use std::net::IpAddr;
@@ -11,11 +12,11 @@ use crate::address::{Address, FlowKey};
 use crate::headers::Headers;
 use crate::ipvs::mark::Marked;
 use crate::ipvs::protocol::tcp;
-use crate::ipvs::service::VirtualService;
+use crate::ipvs::service::{ServiceKey, VirtualService};
 use crate::ipvs::service_table::PORT_FTP_DATA;
 use crate::packet::Origin;
 use crate::packet::Packet;
-use crate::path::ownership;
+use crate::path::{ownership, reset};
 use crate::verdict::Verdict;
 use crate::wire::{sctp, tcp as tcp_wire};
 use crate::worker_state::context::Context;
@@ -28,6 +29,8 @@ pub(crate) enum Admission<'a> {
     Schedule(&'a VirtualService),
     /// A real server's packet that belongs to no connection: it is answered with an ICMP error.
     Refuse,
+    /// A client's segment that belongs to no connection: it is answered with a TCP reset.
+    Reset,
 }
 
 /// A service, and whether it takes packets to addresses that are not the director's.
@@ -53,8 +56,9 @@ pub(crate) fn admit<'a, A: Address, F>(ctx: &mut Context<'a>, packet: &Packet<'_
             return Admission::Decided(Verdict::Handoff(place.owner));
         }
     }
+    let starts = found.is_some() && may_start(ctx, headers, key);
     if let Some(Found { service, .. }) = found
-        && !may_start(ctx, headers, key)
+        && !starts
         && let Some(former) = ownership::former_owner(ctx, service, key)
     {
         return Admission::Decided(Verdict::Handoff(former));
@@ -62,15 +66,34 @@ pub(crate) fn admit<'a, A: Address, F>(ctx: &mut Context<'a>, packet: &Packet<'_
     match found {
         // Like the kernel's LOCAL_IN hook: a service on an address the director does not have is not seen.
         Some(Found { service, divert })
-            if may_start(ctx, headers, key)
+            if (starts || is_reset(ctx, service, packet))
                 && (divert || is_local(ctx, key.dst.addr))
                 && !is_martian(ctx, key.src.addr) =>
         {
-            Admission::Schedule(service)
+            if starts {
+                Admission::Schedule(service)
+            } else {
+                Admission::Reset
+            }
         }
         None if snapshot.sysctls.nat_icmp_send && is_stray_reply(ctx, headers, key) => Admission::Refuse,
         _ => Admission::Decided(Verdict::Punt),
     }
+}
+
+/// Whether a packet of no connection, which starts none, is answered with a reset. A service of every port, and FTP for
+/// what may be its data, cover ports from which the director's own programs speak: those segments are the kernel's,
+/// which resets what it does not know either.
+fn is_reset<A: Address, F>(ctx: &Context<'_>, service: &VirtualService, packet: &Packet<'_, A, F>) -> bool {
+    let key = packet.key;
+    let names_it = match service.key {
+        ServiceKey::Address { port, .. } => port == key.dst.port,
+        ServiceKey::Fwmark { .. } => true,
+    };
+    reset::is_due(ctx, service, packet)
+        && names_it
+        && key.src.port != PORT_FTP_DATA
+        && ownership::is_last_to_look(ctx, service, key)
 }
 
 /// Whether the address is the director's own.

@@ -111,6 +111,14 @@ pub(crate) fn former_owner<A: Address>(
     Some(owner_of_client(ctx, service.spread, key.src)).filter(|former| *former != ctx.ownership.worker)
 }
 
+/// Whether no other worker can have the connection of a client's packet that this one does not know: behind
+/// [`former_owner`] nobody is left to ask.
+pub(crate) fn is_last_to_look<A: Address>(ctx: &Context<'_>, service: &VirtualService, key: &FlowKey<A>) -> bool {
+    ctx.ownership.rss.is_none()
+        || !service.is_spread_by_flow
+        || owner_of_client(ctx, service.spread, key.src) == ctx.ownership.worker
+}
+
 /// Spreads clients over workers by a keyed hash, so that nobody can aim all their connections at one.
 pub(crate) fn owner_of_client<A: Address>(ctx: &Context<'_>, spread: Spread, client: Endpoint<A>) -> WorkerId {
     let (low, high) = client.addr.words();

@@ -34,6 +34,7 @@ use crate::path::fragments::cut;
 use crate::path::icmp::build::IcmpError;
 use crate::path::icmp::refuse;
 use crate::path::parse::{self, Parsed};
+use crate::path::reset::{self, Cause};
 use crate::path::schedule;
 use crate::path::stack::checks;
 use crate::path::stack::ip_options;
@@ -73,6 +74,7 @@ pub(crate) fn process<A: Address, F: Frame>(
         Admission::Decided(verdict) => verdict,
         Admission::Schedule(service) => schedule::first_packet(ctx, table, (service, former), packet),
         Admission::Refuse => refuse::stray(ctx, packet),
+        Admission::Reset => reset::send(ctx, packet, Cause::Unknown).unwrap_or(Verdict::Punt),
     }
 }
 
@@ -144,7 +146,7 @@ pub(crate) fn inbound<A: Address, F: Frame>(
             unbound = unbound_server(conn);
             &unbound
         }
-        _ => return Verdict::Drop(DropReason::RealServerGone),
+        _ => return to_gone_server(ctx, table, index, packet),
     };
     conn.last_seen = ctx.now;
     conn.in_packets = conn.in_packets.wrapping_add(1);
@@ -184,6 +186,32 @@ pub(crate) fn inbound<A: Address, F: Frame>(
         return unusual(ctx, conn, packet, &to);
     }
     rewritten(ctx, conn, packet, &to)
+}
+
+/// The connection's real server was deleted. The packet is dropped, or its client gets a reset and the connection ends.
+#[cold]
+fn to_gone_server<A: Address, F: Frame>(
+    ctx: &mut Context<'_>,
+    table: &mut ConnTable<A>,
+    index: ConnIndex,
+    packet: &mut Packet<'_, A, F>,
+) -> Verdict {
+    if !is_reset(ctx, packet) {
+        return Verdict::Drop(DropReason::RealServerGone);
+    }
+    match reset::send(ctx, packet, Cause::ServerGone) {
+        None => Verdict::Drop(DropReason::RealServerGone),
+        Some(refused @ Verdict::Drop(_)) => refused,
+        Some(sent) => {
+            track::forget(ctx, table, index);
+            sent
+        }
+    }
+}
+
+/// Whether the client of a connection without a real server gets a reset, as the service of its packet now is.
+pub(crate) fn is_reset<A: Address, F>(ctx: &Context<'_>, packet: &Packet<'_, A, F>) -> bool {
+    admit::service_of(ctx, packet.key).is_some_and(|service| reset::is_due(ctx, service, packet))
 }
 
 /// What a connection of another director says about its real server, which is not configured here: the kernel

@@ -40,9 +40,11 @@ pub fn add_services(desired: &mut DesiredServices) {
                 addr: ip(vip),
                 port,
             };
-            desired
-                .add_service(ServiceSpec::new(key, scheduler))
-                .expect("a new service");
+            let service = ServiceSpec {
+                reset_unknown: protocol == ServiceProtocol::Tcp && port % 2 == 0,
+                ..ServiceSpec::new(key, scheduler)
+            };
+            desired.add_service(service).expect("a new service");
             let configured = if mode == ForwardingMode::FullNat {
                 let pool = vec![ip(&format!("{net}200"))];
                 desired.set_local_addresses(&key, pool).expect("a pool of the family");

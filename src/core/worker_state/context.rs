@@ -14,7 +14,7 @@ use crate::ipvs::resting_ports::RestingPorts;
 use crate::ipvs::scheduler::{Localities, SchedulerState};
 use crate::ipvs::sync::outbox::Outbox;
 use crate::l3::{DeviceId, StackChecks};
-use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, SERVICES_MAX};
+use crate::limits::{BURST_MAX, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SEC, RESETS_BURST, RESETS_PER_SEC, SERVICES_MAX};
 use crate::random::Random;
 use crate::rss::RssHash;
 use crate::snapshot::Snapshot;
@@ -30,6 +30,7 @@ use crate::worker_state::l3_cache::L3Cache;
 use crate::worker_state::path_mtus::PathMtus;
 use crate::worker_state::pending_neighbours::PendingNeighbours;
 use crate::worker_state::reassembly::Reassembly;
+use crate::worker_state::token_bucket::TokenBucket;
 
 /// What the stages behind parsing read and write besides the tables, borrowed for one burst.
 ///
@@ -120,6 +121,8 @@ pub(crate) struct Out {
     pub(crate) generated: GeneratedFrames,
     /// How many ICMP errors may be sent.
     pub(crate) icmp_budget: IcmpBudget,
+    /// How many TCP resets may be sent.
+    pub(crate) resets: TokenBucket,
     /// Connections for another director.
     pub(crate) outbox: Outbox,
 }
@@ -200,6 +203,7 @@ impl Out {
         Self {
             generated: GeneratedFrames::new(),
             icmp_budget: IcmpBudget::new(ICMP_ERRORS_PER_SEC, ICMP_ERRORS_BURST),
+            resets: TokenBucket::new(RESETS_PER_SEC, RESETS_BURST),
             outbox: Outbox::new(),
         }
     }

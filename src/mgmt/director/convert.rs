@@ -237,6 +237,7 @@ pub fn service_spec(id: &ServiceId, settings: &ServiceSettings) -> Result<Servic
         client_address,
         mss_max,
         established_timeout_sec,
+        reset_unknown,
     } = settings;
     let key = key(id);
     let kind = scheduler_kind(scheduler)?;
@@ -250,6 +251,7 @@ pub fn service_spec(id: &ServiceId, settings: &ServiceSettings) -> Result<Servic
         client_address: core_client_address(*client_address),
         mss_max: *mss_max,
         established_timeout_sec: *established_timeout_sec,
+        reset_unknown: *reset_unknown,
     })
 }
 
@@ -352,6 +354,7 @@ pub fn service_settings(spec: &ServiceSpec) -> ServiceSettings {
         client_address: carrier,
         mss_max,
         established_timeout_sec,
+        reset_unknown,
     } = *spec;
     ServiceSettings {
         scheduler: scheduler.name().to_owned(),
@@ -362,6 +365,7 @@ pub fn service_settings(spec: &ServiceSpec) -> ServiceSettings {
         client_address: client_address(carrier),
         mss_max,
         established_timeout_sec,
+        reset_unknown,
     }
 }
 

@@ -175,6 +175,8 @@ fn worker_report(index: usize, worker: &dyn WorkerHandle) -> Worker {
         handoff_in_packets: counters.handoff_in.get(),
         conns_expired: counters.conns_expired.get(),
         icmp_errors: counters.icmp_errors.get(),
+        resets_unknown: counters.resets_unknown.get(),
+        resets_server_gone: counters.resets_server_gone.get(),
         latency: latency(&counters.latency.read(), worker.cycles_per_sec()),
         ..Worker::default()
     };

@@ -617,3 +617,27 @@ fn a_services_timeout_is_journaled_kept_by_other_edits_and_refused_where_it_mean
     let (restored, _) = bench.restarted();
     assert_eq!(restored.state(), before);
 }
+
+#[test]
+fn resets_of_a_service_are_journaled_kept_by_other_edits_and_refused_where_they_mean_nothing() {
+    let mut bench = Bench::new();
+    bench
+        .apply(r#"{"add_service": {"service": "tcp:192.0.2.1:80", "reset_unknown": true}}"#)
+        .unwrap();
+    bench
+        .apply(r#"{"edit_service": {"service": "tcp:192.0.2.1:80", "patch": {"scheduler": "rr"}}}"#)
+        .unwrap();
+    bench
+        .apply(r#"{"add_service": {"service": "fwm:66", "reset_unknown": true}}"#)
+        .unwrap();
+    let refused = bench
+        .apply(r#"{"add_service": {"service": "udp:192.0.2.1:53", "reset_unknown": true}}"#)
+        .unwrap_err();
+    assert_eq!(refused.place.as_deref(), Some("reset_unknown"));
+    let id = "tcp:192.0.2.1:80".parse().unwrap();
+    assert!(bench.director.service(&id).unwrap().reset_unknown);
+    assert!(bench.workers[0].snapshot().services.services()[0].reset_unknown);
+    let before = bench.director.state();
+    let (restored, _) = bench.restarted();
+    assert_eq!(restored.state(), before);
+}

@@ -114,6 +114,10 @@ fn verdict(end: &End) -> (WhyVerdict, Option<String>) {
         End::Transmit(_) => (WhyVerdict::Transmit, None),
         End::Hold(_) => (WhyVerdict::Hold, None),
         End::Drop(reason) => (WhyVerdict::Drop, Some(reason.name().to_owned())),
+        End::Reset => (
+            WhyVerdict::Drop,
+            Some("a TCP reset answers it (reset_unknown)".to_owned()),
+        ),
         End::Nonsense => punt("its addresses are of two families"),
         End::Handoff(_) => punt("no worker owns it"),
         End::Punt(Left::NoServices) => punt("there are no services"),

@@ -104,7 +104,7 @@ fn one(label: &'static str, name: &str, value: u64) -> Sample<1> {
 
 type OfWorker = (Named, fn(&Worker) -> u64);
 
-const WORKER_COUNTERS: [OfWorker; 24] = [
+const WORKER_COUNTERS: [OfWorker; 26] = [
     (("lvsd_worker_rx_packets_total", "Frames taken from devices."), |of| {
         of.rx_packets
     }),
@@ -232,6 +232,20 @@ const WORKER_COUNTERS: [OfWorker; 24] = [
     (("lvsd_worker_icmp_errors_total", "ICMP errors sent."), |of| {
         of.icmp_errors
     }),
+    (
+        (
+            "lvsd_worker_resets_unknown_total",
+            "TCP resets sent because a client's segment belongs to no connection.",
+        ),
+        |of| of.resets_unknown,
+    ),
+    (
+        (
+            "lvsd_worker_resets_server_gone_total",
+            "TCP resets sent because a connection's real server was deleted.",
+        ),
+        |of| of.resets_server_gone,
+    ),
 ];
 
 const WORKER_GAUGES: [OfWorker; 3] = [

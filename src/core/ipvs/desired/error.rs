@@ -154,7 +154,7 @@ pub enum ServiceError {
         max: u32,
     },
     /// [`crate::ipvs::service::NumberOption::protocols`].
-    #[error("{option} means nothing for the protocol of service {service}: give 0 (not set)")]
+    #[error("{option} means nothing for the protocol of service {service}: leave it out")]
     OptionWithoutProtocol { service: ServiceKey, option: &'static str },
     /// [`LOCAL_ADDRESSES_MAX`].
     #[error("{count} local addresses for service {service} are too many: give at most {LOCAL_ADDRESSES_MAX}")]

@@ -620,6 +620,7 @@ fn any_service() -> impl Strategy<Value = ServiceSpec> {
         client_address: ClientAddress::None,
         mss_max: 0,
         established_timeout_sec: 0,
+        reset_unknown: false,
     })
 }
 

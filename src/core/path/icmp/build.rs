@@ -238,7 +238,8 @@ fn answerable_sender(frame: &[u8], headers: &Headers) -> Option<IpAddr> {
     (is_one_host(src) && is_one_host(dst)).then_some(src)
 }
 
-fn is_one_host(address: IpAddr) -> bool {
+/// Whether an address is that of one host, which may be answered.
+pub(crate) fn is_one_host(address: IpAddr) -> bool {
     let is_reserved = match address {
         // 0/8 is "this network", 240/4 reserved and the broadcast address.
         IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.octets()[0] >= 240,

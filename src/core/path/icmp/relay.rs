@@ -103,7 +103,7 @@ fn begin<A: Address, F: Frame>(
     let service = match admit::admit_error(ctx, error.packet.key, &error.reply)? {
         Admission::Schedule(service) => service,
         Admission::Decided(verdict) => return Some(verdict),
-        Admission::Refuse => return None,
+        Admission::Refuse | Admission::Reset => return None,
     };
     let opening = Opening {
         service,

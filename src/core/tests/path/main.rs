@@ -11,6 +11,7 @@ mod options;
 mod passes;
 mod persistence;
 mod refusals;
+mod resets;
 mod response_times;
 mod stack;
 mod sync;

@@ -438,7 +438,7 @@ fn everything_can_be_done_with_plain_http() {
         assert_eq!(testbed.ask(method, path, body).0, status, "{method} {path}");
     }
     let (_, state) = testbed.ask("GET", "/v1/state", "");
-    let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"one_packet":false,"client_address":"none","mss_max":0,"established_timeout_sec":0,"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","tunnel":{"kind":"ipip"},"weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5},"sysctls":{},"marks":[],"sync_daemons":[]}"#;
+    let expected = r#"{"services":[{"service":"udp:[2001:db8::1]:53","scheduler":"wrr","scheduler_flags":[],"one_packet":false,"client_address":"none","mss_max":0,"established_timeout_sec":0,"reset_unknown":false,"local_addresses":[],"servers":[{"server":"[2001:db8::9]:53","mode":"nat","tunnel":{"kind":"ipip"},"weight":7,"upper_threshold_conns":0,"lower_threshold_conns":0}]}],"timeouts":{"tcp_sec":900,"tcp_fin_sec":120,"udp_sec":5},"sysctls":{},"marks":[],"sync_daemons":[]}"#;
     assert_eq!(state, expected);
     assert_eq!(testbed.ask("DELETE", &server, "").0, 204);
     assert_eq!(
