@@ -191,12 +191,7 @@ impl<P: PacketPath> Worker<P> {
             self.counters.handoff_in.add(1);
             match handoff {
                 Handoff::Transmit { mbuf, to } => self.dispatcher.transmit_own(to, mbuf),
-                Handoff::FromHost { mut mbuf, device } => {
-                    let verdict = self.path.process_from_host(device, now, true, &mut mbuf);
-                    let frame = mbuf.bytes();
-                    self.tap(Departure::new(device, Kind::FromKernel, verdict, frame), now);
-                    self.dispatcher.dispatch_from_host(device, mbuf, verdict);
-                }
+                Handoff::FromHost { mbuf, device } => self.send_from_host(device, now, true, mbuf),
                 Handoff::Process { mbuf, from } => {
                     if from != device {
                         self.decide(device, now, Kind::Handoff, P::process_handoff);
@@ -215,18 +210,26 @@ impl<P: PacketPath> Worker<P> {
     fn inject(&mut self, now: Tick) -> bool {
         let mut busy = false;
         for _ in 0..INJECTED_PER_PASS_MAX {
-            let Some(TwinFrame { mut mbuf, device }) = self.injected.take() else {
+            let Some(TwinFrame { mbuf, device }) = self.injected.take() else {
                 break;
             };
             busy = true;
-            let verdict = self.path.process_from_host(device, now, false, &mut mbuf);
-            if !matches!(verdict, Verdict::Handoff(_)) {
-                let frame = mbuf.bytes();
-                self.tap(Departure::new(device, Kind::FromKernel, verdict, frame), now);
-            }
-            self.dispatcher.dispatch_from_host(device, mbuf, verdict);
+            self.send_from_host(device, now, false, mbuf);
         }
         busy
+    }
+
+    /// Gets the path's verdict on a frame that the kernel sends through the twin of `device`, and dispatches it.
+    fn send_from_host(&mut self, device: DeviceId, now: Tick, is_handoff: bool, mut mbuf: crate::dpdk::Mbuf) {
+        let verdict = self.path.process_from_host(device, now, is_handoff, &mut mbuf);
+        if !matches!(verdict, Verdict::Handoff(_)) {
+            let frame = mbuf.bytes();
+            self.tap(Departure::new(device, Kind::FromKernel, verdict, frame), now);
+        }
+        let awaited = |wait| (self.path.neighbour(wait), now);
+        self.dispatcher.dispatch_from_host(device, mbuf, verdict, awaited);
+        self.send_generated(device, now);
+        self.sync_out();
     }
 
     /// Gets the path's verdicts on the current burst and dispatches each frame by its verdict.

@@ -309,6 +309,7 @@ impl WorkerState {
             },
             fast_ms: FastTimeouts::of(&self.snapshot),
             checks: self.snapshot.l3.stack_checks(device),
+            from_host: false,
             time_of_day: self.time_of_day,
             own: &self.own,
             counters: &self.counters,

@@ -91,14 +91,19 @@ impl Dispatcher {
         }
     }
 
-    /// Sends a frame from the kernel twin of `device` where `verdict` says.
-    pub fn dispatch_from_host(&mut self, device: DeviceId, mbuf: Mbuf, verdict: Verdict) {
+    /// Sends a frame from the kernel twin of `device` where `verdict` says; see [`Self::dispatch`].
+    pub fn dispatch_from_host(
+        &mut self,
+        device: DeviceId,
+        mbuf: Mbuf,
+        verdict: Verdict,
+        awaited: impl FnOnce(WaitId) -> (NeighbourKey, Tick),
+    ) {
         match verdict {
             Verdict::Handoff(worker) => {
                 self.handoff(usize::from(worker.0), Handoff::FromHost { mbuf, device }, device);
             }
-            Verdict::Drop(reason) => self.drop_frame(mbuf, reason),
-            _ => self.transmit(device, mbuf),
+            decided => self.dispatch(device, mbuf, decided, awaited),
         }
     }
 

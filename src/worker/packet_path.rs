@@ -62,8 +62,8 @@ pub trait PacketPath: Send {
         Verdict::Drop(DropReason::NeighbourFailed)
     }
 
-    /// Gives a verdict on a frame that the kernel sends through the twin of `device`. The worker transmits it there or hands
-    /// it off to the owner of its connection, which calls this with `is_handoff`.
+    /// Gives a verdict on a frame that the kernel sends through the twin of `device`: nearly always to transmit it there,
+    /// or to hand it off to the owner of its connection, which calls this with `is_handoff`.
     fn process_from_host(&mut self, device: DeviceId, _now: Tick, _is_handoff: bool, _frame: &mut Mbuf) -> Verdict {
         Verdict::Transmit(device)
     }

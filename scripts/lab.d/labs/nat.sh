@@ -16,6 +16,7 @@ run_lab() {
         weighted
         source_hash
         port_mapping
+        own_client
         check_vip_is_alive "$VIP" wan "$DIRECTOR"
     done
     title "everything at the end"
@@ -88,3 +89,29 @@ port_mapping() {
     ipvsadm -D -t "$(vip 81)"
     equal "a deleted service answers no more" "" "$(page "$(url "$VIP" 81)/")"
 }
+
+# The director as a client of its own service: a rule sends its packets to the VIP out by a twin.
+own_client() {
+    local six="" neighbour=$CLIENT4
+    [[ $VIP == *:* ]] && six=-6 neighbour=$CLIENT6
+    title "the director as a client"
+    ipvsadm -E -t "$(vip 80)" -s rr
+    equal "what the director sends to its VIP stays in its kernel" "" "$(own_page)"
+    director_types ip $six rule add pref 200 lookup local
+    director_types ip $six rule del pref 0 lookup local
+    director_types ip $six rule add pref 100 iif lo to "$VIP" ipproto tcp dport 80 lookup 100
+    director_types ip $six route add "$VIP" via "$neighbour" dev wan src "$DIRECTOR" table 100
+    [[ -n $six ]] || director_types sysctl -qw net.ipv4.conf.wan.accept_local=1 net.ipv4.conf.lan.accept_local=1
+    check "it gets a page of rs1" until_true 60 own_page_is rs1
+    check "and of rs2" until_true 60 own_page_is rs2
+    equal "a download of its own is whole" "$(sum_of part)" \
+        "$({ on_director curl -s --max-time 100 "$(url "$VIP")/files/part" || true; } | sha256sum | cut -d' ' -f1)"
+    check "clients are served as before" until_true 60 answers "$(url "$VIP")/" rs1 rs2
+    director_types ip $six rule add pref 0 lookup local
+    director_types ip $six rule del pref 200
+    director_types ip $six rule del pref 100
+    equal "without the rule its kernel refuses again" "" "$(own_page)"
+}
+
+own_page() { on_director curl -s --max-time 5 "$(url "$VIP")/" || true; }
+own_page_is() { [[ $(own_page) == "$1" ]]; }

@@ -48,8 +48,8 @@ pub(crate) fn admit<'a, A: Address, F>(ctx: &mut Context<'a>, packet: &Packet<'_
     if let Some(place) = ownership::place(ctx, found.as_ref().map(|found| found.service), key)
         && !ctx.ownership.is_handoff
     {
-        // The pieces of a datagram come where their addresses say, without ports.
-        if packet.origin == Origin::Whole {
+        // The pieces of a datagram come where their addresses say, without ports, and the host's packets to any worker.
+        if packet.origin == Origin::Whole && !ctx.from_host {
             ownership::count(ctx, place, key);
         }
         if place.owner != ctx.ownership.worker {
@@ -68,7 +68,7 @@ pub(crate) fn admit<'a, A: Address, F>(ctx: &mut Context<'a>, packet: &Packet<'_
         Some(Found { service, divert })
             if (starts || is_reset(ctx, service, packet))
                 && (divert || is_local(ctx, key.dst.addr))
-                && !is_martian(ctx, key.src.addr) =>
+                && (ctx.from_host || !is_martian(ctx, key.src.addr)) =>
         {
             if starts {
                 Admission::Schedule(service)

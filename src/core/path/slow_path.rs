@@ -301,7 +301,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
     let conn = table.conn_mut(index);
     let next_hop = match resolve::to_client(ctx, conn, packet) {
         Ok(next_hop) => next_hop,
-        Err(RouteError::Local) => return Verdict::Drop(DropReason::NoRoute),
+        Err(RouteError::Local) => return to_own_client(ctx, table, index, packet),
         Err(RouteError::Drop(DropReason::RouteElsewhere)) => return to_client_elsewhere(ctx, table, index, packet),
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
         Err(RouteError::Unreachable) => {
@@ -368,6 +368,17 @@ fn to_client_elsewhere<A: Address, F: Frame>(
     if packet.headers.ttl <= 1 {
         return refuse::as_router(ctx, packet, IcmpError::TimeExceeded);
     }
+    to_own_client(ctx, table, index, packet)
+}
+
+/// The stack gets the reply, from the VIP: the director itself is the client ([`super::from_host`]), or it forwards.
+#[cold]
+fn to_own_client<A: Address, F: Frame>(
+    ctx: &mut Context<'_>,
+    table: &mut ConnTable<A>,
+    index: ConnIndex,
+    packet: &mut Packet<'_, A, F>,
+) -> Verdict {
     let rewrite = note_reply(ctx, table, index, packet);
     rewrite::apply_keeping_ttl(packet.frame.bytes_mut(), &packet.headers, &rewrite);
     Verdict::Punt

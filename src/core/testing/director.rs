@@ -317,12 +317,14 @@ impl TestDirector {
     pub fn from_host(&mut self, device: DeviceId, bytes: &[u8]) -> Outcome {
         let mut frame = VecFrame::new(bytes);
         let verdict = path::from_host::process(&mut self.workers[0], Arrival::at(device, self.now), &mut frame);
+        self.collect_generated(0, device);
         let Verdict::Handoff(owner) = verdict else {
             return self.outcome(0, verdict, &frame);
         };
         let owner = usize::from(owner.0);
         let verdict =
             path::from_host::process(&mut self.workers[owner], Arrival::handoff(device, self.now), &mut frame);
+        self.collect_generated(owner, device);
         self.outcome(owner, verdict, &frame)
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Context<'a> {
     pub(crate) fast_ms: FastTimeouts,
     /// What the stack is set to refuse of the device's frames.
     pub(crate) checks: StackChecks,
+    /// Whether the kernel sends the frames, instead of the device having received them.
+    pub(crate) from_host: bool,
     /// Milliseconds since midnight UTC.
     pub(crate) time_of_day: fn() -> u32,
     /// This worker's counters.

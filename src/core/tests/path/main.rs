@@ -8,6 +8,7 @@ mod fragment_orders;
 mod fragments;
 mod modes;
 mod options;
+mod own_client;
 mod passes;
 mod persistence;
 mod refusals;
