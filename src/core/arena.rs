@@ -26,7 +26,7 @@ pub const SLICE_ALIGN: usize = 64;
 pub const HEADER_BYTES: usize = size_of::<ArenaHeader>();
 
 /// Changes whenever any structure in an arena changes its meaning without changing its size.
-const LAYOUT_VERSION: u32 = 2;
+const LAYOUT_VERSION: u32 = 3;
 const MAGIC: u64 = u64::from_le_bytes(*b"lvsarena");
 /// Alignment of memory that the arena allocates itself: a page, or a large page if it needs that many bytes.
 const PAGE: usize = 4096;

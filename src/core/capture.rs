@@ -181,7 +181,7 @@ impl WorkerState {
             protocol: ends.protocol,
         };
         let (index, _) = table.lookup(&key)?;
-        Some(ConnRecord::of(self.snapshot(), table.conn(index), now))
+        Some(ConnRecord::of(self.snapshot(), table.both(index), now))
     }
 }
 

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use crate::address::{Address, Endpoint};
-use crate::ipvs::conn::{Conn, ConnFlags};
+use crate::ipvs::conn::{ColdConn, Conn, ConnFlags};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::service::ServiceId;
@@ -53,26 +53,26 @@ pub struct ConnRecord {
 
 impl ConnRecord {
     /// A connection as it is now.
-    pub(crate) fn of<A: Address>(snapshot: &Snapshot, conn: &Conn<A>, now: Tick) -> Self {
+    pub(crate) fn of<A: Address>(snapshot: &Snapshot, (conn, cold): (&Conn<A>, &ColdConn), now: Tick) -> Self {
         let end = |endpoint: Endpoint<A>| (endpoint.addr.to_ip(), endpoint.port);
         let real_server = conn.real_server;
         let mode = conn.mode();
         // A tunnel may lead to a server of the other family, which only its slot can name.
         let real = match snapshot.services.real_server(real_server) {
-            Some(slot) if mode == ForwardingMode::Tunnel => (slot.server.addr, conn.real.port),
-            _ => end(conn.real),
+            Some(slot) if mode == ForwardingMode::Tunnel => (slot.server.addr, conn.real().port),
+            _ => end(conn.real()),
         };
         Self {
             protocol: conn.ip_protocol(),
-            client: end(conn.client),
-            virt: end(conn.virt),
-            local: end(conn.local),
+            client: end(conn.client()),
+            virt: end(conn.virt()),
+            local: end(conn.local()),
             real,
             mode,
             state: conn.state,
             expires_in_ms: conn.timeout_ms.saturating_sub(now.since_ms(conn.last_seen)),
             in_packets: conn.in_packets,
-            service: conn.service,
+            service: cold.service,
             real_server,
             flags: conn.flags,
         }

@@ -150,7 +150,7 @@ fn of_family<A: Address>(mut ctx: Context<'_>, family: &mut Family<A>, question:
     let mut former = None;
     if let Some((index, direction)) = table.lookup(&key) {
         let conn = table.conn(index);
-        explanation.conn = Some(ConnRecord::of(ctx.snapshot, conn, ctx.now));
+        explanation.conn = Some(ConnRecord::of(ctx.snapshot, table.both(index), ctx.now));
         explanation.is_reply = direction == Direction::Outbound;
         explanation.must_reschedule = !explanation.is_reply && slow_path::is_finished(&ctx, conn, &headers);
         if !explanation.must_reschedule {
@@ -287,7 +287,7 @@ fn choose<'s, A: Address>(
     if let Some(persistence) = &service.persistence {
         let template_key = persistence::template_key(service, persistence, key.protocol, key.src.addr, key.dst);
         if let Some((index, _)) = table.lookup(&template_key) {
-            explanation.template = Some(ConnRecord::of(ctx.snapshot, table.conn(index), ctx.now));
+            explanation.template = Some(ConnRecord::of(ctx.snapshot, table.both(index), ctx.now));
             if let Some(server) = persist::server_of(ctx, table, index) {
                 let port = persist::port_of(service, server, key);
                 return Some(Chosen {

@@ -5,8 +5,8 @@
 //!      frames that [`WorkerState::next_generated`] gives: to be asked until it gives none, after every call here.
 //! Never: allocates, locks, logs, reads a clock, panics, or loops without bound.
 //!
-//! The stages up to [`lookup`] run as loops over the burst so that the cache misses of 32 packets overlap. Behind it a
-//! packet is finished before the next one begins, so packets of one connection keep their order and see each
+//! Parsing runs as a loop over the burst, and [`lookup`] is some packets ahead, so that cache misses overlap. Behind it
+//! a packet is finished before the next one begins, so packets of one connection keep their order and see each
 //! other's effects.
 
 // Stage 1: what is it?
@@ -150,21 +150,23 @@ fn forward_family<A: FastPath, F: Frame, const STRICT: bool>(
     frames: &mut [F],
     verdicts: &mut [Verdict],
 ) {
-    // Stage 3: the tags of all, then packet by packet the connection.
-    lookup::prefetch_conns(family);
-    ctx.mark(Stage::Tags);
     let Family {
         table, entries, count, ..
     } = family;
-    let changes = table.changes();
-    for entry in entries.get(..*count).unwrap_or_default() {
+    let entries = entries.get_mut(..*count).unwrap_or_default();
+    // Stage 3: the tags of some packets ahead, then packet by packet the connection.
+    lookup::begin(table, entries);
+    ctx.mark(Stage::Tags);
+    for at in 0..entries.len() {
+        lookup::look_ahead(table, entries, at);
+        let Some(entry) = entries.get(at) else { break };
         let (Some(frame), Some(verdict)) = (
             frames.get_mut(usize::from(entry.slot)),
             verdicts.get_mut(usize::from(entry.slot)),
         ) else {
             continue;
         };
-        *verdict = forward_entry::<A, F, STRICT>(ctx, table, (entry, changes), frame);
+        *verdict = forward_entry::<A, F, STRICT>(ctx, table, entry, frame);
     }
     ctx.mark(Stage::Forward);
 }
@@ -174,11 +176,11 @@ fn forward_family<A: FastPath, F: Frame, const STRICT: bool>(
 fn forward_entry<A: FastPath, F: Frame, const STRICT: bool>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
-    (entry, changes): (&LookupEntry<A>, u32),
+    entry: &LookupEntry<A>,
     frame: &mut F,
 ) -> Verdict {
     // Stages 6 and 7, the fast path.
-    if let Some((conn, direction)) = lookup::confirm(table, changes, entry)
+    if let Some((conn, direction)) = table.confirm(entry.candidate, &entry.key)
         && let Some(verdict) = fast_path::forward::<A, F, STRICT>(ctx, (conn, direction), &entry.headers, frame)
     {
         return verdict;

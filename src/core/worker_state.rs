@@ -20,7 +20,7 @@ use crate::arena::{Arena, ArenaError};
 use crate::conn_record::{ConnRecord, DumpCursor};
 use crate::counters::WorkerCounters;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnFlags};
+use crate::ipvs::conn::{ColdConn, Conn, ConnFlags};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::resting_ports::RestingPorts;
 use crate::ipvs::scheduler;
@@ -336,21 +336,21 @@ impl WorkerState {
                     .families
                     .v4
                     .table
-                    .scan(from, space, |_, conn| self.list(conn, now, out));
+                    .scan(from, space, |_, both| self.list(both, now, out));
                 Some(next.map_or(DumpCursor::V6(0), DumpCursor::V4))
             }
             DumpCursor::V6(from) => self
                 .families
                 .v6
                 .table
-                .scan(from, space, |_, conn| self.list(conn, now, out))
+                .scan(from, space, |_, both| self.list(both, now, out))
                 .map(DumpCursor::V6),
         }
     }
 
-    fn list<A: Address>(&self, conn: &Conn<A>, now: Tick, out: &mut Vec<ConnRecord>) {
-        if !conn.flags.contains(ConnFlags::REPLIES_ONLY) {
-            out.push(ConnRecord::of(&self.snapshot, conn, now));
+    fn list<A: Address>(&self, both: (&Conn<A>, &ColdConn), now: Tick, out: &mut Vec<ConnRecord>) {
+        if !both.0.flags.contains(ConnFlags::REPLIES_ONLY) {
+            out.push(ConnRecord::of(&self.snapshot, both, now));
         }
     }
 }

@@ -332,14 +332,15 @@ impl Contestant for RteHash {
 fn conn(n: u32) -> Conn<Addr4> {
     let end = |addr: u32, port: u32| Endpoint::new(Addr4(addr.to_be_bytes()), port as u16);
     Conn {
-        client: end(0x0a00_0100 + n % 65_536, 1_024 + n / 65_536),
-        virt: end(0xc612_0001, 80),
-        local: end(0xc612_c801 + n % 24, 1_024 + n / 96 % 60_000),
-        real: end(0xc612_6401 + n / 24 % 4 + n / (96 * 60_000) * 4, 80),
         protocol: 6,
         flags: ConnFlags::OUTBOUND_INDEXED,
         timeout_ms: 900_000,
-        ..Conn::default()
+        ..Conn::between(
+            end(0x0a00_0100 + n % 65_536, 1_024 + n / 65_536),
+            end(0xc612_0001, 80),
+            end(0xc612_6401 + n / 24 % 4 + n / (96 * 60_000) * 4, 80),
+            end(0xc612_c801 + n % 24, 1_024 + n / 96 % 60_000),
+        )
     }
 }
 

@@ -1,10 +1,15 @@
 //! What the connection table costs: `cargo bench -p lvs-core --bench table`.
 //!
-//! It looks flows up as the path does, in bursts of 32: hash all, prefetch all buckets, prefetch all connections, then
-//! find each and write its `last_seen` and `in_packets`. The order of the flows is independent of the table's; half of
+//! It looks flows up as the path does, in bursts of 32: hash all and prefetch their buckets, prefetch each connection some
+//! packets ahead, then find it and write its `last_seen` and `in_packets`. The order of the flows is independent of the table's; half of
 //! them come inbound, half outbound. Each figure is the median of five rounds (minimum to maximum), with large pages if
 //! the kernel grants them, and without.
+//!
+//! `table layouts [CONNECTIONS]`: the table beside a model of another layout ([`hot_entries`]), in turns.
 #![allow(unsafe_code, reason = "memory in large pages")]
+
+#[path = "table/hot_entries.rs"]
+mod hot_entries;
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::{c_int, c_void};
@@ -12,9 +17,10 @@ use std::hint::black_box;
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use hot_entries::HotEntries;
 use lvs_core::address::{Addr4, Addr6, Address, Endpoint, FlowKey};
 use lvs_core::arena::Arena;
-use lvs_core::ipvs::conn::table::{ConnTable, Expiry};
+use lvs_core::ipvs::conn::table::{Candidate, ConnTable, Expiry};
 use lvs_core::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use lvs_core::limits::BURST_MAX;
 use lvs_core::random::Random;
@@ -22,6 +28,8 @@ use lvs_core::tick::Tick;
 use nix::time::{ClockId, clock_gettime};
 
 const ROUNDS: usize = 5;
+/// As in `path/lookup.rs`.
+const AHEAD: usize = 10;
 const LARGE_PAGE: usize = 2 << 20;
 const MADV_HUGEPAGE: c_int = 14;
 const MADV_NOHUGEPAGE: c_int = 15;
@@ -48,6 +56,17 @@ impl Memory {
             start.write_bytes(0, layout.size());
         }
         Self { start, layout }
+    }
+
+    /// The memory as `count` times `element`.
+    fn slice_of<T: Copy>(&mut self, count: usize, element: T) -> &mut [T] {
+        assert!(count * size_of::<T>() <= self.layout.size() && align_of::<T>() <= LARGE_PAGE);
+        // SAFETY: aligned, long enough, ours alone while `self` is borrowed, and written before it is read.
+        unsafe {
+            let start = self.start.cast::<T>();
+            (0..count).for_each(|at| start.add(at).write(element));
+            std::slice::from_raw_parts_mut(start.as_ptr(), count)
+        }
     }
 
     fn arena(&self) -> Arena {
@@ -90,14 +109,15 @@ fn end<A: Address>(host: u32, port: u16) -> Endpoint<A> {
 
 fn flow<A: Address>(n: u32) -> Conn<A> {
     Conn {
-        client: end(0x0a00_0100 + n % 16_384, 1_024 + (n / 16_384) as u16),
-        virt: end(0xc612_0001, 80),
-        local: end(0xc612_c801 + n % 24, 1_024 + (n / 96 % 60_000) as u16),
-        real: end(0xc612_6401 + n / 24 % 4 + n / (96 * 60_000) * 4, 80),
         protocol: 6,
         flags: ConnFlags::OUTBOUND_INDEXED,
         timeout_ms: 900_000,
-        ..Conn::default()
+        ..Conn::between(
+            end(0x0a00_0100 + n % 16_384, 1_024 + (n / 16_384) as u16),
+            end(0xc612_0001, 80),
+            end(0xc612_6401 + n / 24 % 4 + n / (96 * 60_000) * 4, 80),
+            end(0xc612_c801 + n % 24, 1_024 + (n / 96 % 60_000) as u16),
+        )
     }
 }
 
@@ -110,16 +130,25 @@ fn shuffle<T>(items: &mut [T], random: &mut Random) {
 fn look_up<A: Address>(table: &mut ConnTable<A>, keys: &[FlowKey<A>], now: Tick) -> usize {
     let mut found = 0;
     let mut hashes = [0; BURST_MAX];
+    let mut candidates = [Candidate::NONE; BURST_MAX];
     for burst in keys.chunks(BURST_MAX) {
         for (hash, key) in hashes.iter_mut().zip(burst) {
             *hash = table.hash(key);
             table.prefetch_bucket(*hash);
         }
-        for hash in &hashes[..burst.len()] {
-            table.prefetch_candidate(*hash);
+        let hashes = &hashes[..burst.len()];
+        for (candidate, hash) in candidates.iter_mut().zip(hashes).take(AHEAD) {
+            *candidate = table.prefetch_candidate(*hash);
         }
-        for (hash, key) in hashes.iter().zip(burst) {
-            if let Some((index, direction)) = table.find(*hash, key) {
+        for (at, key) in burst.iter().enumerate() {
+            if let Some(hash) = hashes.get(at + AHEAD) {
+                candidates[at + AHEAD] = table.prefetch_candidate(*hash);
+            }
+            if let Some((conn, direction)) = table.confirm(candidates[at], key) {
+                conn.last_seen = now;
+                conn.in_packets = conn.in_packets.wrapping_add(1 - direction as u32);
+                found += 1;
+            } else if let Some((index, direction)) = table.find(hashes[at], key) {
                 let conn = table.conn_mut(index);
                 conn.last_seen = now;
                 conn.in_packets = conn.in_packets.wrapping_add(1 - direction as u32);
@@ -208,7 +237,63 @@ fn measure<A: Address>(count: usize, large_pages: bool) {
     println!("  {:.1} B", bytes as f64 / count as f64);
 }
 
+/// A table that `measure` has not filled, and the model, with the same NAT connections and packets.
+fn layouts(count: usize) {
+    let mut random = Random::new(0x5eed);
+    let secret = std::array::from_fn(|_| random.next_u64());
+    let mut conns: Vec<Conn<Addr4>> = (0..count as u32).map(flow).collect();
+    conns.iter_mut().for_each(|conn| conn.ends[1].dst = conn.client());
+    shuffle(&mut conns, &mut random);
+    let mut packets: Vec<(FlowKey<Addr4>, bool)> = conns
+        .iter()
+        .map(|conn| match random.below(2) {
+            0 => (conn.inbound_key(), false),
+            _ => (conn.outbound_key(), true),
+        })
+        .collect();
+    shuffle(&mut packets, &mut random);
+    let keys: Vec<FlowKey<Addr4>> = packets.iter().map(|(key, _)| *key).collect();
+
+    let memory = Memory::new(ConnTable::<Addr4>::bytes_needed(count), true);
+    let mut table = ConnTable::new(&mut memory.arena(), count, secret).expect("as many bytes as needed");
+    insert_all(&mut table, &conns);
+    let mut model_memory = Memory::new(HotEntries::bytes_for(count), true);
+    let (mut model, homeless) = HotEntries::new(&mut model_memory, &conns);
+    let passes = (8_000_000 / count).max(1);
+    let (mut ours, mut hot) = (Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let ours_ns = nanoseconds_each(count * passes, || {
+            for _ in 0..passes {
+                assert_eq!(look_up(&mut table, black_box(&keys), Tick(round as u32)), count);
+            }
+        });
+        let hot_ns = nanoseconds_each(count * passes, || {
+            for _ in 0..passes {
+                black_box(model.look_up(black_box(&packets), round as u32));
+            }
+        });
+        // The first round fills the caches.
+        if round > 0 {
+            ours.push(ours_ns);
+            hot.push(hot_ns);
+        }
+    }
+    print!("layouts {count:8}");
+    report("the table", ours);
+    report("entries in the bucket", hot);
+    println!("  {homeless} of {} entries without a place", 2 * count);
+}
+
 fn main() {
+    if std::env::args().any(|arg| arg == "layouts") {
+        let counts: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
+        let all = [1_000, 100_000, 1_000_000, 4_000_000];
+        (if counts.is_empty() { &all[..] } else { &counts })
+            .iter()
+            .copied()
+            .for_each(layouts);
+        return;
+    }
     println!("ns each, median of {ROUNDS} (minimum–maximum)");
     let filter: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     for count in [1_000, 100_000, 1_000_000, 4_000_000] {

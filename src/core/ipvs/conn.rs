@@ -1,15 +1,16 @@
 //! A tracked connection: its four ends, its rewrite, its state. [`table::ConnTable`] finds it by packet.
 //!
-//! Laid out for the memory, because at a million flows a director is bound by cache misses:
+//! Laid out for the memory, because at a million flows a director is bound by cache misses. All that an established
+//! packet reads and writes is one [`Conn`], a line in IPv4 and two in IPv6, dense beside its neighbours; all else is its
+//! [`ColdConn`], a line elsewhere:
 //!
 //! ```text
-//! IPv4, 128 B   |<- line 0: all that an established packet reads and writes ->|<- line 1: timer, counts ->|
-//! IPv6, 192 B   |<- lines 0, 1: the same with longer addresses ->|<- rest and line 2: timer, counts ->|
+//! conns  | Conn 0, 64 B (IPv6 128 B) | Conn 1 | Conn 2 | ...        cold  | ColdConn 0, 64 B | ColdConn 1 | ...
 //! ```
 //!
 //! Never: holds an address of the process; all references are indices. Ref: net/ip_vs.h `struct ip_vs_conn`.
 
-use std::mem::offset_of;
+use std::ops::{Deref, DerefMut};
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -81,21 +82,25 @@ pub struct TimerLink {
     slot: u32,
 }
 
-/// See the module. Create one with `Conn { client, virt, ..Default::default() }`.
+/// The ends of packets of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout)]
+#[repr(C)]
+pub struct Ends<A: Address> {
+    /// Where they come from.
+    pub src: Endpoint<A>,
+    /// Where they go.
+    pub dst: Endpoint<A>,
+}
+
+/// See the module. Create one with `Conn { protocol, ..Conn::between(client, virt, real, local) }`.
 ///
 /// While it is in a table, the four ends, `protocol`, [`ConnFlags::OUTBOUND_INDEXED`] and `timer` must stay as they
 /// are: the table finds the connection by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, KnownLayout)]
 #[repr(C, align(64))]
 pub struct Conn<A: Address> {
-    /// The client.
-    pub client: Endpoint<A>,
-    /// The virtual service's address and port.
-    pub virt: Endpoint<A>,
-    /// The real server.
-    pub real: Endpoint<A>,
-    /// What the real server takes for the client: the client itself, or a local address in FULLNAT.
-    pub local: Endpoint<A>,
+    /// The ends of its packets as they arrive, by [`Direction`]: see [`Conn::between`].
+    pub ends: [Ends<A>; 2],
     /// When the last packet came. The only thing about timers that a packet writes.
     pub last_seen: Tick,
     /// Generation of the [`crate::l3::L3`] that `hops` belong to.
@@ -130,14 +135,19 @@ pub struct Conn<A: Address> {
     /// Idle time in milliseconds after which it expires in its present state. Change it by
     /// [`table::ConnTable::set_timeout`].
     pub timeout_ms: u32,
+}
 
-    /// Its place in the timer wheel. From here on the fields are cold.
+/// What only the beginning, the end and rare packets of a connection read or write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, KnownLayout)]
+#[repr(C, align(64))]
+pub struct ColdConn {
+    /// Its place in the timer wheel.
     pub timer: TimerLink,
     /// The service it was made for.
     pub service: ServiceId,
     /// The sequence number behind the client's FIN as the real server knows it, with [`ConnFlags::CLIENT_ENDED`].
     pub client_end: u32,
-    /// [`ConnIndex`] of the persistence template that controls it, or [`Conn::NO_CONTROL`].
+    /// [`ConnIndex`] of the persistence template that controls it, or [`ColdConn::NO_CONTROL`].
     pub control: u32,
     /// How many connections it controls, as a template.
     pub controlled: u32,
@@ -150,19 +160,90 @@ pub struct Conn<A: Address> {
     pub synced_until: u32,
     /// Shift of the client's sequence numbers; the server's are never shifted.
     pub shift: SequenceShift,
-    /// [`ConnIndex`] of the next older connection with the same outbound key, or [`Conn::NO_CONTROL`]. The older one
+    /// [`ConnIndex`] of the next older connection with the same outbound key, or [`ColdConn::NO_CONTROL`]. The older one
     /// gets the key back when this one ends. Only the table uses it.
     pub shadowed: u32,
+    /// [`ColdConn::commit_word`] while the connection is in the table; 0 before it is whole and from the moment at which
+    /// it ends. Only the table uses it.
+    pub commit: u32,
 }
 
-const _: () = assert!(size_of::<Conn<Addr4>>() == 128 && offset_of!(Conn<Addr4>, timer) == 64);
-const _: () = assert!(size_of::<Conn<Addr6>>() <= 192 && offset_of!(Conn<Addr6>, timer) <= 128);
+const _: () = assert!(size_of::<Conn<Addr4>>() == 64 && size_of::<Conn<Addr6>>() == 128);
+const _: () = assert!(size_of::<ColdConn>() == 64);
+
+/// A connection in its table, with both of its parts. Reads and writes go to [`Conn`] unless they say `cold`.
+pub struct ConnMut<'t, A: Address> {
+    hot: &'t mut Conn<A>,
+    /// What few packets touch.
+    pub cold: &'t mut ColdConn,
+}
+
+impl<'t, A: Address> ConnMut<'t, A> {
+    /// Of two parts of one connection.
+    pub const fn of(hot: &'t mut Conn<A>, cold: &'t mut ColdConn) -> Self {
+        Self { hot, cold }
+    }
+}
+
+impl<A: Address> Deref for ConnMut<'_, A> {
+    type Target = Conn<A>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Conn<A> {
+        self.hot
+    }
+}
+
+impl<A: Address> DerefMut for ConnMut<'_, A> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Conn<A> {
+        self.hot
+    }
+}
 
 impl<A: Address> Conn<A> {
     /// No next hop has been looked up.
     pub const NO_HOP: u16 = u16::MAX;
-    /// No template controls this connection.
-    pub const NO_CONTROL: u32 = u32::MAX;
+
+    /// A connection of the client with a virtual service's address and port, that goes to the real server `real`, which
+    /// takes `local` for the client: the client itself, or a local address in FULLNAT.
+    pub fn between(client: Endpoint<A>, virt: Endpoint<A>, real: Endpoint<A>, local: Endpoint<A>) -> Self {
+        let ends = [Ends { src: client, dst: virt }, Ends { src: real, dst: local }];
+        Self {
+            ends,
+            ..Self::default()
+        }
+    }
+
+    /// The client.
+    #[inline(always)]
+    pub const fn client(&self) -> Endpoint<A> {
+        self.ends[0].src
+    }
+
+    /// The virtual service's address and port.
+    #[inline(always)]
+    pub const fn virt(&self) -> Endpoint<A> {
+        self.ends[0].dst
+    }
+
+    /// The real server.
+    #[inline(always)]
+    pub const fn real(&self) -> Endpoint<A> {
+        self.ends[1].src
+    }
+
+    /// What the real server takes for the client.
+    #[inline(always)]
+    pub const fn local(&self) -> Endpoint<A> {
+        self.ends[1].dst
+    }
+
+    /// The ends of packets that arrive in `direction`.
+    #[inline(always)]
+    pub const fn ends(&self, direction: Direction) -> &Ends<A> {
+        &self.ends[direction as usize]
+    }
 
     /// The IP protocol of its packets. A template has the protocol of the connections that it controls, 0 for any.
     pub const fn ip_protocol(&self) -> u8 {
@@ -175,7 +256,7 @@ impl<A: Address> Conn<A> {
 
     /// The local end that the next connection of the same client may have; `None` outside of FULLNAT.
     pub fn former_end(&self) -> Option<Endpoint<A>> {
-        (self.mode() == ForwardingMode::FullNat).then_some(self.local)
+        (self.mode() == ForwardingMode::FullNat).then_some(self.local())
     }
 
     /// How its packets reach the real server.
@@ -199,44 +280,46 @@ impl<A: Address> Conn<A> {
     /// The key of a packet from the client.
     #[inline]
     pub const fn inbound_key(&self) -> FlowKey<A> {
-        FlowKey {
-            src: self.client,
-            dst: self.virt,
-            protocol: self.protocol,
-        }
+        self.key(Direction::Inbound)
     }
 
     /// The key of a packet from the real server.
     #[inline]
     pub const fn outbound_key(&self) -> FlowKey<A> {
+        self.key(Direction::Outbound)
+    }
+
+    #[inline(always)]
+    const fn key(&self, direction: Direction) -> FlowKey<A> {
+        let Ends { src, dst } = *self.ends(direction);
         FlowKey {
-            src: self.real,
-            dst: self.local,
+            src,
+            dst,
             protocol: self.protocol,
         }
     }
 
-    /// Whether a packet of `key` going `direction` belongs to this connection.
+    /// Whether the table leads packets in `direction` to it.
+    #[inline(always)]
+    fn is_found(&self, direction: Direction) -> bool {
+        const BOTH: ConnFlags = ConnFlags::OUTBOUND_INDEXED.union(ConnFlags::SHADOWED);
+        (direction as u8 == 0) | ((self.flags & BOTH).bits() == ConnFlags::OUTBOUND_INDEXED.bits())
+    }
+
+    /// Whether a packet of `key` going `direction` belongs to this connection. It does not branch: directions alternate
+    /// unpredictably.
     #[inline(always)]
     fn is(&self, key: &FlowKey<A>, direction: Direction) -> bool {
-        // Chosen by address, not by branch: directions alternate unpredictably.
-        let (src, dst) = match direction {
-            Direction::Inbound => (&self.client, &self.virt),
-            Direction::Outbound => (&self.real, &self.local),
-        };
+        let ends = self.ends(direction);
         let protocol = u64::from(self.protocol ^ key.protocol);
-        src.difference(&key.src) | dst.difference(&key.dst) | protocol == 0
+        ends.src.difference(&key.src) | ends.dst.difference(&key.dst) | protocol == 0
     }
 }
 
 impl<A: Address> Default for Conn<A> {
     fn default() -> Self {
-        let nowhere = Endpoint::default();
         Self {
-            client: nowhere,
-            virt: nowhere,
-            real: nowhere,
-            local: nowhere,
+            ends: [Ends::default(); 2],
             last_seen: Tick::default(),
             hop_generation: 0,
             hops: [Self::NO_HOP; 2],
@@ -253,6 +336,29 @@ impl<A: Address> Default for Conn<A> {
             synced_state: 0,
             isn_delta: 0,
             timeout_ms: 0,
+        }
+    }
+}
+
+impl ColdConn {
+    /// No template controls this connection.
+    pub const NO_CONTROL: u32 = u32::MAX;
+
+    /// A check of what `conn` is found by, and of what decides how it is found: its keys (by their hashes; 0 for an
+    /// outbound key that is not indexed), mode and kind. None of it changes as long as it is in the table. Never 0.
+    #[inline]
+    fn commit_word<A: Address>(conn: &Conn<A>, inbound_hash: u64, outbound_hash: u64) -> u32 {
+        const KIND: ConnFlags = ConnFlags::TEMPLATE
+            .union(ConnFlags::OUTBOUND_INDEXED)
+            .union(ConnFlags::RETIRED);
+        let kind = u32::from((conn.flags & KIND).bits()) | u32::from(conn.mode);
+        (inbound_hash >> 32) as u32 ^ outbound_hash as u32 ^ kind | 1
+    }
+}
+
+impl Default for ColdConn {
+    fn default() -> Self {
+        Self {
             timer: TimerLink::default(),
             service: ServiceId(0),
             client_end: 0,
@@ -263,6 +369,7 @@ impl<A: Address> Default for Conn<A> {
             synced_until: 0,
             shift: SequenceShift::default(),
             shadowed: Self::NO_CONTROL,
+            commit: 0,
         }
     }
 }

@@ -107,12 +107,23 @@ pub struct PortsAhead(Box<[Ahead]>);
 /// The real server and the service of these candidates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AheadOf {
-    /// [`crate::ipvs::real_server::RealServerId`].
-    pub(crate) server: u32,
-    /// Port of the connection at the real server.
-    pub(crate) port: u16,
-    /// Revision of the service: a change of its pool invalidates them.
-    pub(crate) revision: u64,
+    server: u32,
+    /// Port in the high half, protocol in the low one.
+    port_protocol: u32,
+    revision: u64,
+}
+
+impl AheadOf {
+    /// For connections of this protocol with this port of the real server `server`
+    /// ([`crate::ipvs::real_server::RealServerId`]). Another `revision` of its service may have another pool.
+    #[inline]
+    pub(crate) const fn new(server: u32, port: u16, protocol: u8, revision: u64) -> Self {
+        Self {
+            server,
+            port_protocol: (port as u32) << 16 | protocol as u32,
+            revision,
+        }
+    }
 }
 
 /// The candidates of one real server, in the order in which they were taken.
@@ -124,6 +135,8 @@ pub(crate) struct Ahead {
     count: u8,
     /// Index of the address in the pool, and port.
     ends: [(u16, u16); AHEAD],
+    /// Hashes of their replies' keys.
+    hashes: [u64; AHEAD],
 }
 
 /// A real server's candidates as they were.
@@ -147,36 +160,38 @@ impl PortsAhead {
         }
     }
 
-    /// The next candidate. `advance` gives one of the pool as the index of its address and its port. `fetch` prefetches
-    /// the memory that says whether it is free.
+    /// The next candidate, and the hash of its replies' key. `advance` gives one of the pool as the index of its address
+    /// and its port. `fetch` hashes, and prefetches the memory that says whether the candidate is free.
     #[inline]
     pub(crate) fn next<A: Address>(
         &mut self,
         of: AheadOf,
         pool: &LocalAddressPool,
         mut advance: impl FnMut() -> Option<(u16, u16)>,
-        fetch: impl FnOnce(Endpoint<A>),
-    ) -> Option<Endpoint<A>> {
+        fetch: impl Fn(Endpoint<A>) -> u64,
+    ) -> Option<(Endpoint<A>, u64)> {
         let end = |(address, port)| pool.end::<A>(address, port);
         let Some(ahead) = self.0.get_mut(of.server as usize % AHEAD_SERVERS) else {
-            return end(advance()?);
+            return end(advance()?).map(|end| (end, fetch(end)));
         };
         if ahead.of != of {
             *ahead = Ahead { of, ..Ahead::default() };
         }
         let place = usize::from(ahead.oldest) % AHEAD;
-        let oldest = ahead.ends[place];
+        let (oldest, oldest_hash) = (ahead.ends[place], ahead.hashes[place]);
         let new = advance()?;
-        fetch(end(new)?);
+        let new_hash = fetch(end(new)?);
         if usize::from(ahead.count) < AHEAD {
             let free = (place + usize::from(ahead.count)) % AHEAD;
             ahead.ends[free] = new;
+            ahead.hashes[free] = new_hash;
             ahead.count += 1;
-            return end(advance()?);
+            return end(advance()?).map(|end| (end, fetch(end)));
         }
         ahead.ends[place] = new;
+        ahead.hashes[place] = new_hash;
         ahead.oldest = ((place + 1) % AHEAD) as u8;
-        end(oldest)
+        Some((end(oldest)?, oldest_hash))
     }
 }
 
@@ -380,27 +395,20 @@ mod tests {
         let old = pool(&["198.51.100.1"]);
         let mut cursor = LocalPortCursor::default();
         let mut ahead = PortsAhead::new();
-        let (mut taken, mut fetched) = (HashSet::new(), HashSet::new());
+        let mut taken = HashSet::new();
+        let hash_of = |end: Endpoint<Addr4>| u64::from(u32::from_be_bytes(end.addr.0)) << 16 | u64::from(end.port);
         for turn in 0..2_000u32 {
             // Servers 1 and 1,025 share a slot.
-            let of = AheadOf {
-                server: [1, 2, 1, 2, 2, 1_025][turn as usize % 6],
-                port: 80,
-                revision: 1,
-            };
+            let of = AheadOf::new([1, 2, 1, 2, 2, 1_025][turn as usize % 6], 80, 6, 1);
             let advance = || old.advance(&mut cursor, WorkerId(0), 1);
-            let fetch = |end: Endpoint<Addr4>| assert!(fetched.insert(end));
-            let end = ahead.next::<Addr4>(of, &old, advance, fetch).unwrap();
+            let (end, hash) = ahead.next::<Addr4>(of, &old, advance, hash_of).unwrap();
             assert!(taken.insert(end), "{end:?} twice");
+            assert_eq!(hash, hash_of(end));
         }
         let new = pool(&["198.51.100.2"]);
-        let of = AheadOf {
-            server: 2,
-            port: 80,
-            revision: 2,
-        };
+        let of = AheadOf::new(2, 80, 6, 2);
         let advance = || new.advance(&mut cursor, WorkerId(0), 1);
-        let end = ahead.next::<Addr4>(of, &new, advance, |_| {}).unwrap();
+        let (end, _) = ahead.next::<Addr4>(of, &new, advance, hash_of).unwrap();
         assert_eq!(end.addr, Addr4([198, 51, 100, 2]));
     }
 

@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use crate::address::{Address, Endpoint};
-use crate::ipvs::conn::{Conn, ConnFlags, SequenceShift};
+use crate::ipvs::conn::{ConnFlags, ConnMut, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 
 pub mod assembly;
@@ -74,9 +74,9 @@ pub struct SyncConn {
 
 impl SyncConn {
     /// The entry of `conn`; `None` when the protocol cannot express it, because the real server is of another family.
-    pub fn of<A: Address>(conn: &Conn<A>) -> Option<Self> {
+    pub fn of<A: Address>(conn: &ConnMut<'_, A>) -> Option<Self> {
         let mode = conn.mode();
-        if mode == ForwardingMode::Tunnel && conn.real.addr == A::default() {
+        if mode == ForwardingMode::Tunnel && conn.real().addr == A::default() {
             return None;
         }
         let end = |endpoint: Endpoint<A>| (endpoint.addr.to_ip(), endpoint.port);
@@ -99,13 +99,13 @@ impl SyncConn {
             protocol: conn.ip_protocol(),
             flags: method | u32::from(conn.flags & FLAGS_SENT | inactive),
             state: u16::from(conn.state),
-            client: end(conn.client),
-            virt: end(conn.virt),
-            real: end(conn.real),
-            local: (mode == ForwardingMode::FullNat && !is_template).then(|| end(conn.local)),
-            fwmark: conn.fwmark,
+            client: end(conn.client()),
+            virt: end(conn.virt()),
+            real: end(conn.real()),
+            local: (mode == ForwardingMode::FullNat && !is_template).then(|| end(conn.local())),
+            fwmark: conn.cold.fwmark,
             timeout_sec: conn.timeout_ms / 1_000,
-            shifts: is_shifted.then_some([conn.shift, SequenceShift::default()]),
+            shifts: is_shifted.then_some([conn.cold.shift, SequenceShift::default()]),
         })
     }
 

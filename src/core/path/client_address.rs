@@ -13,7 +13,7 @@ use crate::address::{Address, Endpoint};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::client_address::{ClientAddress, ClientAddressState};
-use crate::ipvs::conn::{Conn, ConnFlags, SequenceShift};
+use crate::ipvs::conn::{ColdConn, Conn, ConnFlags, ConnMut, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::service::VirtualService;
@@ -46,12 +46,12 @@ pub(crate) fn begin(service: &VirtualService, mode: ForwardingMode, headers: &He
 
 /// A SYN of a connection that is there: if the connection begins anew, so does its client address.
 #[cold]
-pub(crate) fn again<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: &Headers) {
+pub(crate) fn again<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>, headers: &Headers) {
     let goes_on = matches!(
         conn.tcp_state(),
         Some(TcpState::Established | TcpState::SynRecv | TcpState::SynSent)
     );
-    if !goes_on && let Some(service) = ctx.snapshot.services.service(conn.service) {
+    if !goes_on && let Some(service) = ctx.snapshot.services.service(conn.cold.service) {
         conn.client_address = begin(service, conn.mode(), headers);
     }
 }
@@ -70,8 +70,8 @@ pub(crate) fn concerns_outbound<A: Address>(conn: &Conn<A>) -> bool {
 
 /// Another director has shifted the client's numbers by this: for a PROXY header, for an initial sequence number of its
 /// own, or for both.
-pub(crate) fn import<A: Address>(conn: &mut Conn<A>, shift: SequenceShift) {
-    conn.shift = shift;
+pub(crate) fn import<A: Address>(conn: &mut ConnMut<'_, A>, shift: SequenceShift) {
+    conn.cold.shift = shift;
     if conn.mode() != ForwardingMode::FullNat || !conn.flags.contains(ConnFlags::INBOUND_SHIFTED) {
         return;
     }
@@ -88,7 +88,7 @@ pub(crate) fn import<A: Address>(conn: &mut Conn<A>, shift: SequenceShift) {
 #[inline(never)]
 pub(crate) fn inbound<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
-    conn: &mut Conn<A>,
+    conn: &mut ConnMut<'_, A>,
     packet: &mut Packet<'_, A, F>,
     mtu: u16,
 ) -> bool {
@@ -109,7 +109,12 @@ pub(crate) fn inbound<A: Address, F: Frame>(
 }
 
 /// Puts the client's address into the packet or before it. Whether the PROXY header has to go before it.
-fn carry<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, packet: &mut Packet<'_, A, F>, mtu: u16) -> bool {
+fn carry<A: Address, F: Frame>(
+    ctx: &Context<'_>,
+    conn: &mut ConnMut<'_, A>,
+    packet: &mut Packet<'_, A, F>,
+    mtu: u16,
+) -> bool {
     let Packet { headers, frame, .. } = packet;
     let is_inserted = match conn.client_address.carrier() {
         ClientAddress::None => return false,
@@ -119,8 +124,8 @@ fn carry<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, packet: &m
             return place == HeaderPlace::Before;
         }
         ClientAddress::Toa if headers.tcp_flags & RST != 0 => return false,
-        ClientAddress::Toa => toa::insert(*frame, headers, conn.client, mtu),
-        ClientAddress::Uoa => uoa::insert(*frame, headers, conn.client, mtu),
+        ClientAddress::Toa => toa::insert(*frame, headers, conn.client(), mtu),
+        ClientAddress::Uoa => uoa::insert(*frame, headers, conn.client(), mtu),
     };
     if !is_inserted {
         ctx.own.client_address_no_room.add(1);
@@ -136,12 +141,17 @@ fn carry<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, packet: &m
 }
 
 /// The client's first sequence number decides what is shifted; what it announces may be limited.
-fn inbound_syn<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: &mut Headers, frame: &mut F) {
+fn inbound_syn<A: Address, F: Frame>(
+    ctx: &Context<'_>,
+    conn: &mut ConnMut<'_, A>,
+    headers: &mut Headers,
+    frame: &mut F,
+) {
     let Some(mut segment) = Segment::of(frame.bytes_mut(), headers) else {
         return;
     };
     if conn.client_address.has(ClientAddressState::LIMITS_MSS) {
-        segment.limit_mss(0, mss_max(ctx, conn));
+        segment.limit_mss(0, mss_max(ctx, conn.cold));
     }
     own_isn::inbound_syn(conn, &segment);
     if conn.client_address.carrier() == ClientAddress::None && conn.isn_delta == 0
@@ -153,7 +163,7 @@ fn inbound_syn<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, head
     let proxy_header_len = proxy::len(conn);
     conn.client_address.restart();
     conn.proxy_header_len = proxy_header_len;
-    conn.shift = SequenceShift {
+    conn.cold.shift = SequenceShift {
         from: segment.header.sequence.get(),
         delta: conn.isn_delta.wrapping_add(proxy_header_len.into()).cast_signed(),
         previous_delta: conn.isn_delta.cast_signed(),
@@ -166,7 +176,7 @@ fn inbound_syn<A: Address, F: Frame>(ctx: &Context<'_>, conn: &mut Conn<A>, head
 
 /// Real server → client.
 #[inline(never)]
-pub(crate) fn outbound<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, headers: &Headers, frame: &mut [u8]) {
+pub(crate) fn outbound<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>, headers: &Headers, frame: &mut [u8]) {
     if headers.protocol != PROTOCOL {
         return;
     }
@@ -181,13 +191,13 @@ pub(crate) fn outbound<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, header
             ClientAddress::Toa => toa::len::<A>(),
             _ => 0,
         };
-        segment.limit_mss(reserve, mss_max(ctx, conn));
+        segment.limit_mss(reserve, mss_max(ctx, conn.cold));
     }
     match carrier {
         ClientAddress::ProxyV1 | ClientAddress::ProxyV2 => proxy::outbound(conn, &mut segment),
         ClientAddress::Toa if headers.tcp_flags & (SYN | RST) == 0 => {
             // Only a server with a whole connection answers anything else than the SYN.
-            let expected = conn.shift.from.wrapping_add(1);
+            let expected = conn.cold.shift.from.wrapping_add(1);
             let speaks = segment.payload_len > 0 || headers.tcp_flags & FIN != 0;
             if speaks || segment.header.acknowledgement.get() != expected {
                 conn.client_address.delivered();
@@ -197,8 +207,8 @@ pub(crate) fn outbound<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, header
     }
 }
 
-fn mss_max<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) -> u16 {
-    match ctx.snapshot.services.service(conn.service) {
+fn mss_max(ctx: &Context<'_>, cold: &ColdConn) -> u16 {
+    match ctx.snapshot.services.service(cold.service) {
         Some(service) if service.mss_max != 0 => service.mss_max,
         _ => u16::MAX,
     }
@@ -206,12 +216,12 @@ fn mss_max<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) -> u16 {
 
 /// An error quotes a client's packet as it was sent to the real server: the client knows it by its own number.
 #[cold]
-pub(crate) fn quoted_sequence<A: Address>(conn: &Conn<A>, quoted: &mut [u8]) {
+pub(crate) fn quoted_sequence<A: Address>((conn, cold): (&Conn<A>, &ColdConn), quoted: &mut [u8]) {
     if let Some((_, sequence)) = quoted.split_first_chunk_mut::<4>()
         && let Some((sequence, _)) = sequence.split_first_chunk_mut::<4>()
     {
         let shifted = u32::from_be_bytes(*sequence);
-        *sequence = proxy::unshifted(conn, shifted.wrapping_sub(conn.isn_delta)).to_be_bytes();
+        *sequence = proxy::unshifted((conn, cold), shifted.wrapping_sub(conn.isn_delta)).to_be_bytes();
     }
 }
 

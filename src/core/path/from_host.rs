@@ -147,7 +147,7 @@ fn error<A: Address, F: Frame>(
     let conn = table.conn(index);
     ctx.count(conn, Direction::Outbound, relayed.packet.headers.packet_len());
     if is_translated {
-        relayed.translate_to_client(conn);
+        relayed.translate_to_client(table.both(index));
     }
     None
 }

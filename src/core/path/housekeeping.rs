@@ -6,7 +6,7 @@
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnIndex};
+use crate::ipvs::conn::{ColdConn, Conn, ConnIndex};
 use crate::ipvs::real_server::RealServerId;
 use crate::l3::DeviceId;
 use crate::limits::{SWEEP_SLOTS_MAX, TIMERS_PER_PASS_MAX};
@@ -64,15 +64,15 @@ fn sweep<A: Address>(ctx: &mut Context<'_>, family: &mut Family<A>) {
 /// The walk of `drop_entry`, as far as one pass goes.
 pub(crate) fn drop_idle<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
     let now = ctx.now;
-    walk(ctx, table, sweep, |ctx, conn| ctx.defence.takes(conn, now));
+    walk(ctx, table, sweep, |ctx, both| ctx.defence.takes(both, now));
 }
 
 /// The walk of `expire_nodest_conn`, as far as one pass goes.
 pub(crate) fn drop_orphans<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, sweep: &mut Sweep) {
-    walk(ctx, table, sweep, |ctx, conn| {
+    walk(ctx, table, sweep, |ctx, (conn, cold)| {
         let id = conn.real_server;
         let slot = ctx.snapshot.services.real_server(id);
-        conn.controlled == 0 && id != RealServerId::UNBOUND && slot.is_none_or(|slot| !slot.available)
+        cold.controlled == 0 && id != RealServerId::UNBOUND && slot.is_none_or(|slot| !slot.available)
     });
 }
 
@@ -80,7 +80,7 @@ fn walk<A: Address>(
     ctx: &mut Context<'_>,
     table: &mut ConnTable<A>,
     sweep: &mut Sweep,
-    mut goes: impl FnMut(&mut Context<'_>, &Conn<A>) -> bool,
+    mut goes: impl FnMut(&mut Context<'_>, (&Conn<A>, &ColdConn)) -> bool,
 ) {
     if sweep.left == 0 {
         return;
@@ -88,8 +88,8 @@ fn walk<A: Address>(
     let slots = sweep.left.min(SWEEP_SLOTS_MAX);
     let mut found = [ConnIndex(0); SWEEP_SLOTS_MAX];
     let mut count = 0;
-    let next = table.scan(sweep.next, slots, |index, conn| {
-        if goes(ctx, conn)
+    let next = table.scan(sweep.next, slots, |index, both| {
+        if goes(ctx, both)
             && let Some(place) = found.get_mut(count)
         {
             *place = index;
@@ -99,9 +99,9 @@ fn walk<A: Address>(
     sweep.left -= slots;
     sweep.next = next.unwrap_or(0);
     for index in found.into_iter().take(count) {
-        let template = table.conn(index).control;
+        let template = table.cold(index).control;
         track::forget(ctx, table, index);
-        if template != Conn::<A>::NO_CONTROL && table.conn(ConnIndex(template)).controlled == 0 {
+        if template != ColdConn::NO_CONTROL && table.cold(ConnIndex(template)).controlled == 0 {
             track::forget(ctx, table, ConnIndex(template));
         }
     }

@@ -1,37 +1,29 @@
 //! Stage 3: which connection, and in which direction?
 //!
-//! Three passes over the burst so that no packet waits for memory alone: hash each key as it is parsed and ask for its
-//! bucket ([`Family::push`](crate::worker_state::context::Family::push)); compare tags and ask for the connections; compare keys
-//! (done by the spine, packet by packet).
+//! A pipeline, so that no packet waits for memory alone: each key is hashed as it is parsed, and its bucket fetched
+//! ([`Family::push`](crate::worker_state::context::Family::push)); its tag is compared, and the connection fetched,
+//! [`AHEAD`] packets before the path comes to it; the spine compares the keys. A core has some two dozen cache lines
+//! under way at once and drops what it is asked to fetch beyond that, so the connections of a whole burst are too many.
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, Direction};
-use crate::worker_state::context::{Family, LookupEntry};
+use crate::worker_state::context::LookupEntry;
 
-/// Second pass: asks for the connection that each bucket's tags point to.
-#[inline]
-pub(crate) fn prefetch_conns<A: Address>(family: &mut Family<A>) {
-    let Family {
-        table, entries, count, ..
-    } = family;
-    for entry in entries.get_mut(..*count).unwrap_or_default() {
+/// How many packets before its own a connection is fetched.
+const AHEAD: usize = 10;
+
+/// Fetches the connections of the first packets.
+#[inline(always)]
+pub(crate) fn begin<A: Address>(table: &ConnTable<A>, entries: &mut [LookupEntry<A>]) {
+    for entry in entries.iter_mut().take(AHEAD) {
         entry.candidate = table.prefetch_candidate(entry.hash);
     }
 }
 
-/// Third pass: the connection itself, and the packet's direction, if the second pass found it. `changes` is
-/// [`ConnTable::changes`] at the time of that pass: what it found counts only while no packet in between has made or ended
-/// a connection.
+/// Before packet `at` is forwarded: fetches the connection of one behind it.
 #[inline(always)]
-pub(crate) fn confirm<'t, A: Address>(
-    table: &'t mut ConnTable<A>,
-    changes: u32,
-    entry: &LookupEntry<A>,
-) -> Option<(&'t mut Conn<A>, Direction)> {
-    if table.changes() == changes {
-        table.confirm(entry.candidate, &entry.key)
-    } else {
-        None
+pub(crate) fn look_ahead<A: Address>(table: &ConnTable<A>, entries: &mut [LookupEntry<A>], at: usize) {
+    if let Some(later) = entries.get_mut(at + AHEAD) {
+        later.candidate = table.prefetch_candidate(later.hash);
     }
 }

@@ -14,7 +14,7 @@ use crate::counters::WorkerCounters;
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::conn::table::{ConnTable, InsertError};
-use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex};
+use crate::ipvs::conn::{ColdConn, Conn, ConnFlags, ConnIndex, ConnMut};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::persistence::PORT_FTP;
@@ -78,7 +78,7 @@ pub(crate) fn first_packet<'s, A: Address, F: Frame>(
         Ok(index) => {
             let verdict = slow_path::inbound(ctx, table, index, packet);
             if !end_one_packet(ctx, table, index) && service.scheduler.is_measured() {
-                track::time_response(ctx, table.conn_mut(index));
+                track::time_response(ctx, &mut table.both_mut(index));
             }
             verdict
         }
@@ -122,10 +122,10 @@ pub(crate) fn begin<'s, A: Address>(
     }
     let conn = new_conn(ctx, opening, &chosen, local.end);
     let index = table
-        .insert_at(conn, local.free, ctx.now)
+        .insert_at((&conn, &cold(service)), local.free, ctx.now)
         .map_err(|_: InsertError| Refusal::Drop(DropReason::ConnTableFull))?;
     if let Some(predecessor) = local.predecessor() {
-        succeed(ctx, table.conn_mut(index), opening.headers, predecessor);
+        succeed(ctx, &mut table.both_mut(index), opening.headers, predecessor);
     }
     if let Some(template) = chosen.template {
         table.control(index, template);
@@ -138,8 +138,8 @@ pub(crate) fn begin<'s, A: Address>(
 
 /// The local end of `conn` was another connection's, and has not rested since.
 #[cold]
-fn succeed<A: Address>(ctx: &mut Context<'_>, conn: &mut Conn<A>, headers: &Headers, predecessor: &Predecessor) {
-    ctx.own.count_unrested(conn.service);
+fn succeed<A: Address>(ctx: &mut Context<'_>, conn: &mut ConnMut<'_, A>, headers: &Headers, predecessor: &Predecessor) {
+    ctx.own.count_unrested(conn.cold.service);
     own_isn::begin(ctx.random, conn, headers, predecessor);
 }
 
@@ -321,28 +321,30 @@ fn new_conn<A: Address>(
         flags.insert(ConnFlags::NO_OUTPUT);
     }
     Conn {
-        client: key.src,
-        virt: key.dst,
-        local,
-        real,
-        last_seen: ctx.now,
         real_server: server.id,
-        service: service.id,
         protocol: key.protocol,
         mode: server.mode as u8,
         flags,
         l3_delta,
         l4_delta,
         client_address: client_address::begin(service, server.mode, headers),
-        fwmark: fwmark(service),
         // The timeout of the state that this packet leads to, so that the timer is armed once.
         timeout_ms: protocol::timeout_ms(&ctx.snapshot.timeouts, key.protocol, first_state(key.protocol)),
-        ..Conn::default()
+        ..Conn::between(key.src, key.dst, real, local)
+    }
+}
+
+/// The other part of a connection or template of `service`.
+pub(crate) fn cold(service: &VirtualService) -> ColdConn {
+    ColdConn {
+        service: service.id,
+        fwmark: fwmark(service),
+        ..ColdConn::default()
     }
 }
 
 /// The firewall mark of a service; 0 without.
-pub(crate) const fn fwmark(service: &VirtualService) -> u32 {
+const fn fwmark(service: &VirtualService) -> u32 {
     match service.spec.key {
         ServiceKey::Fwmark { mark, .. } => mark,
         ServiceKey::Address { .. } => 0,

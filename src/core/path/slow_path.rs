@@ -15,7 +15,7 @@ use crate::address::Address;
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, ConnMut, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
@@ -93,7 +93,7 @@ fn must_reschedule<A: Address>(
     }
     let must = is_finished(ctx, table.conn(index), headers);
     if !must && headers.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
-        client_address::again(ctx, table.conn_mut(index), headers);
+        client_address::again(ctx, &mut table.both_mut(index), headers);
         // Two services may lead one client's port to one server's port. Whoever begins anew gets the answer; the
         // kernel gives it to the connection that was made last, and the client waits in vain.
         table.make_newest(index);
@@ -183,7 +183,7 @@ pub(crate) fn inbound<A: Address, F: Frame>(
     let to = ToServer { server, mtu, next_hop };
     let is_oversize = packet.headers.packet_len() > usize::from(to.mtu);
     if is_oversize | client_address::concerns_inbound(conn, &packet.headers) {
-        return unusual(ctx, conn, packet, &to);
+        return unusual(ctx, &mut table.both_mut(index), packet, &to);
     }
     rewritten(ctx, conn, packet, &to)
 }
@@ -220,8 +220,8 @@ pub(crate) fn is_reset<A: Address, F>(ctx: &Context<'_>, packet: &Packet<'_, A, 
 fn unbound_server<A: Address>(conn: &Conn<A>) -> RealServer {
     RealServer {
         id: RealServerId::UNBOUND,
-        addr: conn.real.addr.to_ip(),
-        port: conn.real.port,
+        addr: conn.real().addr.to_ip(),
+        port: conn.real().port,
         weight: 0,
         mode: conn.mode(),
         tunnel: TunnelKind::IpIp,
@@ -235,7 +235,7 @@ fn unbound_server<A: Address>(conn: &Conn<A>) -> RealServer {
 #[inline(never)]
 fn unusual<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
-    conn: &mut Conn<A>,
+    conn: &mut ConnMut<'_, A>,
     packet: &mut Packet<'_, A, F>,
     to: &ToServer<'_>,
 ) -> Verdict {
@@ -305,7 +305,7 @@ pub(crate) fn outbound<A: Address, F: Frame>(
         Err(RouteError::Drop(DropReason::RouteElsewhere)) => return to_client_elsewhere(ctx, table, index, packet),
         Err(RouteError::Drop(reason)) => return Verdict::Drop(reason),
         Err(RouteError::Unreachable) => {
-            let client = conn.client.addr;
+            let client = conn.client().addr;
             return refuse::without_route(ctx, packet, client);
         }
     };
@@ -347,7 +347,12 @@ fn note_reply<A: Address, F: Frame>(
     }
     track::packet(ctx, table, (index, Direction::Outbound), &packet.headers);
     if carries_client_address {
-        client_address::outbound(ctx, table.conn_mut(index), &packet.headers, packet.frame.bytes_mut());
+        client_address::outbound(
+            ctx,
+            &mut table.both_mut(index),
+            &packet.headers,
+            packet.frame.bytes_mut(),
+        );
     }
     rewrite
 }
@@ -391,7 +396,7 @@ fn to_own_client<A: Address, F: Frame>(
 fn to_local_server<A: Address>(conn: &Conn<A>, headers: &Headers, frame: &mut [u8]) -> Verdict {
     match conn.mode() {
         ForwardingMode::FullNat => return Verdict::Drop(DropReason::LocalRealServer),
-        ForwardingMode::Nat if conn.real.addr.to_ip().is_loopback() => {
+        ForwardingMode::Nat if conn.real().addr.to_ip().is_loopback() => {
             return Verdict::Drop(DropReason::LocalRealServer);
         }
         ForwardingMode::Nat => {

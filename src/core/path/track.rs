@@ -8,7 +8,7 @@ use crate::address::Address;
 use crate::counters::WorkerCounters;
 use crate::headers::Headers;
 use crate::ipvs::conn::table::{ConnTable, Expiry};
-use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, ConnMut, Direction};
 use crate::ipvs::load_board::LoadBoard;
 use crate::ipvs::persistence;
 use crate::ipvs::protocol;
@@ -37,9 +37,9 @@ pub(crate) fn packet<A: Address>(
         const EVENTS: u8 = SYN | FIN | RST | ACK;
         if conn.state != TcpState::Established as u8 || headers.tcp_flags & EVENTS != ACK {
             if conn.flags.contains(ConnFlags::TIMED) {
-                responded(ctx, conn, direction);
+                responded(ctx, &mut table.both_mut(index), direction);
             }
-            tcp_event(ctx, conn, direction, headers.tcp_flags);
+            tcp_event(ctx, table.conn_mut(index), direction, headers.tcp_flags);
             assure_template(table, index, TcpState::Established as u8);
         }
     } else if headers.protocol == wire::sctp::PROTOCOL {
@@ -47,7 +47,7 @@ pub(crate) fn packet<A: Address>(
         assure_template(table, index, SctpState::Established as u8);
     } else if direction == Direction::Outbound {
         if conn.flags.contains(ConnFlags::TIMED) {
-            responded(ctx, conn, direction);
+            responded(ctx, &mut table.both_mut(index), direction);
         }
         assure_template(table, index, protocol::udp::NORMAL);
     }
@@ -96,20 +96,20 @@ fn sctp_event<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Dire
 }
 
 /// Begins to measure how long the real server takes to answer (wrt), if its answer will pass here.
-pub(crate) fn time_response<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>) {
+pub(crate) fn time_response<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>) {
     let is_measured = matches!(conn.protocol, wire::tcp::PROTOCOL | wire::udp::PROTOCOL);
     if is_measured && conn.flags.contains(ConnFlags::OUTBOUND_INDEXED) {
         conn.flags.insert(ConnFlags::TIMED);
-        conn.asked_us = ctx.scheduling.loads.us();
+        conn.cold.asked_us = ctx.scheduling.loads.us();
     }
 }
 
 /// The first packet after the one that asked. From the client it is a SYN once more: the answer could be to
 /// either (Karn), so there will be no measure.
 #[cold]
-fn responded<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direction) {
+fn responded<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>, direction: Direction) {
     conn.flags.remove(ConnFlags::TIMED);
-    let us = ctx.scheduling.loads.us().wrapping_sub(conn.asked_us);
+    let us = ctx.scheduling.loads.us().wrapping_sub(conn.cold.asked_us);
     if direction == Direction::Outbound && us < RESPONSE_MAX_MS * 1_000 {
         LoadBoard::responded(ctx.own, conn.real_server, us, ctx.now);
     }
@@ -120,7 +120,7 @@ fn responded<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, direction: Direc
 fn assure_template<A: Address>(table: &mut ConnTable<A>, index: ConnIndex, state: u8) {
     let conn = table.conn(index);
     if conn.flags.contains(ConnFlags::CONTROLLED) && conn.state == state {
-        let template = ConnIndex(conn.control);
+        let template = ConnIndex(table.cold(index).control);
         table.conn_mut(template).state = persistence::STATE_ASSURED;
     }
 }
@@ -183,18 +183,19 @@ fn conns(ctx: &Context<'_>, id: RealServerId) -> u32 {
 pub(crate) fn forget<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
     let conn = table.conn(index);
     unbind(ctx, conn);
-    local_end::give_up(&mut ctx.scheduling.resting, table.hasher(), conn, ctx.now);
+    let both = (conn, table.cold(index));
+    local_end::give_up(&mut ctx.scheduling.resting, table.hasher(), both, ctx.now);
     table.remove(index);
 }
 
 /// Removes at most `budget` connections that have been idle for their timeout.
 pub(crate) fn expire<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, budget: usize) {
     let hasher = table.hasher();
-    table.expire(ctx.now, budget, |conn| {
-        if conn.controlled > 0 {
+    table.expire(ctx.now, budget, |mut conn| {
+        if conn.cold.controlled > 0 {
             conn.last_seen = ctx.now;
             conn.timeout_ms = TEMPLATE_EXTENSION_MS;
-            announce::extension(ctx, conn);
+            announce::extension(ctx, &mut conn);
             return Expiry::Rearm {
                 ms: TEMPLATE_EXTENSION_MS,
             };
@@ -210,8 +211,8 @@ pub(crate) fn expire<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>
                     .min(TIMEOUT_MAX_MS),
             };
         }
-        unbind(ctx, conn);
-        local_end::give_up(&mut ctx.scheduling.resting, &hasher, conn, ctx.now);
+        unbind(ctx, &conn);
+        local_end::give_up(&mut ctx.scheduling.resting, &hasher, (&conn, conn.cold), ctx.now);
         ctx.own.conns_expired.add(1);
         Expiry::Remove
     });

@@ -7,7 +7,7 @@
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnFlags};
+use crate::ipvs::conn::{ColdConn, Conn, ConnFlags};
 use crate::ipvs::persistence;
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
@@ -113,8 +113,8 @@ impl Defence {
     }
 
     /// Whether `drop_entry` ends this connection.
-    pub(crate) fn takes<A: Address>(&mut self, conn: &Conn<A>, now: Tick) -> bool {
-        if conn.controlled > 0 {
+    pub(crate) fn takes<A: Address>(&mut self, (conn, cold): (&Conn<A>, &ColdConn), now: Tick) -> bool {
+        if cold.controlled > 0 {
             return false;
         }
         if conn.flags.contains(ConnFlags::TEMPLATE) {
@@ -201,25 +201,32 @@ mod tests {
             last_seen: Tick(now.0 - idle_ms),
             ..Conn::default()
         };
-        assert!(defence.takes(&conn(TcpState::SynRecv, 1, 0), now));
-        assert!(!defence.takes(&conn(TcpState::FinWait, 1, 90_000), now));
-        assert!(!defence.takes(&conn(TcpState::Established, 9, 90_000), now), "busy");
-        assert!(!defence.takes(&conn(TcpState::Established, 4, 59_999), now), "not idle");
+        let free = ColdConn::default();
+        assert!(defence.takes((&conn(TcpState::SynRecv, 1, 0), &free), now));
+        assert!(!defence.takes((&conn(TcpState::FinWait, 1, 90_000), &free), now));
+        assert!(
+            !defence.takes((&conn(TcpState::Established, 9, 90_000), &free), now),
+            "busy"
+        );
+        assert!(
+            !defence.takes((&conn(TcpState::Established, 4, 59_999), &free), now),
+            "not idle"
+        );
         let idle = conn(TcpState::Established, 4, 60_000);
-        let taken = (0..40).filter(|_| defence.takes(&idle, now)).count();
+        let taken = (0..40).filter(|_| defence.takes((&idle, &free), now)).count();
         assert_eq!(taken, 10);
         let mut template = Conn::<Addr4> {
             flags: ConnFlags::TEMPLATE,
             ..Conn::default()
         };
-        assert!(defence.takes(&template, now), "nobody got through");
+        assert!(defence.takes((&template, &free), now), "nobody got through");
         template.state = persistence::STATE_ASSURED;
-        assert!(!defence.takes(&template, now));
-        template = Conn {
+        assert!(!defence.takes((&template, &free), now));
+        template.state = persistence::STATE_NONE;
+        let in_control = ColdConn {
             controlled: 1,
-            state: persistence::STATE_NONE,
-            ..template
+            ..ColdConn::default()
         };
-        assert!(!defence.takes(&template, now));
+        assert!(!defence.takes((&template, &in_control), now));
     }
 }

@@ -36,6 +36,14 @@ pub(super) struct Bucket {
 const _: () = assert!(size_of::<Bucket>() == 64);
 
 impl Bucket {
+    const EMPTY: Self = Self {
+        tags: [FREE; PLACES],
+        values: [0; PLACES],
+        displaced: 0,
+        overflow: 0,
+        unused: [0; 2],
+    };
+
     /// Where the tag is `tag`: bit `n` for place `n`.
     #[inline(always)]
     fn places_of(&self, tag: u16) -> u32 {
@@ -120,6 +128,11 @@ impl KeyIndex {
             count: buckets.len() as u32,
             buckets,
         })
+    }
+
+    /// Takes everything out.
+    pub(super) fn clear(&mut self) {
+        self.buckets.fill(Bucket::EMPTY);
     }
 
     /// The high half of the hash, scaled to the number of buckets (Lemire's multiply-shift).

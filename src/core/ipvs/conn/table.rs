@@ -1,13 +1,15 @@
 //! All connections of one worker and one family. A packet finds its connection by the key of either direction.
 //!
 //! ```text
-//! FlowKey -hash-> KeyIndex bucket (64 B) -tag-> Conn (2 or 3 lines)      TimerWheel -> Conn, free stack -> Conn
+//! FlowKey -hash-> KeyIndex bucket (64 B) -tag-> Conn (1 or 2 lines), ColdConn      TimerWheel -> ColdConn, free stack
 //! ```
 //!
 //! In:  the keys of a burst. The caller hashes all, then calls `prefetch_bucket`, `prefetch_candidate` and `find` for
 //!      all, one after the other, so that the cache misses overlap. Out: connections by [`ConnIndex`].
 //! Never: allocates after [`ConnTable::new`], panics, grows, or searches longer than 18 buckets.
-//! All of it lies in the [`Arena`], the timer wheel's position and the secret included.
+//! All of it lies in the [`Arena`]. What a later process needs of it are the connections: [`ConnTable::recover`].
+
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use zerocopy::FromBytes;
 
@@ -16,10 +18,15 @@ use crate::arena::{Arena, ArenaError, ArenaSlice, HEADER_BYTES, slice_bytes};
 use crate::ipvs::conn::key::KeyHash;
 use crate::ipvs::conn::key_index::KeyIndex;
 use crate::ipvs::conn::timer_wheel::{self, TimerWheel, WheelEvent};
-use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction, TimerLink};
+use crate::ipvs::conn::{ColdConn, Conn, ConnFlags, ConnIndex, ConnMut, Direction};
 use crate::ipvs::persistence;
 use crate::prefetch::prefetch_write;
 use crate::tick::Tick;
+
+mod recovery;
+mod same_outbound;
+
+pub use recovery::Recovery;
 
 /// Why a connection was not inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +49,7 @@ pub enum Expiry {
     },
 }
 
-/// How many connections may have the same outbound key. Several services can lead one client's port to one server's
-/// port.
-const SAME_OUTBOUND_MAX: usize = 16;
-
-/// The connection that a bucket's tags most likely mean. [`ConnTable::confirm`] accepts it until [`ConnTable::changes`]
-/// changes.
+/// The connection that a bucket's tags most likely mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate(u32);
 
@@ -59,22 +61,39 @@ impl Candidate {
 /// How many insertions before its use a free slot is fetched.
 const SLOTS_AHEAD: u32 = 8;
 
+/// Protocol of a slot without a connection. No key that is looked up has it.
+const NO_PROTOCOL: u8 = 0;
+
 const MAGIC: u64 = u64::from_le_bytes(*b"conntabl");
 
-/// What must survive besides index, wheel and connections.
+/// What the table is, and how its slots are used.
 #[derive(Clone, Copy, FromBytes)]
 #[repr(C, align(64))]
 struct State {
     magic: u64,
     capacity: u32,
     conn_bytes: u32,
-    secret: [u64; 4],
     len: u32,
     /// How many slots were used and freed: the length of the stack `free`.
     freed: u32,
     /// First of the slots that were never used: everything from here on is untouched memory.
     fresh: u32,
-    unused: u32,
+    unused: [u32; 9],
+}
+
+impl State {
+    /// Of a table without connections, of which the slots below `fresh` are not free yet.
+    const fn new<A: Address>(capacity: usize, fresh: u32) -> Self {
+        Self {
+            magic: MAGIC,
+            capacity: capacity as u32,
+            conn_bytes: size_of::<Conn<A>>() as u32,
+            len: 0,
+            freed: 0,
+            fresh,
+            unused: [0; 9],
+        }
+    }
 }
 
 /// See the module.
@@ -82,11 +101,12 @@ pub struct ConnTable<A: Address> {
     hash: KeyHash,
     index: KeyIndex,
     conns: ArenaSlice<Conn<A>>,
+    /// The other part of each connection, at the same index.
+    cold: ArenaSlice<ColdConn>,
     /// A stack of free slots. A list through the connections would cost a cache miss for each insertion.
     free: ArenaSlice<u32>,
     wheel: TimerWheel,
     state: ArenaSlice<State>,
-    changes: u32,
 }
 
 impl<A: Address> ConnTable<A> {
@@ -98,6 +118,7 @@ impl<A: Address> ConnTable<A> {
             + KeyIndex::bytes_needed(2 * capacity)
             + slice_bytes::<u32>(capacity)
             + slice_bytes::<Conn<A>>(capacity)
+            + slice_bytes::<ColdConn>(capacity)
     }
 
     /// An empty table for `capacity` connections, each found from both directions, whose keys are hashed
@@ -111,37 +132,7 @@ impl<A: Address> ConnTable<A> {
         }
         let mut table = Self::carve(arena, capacity, secret)?;
         table.wheel.reset();
-        *table.state.at_mut(0) = State {
-            magic: MAGIC,
-            capacity: capacity as u32,
-            conn_bytes: size_of::<Conn<A>>() as u32,
-            secret,
-            len: 0,
-            freed: 0,
-            fresh: 0,
-            unused: 0,
-        };
-        Ok(table)
-    }
-
-    /// The table that an earlier process left in `arena`, with all its connections. That process must have
-    /// stopped between two operations on the table, not within one, and ticks must go on from where they were.
-    ///
-    /// # Errors
-    /// [`ArenaError::OtherLayout`] when there is none of this capacity and family.
-    pub fn attach(arena: &mut Arena, capacity: usize) -> Result<Self, ArenaError> {
-        if !arena.is_recovered() {
-            return Err(ArenaError::OtherLayout);
-        }
-        let mut table = Self::carve(arena, capacity, [0; 4])?;
-        let state = table.state.at(0);
-        let matches = state.magic == MAGIC
-            && state.capacity as usize == capacity
-            && state.conn_bytes as usize == size_of::<Conn<A>>();
-        if !matches {
-            return Err(ArenaError::OtherLayout);
-        }
-        table.hash = KeyHash::new(state.secret);
+        *table.state.at_mut(0) = State::new::<A>(capacity, 0);
         Ok(table)
     }
 
@@ -154,14 +145,15 @@ impl<A: Address> ConnTable<A> {
         let index = KeyIndex::carve(arena, 2 * capacity)?;
         let free = arena.carve(capacity)?;
         let conns = arena.carve(capacity)?;
+        let cold = arena.carve(capacity)?;
         Ok(Self {
             hash: KeyHash::new(secret),
             index,
             conns,
+            cold,
             free,
             wheel,
             state,
-            changes: 0,
         })
     }
 
@@ -210,25 +202,20 @@ impl<A: Address> ConnTable<A> {
         };
         let conn = self.conns.at((value >> 1) as usize);
         prefetch_write(conn);
-        if size_of::<Conn<A>>() > 128 {
-            prefetch_write(&conn.last_seen);
+        if size_of::<Conn<A>>() > 64 {
+            prefetch_write(&conn.timeout_ms);
         }
         Candidate(value)
     }
 
-    /// How often connections have come, gone or been taken out of the index.
-    #[inline(always)]
-    pub const fn changes(&self) -> u32 {
-        self.changes
-    }
-
-    /// The connection and direction of `key` if they are those of `candidate`, which must have been read since the
-    /// last change. Otherwise [`Self::find`] may still find another.
+    /// The connection and direction of `key` if they are those of `candidate`. Otherwise [`Self::find`] may still find
+    /// others. The table may have changed since the candidate was read: a slot that is free has no key.
     #[inline(always)]
     pub fn confirm(&mut self, candidate: Candidate, key: &FlowKey<A>) -> Option<(&mut Conn<A>, Direction)> {
         let direction = direction_of(candidate.0);
         let conn = self.conns.at_mut((candidate.0 >> 1) as usize);
-        (candidate != Candidate::NONE && conn.is(key, direction)).then_some((conn, direction))
+        let is_it = candidate != Candidate::NONE && conn.is(key, direction) && conn.is_found(direction);
+        is_it.then_some((conn, direction))
     }
 
     /// [`Self::lookup`] where the caller has the `hash` of `key` already.
@@ -253,7 +240,7 @@ impl<A: Address> ConnTable<A> {
     /// # Errors
     /// See [`InsertError`]; the table is unchanged.
     pub fn insert(&mut self, conn: Conn<A>, now: Tick) -> Result<ConnIndex, InsertError> {
-        self.insert_at(conn, None, now)
+        self.insert_at((&conn, &ColdConn::default()), None, now)
     }
 
     /// [`Self::insert`] for a caller who may know that the outbound key of `conn` is free, and then has its hash.
@@ -262,10 +249,11 @@ impl<A: Address> ConnTable<A> {
     /// See [`InsertError`]; the table is unchanged.
     pub(crate) fn insert_at(
         &mut self,
-        conn: Conn<A>,
+        (conn, cold): (&Conn<A>, &ColdConn),
         free_outbound: Option<u64>,
         now: Tick,
     ) -> Result<ConnIndex, InsertError> {
+        debug_assert!(cold.commit == 0, "only the table commits");
         let (inbound, outbound) = (conn.inbound_key(), conn.outbound_key());
         let both = conn.flags.contains(ConnFlags::OUTBOUND_INDEXED);
         let inbound_hash = self.hash(&inbound);
@@ -283,60 +271,35 @@ impl<A: Address> ConnTable<A> {
         if both && inbound == outbound || self.find(inbound_hash, &inbound).is_some() {
             return Err(InsertError::Exists);
         }
-        let Some(slot) = self.free_slot() else {
+        let Some(slot) = self.take_slot(now) else {
             return Err(InsertError::Full);
         };
         if !self.index.insert(inbound_hash, value_of(slot, Direction::Inbound)) {
+            self.give_back(slot);
             return Err(InsertError::Full);
         }
         if let Some(older) = older {
             // The new connection takes its place in the index.
             self.index.remove(outbound_hash, value_of(older.0, Direction::Outbound));
-            self.conn_mut(older).flags.insert(ConnFlags::SHADOWED);
         }
         if both && !self.index.insert(outbound_hash, value_of(slot, Direction::Outbound)) {
             self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
+            self.give_back(slot);
             return Err(InsertError::Full);
         }
-        self.changes = self.changes.wrapping_add(1);
-        self.take_slot(now);
-        *self.conns.at_mut(slot as usize) = Conn {
-            last_seen: now,
-            timer: TimerLink::default(),
-            shadowed: older.map_or(Conn::<A>::NO_CONTROL, |older| older.0),
-            ..conn
-        };
+        let hot = self.conns.at_mut(slot as usize);
+        *hot = *conn;
+        hot.last_seen = now;
+        let behind = self.cold.at_mut(slot as usize);
+        *behind = *cold;
+        behind.shadowed = older.map_or(ColdConn::NO_CONTROL, |older| older.0);
         self.wheel
-            .arm(&mut self.conns, slot, timer_wheel::expiry(now, conn.timeout_ms));
+            .arm(&mut self.cold, slot, timer_wheel::expiry(now, conn.timeout_ms));
+        self.commit(slot, ColdConn::commit_word(conn, inbound_hash, outbound_hash));
+        if let Some(older) = older {
+            self.conn_mut(older).flags.insert(ConnFlags::SHADOWED);
+        }
         Ok(ConnIndex(slot))
-    }
-
-    /// Lets replies find the connection at `index` and no other of its outbound key. No effect if they do already.
-    pub fn make_newest(&mut self, index: ConnIndex) {
-        if !self.is_there(index) || !self.conn(index).flags.contains(ConnFlags::SHADOWED) {
-            return;
-        }
-        let outbound = self.conn(index).outbound_key();
-        let hash = self.hash(&outbound);
-        let Some((newest, Direction::Outbound)) = self.find(hash, &outbound) else {
-            return;
-        };
-        let is_newer = |other: &u32| self.conns.at(*other as usize).shadowed == index.0;
-        let Some(newer) = self.same_outbound(newest).find(is_newer) else {
-            return;
-        };
-        self.index.remove(hash, value_of(newest.0, Direction::Outbound));
-        if !self.index.insert(hash, value_of(index.0, Direction::Outbound)) {
-            // There was a place for the other one.
-            let _ = self.index.insert(hash, value_of(newest.0, Direction::Outbound));
-            return;
-        }
-        self.conns.at_mut(newer as usize).shadowed = self.conn(index).shadowed;
-        self.conn_mut(newest).flags.insert(ConnFlags::SHADOWED);
-        let conn = self.conn_mut(index);
-        conn.flags.remove(ConnFlags::SHADOWED);
-        conn.shadowed = newest.0;
-        self.changes = self.changes.wrapping_add(1);
     }
 
     /// Puts `conn` under the control of `template`, which stays in the table as long as it controls any connection. No
@@ -345,10 +308,9 @@ impl<A: Address> ConnTable<A> {
         if !self.is_there(conn) || !self.is_there(template) || self.conn(conn).flags.contains(ConnFlags::CONTROLLED) {
             return;
         }
-        let child = self.conn_mut(conn);
-        child.control = template.0;
-        child.flags.insert(ConnFlags::CONTROLLED);
-        self.conn_mut(template).controlled += 1;
+        self.conn_mut(conn).flags.insert(ConnFlags::CONTROLLED);
+        self.cold_mut(conn).control = template.0;
+        self.cold_mut(template).controlled += 1;
     }
 
     /// Removes a template from the index, so that it decides nothing any more. It stays in the table as long as it
@@ -360,19 +322,21 @@ impl<A: Address> ConnTable<A> {
             return;
         }
         let old = self.hash(&conn.inbound_key());
-        self.changes = self.changes.wrapping_add(1);
         self.index.remove(old, value_of(slot, Direction::Inbound));
+        self.withdraw(slot);
         let conn = self.conn_mut(template);
         conn.flags.insert(ConnFlags::RETIRED);
-        conn.virt.port = persistence::PORT_RETIRED;
-        conn.real.port = persistence::PORT_RETIRED;
+        conn.ends[0].dst.port = persistence::PORT_RETIRED;
+        conn.ends[1].src.port = persistence::PORT_RETIRED;
+        let conn = self.conn(template);
+        self.commit(slot, ColdConn::commit_word(conn, self.hash(&conn.inbound_key()), 0));
     }
 
     /// Removes a connection at once. No effect if there is none at `index`.
     pub fn remove(&mut self, index: ConnIndex) {
         if self.is_there(index) {
             self.prefetch_buckets_of(index.0);
-            self.wheel.disarm(&mut self.conns, index.0);
+            self.wheel.disarm(&mut self.cold, index.0);
             self.release(index.0);
         }
     }
@@ -389,6 +353,30 @@ impl<A: Address> ConnTable<A> {
         self.conns.at_mut(index.0 as usize)
     }
 
+    /// The other part of the connection at `index`.
+    #[inline(always)]
+    pub fn cold(&self, index: ConnIndex) -> &ColdConn {
+        self.cold.at(index.0 as usize)
+    }
+
+    /// The same, writable.
+    #[inline(always)]
+    pub fn cold_mut(&mut self, index: ConnIndex) -> &mut ColdConn {
+        self.cold.at_mut(index.0 as usize)
+    }
+
+    /// Both parts of the connection at `index`.
+    #[inline(always)]
+    pub fn both(&self, index: ConnIndex) -> (&Conn<A>, &ColdConn) {
+        (self.conn(index), self.cold(index))
+    }
+
+    /// The same, writable.
+    #[inline(always)]
+    pub fn both_mut(&mut self, index: ConnIndex) -> ConnMut<'_, A> {
+        ConnMut::of(self.conns.at_mut(index.0 as usize), self.cold.at_mut(index.0 as usize))
+    }
+
     /// Lets the connection expire after `timeout_ms` without a packet. `now` becomes its `last_seen`. The timer is
     /// changed only if it would fire too late; 0 expires the connection at once.
     #[inline]
@@ -399,7 +387,7 @@ impl<A: Address> ConnTable<A> {
         conn.timeout_ms = timeout_ms;
         if changed && self.is_there(index) {
             self.wheel
-                .arm_earlier(&mut self.conns, index.0, timer_wheel::expiry(now, timeout_ms));
+                .arm_earlier(&mut self.cold, index.0, timer_wheel::expiry(now, timeout_ms));
         }
     }
 
@@ -412,7 +400,7 @@ impl<A: Address> ConnTable<A> {
     /// Serves the timers up to `now` and asks `decide` about every connection that has been idle for its timeout. It
     /// ends after `budget` units of work (one timer, or 64 ms of time), and the next call continues there. Returns how
     /// many connections it asked `decide` about.
-    pub fn expire(&mut self, now: Tick, budget: usize, mut decide: impl FnMut(&mut Conn<A>) -> Expiry) -> usize {
+    pub fn expire(&mut self, now: Tick, budget: usize, mut decide: impl FnMut(ConnMut<'_, A>) -> Expiry) -> usize {
         let mut decided = 0;
         if self.is_empty() {
             return decided;
@@ -420,10 +408,11 @@ impl<A: Address> ConnTable<A> {
         // One fired connection waits for the next one, while its buckets are fetched.
         let mut waiting = None;
         for _ in 0..budget {
-            match self.wheel.advance(&mut self.conns, now) {
+            match self.wheel.advance(&mut self.cold, now) {
                 WheelEvent::Done => break,
                 WheelEvent::Moved => {}
                 WheelEvent::Fired(slot) => {
+                    self.prefetch_behind(slot);
                     self.prefetch_buckets_of(slot);
                     let before = waiting.replace(slot);
                     decided += before.map_or(0, |slot| self.fired(slot, now, &mut decide));
@@ -434,18 +423,18 @@ impl<A: Address> ConnTable<A> {
     }
 
     /// Handles a connection whose timer fired. Returns 1 if it asked `decide`.
-    fn fired(&mut self, slot: u32, now: Tick, decide: &mut impl FnMut(&mut Conn<A>) -> Expiry) -> usize {
+    fn fired(&mut self, slot: u32, now: Tick, decide: &mut impl FnMut(ConnMut<'_, A>) -> Expiry) -> usize {
         let conn = self.conns.at_mut(slot as usize);
         let idle_until = timer_wheel::expiry(conn.last_seen, conn.timeout_ms);
         if !now.reached(idle_until) {
-            self.wheel.arm(&mut self.conns, slot, idle_until);
+            self.wheel.arm(&mut self.cold, slot, idle_until);
             return 0;
         }
-        match decide(conn) {
+        match decide(ConnMut::of(conn, self.cold.at_mut(slot as usize))) {
             Expiry::Remove => self.release(slot),
             Expiry::Rearm { ms } => {
                 let again = timer_wheel::expiry(now, ms.max(timer_wheel::UNIT_MS));
-                self.wheel.arm(&mut self.conns, slot, again);
+                self.wheel.arm(&mut self.cold, slot, again);
             }
         }
         1
@@ -453,13 +442,18 @@ impl<A: Address> ConnTable<A> {
 
     /// Passes the connections in at most `slots_max` slots, from slot `from` on, to `visit`. Returns the slot for the
     /// next call; `None` at the end. Connections that begin or end between two calls may or may not be visited.
-    pub fn scan(&self, from: u32, slots_max: usize, mut visit: impl FnMut(ConnIndex, &Conn<A>)) -> Option<u32> {
+    pub fn scan(
+        &self,
+        from: u32,
+        slots_max: usize,
+        mut visit: impl FnMut(ConnIndex, (&Conn<A>, &ColdConn)),
+    ) -> Option<u32> {
         let used = self.state.at(0).fresh;
         let until = u32::try_from(slots_max).map_or(used, |max| from.saturating_add(max).min(used));
         for slot in from..until {
-            let conn = self.conns.at(slot as usize);
-            if conn.timer.slot != 0 {
-                visit(ConnIndex(slot), conn);
+            let (conn, cold) = self.both(ConnIndex(slot));
+            if cold.timer.slot != 0 {
+                visit(ConnIndex(slot), (conn, cold));
             }
         }
         (until < used).then_some(until)
@@ -467,38 +461,52 @@ impl<A: Address> ConnTable<A> {
 
     #[inline]
     fn is_there(&self, index: ConnIndex) -> bool {
-        (index.0 as usize) < self.conns.len() && self.conn(index).timer.slot != 0
+        (index.0 as usize) < self.conns.len() && self.cold(index).timer.slot != 0
     }
 
-    /// The slot the next connection will take: the one freed last, or the first that was never used.
-    fn free_slot(&self) -> Option<u32> {
-        let state = self.state.at(0);
-        match state.freed.checked_sub(1) {
-            Some(last) => Some(*self.free.at(last as usize)),
-            None => (state.fresh < state.capacity).then_some(state.fresh),
-        }
-    }
-
-    /// Takes the slot that [`Self::free_slot`] returned, and fetches one that will be taken soon.
-    fn take_slot(&mut self, now: Tick) {
+    /// Takes the slot that was freed last, or the first that was never used, and fetches one that will be taken soon.
+    #[inline]
+    fn take_slot(&mut self, now: Tick) -> Option<u32> {
         let state = self.state.at_mut(0);
+        let (slot, soon) = match state.freed.checked_sub(1) {
+            Some(last) => {
+                state.freed = last;
+                let soon = last.saturating_sub(SLOTS_AHEAD) as usize;
+                (*self.free.at(last as usize), *self.free.at(soon))
+            }
+            None => {
+                let slot = state.fresh;
+                if slot == state.capacity {
+                    return None;
+                }
+                state.fresh = slot + 1;
+                (slot, slot + SLOTS_AHEAD)
+            }
+        };
         if state.len == 0 {
             self.wheel.start(now);
         }
         state.len += 1;
-        let soon = match state.freed.checked_sub(1) {
-            Some(last) => {
-                state.freed = last;
-                *self.free.at(last.saturating_sub(SLOTS_AHEAD) as usize)
-            }
-            None => {
-                state.fresh += 1;
-                state.fresh + SLOTS_AHEAD
-            }
-        };
-        let soon = self.conns.at(soon as usize);
-        prefetch_write(soon);
-        prefetch_write(&soon.timer);
+        prefetch_write(self.conns.at(soon as usize));
+        prefetch_write(self.cold.at(soon as usize));
+        Some(slot)
+    }
+
+    /// Frees a slot.
+    #[inline]
+    fn give_back(&mut self, slot: u32) {
+        let state = self.state.at_mut(0);
+        *self.free.at_mut(state.freed as usize) = slot;
+        state.freed += 1;
+        state.len = state.len.saturating_sub(1);
+    }
+
+    /// Fetches the connection that was behind `slot` in the wheel, and will probably be the next to fire.
+    fn prefetch_behind(&self, slot: u32) {
+        let next = self.cold.at(slot as usize).timer.next;
+        if next != timer_wheel::NONE {
+            prefetch_write(self.conns.at(next as usize));
+        }
     }
 
     fn prefetch_buckets_of(&self, slot: u32) {
@@ -509,76 +517,52 @@ impl<A: Address> ConnTable<A> {
         }
     }
 
-    /// The connections with one outbound key, the newest first.
-    fn same_outbound(&self, newest: ConnIndex) -> impl Iterator<Item = u32> {
-        let older = |slot: &u32| {
-            let older = self.conns.at(*slot as usize).shadowed;
-            (older != Conn::<A>::NO_CONTROL).then_some(older)
-        };
-        std::iter::successors(Some(newest.0), older).take(SAME_OUTBOUND_MAX)
+    /// From here on the connection in `slot` outlives the process.
+    #[inline]
+    fn commit(&mut self, slot: u32, word: u32) {
+        store_barrier();
+        self.cold.at_mut(slot as usize).commit = word;
+        store_barrier();
     }
 
-    /// Whether one more connection may have the outbound key of `newest`.
-    fn may_share_with(&self, newest: ConnIndex) -> bool {
-        self.same_outbound(newest).count() < SAME_OUTBOUND_MAX
-    }
-
-    /// Removes the outbound key of `slot` from the index. The next older connection with that key gets it back.
-    fn release_outbound(&mut self, slot: u32) {
-        let conn = self.conns.at(slot as usize);
-        let (key, older, is_shadowed) = (
-            conn.outbound_key(),
-            conn.shadowed,
-            conn.flags.contains(ConnFlags::SHADOWED),
-        );
-        let hash = self.hash(&key);
-        if is_shadowed {
-            let newest = self.find(hash, &key).map(|(index, _)| index);
-            let newer = newest.and_then(|newest| {
-                let mut all = self.same_outbound(newest);
-                all.find(|newer| self.conns.at(*newer as usize).shadowed == slot)
-            });
-            if let Some(newer) = newer {
-                self.conns.at_mut(newer as usize).shadowed = older;
-            }
-            return;
-        }
-        let found = self.index.remove(hash, value_of(slot, Direction::Outbound));
-        debug_assert!(
-            found,
-            "the outbound key of a connection was changed while it was in the table"
-        );
-        if older != Conn::<A>::NO_CONTROL {
-            self.conns.at_mut(older as usize).flags.remove(ConnFlags::SHADOWED);
-            let stored = self.index.insert(hash, value_of(older, Direction::Outbound));
-            debug_assert!(stored, "a place was freed a moment ago");
-        }
+    /// From here on it does not.
+    #[inline]
+    fn withdraw(&mut self, slot: u32) {
+        store_barrier();
+        self.cold.at_mut(slot as usize).commit = 0;
+        store_barrier();
     }
 
     /// Removes the connection in `slot` from the index and frees the slot. Its timer must not be armed.
     fn release(&mut self, slot: u32) {
-        self.changes = self.changes.wrapping_add(1);
         let conn = self.conns.at(slot as usize);
         let inbound_hash = self.hash(&conn.inbound_key());
         if conn.flags.contains(ConnFlags::OUTBOUND_INDEXED) {
             self.release_outbound(slot);
         }
+        self.withdraw(slot);
         let conn = self.conns.at(slot as usize);
-        let (retired, controlled_by) = (conn.flags.contains(ConnFlags::RETIRED), conn.control);
+        let retired = conn.flags.contains(ConnFlags::RETIRED);
+        let controlled_by = self.cold.at(slot as usize).control;
         let found = self.index.remove(inbound_hash, value_of(slot, Direction::Inbound));
         debug_assert!(
             found || retired,
             "the inbound key of a connection was changed while it was in the table"
         );
-        if controlled_by != Conn::<A>::NO_CONTROL {
-            let template = self.conns.at_mut(controlled_by as usize);
+        self.conns.at_mut(slot as usize).protocol = NO_PROTOCOL;
+        if controlled_by != ColdConn::NO_CONTROL {
+            let template = self.cold.at_mut(controlled_by as usize);
             template.controlled = template.controlled.saturating_sub(1);
         }
-        let state = self.state.at_mut(0);
-        *self.free.at_mut(state.freed as usize) = slot;
-        state.freed += 1;
-        state.len = state.len.saturating_sub(1);
+        self.give_back(slot);
     }
+}
+
+/// Stores before it reach the memory before those behind it, whenever the process ends: no processor retires stores of
+/// one thread in another order than the program's, and the compiler does not move them over this.
+#[inline(always)]
+fn store_barrier() {
+    compiler_fence(Ordering::SeqCst);
 }
 
 #[inline(always)]

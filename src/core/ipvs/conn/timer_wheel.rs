@@ -14,9 +14,8 @@
 
 use zerocopy::FromBytes;
 
-use crate::address::Address;
 use crate::arena::{Arena, ArenaError, ArenaSlice, slice_bytes};
-use crate::ipvs::conn::Conn;
+use crate::ipvs::conn::ColdConn;
 use crate::limits::TIMEOUT_MAX_SEC;
 use crate::prefetch::prefetch_write;
 use crate::tick::Tick;
@@ -112,13 +111,13 @@ impl TimerWheel {
 
     /// Arms the timer of connection `index`, which must not be armed, to fire at `expiry` or up to 64 ms
     /// later; at once when that has passed.
-    pub(super) fn arm<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, index: u32, expiry: Tick) {
+    pub(super) fn arm(&mut self, conns: &mut ArenaSlice<ColdConn>, index: u32, expiry: Tick) {
         let unit = self.not_served(unit_of(expiry));
         self.link(conns, index, unit);
     }
 
     /// Arms it anew if `expiry` is before the time at which it would fire.
-    pub(super) fn arm_earlier<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, index: u32, expiry: Tick) {
+    pub(super) fn arm_earlier(&mut self, conns: &mut ArenaSlice<ColdConn>, index: u32, expiry: Tick) {
         let unit = self.not_served(unit_of(expiry));
         let position = self.position();
         if ahead(unit, position) < ahead(conns.at(index as usize).timer.fires_at, position) {
@@ -128,7 +127,7 @@ impl TimerWheel {
     }
 
     /// Takes connection `index` out of the wheel, in which it must be.
-    pub(super) fn disarm<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, index: u32) {
+    pub(super) fn disarm(&mut self, conns: &mut ArenaSlice<ColdConn>, index: u32) {
         let timer = &mut conns.at_mut(index as usize).timer;
         let (next, previous, slot) = (timer.next, timer.previous, timer.slot);
         timer.slot = 0;
@@ -149,7 +148,7 @@ impl TimerWheel {
     }
 
     /// One unit of work towards `now`.
-    pub(super) fn advance<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, now: Tick) -> WheelEvent {
+    pub(super) fn advance(&mut self, conns: &mut ArenaSlice<ColdConn>, now: Tick) -> WheelEvent {
         if !self.is_due(now) {
             return WheelEvent::Done;
         }
@@ -192,7 +191,7 @@ impl TimerWheel {
         }
     }
 
-    fn link<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, index: u32, unit: u32) {
+    fn link(&mut self, conns: &mut ArenaSlice<ColdConn>, index: u32, unit: u32) {
         let differing = unit ^ self.position();
         let level = LEVELS
             .iter()
@@ -212,8 +211,8 @@ impl TimerWheel {
         timer.slot = slot + 1;
     }
 
-    /// Takes the first connection out of `slot` and fetches the one behind it for the next call.
-    fn pop<A: Address>(&mut self, conns: &mut ArenaSlice<Conn<A>>, slot: u32) -> Option<u32> {
+    /// Takes the first connection out of `slot` and fetches the timer of the one behind it for the next call.
+    fn pop(&mut self, conns: &mut ArenaSlice<ColdConn>, slot: u32) -> Option<u32> {
         let index = self
             .wheel
             .at(0)
@@ -224,18 +223,14 @@ impl TimerWheel {
         self.disarm(conns, index);
         let next = conns.at(index as usize).timer.next;
         if next != NONE {
-            let next = conns.at(next as usize);
-            prefetch_write(&next.timer);
-            if slot < LEVELS[1].first {
-                prefetch_write(next);
-            }
+            prefetch_write(conns.at(next as usize));
         }
         Some(index)
     }
 
     /// Counts the timers in the wheel, checking every link. Reads everything.
     #[cfg(test)]
-    pub(super) fn count_armed<A: Address>(&self, conns: &ArenaSlice<Conn<A>>) -> usize {
+    pub(super) fn count_armed(&self, conns: &ArenaSlice<ColdConn>) -> usize {
         let mut count = 0;
         for (slot, &head) in (1..).zip(&self.wheel[0].heads) {
             let (mut index, mut previous) = (head, NONE);

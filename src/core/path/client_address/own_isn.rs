@@ -14,7 +14,7 @@
 use crate::address::Address;
 use crate::headers::Headers;
 use crate::ipvs::client_address::ClientAddressState;
-use crate::ipvs::conn::{Conn, ConnFlags, Direction};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnMut, Direction};
 use crate::ipvs::resting_ports::Predecessor;
 use crate::limits::ISN_GAP_BITS;
 use crate::path::client_address::segment::Segment;
@@ -23,7 +23,12 @@ use crate::wire::tcp::{ACK, FIN, RST, SYN, TcpHeader};
 
 /// Gives `conn`, whose first packet has `headers`, a number above those of the connection before. Its SYN gets it. A
 /// stream that is joined in the middle keeps its numbers.
-pub(crate) fn begin<A: Address>(random: &mut Random, conn: &mut Conn<A>, headers: &Headers, predecessor: &Predecessor) {
+pub(crate) fn begin<A: Address>(
+    random: &mut Random,
+    conn: &mut ConnMut<'_, A>,
+    headers: &Headers,
+    predecessor: &Predecessor,
+) {
     if headers.tcp_flags & (SYN | ACK) != SYN {
         return;
     }
@@ -33,20 +38,20 @@ pub(crate) fn begin<A: Address>(random: &mut Random, conn: &mut Conn<A>, headers
             .wrapping_add(random.next_u32() >> (u32::BITS - ISN_GAP_BITS)),
         None => random.next_u32(),
     };
-    conn.client_end = isn;
+    conn.cold.client_end = isn;
     conn.client_address.note(ClientAddressState::OWN_ISN);
 }
 
 /// The client's SYN, whose number decides what is shifted by.
-pub(super) fn inbound_syn<A: Address>(conn: &mut Conn<A>, segment: &Segment<'_>) {
+pub(super) fn inbound_syn<A: Address>(conn: &mut ConnMut<'_, A>, segment: &Segment<'_>) {
     if segment.header.flags & ACK == 0 && conn.client_address.take_own_isn() {
-        conn.isn_delta = conn.client_end.wrapping_sub(segment.header.sequence.get());
+        conn.isn_delta = conn.cold.client_end.wrapping_sub(segment.header.sequence.get());
         conn.flags.insert(ConnFlags::INBOUND_SHIFTED);
     }
 }
 
 /// A segment of the client, with its PROXY header counted.
-pub(super) fn inbound<A: Address>(conn: &mut Conn<A>, headers: &Headers, frame: &mut [u8]) {
+pub(super) fn inbound<A: Address>(conn: &mut ConnMut<'_, A>, headers: &Headers, frame: &mut [u8]) {
     let Some(mut segment) = Segment::of(frame, headers) else {
         return;
     };
@@ -59,7 +64,7 @@ pub(super) fn inbound<A: Address>(conn: &mut Conn<A>, headers: &Headers, frame: 
     }
     if segment.header.flags & (FIN | SYN | RST) == FIN {
         let behind = segment.header.sequence.get().wrapping_add(segment.payload_len as u32);
-        conn.client_end = behind.wrapping_add(1);
+        conn.cold.client_end = behind.wrapping_add(1);
         conn.flags.insert(ConnFlags::CLIENT_ENDED);
     }
 }

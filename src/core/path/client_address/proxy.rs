@@ -15,7 +15,7 @@ use crate::address::{Address, AddressFamily};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::client_address::{ClientAddress, ClientAddressState};
-use crate::ipvs::conn::Conn;
+use crate::ipvs::conn::{ColdConn, Conn, ConnMut};
 use crate::limits::FRAGMENT_HEADER_MAX;
 use crate::packet::Packet;
 use crate::path::client_address::segment::Segment;
@@ -58,7 +58,7 @@ impl ProxyHeader {
             bytes: [0; PROXY_HEADER_MAX],
             len: 0,
         };
-        let (client, virt) = (conn.client, conn.virt);
+        let (client, virt) = (conn.client(), conn.virt());
         match conn.client_address.carrier() {
             ClientAddress::ProxyV1 => {
                 let family = match A::FAMILY {
@@ -115,18 +115,18 @@ pub(super) fn len<A: Address>(conn: &Conn<A>) -> u8 {
 }
 
 /// The number of the client's first byte.
-const fn first<A: Address>(conn: &Conn<A>) -> u32 {
-    conn.shift.from.wrapping_add(1)
+const fn first(cold: &ColdConn) -> u32 {
+    cold.shift.from.wrapping_add(1)
 }
 
 /// A number that the real server uses, less what an initial sequence number of the director's shifts it by, as the
 /// client knows it.
-pub(super) fn unshifted<A: Address>(conn: &Conn<A>, number: u32) -> u32 {
+pub(super) fn unshifted<A: Address>((conn, cold): (&Conn<A>, &ColdConn), number: u32) -> u32 {
     let len = u32::from(conn.proxy_header_len);
-    let behind_first = number.wrapping_sub(first(conn));
+    let behind_first = number.wrapping_sub(first(cold));
     if behind_first < len {
         // Within the header, of which the client knows nothing.
-        first(conn)
+        first(cold)
     } else if conn.client_address.has(ClientAddressState::RECEIVED) || behind_first.cast_signed() > 0 {
         number.wrapping_sub(len)
     } else {
@@ -152,14 +152,23 @@ pub(super) fn without_data<F: Frame>(headers: &mut Headers, frame: &mut F) {
 }
 
 /// A segment of the client.
-pub(super) fn inbound<A: Address, F: Frame>(conn: &mut Conn<A>, headers: &mut Headers, frame: &mut F) -> HeaderPlace {
+pub(super) fn inbound<A: Address, F: Frame>(
+    conn: &mut ConnMut<'_, A>,
+    headers: &mut Headers,
+    frame: &mut F,
+) -> HeaderPlace {
     let Some(segment) = Segment::of(frame.bytes_mut(), headers) else {
         return HeaderPlace::Earlier;
     };
     if conn.proxy_header_len == 0 || headers.tcp_flags & SYN != 0 {
         return HeaderPlace::Earlier;
     }
-    let behind_first = segment.header.sequence.get().wrapping_sub(first(conn)).cast_signed();
+    let behind_first = segment
+        .header
+        .sequence
+        .get()
+        .wrapping_sub(first(conn.cold))
+        .cast_signed();
     if conn.client_address.has(ClientAddressState::RECEIVED) || behind_first > 0 {
         shift(conn, segment);
         return HeaderPlace::Earlier;
@@ -229,7 +238,7 @@ fn put_into<A: Address, F: Frame>(conn: &Conn<A>, headers: &mut Headers, frame: 
 #[cold]
 pub(crate) fn send_before<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
-    conn: &Conn<A>,
+    conn: &ConnMut<'_, A>,
     packet: &Packet<'_, A, F>,
     verdict: Verdict,
 ) -> Verdict {
@@ -248,7 +257,7 @@ pub(crate) fn send_before<A: Address, F: Frame>(
 #[cold]
 pub(crate) fn send_before_pieces<A: Address, F: Frame>(
     ctx: &mut Context<'_>,
-    conn: &Conn<A>,
+    conn: &ConnMut<'_, A>,
     packet: &Packet<'_, A, F>,
     verdict: Verdict,
 ) -> Verdict {
@@ -264,7 +273,7 @@ pub(crate) fn send_before_pieces<A: Address, F: Frame>(
 }
 
 /// Writes into `space` a frame like `finished` whose only data is the PROXY header. Returns the length of the frame.
-fn alone<A: Address>(conn: &Conn<A>, headers: &Headers, finished: &[u8], space: &mut [u8]) -> Option<usize> {
+fn alone<A: Address>(conn: &ConnMut<'_, A>, headers: &Headers, finished: &[u8], space: &mut [u8]) -> Option<usize> {
     let l2_len = finished.len().checked_sub(headers.packet_len())?;
     let ip_len = usize::from(headers.l4_offset.checked_sub(headers.l3_offset)?);
     let mut here = Headers {
@@ -283,19 +292,19 @@ fn alone<A: Address>(conn: &Conn<A>, headers: &Headers, finished: &[u8], space: 
     frame.get_mut(begin..)?.copy_from_slice(bytes);
     set_packet_len(frame, &mut here, end as u16);
     let segment = Segment::of(frame, &here)?;
-    segment.header.sequence = first(conn).wrapping_add(conn.isn_delta).into();
+    segment.header.sequence = first(conn.cold).wrapping_add(conn.isn_delta).into();
     segment.header.flags = segment.header.flags & ACK | PSH;
     segment.header.urgent = U16::ZERO;
     segment.header.checksum = U16::ZERO;
     let segment_len = (end - l2_len - ip_len) as u16;
-    let pseudo = checksum::pseudo_header(conn.local.addr, conn.real.addr, PROTOCOL, segment_len);
+    let pseudo = checksum::pseudo_header(conn.local().addr, conn.real().addr, PROTOCOL, segment_len);
     let sum = checksum::sum(frame.get(l2_len + ip_len..)?);
     Segment::of(frame, &here)?.header.checksum = U16::new(!checksum::add(pseudo, sum));
     Some(end)
 }
 
 /// A segment of the real server.
-pub(super) fn outbound<A: Address>(conn: &mut Conn<A>, segment: &mut Segment<'_>) {
+pub(super) fn outbound<A: Address>(conn: &mut ConnMut<'_, A>, segment: &mut Segment<'_>) {
     let len = conn.proxy_header_len;
     let flags = segment.header.flags;
     if flags & SYN != 0 {
@@ -311,12 +320,12 @@ pub(super) fn outbound<A: Address>(conn: &mut Conn<A>, segment: &mut Segment<'_>
     if conn.client_address.has(ClientAddressState::RECEIVED) {
         segment.set_acknowledgement(acknowledged.wrapping_sub(len.into()));
     } else {
-        segment.set_acknowledgement(unshifted(conn, acknowledged));
-        if acknowledged.wrapping_sub(first(conn)).cast_signed() >= i32::from(len) {
+        segment.set_acknowledgement(unshifted((conn, conn.cold), acknowledged));
+        if acknowledged.wrapping_sub(first(conn.cold)).cast_signed() >= i32::from(len) {
             conn.client_address.note(ClientAddressState::RECEIVED);
         }
     }
     if segment.header.header_len() > TcpHeader::LEN {
-        segment.map_sack(|edge| unshifted(conn, edge));
+        segment.map_sack(|edge| unshifted((conn, conn.cold), edge));
     }
 }

@@ -88,7 +88,7 @@ fn look_up_server<'a, A: Address>(
     let l3 = &*snapshot.l3;
     let mode = conn.mode();
     let server = match mode {
-        ForwardingMode::Bypass => conn.virt.addr.to_ip(),
+        ForwardingMode::Bypass => conn.virt().addr.to_ip(),
         _ => server,
     };
     if mode == ForwardingMode::Local {
@@ -101,7 +101,7 @@ fn look_up_server<'a, A: Address>(
     } else {
         let query = match mode {
             ForwardingMode::Tunnel => l3.tunnel_query(server),
-            ForwardingMode::FullNat => RouteQuery::output(server).from(conn.local.addr.to_ip()),
+            ForwardingMode::FullNat => RouteQuery::output(server).from(conn.local().addr.to_ip()),
             _ => RouteQuery::output(server),
         };
         let queries = &mut ctx.l3_memory.cache.queries;
@@ -144,7 +144,7 @@ fn look_up_client<'a, A: Address, F: Frame>(
 ) -> Result<NextHop<'a>, RouteError> {
     let snapshot: &'a Snapshot = ctx.snapshot;
     let l3 = &*snapshot.l3;
-    let own = RouteQuery::output(conn.client.addr.to_ip());
+    let own = RouteQuery::output(conn.client().addr.to_ip());
     let selectors = l3.selectors(A::FAMILY);
     if selectors.are_none() {
         let found = l3.resolve(&own);
@@ -164,7 +164,7 @@ fn look_up_client<'a, A: Address, F: Frame>(
             let own = RouteQuery {
                 mark: received.mark,
                 tos: received.tos,
-                ..own.from(conn.virt.addr.to_ip())
+                ..own.from(conn.virt().addr.to_ip())
             };
             match l3.resolve(&own) {
                 Route::Unreachable if is_routed => return Err(RouteError::Drop(DropReason::NoRoute)),

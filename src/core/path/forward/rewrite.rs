@@ -57,15 +57,13 @@ impl<A: Address> Rewrite<A> {
     /// Of packets of `conn` that go `direction`.
     #[inline(always)]
     pub fn of(conn: &Conn<A>, direction: Direction) -> Self {
-        let (src, dst) = match direction {
-            Direction::Inbound => (&conn.local, &conn.real),
-            Direction::Outbound => (&conn.virt, &conn.client),
-        };
+        // A packet leaves as the answer to a packet of the other direction would.
+        let other = conn.ends(direction.reverse());
         // A complement by arithmetic, not by branch: directions alternate unpredictably.
         let complement = 0u16.wrapping_sub(direction as u16);
         Self {
-            src: *src,
-            dst: *dst,
+            src: other.dst,
+            dst: other.src,
             l3_delta: conn.l3_delta ^ complement,
             l4_delta: conn.l4_delta ^ complement,
         }

@@ -112,7 +112,7 @@ pub(crate) fn send<A: Address, F: Frame>(
 /// The same for all packets of a connection, so that routers and receivers spread connections, not packets.
 fn src_port<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) -> u16 {
     let (first, count) = SRC_PORTS;
-    let hash = ownership::hash_of_end(ctx, conn.client) ^ u32::from(conn.virt.port).wrapping_mul(0x9e37_79b9);
+    let hash = ownership::hash_of_end(ctx, conn.client()) ^ u32::from(conn.virt().port).wrapping_mul(0x9e37_79b9);
     first + ((u64::from(hash) * u64::from(count)) >> 32) as u16
 }
 

@@ -17,7 +17,7 @@ use crate::address::{Address, AddressFamily, Endpoint, FlowKey};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnIndex, Direction};
+use crate::ipvs::conn::{ColdConn, Conn, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::limits::TIMEOUT_STATELESS_MS;
 use crate::packet::Packet;
@@ -205,10 +205,10 @@ fn to_server<A: Address, F: Frame>(
 /// The sender may be a router: in NAT its address stays; a FULLNAT server hears from us only.
 fn ends_at_server<A: Address>(conn: &Conn<A>) -> NewEnds<A> {
     NewEnds {
-        src: (conn.local != conn.client).then_some(conn.local.addr),
-        dst: conn.real.addr,
-        quoted_src: conn.real,
-        quoted_dst: conn.local,
+        src: (conn.local() != conn.client()).then_some(conn.local().addr),
+        dst: conn.real().addr,
+        quoted_src: conn.real(),
+        quoted_dst: conn.local(),
     }
 }
 
@@ -248,7 +248,7 @@ fn to_client<A: Address, F: Frame>(
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     rewrite::decrement_ttl(packet.frame.bytes_mut(), &packet.headers);
-    error.translate_to_client(conn);
+    error.translate_to_client(table.both(index));
     depart(ctx, error.packet, &next_hop)
 }
 
@@ -280,7 +280,7 @@ struct NewEnds<A: Address> {
 
 impl<A: Address, F: Frame> Relayed<'_, '_, A, F> {
     /// An error about what was sent to the real server of `conn`, as the client is to see it.
-    pub(crate) fn translate_to_client(&mut self, conn: &Conn<A>) {
+    pub(crate) fn translate_to_client(&mut self, (conn, cold): (&Conn<A>, &ColdConn)) {
         if (conn.proxy_header_len != 0 || conn.isn_delta != 0)
             && self.quoted.protocol == tcp::PROTOCOL
             && let Some(segment) = self
@@ -289,13 +289,13 @@ impl<A: Address, F: Frame> Relayed<'_, '_, A, F> {
                 .bytes_mut()
                 .get_mut(usize::from(self.quoted.l4_offset)..)
         {
-            client_address::quoted_sequence(conn, segment);
+            client_address::quoted_sequence((conn, cold), segment);
         }
         self.translate(&NewEnds {
-            src: Some(conn.virt.addr),
-            dst: conn.client.addr,
-            quoted_src: conn.client,
-            quoted_dst: conn.virt,
+            src: Some(conn.virt().addr),
+            dst: conn.client().addr,
+            quoted_src: conn.client(),
+            quoted_dst: conn.virt(),
         });
     }
 

@@ -61,14 +61,14 @@ fn answer_sender<A: Address, F: Frame>(
     let (conn, sent, source, direction) = match table.lookup(&back) {
         Some((index, Direction::Outbound)) => {
             let conn = table.conn(index);
-            (conn, conn.inbound_key(), conn.virt.addr, Direction::Outbound)
+            (conn, conn.inbound_key(), conn.virt().addr, Direction::Outbound)
         }
         Some((index, Direction::Inbound)) => {
             let conn = table.conn(index);
-            let speaker = if conn.local == conn.client {
-                conn.virt
+            let speaker = if conn.local() == conn.client() {
+                conn.virt()
             } else {
-                conn.local
+                conn.local()
             };
             (conn, conn.outbound_key(), speaker.addr, Direction::Inbound)
         }

@@ -9,7 +9,7 @@
 
 use crate::address::{Address, Endpoint, FlowKey};
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, Direction};
+use crate::ipvs::conn::{ColdConn, Conn, ConnFlags, ConnIndex, Direction};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::local_address::{AheadOf, LocalAddressPool, ReplyHome, owner_of};
 use crate::ipvs::protocol::tcp::TcpState;
@@ -134,11 +134,7 @@ pub(crate) fn choose<A: Address>(
         Some(home) => pool.advance_by_rss(cursor, home, &mut rss_tries),
         None => pool.advance(cursor, worker, workers_count),
     };
-    let of = AheadOf {
-        server: server.id.0,
-        port: chosen.port,
-        revision: service.revision,
-    };
+    let of = AheadOf::new(server.id.0, chosen.port, key.protocol, service.revision);
     let is_any_resting = resting.is_any_resting(now);
     let fetch = |ahead| {
         let hash = table.hash(&reply_to(ahead));
@@ -146,16 +142,15 @@ pub(crate) fn choose<A: Address>(
         if is_any_resting {
             resting.prefetch(hash);
         }
+        hash
     };
     let mut search = Search {
         best: None,
         tries: 0,
         was_short: *is_short,
     };
-    while let Some(candidate) = ports_ahead.next(of, pool, &mut advance, fetch) {
-        let reply = reply_to(candidate);
-        let hash = table.hash(&reply);
-        let holder = table.find(hash, &reply);
+    while let Some((candidate, hash)) = ports_ahead.next(of, pool, &mut advance, fetch) {
+        let holder = table.find(hash, &reply_to(candidate));
         let found = if holder.is_none() && !(is_any_resting && resting.has_record(hash)) {
             Some(LocalEnd {
                 end: candidate,
@@ -280,7 +275,7 @@ impl<A: Address> Look<'_, A> {
         }
         Candidate::Offered(Offer {
             holder: Some(holder),
-            predecessor: predecessor(self.table.hasher(), conn),
+            predecessor: predecessor(self.table.hasher(), self.table.both(holder)),
             // Of a connection that was reset, a server keeps nothing.
             has_rested: is_reset || self.resting.has_rested(conn.last_seen, self.now),
         })
@@ -316,10 +311,10 @@ impl<A: Address> Look<'_, A> {
 }
 
 /// What the server of `conn` may still know when `conn` has gone.
-fn predecessor<A: Address>(hash: impl Fn(&FlowKey<A>) -> u64, conn: &Conn<A>) -> Predecessor {
+fn predecessor<A: Address>(hash: impl Fn(&FlowKey<A>) -> u64, (conn, cold): (&Conn<A>, &ColdConn)) -> Predecessor {
     Predecessor {
         client: client_of(hash(&conn.inbound_key())),
-        end: conn.flags.contains(ConnFlags::CLIENT_ENDED).then_some(conn.client_end),
+        end: conn.flags.contains(ConnFlags::CLIENT_ENDED).then_some(cold.client_end),
         is_shifted: conn.isn_delta != 0,
         last_seen: conn.last_seen,
     }
@@ -330,7 +325,7 @@ fn predecessor<A: Address>(hash: impl Fn(&FlowKey<A>) -> u64, conn: &Conn<A>) ->
 pub(crate) fn give_up<A: Address>(
     resting: &mut RestingPorts,
     hash: impl Fn(&FlowKey<A>) -> u64,
-    conn: &Conn<A>,
+    (conn, cold): (&Conn<A>, &ColdConn),
     now: Tick,
 ) {
     if !resting.has_rested(conn.last_seen, now)
@@ -339,6 +334,6 @@ pub(crate) fn give_up<A: Address>(
         && conn.state != TcpState::Close as u8
         && !conn.flags.contains(ConnFlags::TEMPLATE)
     {
-        resting.give_up(hash(&conn.outbound_key()), &predecessor(hash, conn), now);
+        resting.give_up(hash(&conn.outbound_key()), &predecessor(hash, (conn, cold)), now);
     }
 }

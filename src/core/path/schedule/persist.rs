@@ -34,9 +34,9 @@ pub(crate) fn choose<'s, A: Address>(
             };
             let template = Conn {
                 timeout_ms: persistence.timeout_sec * 1_000,
-                ..template(service, &template_key, server)
+                ..template(&template_key, server)
             };
-            (server, remember(ctx, table, template)?)
+            (server, remember(ctx, table, template, service)?)
         }
     };
     Ok(Some(Chosen {
@@ -84,24 +84,23 @@ fn still_good<'s, A: Address>(
 }
 
 /// The template by which later connections of the client's find `server`, without its timeout.
-fn template<A: Address>(service: &VirtualService, key: &FlowKey<A>, server: &RealServer) -> Conn<A> {
+fn template<A: Address>(key: &FlowKey<A>, server: &RealServer) -> Conn<A> {
     // A template for every port names none.
     let port = if key.dst.port == 0 { 0 } else { server.port };
     let mut flags = ConnFlags::TEMPLATE;
     flags.set(ConnFlags::NO_OUTPUT, !server.mode.sees_replies());
     Conn {
-        client: key.src,
-        local: key.src,
-        virt: key.dst,
-        real: Endpoint::new(A::from_ip(server.addr).unwrap_or_default(), port),
         protocol: key.protocol,
         real_server: server.id,
-        service: service.id,
         mode: server.mode as u8,
         flags,
         state: persistence::STATE_NONE,
-        fwmark: schedule::fwmark(service),
-        ..Conn::default()
+        ..Conn::between(
+            key.src,
+            key.dst,
+            Endpoint::new(A::from_ip(server.addr).unwrap_or_default(), port),
+            key.src,
+        )
     }
 }
 
@@ -109,8 +108,11 @@ fn remember<A: Address>(
     ctx: &Context<'_>,
     table: &mut ConnTable<A>,
     template: Conn<A>,
+    service: &VirtualService,
 ) -> Result<ConnIndex, DropReason> {
-    let index = table.insert(template, ctx.now).map_err(|_| DropReason::ConnTableFull)?;
+    let index = table
+        .insert_at((&template, &schedule::cold(service)), None, ctx.now)
+        .map_err(|_| DropReason::ConnTableFull)?;
     ctx.own.server(template.real_server).persistent.add(1);
     Ok(index)
 }

@@ -74,7 +74,7 @@ fn remember_way_back<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>) {
         && conn.hop_generation == l3.generation
         && conn.hops[place] == Conn::<A>::NO_HOP
         && let Route::Hop(HopId(id)) =
-            l3.resolve(&RouteQuery::output(conn.client.addr.to_ip()).from(conn.virt.addr.to_ip()))
+            l3.resolve(&RouteQuery::output(conn.client().addr.to_ip()).from(conn.virt().addr.to_ip()))
     {
         conn.hops[place] = id;
     }

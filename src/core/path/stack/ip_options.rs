@@ -67,8 +67,8 @@ pub(crate) fn fill<A: Address, F: Frame>(
 ) -> bool {
     let address = match direction {
         Direction::Inbound => Some(packet.key.dst.addr),
-        Direction::Outbound if ctx.snapshot.sysctls.snat_reroute => Some(conn.virt.addr),
-        Direction::Outbound => ctx.snapshot.l3.source_for(conn.client.addr),
+        Direction::Outbound if ctx.snapshot.sysctls.snat_reroute => Some(conn.virt().addr),
+        Direction::Outbound => ctx.snapshot.l3.source_for(conn.client().addr),
     };
     let l3_offset = packet.headers.l3_offset;
     let time_address = match direction {

@@ -7,7 +7,7 @@
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex};
+use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, ConnMut};
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::sync::SyncConn;
@@ -35,26 +35,32 @@ pub(crate) fn packet<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, in
 #[inline(never)]
 fn conn_and_template<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex) {
     let sysctls = &ctx.snapshot.sysctls;
-    let conn = table.conn_mut(index);
-    let was_synced = !conn.flags.contains(ConnFlags::ONE_PACKET) && sync_out(ctx, conn, conn.in_packets);
+    let mut conn = table.both_mut(index);
+    let was_synced = !conn.flags.contains(ConnFlags::ONE_PACKET) && sync_out(ctx, &mut conn);
     if !conn.flags.contains(ConnFlags::CONTROLLED) || (sysctls.sync_version == 0 && !was_synced) {
         return;
     }
-    let template = ConnIndex(conn.control);
-    let template = table.conn_mut(template);
+    let template = ConnIndex(conn.cold.control);
+    let mut template = table.both_mut(template);
     template.in_packets = template.in_packets.wrapping_add(1);
-    sync_out(ctx, template, template.in_packets);
+    sync_out(ctx, &mut template);
 }
 
 /// Syncs out a template that this director keeps because connections still use it: the other director must keep it, too.
-pub(crate) fn extension<A: Address>(ctx: &Context<'_>, template: &mut Conn<A>) {
+pub(crate) fn extension<A: Address>(ctx: &Context<'_>, template: &mut ConnMut<'_, A>) {
     if ctx.snapshot.sync.master {
-        sync_out(ctx, template, ctx.snapshot.sysctls.sync_threshold[0]);
+        sync_out_as(ctx, template, ctx.snapshot.sysctls.sync_threshold[0]);
     }
 }
 
+/// Syncs `conn` out if that is due with the packet that was counted last. Returns whether it was due.
+fn sync_out<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>) -> bool {
+    let packets = conn.in_packets;
+    sync_out_as(ctx, conn, packets)
+}
+
 /// Syncs `conn` out if that is due with the packet of this number. Returns whether it was due.
-fn sync_out<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, packets: u32) -> bool {
+fn sync_out_as<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>, packets: u32) -> bool {
     if !is_due(&ctx.snapshot.sysctls, conn, packets, ctx.now) {
         return false;
     }
@@ -70,7 +76,7 @@ fn sync_out<A: Address>(ctx: &Context<'_>, conn: &mut Conn<A>, packets: u32) -> 
 }
 
 /// Decides by the kernel's settings whether `conn` is due. Remembers in `conn` that it was synced out when it is.
-fn is_due<A: Address>(sysctls: &Sysctls, conn: &mut Conn<A>, packets: u32, now: Tick) -> bool {
+fn is_due<A: Address>(sysctls: &Sysctls, conn: &mut ConnMut<'_, A>, packets: u32, now: Tick) -> bool {
     let is_template = conn.flags.contains(ConnFlags::TEMPLATE);
     if !is_template && sysctls.sync_persist_mode && conn.flags.contains(ConnFlags::CONTROLLED) {
         return false;
@@ -100,9 +106,9 @@ fn is_due<A: Address>(sysctls: &Sysctls, conn: &mut Conn<A>, packets: u32, now: 
     true
 }
 
-fn remember<A: Address>(conn: &mut Conn<A>, until: u32) {
+fn remember<A: Address>(conn: &mut ConnMut<'_, A>, until: u32) {
     conn.synced_state = conn.state;
-    conn.synced_until = until;
+    conn.cold.synced_until = until;
 }
 
 enum Urgency {
@@ -133,9 +139,9 @@ fn urgency<A: Address>(conn: &Conn<A>) -> Urgency {
 }
 
 /// `sync_refresh_period`: until when the others know it then; `None` when what they know is fresh enough.
-fn refreshed<A: Address>(sysctls: &Sysctls, conn: &Conn<A>, until: u32, now: Tick) -> Option<u32> {
+fn refreshed<A: Address>(sysctls: &Sysctls, conn: &ConnMut<'_, A>, until: u32, now: Tick) -> Option<u32> {
     let period_ms = sysctls.sync_refresh_period.saturating_mul(1_000);
-    let (told_until, retries) = (conn.synced_until & !RETRIES, conn.synced_until & RETRIES);
+    let (told_until, retries) = (conn.cold.synced_until & !RETRIES, conn.cold.synced_until & RETRIES);
     if period_ms == 0 || told_until == 0 {
         return Some(until);
     }
@@ -152,6 +158,7 @@ fn refreshed<A: Address>(sysctls: &Sysctls, conn: &Conn<A>, until: u32, now: Tic
 mod tests {
     use super::*;
     use crate::address::Addr4;
+    use crate::ipvs::conn::ColdConn;
 
     fn conn(protocol: u8, state: u8) -> Conn<Addr4> {
         Conn {
@@ -172,7 +179,9 @@ mod tests {
 
     /// Returns the numbers of the packets that make an unchanged connection due, with one packet a second.
     fn due_packets(sysctls: &Sysctls, conn: &mut Conn<Addr4>, packets: u32) -> Vec<u32> {
-        let due = |&packet: &u32| is_due(sysctls, conn, packet, Tick(packet * 1_000));
+        let mut cold = ColdConn::default();
+        let mut conn = ConnMut::of(conn, &mut cold);
+        let due = |&packet: &u32| is_due(sysctls, &mut conn, packet, Tick(packet * 1_000));
         (1..=packets).filter(due).collect()
     }
 

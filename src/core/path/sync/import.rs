@@ -7,7 +7,7 @@
 
 use crate::address::{Address, Endpoint, FlowKey};
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex};
+use crate::ipvs::conn::{ColdConn, Conn, ConnFlags, ConnIndex};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::{self, Spread};
 use crate::ipvs::protocol;
@@ -63,7 +63,7 @@ fn one<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, synced: &Syn
     }
     let known = table.lookup(&entry.key).map(|(index, _)| index);
     let taken = match known {
-        Some(index) if is_same(table.conn(index), &entry) => {
+        Some(index) if is_same(table.both(index), &entry) => {
             update(ctx, table, index, &entry);
             true
         }
@@ -144,10 +144,10 @@ fn find_server<'s>(service: &'s VirtualService, synced: &SyncConn) -> Option<&'s
 }
 
 /// Whether the entry is about the connection that is here. One without a real server begins anew once there is one.
-fn is_same<A: Address>(conn: &Conn<A>, entry: &Entry<'_, A>) -> bool {
+fn is_same<A: Address>((conn, cold): (&Conn<A>, &ColdConn), entry: &Entry<'_, A>) -> bool {
     let is_template = entry.synced.is_template();
-    let begins_anew = conn.real_server == RealServerId::UNBOUND && entry.server.is_some() && conn.controlled == 0;
-    (is_template || conn.real == entry.real) && !begins_anew
+    let begins_anew = conn.real_server == RealServerId::UNBOUND && entry.server.is_some() && cold.controlled == 0;
+    (is_template || conn.real() == entry.real) && !begins_anew
 }
 
 fn update<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex, entry: &Entry<'_, A>) {
@@ -162,13 +162,13 @@ fn update<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIn
 
 /// State, timeout and the rest that every message says anew.
 fn settle<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex, entry: &Entry<'_, A>) {
-    let conn = table.conn_mut(index);
+    let mut conn = table.both_mut(index);
     conn.state = state(entry.synced);
     conn.synced_state = conn.state;
     conn.in_packets = ctx.snapshot.sysctls.sync_threshold[0];
     if let Some(shifts) = entry.synced.shifts {
         let [inbound, _] = shifts;
-        client_address::import(conn, inbound);
+        client_address::import(&mut conn, inbound);
     }
     table.set_timeout(index, timeout_ms(ctx, entry.synced), ctx.now);
 }
@@ -194,7 +194,7 @@ fn create<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, entry: &Entry
     let Some(conn) = new_conn(ctx, entry, mode) else {
         return false;
     };
-    let Ok(index) = table.insert(conn, ctx.now) else {
+    let Ok(index) = table.insert_at((&conn, &cold(entry)), None, ctx.now) else {
         return false;
     };
     if let Some(server) = entry.server {
@@ -228,29 +228,31 @@ fn new_conn<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>, mode: Forwardin
         (l3_delta, l4_delta) = rewrite::deltas(entry.key.src, entry.key.dst, local, entry.real);
     }
     Some(Conn {
-        client: entry.key.src,
-        virt: entry.key.dst,
-        local,
-        real: entry.real,
         protocol: entry.key.protocol,
         real_server: entry.server.map_or(RealServerId::UNBOUND, |server| server.id),
-        service: entry.service.map_or(ServiceId::UNBOUND, |service| service.id),
         mode: mode as u8,
         flags,
         l3_delta,
         l4_delta,
-        fwmark: synced.fwmark,
         state: state(synced),
         timeout_ms: timeout_ms(ctx, synced),
-        ..Conn::default()
+        ..Conn::between(entry.key.src, entry.key.dst, entry.real, local)
     })
+}
+
+fn cold<A: Address>(entry: &Entry<'_, A>) -> ColdConn {
+    ColdConn {
+        service: entry.service.map_or(ServiceId::UNBOUND, |service| service.id),
+        fwmark: entry.synced.fwmark,
+        ..ColdConn::default()
+    }
 }
 
 /// Another worker has the client; this one has the port that replies come to.
 fn copy_for_replies<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, entry: &Entry<'_, A>) {
     let known = table.lookup(&entry.key).map(|(index, _)| index);
     if let Some(index) = known {
-        if table.conn(index).real == entry.real {
+        if table.conn(index).real() == entry.real {
             settle(ctx, table, index, entry);
             return;
         }
@@ -259,7 +261,7 @@ fn copy_for_replies<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, ent
     let unbound = Entry { server: None, ..*entry };
     if let Some(conn) = new_conn(ctx, &unbound, ForwardingMode::FullNat) {
         let flags = conn.flags & !ConnFlags::TEMPLATE | ConnFlags::REPLIES_ONLY;
-        if let Ok(index) = table.insert(Conn { flags, ..conn }, ctx.now) {
+        if let Ok(index) = table.insert_at((&Conn { flags, ..conn }, &cold(entry)), None, ctx.now) {
             settle(ctx, table, index, entry);
         }
     }

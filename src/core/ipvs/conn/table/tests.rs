@@ -1,10 +1,11 @@
 //! The table against its slow twin (a `HashMap`), its timers against the clock, its memory against the promise.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
+use super::same_outbound::SAME_OUTBOUND_MAX;
 use super::*;
 use crate::address::{Addr4, Addr6, Endpoint};
 use crate::random::Random;
@@ -22,14 +23,15 @@ fn end<A: Address>(host: u32, port: u16) -> Endpoint<A> {
 /// FULLNAT connection number `n`: clients, local addresses and ports in sequence, as in life.
 fn fullnat<A: Address>(n: u32) -> Conn<A> {
     Conn {
-        client: end(0x0a00_0000 + n % 16_384, 1_024 + (n / 16_384) as u16),
-        virt: end(0xc612_0001, 80),
-        local: end(0xc612_c801 + n % 24, 1_024 + (n / 24 % 60_000) as u16),
-        real: end(0xc612_6401 + n / 24 / 60_000, 8_080),
         protocol: 6,
         flags: ConnFlags::OUTBOUND_INDEXED,
         timeout_ms: 60_000,
-        ..Conn::default()
+        ..Conn::between(
+            end(0x0a00_0000 + n % 16_384, 1_024 + (n / 16_384) as u16),
+            end(0xc612_0001, 80),
+            end(0xc612_6401 + n / 24 / 60_000, 8_080),
+            end(0xc612_c801 + n % 24, 1_024 + (n / 24 % 60_000) as u16),
+        )
     }
 }
 
@@ -56,7 +58,7 @@ fn find<A: Address>(table: &ConnTable<A>, key: &FlowKey<A>) -> Option<(ConnIndex
 /// Every list and count of the table agrees with every other.
 fn assert_sound<A: Address>(table: &ConnTable<A>) {
     let (mut seen, mut keys) = (0, 0);
-    let end = table.scan(0, usize::MAX, |index, conn| {
+    let end = table.scan(0, usize::MAX, |index, (conn, _)| {
         seen += 1;
         keys += 1;
         assert_eq!(find(table, &conn.inbound_key()), Some((index, Direction::Inbound)));
@@ -67,13 +69,13 @@ fn assert_sound<A: Address>(table: &ConnTable<A>) {
     });
     assert_eq!((end, seen), (None, table.len()));
     assert_eq!(table.index.count_entries().0, keys);
-    assert_eq!(table.wheel.count_armed(&table.conns), table.len());
+    assert_eq!(table.wheel.count_armed(&table.cold), table.len());
     let state = &table.state[0];
     let freed: HashSet<u32> = table.free[..state.freed as usize].iter().copied().collect();
     assert_eq!(freed.len(), state.freed as usize, "a slot is free twice");
     for &slot in &freed {
         assert!(
-            slot < state.fresh && table.conns[slot as usize].timer.slot == 0,
+            slot < state.fresh && table.cold[slot as usize].timer.slot == 0,
             "free slot {slot} is in use"
         );
     }
@@ -159,6 +161,8 @@ struct Pair<A: Address> {
     now: u64,
     hosts: usize,
     capacity: usize,
+    /// Of the last packets.
+    candidates: VecDeque<(FlowKey<A>, Candidate)>,
 }
 
 impl<A: Address> Pair<A> {
@@ -201,10 +205,6 @@ impl<A: Address> Pair<A> {
     fn insert(&mut self, ends: [usize; 4], both: bool, timeout_ms: u32) {
         let ends = ends.map(|n| n % self.hosts);
         let conn = Conn {
-            client: self.end(ends[0]),
-            virt: self.end(ends[1]),
-            real: self.end(ends[2]),
-            local: self.end(ends[3]),
             protocol: 17,
             flags: if both {
                 ConnFlags::OUTBOUND_INDEXED
@@ -212,7 +212,12 @@ impl<A: Address> Pair<A> {
                 ConnFlags::empty()
             },
             timeout_ms,
-            ..Conn::default()
+            ..Conn::between(
+                self.end(ends[0]),
+                self.end(ends[1]),
+                self.end(ends[2]),
+                self.end(ends[3]),
+            )
         };
         let mut keys = vec![(17, ends[0], ends[1])];
         if both {
@@ -243,6 +248,17 @@ impl<A: Address> Pair<A> {
         }
     }
 
+    /// Whatever happened since, an old candidate is never taken for another connection than the packet's.
+    fn old_candidates(&mut self) {
+        for (key, candidate) in &self.candidates {
+            let confirmed = self.table.confirm(*candidate, key);
+            if let Some((inbound, direction)) = confirmed.map(|(conn, direction)| (conn.inbound_key(), direction)) {
+                let (index, found) = self.table.lookup(key).expect("the packet has a connection");
+                assert_eq!((self.table.conn(index).inbound_key(), found), (inbound, direction));
+            }
+        }
+    }
+
     fn packet(&mut self, src: usize, dst: usize) {
         let (src, dst) = (src % self.hosts, dst % self.hosts);
         let key = FlowKey {
@@ -250,7 +266,13 @@ impl<A: Address> Pair<A> {
             dst: self.end(dst),
             protocol: 17,
         };
+        self.old_candidates();
         let found = find(&self.table, &key);
+        let candidate = self.table.prefetch_candidate(self.table.hash(&key));
+        self.candidates.push_back((key, candidate));
+        if self.candidates.len() > 64 {
+            self.candidates.pop_front();
+        }
         assert_eq!(
             found.map(|(index, way)| (index.0, way)),
             self.twin.found((17, src, dst))
@@ -270,11 +292,11 @@ impl<A: Address> Pair<A> {
         let count = table.expire(tick, budget, |conn| {
             decided += 1;
             // Each stays once, then is removed.
-            let stays = conn.controlled > 0;
-            conn.controlled = u32::from(!stays);
+            let stays = conn.cold.controlled > 0;
+            conn.cold.controlled = u32::from(!stays);
             let host = |end: Endpoint<A>| end.addr.fold() as usize & 0xff_ffff;
             let mask = if A::LEN == 16 { 0x2001_0db8 & 0xff_ffff } else { 0 };
-            let key = (17, host(conn.client) ^ mask, host(conn.virt) ^ mask);
+            let key = (17, host(conn.client()) ^ mask, host(conn.virt()) ^ mask);
             let (slot, _) = twin.found(key).unwrap();
             let entry = twin.conns.get_mut(&slot).unwrap();
             let expiry = entry.last_seen + u64::from(entry.timeout_ms);
@@ -357,6 +379,7 @@ fn run<A: Address>(hosts: usize, capacity: usize, start: u64, secret: [u64; 4], 
         now: start,
         hosts,
         capacity,
+        candidates: VecDeque::new(),
     };
     for op in ops {
         pair.apply(op);
@@ -501,7 +524,7 @@ fn timeout_of_any_length_fires_on_time_and_at_most_64_ms_late() {
                     start,
                 )
                 .unwrap();
-            let gone = |_: &mut Conn<Addr4>| Expiry::Remove;
+            let gone = |_: ConnMut<'_, Addr4>| Expiry::Remove;
             if timeout_ms > 0 {
                 assert_eq!(
                     table.expire(start.plus_ms(timeout_ms - 1), usize::MAX, gone),
@@ -547,13 +570,13 @@ fn packets_keep_a_connection_without_touching_its_timer() {
             Tick(0),
         )
         .unwrap();
-    let armed = table.conn(index).timer;
+    let armed = table.cold(index).timer;
     let mut now = Tick(0);
     for _ in 0..10 {
         now = now.plus_ms(900);
         table.conn_mut(index).last_seen = now;
         assert_eq!(table.expire(now, usize::MAX, |_| Expiry::Remove), 0);
-        assert_eq!(table.conn(index).timer, armed);
+        assert_eq!(table.cold(index).timer, armed);
     }
     assert_eq!(table.expire(now.plus_ms(9_999), usize::MAX, |_| Expiry::Remove), 0);
     assert_eq!(table.expire(now.plus_ms(10_063), usize::MAX, |_| Expiry::Remove), 1);
@@ -571,9 +594,9 @@ fn shorter_timeout_is_armed_at_once_and_a_longer_one_lazily() {
             Tick(0),
         )
         .unwrap();
-    let armed = table.conn(index).timer;
+    let armed = table.cold(index).timer;
     table.set_timeout(index, 900_000, Tick(1_000));
-    assert_eq!(table.conn(index).timer, armed);
+    assert_eq!(table.cold(index).timer, armed);
     assert_eq!(table.expire(Tick(100_000), usize::MAX, |_| Expiry::Remove), 0);
     table.set_timeout(index, 10_000, Tick(100_000));
     assert_eq!(table.expire(Tick(109_999), usize::MAX, |_| Expiry::Remove), 0);
@@ -593,7 +616,7 @@ fn kept_connection_is_asked_about_again() {
             Tick(0),
         )
         .unwrap();
-    let stay = |_: &mut Conn<Addr4>| Expiry::Rearm { ms: 60_000 };
+    let stay = |_: ConnMut<'_, Addr4>| Expiry::Rearm { ms: 60_000 };
     assert_eq!(table.expire(Tick(1_100), usize::MAX, stay), 1);
     assert_eq!(table.expire(Tick(61_000), usize::MAX, stay), 0);
     assert_eq!(table.expire(Tick(61_200), usize::MAX, stay), 1);
@@ -664,8 +687,11 @@ fn restarted_process_finds_its_connections_at_another_address() {
     }
     table.expire(Tick(60_500), usize::MAX, |_| Expiry::Remove);
     let mut moved = arena.twin_at_another_address();
-    let mut attached = ConnTable::<Addr4>::attach(&mut moved, capacity).unwrap();
+    let secret = [1, 2, 3, 4];
+    let (mut attached, recovery) =
+        ConnTable::<Addr4>::recover(&mut moved, capacity, secret, Tick(60_500), |_| true).unwrap();
     assert!(moved.has_earlier_layout());
+    assert_eq!((recovery.kept, recovery.torn, recovery.refused), (table.len(), 0, 0));
     assert_eq!(attached.len(), table.len());
     assert!((400..500).contains(&attached.len()));
     assert_sound(&attached);
@@ -675,12 +701,15 @@ fn restarted_process_finds_its_connections_at_another_address() {
     assert_eq!(attached.expire(Tick(200_000), usize::MAX, |_| Expiry::Remove), left);
 
     let earlier = |arena: &Arena| arena.twin_at_another_address();
+    fn recover<A: Address>(arena: &mut Arena, capacity: usize) -> Result<ConnTable<A>, ArenaError> {
+        ConnTable::recover(arena, capacity, [0; 4], Tick(0), |_| true).map(|(table, _)| table)
+    }
     assert_eq!(
-        ConnTable::<Addr4>::attach(&mut earlier(&arena), 999).err(),
+        recover::<Addr4>(&mut earlier(&arena), 999).err(),
         Some(ArenaError::OtherLayout)
     );
     assert_eq!(
-        ConnTable::<Addr6>::attach(&mut earlier(&arena), 500).err(),
+        recover::<Addr6>(&mut earlier(&arena), 500).err(),
         Some(ArenaError::OtherLayout)
     );
     assert_eq!(
@@ -688,7 +717,7 @@ fn restarted_process_finds_its_connections_at_another_address() {
         Some(ArenaError::NotEmpty)
     );
     assert_eq!(
-        ConnTable::<Addr4>::attach(&mut Arena::in_memory(4096), 1).err(),
+        recover::<Addr4>(&mut Arena::in_memory(4096), 1).err(),
         Some(ArenaError::OtherLayout)
     );
 }
@@ -700,8 +729,8 @@ fn scan_shows_every_connection_once_in_pieces() {
     indices.iter().step_by(3).for_each(|&index| table.remove(index));
     let (mut from, mut shown, mut calls) = (Some(0), Vec::new(), 0);
     while let Some(start) = from {
-        from = table.scan(start, 7, |index, conn| {
-            assert_eq!(table.conn(index), conn);
+        from = table.scan(start, 7, |index, both| {
+            assert_eq!(table.both(index), both);
             shown.push(index);
         });
         calls += 1;
@@ -733,9 +762,14 @@ fn index_of_nothing_harms_nothing() {
 #[test]
 fn the_newest_of_several_connections_has_their_outbound_key_and_older_ones_get_it_back() {
     let mut table = table::<Addr4>(64, [1, 2, 3, 4]);
-    let of_service = |port: u16| Conn {
-        virt: end(0xc612_0001, port),
-        ..fullnat(0)
+    let of_service = |port: u16| {
+        let conn = fullnat::<Addr4>(0);
+        Conn::<Addr4> {
+            flags: conn.flags,
+            protocol: conn.protocol,
+            timeout_ms: conn.timeout_ms,
+            ..Conn::between(conn.client(), end(0xc612_0001, port), conn.real(), conn.local())
+        }
     };
     let key = fullnat::<Addr4>(0).outbound_key();
     let all: Vec<_> = (80..83)
@@ -758,9 +792,14 @@ fn the_newest_of_several_connections_has_their_outbound_key_and_older_ones_get_i
 
 #[test]
 fn a_connection_that_begins_anew_gets_the_outbound_key_of_several_back() {
-    let of_service = |port: u16| Conn {
-        virt: end(0xc612_0001, port),
-        ..fullnat(0)
+    let of_service = |port: u16| {
+        let conn = fullnat::<Addr4>(0);
+        Conn::<Addr4> {
+            flags: conn.flags,
+            protocol: conn.protocol,
+            timeout_ms: conn.timeout_ms,
+            ..Conn::between(conn.client(), end(0xc612_0001, port), conn.real(), conn.local())
+        }
     };
     let key = fullnat::<Addr4>(0).outbound_key();
     for again in 0..3 {
