@@ -19,6 +19,7 @@ use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
+use lvs_core::ipvs::sync::policy::{SyncAccept, SyncMode, SyncPolicy};
 use lvs_core::ipvs::sync::{SyncRoles, message};
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::l3::{L3, L3Builder, NeighbourKey, NeighbourState};
@@ -136,6 +137,17 @@ fn director(settings: [u8; 4]) -> TestDirector {
     director.set_sync(SyncRoles {
         master: is_synced,
         backup: is_synced,
+    });
+    let bit = |bit: u8| settings[2] & bit != 0;
+    director.set_sync_policy(SyncPolicy {
+        mode: if bit(16) { SyncMode::Every } else { SyncMode::Kernel },
+        accept: if bit(8) {
+            SyncAccept::Configured
+        } else {
+            SyncAccept::Kernel
+        },
+        is_authenticated: bit(32),
+        table_percent: 75,
     });
     director
 }

@@ -13,6 +13,7 @@ use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::scheduler::Overhead;
 use crate::ipvs::sync::daemon::SyncDaemon;
+use crate::ipvs::sync::policy::SyncPolicy;
 use crate::ipvs::sysctl::Sysctls;
 
 mod error;
@@ -49,6 +50,8 @@ pub struct Config {
     pub marks: MarkRules,
     /// The kernel's settings.
     pub sysctls: Sysctls,
+    /// What sync daemons sync out and believe, whoever starts them.
+    pub sync: SyncConfig,
     /// Sync daemons that run from the start, at most one of each role.
     pub sync_daemons: Vec<SyncDaemon>,
     /// NICs in the order of the file: [`crate::l3::DeviceId`] is the index.
@@ -171,6 +174,17 @@ impl Default for JournalConfig {
             path: "/var/lib/lvsd/journal".into(),
         }
     }
+}
+
+/// `[sync]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncConfig {
+    /// What workers need to know of it.
+    pub policy: SyncPolicy,
+    /// The directors whose messages are taken; empty for all.
+    pub peers: Vec<IpAddr>,
+    /// The file with the key of messages; `None` for messages in the kernel's form, which nobody signs.
+    pub key_file: Option<PathBuf>,
 }
 
 /// One `[[device]]`.

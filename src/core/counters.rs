@@ -5,10 +5,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use crate::address::AddressFamily;
 use crate::ipvs::conn::Direction;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::service::ServiceId;
 use crate::ipvs::stats::Totals;
+use crate::ipvs::sync::policy::ImportRefusal;
 use crate::l3::DeviceId;
 use crate::latency::LatencyHistogram;
 use crate::limits::{DEVICES_MAX, SERVICES_MAX};
@@ -226,9 +228,8 @@ pub struct WorkerCounters {
     pub synced_out_dropped: AtomicU64,
     /// Connections of another director that were imported or updated.
     pub synced_in: AtomicU64,
-    /// Connections of another director that were not imported: the table is full, another connection has the same ends,
-    /// or a FULLNAT service got one without a local address.
-    pub synced_in_dropped: AtomicU64,
+    /// Gauge: imported entries of the IPv4 and of the IPv6 connection table.
+    pub imported: [AtomicU64; 2],
     /// Packets to real servers that carried the client's address.
     pub client_addresses: AtomicU64,
     /// Packets that had no space for it.
@@ -249,6 +250,8 @@ pub struct WorkerCounters {
     pub devices: [DeviceCounters; DEVICES_MAX],
     /// By [`DeviceId`].
     pub rss: [RssCounters; DEVICES_MAX],
+    /// Connections of another director that were not imported, by [`ImportRefusal`].
+    pub import_refusals: [AtomicU64; ImportRefusal::COUNT],
     /// By [`DropReason`].
     pub drops: [AtomicU64; DropReason::COUNT],
     /// Packets answered by an ICMP error instead of being dropped, by the reason.
@@ -293,7 +296,7 @@ impl WorkerCounters {
             synced_out: AtomicU64::default(),
             synced_out_dropped: AtomicU64::default(),
             synced_in: AtomicU64::default(),
-            synced_in_dropped: AtomicU64::default(),
+            imported: [const { AtomicU64::new(0) }; 2],
             client_addresses: AtomicU64::default(),
             client_address_no_room: AtomicU64::default(),
             local_ports_unrested: AtomicU64::default(),
@@ -304,6 +307,7 @@ impl WorkerCounters {
             latency: LatencyHistogram::default(),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
             rss: std::array::from_fn(|_| RssCounters::default()),
+            import_refusals: [const { AtomicU64::new(0) }; ImportRefusal::COUNT],
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             answers: [const { AtomicU64::new(0) }; DropReason::COUNT],
             servers: (0..servers_max).map(|_| ServerCounters::default()).collect(),
@@ -373,6 +377,27 @@ impl WorkerCounters {
     /// How many connections of a service had a local port that had not rested.
     pub fn unrested_of(&self, service: ServiceId) -> u64 {
         self.unrested.get(service.0 as usize).map_or(0, SingleWriter::get)
+    }
+
+    /// How many entries of this family's connection table were imported.
+    pub fn imported_of(&self, family: AddressFamily) -> &AtomicU64 {
+        let [ipv4, ipv6] = &self.imported;
+        match family {
+            AddressFamily::Ipv4 => ipv4,
+            AddressFamily::Ipv6 => ipv6,
+        }
+    }
+
+    /// Counts a connection of another director that was not imported.
+    pub fn refuse_import(&self, refusal: ImportRefusal) {
+        if let Some(counter) = self.import_refusals.get(refusal as usize) {
+            counter.add(1);
+        }
+    }
+
+    /// How many connections of another director were not imported for this reason.
+    pub fn import_refusals_of(&self, refusal: ImportRefusal) -> u64 {
+        self.import_refusals.get(refusal as usize).map_or(0, SingleWriter::get)
     }
 
     /// Counts a dropped packet.

@@ -181,3 +181,8 @@ pub const PATH_MTU_MIN: u16 = 552;
 /// Connections that wait in a worker to be synced out: a burst in which every packet's connection and template are due,
 /// and two housekeeping passes of expiring templates.
 pub const SYNC_OUTBOX_MAX: usize = 2 * BURST_MAX + 4 * TIMERS_PER_PASS_MAX;
+
+/// How long no packet must have passed before an authenticated entry may change a connection that packets made or used
+/// here, in milliseconds: longer than a client waits between two tries, shorter than the connection of a client that comes
+/// back with the same port.
+pub const SYNC_LOCAL_QUIET_MS: u32 = 10_000;

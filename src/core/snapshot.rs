@@ -9,6 +9,7 @@ use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
 use crate::ipvs::service_table::ServiceTable;
 use crate::ipvs::sync::SyncRoles;
+use crate::ipvs::sync::policy::SyncPolicy;
 use crate::ipvs::sysctl::Sysctls;
 use crate::l3::L3;
 
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub sysctls: Sysctls,
     /// Which sync daemons run.
     pub sync: SyncRoles,
+    /// What they sync out, and what they believe.
+    pub sync_policy: SyncPolicy,
     /// How many workers share the traffic: 1 up to [`crate::limits::WORKERS_MAX`].
     pub workers_count: u8,
     /// Grows with every snapshot of a director. [`crate::counters::WorkerCounters::generation`] shows which one a

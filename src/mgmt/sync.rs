@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use lvs_core::ipvs::sync::assembly::Assembly;
 use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncRole};
+use lvs_core::ipvs::sync::policy::SyncMode;
 use lvs_core::ipvs::sync::{SyncConn, message};
 use lvs_core::ipvs::sysctl::Sysctls;
 
@@ -201,7 +202,11 @@ impl Running {
             }
         }
         for port in 0..self.assemblies.len() {
-            if let Some(message) = self.assemblies.get_mut(port).and_then(|assembly| assembly.due(now_ms)) {
+            if let Some(message) = self
+                .assemblies
+                .get_mut(port)
+                .and_then(|assembly| assembly.due(SyncMode::Kernel, now_ms))
+            {
                 self.queue(port, message, sysctls);
             }
         }

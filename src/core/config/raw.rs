@@ -36,6 +36,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) mark: Vec<RawMark>,
     #[serde(default)]
+    pub(super) sync: RawSync,
+    #[serde(default)]
     pub(super) sync_daemon: Vec<RawSyncDaemon>,
     #[serde(default)]
     pub(super) device: Vec<RawDevice>,
@@ -166,6 +168,30 @@ pub(super) struct RawMark {
     pub(super) destination_ports: Optional<Vec<Spanned<String>>>,
     pub(super) device: Optional<String>,
     pub(super) divert: Optional<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawMode {
+    Kernel,
+    Every,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawAccept {
+    Configured,
+    Kernel,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSync {
+    pub(super) mode: Optional<RawMode>,
+    pub(super) accept: Optional<RawAccept>,
+    pub(super) peers: Optional<Vec<Spanned<String>>>,
+    pub(super) key_file: Optional<String>,
+    pub(super) table_percent: Optional<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -1,11 +1,61 @@
-//! `[[sync_daemon]]`: which daemons of connection synchronisation run, and how.
+//! `[sync]` and `[[sync_daemon]]`: what is synced out and believed, which daemons run, and how.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
 
 use toml::Spanned;
 
+use super::SyncConfig;
 use super::error::{ConfigProblem, Invalid};
-use super::raw::{RawRole, RawSyncDaemon};
-use super::validate::in_range;
+use super::raw::{RawAccept, RawMode, RawRole, RawSync, RawSyncDaemon};
+use super::validate::{absolute, in_range, invalid};
 use crate::ipvs::sync::daemon::{SyncDaemon, SyncDaemonError, SyncRole};
+use crate::ipvs::sync::policy::{SyncAccept, SyncMode, SyncPolicy};
+
+pub(super) fn sync(raw: RawSync) -> Result<SyncConfig, Invalid> {
+    let default = SyncPolicy::default();
+    let key_file = match raw.key_file {
+        Some(path) if !path.get_ref().is_empty() => Some(absolute(Some(path), PathBuf::new())?),
+        _ => None,
+    };
+    Ok(SyncConfig {
+        policy: SyncPolicy {
+            mode: match raw.mode.map(Spanned::into_inner) {
+                Some(RawMode::Every) => SyncMode::Every,
+                Some(RawMode::Kernel) | None => SyncMode::Kernel,
+            },
+            accept: match raw.accept.map(Spanned::into_inner) {
+                Some(RawAccept::Kernel) => SyncAccept::Kernel,
+                Some(RawAccept::Configured) | None => SyncAccept::Configured,
+            },
+            is_authenticated: key_file.is_some(),
+            table_percent: in_range(&raw.table_percent, 1..=100, default.table_percent)?,
+        },
+        peers: peers(raw.peers.map(Spanned::into_inner).unwrap_or_default())?,
+        key_file,
+    })
+}
+
+fn peers(raw: Vec<Spanned<String>>) -> Result<Vec<IpAddr>, Invalid> {
+    let mut peers: Vec<IpAddr> = Vec::new();
+    for one in raw {
+        let value = one.get_ref().clone();
+        match value.parse() {
+            Ok(peer) if peers.contains(&peer) => {
+                let cure = "name every director once";
+                let what = "peer";
+                return invalid(&one, ConfigProblem::Duplicate { what, value, cure });
+            }
+            Ok(peer) => peers.push(peer),
+            Err(_) => {
+                let cure = "write one like \"192.0.2.3\" or \"2001:db8::3\"".into();
+                let wanted = "an address";
+                return invalid(&one, ConfigProblem::NotA { value, wanted, cure });
+            }
+        }
+    }
+    Ok(peers)
+}
 
 pub(super) fn sync_daemons(raw: &[RawSyncDaemon]) -> Result<Vec<SyncDaemon>, Invalid> {
     let mut daemons: Vec<SyncDaemon> = Vec::new();

@@ -7,6 +7,7 @@ use crate::ipvs::mark::MarkRules;
 use crate::ipvs::persistence::{ClientMask, Persistence};
 use crate::ipvs::scheduler::{SchedulerFlags, SchedulerKind};
 use crate::ipvs::service::ServiceKey;
+use crate::ipvs::sync::policy::{SyncAccept, SyncMode};
 use crate::ipvs::sysctl::Sysctls;
 use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use crate::limits::{TIMEOUT_CONFIGURED_MAX_SEC, WORKERS_MAX};
@@ -45,7 +46,7 @@ fn keys_of(table: &str) -> Vec<String> {
     expected.split('`').skip(1).step_by(2).map(Into::into).collect()
 }
 
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
     "[eal]",
     "[workers]",
     "[connections]",
@@ -56,6 +57,7 @@ const TABLES: [&str; 14] = [
     "[ipvs]",
     "[sysctl]",
     "[[mark]]",
+    "[sync]",
     "[[sync_daemon]]",
     "[[device]]",
     "[[service]]",
@@ -696,4 +698,53 @@ fn a_service_that_carries_the_clients_address_starts_as_the_file_says() {
     let listing = services.services().next().unwrap();
     assert_eq!(listing.spec.client_address.name(), "toa");
     assert_eq!((listing.local_addresses.len(), listing.servers().len()), (1, 1));
+}
+
+#[test]
+fn sync_is_read_and_what_is_wrong_in_it_has_its_place_and_cure() {
+    let config = parse(
+        "[sync]\nmode = 'every'\naccept = 'kernel'\npeers = ['192.0.2.3', '2001:db8::3']\nkey_file = '/etc/lvsd/key'\n\
+         table_percent = 100\n",
+    );
+    let policy = SyncPolicy {
+        mode: SyncMode::Every,
+        accept: SyncAccept::Kernel,
+        is_authenticated: true,
+        table_percent: 100,
+    };
+    assert_eq!(config.sync.policy, policy);
+    assert_eq!(
+        config.sync.peers,
+        ["192.0.2.3", "2001:db8::3"].map(|peer| peer.parse::<IpAddr>().unwrap())
+    );
+    assert_eq!(config.sync.key_file, Some("/etc/lvsd/key".into()));
+    for (text, expected) in [
+        (
+            "table_percent = 0",
+            "lvsd.toml:2:17: sync.table_percent: 0 is out of range: give 1 to 100",
+        ),
+        (
+            "table_percent = 101",
+            "lvsd.toml:2:17: sync.table_percent: 101 is out of range: give 1 to 100",
+        ),
+        (
+            "key_file = 'key'",
+            "lvsd.toml:2:12: sync.key_file: \"key\" is not an absolute path: let it begin with /",
+        ),
+        (
+            "peers = ['192.0.2.300']",
+            "lvsd.toml:2:10: sync.peers: \"192.0.2.300\" is not an address: write one like \"192.0.2.3\" or \"2001:db8::3\"",
+        ),
+        (
+            "peers = ['192.0.2.3', '192.0.2.3']",
+            "lvsd.toml:2:23: sync.peers: peer 192.0.2.3 is there twice: name every director once",
+        ),
+        (
+            "mode = 'all'",
+            "lvsd.toml:2:8: sync.mode: unknown variant `all`, expected `kernel` or `every`: \
+             give a value as lvsd.reference.toml describes it",
+        ),
+    ] {
+        assert_eq!(refusal(&format!("[sync]\n{text}\n")), expected);
+    }
 }

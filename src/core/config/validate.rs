@@ -60,6 +60,7 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
         overhead,
         marks: marks::marks(&raw.mark, &raw.device)?,
         sysctls: sysctls::sysctls(&raw.sysctl)?,
+        sync: sync_daemons::sync(raw.sync)?,
         sync_daemons: sync_daemons::sync_daemons(&raw.sync_daemon)?,
         devices: devices(&raw.device)?,
         services: service::services(&raw.service, overhead)?,
@@ -308,7 +309,7 @@ fn queue_size(size: &Optional<u16>, default: u16) -> Result<u16, Invalid> {
     }
 }
 
-fn absolute(path: Optional<String>, default: PathBuf) -> Result<PathBuf, Invalid> {
+pub(super) fn absolute(path: Optional<String>, default: PathBuf) -> Result<PathBuf, Invalid> {
     let Some(path) = path else { return Ok(default) };
     if Path::new(path.get_ref()).is_absolute() {
         return Ok(path.into_inner().into());

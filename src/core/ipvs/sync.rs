@@ -1,7 +1,7 @@
 //! Connection synchronisation: what one director sends another about its connections.
 //!
-//! [`daemon`] is what an operator starts. [`message`] reads and writes the kernel's datagrams. [`assembly`] gathers
-//! entries into messages. The path puts connections into the [`outbox`] and imports those of another director. The
+//! [`daemon`] is what an operator starts, [`policy`] what it syncs out and believes. [`message`] reads and writes the
+//! kernel's datagrams. [`assembly`] gathers entries into messages. The path puts connections into the [`outbox`] and imports those of another director. The
 //! sockets belong to the management core.
 //! Ref: Linux net/netfilter/ipvs/ip_vs_sync.c.
 
@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod message;
 mod message_v0;
 pub mod outbox;
+pub mod policy;
 
 /// Which daemons run; workers read it through the snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -23,6 +23,7 @@ use crate::path::icmp::relay::Relayed;
 use crate::path::ownership;
 use crate::path::parse::{Parsed, parse};
 use crate::path::slow_path;
+use crate::path::sync::announce;
 use crate::path::track;
 use crate::verdict::{DropReason, Verdict};
 use crate::worker_state::context::Context;
@@ -130,6 +131,7 @@ fn reply<A: Address, F: Frame>(
         rewrite::apply_keeping_ttl(packet.frame.bytes_mut(), &packet.headers, &rewrite);
     }
     track::packet(ctx, table, (index, Direction::Outbound), &packet.headers);
+    announce::reply(ctx, &mut table.both_mut(index));
     None
 }
 

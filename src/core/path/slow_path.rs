@@ -346,6 +346,7 @@ fn note_reply<A: Address, F: Frame>(
         ctx.count(conn, Direction::Outbound, packet.headers.packet_len());
     }
     track::packet(ctx, table, (index, Direction::Outbound), &packet.headers);
+    announce::reply(ctx, &mut table.both_mut(index));
     if carries_client_address {
         client_address::outbound(
             ctx,

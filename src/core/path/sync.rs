@@ -1,4 +1,6 @@
-//! Connection synchronisation: [`announce`] puts connections into the outbox, [`import`] takes those of another director.
+//! Connection synchronisation: [`announce`] puts connections into the outbox, [`import`] takes those of another director,
+//! as far as [`belief`] goes.
 
 pub(crate) mod announce;
+mod belief;
 pub mod import;

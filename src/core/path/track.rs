@@ -156,8 +156,11 @@ pub(crate) fn bind(ctx: &Context<'_>, server: &RealServer, active: bool) {
     publish_load(ctx, server.id);
 }
 
-/// What the end of `conn` changes in the counters of its server (`ip_vs_unbind_dest`).
+/// What the end of `conn` changes in counters, those of its server above all (`ip_vs_unbind_dest`).
 fn unbind<A: Address>(ctx: &Context<'_>, conn: &Conn<A>) {
+    if conn.flags.contains(ConnFlags::SYNCED) {
+        ctx.own.imported_of(A::FAMILY).sub(1);
+    }
     let id = conn.real_server;
     let counters = ctx.own.server(id);
     if conn.flags.contains(ConnFlags::TEMPLATE) {

@@ -14,6 +14,7 @@ use crate::frame::vec::VecFrame;
 use crate::ipvs::desired::DesiredServices;
 use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
+use crate::ipvs::sync::policy::SyncPolicy;
 use crate::ipvs::sync::{SyncConn, SyncRoles};
 use crate::ipvs::sysctl::Sysctls;
 use crate::l3::{DeviceId, L3, NeighbourKey};
@@ -65,6 +66,7 @@ pub struct TestDirector {
     marks: Arc<MarkRules>,
     sysctls: Sysctls,
     sync: SyncRoles,
+    sync_policy: SyncPolicy,
     now: Tick,
     /// Microseconds behind `now`.
     now_us: u64,
@@ -124,6 +126,7 @@ impl TestDirector {
             marks: Arc::default(),
             sysctls: Sysctls::default(),
             sync: SyncRoles::default(),
+            sync_policy: SyncPolicy::default(),
             now: Tick(1_000),
             now_us: 1_000_000,
             counters,
@@ -184,6 +187,12 @@ impl TestDirector {
         self.publish();
     }
 
+    /// Replaces what sync daemons sync out and believe.
+    pub fn set_sync_policy(&mut self, policy: SyncPolicy) {
+        self.sync_policy = policy;
+        self.publish();
+    }
+
     /// What the workers sync out, worker by worker, oldest first.
     pub fn take_synced(&mut self) -> Vec<SyncConn> {
         let of = |worker: &mut WorkerState| std::iter::from_fn(|| worker.next_synced()).collect::<Vec<_>>();
@@ -205,6 +214,7 @@ impl TestDirector {
             marks: Arc::clone(&self.marks),
             sysctls: self.sysctls,
             sync: self.sync,
+            sync_policy: self.sync_policy,
             workers_count: self.workers.len() as u8,
             generation: 0,
         });

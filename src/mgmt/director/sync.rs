@@ -4,8 +4,10 @@ use std::time::Instant;
 
 use lvs_api::netlink::{DaemonRequest, DaemonRow, Errno};
 use lvs_api::{Action, ApiError, ErrorCode, SyncDaemon, SyncDaemonStatus, SyncRole};
+use lvs_core::counters::WorkerCounters;
 use lvs_core::ipvs::sync::SyncRoles;
 use lvs_core::ipvs::sync::daemon::{self, SyncRole as CoreRole};
+use lvs_core::ipvs::sync::policy::ImportRefusal;
 use lvs_core::single_writer::SingleWriter;
 
 use super::{Director, convert};
@@ -38,20 +40,26 @@ impl Director {
         self.desired.daemons.iter().map(status).collect()
     }
 
-    /// Connections that workers could not sync out or import, by reason.
-    fn refused_by_workers(&self, role: CoreRole) -> Option<(&'static str, u64)> {
-        let counters = self.workers.iter().map(|worker| worker.counters());
-        let (name, count): (_, u64) = match role {
-            CoreRole::Master => (
-                "worker_queue_full",
-                counters.map(|counters| counters.synced_out_dropped.get()).sum(),
-            ),
-            CoreRole::Backup => (
-                "not_imported",
-                counters.map(|counters| counters.synced_in_dropped.get()).sum(),
-            ),
+    /// Connections that workers could not sync out or did not import, by reason.
+    fn refused_by_workers(&self, role: CoreRole) -> Vec<(&'static str, u64)> {
+        let sum = |of: &dyn Fn(&WorkerCounters) -> u64| -> u64 {
+            self.workers.iter().map(|worker| of(worker.counters())).sum()
         };
-        (count > 0).then_some((name, count))
+        let mut refused = match role {
+            CoreRole::Master => vec![("worker_queue_full", sum(&|counters| counters.synced_out_dropped.get()))],
+            CoreRole::Backup => {
+                let count = |refusal: &ImportRefusal| {
+                    let refusal = *refusal;
+                    (
+                        refusal.name(),
+                        sum(&move |counters| counters.import_refusals_of(refusal)),
+                    )
+                };
+                ImportRefusal::ALL.iter().map(count).collect()
+            }
+        };
+        refused.retain(|(_, count)| *count > 0);
+        refused
     }
 
     /// Opens and closes sockets as the desired state says. It waits until there are workers, because the kernel twins

@@ -1,13 +1,17 @@
-//! A master's messages. Entries are gathered until a message is full or its first entry is two seconds old.
+//! A master's messages. Entries are gathered until a message is full or its first entry has waited long enough.
 //!
 //! In:  connections that are due, from every worker. Out: datagrams of at most the daemon's length.
 //! Time is a parameter, in milliseconds from any origin.
 //! Ref: Linux ip_vs_sync.c `ip_vs_sync_conn()`, `get_curr_sync_buff()`.
 
+use super::policy::SyncMode;
 use super::{SyncConn, message, message_v0};
 
-/// How long an entry may wait for others, in milliseconds (`IPVS_SYNC_FLUSH_TIME`).
+/// How long an entry may wait for others as in the kernel, in milliseconds (`IPVS_SYNC_FLUSH_TIME`).
 pub const FLUSH_MS: u64 = 2_000;
+/// The same with [`SyncMode::Every`]: with the millisecond that each of worker, management core and backup may need on top,
+/// a connection is known within 20 ms.
+pub const FLUSH_EVERY_MS: u64 = 10;
 /// The largest count of entries that a message can have.
 const ENTRIES_MAX: u8 = u8::MAX;
 
@@ -72,9 +76,18 @@ impl Assembly {
         finished
     }
 
-    /// The message, if its first entry has waited long enough.
-    pub fn due(&mut self, now_ms: u64) -> Option<Vec<u8>> {
-        let is_due = self.entries > 0 && now_ms.saturating_sub(self.begun_ms) >= FLUSH_MS;
+    /// Makes messages longer or shorter from the next entry on.
+    pub const fn set_max_len(&mut self, max_len: u16) {
+        self.max_len = max_len as usize;
+    }
+
+    /// The message, if its first entry has waited long enough for `mode`.
+    pub fn due(&mut self, mode: SyncMode, now_ms: u64) -> Option<Vec<u8>> {
+        let wait_ms = match mode {
+            SyncMode::Kernel => FLUSH_MS,
+            SyncMode::Every => FLUSH_EVERY_MS,
+        };
+        let is_due = self.entries > 0 && now_ms.saturating_sub(self.begun_ms) >= wait_ms;
         is_due.then(|| self.finish())?
     }
 

@@ -1,9 +1,10 @@
 //! Stage 6, after tracking: decides whether the worker must sync a connection out now. Runs while a master daemon runs.
 //!
-//! In:  a client's packet of a known connection, counted and tracked; a template whose timeout was extended.
+//! In:  a client's packet of a known connection, counted and tracked; a reply that changed its state; a template whose
+//!      timeout was extended.
 //! Out: at most the connection and its template in the worker's outbox.
 //! Never: does more than one check while no master daemon runs; waits for the thread that empties the outbox.
-//! Ref: Linux ip_vs_sync.c `ip_vs_sync_conn()`, `ip_vs_sync_conn_needed()`.
+//! Ref: Linux ip_vs_sync.c `ip_vs_sync_conn()`, `ip_vs_sync_conn_needed()`, for [`SyncMode::Kernel`].
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
@@ -11,6 +12,7 @@ use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, ConnMut};
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::sync::SyncConn;
+use crate::ipvs::sync::policy::SyncMode;
 use crate::ipvs::sysctl::Sysctls;
 use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
@@ -23,6 +25,9 @@ const REFRESH_HALF_MIN_MS: u32 = 10_000;
 const RETRY_PARTS_SHIFT: u32 = 3;
 /// The bits of `synced_until` that count repetitions.
 const RETRIES: u32 = 3;
+/// With [`SyncMode::Every`] a connection is synced out again when its copy would expire this part of its timeout too early.
+/// The copy gets as much more time, so it never does.
+const BEHIND_PARTS: u32 = 4;
 
 /// See the module.
 #[inline(always)]
@@ -46,6 +51,18 @@ fn conn_and_template<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, in
     sync_out(ctx, &mut template);
 }
 
+/// A reply has passed. Where every connection is synced out, one whose state the reply changed does not wait for its
+/// client's next packet: the real server ends the handshake of SCTP.
+#[inline(always)]
+pub(crate) fn reply<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>) {
+    // Another worker syncs the connection of a copy out.
+    const SILENT: ConnFlags = ConnFlags::ONE_PACKET.union(ConnFlags::REPLIES_ONLY);
+    let is_every = ctx.snapshot.sync.master && ctx.snapshot.sync_policy.mode == SyncMode::Every;
+    if is_every && conn.state != conn.synced_state && !conn.flags.intersects(SILENT) {
+        sync_out(ctx, conn);
+    }
+}
+
 /// Syncs out a template that this director keeps because connections still use it: the other director must keep it, too.
 pub(crate) fn extension<A: Address>(ctx: &Context<'_>, template: &mut ConnMut<'_, A>) {
     if ctx.snapshot.sync.master {
@@ -61,10 +78,19 @@ fn sync_out<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>) -> bool {
 
 /// Syncs `conn` out if that is due with the packet of this number. Returns whether it was due.
 fn sync_out_as<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>, packets: u32) -> bool {
-    if !is_due(&ctx.snapshot.sysctls, conn, packets, ctx.now) {
+    let sysctls = &ctx.snapshot.sysctls;
+    let mode = ctx.snapshot.sync_policy.mode;
+    let is_due = match mode {
+        SyncMode::Kernel => is_due(sysctls, conn, packets, ctx.now),
+        SyncMode::Every => is_news(sysctls, conn, ctx.now),
+    };
+    if !is_due {
         return false;
     }
-    if let Some(synced) = SyncConn::of(conn) {
+    if let Some(mut synced) = SyncConn::of(conn) {
+        if mode == SyncMode::Every {
+            synced.timeout_sec += synced.timeout_sec.div_ceil(BEHIND_PARTS);
+        }
         let counter = if ctx.out.outbox.push(synced) {
             &ctx.own.synced_out
         } else {
@@ -104,6 +130,31 @@ fn is_due<A: Address>(sysctls: &Sysctls, conn: &mut ConnMut<'_, A>, packets: u32
     };
     remember(conn, until);
     true
+}
+
+/// Decides whether the other directors know less of `conn` than they must with [`SyncMode::Every`]. Remembers in `conn`
+/// that it was synced out when they do.
+fn is_news<A: Address>(sysctls: &Sysctls, conn: &mut ConnMut<'_, A>, now: Tick) -> bool {
+    let is_template = conn.flags.contains(ConnFlags::TEMPLATE);
+    let is_left_to_template = sysctls.sync_persist_mode && conn.flags.contains(ConnFlags::CONTROLLED);
+    if !is_template && (is_left_to_template || matches!(urgency(conn), Urgency::Never)) {
+        return false;
+    }
+    // 0 means that it was never synced out.
+    let until = (now.plus_ms(conn.timeout_ms).0 & !RETRIES).max(RETRIES + 1);
+    let behind_ms = until
+        .wrapping_sub(conn.cold.synced_until & !RETRIES)
+        .cast_signed()
+        .unsigned_abs();
+    let behind_max_ms = match sysctls.sync_refresh_period {
+        0 => conn.timeout_ms / BEHIND_PARTS,
+        sec => sec.saturating_mul(1_000).min(conn.timeout_ms / BEHIND_PARTS),
+    };
+    let is_known = conn.cold.synced_until != 0 && conn.state == conn.synced_state && behind_ms < behind_max_ms;
+    if !is_known {
+        remember(conn, until);
+    }
+    !is_known
 }
 
 fn remember<A: Address>(conn: &mut ConnMut<'_, A>, until: u32) {
@@ -266,6 +317,56 @@ mod tests {
             due_packets(&sysctls(&repeated), &mut established, 30),
             [1, 3, 5, 21, 23, 25]
         );
+    }
+
+    /// The same with every connection being synced out.
+    fn news_packets(sysctls: &Sysctls, conn: &mut Conn<Addr4>, packets: u32) -> Vec<u32> {
+        let mut cold = ColdConn::default();
+        let mut conn = ConnMut::of(conn, &mut cold);
+        let is_news = |&packet: &u32| is_news(sysctls, &mut conn, Tick(packet * 1_000));
+        (1..=packets).filter(is_news).collect()
+    }
+
+    #[test]
+    fn every_connection_is_news_when_it_is_established_and_each_quarter_of_its_timeout() {
+        for mut conn in [
+            conn(tcp::PROTOCOL, TcpState::Established as u8),
+            conn(17, 0),
+            conn(132, SctpState::Established as u8),
+            conn(6 ^ 0x80, 0),
+        ] {
+            if conn.protocol == 6 ^ 0x80 {
+                conn.flags = ConnFlags::TEMPLATE;
+            }
+            assert_eq!(news_packets(&sysctls(&[]), &mut conn, 500), [1, 226, 451]);
+        }
+        let refreshed = sysctls(&[("sync_refresh_period", "10")]);
+        let mut established = conn(tcp::PROTOCOL, TcpState::Established as u8);
+        assert_eq!(news_packets(&refreshed, &mut established, 25), [1, 11, 21]);
+        let persist_mode = sysctls(&[("sync_persist_mode", "1")]);
+        established.flags = ConnFlags::CONTROLLED;
+        assert!(news_packets(&persist_mode, &mut established, 500).is_empty());
+    }
+
+    #[test]
+    fn every_change_of_state_is_news_but_for_those_of_a_handshake() {
+        let sysctls = sysctls(&[]);
+        let (mut conn, mut cold) = (conn(tcp::PROTOCOL, TcpState::SynRecv as u8), ColdConn::default());
+        let mut conn = ConnMut::of(&mut conn, &mut cold);
+        let mut news = |state: TcpState| {
+            conn.state = state as u8;
+            is_news(&sysctls, &mut conn, Tick(1_000))
+        };
+        assert!(!news(TcpState::SynRecv) && news(TcpState::Established) && !news(TcpState::Established));
+        assert!(news(TcpState::FinWait) && news(TcpState::TimeWait) && !news(TcpState::TimeWait));
+    }
+
+    #[test]
+    fn a_connection_whose_copy_expires_as_the_clock_begins_anew_is_known() {
+        let (mut conn, mut cold) = (conn(tcp::PROTOCOL, TcpState::Established as u8), ColdConn::default());
+        let mut conn = ConnMut::of(&mut conn, &mut cold);
+        let now = Tick(0u32.wrapping_sub(conn.timeout_ms));
+        assert!(is_news(&sysctls(&[]), &mut conn, now) && !is_news(&sysctls(&[]), &mut conn, now));
     }
 
     #[test]

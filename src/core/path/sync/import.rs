@@ -1,33 +1,30 @@
 //! While a backup daemon runs: connections and templates of another director become this one's.
 //!
-//! In:  entries of its messages, the same for every worker. Out: those that this worker owns, in its table, bound
-//!      to a real server where one is configured here, else forwarded as the entry says.
+//! In:  entries of its messages, the same for every worker. Out: those that this worker owns and [`belief`] accepts, in
+//!      its table, bound to a real server where one is configured here, else forwarded as the entry says.
 //! Never: counts a connection as scheduled; touches a packet.
 //! Ref: Linux ip_vs_sync.c `ip_vs_proc_conn()`, ip_vs_conn.c `ip_vs_conn_new()`, `ip_vs_bind_dest()`.
 
 use crate::address::{Address, Endpoint, FlowKey};
-use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::table::{ConnTable, InsertError};
 use crate::ipvs::conn::{ColdConn, Conn, ConnFlags, ConnIndex};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::{self, Spread};
-use crate::ipvs::protocol;
 use crate::ipvs::real_server::{RealServer, RealServerId};
 use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::ipvs::sync::policy::ImportRefusal;
 use crate::ipvs::sync::{FLAGS_IMPORTED, FLAGS_UPDATED, SyncConn, SyncedEnd};
 use crate::l3::DeviceId;
 use crate::path::client_address;
 use crate::path::forward::rewrite;
 use crate::path::ownership;
+use crate::path::sync::belief::{self, Standing};
 use crate::path::track;
 use crate::single_writer::SingleWriter;
 use crate::tick::Tick;
 use crate::verdict::WorkerId;
-use crate::wire::{sctp, tcp, udp};
 use crate::worker_state::context::Context;
 use crate::worker_state::{Arrival, WorkerState};
-
-/// Timeout where neither the entry nor the protocol's states give one, in seconds.
-const TIMEOUT_DEFAULT_SEC: u32 = 180;
 
 /// See the module. Takes time in proportion to the entries and the real servers of their services.
 pub fn import_synced(worker: &mut WorkerState, now: Tick, conns: &[SyncConn]) {
@@ -42,45 +39,66 @@ pub fn import_synced(worker: &mut WorkerState, now: Tick, conns: &[SyncConn]) {
 }
 
 /// An entry in this family's words, with what is configured here for it.
-struct Entry<'a, A: Address> {
-    synced: &'a SyncConn,
-    key: FlowKey<A>,
-    real: Endpoint<A>,
-    local: Option<Endpoint<A>>,
-    service: Option<&'a VirtualService>,
-    server: Option<&'a RealServer>,
+pub(super) struct Entry<'a, A: Address> {
+    pub(super) synced: &'a SyncConn,
+    pub(super) key: FlowKey<A>,
+    pub(super) real: Endpoint<A>,
+    pub(super) local: Option<Endpoint<A>>,
+    pub(super) service: Option<&'a VirtualService>,
+    pub(super) server: Option<&'a RealServer>,
+}
+
+impl<A: Address> Entry<'_, A> {
+    /// Its state. A message may have a template in a state that does not exist.
+    pub(super) fn state(&self) -> u8 {
+        u8::try_from(self.synced.state).unwrap_or(u8::MAX)
+    }
 }
 
 fn one<A: Address>(ctx: &mut Context<'_>, table: &mut ConnTable<A>, synced: &SyncConn) {
     // Ends of two families have no place in any table.
     let Some(entry) = read(ctx, synced) else { return };
     if ctx.ownership.workers_count > 1 && owner(ctx, &entry) != Some(ctx.ownership.worker) {
-        // Replies find their way by the local end: where that leads to another worker, it needs a copy.
+        // Replies find their way by the local end: where that leads to another worker, it needs a copy. The worker that
+        // has the client counts whether the entry was imported.
         if replies_owner(ctx, &entry) == Some(ctx.ownership.worker) {
-            copy_for_replies(ctx, table, &entry);
+            let _ = copy_for_replies(ctx, table, &entry);
         }
         return;
     }
-    let known = table.lookup(&entry.key).map(|(index, _)| index);
-    let taken = match known {
-        Some(index) if is_same(table.both(index), &entry) => {
-            update(ctx, table, index, &entry);
-            true
+    match import(ctx, table, &entry) {
+        Ok(()) => ctx.own.synced_in.add(1),
+        Err(refusal) => ctx.own.refuse_import(refusal),
+    }
+}
+
+fn import<A: Address>(
+    ctx: &mut Context<'_>,
+    table: &mut ConnTable<A>,
+    entry: &Entry<'_, A>,
+) -> Result<(), ImportRefusal> {
+    belief::check_ends(ctx, entry)?;
+    let Some((index, _)) = table.lookup(&entry.key) else {
+        let conn = prepare(ctx, table, entry)?;
+        return create(ctx, table, entry, conn);
+    };
+    let both = table.both(index);
+    match belief::standing(ctx, both, entry) {
+        Standing::Local => return Err(ImportRefusal::LocalConn),
+        Standing::Confirmed => {
+            let timeout_ms = table.conn(index).timeout_ms;
+            table.set_timeout(index, timeout_ms, ctx.now);
         }
+        Standing::Foreign if is_same(both, entry) => update(ctx, table, index, entry),
         // The message reports the end of a connection that a newer one has replaced: the newer one stays.
-        Some(_) if synced.conn_flags().contains(ConnFlags::INACTIVE) => true,
-        Some(index) => {
+        Standing::Foreign if entry.synced.conn_flags().contains(ConnFlags::INACTIVE) => {}
+        Standing::Foreign => {
+            let conn = prepare(ctx, table, entry)?;
             track::forget(ctx, table, index);
-            create(ctx, table, &entry)
+            return create(ctx, table, entry, conn);
         }
-        None => create(ctx, table, &entry),
-    };
-    let counter = if taken {
-        &ctx.own.synced_in
-    } else {
-        &ctx.own.synced_in_dropped
-    };
-    counter.add(1);
+    }
+    Ok(())
 }
 
 /// The worker to which the client's packets lead.
@@ -157,55 +175,79 @@ fn update<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIn
         track::count_as(ctx, conn, !flags.contains(ConnFlags::INACTIVE));
         conn.flags = conn.flags & !FLAGS_UPDATED | flags & FLAGS_UPDATED;
     }
+    if !belief::is_liberal(ctx) && !conn.flags.contains(ConnFlags::SYNCED) {
+        // It is the other director's now.
+        conn.flags.insert(ConnFlags::SYNCED);
+        ctx.own.imported_of(A::FAMILY).add(1);
+    }
     settle(ctx, table, index, entry);
 }
 
 /// State, timeout and the rest that every message says anew.
 fn settle<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, index: ConnIndex, entry: &Entry<'_, A>) {
     let mut conn = table.both_mut(index);
-    conn.state = state(entry.synced);
+    conn.state = entry.state();
     conn.synced_state = conn.state;
     conn.in_packets = ctx.snapshot.sysctls.sync_threshold[0];
     if let Some(shifts) = entry.synced.shifts {
         let [inbound, _] = shifts;
         client_address::import(&mut conn, inbound);
     }
-    table.set_timeout(index, timeout_ms(ctx, entry.synced), ctx.now);
+    table.set_timeout(index, belief::timeout_ms(ctx, entry), ctx.now);
 }
 
-/// A message may have a template in a state that does not exist.
-fn state(synced: &SyncConn) -> u8 {
-    u8::try_from(synced.state).unwrap_or(u8::MAX)
+/// The connection of an entry that may be added to the table.
+fn prepare<A: Address>(
+    ctx: &Context<'_>,
+    table: &ConnTable<A>,
+    entry: &Entry<'_, A>,
+) -> Result<Conn<A>, ImportRefusal> {
+    let mode = entry.server.map_or(entry.synced.mode(), |server| server.mode);
+    let conn = new_conn(ctx, entry, mode).ok_or(ImportRefusal::LocalAddress)?;
+    belief::check_replies(ctx, table, &conn)?;
+    Ok(conn)
 }
 
-fn timeout_ms(ctx: &Context<'_>, synced: &SyncConn) -> u32 {
-    let timeouts = &ctx.snapshot.timeouts;
-    let has_states = matches!(synced.protocol, tcp::PROTOCOL | udp::PROTOCOL | sctp::PROTOCOL);
-    match synced.timeout_sec {
-        0 if has_states && !synced.is_template() => protocol::timeout_ms(timeouts, synced.protocol, state(synced)),
-        0 => TIMEOUT_DEFAULT_SEC * 1_000,
-        sec => sec.saturating_mul(1_000),
-    }
-}
-
-fn create<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, entry: &Entry<'_, A>) -> bool {
-    let synced = entry.synced;
-    let mode = entry.server.map_or(synced.mode(), |server| server.mode);
-    let Some(conn) = new_conn(ctx, entry, mode) else {
-        return false;
-    };
-    let Ok(index) = table.insert_at((&conn, &cold(entry)), None, ctx.now) else {
-        return false;
-    };
+fn create<A: Address>(
+    ctx: &Context<'_>,
+    table: &mut ConnTable<A>,
+    entry: &Entry<'_, A>,
+    conn: Conn<A>,
+) -> Result<(), ImportRefusal> {
+    let index = insert(ctx, table, (&conn, entry))?;
     if let Some(server) = entry.server {
-        if synced.is_template() {
+        if entry.synced.is_template() {
             ctx.own.server(server.id).persistent.add(1);
         } else {
             track::bind(ctx, server, !conn.flags.contains(ConnFlags::INACTIVE));
         }
     }
     settle(ctx, table, index, entry);
-    true
+    Ok(())
+}
+
+/// Adds an imported connection to the table, within the share that such connections have of it.
+fn insert<A: Address>(
+    ctx: &Context<'_>,
+    table: &mut ConnTable<A>,
+    (conn, entry): (&Conn<A>, &Entry<'_, A>),
+) -> Result<ConnIndex, ImportRefusal> {
+    belief::check_share(ctx, table)?;
+    let cold = ColdConn {
+        service: entry.service.map_or(ServiceId::UNBOUND, |service| service.id),
+        fwmark: entry.synced.fwmark,
+        ..ColdConn::default()
+    };
+    let inserted = table
+        .insert_at((conn, &cold), None, ctx.now)
+        .map_err(|error| match error {
+            InsertError::Full => ImportRefusal::TableFull,
+            InsertError::Exists => ImportRefusal::SameEnds,
+        });
+    if inserted.is_ok() {
+        ctx.own.imported_of(A::FAMILY).add(1);
+    }
+    inserted
 }
 
 /// `None` when a FULLNAT server's connection came without its local address.
@@ -234,35 +276,34 @@ fn new_conn<A: Address>(ctx: &Context<'_>, entry: &Entry<'_, A>, mode: Forwardin
         flags,
         l3_delta,
         l4_delta,
-        state: state(synced),
-        timeout_ms: timeout_ms(ctx, synced),
+        state: entry.state(),
+        timeout_ms: belief::timeout_ms(ctx, entry),
         ..Conn::between(entry.key.src, entry.key.dst, entry.real, local)
     })
 }
 
-fn cold<A: Address>(entry: &Entry<'_, A>) -> ColdConn {
-    ColdConn {
-        service: entry.service.map_or(ServiceId::UNBOUND, |service| service.id),
-        fwmark: entry.synced.fwmark,
-        ..ColdConn::default()
-    }
-}
-
 /// Another worker has the client; this one has the port that replies come to.
-fn copy_for_replies<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, entry: &Entry<'_, A>) {
-    let known = table.lookup(&entry.key).map(|(index, _)| index);
-    if let Some(index) = known {
-        if table.conn(index).real() == entry.real {
-            settle(ctx, table, index, entry);
-            return;
-        }
-        table.remove(index);
-    }
+fn copy_for_replies<A: Address>(
+    ctx: &mut Context<'_>,
+    table: &mut ConnTable<A>,
+    entry: &Entry<'_, A>,
+) -> Result<(), ImportRefusal> {
+    belief::check_ends(ctx, entry)?;
     let unbound = Entry { server: None, ..*entry };
-    if let Some(conn) = new_conn(ctx, &unbound, ForwardingMode::FullNat) {
-        let flags = conn.flags & !ConnFlags::TEMPLATE | ConnFlags::REPLIES_ONLY;
-        if let Ok(index) = table.insert_at((&Conn { flags, ..conn }, &cold(entry)), None, ctx.now) {
-            settle(ctx, table, index, entry);
+    let conn = new_conn(ctx, &unbound, ForwardingMode::FullNat).ok_or(ImportRefusal::LocalAddress)?;
+    let flags = conn.flags & !ConnFlags::TEMPLATE | ConnFlags::REPLIES_ONLY;
+    belief::check_replies(ctx, table, &conn)?;
+    if let Some((index, _)) = table.lookup(&entry.key) {
+        match belief::standing(ctx, table.both(index), entry) {
+            Standing::Local => return Err(ImportRefusal::LocalConn),
+            Standing::Foreign if table.conn(index).real() != entry.real => track::forget(ctx, table, index),
+            Standing::Foreign | Standing::Confirmed => {
+                settle(ctx, table, index, entry);
+                return Ok(());
+            }
         }
     }
+    let index = insert(ctx, table, (&Conn { flags, ..conn }, entry))?;
+    settle(ctx, table, index, entry);
+    Ok(())
 }

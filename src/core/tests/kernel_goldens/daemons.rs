@@ -10,6 +10,7 @@ use lvs_core::address::AddressFamily;
 use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::sync::assembly::Assembly;
 use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncDaemonError, SyncRole};
+use lvs_core::ipvs::sync::policy::{SyncAccept, SyncMode, SyncPolicy};
 use lvs_core::ipvs::sync::{SyncRoles, message};
 use lvs_core::testing::director::TestDirector;
 
@@ -18,6 +19,14 @@ use crate::scenario::Side;
 const LINK_MTU: u16 = 1_500;
 /// How much later than due a kernel may look for messages that are due (`IPVS_SYNC_CHECK_PERIOD`), and some.
 const LATENESS_MS: u64 = 1_200;
+
+/// A kernel believes any entry, fills its table with them and syncs out by the number of packets.
+const AS_A_KERNEL: SyncPolicy = SyncPolicy {
+    mode: SyncMode::Kernel,
+    accept: SyncAccept::Kernel,
+    is_authenticated: false,
+    table_percent: 100,
+};
 
 /// A message that left.
 struct Sent {
@@ -80,6 +89,7 @@ impl Daemons {
             master: self.master.is_some(),
             backup: self.backup.is_some(),
         });
+        director.set_sync_policy(AS_A_KERNEL);
         Some(done)
     }
 
@@ -155,7 +165,7 @@ impl Daemons {
         for conn in &conns {
             assembly.add(conn, version, at_ms).into_iter().for_each(&mut leave);
         }
-        assembly.due(at_ms).into_iter().for_each(leave);
+        assembly.due(SyncMode::Kernel, at_ms).into_iter().for_each(leave);
     }
 
     /// A message that the kernel sent must be the next of ours.

@@ -16,6 +16,8 @@ mod resets;
 mod response_times;
 mod stack;
 mod sync;
+mod sync_belief;
+mod sync_every;
 mod time_wait;
 mod timeouts;
 mod workers;

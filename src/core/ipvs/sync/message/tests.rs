@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::super::assembly::{Assembly, FLUSH_MS};
+use super::super::assembly::{Assembly, FLUSH_EVERY_MS, FLUSH_MS};
+use super::super::policy::SyncMode;
 use super::*;
 use crate::ipvs::conn::ConnFlags;
 
@@ -43,7 +44,7 @@ fn written(conns: &[SyncConn], version: u32) -> Vec<u8> {
     for conn in conns {
         assert_eq!(assembly.add(conn, version, 0), None);
     }
-    assembly.due(FLUSH_MS).unwrap()
+    assembly.due(SyncMode::Kernel, FLUSH_MS).unwrap()
 }
 
 /// What a kernel sent for this connection: recording sync_master.
@@ -126,7 +127,7 @@ fn version_0_keeps_silent_about_what_it_cannot_say() {
     for silent in [v6, full_nat] {
         assert_eq!(assembly.add(&silent, 0, 0), None);
     }
-    assert_eq!(assembly.due(FLUSH_MS), None);
+    assert_eq!(assembly.due(SyncMode::Kernel, FLUSH_MS), None);
 }
 
 #[test]
@@ -137,9 +138,29 @@ fn a_full_message_leaves_and_the_next_one_begins() {
     }
     let full = assembly.add(&conn(), 1, 5).unwrap();
     assert_eq!((full.len(), full[4], all(&full, 9).0.len()), (188, 5, 5));
-    assert_eq!(assembly.due(5 + FLUSH_MS - 1), None);
-    assert_eq!(assembly.due(5 + FLUSH_MS).unwrap().len(), 44);
-    assert_eq!(assembly.due(u64::MAX), None);
+    assert_eq!(assembly.due(SyncMode::Kernel, 5 + FLUSH_MS - 1), None);
+    assert_eq!(assembly.due(SyncMode::Kernel, 5 + FLUSH_MS).unwrap().len(), 44);
+    assert_eq!(assembly.due(SyncMode::Kernel, u64::MAX), None);
+}
+
+#[test]
+fn a_message_of_every_connection_waits_for_milliseconds_only() {
+    let mut assembly = Assembly::new(9, 200);
+    assert_eq!(assembly.add(&conn(), 1, 5), None);
+    assert_eq!(assembly.due(SyncMode::Every, 5 + FLUSH_EVERY_MS - 1), None);
+    assert_eq!(assembly.due(SyncMode::Every, 5 + FLUSH_EVERY_MS).unwrap().len(), 44);
+}
+
+#[test]
+fn messages_become_shorter_from_the_next_entry_on() {
+    let mut assembly = Assembly::new(9, 200);
+    for _ in 0..3 {
+        assert_eq!(assembly.add(&conn(), 1, 0), None);
+    }
+    assembly.set_max_len(100);
+    assert_eq!(assembly.add(&conn(), 1, 0).map(|message| message.len()), Some(116));
+    assert_eq!(assembly.add(&conn(), 1, 0), None);
+    assert_eq!(assembly.add(&conn(), 1, 0).map(|message| message.len()), Some(80));
 }
 
 #[test]
