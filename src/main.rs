@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let outcome = if arguments.check {
-        lvsd::startup::read_config(&arguments.config).map(|_| println!("{}: no errors", arguments.config.display()))
+        lvsd::startup::check(&arguments.config).map(|()| println!("{}: no errors", arguments.config.display()))
     } else if arguments.salvage_journal {
         lvsd::startup::salvage_journal(&arguments.config).map(|salvaged| print!("{salvaged}"))
     } else if let Some([input, output]) = arguments.offline.as_deref() {

@@ -25,6 +25,7 @@ use crate::mgmt::journal::{self, Salvaged};
 use crate::mgmt::kernel::{KernelMirror, MirroredTwin};
 use crate::mgmt::metrics;
 use crate::mgmt::reload;
+use crate::mgmt::sync::settings::SyncSettings;
 use crate::mgmt::twin::Twin;
 use crate::mgmt::unix_socket::{self, SocketKind, UnixSocket};
 use crate::offline;
@@ -42,6 +43,16 @@ pub fn read_config(path: &Path) -> Result<(Config, String), StartError> {
     Ok((Config::parse(&text, &path.display().to_string())?, text))
 }
 
+/// Checks the configuration file and the file of the key that it names.
+///
+/// # Errors
+/// One of them cannot be read or is wrong.
+pub fn check(path: &Path) -> Result<(), StartError> {
+    let (config, _) = read_config(path)?;
+    SyncSettings::read(&config.sync)?;
+    Ok(())
+}
+
 /// Runs the path over a capture file with the services of the configuration.
 ///
 /// # Errors
@@ -54,7 +65,8 @@ pub fn offline(config: &Path, input: &Path, output: &Path) -> Result<offline::Su
 /// Restores the desired state from the journal and applies later edits of the configuration.
 ///
 /// # Errors
-/// The journal cannot be read or written, or it contradicts the configuration.
+/// The key of sync messages or the journal cannot be read, the journal cannot be written, or it contradicts the
+/// configuration.
 pub fn restore(config: &Config) -> Result<Director, StartError> {
     let devices = config.devices.iter().map(|device| device.name.clone()).collect();
     let (mut director, report) = Director::restore_with_devices(&config.journal.path, devices)?;
@@ -72,7 +84,8 @@ pub fn restore(config: &Config) -> Result<Director, StartError> {
     for refused in &report.refused {
         log::warn!("journal: left out: {refused}");
     }
-    let report = reload::load(&mut director, config, Instant::now()).map_err(StartError::Services)?;
+    let sync = SyncSettings::read(&config.sync)?;
+    let report = reload::load(&mut director, config, sync, Instant::now()).map_err(StartError::Services)?;
     for left_out in &report.left_out {
         log::warn!("configuration: {left_out}");
     }

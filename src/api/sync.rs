@@ -107,6 +107,10 @@ pub struct SyncDaemonStatus {
     pub messages: u64,
     /// Connections in them.
     pub connections: u64,
+    /// Whether messages are signed, and only signed ones are taken (`sync.key_file`).
+    pub authenticated: bool,
+    /// Of a backup: imported connections in the connection tables now.
+    pub imported_connections: u64,
     /// How many messages, entries or connections were not synced out or not imported, by reason.
     pub refused: BTreeMap<String, u64>,
 }

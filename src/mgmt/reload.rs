@@ -15,12 +15,13 @@ use lvs_api::{
 use lvs_core::config::Config;
 
 use crate::mgmt::director::{Director, convert, settings};
+use crate::mgmt::sync::settings::SyncSettings;
 
 #[cfg(test)]
 mod tests;
 
 /// Tables of the file that take effect while the director runs; all others are read once, at start.
-const LIVE: &[&str] = &["ipvs", "mark", "service", "sync_daemon", "sysctl", "timeouts"];
+const LIVE: &[&str] = &["ipvs", "mark", "service", "sync", "sync_daemon", "sysctl", "timeouts"];
 
 /// The configuration file, to be read again.
 pub struct Reloader {
@@ -47,7 +48,9 @@ impl Reloader {
         let name = self.path.display().to_string();
         let text = fs::read_to_string(&self.path).map_err(|error| refused(format!("{name}: {error}")))?;
         let config = Config::parse(&text, &name).map_err(|error| refused(error.to_string()))?;
-        let mut report = load(director, &config, now)?;
+        // A file of the same name may hold another key now.
+        let sync = SyncSettings::read(&config.sync).map_err(|error| refused(error.to_string()))?;
+        let mut report = load(director, &config, sync, now)?;
         let table = text
             .parse()
             .map_err(|error: toml::de::Error| refused(error.to_string()))?;
@@ -56,13 +59,20 @@ impl Reloader {
     }
 }
 
-/// Brings what changed in the file since it was last loaded into the director: at start and on reload.
-pub fn load(director: &mut Director, config: &Config, now: Instant) -> Result<ReloadReport, ApiError> {
+/// Brings what changed in the file since it was last loaded into the director, at start and on reload. `sync` is what its
+/// `[sync]` says.
+pub fn load(
+    director: &mut Director,
+    config: &Config,
+    sync: SyncSettings,
+    now: Instant,
+) -> Result<ReloadReport, ApiError> {
     let devices: Vec<String> = config.devices.iter().map(|device| device.name.clone()).collect();
     let file = state_of(config, &devices);
     let merged = merge(director.base(), &file, director.state());
     let applied = director.rebase(merged.state, file, now)?;
     director.set_overhead(config.overhead, now);
+    director.set_sync_settings(sync, now);
     Ok(ReloadReport {
         applied,
         left_out: merged.left_out,

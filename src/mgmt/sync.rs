@@ -4,24 +4,32 @@
 //! which takes what it owns.
 //! Looked after every millisecond by [`SyncDaemons::tend`]; nothing here waits. Every queue is bounded and what does not
 //! fit is counted by name. Sockets that cannot be opened (an interface that is not there yet) are tried again.
+//! What messages must be like, and who may send them, say the [`settings`]: with a key they are signed ([`auth`], [`replay`]).
 //! Ref: Linux ip_vs_sync.c `sync_thread_master()`, `sync_thread_backup()`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lvs_core::ipvs::sync::assembly::Assembly;
 use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncRole};
-use lvs_core::ipvs::sync::policy::SyncMode;
+use lvs_core::ipvs::sync::policy::SyncPolicy;
 use lvs_core::ipvs::sync::{SyncConn, message};
 use lvs_core::ipvs::sysctl::Sysctls;
 
 use crate::mgmt::worker_handle::WorkerHandle;
 
+pub mod auth;
+mod replay;
+pub mod settings;
 pub mod sockets;
 
+use auth::MessageEnds;
+use replay::{Senders, Sequence};
+use settings::SyncSettings;
 use sockets::{OpenError, Sockets};
 
 /// Connections taken from one worker at a time.
@@ -59,7 +67,7 @@ struct Running {
     sockets: Sockets,
     /// By port: of a master.
     assemblies: Vec<Assembly>,
-    /// Messages that the sockets did not take yet, each with its port.
+    /// Datagrams that the sockets did not take yet, each with its port.
     unsent: VecDeque<(usize, Vec<u8>)>,
     tally: Tally,
 }
@@ -70,6 +78,10 @@ pub struct SyncDaemons {
     /// By worker: what it has not taken yet.
     waiting: Vec<VecDeque<Arc<[SyncConn]>>>,
     batch: Vec<SyncConn>,
+    settings: SyncSettings,
+    sequence: Sequence,
+    /// By port: whose messages backups have taken, so that one which follows another takes none of them again.
+    senders: Vec<Senders>,
     retry_at: Option<Instant>,
     /// The last failure, which is logged once.
     failure: Option<String>,
@@ -83,10 +95,33 @@ impl SyncDaemons {
             running: Vec::new(),
             waiting: Vec::new(),
             batch: Vec::with_capacity(BATCH_MAX),
+            settings: SyncSettings::default(),
+            sequence: Sequence::default(),
+            senders: Vec::new(),
             retry_at: None,
             failure: None,
             begun: Instant::now(),
         }
+    }
+
+    /// Replaces what daemons follow, those that run included.
+    pub fn configure(&mut self, settings: SyncSettings) {
+        for running in &mut self.running {
+            let message_max = settings.message_max(running.sockets.max_len);
+            for assembly in &mut running.assemblies {
+                assembly.set_max_len(message_max);
+            }
+        }
+        if self.settings.key != settings.key {
+            // What was signed by another key is not taken anyway.
+            self.senders.clear();
+        }
+        self.settings = settings;
+    }
+
+    /// What workers follow of the settings.
+    pub const fn policy(&self) -> SyncPolicy {
+        self.settings.policy
     }
 
     /// Opens the sockets of a daemon that is not running yet.
@@ -100,7 +135,8 @@ impl SyncDaemons {
             None => sysctls.sync_ports.clamp(1, 64) as u16,
         };
         let sockets = sockets::open(daemon, ports, sysctls.sync_sock_size)?;
-        let assembly = |_| Assembly::new(daemon.sync_id, sockets.max_len);
+        let message_max = self.settings.message_max(sockets.max_len);
+        let assembly = |_| Assembly::new(daemon.sync_id, message_max);
         self.running.push(Running {
             daemon: daemon.clone(),
             assemblies: (0..ports).map(assembly).collect(),
@@ -156,7 +192,13 @@ impl SyncDaemons {
         let now_ms = self.begun.elapsed().as_millis() as u64;
         let role = |role| move |running: &&mut Running| running.daemon.role == role;
         match self.running.iter_mut().find(role(SyncRole::Master)) {
-            Some(master) => master.sync_out(workers, sysctls, now_ms),
+            Some(master) => {
+                let mut signing = Signing {
+                    settings: &self.settings,
+                    sequence: &mut self.sequence,
+                };
+                master.sync_out(workers, sysctls, &mut signing, now_ms);
+            }
             // Synced out before the master stopped.
             None => workers
                 .iter()
@@ -164,7 +206,9 @@ impl SyncDaemons {
         }
         if let Some(backup) = self.running.iter_mut().find(role(SyncRole::Backup)) {
             self.waiting.resize_with(workers.len(), VecDeque::new);
-            backup.receive(&mut self.batch, &mut self.waiting);
+            self.senders
+                .resize_with(self.senders.len().max(backup.ports()), Senders::default);
+            backup.receive(&self.settings, &mut self.senders, &mut self.batch, &mut self.waiting);
         } else {
             self.waiting.clear();
         }
@@ -185,8 +229,26 @@ impl Default for SyncDaemons {
     }
 }
 
+/// What makes datagrams of messages.
+struct Signing<'a> {
+    settings: &'a SyncSettings,
+    sequence: &'a mut Sequence,
+}
+
+/// The time since 1970 in nanoseconds; 64 bits hold it until 2554.
+fn clock_ns() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Running {
-    fn sync_out(&mut self, workers: &[Arc<dyn WorkerHandle>], sysctls: &Sysctls, now_ms: u64) {
+    fn sync_out(
+        &mut self,
+        workers: &[Arc<dyn WorkerHandle>],
+        sysctls: &Sysctls,
+        signing: &mut Signing<'_>,
+        now_ms: u64,
+    ) {
         for worker in workers {
             for _ in 0..SYNCED_OUT_PER_PASS_MAX {
                 let Some(conn) = worker.next_synced() else { break };
@@ -197,17 +259,18 @@ impl Running {
                 let full = assembly.add(&conn, sysctls.sync_version, now_ms);
                 self.tally.connections += 1;
                 if let Some(message) = full {
-                    self.queue(port, message, sysctls);
+                    self.queue(port, message, sysctls, signing);
                 }
             }
         }
+        let mode = signing.settings.policy.mode;
         for port in 0..self.assemblies.len() {
-            if let Some(message) = self
+            let due = self
                 .assemblies
                 .get_mut(port)
-                .and_then(|assembly| assembly.due(SyncMode::Kernel, now_ms))
-            {
-                self.queue(port, message, sysctls);
+                .and_then(|assembly| assembly.due(mode, now_ms));
+            if let Some(message) = due {
+                self.queue(port, message, sysctls, signing);
             }
         }
         self.send();
@@ -223,20 +286,22 @@ impl Running {
         (hasher.hash_one((conn.client, conn.virt)) % ports as u64) as usize
     }
 
-    fn queue(&mut self, port: usize, message: Vec<u8>, sysctls: &Sysctls) {
-        if self.unsent.len() < sysctls.sync_qlen_max as usize {
-            self.unsent.push_back((port, message));
-        } else {
+    fn queue(&mut self, port: usize, message: Vec<u8>, sysctls: &Sysctls, signing: &mut Signing<'_>) {
+        if self.unsent.len() >= sysctls.sync_qlen_max as usize {
             self.tally.refuse("queue_full", 1);
+            return;
         }
+        let ends = ends(&self.daemon, port, self.sockets.source);
+        let datagram = signing.settings.datagram(&ends, message, signing.sequence, clock_ns());
+        self.unsent.push_back((port, datagram));
     }
 
     fn send(&mut self) {
-        while let Some((port, message)) = self.unsent.front() {
+        while let Some((port, datagram)) = self.unsent.front() {
             let Some(socket) = self.sockets.sockets.get(*port) else {
                 break;
             };
-            match socket.send(message) {
+            match socket.send(datagram) {
                 Ok(_) => self.tally.messages += 1,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -247,17 +312,37 @@ impl Running {
         }
     }
 
-    fn receive(&mut self, batch: &mut Vec<SyncConn>, waiting: &mut [VecDeque<Arc<[SyncConn]>>]) {
+    fn ports(&self) -> usize {
+        self.sockets.sockets.len()
+    }
+
+    fn receive(
+        &mut self,
+        settings: &SyncSettings,
+        senders: &mut [Senders],
+        batch: &mut Vec<SyncConn>,
+        waiting: &mut [VecDeque<Arc<[SyncConn]>>],
+    ) {
         // A longer datagram is cut. Its size field then differs from its length, and it is refused.
         let mut buffer = vec![0; usize::from(self.sockets.max_len)];
         let Self {
             daemon, sockets, tally, ..
         } = self;
-        for socket in &sockets.sockets {
+        for (port, (socket, senders)) in sockets.sockets.iter().zip(senders).enumerate() {
             for _ in 0..RECEIVED_PER_PASS_MAX {
-                let Ok(len) = socket.recv(&mut buffer) else { break };
+                let Ok((len, source)) = socket.recv_from(&mut buffer) else {
+                    break;
+                };
                 tally.messages += 1;
-                let message = buffer.get(..len).unwrap_or_default();
+                let datagram = buffer.get(..len).unwrap_or_default();
+                let ends = ends(daemon, port, source.ip());
+                let message = match settings.message(&ends, datagram, senders, clock_ns()) {
+                    Ok(message) => message,
+                    Err(refusal) => {
+                        tally.refuse(refusal.name(), 1);
+                        continue;
+                    }
+                };
                 let outcome = message::read(message, daemon.sync_id, |entry| match entry {
                     Ok(conn) => {
                         tally.connections += 1;
@@ -276,6 +361,15 @@ impl Running {
         if !batch.is_empty() {
             hand_out(batch, waiting, tally);
         }
+    }
+}
+
+/// Of a datagram from `source` on the `port`th port of `daemon`.
+const fn ends(daemon: &SyncDaemon, port: usize, source: IpAddr) -> MessageEnds {
+    MessageEnds {
+        source,
+        group: daemon.group,
+        port: daemon.port.wrapping_add(port as u16),
     }
 }
 

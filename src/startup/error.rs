@@ -14,6 +14,7 @@ use crate::dpdk::memory::MemoryError;
 use crate::dpdk::mempool::PoolError;
 use crate::mgmt::journal::JournalError;
 use crate::mgmt::kernel::KernelError;
+use crate::mgmt::sync::auth::SyncKeyError;
 use crate::mgmt::twin::TwinError;
 use crate::mgmt::unix_socket::SocketError;
 use crate::offline::OfflineError;
@@ -38,6 +39,9 @@ pub enum StartError {
     /// The journal of the desired state.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The key of sync messages.
+    #[error(transparent)]
+    SyncKey(#[from] SyncKeyError),
     /// The configuration cannot be reconciled with the journal.
     #[error("{0}")]
     Services(lvs_api::ApiError),

@@ -6,14 +6,21 @@
 //!
 //! A has the virtual address, the servers' gateway and the local address of FULLNAT; when it is killed, B gets them.
 
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use lvs_api::{SyncDaemonStatus, SyncRole};
+use lvs_core::ipvs::sync::SyncConn;
+use lvs_core::ipvs::sync::assembly::Assembly;
+use lvs_core::ipvs::sync::policy::SyncMode;
 use lvs_test_support::daemon::{Daemon, Testbed};
 use lvs_test_support::namespace::Namespace;
 use lvs_test_support::process::run;
 use lvs_test_support::waits::{PATIENCE, until};
+use lvsd::mgmt::sync::auth::{MessageEnds, SyncKey};
 use nix::sys::signal::Signal;
 
 const CONNECTIONS: usize = 8;
@@ -47,9 +54,10 @@ fn plug_device(director: &Testbed, device: &str, switch: &Namespace) {
     run(nft.args(["nft", &format!("add chain netdev deaf_{cable} ingress {chain}")]));
 }
 
-fn director(number: u8, switch: &Namespace) -> Testbed {
+/// Director `number`, with `sync` in its configuration.
+fn director(number: u8, switch: &Namespace, sync: &str) -> Testbed {
     let director = Testbed::create();
-    let mut devices = String::new();
+    let mut devices = sync.to_owned();
     for (index, device) in ["wan", "lan"].into_iter().enumerate() {
         plug_device(&director, device, switch);
         director.twin(device, &format!("02:00:00:00:{number:02x}:{index:02x}"));
@@ -115,14 +123,21 @@ fn says_and_hears(stream: &mut TcpStream, word: &str) {
     assert_eq!(heard, word.as_bytes());
 }
 
+/// A connection that has made its handshake.
 fn connected(client: &Namespace, port: u16) -> TcpStream {
-    let mut stream = client.run(move || {
+    let stream = client.run(move || {
         let target = format!("192.0.2.100:{port}").parse().unwrap();
         TcpStream::connect_timeout(&target, PATIENCE).unwrap()
     });
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    says_and_hears(&mut stream, "before");
     stream
+}
+
+/// Connections through both services.
+fn all_connected(client: &Namespace) -> Vec<TcpStream> {
+    let ports = [NAT_PORT, FULL_NAT_PORT].into_iter();
+    let each = ports.flat_map(|port| (0..CONNECTIONS).map(move |_| port));
+    each.map(|port| connected(client, port)).collect()
 }
 
 /// Established connections that a director lists, as `ipvsadm -Lnc` does.
@@ -143,8 +158,8 @@ fn sync_status(daemon: &Daemon<'_>, role: SyncRole) -> SyncDaemonStatus {
     all.into_iter().find(|status| status.daemon.role == role).unwrap()
 }
 
-#[test]
-fn connections_of_a_killed_master_go_on_through_its_backup() {
+/// The network of a pair: its switch, a client, and a server that echoes.
+fn network() -> (Namespace, Namespace, Namespace) {
     let switch = Namespace::create();
     for bridge in ["wan", "lan"] {
         switch.inside(&format!("ip link add {bridge} type bridge"));
@@ -153,7 +168,25 @@ fn connections_of_a_killed_master_go_on_through_its_backup() {
     let client = end(&switch, "wan", "192.0.2.10/24", None);
     let server = end(&switch, "lan", "198.51.100.11/24", Some("198.51.100.1"));
     serve(&server);
-    let (first, second) = (director(2, &switch), director(3, &switch));
+    (switch, client, server)
+}
+
+/// Kills the master, moves its addresses, and goes on with the connections through its backup.
+fn fail_over(one: &Daemon<'_>, second: &Namespace, hosts: [&Namespace; 2], streams: &mut [TcpStream]) {
+    one.signal(Signal::SIGKILL);
+    take_addresses(second);
+    for host in hosts {
+        host.inside("ip neigh flush dev eth0");
+    }
+    for stream in streams {
+        says_and_hears(stream, "after");
+    }
+}
+
+#[test]
+fn connections_of_a_killed_master_go_on_through_its_backup() {
+    let (switch, client, server) = network();
+    let (first, second) = (director(2, &switch, ""), director(3, &switch, ""));
     take_addresses(&first);
     let (one, two) = (first.start(), second.start());
     one.printed("sync start master --interface lan --sync-id 7");
@@ -165,11 +198,8 @@ fn connections_of_a_killed_master_go_on_through_its_backup() {
     let refused = one.lvsctl("sync start master --interface lan --sync-id 8");
     assert_eq!(refused.status.code(), Some(1), "one master is enough");
 
-    let mut streams: Vec<TcpStream> = [NAT_PORT, FULL_NAT_PORT]
-        .into_iter()
-        .flat_map(|port| (0..CONNECTIONS).map(move |_| port))
-        .map(|port| connected(&client, port))
-        .collect();
+    let mut streams = all_connected(&client);
+    streams.iter_mut().for_each(|stream| says_and_hears(stream, "before"));
     assert_eq!(established(&one).len(), 2 * CONNECTIONS);
     until("the backup knows all connections", || {
         established(&two) == established(&one)
@@ -181,20 +211,154 @@ fn connections_of_a_killed_master_go_on_through_its_backup() {
         "{master:?}"
     );
     assert_eq!(
-        (heard.connections, heard.refused.len()),
-        (master.connections, 0),
+        (heard.connections, heard.refused.len(), heard.imported_connections),
+        (master.connections, 0, 2 * CONNECTIONS as u64),
         "{heard:?}"
     );
-
-    one.signal(Signal::SIGKILL);
-    take_addresses(&second);
-    for host in [&client, &server] {
-        host.inside("ip neigh flush dev eth0");
-    }
-    for stream in &mut streams {
-        says_and_hears(stream, "after");
-    }
+    fail_over(&one, &second, [&client, &server], &mut streams);
     assert_eq!(two.printed("drops").trim(), "nothing was dropped");
+}
+
+/// A file with a key of this letter.
+fn key_file(folder: &Path, letter: char) -> PathBuf {
+    let path = folder.join("sync.key");
+    fs::write(&path, letter.to_string().repeat(64)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+#[test]
+fn a_signed_pair_knows_connections_that_made_their_handshake_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let sync = format!(
+        "[sync]\nmode = \"every\"\nkey_file = {:?}\n",
+        key_file(folder.path(), 'a')
+    );
+    let (switch, client, server) = network();
+    let (first, second) = (director(2, &switch, &sync), director(3, &switch, &sync));
+    take_addresses(&first);
+    let (one, two) = (first.start(), second.start());
+    one.printed("sync start master --interface lan --sync-id 7");
+    two.printed("sync start backup --interface lan --sync-id 7");
+    let mut streams = all_connected(&client);
+    until("the backup knows all connections", || {
+        let known = established(&two);
+        known.len() == 2 * CONNECTIONS && known == established(&one)
+    });
+    for (daemon, role) in [(&one, SyncRole::Master), (&two, SyncRole::Backup)] {
+        let status = sync_status(daemon, role);
+        assert!(status.authenticated && status.refused.is_empty(), "{status:?}");
+    }
+    assert!(two.printed("sync stats").contains("Imported"));
+    fail_over(&one, &second, [&client, &server], &mut streams);
+    assert_eq!(two.printed("drops").trim(), "nothing was dropped");
+}
+
+/// A message that leads a client of the service to a server that nobody configured.
+fn hostile_message() -> Vec<u8> {
+    let end = |addr: &str, port| (addr.parse().unwrap(), port);
+    let mut assembly = Assembly::new(7, 1_472);
+    let conn = SyncConn {
+        protocol: 6,
+        flags: 0,
+        state: 1,
+        client: end("192.0.2.10", 5_000),
+        virt: end("192.0.2.100", NAT_PORT),
+        real: end("198.51.100.66", 4_444),
+        local: None,
+        fwmark: 0,
+        timeout_sec: u32::MAX,
+        shifts: None,
+    };
+    assert_eq!(assembly.add(&conn, 1, 0), None);
+    assembly.due(SyncMode::Kernel, u64::MAX).unwrap()
+}
+
+#[test]
+fn hostile_messages_change_nothing_and_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (switch, _client, server) = network();
+    let testbed = director(2, &switch, "");
+    take_addresses(&testbed);
+    let daemon = testbed.start();
+    daemon.printed("sync start backup --interface lan --sync-id 7");
+    let socket = server.run(|| UdpSocket::bind("198.51.100.11:8848").unwrap());
+    let is_refused = |reason: &str, datagram: &[u8]| {
+        let count = || {
+            sync_status(&daemon, SyncRole::Backup)
+                .refused
+                .get(reason)
+                .copied()
+                .unwrap_or_default()
+        };
+        let before = count();
+        until(reason, || {
+            socket.send_to(datagram, "224.0.0.81:8848").unwrap();
+            count() > before
+        });
+    };
+    is_refused("entry_no_real_server", &hostile_message());
+    let text = fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
+    let with = |sync: &str| {
+        testbed.write_config(&format!("{sync}{text}"));
+        daemon.printed("reload")
+    };
+    with("[sync]\npeers = [\"198.51.100.3\"]\n");
+    is_refused("other_peer", &hostile_message());
+    with(&format!("[sync]\nkey_file = {:?}\n", key_file(folder.path(), 'a')));
+    is_refused("message_unsigned", &hostile_message());
+    let signed = |letter| {
+        let other = tempfile::tempdir().unwrap();
+        let ends = MessageEnds {
+            source: "198.51.100.11".parse().unwrap(),
+            group: "224.0.0.81".parse().unwrap(),
+            port: 8_848,
+        };
+        let since_1970 = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+        let key = SyncKey::read(&key_file(other.path(), letter)).unwrap();
+        key.sign(&ends, since_1970, &hostile_message())
+    };
+    is_refused("message_signature", &signed('b'));
+    // Another key in the same file, once the daemon is asked to read it again.
+    key_file(folder.path(), 'b');
+    daemon.printed("reload");
+    let recorded = signed('b');
+    is_refused("message_replayed", &recorded);
+    is_refused("message_signature", &signed('a'));
+    assert!(daemon.printed("status").contains("message_replayed"));
+    assert_eq!(
+        daemon
+            .printed("connections")
+            .lines()
+            .filter(|line| line.starts_with("TCP"))
+            .count(),
+        0
+    );
+    daemon.stop();
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused_at_the_start_and_by_a_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let testbed = Testbed::create();
+    let path = key_file(folder.path(), 'a');
+    testbed.configure(&format!("[sync]\nkey_file = {path:?}\n"));
+    let shown = path.display();
+    let refusal =
+        format!("sync.key_file {shown} has mode 0644, so others than its owner have the key; chmod 0600 {shown}");
+    let set_mode = |mode| fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    set_mode(0o644);
+    assert_eq!(testbed.refused(), refusal);
+    set_mode(0o600);
+    let daemon = testbed.start();
+    set_mode(0o644);
+    let refused = daemon.lvsctl("reload");
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains(&format!("{refusal}; nothing was changed")), "{said}");
+    set_mode(0o600);
+    daemon.printed("reload");
+    daemon.stop();
 }
 
 #[test]

@@ -268,10 +268,16 @@ fn drops(before: &Sample, now: &Sample) -> Finding {
 fn sync(daemons: &[SyncDaemonStatus]) -> Finding {
     let of = |status: &SyncDaemonStatus| {
         let running = if status.running { "runs" } else { "DOES NOT RUN" };
-        let refused: u64 = status.refused.values().sum();
+        let signed = if status.authenticated { ", signed" } else { "" };
+        let total: u64 = status.refused.values().sum();
+        let reasons = status.refused.iter().map(|(reason, count)| format!("{reason} {count}"));
+        let refused = match reasons.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => String::new(),
+            reasons => format!(" ({reasons})"),
+        };
         let (role, interface) = (status.daemon.role.name(), &status.daemon.interface);
         format!(
-            "{role} on {interface} {running}, {} connections, {refused} refused",
+            "{role} on {interface} {running}{signed}, {} connections, {total} refused{refused}",
             status.connections
         )
     };

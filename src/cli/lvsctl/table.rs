@@ -257,19 +257,31 @@ pub fn sync_daemons(daemons: Vec<SyncDaemonStatus>) -> String {
 
 /// `lvsctl sync stats`.
 pub fn sync_stats(daemons: Vec<SyncDaemonStatus>) -> String {
+    let yes = |is_so: bool| if is_so { "yes" } else { "no" }.to_owned();
     let rows = daemons.into_iter().map(|status| {
         let refused = status.refused.iter().map(|(reason, count)| format!("{reason}={count}"));
         let refused: Vec<String> = refused.collect();
         vec![
             status.daemon.role.to_string(),
             status.daemon.interface,
-            if status.running { "yes" } else { "no" }.to_owned(),
+            yes(status.running),
+            yes(status.authenticated),
             status.messages.to_string(),
             status.connections.to_string(),
+            status.imported_connections.to_string(),
             refused.join(" "),
         ]
     });
-    let titles = ["Daemon", "Interface", "Running", "Messages", "Connections", "Refused"];
+    let titles = [
+        "Daemon",
+        "Interface",
+        "Running",
+        "Signed",
+        "Messages",
+        "Connections",
+        "Imported",
+        "Refused",
+    ];
     table(&titles, rows)
 }
 

@@ -184,7 +184,7 @@ impl Director {
             marks: Arc::clone(&self.desired.marks),
             sysctls: self.desired.sysctls,
             sync: self.sync_roles(),
-            sync_policy: lvs_core::ipvs::sync::policy::SyncPolicy::default(),
+            sync_policy: self.sync.policy(),
             workers_count,
             generation: self.publication.generation,
         })

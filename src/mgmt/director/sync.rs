@@ -11,6 +11,7 @@ use lvs_core::ipvs::sync::policy::ImportRefusal;
 use lvs_core::single_writer::SingleWriter;
 
 use super::{Director, convert};
+use crate::mgmt::sync::settings::SyncSettings;
 use crate::mgmt::sync::sockets::OpenError;
 
 /// `IP_VS_STATE_MASTER`.
@@ -34,6 +35,11 @@ impl Director {
                 running: max_len_bytes.is_some(),
                 messages: tally.messages,
                 connections: tally.connections,
+                authenticated: self.sync.policy().is_authenticated,
+                imported_connections: match desired.role {
+                    CoreRole::Master => 0,
+                    CoreRole::Backup => self.imported(),
+                },
                 refused: refused.map(|(name, count)| (name.to_owned(), count)).collect(),
             }
         };
@@ -60,6 +66,18 @@ impl Director {
         };
         refused.retain(|(_, count)| *count > 0);
         refused
+    }
+
+    /// Entries of the workers' connection tables that were imported.
+    fn imported(&self) -> u64 {
+        let imported = self.workers.iter().flat_map(|worker| &worker.counters().imported);
+        imported.map(SingleWriter::get).sum()
+    }
+
+    /// Replaces what sync daemons follow. This is not journaled, because the configuration file says it.
+    pub fn set_sync_settings(&mut self, settings: SyncSettings, now: Instant) {
+        self.sync.configure(settings);
+        self.publish_soon(now);
     }
 
     /// Opens and closes sockets as the desired state says. It waits until there are workers, because the kernel twins

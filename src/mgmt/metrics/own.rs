@@ -1,7 +1,7 @@
 //! `lvsd_*`: the metrics that only lvsd has. Counters start at zero when the daemon starts; a zeroing also resets those
 //! of services and servers.
 
-use lvs_api::{Device, ServerStatus, ServiceStatus, SyncDaemonStatus, Totals, Worker};
+use lvs_api::{Device, ServerStatus, ServiceStatus, SyncDaemonStatus, SyncRole, Totals, Worker};
 use lvs_core::latency::LatencyCounts;
 
 use super::Scrape;
@@ -376,6 +376,21 @@ fn sync_daemons(page: &mut Page, daemons: &[SyncDaemonStatus]) {
     let role = |status: &SyncDaemonStatus| status.daemon.role.name();
     let up = daemons.iter().map(|of| one("role", role(of), u64::from(of.running)));
     page.gauge(("lvsd_sync_up", "Whether the sync daemon's sockets are open."), up);
+    let signed = daemons
+        .iter()
+        .map(|of| one("role", role(of), u64::from(of.authenticated)));
+    page.gauge(
+        (
+            "lvsd_sync_authenticated",
+            "Whether sync messages are signed, and no others taken.",
+        ),
+        signed,
+    );
+    let backups = daemons.iter().filter(|of| of.daemon.role == SyncRole::Backup);
+    page.gauge(
+        ("lvsd_sync_imported", "Imported connections in the connection tables."),
+        backups.map(|of| one("role", role(of), of.imported_connections)),
+    );
     let counters: [(Named, Read); 2] = [
         (("lvsd_sync_messages_total", "Sync messages sent or received."), |of| {
             of.messages

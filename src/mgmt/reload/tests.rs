@@ -1,6 +1,11 @@
 //! Run-time changes survive a reload; edits of the file take effect.
 
+use std::sync::Arc;
+
+use lvs_core::ipvs::sync::policy::{SyncAccept, SyncMode};
+
 use super::*;
+use crate::mgmt::fake_worker::FakeWorker;
 
 fn state(text: &str) -> State {
     serde_json::from_str(text).unwrap()
@@ -141,6 +146,7 @@ impl Bench {
         load(
             &mut director,
             &Config::parse(TOML, "lvsd.toml").unwrap(),
+            SyncSettings::default(),
             Instant::now(),
         )
         .unwrap();
@@ -207,6 +213,27 @@ fn a_broken_file_changes_nothing_and_the_error_names_line_and_key() {
 }
 
 #[test]
+fn workers_follow_an_edit_of_sync_and_a_key_that_cannot_be_used_changes_nothing() {
+    let mut bench = Bench::new();
+    let worker = FakeWorker::new();
+    bench.director.attach(vec![Arc::clone(&worker) as _], Instant::now());
+    let every = format!("{TOML}[sync]\nmode = \"every\"\naccept = \"kernel\"\n");
+    assert_eq!(bench.reload(&every).unwrap().restart_needed, Vec::<String>::new());
+    let policy = worker.snapshot().sync_policy;
+    assert_eq!((policy.mode, policy.accept), (SyncMode::Every, SyncAccept::Kernel));
+    let missing = bench.directory.path().join("missing.key");
+    let error = bench
+        .reload(&format!("{TOML}[sync]\nkey_file = {missing:?}\n"))
+        .unwrap_err();
+    let named = format!("sync.key_file {}: No such file", missing.display());
+    assert!(
+        error.code == ErrorCode::ConfigRefused && error.message.starts_with(&named),
+        "{error}"
+    );
+    assert_eq!(worker.snapshot().sync_policy, policy);
+}
+
+#[test]
 fn run_time_changes_and_the_base_survive_a_restart_with_an_edited_file() {
     let mut bench = Bench::new();
     bench.drain();
@@ -220,6 +247,7 @@ fn run_time_changes_and_the_base_survive_a_restart_with_an_edited_file() {
     let report = load(
         &mut director,
         &Config::parse(&edited, "lvsd.toml").unwrap(),
+        SyncSettings::default(),
         Instant::now(),
     )
     .unwrap();
@@ -328,7 +356,13 @@ fn settings_and_mark_rules_of_run_time_survive_a_restart_but_a_rule_for_a_device
         Director::restore_with_devices(&path, devices).unwrap()
     };
     let (mut director, _) = restored(&["wan", "lan"]);
-    load(&mut director, &Config::parse(TOML, "lvsd.toml").unwrap(), now).unwrap();
+    load(
+        &mut director,
+        &Config::parse(TOML, "lvsd.toml").unwrap(),
+        SyncSettings::default(),
+        now,
+    )
+    .unwrap();
     for action in [
         r#"{"set_sysctls": {"conn_reuse_mode": "0"}}"#,
         r#"{"set_marks": [{"mark": 1, "device": "lan"}, {"mark": 2, "device": "wan", "divert": true}]}"#,
@@ -342,7 +376,13 @@ fn settings_and_mark_rules_of_run_time_survive_a_restart_but_a_rule_for_a_device
         let report;
         (director, report) = restored(&["wan", "lan"]);
         assert_eq!(report.refused, Vec::<String>::new());
-        load(&mut director, &Config::parse(TOML, "lvsd.toml").unwrap(), now).unwrap();
+        load(
+            &mut director,
+            &Config::parse(TOML, "lvsd.toml").unwrap(),
+            SyncSettings::default(),
+            now,
+        )
+        .unwrap();
         assert_eq!(director.state(), before);
     }
     drop(director);

@@ -5,7 +5,7 @@
 //! Ref: Linux ip_vs_sync.c `make_send_sock()`, `make_receive_sock()`.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
 use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncRole};
@@ -39,8 +39,10 @@ pub enum OpenError {
 pub struct Sockets {
     /// By port, from the daemon's on.
     pub sockets: Vec<UdpSocket>,
-    /// Bytes of a message at most.
+    /// Bytes of a datagram at most.
     pub max_len: u16,
+    /// The address that messages of a master come from.
+    pub source: IpAddr,
 }
 
 /// Opens the sockets of `daemon` on `ports` ports; `buffer_bytes` 0 leaves their buffers as they are.
@@ -61,10 +63,20 @@ pub fn open(daemon: &SyncDaemon, ports: u16, buffer_bytes: u32) -> Result<Socket
         SyncRole::Master => sender(daemon, number, index, buffer_bytes),
         SyncRole::Backup => receiver(daemon, number, index, buffer_bytes),
     };
-    match (0..ports).map(one).collect() {
-        Ok(sockets) => Ok(Sockets {
+    let opened = (0..ports).map(one).collect::<io::Result<Vec<_>>>();
+    let with_source = opened.and_then(|sockets| {
+        // All are on one interface.
+        let source = match sockets.first() {
+            Some(socket) => socket.local_addr()?.ip(),
+            None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        };
+        Ok((sockets, source))
+    });
+    match with_source {
+        Ok((sockets, source)) => Ok(Sockets {
             sockets,
             max_len: daemon.effective_max_len(mtu(&interface)),
+            source,
         }),
         Err(source) => Err(OpenError::Refused { interface, source }),
     }

@@ -3,7 +3,9 @@
 use std::net::UdpSocket;
 
 use lvs_core::ipvs::conn::ConnFlags;
+use lvs_core::ipvs::sync::policy::SyncMode;
 
+use super::auth::SyncKey;
 use super::*;
 use crate::mgmt::fake_worker::FakeWorker;
 
@@ -34,10 +36,15 @@ fn master() -> SyncDaemon {
 fn running(daemon: SyncDaemon, sockets: Vec<UdpSocket>) -> Running {
     let max_len = daemon.effective_max_len(1_500);
     sockets.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
+    let source = sockets[0].local_addr().unwrap().ip();
     Running {
         assemblies: sockets.iter().map(|_| Assembly::new(daemon.sync_id, max_len)).collect(),
         daemon,
-        sockets: Sockets { sockets, max_len },
+        sockets: Sockets {
+            sockets,
+            max_len,
+            source,
+        },
         unsent: VecDeque::new(),
         tally: Tally::default(),
     }
@@ -74,9 +81,14 @@ fn what_all_workers_tell_travels_in_one_message_to_every_worker_of_the_other_dir
     }
     let senders: Vec<Arc<dyn WorkerHandle>> = senders.into_iter().map(|worker| worker as _).collect();
     let mut master = running(master(), vec![sender]);
-    master.sync_out(&senders, &Sysctls::default(), 0);
+    let (settings, mut sequence) = (SyncSettings::default(), Sequence::default());
+    let mut signing = Signing {
+        settings: &settings,
+        sequence: &mut sequence,
+    };
+    master.sync_out(&senders, &Sysctls::default(), &mut signing, 0);
     assert_eq!(master.tally.messages, 0, "it waits for more");
-    master.sync_out(&senders, &Sysctls::default(), 2_000);
+    master.sync_out(&senders, &Sysctls::default(), &mut signing, 2_000);
     assert_eq!((master.tally.messages, master.tally.connections), (1, 2));
 
     let mut there = SyncDaemons::new();
@@ -112,7 +124,12 @@ fn what_is_malformed_or_of_another_id_is_counted_by_name() {
     receiver.peek(&mut [0]).unwrap();
     let mut backup = running(backup, vec![receiver]);
     while backup.tally.messages < 3 {
-        backup.receive(&mut Vec::new(), &mut []);
+        backup.receive(
+            &SyncSettings::default(),
+            &mut [Senders::default()],
+            &mut Vec::new(),
+            &mut [],
+        );
     }
     let refused: Vec<_> = backup.tally.refused.into_iter().collect();
     assert_eq!(
@@ -140,7 +157,232 @@ fn without_room_in_the_queue_messages_are_dropped_by_name() {
     let mut master = running(master(), vec![sender]);
     let mut sysctls = Sysctls::default();
     sysctls.set("sync_qlen_max", "1").unwrap();
-    master.queue(0, vec![1], &sysctls);
-    master.queue(0, vec![2], &sysctls);
+    let (settings, mut sequence) = (SyncSettings::default(), Sequence::default());
+    let mut signing = Signing {
+        settings: &settings,
+        sequence: &mut sequence,
+    };
+    master.queue(0, vec![1], &sysctls, &mut signing);
+    master.queue(0, vec![2], &sysctls, &mut signing);
     assert_eq!(master.tally.refused["queue_full"], 1);
+}
+
+/// Settings with a key of this letter.
+fn signed_by(letter: u8) -> SyncSettings {
+    use std::os::unix::fs::OpenOptionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sync.key");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .unwrap();
+    std::io::Write::write_all(&mut file, &[letter; 40]).unwrap();
+    SyncSettings {
+        key: Some(SyncKey::read(&path).unwrap()),
+        ..SyncSettings::default()
+    }
+}
+
+/// The ends of a message from `socket` on the master's first port.
+fn ends_of(socket: &UdpSocket) -> MessageEnds {
+    ends(&master(), 0, socket.local_addr().unwrap().ip())
+}
+
+/// What a backup with `settings` counts and takes of these datagrams, which `sender` sends.
+fn received(
+    settings: &SyncSettings,
+    (sender, receiver): (UdpSocket, UdpSocket),
+    datagrams: &[Vec<u8>],
+) -> (Vec<(&'static str, u64)>, Vec<SyncConn>) {
+    let daemon = SyncDaemon {
+        role: SyncRole::Backup,
+        ..master()
+    };
+    let mut backup = running(daemon, vec![receiver]);
+    let mut senders = [Senders::default()];
+    let (mut batch, mut waiting) = (Vec::new(), vec![VecDeque::new()]);
+    for datagram in datagrams {
+        sender.send(datagram).unwrap();
+        let before = backup.tally.messages;
+        while backup.tally.messages == before {
+            backup.receive(settings, &mut senders, &mut batch, &mut waiting);
+        }
+    }
+    let taken = waiting[0].iter().flat_map(|batch| batch.to_vec()).collect();
+    (backup.tally.refused.into_iter().collect(), taken)
+}
+
+/// A message with the connection of each client port.
+fn message_of(ports: &[u16]) -> Vec<u8> {
+    let mut assembly = Assembly::new(3, 1_424);
+    for port in ports {
+        assert_eq!(assembly.add(&conn(*port), 1, 0), None);
+    }
+    assembly.due(SyncMode::Every, 1_000).unwrap()
+}
+
+#[test]
+fn with_a_key_only_signed_messages_are_taken_each_once_and_in_any_order() {
+    let (settings, pair) = (signed_by(b'k'), pair());
+    let ends = ends_of(&pair.0);
+    let now = clock_ns();
+    let sign = |settings: &SyncSettings, sequence, port| {
+        settings
+            .key
+            .as_ref()
+            .unwrap()
+            .sign(&ends, sequence, &message_of(&[port]))
+    };
+    let mut changed = sign(&settings, now + 4, 4);
+    changed[40] ^= 1;
+    let other_port = MessageEnds { port: 1, ..ends };
+    let elsewhere = settings
+        .key
+        .as_ref()
+        .unwrap()
+        .sign(&other_port, now + 5, &message_of(&[5]));
+    let (refused, taken) = received(
+        &settings,
+        pair,
+        &[
+            sign(&settings, now + 2, 2),
+            sign(&settings, now + 2, 2),
+            sign(&settings, now + 1, 1),
+            sign(&settings, now + 3, 3),
+            sign(&settings, now + 1, 1),
+            message_of(&[9]),
+            sign(&signed_by(b'x'), now + 6, 6),
+            changed,
+            elsewhere,
+            vec![0; 20],
+        ],
+    );
+    assert_eq!(
+        refused,
+        [
+            ("message_replayed", 2),
+            ("message_signature", 3),
+            ("message_unsigned", 2)
+        ]
+    );
+    assert_eq!(taken, [conn(2), conn(1), conn(3)]);
+}
+
+#[test]
+fn what_was_recorded_long_ago_is_not_taken_by_a_backup_that_begins() {
+    let (settings, pair) = (signed_by(b'k'), pair());
+    let an_hour_ago = clock_ns() - 3_600_000_000_000;
+    let key = settings.key.as_ref().unwrap();
+    let recorded = key.sign(&ends_of(&pair.0), an_hour_ago, &message_of(&[1]));
+    let (refused, taken) = received(&settings, pair, &[recorded]);
+    assert_eq!((refused, taken), (vec![("message_stale", 1)], vec![]));
+}
+
+#[test]
+fn without_a_key_signed_messages_are_named() {
+    let pair = pair();
+    let key = signed_by(b'k').key.unwrap();
+    let signed = key.sign(&ends_of(&pair.0), clock_ns(), &message_of(&[1]));
+    let (refused, taken) = received(&SyncSettings::default(), pair, &[signed, message_of(&[2])]);
+    assert_eq!((refused, taken), (vec![("message_signed", 1)], vec![conn(2)]));
+}
+
+#[test]
+fn messages_of_other_directors_than_the_peers_are_dropped() {
+    let peers = |peer: &str| SyncSettings {
+        peers: vec![peer.parse().unwrap()],
+        ..SyncSettings::default()
+    };
+    let (refused, taken) = received(&peers("192.0.2.3"), pair(), &[message_of(&[1])]);
+    assert_eq!((refused, taken), (vec![("other_peer", 1)], vec![]));
+    let (refused, taken) = received(&peers("127.0.0.1"), pair(), &[message_of(&[1])]);
+    assert_eq!((refused, taken), (vec![], vec![conn(1)]));
+}
+
+#[test]
+fn what_a_master_signs_fits_the_link_and_its_backup_takes_it() {
+    let settings = signed_by(b'k');
+    let (sender, receiver) = pair();
+    let worker = FakeWorker::new();
+    worker.synced.lock().unwrap().extend((0..60).map(conn));
+    let workers: Vec<Arc<dyn WorkerHandle>> = vec![worker];
+    let mut here = SyncDaemons::new();
+    here.running.push(running(master(), vec![sender.try_clone().unwrap()]));
+    here.configure(settings.clone());
+    let SyncDaemons { running, sequence, .. } = &mut here;
+    let mut signing = Signing {
+        settings: &settings,
+        sequence,
+    };
+    running[0].sync_out(&workers, &Sysctls::default(), &mut signing, 0);
+    running[0].sync_out(&workers, &Sysctls::default(), &mut signing, 2_000);
+    let mut datagrams = Vec::new();
+    for _ in 0..running[0].tally.messages {
+        let mut buffer = vec![0; 2_000];
+        receiver.set_nonblocking(false).unwrap();
+        let len = receiver.recv(&mut buffer).unwrap();
+        assert!(len <= 1_472, "{len} bytes");
+        buffer.truncate(len);
+        datagrams.push(buffer);
+    }
+    assert_eq!(datagrams.len(), 2);
+    let (refused, taken) = received(&settings, (sender, receiver), &datagrams);
+    assert_eq!((refused, taken.len()), (vec![], 60));
+}
+
+#[test]
+fn a_message_of_every_connection_leaves_after_milliseconds() {
+    let (sender, _receiver) = pair();
+    let worker = FakeWorker::new();
+    worker.synced.lock().unwrap().push(conn(1));
+    let workers: Vec<Arc<dyn WorkerHandle>> = vec![worker];
+    let mut master = running(master(), vec![sender]);
+    let mut settings = SyncSettings::default();
+    settings.policy.mode = SyncMode::Every;
+    let mut sequence = Sequence::default();
+    let mut signing = Signing {
+        settings: &settings,
+        sequence: &mut sequence,
+    };
+    for (now_ms, messages) in [(0, 0), (9, 0), (10, 1)] {
+        master.sync_out(&workers, &Sysctls::default(), &mut signing, now_ms);
+        assert_eq!(master.tally.messages, messages, "after {now_ms} ms");
+    }
+}
+
+#[test]
+fn a_backup_that_follows_another_takes_no_message_again_until_there_is_another_key() {
+    let (sender, receiver) = pair();
+    receiver.set_nonblocking(true).unwrap();
+    let mut here = SyncDaemons::new();
+    let settings = signed_by(b'k');
+    here.configure(settings.clone());
+    let recorded = settings
+        .key
+        .as_ref()
+        .unwrap()
+        .sign(&ends_of(&sender), clock_ns(), &message_of(&[1]));
+    let heard = |here: &mut SyncDaemons, datagram: &[u8]| {
+        let daemon = SyncDaemon {
+            role: SyncRole::Backup,
+            ..master()
+        };
+        here.stop(SyncRole::Backup);
+        here.running.push(running(daemon, vec![receiver.try_clone().unwrap()]));
+        sender.send(datagram).unwrap();
+        while here.status(SyncRole::Backup).unwrap().1.messages == 0 {
+            here.tend(&[], &Sysctls::default());
+        }
+        let (_, tally) = here.status(SyncRole::Backup).unwrap();
+        (tally.connections, tally.refused.keys().copied().collect::<Vec<_>>())
+    };
+    assert_eq!(heard(&mut here, &recorded), (1, vec![]));
+    assert_eq!(heard(&mut here, &recorded), (0, vec!["message_replayed"]));
+    here.configure(settings);
+    assert_eq!(heard(&mut here, &recorded), (0, vec!["message_replayed"]));
+    here.configure(signed_by(b'l'));
+    assert!(here.senders.is_empty());
+    assert_eq!(heard(&mut here, &recorded), (0, vec!["message_signature"]));
 }
