@@ -1,4 +1,4 @@
-//! Time on the packet path: milliseconds since the arena was made, wrapping after 49 days.
+//! Time on the packet path: milliseconds since the machine booted, wrapping after 49 days.
 //!
 //! The core never reads a clock; the worker gives `now` with each burst. Differences are computed modulo 2³², so they
 //! are right if the two instants are less than 24 days apart. Every timeout is shorter
@@ -25,6 +25,13 @@ impl Tick {
         if difference > u32::MAX / 2 { 0 } else { difference }
     }
 
+    /// Whether `ms` have passed since `earlier`. Of an instant that is yet to come, as 0 may be of a director that starts
+    /// late, it says that they have.
+    #[inline]
+    pub const fn is_past(self, earlier: Self, ms: u32) -> bool {
+        !self.reached(earlier) || self.since_ms(earlier) >= ms
+    }
+
     /// Whether this instant is at or after `other`.
     #[inline]
     pub const fn reached(self, other: Self) -> bool {
@@ -43,5 +50,12 @@ mod tests {
         assert!(after.reached(before) && !before.reached(after));
         assert_eq!(after.since_ms(before), 10);
         assert_eq!(before.since_ms(after), 0);
+    }
+
+    #[test]
+    fn a_period_is_past_when_its_time_has_passed_or_it_never_began() {
+        let began = Tick(u32::MAX - 5);
+        assert!(!began.plus_ms(9).is_past(began, 10) && began.plus_ms(10).is_past(began, 10));
+        assert!(!Tick(9).is_past(Tick(0), 10) && Tick(1 << 31 | 7).is_past(Tick(0), 10));
     }
 }

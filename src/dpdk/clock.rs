@@ -1,13 +1,20 @@
-//! The CPU's time stamp counter as milliseconds and as cycles. No system call.
+//! The CPU's time stamp counter as milliseconds and as cycles. No system call after the start.
 
 use lvs_core::tick::Tick;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::dpdk::Eal;
 
 /// Reads time for the worker loop. It is `Copy`: all workers share the same zero.
+///
+/// It counts from the boot of the machine, so that a later process goes on with the ticks of an earlier one.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     zero: u64,
+    /// Milliseconds from the boot to `zero`, modulo 2³².
+    zero_ms: u32,
+    /// The same in microseconds.
+    zero_us: u32,
     hz: u64,
     // Milliseconds per cycle as a 64-bit fraction, so that each burst needs a multiplication instead of a division.
     ms_per_cycle: u64,
@@ -15,12 +22,15 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock whose tick 0 is now.
+    /// A clock whose ticks are the milliseconds since the machine booted, modulo 2³² (`CLOCK_BOOTTIME`).
     pub fn start(_eal: &Eal) -> Self {
         // SAFETY: the EAL runs and has calibrated the counter; no other precondition.
         let hz = unsafe { dpdk_sys::rte_get_tsc_hz() };
+        let zero_us = since_boot_us();
         Self {
             zero: cycles(),
+            zero_ms: (zero_us / 1_000) as u32,
+            zero_us: zero_us as u32,
             hz,
             ms_per_cycle: fraction(hz, 1_000),
             us_per_cycle: fraction(hz, 1_000_000),
@@ -36,13 +46,15 @@ impl Clock {
     /// The instant at which the counter stood at `cycles`.
     #[inline]
     pub fn tick_of(&self, cycles: u64) -> Tick {
-        Tick(((u128::from(cycles.wrapping_sub(self.zero)) * u128::from(self.ms_per_cycle)) >> 64) as u32)
+        let ms = (u128::from(cycles.wrapping_sub(self.zero)) * u128::from(self.ms_per_cycle)) >> 64;
+        Tick(self.zero_ms).plus_ms(ms as u32)
     }
 
     /// The same in microseconds, modulo 2³².
     #[inline]
     pub fn us_of(&self, cycles: u64) -> u32 {
-        ((u128::from(cycles.wrapping_sub(self.zero)) * u128::from(self.us_per_cycle)) >> 64) as u32
+        let us = (u128::from(cycles.wrapping_sub(self.zero)) * u128::from(self.us_per_cycle)) >> 64;
+        self.zero_us.wrapping_add(us as u32)
     }
 
     /// Cycles per second.
@@ -54,6 +66,13 @@ impl Clock {
     pub fn cycles_of_us(&self, us: u64) -> u64 {
         self.hz / 1_000_000 * us
     }
+}
+
+/// Microseconds since the machine booted, its sleep included. 0 where the kernel does not know (before Linux 2.6.39).
+fn since_boot_us() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
+        (time.tv_sec() as u64).wrapping_mul(1_000_000) + time.tv_nsec() as u64 / 1_000
+    })
 }
 
 /// The counter now.
@@ -85,6 +104,8 @@ mod tests {
         for hz in [1_000_000_000, 2_299_998_000, 3_999_999_937] {
             let clock = Clock {
                 zero: 7,
+                zero_ms: 0,
+                zero_us: 0,
                 hz,
                 ms_per_cycle: fraction(hz, 1_000),
                 us_per_cycle: fraction(hz, 1_000_000),
@@ -100,11 +121,35 @@ mod tests {
         let hz = 2_000_000_000;
         let clock = Clock {
             zero: 0,
+            zero_ms: 0,
+            zero_us: 0,
             hz,
             ms_per_cycle: fraction(hz, 1_000),
             us_per_cycle: fraction(hz, 1_000_000),
         };
         let wrap = (u64::from(u32::MAX) + 1) * (hz / 1_000);
         assert_eq!(clock.tick_of(wrap + 5 * hz / 1_000), Tick(5));
+    }
+
+    #[test]
+    fn a_later_clock_goes_on_where_an_earlier_one_is() {
+        let hz = 2_000_000_000;
+        let earlier = Clock {
+            zero: 0,
+            zero_ms: u32::MAX - 10,
+            zero_us: 7,
+            hz,
+            ms_per_cycle: fraction(hz, 1_000),
+            us_per_cycle: fraction(hz, 1_000_000),
+        };
+        let zero = 3 * hz;
+        let later = Clock {
+            zero,
+            zero_ms: earlier.tick_of(zero).0,
+            zero_us: earlier.us_of(zero),
+            ..earlier
+        };
+        assert_eq!(later.tick_of(zero + hz), earlier.tick_of(zero + hz));
+        assert_eq!(later.us_of(zero + hz), earlier.us_of(zero + hz));
     }
 }

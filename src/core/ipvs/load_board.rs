@@ -218,7 +218,7 @@ impl LoadBoard {
     pub fn sample(&mut self, services: &ServiceTable, own: &WorkerCounters, now: Tick) {
         let measured = services.measured_servers();
         if self.sampling.is_none() {
-            if now.since_ms(self.sampled_at) < ESTIMATION_PERIOD_SEC as u32 * 1_000 {
+            if !now.is_past(self.sampled_at, ESTIMATION_PERIOD_SEC as u32 * 1_000) {
                 return;
             }
             self.sampled_at = now;

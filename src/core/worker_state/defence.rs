@@ -82,7 +82,7 @@ impl Defence {
 
     /// Whether it is time to look at the tables again.
     pub fn is_due(&mut self, now: Tick) -> bool {
-        let due = now.since_ms(self.checked) >= DEFENCE_PERIOD_MS;
+        let due = now.is_past(self.checked, DEFENCE_PERIOD_MS);
         if due {
             self.checked = now;
         }
