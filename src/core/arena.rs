@@ -26,7 +26,7 @@ pub const SLICE_ALIGN: usize = 64;
 pub const HEADER_BYTES: usize = size_of::<ArenaHeader>();
 
 /// Changes whenever any structure in an arena changes its meaning without changing its size.
-const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 3;
 const MAGIC: u64 = u64::from_le_bytes(*b"lvsarena");
 /// Alignment of memory that the arena allocates itself: a page, or a large page if it needs that many bytes.
 const PAGE: usize = 4096;
@@ -230,7 +230,7 @@ impl Arena {
     }
 
     /// What a restarted process would map: the same bytes at another address.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn twin_at_another_address(&self) -> Self {
         let copy = Self::in_memory(self.region.len);
         assert_eq!(copy.region.len, self.region.len);

@@ -10,6 +10,7 @@ pub mod mark;
 pub mod persistence;
 pub mod protocol;
 pub mod real_server;
+pub(crate) mod rebinder;
 pub mod resting_ports;
 pub mod scheduler;
 pub mod service;

@@ -1,7 +1,7 @@
 //! What one worker owns: its connection tables, scheduler cursors, port cursors and scratch space.
 //!
 //! Only its worker writes it; nothing in it is shared except the counters, which have this worker as
-//! their single writer. All of it is allocated in [`WorkerState::new`] and never again.
+//! their single writer. All of it is allocated in [`WorkerState::new`] or [`WorkerState::recover`] and never again.
 
 pub(crate) mod context;
 pub(crate) mod defence;
@@ -15,13 +15,16 @@ pub(crate) mod token_bucket;
 
 use std::sync::Arc;
 
+use zerocopy::FromBytes;
+
 use crate::address::{Addr4, Addr6, Address};
-use crate::arena::{Arena, ArenaError};
+use crate::arena::{Arena, ArenaError, slice_bytes};
 use crate::conn_record::{ConnRecord, DumpCursor};
 use crate::counters::WorkerCounters;
-use crate::ipvs::conn::table::ConnTable;
+use crate::ipvs::conn::table::{ConnTable, Recovery};
 use crate::ipvs::conn::{ColdConn, Conn, ConnFlags};
 use crate::ipvs::real_server::RealServer;
+use crate::ipvs::rebinder::Rebinder;
 use crate::ipvs::resting_ports::RestingPorts;
 use crate::ipvs::scheduler;
 use crate::ipvs::service::VirtualService;
@@ -64,6 +67,32 @@ impl WorkerSettings {
         }
         self.conns4_max + self.conns6_max
     }
+}
+
+/// Whose memory an arena is. The same files with other keys, or of another worker, hold connections that nobody finds.
+#[derive(Clone, Copy, PartialEq, Eq, FromBytes)]
+#[repr(C, align(64))]
+struct Owner {
+    secret: [u64; 4],
+    worker: u64,
+    unused: [u64; 3],
+}
+
+impl Owner {
+    fn of(settings: &WorkerSettings) -> Self {
+        Self {
+            secret: settings.secret,
+            worker: settings.id.0.into(),
+            unused: [0; 3],
+        }
+    }
+}
+
+/// What of a worker's state lies in its arena.
+struct InArena {
+    v4: ConnTable<Addr4>,
+    v6: ConnTable<Addr6>,
+    resting: RestingPorts,
 }
 
 /// How frames came to a worker.
@@ -119,7 +148,8 @@ pub struct WorkerState {
 impl WorkerState {
     /// Bytes that [`Self::new`] carves from its arena.
     pub fn arena_bytes(settings: &WorkerSettings) -> usize {
-        ConnTable::<Addr4>::bytes_needed(settings.conns4_max)
+        slice_bytes::<Owner>(1)
+            + ConnTable::<Addr4>::bytes_needed(settings.conns4_max)
             + ConnTable::<Addr6>::bytes_needed(settings.conns6_max)
             + RestingPorts::bytes_needed(settings.resting_ports_max())
     }
@@ -135,10 +165,64 @@ impl WorkerState {
         counters: Arc<[Arc<WorkerCounters>]>,
         own: Arc<WorkerCounters>,
     ) -> Result<Self, ArenaError> {
+        let mut owner = arena.carve::<Owner>(1)?;
+        let tables = InArena {
+            v4: ConnTable::new(arena, settings.conns4_max, settings.secret)?,
+            v6: ConnTable::new(arena, settings.conns6_max, settings.secret)?,
+            resting: RestingPorts::new(arena, settings.resting_ports_max(), settings.local_port_rest_ms)?,
+        };
+        *owner.at_mut(0) = Owner::of(&settings);
+        Ok(Self::over(tables, settings, snapshot, counters, own))
+    }
+
+    /// The worker with the connections that an earlier one with these settings left in `arena`, bound to the services
+    /// and servers of `snapshot`, and what became of them. `now` goes on from the ticks of the earlier process. After a
+    /// failure nothing is counted.
+    ///
+    /// Connections are forwarded as before; those whose server is not listed any more are kept and their packets
+    /// dropped. A tunnel's connection to one of several servers of the other family is refused.
+    ///
+    /// # Errors
+    /// [`ArenaError::OtherLayout`] when `arena` is not of such a worker.
+    pub fn recover(
+        settings: WorkerSettings,
+        arena: &mut Arena,
+        now: Tick,
+        snapshot: Arc<Snapshot>,
+        counters: Arc<[Arc<WorkerCounters>]>,
+        own: Arc<WorkerCounters>,
+    ) -> Result<(Self, Recovery), ArenaError> {
+        let owner = arena.carve::<Owner>(1)?;
+        if !arena.is_recovered() || *owner.at(0) != Owner::of(&settings) {
+            return Err(ArenaError::OtherLayout);
+        }
+        let mut rebinder = Rebinder::new(&snapshot.services, own.servers.len());
+        let (conns4_max, conns6_max, secret) = (settings.conns4_max, settings.conns6_max, settings.secret);
+        let (v4, of_v4) = ConnTable::recover(arena, conns4_max, secret, now, |conn| rebinder.rebind(conn))?;
+        let (v6, of_v6) = ConnTable::recover(arena, conns6_max, secret, now, |conn| rebinder.rebind(conn))?;
+        let resting = RestingPorts::recover(arena, settings.resting_ports_max(), settings.local_port_rest_ms, now)?;
+        if !arena.has_earlier_layout() {
+            return Err(ArenaError::OtherLayout);
+        }
+        rebinder.count_in(&own);
+        let recovery = Recovery {
+            kept: of_v4.kept + of_v6.kept,
+            torn: of_v4.torn + of_v6.torn,
+            refused: of_v4.refused + of_v6.refused,
+        };
+        let state = Self::over(InArena { v4, v6, resting }, settings, snapshot, counters, own);
+        Ok((state, recovery))
+    }
+
+    fn over(
+        tables: InArena,
+        settings: WorkerSettings,
+        snapshot: Arc<Snapshot>,
+        counters: Arc<[Arc<WorkerCounters>]>,
+        own: Arc<WorkerCounters>,
+    ) -> Self {
+        let InArena { v4, v6, resting } = tables;
         let mut random = Random::new(settings.seed);
-        let v4 = ConnTable::new(arena, settings.conns4_max, settings.secret)?;
-        let v6 = ConnTable::new(arena, settings.conns6_max, settings.secret)?;
-        let resting = RestingPorts::new(arena, settings.resting_ports_max(), settings.local_port_rest_ms)?;
         let mut state = Self {
             families: Families {
                 v4: Family::new(v4),
@@ -158,7 +242,20 @@ impl WorkerState {
             settings,
         };
         state.adopt(snapshot);
-        Ok(state)
+        state
+    }
+
+    /// Marks servers that are overloaded with the connections of all workers, and shows the other workers how many there
+    /// are here: once all workers have recovered theirs, before the first burst.
+    pub fn publish_recovered(&self) {
+        for slot in self.snapshot.services.real_servers() {
+            let id = slot.server.id;
+            let conns = WorkerCounters::conns_of_all(&self.counters, id);
+            let own = self.own.server(id);
+            own.overloaded
+                .set(u32::from(slot.server.overloaded(own.overloaded.get() != 0, conns)));
+            self.own.publish_conns(id);
+        }
     }
 
     /// Takes up a new snapshot and returns the old one, for its publisher to drop.

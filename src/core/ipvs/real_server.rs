@@ -18,6 +18,9 @@ pub struct RealServerId(pub u32);
 impl RealServerId {
     /// Of a connection that another director synced and whose real server is not configured here.
     pub const UNBOUND: Self = Self(u32::MAX);
+    /// Of a connection of an earlier process whose real server was deleted. Its packets are dropped, as those of any
+    /// deleted server.
+    pub const GONE: Self = Self(u32::MAX - 1);
 }
 
 /// A real server as one service lists it; workers see it read-only through the snapshot.

@@ -11,6 +11,8 @@
 //! A set that is full forgets the end that has rested longest. All of it lies in the worker's [`Arena`].
 //! Ref: RFC 9293 3.6.1, RFC 6191, RFC 6528; Linux tcp_minisocks.c `tcp_timewait_state_process`.
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use zerocopy::FromBytes;
 
 use crate::arena::{Arena, ArenaError, ArenaSlice, slice_bytes};
@@ -94,6 +96,25 @@ impl RestingPorts {
         })
     }
 
+    /// Those that an earlier process left in `arena`, as far as their ends still rest `now`, in its ticks.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn recover(arena: &mut Arena, records: usize, rest_ms: u32, now: Tick) -> Result<Self, ArenaError> {
+        let mut ports = Self::new(arena, records, rest_ms)?;
+        for index in 0..ports.sets.len() {
+            for place in 0..PLACES {
+                let (mark, last_seen) = (ports.sets[index].marks[place], ports.sets[index].last_seen[place]);
+                if mark != FREE && now.reached(last_seen) && !ports.has_rested(last_seen, now) {
+                    ports.newest = Some(now);
+                } else {
+                    ports.sets[index].marks[place] = FREE;
+                }
+            }
+        }
+        Ok(ports)
+    }
+
     /// Whether local ends rest at all.
     #[inline]
     pub const fn is_on(&self) -> bool {
@@ -140,10 +161,14 @@ impl RestingPorts {
         let place = place % PLACES;
         let has_end = if predecessor.end.is_some() { HAS_END } else { 0 };
         let is_shifted = if predecessor.is_shifted { IS_SHIFTED } else { 0 };
-        set.marks[place] = mark;
+        // A process that dies here leaves the record out, or whole.
+        set.marks[place] = FREE;
+        compiler_fence(Ordering::SeqCst);
         set.clients[place] = predecessor.client & CLIENT | has_end | is_shifted;
         set.ends[place] = predecessor.end.unwrap_or(0);
         set.last_seen[place] = predecessor.last_seen;
+        compiler_fence(Ordering::SeqCst);
+        set.marks[place] = mark;
     }
 
     /// Whether [`Self::find`] may find something.
@@ -228,6 +253,30 @@ mod tests {
         let mut off = RestingPorts::new(&mut arena, 10, 0).unwrap();
         off.give_up(1, &predecessor(1, 0), Tick(0));
         assert!(!off.is_on() && off.find(1, Tick(0)).is_none());
+    }
+
+    #[test]
+    fn a_later_process_knows_the_ends_that_still_rest_and_no_time_that_is_yet_to_come() {
+        let mut arena = Arena::in_memory(HEADER_BYTES + RestingPorts::bytes_needed(100));
+        let mut ports = RestingPorts::new(&mut arena, 100, 60_000).unwrap();
+        let seen = [10_000, 70_000, 90_000];
+        for (n, seen) in (0..).zip(seen) {
+            ports.give_up(n << 33 | n << 30, &predecessor(3 + n as u32, seen), Tick(70_000));
+        }
+        let recover = |now| {
+            let mut twin = arena.twin_at_another_address();
+            RestingPorts::recover(&mut twin, 100, 60_000, Tick(now)).unwrap()
+        };
+        let later = recover(80_000);
+        let found: Vec<bool> = (0..3)
+            .map(|n: u64| later.find(n << 33 | n << 30, Tick(80_000)).is_some())
+            .collect();
+        assert_eq!(found, [false, true, false]);
+        assert_eq!(
+            later.find(1 << 33 | 1 << 30, Tick(80_000)),
+            Some(predecessor(4, 70_000))
+        );
+        assert!(!recover(200_000).is_any_resting(Tick(200_000)));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::conn_record::{ConnRecord, DumpCursor};
 use crate::counters::WorkerCounters;
 use crate::frame::Frame;
 use crate::frame::vec::VecFrame;
+use crate::ipvs::conn::table::Recovery;
 use crate::ipvs::desired::DesiredServices;
 use crate::ipvs::mark::MarkRules;
 use crate::ipvs::protocol::Timeouts;
@@ -61,6 +62,9 @@ pub struct TestDirector {
     pub workers: Vec<WorkerState>,
     /// All workers' counters.
     pub counters: Arc<[Arc<WorkerCounters>]>,
+    /// By worker.
+    arenas: Vec<Arena>,
+    conns_max: usize,
     l3: Arc<L3>,
     timeouts: Timeouts,
     marks: Arc<MarkRules>,
@@ -80,6 +84,29 @@ const SERVERS_MAX: usize = 1_024;
 /// Time between two housekeeping passes when virtual time advances.
 const STEP_MS: u32 = 50;
 
+fn counters_of(workers: u8) -> Arc<[Arc<WorkerCounters>]> {
+    (0..workers)
+        .map(|_| Arc::new(WorkerCounters::new(SERVERS_MAX)))
+        .collect()
+}
+
+fn settings(id: u8, workers_count: u8, conns_max: usize) -> WorkerSettings {
+    WorkerSettings {
+        id: WorkerId(id),
+        workers_count,
+        conns4_max: conns_max,
+        conns6_max: conns_max,
+        local_port_rest_ms: 60_000,
+        secret: [
+            0x0123_4567_89AB_CDEF,
+            0xFEDC_BA98_7654_3210,
+            0x0F1E_2D3C_4B5A_6978,
+            0x8796_A5B4_C3D2_E1F0,
+        ],
+        seed: u64::from(id) + 1,
+    }
+}
+
 impl TestDirector {
     /// A director with `workers` workers of `conns_max` connections a family each, without services.
     ///
@@ -92,29 +119,16 @@ impl TestDirector {
             workers_count: workers,
             ..Snapshot::default()
         });
-        let counters: Arc<[Arc<WorkerCounters>]> = (0..workers)
-            .map(|_| Arc::new(WorkerCounters::new(SERVERS_MAX)))
-            .collect();
+        let counters = counters_of(workers);
+        let mut arenas = Vec::new();
         let make = |id: u8| {
-            let settings = WorkerSettings {
-                id: WorkerId(id),
-                workers_count: workers,
-                conns4_max: conns_max,
-                conns6_max: conns_max,
-                local_port_rest_ms: 60_000,
-                secret: [
-                    0x0123_4567_89AB_CDEF,
-                    0xFEDC_BA98_7654_3210,
-                    0x0F1E_2D3C_4B5A_6978,
-                    0x8796_A5B4_C3D2_E1F0,
-                ],
-                seed: u64::from(id) + 1,
-            };
+            let settings = settings(id, workers, conns_max);
             let mut arena = Arena::in_memory(WorkerState::arena_bytes(&settings));
             let own = Arc::clone(&counters[usize::from(id)]);
             let mut state = WorkerState::new(settings, &mut arena, Arc::clone(&snapshot), Arc::clone(&counters), own)
                 .expect("the arena has the size that was asked for");
             state.set_us(1_000_000);
+            arenas.push(arena);
             state
         };
         let workers = (0..workers).map(make).collect();
@@ -130,9 +144,39 @@ impl TestDirector {
             now: Tick(1_000),
             now_us: 1_000_000,
             counters,
+            arenas,
+            conns_max,
             generated: Vec::new(),
             handoffs: 0,
         }
+    }
+
+    /// Another process goes on with what lies in the arenas of this one, with the services that `configure` adds.
+    /// Returns what became of the connections.
+    ///
+    /// # Panics
+    /// When the arenas are not believed.
+    pub fn restart(&mut self, configure: impl FnOnce(&mut DesiredServices)) -> Recovery {
+        self.desired = DesiredServices::default();
+        configure(&mut self.desired);
+        let count = self.workers.len() as u8;
+        self.counters = counters_of(count);
+        let snapshot = self.snapshot();
+        let mut all = Recovery::default();
+        self.workers.clear();
+        for (id, arena) in (0..count).zip(&mut self.arenas) {
+            *arena = arena.twin_at_another_address();
+            let own = Arc::clone(&self.counters[usize::from(id)]);
+            let (settings, counters) = (settings(id, count, self.conns_max), Arc::clone(&self.counters));
+            let recovered = WorkerState::recover(settings, arena, self.now, Arc::clone(&snapshot), counters, own);
+            let (state, recovery) = recovered.expect("the arena of a worker with these settings");
+            all.kept += recovery.kept;
+            all.torn += recovery.torn;
+            all.refused += recovery.refused;
+            self.workers.push(state);
+        }
+        self.workers.iter().for_each(WorkerState::publish_recovered);
+        all
     }
 
     /// The time.
@@ -206,8 +250,8 @@ impl TestDirector {
         }
     }
 
-    fn publish(&mut self) {
-        let snapshot = Arc::new(Snapshot {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::new(Snapshot {
             services: Arc::new(self.desired.build()),
             l3: Arc::clone(&self.l3).with_reroute(self.sysctls.snat_reroute),
             timeouts: self.timeouts,
@@ -217,7 +261,11 @@ impl TestDirector {
             sync_policy: self.sync_policy,
             workers_count: self.workers.len() as u8,
             generation: 0,
-        });
+        })
+    }
+
+    fn publish(&mut self) {
+        let snapshot = self.snapshot();
         for worker in &mut self.workers {
             worker.adopt(Arc::clone(&snapshot));
         }

@@ -11,6 +11,7 @@ use crate::ipvs::conn::{ColdConn, Conn, ConnFlags, ConnIndex};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::{self, Spread};
 use crate::ipvs::real_server::{RealServer, RealServerId};
+use crate::ipvs::rebinder;
 use crate::ipvs::service::{ServiceId, VirtualService};
 use crate::ipvs::sync::policy::ImportRefusal;
 use crate::ipvs::sync::{FLAGS_IMPORTED, FLAGS_UPDATED, SyncConn, SyncedEnd};
@@ -127,11 +128,7 @@ fn read<'a, A: Address>(ctx: &Context<'a>, synced: &'a SyncConn) -> Option<Entry
     } else {
         synced.protocol
     };
-    let services = &ctx.snapshot.services;
-    let marked = (synced.fwmark != 0)
-        .then(|| services.find_marked::<A>(synced.fwmark))
-        .flatten();
-    let service = marked.or_else(|| services.find(synced.protocol, virt));
+    let service = rebinder::find_service(&ctx.snapshot.services, synced.fwmark, synced.protocol, virt);
     Some(Entry {
         synced,
         key: FlowKey {
@@ -156,8 +153,7 @@ fn find_server<'s>(service: &'s VirtualService, synced: &SyncConn) -> Option<&'s
         let mut servers = service.servers.iter();
         servers.find(|server| server.addr == addr && server.port == port)
     };
-    let keeps_port = synced.fwmark != 0 && !synced.mode().sees_replies();
-    let (first, second) = if keeps_port { (0, port) } else { (port, 0) };
+    let [first, second] = rebinder::ports_of_server(synced.fwmark, synced.mode(), port);
     on(first).or_else(|| on(second))
 }
 

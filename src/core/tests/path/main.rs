@@ -14,6 +14,7 @@ mod persistence;
 mod refusals;
 mod resets;
 mod response_times;
+mod restart;
 mod stack;
 mod sync;
 mod sync_belief;
