@@ -16,11 +16,14 @@ pub struct Arguments {
     /// Read and check the configuration file, then exit.
     #[arg(long)]
     pub check: bool,
+    /// Give back the memory in which connections outlived an lvsd with this configuration, then exit.
+    #[arg(long, conflicts_with_all = ["check", "salvage_journal"])]
+    pub forget_state: bool,
     /// Leave out of a damaged journal what this version does not understand, then exit. The file as it was is kept beside
     /// it as .damaged.
     #[arg(long, conflicts_with_all = ["check", "offline"])]
     pub salvage_journal: bool,
     /// Run the path over a capture file instead of devices, in the capture's time, and write what would be sent.
-    #[arg(long, num_args = 2, value_names = ["IN", "OUT"], conflicts_with = "check")]
+    #[arg(long, num_args = 2, value_names = ["IN", "OUT"], conflicts_with_all = ["check", "forget_state"])]
     pub offline: Option<Vec<PathBuf>>,
 }

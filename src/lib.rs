@@ -23,47 +23,47 @@ use mgmt::reload::Reloader;
 use mgmt::rss_check::RssCheck;
 use mgmt::runtime::{self, SharedState};
 use mgmt::twin::keeper::TwinKeeper;
-use mgmt::unix_socket::{self, SocketKind, UnixSocket};
-use startup::StartError;
+use mgmt::unix_socket::{self, SocketKind};
+use startup::connections::KeptConnections;
 use startup::devices::Opened;
 use startup::workers::Launch;
-use worker::assignment::{self, AssignmentSettings};
+use startup::{Stages, StartError};
 
 /// Runs the director until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// A part of the start-up fails. The daemon has not promised anything to anybody by then.
 pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
+    let mut stages = Stages::begin();
     let (config, text) = startup::read_config(config_path)?;
     unix_socket::refuse_second_daemon(&config.api.socket, SocketKind::Stream)?;
     let metrics = startup::metrics_listener(&config)?;
     let mut director = startup::restore(&config)?;
+    stages.end("configuration and journal");
 
     let environment = startup::environment::start(&config)?;
+    let mut kept = KeptConnections::open(&config, environment.eal.hugepages())?;
+    stages.end("DPDK");
     let Opened {
         devices,
         queues,
         twins,
         rss,
-    } = startup::devices::open(&config, &environment)?;
+    } = startup::devices::open(&config, &environment, kept.rss_key())?;
+    stages.end("devices");
     let runtime = startup::runtime()?;
     let (mirror, l3) = runtime.block_on(startup::mirror(&twins))?;
     director.set_l3(Arc::clone(&l3.borrow()), Instant::now());
+    stages.end("kernel");
 
     let counters = startup::workers::counters(&config, &environment.nodes);
-    let settings = AssignmentSettings {
-        counters: &counters,
-        twins: &twins.iter().map(|twin| twin.device).collect::<Vec<_>>(),
-        idle: startup::workers::idle_policy(&config),
-        clock: environment.clock,
-        pool: environment.pools.of(environment.nodes.main),
-    };
-    let assignment = assignment::assemble(queues, &settings);
+    let pool = environment.pools.of(environment.nodes.main);
+    let assignment = startup::workers::assign(&config, &environment, &counters, queues, &twins);
     let links = LinkWatch::new(&twins);
     let wanted_twins = startup::devices::wanted_twins(&devices);
     let descriptors = startup::devices::twin_descriptors(twins);
-    let punt_thread = punt::start(assignment.twin_ends, descriptors, settings.pool)
-        .map_err(StartError::io("start the twin thread"))?;
+    let punt_thread =
+        punt::start(assignment.twin_ends, descriptors, pool).map_err(StartError::io("start the twin thread"))?;
     let shared = Launch {
         config: &config,
         environment: &environment,
@@ -71,15 +71,14 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         snapshot: &director.first_snapshot(config.workers.count),
         rss: rss.as_ref(),
     };
-    let workers = startup::workers::launch(&shared, assignment.workers)?;
+    let workers = startup::workers::launch(&shared, &mut kept, assignment.workers)?;
+    stages.end("connections");
     let handles = startup::workers::handles(&environment, assignment.mailboxes, &counters);
     let of_director = handles.iter().map(|handle| Arc::clone(handle) as _).collect();
     director.attach(of_director, Instant::now());
     director.attach_twins(Arc::clone(punt_thread.counters()));
 
-    let socket = startup::api_socket(&config)?;
-    let ipvs_path = config.api.socket.with_file_name("ipvs.sock");
-    let ipvs_socket = UnixSocket::open(&ipvs_path, SocketKind::SeqPacket, socket.gate.group())?;
+    let (socket, ipvs_socket) = startup::sockets(&config)?;
     let state = SharedState {
         director: Arc::new(Mutex::new(director)),
         reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),
@@ -95,7 +94,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         version: startup::version(&config, revision),
         metrics,
     };
-    log_ready(&config, revision, rss.is_some());
+    log_ready(&config, revision, rss.is_some(), stages);
     runtime.block_on(runtime::serve(socket, ipvs_socket, state));
 
     stop(&handles, workers)?;
@@ -104,7 +103,9 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     Ok(())
 }
 
-fn log_ready(config: &Config, revision: &str, by_rss: bool) {
+fn log_ready(config: &Config, revision: &str, by_rss: bool, mut stages: Stages) {
+    stages.end("sockets");
+    log::info!("{stages}");
     let (devices, workers) = (config.devices.len(), config.workers.count);
     let distributor = if by_rss { "RSS" } else { "workers" };
     log::info!("lvsd {revision}: {devices} devices, {workers} workers, flows distributed by {distributor}, ready");

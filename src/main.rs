@@ -19,6 +19,8 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let outcome = if arguments.check {
         lvsd::startup::check(&arguments.config).map(|()| println!("{}: no errors", arguments.config.display()))
+    } else if arguments.forget_state {
+        lvsd::startup::forget_state(&arguments.config).map(|done| println!("{done}"))
     } else if arguments.salvage_journal {
         lvsd::startup::salvage_journal(&arguments.config).map(|salvaged| print!("{salvaged}"))
     } else if let Some([input, output]) = arguments.offline.as_deref() {

@@ -3,10 +3,13 @@
 //! In:  the configuration. Out: the director, DPDK's environment, devices, kernel twins, workers.
 //! Never: decides about services. What fails names its cause and cure, and nothing has been promised by then.
 
+pub mod connections;
 pub mod devices;
 pub mod environment;
 mod error;
 mod nodes;
+mod stages;
+pub mod state_directory;
 pub mod workers;
 
 use std::net::TcpListener;
@@ -19,6 +22,7 @@ use lvs_core::l3::L3;
 use tokio::sync::watch;
 
 pub use error::StartError;
+pub use stages::Stages;
 
 use crate::mgmt::director::Director;
 use crate::mgmt::journal::{self, Salvaged};
@@ -29,6 +33,7 @@ use crate::mgmt::sync::settings::SyncSettings;
 use crate::mgmt::twin::Twin;
 use crate::mgmt::unix_socket::{self, SocketKind, UnixSocket};
 use crate::offline;
+use state_directory::StateDirectory;
 
 /// Reads and checks the configuration file. Returns its text too, for later reloads.
 ///
@@ -60,6 +65,22 @@ pub fn check(path: &Path) -> Result<(), StartError> {
 pub fn offline(config: &Path, input: &Path, output: &Path) -> Result<offline::Summary, StartError> {
     let (config, _) = read_config(config)?;
     Ok(offline::run(&config, input, output)?)
+}
+
+/// Gives back the memory of connections that an lvsd with this configuration left. Says what it did.
+///
+/// # Errors
+/// The configuration cannot be read, an lvsd uses the memory, or somebody else may have made it.
+pub fn forget_state(config: &Path) -> Result<String, StartError> {
+    let (config, _) = read_config(config)?;
+    let path = config.connections.state_dir;
+    Ok(match StateDirectory::open_existing(&path)? {
+        Some(directory) => {
+            directory.remove()?;
+            format!("{}: the memory of connections was given back", path.display())
+        }
+        None => format!("{}: no connections are kept there", path.display()),
+    })
 }
 
 /// Restores the desired state from the journal and applies later edits of the configuration.
@@ -131,14 +152,16 @@ pub async fn mirror(twins: &[Twin]) -> Result<(KernelMirror, watch::Receiver<Arc
     Ok((mirror, receiver))
 }
 
-/// The socket of the API, for the configured group too.
+/// The sockets of the API and of IPVS tools, for the configured group too.
 ///
 /// # Errors
-/// It cannot be opened.
-pub fn api_socket(config: &Config) -> Result<UnixSocket, StartError> {
+/// One cannot be opened.
+pub fn sockets(config: &Config) -> Result<(UnixSocket, UnixSocket), StartError> {
     let group = Some(config.api.group.as_str()).filter(|group| !group.is_empty());
-    let socket = UnixSocket::open(&config.api.socket, SocketKind::Stream, unix_socket::group(group))?;
-    Ok(socket)
+    let api = UnixSocket::open(&config.api.socket, SocketKind::Stream, unix_socket::group(group))?;
+    let ipvs_path = config.api.socket.with_file_name("ipvs.sock");
+    let ipvs = UnixSocket::open(&ipvs_path, SocketKind::SeqPacket, api.gate.group())?;
+    Ok((api, ipvs))
 }
 
 /// The TCP listener for `/metrics`, if one is configured.

@@ -45,7 +45,7 @@ clean_up() {
         end_processes_of "$namespace"
         ip netns del "$namespace"
     done
-    rm -rf "$LAB_STATE"
+    rm -rf "$LAB_STATE" "/dev/shm/$LAB_PREFIX-lab-"*
 }
 
 end_processes_of() {

@@ -28,8 +28,13 @@ worker_cores() {
     done | paste -sd,
 }
 
+# Keys of lvsd.toml's [connections] beside those of every lab, if a caller wants some.
+MORE_CONNECTIONS=${LAB_CONNECTIONS:-}
 # Tables of lvsd.toml beside those of every lab ([[mark]], [sysctl]), if a lab or its caller wants some.
 MORE_CONFIG=${LAB_MORE_CONFIG:-}
+
+# Where the connections of the director that is typed on outlive its lvsd.
+state_dir() { echo "/dev/shm/$LAB_PREFIX-lab-$AT"; }
 
 write_config() {
     local index=0 device
@@ -42,6 +47,10 @@ worker_cores = [$(worker_cores)]
 [workers]
 count = $WORKERS
 idle = "sleep"
+
+[connections]
+state_dir = "$(state_dir)"
+$MORE_CONNECTIONS
 
 [api]
 socket = "$(director_file api.sock)"
@@ -95,6 +104,12 @@ end_lvsd() {
     kill -s "$1" "${LVSD_PIDS[$AT]}"
     # The shell would tell of a process that was killed.
     wait "${LVSD_PIDS[$AT]}" 2>/dev/null || true
+}
+
+# forget_connections: gives back the memory in which they outlived lvsd.
+forget_connections() {
+    typed "$AT" "lvsd --config $(director_file lvsd.toml) --forget-state"
+    on_director "$(lvsd_bin)" --config "$(director_file lvsd.toml)" --forget-state
 }
 
 show_daemon_logs() {

@@ -64,20 +64,6 @@ still_downloading() {
     echo "$running"
 }
 
-# tell_running WHOSE: how many of the downloads that ran come to their end; those that never will are given up.
-tell_running() {
-    local pid
-    touch "$LAB_STATE/released"
-    until_true 60 all_downloads_ended || true
-    for pid in "${DOWNLOADS[@]}"; do
-        kill "$pid" 2>/dev/null || true
-    done
-    end_downloads
-    echo "note  connections $1 that go on: $(whole_downloads) of ${#DOWNLOADS[@]}"
-}
-
-all_downloads_ended() { (($(still_downloading) == 0)); }
-
 # at_least_active COUNT: on the VIP's web service.
 at_least_active() { (($(active_conns "$(vip 80)") >= $1)); }
 

@@ -115,7 +115,7 @@ impl Default for WorkersConfig {
 }
 
 /// `[connections]`: capacities over all workers together and what memory they need, fixed at start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionsConfig {
     /// IPv4 connections.
     pub ipv4_max: u32,
@@ -124,6 +124,10 @@ pub struct ConnectionsConfig {
     /// How long a local port of FULLNAT rests before a connection of another client gets it, in seconds; 0 for not at
     /// all.
     pub local_port_rest_sec: u32,
+    /// Whether connections outlive the process.
+    pub keep: bool,
+    /// Directory on a tmpfs that has what outlives it.
+    pub state_dir: PathBuf,
 }
 
 impl Default for ConnectionsConfig {
@@ -132,6 +136,8 @@ impl Default for ConnectionsConfig {
             ipv4_max: 262_144,
             ipv6_max: 65_536,
             local_port_rest_sec: 60,
+            keep: true,
+            state_dir: "/dev/shm/lvsd".into(),
         }
     }
 }

@@ -1,13 +1,21 @@
-//! The zeroed region for a worker's connection table: hugepages where DPDK has them, otherwise ordinary memory.
+//! The region for a worker's connection table: a file in memory, which a later process maps again, or zeroed hugepages
+//! of DPDK, or ordinary memory.
 
+use std::fs::File;
+use std::io;
 use std::marker::PhantomData;
 use std::num::NonZero;
 use std::ptr::NonNull;
 
 use lvs_core::arena::Arena;
+use nix::errno::Errno;
+use nix::fcntl::posix_fallocate;
 use nix::libc;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous};
 
 use crate::dpdk::{Eal, last_error};
+
+const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
 /// The region could not be allocated.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +45,46 @@ pub fn zeroed_region(eal: &Eal, len: usize, node: Option<u16>) -> Result<NonNull
         return region.ok_or_else(|| refused(last_error()));
     }
     map_ordinary(len).map_err(|cause| refused(cause.to_string()))
+}
+
+/// An arena over the first `len` bytes of a file on a tmpfs or a hugetlbfs, which is all of the file. What an earlier
+/// process left there stays. Like [`zeroed_region`] it touches all pages, and lives until the process ends.
+///
+/// The file must be mapped once only: its directory is locked, and each worker has its own file.
+///
+/// # Errors
+/// The system refuses; [`io::ErrorKind::StorageFull`] where the file system has no space.
+pub fn arena_of_file(file: &File, len: usize) -> io::Result<Arena> {
+    let region = map_file(file, len)?;
+    // SAFETY: page-aligned, at least `len` bytes long, zero or an earlier arena, never unmapped, nobody else's.
+    Ok(unsafe { Arena::from_raw(region, len) })
+}
+
+fn map_file(file: &File, len: usize) -> io::Result<NonNull<u8>> {
+    let file_len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    let Some(map_len) = NonZero::new(file_len).filter(|_| file_len >= len) else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    // SAFETY: a fresh mapping at an address of the kernel's choice; it is never unmapped. The advice changes no content.
+    unsafe {
+        let region = match mmap(None, map_len, READ_WRITE, MapFlags::MAP_SHARED, file, 0) {
+            // So says hugetlbfs when too few pages are free.
+            Err(Errno::ENOMEM) => return Err(io::ErrorKind::StorageFull.into()),
+            region => region?,
+        };
+        let _ = madvise(region, map_len.get(), MmapAdvise::MADV_HUGEPAGE);
+        match madvise(region, map_len.get(), MmapAdvise::MADV_POPULATE_WRITE) {
+            Ok(()) => {}
+            // Kernels before 5.14 do not know it: no page may be missing later, when a worker would die of that.
+            Err(Errno::EINVAL) => match posix_fallocate(file, 0, file_len as i64) {
+                Err(Errno::ENOSPC | Errno::ENOMEM) => return Err(io::ErrorKind::StorageFull.into()),
+                allocated => allocated?,
+            },
+            Err(Errno::EFAULT | Errno::ENOMEM) => return Err(io::ErrorKind::StorageFull.into()),
+            Err(other) => return Err(other.into()),
+        }
+        Ok(region.cast())
+    }
 }
 
 /// While this lives, ordinary memory that this thread touches first comes from a NUMA node, if that has enough.
@@ -75,16 +123,10 @@ pub fn arena(eal: &Eal, len: usize, node: Option<u16>) -> Result<Arena, MemoryEr
 }
 
 fn map_ordinary(len: usize) -> nix::Result<NonNull<u8>> {
-    use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
-    let len = NonZero::new(len.next_multiple_of(4096)).ok_or(nix::errno::Errno::EINVAL)?;
+    let len = NonZero::new(len.next_multiple_of(4096)).ok_or(Errno::EINVAL)?;
     // SAFETY: a fresh private mapping aliases nothing; it is never unmapped. The advice changes no content.
     let region = unsafe {
-        let region = mmap_anonymous(
-            None,
-            len,
-            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-            MapFlags::MAP_PRIVATE,
-        )?;
+        let region = mmap_anonymous(None, len, READ_WRITE, MapFlags::MAP_PRIVATE)?;
         // Best effort: fewer TLB misses where transparent hugepages are on.
         let _ = madvise(region, len.get(), MmapAdvise::MADV_HUGEPAGE);
         // Kernels before 5.14 do not know it. There the first packets fault the pages in.
@@ -105,6 +147,18 @@ mod tests {
         assert!(preference.is_some());
         assert!(Preference::of(Some(63)).is_none(), "no such node");
         assert!(map_ordinary(1 << 20).is_ok());
+    }
+
+    #[test]
+    fn what_is_written_to_a_file_s_region_is_there_when_it_is_mapped_again() {
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.set_len(8_192).unwrap();
+        arena_of_file(&file, 5_000).unwrap().carve::<u64>(2).unwrap()[1] = 7;
+        let mut again = arena_of_file(&file, 5_000).unwrap();
+        assert!(again.is_recovered());
+        assert_eq!(again.carve::<u64>(2).unwrap()[1], 7);
+        let too_long = arena_of_file(&file, 8_193).err();
+        assert_eq!(too_long.map(|error| error.kind()), Some(io::ErrorKind::UnexpectedEof));
     }
 
     #[test]

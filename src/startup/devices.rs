@@ -5,10 +5,10 @@
 use lvs_core::config::{self, Config};
 use lvs_core::l3::DeviceId;
 use lvs_core::limits::DEVICES_MAX;
-use lvs_core::rss::RssHash;
+use lvs_core::rss::{KEY_LEN, RssHash};
 
+use super::StartError;
 use super::environment::Environment;
-use super::{StartError, random_bytes};
 use crate::dpdk::device::{Device, DeviceSettings, Queues};
 use crate::mgmt::punt::TwinDescriptor;
 use crate::mgmt::rss_check::Claim;
@@ -28,14 +28,12 @@ pub struct Opened {
     pub rss: Option<RssHash>,
 }
 
-/// Opens every device, then its twin.
+/// Opens every device, then its twin. `rss_key` is random: nobody outside can know which flows share a worker.
 ///
 /// # Errors
 /// A device is missing, busy or refuses a setting, or a twin cannot be created.
-pub fn open(config: &Config, environment: &Environment) -> Result<Opened, StartError> {
+pub fn open(config: &Config, environment: &Environment, rss_key: [u8; KEY_LEN]) -> Result<Opened, StartError> {
     let queues_count = u16::from(config.workers.count);
-    // With a random key nobody outside can know which flows share a worker.
-    let rss_key = random_bytes().map_err(StartError::io("read randomness"))?;
     let mut opened = Opened::default();
     for (number, wanted) in config.devices.iter().enumerate().take(DEVICES_MAX) {
         let settings = DeviceSettings {

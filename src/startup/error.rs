@@ -18,6 +18,7 @@ use crate::mgmt::sync::auth::SyncKeyError;
 use crate::mgmt::twin::TwinError;
 use crate::mgmt::unix_socket::SocketError;
 use crate::offline::OfflineError;
+use crate::startup::state_directory::StateError;
 
 /// Why the daemon does not start. Each message names the cause and the cure.
 #[derive(Debug, Error)]
@@ -63,6 +64,17 @@ pub enum StartError {
     /// Memory for connections.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// The directory in which connections outlive the process.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A file system has no space for connections that are to outlive the process. lvsd starts all the same.
+    #[error("{path} has no {mb} MiB for connections")]
+    NoSpaceToKeep {
+        /// The directory.
+        path: PathBuf,
+        /// MiB of one worker.
+        mb: usize,
+    },
     /// The region for connections is too small.
     #[error(transparent)]
     Arena(#[from] ArenaError),

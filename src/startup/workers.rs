@@ -11,16 +11,19 @@ use lvs_core::limits::REAL_SERVERS_MAX;
 use lvs_core::rss::RssHash;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::verdict::WorkerId;
-use lvs_core::worker_state::{WorkerSettings, WorkerState};
+use lvs_core::worker_state::WorkerSettings;
 
+use super::connections::{self, KeptConnections, Workers};
 use super::environment::Environment;
 use super::nodes::Nodes;
 use super::{StartError, random_bytes};
+use crate::dpdk::device::Queues;
 use crate::dpdk::lcore::{self, LcoreHandle};
-use crate::dpdk::memory::{self, Preference};
+use crate::dpdk::memory::Preference;
 use crate::mgmt::mailbox_handle::MailboxHandle;
+use crate::mgmt::twin::Twin;
 use crate::worker::Worker;
-use crate::worker::assignment::WorkerResources;
+use crate::worker::assignment::{self, Assignment, AssignmentSettings, WorkerResources};
 use crate::worker::idle::IdlePolicy;
 use crate::worker::mailbox::Mailbox;
 
@@ -42,7 +45,7 @@ pub fn counters(config: &Config, nodes: &Nodes) -> Arc<[Arc<WorkerCounters>]> {
 }
 
 /// What workers do when nothing arrives.
-pub fn idle_policy(config: &Config) -> IdlePolicy {
+fn idle_policy(config: &Config) -> IdlePolicy {
     match config.workers.idle {
         config::Idle::Spin => IdlePolicy::Spin,
         config::Idle::Pause => IdlePolicy::Pause,
@@ -55,6 +58,24 @@ pub fn idle_policy(config: &Config) -> IdlePolicy {
             sleep_max_us: config.workers.idle_sleep_us,
         },
     }
+}
+
+/// What each worker gets of devices, rings and twins.
+pub fn assign(
+    config: &Config,
+    environment: &Environment,
+    counters: &Arc<[Arc<WorkerCounters>]>,
+    queues: Vec<Queues>,
+    twins: &[Twin],
+) -> Assignment {
+    let settings = AssignmentSettings {
+        counters,
+        twins: &twins.iter().map(|twin| twin.device).collect::<Vec<_>>(),
+        idle: idle_policy(config),
+        clock: environment.clock,
+        pool: environment.pools.of(environment.nodes.main),
+    };
+    assignment::assemble(queues, &settings)
 }
 
 /// What all workers share at their launch.
@@ -71,11 +92,15 @@ pub struct Launch<'a> {
     pub rss: Option<&'a RssHash>,
 }
 
-/// Creates every worker's state and launches it on its core.
+/// Creates every worker's state, with the connections of the process before, and launches it on its core.
 ///
 /// # Errors
 /// There is no memory for the connection tables, no randomness, or a core cannot be used.
-pub fn launch(shared: &Launch<'_>, workers: Vec<WorkerResources>) -> Result<Vec<LcoreHandle>, StartError> {
+pub fn launch(
+    shared: &Launch<'_>,
+    kept: &mut KeptConnections,
+    workers: Vec<WorkerResources>,
+) -> Result<Vec<LcoreHandle>, StartError> {
     let Launch {
         config,
         environment,
@@ -83,26 +108,22 @@ pub fn launch(shared: &Launch<'_>, workers: Vec<WorkerResources>) -> Result<Vec<
         snapshot,
         rss,
     } = shared;
-    let secret = secret().map_err(StartError::io("read randomness"))?;
-    let count = config.workers.count;
+    let settings = |number: usize| settings(config, number, kept.secret());
+    let made_with = Workers {
+        environment,
+        settings: (0..workers.len()).map(settings).collect::<Result<_, _>>()?,
+        counters,
+        snapshot,
+    };
+    let shape = match made_with.settings.first() {
+        Some(settings) => connections::shape(config, kept, settings, rss.is_some()),
+        None => return Ok(Vec::new()),
+    };
+    let states = kept.workers(&made_with, &shape)?;
     let mut handles = Vec::with_capacity(workers.len());
-    for ((number, mut resources), own) in workers.into_iter().enumerate().zip(counters.iter()) {
-        let settings = WorkerSettings {
-            id: WorkerId(number as u8),
-            workers_count: count,
-            conns4_max: share(config.connections.ipv4_max, count),
-            conns6_max: share(config.connections.ipv6_max, count),
-            local_port_rest_ms: config.connections.local_port_rest_sec * 1_000,
-            secret,
-            seed: secret[3] ^ number as u64,
-        };
+    for (number, (mut resources, mut state)) in workers.into_iter().zip(states).enumerate() {
         let node = environment.nodes.workers.get(number).copied().flatten();
         resources.use_pool(environment.pools.of(node));
-        let preference = Preference::of(node);
-        let mut arena = memory::arena(&environment.eal, WorkerState::arena_bytes(&settings), node)?;
-        let (snapshot, all) = (Arc::clone(snapshot), Arc::clone(counters));
-        let mut state = WorkerState::new(settings, &mut arena, snapshot, all, Arc::clone(own))?;
-        drop(preference);
         state.set_time_of_day(time_of_day_ms);
         if let Some(rss) = rss {
             state.follow_rss((*rss).clone());
@@ -111,6 +132,20 @@ pub fn launch(shared: &Launch<'_>, workers: Vec<WorkerResources>) -> Result<Vec<
         handles.push(lcore::launch(&environment.eal, number, move || worker.run())?);
     }
     Ok(handles)
+}
+
+fn settings(config: &Config, number: usize, secret: [u64; 4]) -> Result<WorkerSettings, StartError> {
+    let count = config.workers.count;
+    let seed = random_bytes().map_err(StartError::io("read randomness"))?;
+    Ok(WorkerSettings {
+        id: WorkerId(number as u8),
+        workers_count: count,
+        conns4_max: share(config.connections.ipv4_max, count),
+        conns6_max: share(config.connections.ipv6_max, count),
+        local_port_rest_ms: config.connections.local_port_rest_sec * 1_000,
+        secret,
+        seed: u64::from_be_bytes(seed),
+    })
 }
 
 /// Milliseconds since midnight UTC. Only packets with a timestamp option ask; the vDSO answers where the kernel's clock
@@ -143,24 +178,4 @@ pub fn handles(
         ))
     })
     .collect()
-}
-
-/// The key of the connection hash. It is random, so nobody outside can know it.
-fn secret() -> std::io::Result<[u64; 4]> {
-    let bytes: [u8; 32] = random_bytes()?;
-    let mut secret = [0; 4];
-    for (word, chunk) in secret.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-    }
-    Ok(secret)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_secret_is_not_constant() {
-        assert_ne!(secret().unwrap(), secret().unwrap());
-    }
 }

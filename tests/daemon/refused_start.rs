@@ -23,38 +23,38 @@ fn a_wrong_configuration_names_line_key_cause_and_cure() {
     for (rest, expected) in [
         (
             "[timeouts]\ntcp_sek = 900\n".to_owned(),
-            "lvsd.toml:15:1: timeouts.tcp_sek: unknown field `tcp_sek`, expected one of `tcp_sec`, \
+            "lvsd.toml:16:1: timeouts.tcp_sek: unknown field `tcp_sek`, expected one of `tcp_sec`, \
              `tcp_fin_sec`, `udp_sec`: correct its name or remove it; lvsd.reference.toml lists every key",
         ),
         (
             "[timeouts]\ntcp_sec = \"900\"\n".to_owned(),
-            "lvsd.toml:15:11: timeouts.tcp_sec: invalid type: string \"900\", expected u32: give a value as \
+            "lvsd.toml:16:11: timeouts.tcp_sec: invalid type: string \"900\", expected u32: give a value as \
              lvsd.reference.toml describes it",
         ),
         (
             format!("{SERVICE}{SERVICE}"),
-            "lvsd.toml:20:11: service.address: service tcp:192.0.2.100:80 exists already: edit it instead of \
+            "lvsd.toml:21:11: service.address: service tcp:192.0.2.100:80 exists already: edit it instead of \
              adding it",
         ),
         (
             server("address = \"198.51.100.11\"\nweight = 2147483648"),
-            "lvsd.toml:20:10: service.real_server.weight: weight 2147483648 of real server 198.51.100.11:80 is \
+            "lvsd.toml:21:10: service.real_server.weight: weight 2147483648 of real server 198.51.100.11:80 is \
              out of range: give 0 (no new connections) to 2147483647",
         ),
         (
             server("address = \"2001:db8:b::11\"\nmode = \"nat\""),
-            "lvsd.toml:19:11: service.real_server.address: real server [2001:db8:b::11]:80 is of another \
+            "lvsd.toml:20:11: service.real_server.address: real server [2001:db8:b::11]:80 is of another \
              address family than service tcp:192.0.2.100:80: give an address of the service's family, or use \
              tunnel mode",
         ),
         (
             format!("{SERVICE}local_addresses = [\"2001:db8:b::1\"]\n"),
-            "lvsd.toml:18:20: service.local_addresses: local address 2001:db8:b::1 is of another address \
+            "lvsd.toml:19:20: service.local_addresses: local address 2001:db8:b::1 is of another address \
              family than service tcp:192.0.2.100:80: give addresses of the service's family",
         ),
         (
             format!("{DEVICE}{DEVICE}"),
-            "lvsd.toml:18:8: device.name: device wan is there twice: give every device a name of its own",
+            "lvsd.toml:19:8: device.name: device wan is there twice: give every device a name of its own",
         ),
     ] {
         assert_eq!(refused_with(&rest), expected);

@@ -28,11 +28,12 @@ fn configure(testbed: &Testbed) {
     let worker_cpu = cpus[1 % cpus.len()];
     testbed.write_config(&format!(
         "[eal]\nhugepages = \"never\"\nmain_core = {}\nworker_cores = [{worker_cpu}, {worker_cpu}]\n\
-         [workers]\nidle = \"sleep\"\n[api]\nsocket = {:?}\n[journal]\npath = {:?}\n\
+         [workers]\nidle = \"sleep\"\n[connections]\nstate_dir = {:?}\n[api]\nsocket = {:?}\n[journal]\npath = {:?}\n\
          [[device]]\nname = \"wan\"\npromiscuous = true\nmac = \"02:00:00:00:00:01\"\ndpdk = \"net_pcap0,rx_pcap={},rx_pcap={}\"\n\
          [[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.100\"\nport = 80\nscheduler = \"rr\"\n\
          [[service.real_server]]\naddress = \"192.0.2.5\"\nmode = \"dr\"\n",
         cpus[0],
+        testbed.state_dir(),
         testbed.socket(),
         testbed.path("journal"),
         testbed.path("all.pcap").display(),

@@ -1,14 +1,10 @@
 //! Two directors, one master and one backup: connections made through the first go on through the second.
 //!
-//! ```text
-//! client 192.0.2.10 --- wan bridge --- director A, B --- lan bridge --- server 198.51.100.11
-//! ```
-//!
-//! A has the virtual address, the servers' gateway and the local address of FULLNAT; when it is killed, B gets them.
+//! Between the LANs of [`crate::two_lans`]. A has the virtual address, the servers' gateway and the local address of
+//! FULLNAT; when it is killed, B gets them.
 
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -18,120 +14,15 @@ use lvs_core::ipvs::sync::assembly::Assembly;
 use lvs_core::ipvs::sync::policy::SyncMode;
 use lvs_test_support::daemon::{Daemon, Testbed};
 use lvs_test_support::namespace::Namespace;
-use lvs_test_support::process::run;
-use lvs_test_support::waits::{PATIENCE, until};
+use lvs_test_support::waits::until;
 use lvsd::mgmt::sync::auth::{MessageEnds, SyncKey};
 use nix::sys::signal::Signal;
 
+use crate::two_lans::{
+    FULL_NAT_PORT, Lans, NAT_PORT, connected, director, established, says_and_hears, take_addresses,
+};
+
 const CONNECTIONS: usize = 8;
-const NAT_PORT: u16 = 80;
-const FULL_NAT_PORT: u16 = 81;
-
-/// A cable between an interface of `host` and a bridge of `switch`, without offloads, which no wire has.
-fn plug(host: &Namespace, interface: &str, switch: &Namespace, bridge: &str) {
-    let far = format!("{}-{interface}", &host.name()[host.name().len().saturating_sub(8)..]);
-    let far: String = far.chars().rev().take(15).collect::<String>().chars().rev().collect();
-    host.inside(&format!(
-        "ip link add {interface} type veth peer name {far} netns {}",
-        switch.name()
-    ));
-    switch.inside(&format!("ip link set {far} master {bridge} up"));
-    for (of, name) in [(host, interface), (switch, far.as_str())] {
-        of.inside(&format!("ethtool -K {name} tx off rx off tso off gso off gro off"));
-    }
-    host.inside(&format!("ip link set {interface} up"));
-}
-
-/// A cable that belongs to lvsd alone: the kernel is deaf on it, packet sockets hear before that.
-fn plug_device(director: &Testbed, device: &str, switch: &Namespace) {
-    let cable = format!("{device}0");
-    plug(director, &cable, switch, device);
-    director.inside(&format!("sysctl -qw net.ipv6.conf.{cable}.disable_ipv6=1"));
-    director.inside(&format!("ip link set {cable} arp off promisc on"));
-    director.inside(&format!("nft add table netdev deaf_{cable}"));
-    let chain = format!("{{ type filter hook ingress device \"{cable}\" priority 0; policy drop; }}");
-    let mut nft = director.command();
-    run(nft.args(["nft", &format!("add chain netdev deaf_{cable} ingress {chain}")]));
-}
-
-/// Director `number`, with `sync` in its configuration.
-fn director(number: u8, switch: &Namespace, sync: &str) -> Testbed {
-    let director = Testbed::create();
-    let mut devices = sync.to_owned();
-    for (index, device) in ["wan", "lan"].into_iter().enumerate() {
-        plug_device(&director, device, switch);
-        director.twin(device, &format!("02:00:00:00:{number:02x}:{index:02x}"));
-        devices += &format!(
-            "[[device]]\nname = {device:?}\ndpdk = \"net_af_packet{index},iface={device}0,\
-             blocksz=4096,framesz=2048,framecnt=1024\"\n"
-        );
-    }
-    let service = |port: u16, pool: &str| {
-        format!(
-            "[[service]]\nprotocol = \"tcp\"\naddress = \"192.0.2.100\"\nport = {port}\n{pool}\
-             [[service.real_server]]\naddress = \"198.51.100.11\"\nport = 8080\nmode = \"nat\"\n"
-        )
-    };
-    director.configure(&format!(
-        "{devices}{}{}",
-        service(NAT_PORT, ""),
-        service(FULL_NAT_PORT, "local_addresses = [\"198.51.100.200\"]\n")
-    ));
-    director.address("wan", &format!("192.0.2.{number}/24"));
-    director.address("lan", &format!("198.51.100.{number}/24"));
-    director
-}
-
-/// Gives `director` what moves from one to the other.
-fn take_addresses(director: &Namespace) {
-    director.address("wan", "192.0.2.100/32");
-    director.address("lan", "198.51.100.1/32");
-    director.address("lan", "198.51.100.200/32");
-}
-
-fn end(switch: &Namespace, bridge: &str, address: &str, gateway: Option<&str>) -> Namespace {
-    let host = Namespace::create();
-    host.inside("ip link set lo up");
-    plug(&host, "eth0", switch, bridge);
-    host.address("eth0", address);
-    if let Some(gateway) = gateway {
-        host.inside(&format!("ip route add default via {gateway}"));
-    }
-    host
-}
-
-/// Echoes whatever comes on port 8080 until the test ends.
-fn serve(server: &Namespace) {
-    let listener = server.run(|| TcpListener::bind("0.0.0.0:8080").unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            std::thread::spawn(move || {
-                let mut copy = stream.try_clone().unwrap();
-                std::io::copy(&mut stream, &mut copy)
-            });
-        }
-    });
-}
-
-fn says_and_hears(stream: &mut TcpStream, word: &str) {
-    stream.write_all(word.as_bytes()).unwrap();
-    let mut heard = vec![0; word.len()];
-    stream
-        .read_exact(&mut heard)
-        .unwrap_or_else(|error| panic!("{word}: {error}"));
-    assert_eq!(heard, word.as_bytes());
-}
-
-/// A connection that has made its handshake.
-fn connected(client: &Namespace, port: u16) -> TcpStream {
-    let stream = client.run(move || {
-        let target = format!("192.0.2.100:{port}").parse().unwrap();
-        TcpStream::connect_timeout(&target, PATIENCE).unwrap()
-    });
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
 
 /// Connections through both services.
 fn all_connected(client: &Namespace) -> Vec<TcpStream> {
@@ -140,35 +31,9 @@ fn all_connected(client: &Namespace) -> Vec<TcpStream> {
     each.map(|port| connected(client, port)).collect()
 }
 
-/// Established connections that a director lists, as `ipvsadm -Lnc` does.
-fn established(daemon: &Daemon<'_>) -> Vec<String> {
-    let listed = daemon.printed("connections --state ESTABLISHED");
-    let ends = |line: &str| line.split_whitespace().skip(3).collect::<Vec<_>>().join(" ");
-    let mut lines: Vec<String> = listed
-        .lines()
-        .filter(|line| line.starts_with("TCP"))
-        .map(ends)
-        .collect();
-    lines.sort();
-    lines
-}
-
 fn sync_status(daemon: &Daemon<'_>, role: SyncRole) -> SyncDaemonStatus {
     let all: Vec<SyncDaemonStatus> = daemon.get("/v1/sync-daemons");
     all.into_iter().find(|status| status.daemon.role == role).unwrap()
-}
-
-/// The network of a pair: its switch, a client, and a server that echoes.
-fn network() -> (Namespace, Namespace, Namespace) {
-    let switch = Namespace::create();
-    for bridge in ["wan", "lan"] {
-        switch.inside(&format!("ip link add {bridge} type bridge"));
-        switch.inside(&format!("ip link set {bridge} up"));
-    }
-    let client = end(&switch, "wan", "192.0.2.10/24", None);
-    let server = end(&switch, "lan", "198.51.100.11/24", Some("198.51.100.1"));
-    serve(&server);
-    (switch, client, server)
 }
 
 /// Kills the master, moves its addresses, and goes on with the connections through its backup.
@@ -185,7 +50,7 @@ fn fail_over(one: &Daemon<'_>, second: &Namespace, hosts: [&Namespace; 2], strea
 
 #[test]
 fn connections_of_a_killed_master_go_on_through_its_backup() {
-    let (switch, client, server) = network();
+    let Lans { switch, client, server } = Lans::create();
     let (first, second) = (director(2, &switch, ""), director(3, &switch, ""));
     take_addresses(&first);
     let (one, two) = (first.start(), second.start());
@@ -234,7 +99,7 @@ fn a_signed_pair_knows_connections_that_made_their_handshake_only() {
         "[sync]\nmode = \"every\"\nkey_file = {:?}\n",
         key_file(folder.path(), 'a')
     );
-    let (switch, client, server) = network();
+    let Lans { switch, client, server } = Lans::create();
     let (first, second) = (director(2, &switch, &sync), director(3, &switch, &sync));
     take_addresses(&first);
     let (one, two) = (first.start(), second.start());
@@ -277,7 +142,11 @@ fn hostile_message() -> Vec<u8> {
 #[test]
 fn hostile_messages_change_nothing_and_are_counted() {
     let folder = tempfile::tempdir().unwrap();
-    let (switch, _client, server) = network();
+    let Lans {
+        switch,
+        client: _client,
+        server,
+    } = Lans::create();
     let testbed = director(2, &switch, "");
     take_addresses(&testbed);
     let daemon = testbed.start();

@@ -23,10 +23,11 @@ use crate::process::{self, await_end, run};
 use crate::waits::until;
 use crate::{http, tools};
 
-/// A namespace, in which the daemon runs, and a directory.
+/// A namespace, in which the daemon runs, and a directory; on a tmpfs another one, for connections.
 pub struct Testbed {
     namespace: Namespace,
     directory: TempDir,
+    on_tmpfs: TempDir,
 }
 
 /// A testbed is a host with more.
@@ -47,6 +48,7 @@ impl Testbed {
         Self {
             namespace,
             directory: TempDir::new().unwrap(),
+            on_tmpfs: TempDir::with_prefix_in("lvsdt-", "/dev/shm").unwrap(),
         }
     }
 
@@ -70,6 +72,11 @@ impl Testbed {
         self.path("api.sock")
     }
 
+    /// Where its connections outlive the daemon. The daemon makes it.
+    pub fn state_dir(&self) -> PathBuf {
+        self.on_tmpfs.path().join("lvsd")
+    }
+
     /// Writes `lvsd.toml`: what every test has in common, and `rest`.
     pub fn configure(&self, rest: &str) {
         self.write_config(&format!("{}{rest}", self.common_config(4_096)));
@@ -90,10 +97,11 @@ impl Testbed {
         format!(
             "[eal]\nhugepages = \"never\"\nmain_core = {}\nworker_cores = [{}]\n\
              [workers]\nidle = \"sleep\"\n\
-             [connections]\nipv4_max = {conns4_max}\nipv6_max = 4096\n\
+             [connections]\nipv4_max = {conns4_max}\nipv6_max = 4096\nstate_dir = {:?}\n\
              [api]\nsocket = {:?}\n[journal]\npath = {:?}\n",
             cpus[0],
             cpus[1 % cpus.len()],
+            self.state_dir(),
             self.socket(),
             self.path("journal"),
         )
@@ -149,7 +157,9 @@ impl Testbed {
 
     /// The same for a user without rights, who may read and write in the directory.
     pub fn refused_as_nobody(&self) -> String {
-        fs::set_permissions(self.path(""), Permissions::from_mode(0o777)).unwrap();
+        for directory in [&self.directory, &self.on_tmpfs] {
+            fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+        }
         let mut command = self.command();
         command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
         last_words(self.spawn(command))

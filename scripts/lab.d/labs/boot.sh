@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The daemon ends and starts again, asked to and not: its rules are back before the first packet.
+# The daemon ends and starts again, asked to and not: its rules and its connections are back before the first packet.
 
 run_lab() {
     local family
@@ -50,7 +50,7 @@ restart() {
     # 7: refused, which is what a director without its rules would say.
     equal "no client was refused, none got an error ($seen)" 0 "$(grep -cvE '^(rs[12]|28)$' "$LAB_STATE/knocks" || true)"
     rm "$LAB_STATE/knocks"
-    tell_running "of the director before"
+    check_downloads
 }
 
 # knock FILE: a connection after the other; which server answered, or curl's exit code.

@@ -37,6 +37,7 @@ lost_table() {
     start_request lost --limit-rate 100k -T "$LAB_STATE/files/part" "$(url "$VIP")/upload/part"
     check "an upload runs" until_true 60 at_least_active 1
     end_lvsd KILL
+    forget_connections
     run_lvsd
     nat_addresses
     equal "the option came back with the service" true "$(option_of reset_unknown)"

@@ -40,8 +40,10 @@ def replayed(number: int, file: Path, for_ever: bool = False) -> str:
     return f"net_pcap{number},rx_pcap={file}" + (",infinite_rx=1" if for_ever else "")
 
 
-def configuration(load: Load, folder: Path) -> str:
-    """The text of lvsd.toml; sockets and journal lie in the folder."""
+def configuration(load: Load, folder: Path, can_keep: bool = True) -> str:
+    """The text of lvsd.toml; sockets and journal lie in the folder. Every lvsd begins without connections: one that
+    can keep them is told not to; earlier revisions do not know the keys."""
+    keep = f'keep = false\nstate_dir = "/dev/shm/{folder.name}-state"\n' if can_keep else ""
     text = f"""[eal]
 hugepages = "require"
 memory_mb = {load.memory_mb}
@@ -53,7 +55,7 @@ idle = "{load.idle}"
 [connections]
 ipv4_max = {load.flows + load.flows // 8 + 1024}
 ipv6_max = 1024
-[timeouts]
+{keep}[timeouts]
 udp_sec = {load.udp_sec}
 [api]
 socket = "{folder}/api.sock"

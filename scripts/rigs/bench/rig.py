@@ -76,7 +76,8 @@ class Rig:
     def begin(self, load: Load) -> None:
         """Starts lvsd with this load."""
         self.make_network()
-        (self.folder / "lvsd.toml").write_text(configuration(load, self.folder))
+        can_keep = "--forget-state" in run(self.binaries / "lvsd", "--help")
+        (self.folder / "lvsd.toml").write_text(configuration(load, self.folder, can_keep))
         self.hugepages.reserve(load.memory_mb)
         with (self.folder / "lvsd.log").open("w") as log:
             self.lvsd = subprocess.Popen(

@@ -31,6 +31,7 @@ class Director:
         config.write_text(
             f'[eal]\nhugepages = "never"\nmain_core = {cores[0]}\nworker_cores = [{cores[1 % len(cores)]}]\n'
             f'[workers]\nidle = "sleep"\n[connections]\nipv4_max = 4096\nipv6_max = 4096\n'
+            f'keep = false\nstate_dir = "/dev/shm/{self.folder.name}"\n'
             f'[api]\nsocket = "{self.folder}/api.sock"\n[journal]\npath = "{self.folder}/journal"\n'
         )
         log = open(self.folder / "log", "wb")

@@ -31,6 +31,10 @@ worker_cores = [{cores}]
 count = {workers}
 idle = "sleep"
 
+[connections]
+keep = false
+state_dir = "/dev/shm/lvsd-{folder.name}"
+
 [api]
 socket = "{folder}/api.sock"
 

@@ -16,7 +16,7 @@ from rigs.processes import run
 
 PREFIX = "soak"
 # As many connections as two minutes of TIME_WAIT hold at full speed.
-CONFIGURATION = "[connections]\nipv4_max = 4194304"
+CONNECTIONS = "ipv4_max = 4194304"
 CLIENTS = 200
 # The last bytes of their addresses; the others are the lab's own.
 HOSTS = [*range(5, 76), *range(100, 255)]
@@ -83,7 +83,7 @@ def counted(host: Namespace, names: tuple[str, ...]) -> dict[str, int]:
 def standing(mode: str) -> Iterator[Ground]:
     """Plays the lab of the mode and leaves its network standing; takes it away at the end."""
     state = Path(f"/tmp/{PREFIX}-lab")
-    environment = {"LAB_PREFIX": PREFIX, "LAB_STATE": str(state), "LAB_MORE_CONFIG": CONFIGURATION}
+    environment = {"LAB_PREFIX": PREFIX, "LAB_STATE": str(state), "LAB_CONNECTIONS": CONNECTIONS}
     with Path(f"/tmp/{PREFIX}-lab.log").open("w") as log:
         words = [str(LAB), mode, "--quick", "--family", "4", "--keep"]
         played = subprocess.run(words, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

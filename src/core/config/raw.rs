@@ -103,6 +103,8 @@ pub(super) struct RawConnections {
     pub(super) ipv4_max: Optional<u32>,
     pub(super) ipv6_max: Optional<u32>,
     pub(super) local_port_rest_sec: Optional<u32>,
+    pub(super) keep: Optional<bool>,
+    pub(super) state_dir: Optional<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -538,6 +538,19 @@ fn paths_must_be_absolute() {
         "[api]\nsocket = \"lvsd.sock\"",
         "lvsd.toml:2:10: api.socket: \"lvsd.sock\" is not an absolute path: let it begin with /",
     );
+    assert_refused(
+        "[connections]\nstate_dir = \"state\"",
+        "lvsd.toml:2:13: connections.state_dir: \"state\" is not an absolute path: let it begin with /",
+    );
+    for root in ["/", "/dev/shm/", "/dev/shm/.."] {
+        assert_refused(
+            &format!("[connections]\nstate_dir = \"{root}\""),
+            &format!(
+                "lvsd.toml:2:13: connections.state_dir: \"{root}\" is not the path of a directory of lvsd's own: give it \
+                 a name on a tmpfs, like \"/dev/shm/lvsd\""
+            ),
+        );
+    }
 }
 
 #[test]

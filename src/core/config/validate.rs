@@ -50,7 +50,7 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Invalid> {
     Ok(Config {
         eal: eal(raw.eal, workers.idle)?,
         workers,
-        connections: connections(&raw.connections)?,
+        connections: connections(raw.connections)?,
         timeouts: timeouts(&raw.timeouts)?,
         api: api(raw.api)?,
         metrics: metrics(&raw.metrics)?,
@@ -129,7 +129,7 @@ fn workers(raw: &RawWorkers, eal: &RawEal) -> Result<WorkersConfig, Invalid> {
     })
 }
 
-fn connections(raw: &RawConnections) -> Result<ConnectionsConfig, Invalid> {
+fn connections(raw: RawConnections) -> Result<ConnectionsConfig, Invalid> {
     let default = ConnectionsConfig::default();
     Ok(ConnectionsConfig {
         ipv4_max: in_range(&raw.ipv4_max, CONNECTIONS, default.ipv4_max)?,
@@ -139,6 +139,8 @@ fn connections(raw: &RawConnections) -> Result<ConnectionsConfig, Invalid> {
             0..=u64::from(LOCAL_PORT_REST_MAX_SEC),
             default.local_port_rest_sec,
         )?,
+        keep: raw.keep.map_or(default.keep, Spanned::into_inner),
+        state_dir: state_dir(raw.state_dir, default.state_dir)?,
     })
 }
 
@@ -323,6 +325,24 @@ pub(super) fn absolute(path: Optional<String>, default: PathBuf) -> Result<PathB
             cure,
         },
     )
+}
+
+/// A directory of lvsd's own: what it gives back, it removes.
+fn state_dir(path: Option<Spanned<String>>, default: PathBuf) -> Result<PathBuf, Invalid> {
+    if let Some(path) = &path
+        && Path::new(path.get_ref()).is_absolute()
+        && (path.get_ref().ends_with('/') || Path::new(path.get_ref()).file_name().is_none())
+    {
+        return invalid(
+            path,
+            ConfigProblem::NotA {
+                value: path.get_ref().clone(),
+                wanted: "the path of a directory of lvsd's own",
+                cure: "give it a name on a tmpfs, like \"/dev/shm/lvsd\"".into(),
+            },
+        );
+    }
+    absolute(path, default)
 }
 
 /// The value if there is one and it is in range, else the default.

@@ -1,0 +1,346 @@
+//! The directory in which connections outlive the process: memory, a file for each worker, and what it is.
+//!
+//! In:  a path on a tmpfs, and where hugepages are used a mounted hugetlbfs. Out: the files of an earlier process of this
+//!      boot and shape, or empty ones.
+//! Never: lets two processes in, follows a link, uses or removes a file of another user, grows a file that is there.
+//!
+//! ```text
+//! /dev/shm/lvsd        header: what the memory is, its keys, a checksum      worker-0  worker-1 ...
+//! /dev/hugepages/lvsd                                  with hugepages here:  worker-0  worker-1 ...
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
+use nix::unistd::Uid;
+
+pub mod header;
+mod hugetlbfs;
+
+use crate::startup::state_directory::header::Secrets;
+use header::{Header, Shape};
+
+const HEADER: &str = "header";
+const NEW_HEADER: &str = "header.new";
+const WORKER: &str = "worker-";
+/// No header is longer.
+const HEADER_BYTES_MAX: u64 = 4_096;
+
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// Why lvsd does not use the directory. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another process holds its lock.
+    #[error("another lvsd keeps its connections in {0}; stop it first, or set another connections.state_dir")]
+    InUse(PathBuf),
+    /// Somebody else may have written it.
+    #[error(
+        "{path} {found}, and lvsd keeps connections only in {wanted}; find out who made it and remove it (rm -r {path}), \
+         or set another connections.state_dir"
+    )]
+    Foreign {
+        /// The directory or file.
+        path: PathBuf,
+        /// What it is like.
+        found: String,
+        /// What it has to be like.
+        wanted: &'static str,
+    },
+    /// A disk would slow every packet down, and what is on it outlives a boot.
+    #[error("{0} is not on a tmpfs; set connections.state_dir to a directory that is, such as /dev/shm/lvsd")]
+    NotMemory(PathBuf),
+    /// The system refused.
+    #[error("{path}: {source}; check connections.state_dir, or set connections.keep = false")]
+    Io {
+        /// The directory or file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// What an earlier process left.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Earlier {
+    /// Nothing, or no header, without which files mean nothing.
+    Nothing,
+    /// A header that cannot be used, and why.
+    Unusable(String),
+    /// What the files are.
+    Header(Header),
+}
+
+/// What a worker's file was like before this process opened it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Its connections are there.
+    Whole,
+    /// There was none. It is empty now.
+    Missing,
+    /// It had so many bytes instead. It is empty now.
+    OfLength(u64),
+}
+
+/// See the module. Locked as long as this lives.
+#[derive(Debug)]
+pub struct StateDirectory {
+    path: PathBuf,
+    /// Where the workers' files lie.
+    memory: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl StateDirectory {
+    /// Opens and locks the directory. If it is not there, it is made; its parent must be there. With `hugepages` the
+    /// workers' files lie in a directory of the same name on a hugetlbfs, if one is mounted.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn open(path: &Path, hugepages: bool) -> Result<Self, StateError> {
+        let lock = directory(path, &[TMPFS_MAGIC])?;
+        let lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, nix::Error::EWOULDBLOCK)) => return Err(StateError::InUse(path.to_owned())),
+            Err((_, errno)) => return Err(io_error(path)(errno.into())),
+        };
+        let on_hugetlbfs = hugepages.then(|| huge_directory(path)).flatten();
+        if let Some(memory) = &on_hugetlbfs {
+            directory(memory, &[HUGETLBFS_MAGIC])?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            memory: on_hugetlbfs.unwrap_or_else(|| path.to_owned()),
+            _lock: lock,
+        })
+    }
+
+    /// The same for who only wants to give it back: `None` when it is not there.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn open_existing(path: &Path) -> Result<Option<Self>, StateError> {
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => Self::open(path, false).map(Some),
+        }
+    }
+
+    /// Where the workers' files lie.
+    pub fn memory(&self) -> &Path {
+        &self.memory
+    }
+
+    /// What an earlier process left.
+    ///
+    /// # Errors
+    /// A file of another user or mode, or the system refuses.
+    pub fn earlier(&self) -> Result<Earlier, StateError> {
+        let path = self.path.join(HEADER);
+        let file = match open_file(&path, OpenOptions::new().read(true)) {
+            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(Earlier::Nothing);
+            }
+            file => file?,
+        };
+        let mut text = String::new();
+        match file.take(HEADER_BYTES_MAX).read_to_string(&mut text) {
+            Err(error) if error.kind() != io::ErrorKind::InvalidData => Err(io_error(&path)(error)),
+            _ => Ok(Header::parse(&text).map_or_else(|why| Earlier::Unusable(why.into()), Earlier::Header)),
+        }
+    }
+
+    /// The file of a worker, `len` bytes and what its file system rounds up; with what an earlier process left in it if
+    /// it had that length.
+    ///
+    /// # Errors
+    /// A file of another user or mode, or the system refuses.
+    pub fn worker_file(&self, worker: usize, len: usize) -> Result<(File, Found), StateError> {
+        let path = self.memory.join(format!("{WORKER}{worker}"));
+        let (file, found) = match open_file(&path, OpenOptions::new().read(true).write(true)) {
+            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let new = open_file(&path, OpenOptions::new().read(true).write(true).create_new(true))?;
+                (new, Found::Missing)
+            }
+            file => (file?, Found::Whole),
+        };
+        let refused = io_error(&path);
+        let file_system = fstatfs(&file).map_err(|errno| refused(errno.into()))?;
+        let wanted = (len as u64).next_multiple_of(file_system.block_size().max(4_096) as u64);
+        let found_len = file.metadata().map_err(&refused)?.len();
+        if found_len == wanted {
+            return Ok((file, found));
+        }
+        empty(&file, wanted).map_err(refused)?;
+        Ok(match found {
+            Found::Missing => (file, found),
+            _ => (file, Found::OfLength(found_len)),
+        })
+    }
+
+    /// Says what the files are from now on. It is said at once or not at all, however the process ends.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn commit(&self, shape: &Shape, secrets: &Secrets) -> Result<(), StateError> {
+        let (new, header) = (self.path.join(NEW_HEADER), self.path.join(HEADER));
+        remove(&new)?;
+        let mut file = open_file(&new, OpenOptions::new().write(true).create_new(true))?;
+        file.write_all(Header::text(shape, secrets).as_bytes())
+            .and_then(|()| fs::rename(&new, &header))
+            .map_err(io_error(&header))
+    }
+
+    /// Gives all memory back: the files of this directory, and of those with its name on any hugetlbfs.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn wipe(&self) -> Result<(), StateError> {
+        // Without it the other files mean nothing.
+        remove(&self.path.join(HEADER))?;
+        remove(&self.path.join(NEW_HEADER))?;
+        for memory in self.memories() {
+            for entry in fs::read_dir(&memory).map_err(io_error(&memory))?.flatten() {
+                let is_worker = entry.file_name().to_str().is_some_and(|name| name.starts_with(WORKER));
+                if is_worker {
+                    give_back(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Self::wipe`], and removes the directories.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn remove(self) -> Result<(), StateError> {
+        self.wipe()?;
+        for memory in self.memories() {
+            fs::remove_dir(&memory).map_err(io_error(&memory))?;
+        }
+        Ok(())
+    }
+
+    /// Directories of this process's user that may have workers' files, the first one last.
+    fn memories(&self) -> Vec<PathBuf> {
+        let huge = hugetlbfs::mounts()
+            .into_iter()
+            .filter_map(|mount| same_name_on(&mount, &self.path));
+        let ours = |path: &PathBuf| {
+            fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == Uid::effective().as_raw())
+        };
+        huge.filter(ours).chain([self.path.clone()]).collect()
+    }
+}
+
+/// Empties a file: its bytes are zero from now on, whoever has mapped it.
+///
+/// # Errors
+/// The system refuses.
+pub fn empty(file: &File, len: u64) -> io::Result<()> {
+    file.set_len(0)?;
+    file.set_len(len)
+}
+
+/// Opens a directory of this process's user that nobody else may write; makes it if it is not there.
+fn directory(path: &Path, file_systems: &[FsType]) -> Result<File, StateError> {
+    match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io_error(path)(error)),
+        _ => {}
+    }
+    let wanted = "a directory of its own user with mode 0700";
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
+    let file = options.open(path).map_err(|error| unopened(path, wanted, error))?;
+    check(path, &file, DIRECTORY_MODE, wanted)?;
+    let file_system = fstatfs(&file).map_err(|errno| io_error(path)(errno.into()))?;
+    if !file_systems.contains(&file_system.filesystem_type()) {
+        return Err(StateError::NotMemory(path.to_owned()));
+    }
+    Ok(file)
+}
+
+/// Opens a file of this process's user that nobody else may read.
+fn open_file(path: &Path, options: &mut OpenOptions) -> Result<File, StateError> {
+    let wanted = "files of its own user with mode 0600";
+    options
+        .mode(FILE_MODE)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|error| unopened(path, wanted, error))?;
+    let is_file = file.metadata().is_ok_and(|found| found.is_file() && found.nlink() == 1);
+    if !is_file {
+        return Err(foreign(path, "is no plain file with one name", wanted));
+    }
+    check(path, &file, FILE_MODE, wanted)?;
+    Ok(file)
+}
+
+fn check(path: &Path, file: &File, mode: u32, wanted: &'static str) -> Result<(), StateError> {
+    let found = file.metadata().map_err(io_error(path))?;
+    let found_mode = found.mode() & 0o7777;
+    if found.uid() != Uid::effective().as_raw() || found_mode != mode {
+        let found = format!("belongs to user {} and has mode {found_mode:04o}", found.uid());
+        return Err(foreign(path, &found, wanted));
+    }
+    Ok(())
+}
+
+/// Something stands in the place that cannot be opened as what it should be, or the system refuses.
+fn unopened(path: &Path, wanted: &'static str, error: io::Error) -> StateError {
+    match error.raw_os_error() {
+        Some(libc::ELOOP) => foreign(path, "is a symbolic link", wanted),
+        // So says O_DIRECTORY of a symbolic link too.
+        Some(libc::ENOTDIR | libc::EISDIR | libc::ENXIO) => foreign(path, "is something else", wanted),
+        _ => io_error(path)(error),
+    }
+}
+
+fn foreign(path: &Path, found: &str, wanted: &'static str) -> StateError {
+    StateError::Foreign {
+        path: path.to_owned(),
+        found: found.to_owned(),
+        wanted,
+    }
+}
+
+fn io_error(path: &Path) -> impl Fn(io::Error) -> StateError {
+    move |source| StateError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Removes a file. It may be missing.
+fn remove(path: &Path) -> Result<(), StateError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a worker's file. Its memory is free at once, even if this process has mapped it.
+fn give_back(path: &Path) -> Result<(), StateError> {
+    if let Ok(file) = open_file(path, OpenOptions::new().write(true)) {
+        file.set_len(0).map_err(io_error(path))?;
+    }
+    remove(path)
+}
+
+/// The directory of the same name on the hugetlbfs whose pages DPDK takes first.
+fn huge_directory(path: &Path) -> Option<PathBuf> {
+    same_name_on(&hugetlbfs::of_default_size()?, path)
+}
+
+fn same_name_on(mount: &Path, path: &Path) -> Option<PathBuf> {
+    Some(mount.join(path.file_name()?))
+}
+
+#[cfg(test)]
+mod tests;

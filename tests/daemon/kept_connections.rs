@@ -1,0 +1,340 @@
+//! Connections outlive the daemon, however it ends; what cannot be kept is lost with a sentence in the log.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use lvs_api::{ConnRecord, ServiceStatus};
+use lvs_test_support::daemon::{Daemon, Testbed};
+use lvs_test_support::namespace::Namespace;
+use lvs_test_support::process::run;
+use lvs_test_support::waits::until;
+use nix::sys::signal::Signal;
+
+use crate::two_lans::{FULL_NAT_PORT, Lans, NAT_PORT, connected, director, says_and_hears, take_addresses};
+
+/// All connections but for the time that they have left, and how many of them each service has in which state.
+fn listed(daemon: &Daemon<'_>) -> (Vec<ConnRecord>, Vec<(u64, u64)>) {
+    let (status, body) = daemon.ask("GET", "/v1/connections", "");
+    assert_eq!(status, 200);
+    // A line each, between the sizes of chunks.
+    let lines = body.lines().filter(|line| line.starts_with('{'));
+    let mut conns: Vec<ConnRecord> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+    for conn in &mut conns {
+        assert!(conn.expires_in_ms > 600_000, "{conn:?}");
+        conn.expires_in_ms = 0;
+    }
+    conns.sort_by_key(|conn| (conn.virt, conn.client));
+    let services: Vec<ServiceStatus> = daemon.get("/v1/services");
+    let counts = services.iter().flat_map(|service| &service.servers);
+    let counts = counts.map(|server| (u64::from(server.active_conns), u64::from(server.inactive_conns)));
+    (conns, counts.collect())
+}
+
+/// A connection through which something has come back.
+fn speaking(client: &Namespace, port: u16) -> TcpStream {
+    let mut stream = connected(client, port);
+    says_and_hears(&mut stream, "before");
+    stream
+}
+
+fn end(daemon: Daemon<'_>, signal: Signal) {
+    if signal == Signal::SIGTERM {
+        daemon.stop();
+    } else {
+        daemon.signal(signal);
+    }
+}
+
+#[test]
+fn connections_go_on_after_a_kill_and_after_a_stop() {
+    let Lans { switch, client, .. } = Lans::create();
+    let testbed = director(2, &switch, "");
+    take_addresses(&testbed);
+    let mut daemon = testbed.start();
+    let ports = [NAT_PORT, FULL_NAT_PORT, NAT_PORT, FULL_NAT_PORT];
+    let mut streams: Vec<TcpStream> = ports.iter().map(|port| speaking(&client, *port)).collect();
+    for (word, signal) in [
+        ("killed", Signal::SIGKILL),
+        ("stopped", Signal::SIGTERM),
+        ("again", Signal::SIGKILL),
+    ] {
+        let before = listed(&daemon);
+        assert_eq!((before.0.len(), before.1.as_slice()), (4, [(2, 0), (2, 0)].as_slice()));
+        end(daemon, signal);
+        daemon = testbed.start();
+        assert_eq!(listed(&daemon), before, "{word}");
+        let log = daemon.log();
+        assert!(log.contains("connections of the lvsd before: 4 go on"), "{log}");
+        assert!(log.contains("started in ") && log.contains(", connections "), "{log}");
+        for stream in &mut streams {
+            says_and_hears(stream, word);
+        }
+        let services: Vec<ServiceStatus> = daemon.get("/v1/services");
+        assert!(
+            services.iter().all(|service| service.totals.connections == 0),
+            "none began anew"
+        );
+    }
+    assert_eq!(daemon.printed("drops").trim(), "nothing was dropped");
+    drop(streams);
+    daemon.stop();
+}
+
+#[test]
+fn packets_of_a_server_that_was_deleted_are_dropped_after_a_restart_too() {
+    let Lans { switch, client, .. } = Lans::create();
+    let testbed = director(2, &switch, "");
+    take_addresses(&testbed);
+    let daemon = testbed.start();
+    let mut stream = speaking(&client, NAT_PORT);
+    daemon.printed("server delete tcp:192.0.2.100:80 198.51.100.11:8080");
+    end(daemon, Signal::SIGKILL);
+    let daemon = testbed.start();
+    let (conns, _) = listed(&daemon);
+    assert_eq!(conns.len(), 1);
+    stream.write_all(b"to nobody").unwrap();
+    until("its packets are dropped by name", || {
+        daemon.drops_of("real_server_gone") > 0
+    });
+    daemon.stop();
+}
+
+/// What is done to the directory between two runs, and what the later one says.
+type Fault = (&'static str, fn(&Testbed), &'static str);
+
+fn patch(path: &Path, at: u64, byte: u8) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[byte], at).unwrap();
+}
+
+/// Replaces a line of the header, whose checksum is right again.
+fn edit_header(testbed: &Testbed, name: &str, value: &str) {
+    let path = testbed.state_dir().join("header");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut edited = String::new();
+    for line in text.lines().filter(|line| !line.starts_with("crc32 ")) {
+        let is_wanted = line.split(' ').next() == Some(name);
+        edited += &if is_wanted {
+            format!("{name} {value}\n")
+        } else {
+            format!("{line}\n")
+        };
+    }
+    let checksum = crc32(edited.as_bytes());
+    fs::write(path, format!("{edited}crc32 {checksum:08x}\n")).unwrap();
+}
+
+/// CRC-32 of ISO 3309, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
+    !bytes
+        .iter()
+        .fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
+const FAULTS: [Fault; 9] = [
+    (
+        "missing",
+        |testbed| fs::remove_file(testbed.state_dir().join("worker-0")).unwrap(),
+        "are lost: the file of worker 0 is missing",
+    ),
+    (
+        "truncated",
+        |testbed| fs::write(testbed.state_dir().join("worker-0"), "").unwrap(),
+        "are lost: the file of worker 0 had 0 bytes",
+    ),
+    (
+        "no arena",
+        |testbed| patch(&testbed.state_dir().join("worker-0"), 0, b'L'),
+        "are lost: the file of worker 0 is damaged, or belongs to another director or worker",
+    ),
+    (
+        "another layout",
+        |testbed| patch(&testbed.state_dir().join("worker-0"), 8, 99),
+        "are lost: the file of worker 0 is damaged, or belongs to another director or worker",
+    ),
+    (
+        "another secret",
+        |testbed| edit_header(testbed, "secret", &"17".repeat(32)),
+        "are lost: the file of worker 0 is damaged, or belongs to another director or worker",
+    ),
+    (
+        "a damaged header",
+        |testbed| patch(&testbed.state_dir().join("header"), 30, b'~'),
+        "are lost: its header is damaged",
+    ),
+    (
+        "another boot",
+        |testbed| edit_header(testbed, "boot", "yesterday"),
+        "are lost: boot was yesterday and is ",
+    ),
+    (
+        "another version",
+        |testbed| edit_header(testbed, "layout", "2"),
+        "are lost: layout was 2 and is ",
+    ),
+    (
+        "another shape",
+        |testbed| {
+            let text = fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
+            testbed.write_config(&text.replace("ipv4_max = 4096", "ipv4_max = 8192"));
+        },
+        "are lost: ipv4_max was 4096 and is 8192",
+    ),
+];
+
+#[test]
+fn what_cannot_be_kept_is_lost_with_its_cause_in_the_log_and_the_next_ones_are_kept_again() {
+    let Lans { switch, client, .. } = Lans::create();
+    let testbed = director(2, &switch, "");
+    take_addresses(&testbed);
+    let mut daemon = testbed.start();
+    let mut streams = Vec::new();
+    for (what, fault, sentence) in FAULTS {
+        streams.push(speaking(&client, NAT_PORT));
+        assert_eq!(listed(&daemon).0.len(), 1, "{what}");
+        end(daemon, Signal::SIGKILL);
+        fault(&testbed);
+        daemon = testbed.start();
+        let log = daemon.log();
+        assert!(
+            log.contains(&format!("connections of the lvsd before {sentence}")),
+            "{what}: {log}"
+        );
+        assert_eq!(listed(&daemon), (Vec::new(), vec![(0, 0), (0, 0)]), "{what}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_damaged_record_costs_one_connection() {
+    let Lans { switch, client, .. } = Lans::create();
+    let testbed = director(2, &switch, "");
+    take_addresses(&testbed);
+    let daemon = testbed.start();
+    let streams: Vec<TcpStream> = (0..3).map(|_| speaking(&client, NAT_PORT)).collect();
+    let client_port = streams[1].local_addr().unwrap().port();
+    end(daemon, Signal::SIGKILL);
+    let path = testbed.state_dir().join("worker-0");
+    let bytes = fs::read(&path).unwrap();
+    let mut client_end = vec![192, 0, 2, 10];
+    client_end.extend(client_port.to_ne_bytes());
+    let at = bytes
+        .windows(6)
+        .position(|window| window == client_end)
+        .expect("its record");
+    patch(&path, at as u64, 193);
+    let daemon = testbed.start();
+    assert_eq!(listed(&daemon).0.len(), 2);
+    let log = daemon.log();
+    assert!(
+        log.contains("2 go on") && log.contains("1 are lost with damaged records"),
+        "{log}"
+    );
+    daemon.stop();
+}
+
+#[test]
+fn a_directory_that_another_lvsd_or_another_user_has_is_refused() {
+    let (first, second) = (Testbed::create(), Testbed::create());
+    first.configure("");
+    second.configure("");
+    let state_dir = first.state_dir();
+    let text = fs::read_to_string(second.path("lvsd.toml")).unwrap();
+    let own = second.state_dir().display().to_string();
+    second.write_config(&text.replace(&own, &state_dir.display().to_string()));
+    let mut daemon = first.start();
+    assert_eq!(
+        second.refused(),
+        format!(
+            "another lvsd keeps its connections in {}; stop it first, or set another connections.state_dir",
+            state_dir.display()
+        )
+    );
+    assert!(daemon.is_alive());
+    daemon.stop();
+    fs::set_permissions(&state_dir, Permissions::from_mode(0o755)).unwrap();
+    let refused = first.refused();
+    assert!(refused.contains("belongs to user 0 and has mode 0755"), "{refused}");
+    assert!(
+        refused.contains(&format!("remove it (rm -r {})", state_dir.display())),
+        "{refused}"
+    );
+}
+
+/// A tmpfs of one MiB.
+struct SmallTmpfs(PathBuf);
+
+impl SmallTmpfs {
+    fn mount(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(&path));
+        Self(path)
+    }
+}
+
+impl Drop for SmallTmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn without_space_lvsd_starts_and_says_that_connections_will_not_outlive_it() {
+    let testbed = Testbed::create();
+    testbed.configure("");
+    let small = SmallTmpfs::mount(testbed.path("small"));
+    let state_dir = small.0.join("lvsd");
+    let text = fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
+    let own = testbed.state_dir().display().to_string();
+    testbed.write_config(&text.replace(&own, &state_dir.display().to_string()));
+    let log = testbed.start().stop();
+    let expected = format!("connections will not outlive lvsd: {} has no ", state_dir.display());
+    assert!(
+        log.contains(&expected) && log.contains("or lower ipv4_max and ipv6_max"),
+        "{log}"
+    );
+    assert_eq!(
+        fs::read_dir(&state_dir).unwrap().count(),
+        0,
+        "what was taken is given back"
+    );
+}
+
+#[test]
+fn the_memory_is_given_back_when_asked_for() {
+    let testbed = Testbed::create();
+    testbed.configure("");
+    let state_dir = testbed.state_dir();
+    let daemon = testbed.start();
+    let refused = testbed.lvsd("--forget-state").output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("another lvsd keeps its connections"),
+        "{refused:?}"
+    );
+    daemon.stop();
+    assert!(state_dir.join("worker-0").exists());
+    let expected = |text: &str| format!("{}: {text}\n", state_dir.display());
+    assert_eq!(
+        run(&mut testbed.lvsd("--forget-state")),
+        expected("the memory of connections was given back")
+    );
+    assert!(!state_dir.exists());
+    assert_eq!(
+        run(&mut testbed.lvsd("--forget-state")),
+        expected("no connections are kept there")
+    );
+
+    testbed.start().stop();
+    let text = fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
+    testbed.write_config(&text.replace("[connections]\n", "[connections]\nkeep = false\n"));
+    let log = testbed.start().stop();
+    assert!(log.contains("connections are not kept: the memory in "), "{log}");
+    assert!(!state_dir.exists());
+}
