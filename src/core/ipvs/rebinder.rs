@@ -49,6 +49,8 @@ pub(crate) struct Rebinder<'s> {
     by_address: HashMap<(ServiceId, IpAddr), RealServerId>,
     /// By [`RealServerId`].
     counts: Vec<Counts>,
+    /// Connections that another director announced, of IPv4 and of IPv6.
+    imported: [u64; 2],
 }
 
 /// Connections of a server.
@@ -83,18 +85,28 @@ impl<'s> Rebinder<'s> {
             servers,
             by_address,
             counts: vec![Counts::default(); servers_max],
+            imported: [0; 2],
         }
     }
 
     /// Binds a connection to its service and server, and counts it. If the server is not listed any more, the
     /// connection stays and its packets are dropped, as before. `false` when nobody can know which server it had.
     pub(crate) fn rebind<A: Address>(&mut self, mut conn: ConnMut<'_, A>) -> bool {
+        let stays = self.bind(&mut conn);
+        // A template that controls connections ends with the last of them.
+        if (stays || conn.cold.controlled > 0) && conn.flags.contains(ConnFlags::SYNCED) {
+            self.imported[usize::from(A::FAMILY == AddressFamily::Ipv6)] += 1;
+        }
+        stays
+    }
+
+    fn bind<A: Address>(&mut self, conn: &mut ConnMut<'_, A>) -> bool {
         let (mut service, mut found) = (ServiceId::UNBOUND, Found::Nothing);
-        for candidate in self.services_of(&conn, conn.cold.fwmark) {
+        for candidate in self.services_of(conn, conn.cold.fwmark) {
             if service == ServiceId::UNBOUND {
                 service = candidate.id;
             }
-            found = self.server_of(candidate, &conn, conn.cold.fwmark);
+            found = self.server_of(candidate, conn, conn.cold.fwmark);
             if found != Found::Nothing {
                 service = candidate.id;
                 break;
@@ -108,14 +120,17 @@ impl<'s> Rebinder<'s> {
         match found {
             Found::Server(id) => {
                 conn.real_server = id;
-                self.count(&conn);
+                self.count(conn);
                 true
             }
             Found::Nothing => {
                 conn.real_server = RealServerId::GONE;
                 true
             }
-            Found::TooMany => false,
+            Found::TooMany => {
+                conn.real_server = RealServerId::GONE;
+                false
+            }
         }
     }
 
@@ -126,6 +141,12 @@ impl<'s> Rebinder<'s> {
             server.active.add(counts.active);
             server.inactive.add(counts.inactive);
             server.persistent.add(counts.persistent);
+        }
+        for (family, imported) in [AddressFamily::Ipv4, AddressFamily::Ipv6]
+            .into_iter()
+            .zip(self.imported)
+        {
+            own.imported_of(family).add(imported);
         }
     }
 

@@ -7,9 +7,11 @@ use lvs_core::ipvs::conn::table::Recovery;
 use lvs_core::ipvs::desired::{DesiredServices, ServerSpec, ServiceSpec};
 use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::persistence::{ClientMask, Persistence};
+use lvs_core::ipvs::protocol::tcp::TcpState;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::scheduler::SchedulerKind;
 use lvs_core::ipvs::service::{ServiceKey, ServiceProtocol};
+use lvs_core::ipvs::sync::{SyncConn, SyncRoles};
 use lvs_core::single_writer::SingleWriter;
 use lvs_core::testing::director::{Outcome, TestDirector};
 use lvs_core::testing::network::{LAN, WAN, director_mac, network};
@@ -320,4 +322,34 @@ fn a_server_that_was_full_is_full_after_a_restart_whichever_worker_has_its_conne
     rules.restart(&mut director);
     let after = (40..80).filter(|port| begins(&mut director, *port)).count();
     assert_eq!(after, 0);
+}
+
+#[test]
+fn connections_that_another_director_announced_still_count_as_imported() {
+    let key = service(ServiceProtocol::Tcp, "192.0.2.100", 80);
+    let rules = Rules::new(key, ForwardingMode::Nat, &["198.51.100.11"], 80);
+    let mut director = rules.director(1);
+    director.set_sync(SyncRoles {
+        master: false,
+        backup: true,
+    });
+    let announced = |port: u16| SyncConn {
+        protocol: 6,
+        flags: 0,
+        state: TcpState::Established as u16,
+        client: (addr("192.0.2.2"), port),
+        virt: (addr("192.0.2.100"), 80),
+        real: (addr("198.51.100.11"), 80),
+        local: None,
+        fwmark: 0,
+        timeout_sec: 900,
+        shifts: None,
+    };
+    director.import_synced(&[announced(1_000), announced(1_001)]);
+    let imported = |director: &TestDirector| director.counters[0].imported[0].get();
+    assert_eq!(imported(&director), 2);
+    assert_eq!(rules.restart(&mut director).kept, 2);
+    assert_eq!(imported(&director), 2);
+    director.advance_ms(1_000_000);
+    assert_eq!((director.conns().len(), imported(&director)), (0, 0));
 }
