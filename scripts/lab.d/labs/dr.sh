@@ -66,6 +66,7 @@ lost_table() {
     start_request lost --limit-rate 100k -o "$LAB_STATE/lost.part" "$(url "$VIP")/files/part"
     check "a download runs" until_true 60 test -s "$LAB_STATE/lost.part"
     end_lvsd KILL
+    forget_connections
     run_lvsd
     one_armed_addresses
     check_reset "after a restart without connections the client" resets_unknown rs1 rs2
