@@ -80,6 +80,15 @@ start_request() {
 still_runs() { kill -0 "$REQUEST" 2>/dev/null; }
 has_ended() { ! still_runs; }
 
+# pause_request: the request stands still, and nothing of it is under way. Segments that came before lvsd knows an address
+# would be answered by the kernel.
+pause_request() {
+    kill -STOP "$REQUEST"
+    check "it stands still" until_true 60 all_is_acknowledged
+}
+resume_request() { kill -CONT "$REQUEST"; }
+all_is_acknowledged() { ip netns exec "$(ns client)" ss -tnH state established | awk '$2 > 0 { left = 1 } END { exit left }'; }
+
 # check_reset SENTENCE COUNTER HOST...: the request that runs ends by a reset that the director counts as COUNTER, and the
 # next one is answered by one of the hosts.
 check_reset() {

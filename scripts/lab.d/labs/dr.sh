@@ -58,16 +58,17 @@ check_silence() {
     equal "nobody but the director tells its MAC for the VIP" "$mac" "$seen"
 }
 
-# A download while lvsd dies and comes back without its connections: the client acknowledges what the server sends past
-# the director, and is reset.
+# An upload while lvsd dies and comes back without its connections: the client is reset.
 lost_table() {
     lvsctl service edit "$(tcp 80)" --reset-unknown true
-    rm -f "$LAB_STATE/lost.part"
-    start_request lost --limit-rate 100k -o "$LAB_STATE/lost.part" "$(url "$VIP")/files/part"
-    check "a download runs" until_true 60 test -s "$LAB_STATE/lost.part"
+    start_request lost --limit-rate 100k -T "$LAB_STATE/files/part" "$(url "$VIP")/upload/part"
+    check "an upload runs" until_true 60 at_least_active 1
+    pause_request
     end_lvsd KILL
     forget_connections
     run_lvsd
     one_armed_addresses
+    check "the services are back" until_true 60 answers "$(url "$VIP")/" rs1 rs2
+    resume_request
     check_reset "after a restart without connections the client" resets_unknown rs1 rs2
 }

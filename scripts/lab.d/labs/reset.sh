@@ -36,11 +36,14 @@ deleted_server() {
 lost_table() {
     start_request lost --limit-rate 100k -T "$LAB_STATE/files/part" "$(url "$VIP")/upload/part"
     check "an upload runs" until_true 60 at_least_active 1
+    pause_request
     end_lvsd KILL
     forget_connections
     run_lvsd
     nat_addresses
     equal "the option came back with the service" true "$(option_of reset_unknown)"
+    check "the services are back" until_true 60 answers "$(url "$VIP")/" rs2
+    resume_request
     check_reset "after a restart without connections the client" resets_unknown rs2
 }
 
