@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::address::{Addr4, Addr6, Address, AddressFamily, Endpoint, FlowKey};
+use crate::address::{Addr4, Addr6, Address, Endpoint, FlowKey};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::service::VirtualService;
@@ -135,7 +135,7 @@ impl<A: Address> Reset<A> {
             sequence,
             acknowledgement,
             flags,
-            tos: traffic_class(frame.get(usize::from(headers.l3_offset)..)?, A::FAMILY)? & !ECN,
+            tos: resolve::class_of(frame, headers)? & !ECN,
         })
     }
 
@@ -204,12 +204,4 @@ fn place<P: FromBytes + IntoBytes + KnownLayout + Immutable>(frame: &mut [u8]) -
     let packet = frame.get_mut(EthernetHeader::LEN..).ok_or(DropReason::Truncated)?;
     let (packet, _) = P::mut_from_prefix(packet).map_err(|_| DropReason::Truncated)?;
     Ok(packet)
-}
-
-/// TOS or traffic class of `packet`.
-fn traffic_class(packet: &[u8], family: AddressFamily) -> Option<u8> {
-    Some(match family {
-        AddressFamily::Ipv4 => Ipv4Header::ref_from_prefix(packet).ok()?.0.tos,
-        AddressFamily::Ipv6 => Ipv6Header::ref_from_prefix(packet).ok()?.0.traffic_class(),
-    })
 }

@@ -12,10 +12,10 @@ pub struct ConnFlags(u16);
 
 bitflags! {
     impl ConnFlags: u16 {
-        /// The client's FIN has passed: [`super::Conn::client_end`] is the number behind it.
+        /// The client's FIN has passed: [`super::ColdConn::client_end`] is the number behind it.
         const CLIENT_ENDED = 0x0002;
         /// Packets from the real server go to a newer connection with the same outbound key
-        /// ([`super::Conn::shadowed`]).
+        /// ([`super::ColdConn::shadowed`]).
         const SHADOWED = 0x0004;
         /// The director waits for the real server's answer, to measure how long it takes.
         const TIMED = 0x0008;

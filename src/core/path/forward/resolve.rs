@@ -216,11 +216,20 @@ pub(crate) fn receiver<'a, A: Address, F: Frame>(
 
 /// The bits of TOS and traffic class that the kernel routes by (`IPTOS_RT_MASK`).
 pub(crate) fn tos_of(frame: &[u8], headers: &Headers) -> u8 {
+    let mask = match headers.family {
+        AddressFamily::Ipv4 => 0x1C,
+        AddressFamily::Ipv6 => 0xFC,
+    };
+    class_of(frame, headers).unwrap_or(0) & mask
+}
+
+/// TOS or traffic class; `None` of a frame that is too short.
+pub(crate) fn class_of(frame: &[u8], headers: &Headers) -> Option<u8> {
     let offset = usize::from(headers.l3_offset);
-    match (headers.family, frame.get(offset..offset + 2)) {
-        (AddressFamily::Ipv4, Some([_, tos])) => tos & 0x1C,
-        (AddressFamily::Ipv6, Some([first, second])) => (first << 4 | second >> 4) & 0xFC,
-        _ => 0,
+    match (headers.family, frame.get(offset..offset + 2)?) {
+        (AddressFamily::Ipv4, [_, tos]) => Some(*tos),
+        (AddressFamily::Ipv6, [first, second]) => Some(first << 4 | second >> 4),
+        _ => None,
     }
 }
 

@@ -8,13 +8,14 @@
 use std::net::IpAddr;
 
 use zerocopy::network_endian::U16;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{Immutable, IntoBytes};
 
 use crate::address::{Addr4, Addr6, Address, AddressFamily};
 use crate::frame::Frame;
 use crate::headers::Headers;
 use crate::ipvs::tunnel_kind::{GueChecksum, TunnelKind};
 use crate::path::forward::ethernet::resize_front;
+use crate::path::forward::resolve;
 use crate::path::forward::rewrite::decrement_ttl;
 use crate::verdict::DropReason;
 use crate::wire::checksum;
@@ -198,18 +199,9 @@ pub(crate) struct Inner {
 
 impl Inner {
     fn read(frame: &[u8], headers: &Headers) -> Result<Self, DropReason> {
-        let packet = frame
-            .get(usize::from(headers.l3_offset)..)
-            .ok_or(DropReason::Truncated)?;
-        let class = match headers.family {
-            AddressFamily::Ipv4 => Ipv4Header::ref_from_prefix(packet).map(|(ip, _)| ip.tos).ok(),
-            AddressFamily::Ipv6 => Ipv6Header::ref_from_prefix(packet)
-                .map(|(ip, _)| ip.traffic_class())
-                .ok(),
-        };
         Ok(Self {
             family: headers.family,
-            class: class.ok_or(DropReason::Truncated)?,
+            class: resolve::class_of(frame, headers).ok_or(DropReason::Truncated)?,
             ttl: headers.ttl.saturating_sub(1),
             len: headers.packet_end.saturating_sub(headers.l3_offset),
             dont_fragment: headers.dont_fragment,
