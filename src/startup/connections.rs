@@ -116,22 +116,23 @@ impl KeptConnections {
                     false
                 }
             });
-        let Some(directory) = self.directory.take() else {
+        let Some(directory) = &self.directory else {
             return make_all(workers, None);
         };
         if !is_kept {
             directory.wipe()?;
         }
         let began = Instant::now();
-        match Files::open(&directory, workers, is_kept).and_then(|files| make_all(workers, Some(&files))) {
+        match Files::open(directory, workers, is_kept).and_then(|files| make_all(workers, Some(&files))) {
+            Ok(states) if is_kept => {
+                log::debug!("connections recovered in {} ms", began.elapsed().as_millis());
+                Ok(states)
+            }
             Ok(states) => {
-                let committed = directory.commit(shape, &self.secrets);
-                match committed {
+                match directory.commit(shape, &self.secrets) {
                     Err(error) => log::warn!("connections will not outlive lvsd: {error}"),
-                    Ok(()) if is_kept => log::debug!("connections recovered in {} ms", began.elapsed().as_millis()),
                     Ok(()) => log::info!("connections outlive lvsd, in {}", directory.memory().display()),
                 }
-                self.directory = Some(directory);
                 Ok(states)
             }
             Err(StartError::NoSpaceToKeep { path, mb }) => {
@@ -141,6 +142,7 @@ impl KeptConnections {
                     path.display()
                 );
                 directory.wipe()?;
+                self.directory = None;
                 make_all(workers, None)
             }
             Err(error) => Err(error),

@@ -5,8 +5,8 @@
 //! Never: lets two processes in, follows a link, uses or removes a file of another user, grows a file that is there.
 //!
 //! ```text
-//! /dev/shm/lvsd        header: what the memory is, its keys, a checksum      worker-0  worker-1 ...
-//! /dev/hugepages/lvsd                                  with hugepages here:  worker-0  worker-1 ...
+//! /dev/shm/lvsd                 header: what the memory is, its keys, a checksum      worker-0  worker-1 ...
+//! /dev/hugepages/dev-shm-lvsd                                   with hugepages here:  worker-0  worker-1 ...
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -22,8 +22,7 @@ use nix::unistd::Uid;
 pub mod header;
 mod hugetlbfs;
 
-use crate::startup::state_directory::header::Secrets;
-use header::{Header, Shape};
+use header::{Header, Secrets, Shape};
 
 const HEADER: &str = "header";
 const NEW_HEADER: &str = "header.new";
@@ -34,7 +33,7 @@ const HEADER_BYTES_MAX: u64 = 4_096;
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Why lvsd does not use the directory. Nothing in it was changed.
+/// Why lvsd does not use the directory.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another process holds its lock.
@@ -53,6 +52,11 @@ pub enum StateError {
         /// What it has to be like.
         wanted: &'static str,
     },
+    /// It holds the files of others, and cannot be removed.
+    #[error(
+        "{0} is a whole file system; set connections.state_dir to a directory of lvsd's own on it, such as {0}/lvsd"
+    )]
+    FileSystem(PathBuf),
     /// A disk would slow every packet down, and what is on it outlives a boot.
     #[error("{0} is not on a tmpfs; set connections.state_dir to a directory that is, such as /dev/shm/lvsd")]
     NotMemory(PathBuf),
@@ -94,30 +98,27 @@ pub struct StateDirectory {
     path: PathBuf,
     /// Where the workers' files lie.
     memory: PathBuf,
-    _lock: Flock<File>,
+    /// Of all directories with files in use.
+    _locks: Vec<Flock<File>>,
 }
 
 impl StateDirectory {
     /// Opens and locks the directory. If it is not there, it is made; its parent must be there. With `hugepages` the
-    /// workers' files lie in a directory of the same name on a hugetlbfs, if one is mounted.
+    /// workers' files lie in a directory named after it on a hugetlbfs, if one is mounted.
     ///
     /// # Errors
     /// See [`StateError`].
     pub fn open(path: &Path, hugepages: bool) -> Result<Self, StateError> {
-        let lock = directory(path, &[TMPFS_MAGIC])?;
-        let lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, nix::Error::EWOULDBLOCK)) => return Err(StateError::InUse(path.to_owned())),
-            Err((_, errno)) => return Err(io_error(path)(errno.into())),
-        };
-        let on_hugetlbfs = hugepages.then(|| huge_directory(path)).flatten();
-        if let Some(memory) = &on_hugetlbfs {
-            directory(memory, &[HUGETLBFS_MAGIC])?;
+        let mut locks = vec![locked_directory(path, TMPFS_MAGIC)?];
+        let on_hugetlbfs = hugepages.then(hugetlbfs::of_default_size).flatten();
+        let memory = on_hugetlbfs.map(|mount| named_after(path, &mount));
+        if let Some(memory) = &memory {
+            locks.push(locked_directory(memory, HUGETLBFS_MAGIC)?);
         }
         Ok(Self {
             path: path.to_owned(),
-            memory: on_hugetlbfs.unwrap_or_else(|| path.to_owned()),
-            _lock: lock,
+            memory: memory.unwrap_or_else(|| path.to_owned()),
+            _locks: locks,
         })
     }
 
@@ -197,15 +198,22 @@ impl StateDirectory {
             .map_err(io_error(&header))
     }
 
-    /// Gives all memory back: the files of this directory, and of those with its name on any hugetlbfs.
+    /// Gives all memory back: the files of this directory, and of those named after it on any hugetlbfs.
     ///
     /// # Errors
-    /// The system refuses.
+    /// Another process uses one of them, or the system refuses.
     pub fn wipe(&self) -> Result<(), StateError> {
+        let memories = self.memories();
+        let others = memories
+            .iter()
+            .filter(|path| **path != self.path && **path != self.memory);
+        let _locks = others
+            .map(|path| locked_directory(path, HUGETLBFS_MAGIC))
+            .collect::<Result<Vec<_>, _>>()?;
         // Without it the other files mean nothing.
         remove(&self.path.join(HEADER))?;
         remove(&self.path.join(NEW_HEADER))?;
-        for memory in self.memories() {
+        for memory in memories {
             for entry in fs::read_dir(&memory).map_err(io_error(&memory))?.flatten() {
                 let is_worker = entry.file_name().to_str().is_some_and(|name| name.starts_with(WORKER));
                 if is_worker {
@@ -232,7 +240,7 @@ impl StateDirectory {
     fn memories(&self) -> Vec<PathBuf> {
         let huge = hugetlbfs::mounts()
             .into_iter()
-            .filter_map(|mount| same_name_on(&mount, &self.path));
+            .map(|mount| named_after(&self.path, &mount));
         let ours = |path: &PathBuf| {
             fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == Uid::effective().as_raw())
         };
@@ -249,8 +257,16 @@ pub fn empty(file: &File, len: u64) -> io::Result<()> {
     file.set_len(len)
 }
 
+/// [`directory`], locked.
+fn locked_directory(path: &Path, file_system: FsType) -> Result<Flock<File>, StateError> {
+    Flock::lock(directory(path, file_system)?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::Error::EWOULDBLOCK => StateError::InUse(path.to_owned()),
+        errno => io_error(path)(errno.into()),
+    })
+}
+
 /// Opens a directory of this process's user that nobody else may write; makes it if it is not there.
-fn directory(path: &Path, file_systems: &[FsType]) -> Result<File, StateError> {
+fn directory(path: &Path, wanted_file_system: FsType) -> Result<File, StateError> {
     match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io_error(path)(error)),
         _ => {}
@@ -259,12 +275,21 @@ fn directory(path: &Path, file_systems: &[FsType]) -> Result<File, StateError> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
     let file = options.open(path).map_err(|error| unopened(path, wanted, error))?;
+    if is_file_system(path, &file).map_err(io_error(path))? {
+        return Err(StateError::FileSystem(path.to_owned()));
+    }
     check(path, &file, DIRECTORY_MODE, wanted)?;
     let file_system = fstatfs(&file).map_err(|errno| io_error(path)(errno.into()))?;
-    if !file_systems.contains(&file_system.filesystem_type()) {
+    if file_system.filesystem_type() != wanted_file_system {
         return Err(StateError::NotMemory(path.to_owned()));
     }
     Ok(file)
+}
+
+/// Whether the directory is the root of a mounted file system.
+fn is_file_system(path: &Path, directory: &File) -> io::Result<bool> {
+    let parent = fs::metadata(path.parent().unwrap_or(path))?;
+    Ok(parent.dev() != directory.metadata()?.dev())
 }
 
 /// Opens a file of this process's user that nobody else may read.
@@ -333,13 +358,10 @@ fn give_back(path: &Path) -> Result<(), StateError> {
     remove(path)
 }
 
-/// The directory of the same name on the hugetlbfs whose pages DPDK takes first.
-fn huge_directory(path: &Path) -> Option<PathBuf> {
-    same_name_on(&hugetlbfs::of_default_size()?, path)
-}
-
-fn same_name_on(mount: &Path, path: &Path) -> Option<PathBuf> {
-    Some(mount.join(path.file_name()?))
+/// The directory for `path` on a hugetlbfs: other directories have others there, whatever their last names.
+fn named_after(path: &Path, mount: &Path) -> PathBuf {
+    let whole = path.display().to_string();
+    mount.join(whole.trim_start_matches('/').replace('/', "-"))
 }
 
 #[cfg(test)]

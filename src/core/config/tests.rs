@@ -542,7 +542,7 @@ fn paths_must_be_absolute() {
         "[connections]\nstate_dir = \"state\"",
         "lvsd.toml:2:13: connections.state_dir: \"state\" is not an absolute path: let it begin with /",
     );
-    for root in ["/", "/dev/shm/", "/dev/shm/.."] {
+    for root in ["/", "/dev/shm/", "/dev/shm/..", "/dev/shm/."] {
         assert_refused(
             &format!("[connections]\nstate_dir = \"{root}\""),
             &format!(

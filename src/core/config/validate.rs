@@ -331,7 +331,9 @@ pub(super) fn absolute(path: Optional<String>, default: PathBuf) -> Result<PathB
 fn state_dir(path: Option<Spanned<String>>, default: PathBuf) -> Result<PathBuf, Invalid> {
     if let Some(path) = &path
         && Path::new(path.get_ref()).is_absolute()
-        && (path.get_ref().ends_with('/') || Path::new(path.get_ref()).file_name().is_none())
+        && (path.get_ref().ends_with('/')
+            || path.get_ref().ends_with("/.")
+            || Path::new(path.get_ref()).file_name().is_none())
     {
         return invalid(
             path,

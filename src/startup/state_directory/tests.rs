@@ -99,6 +99,40 @@ fn a_second_process_is_refused_as_long_as_the_first_one_lives() {
 }
 
 #[test]
+fn directories_with_one_last_name_have_different_hugepages() {
+    let on = |path: &str| named_after(Path::new(path), Path::new("/dev/hugepages"));
+    assert_eq!(on("/dev/shm/lvsd"), Path::new("/dev/hugepages/dev-shm-lvsd"));
+    assert_ne!(on("/dev/shm/a/lvsd"), on("/dev/shm/b/lvsd"));
+}
+
+#[test]
+fn a_whole_file_system_is_refused_and_nobody_is_told_to_remove_it() {
+    assert_eq!(
+        StateDirectory::open(Path::new("/dev/shm"), false)
+            .unwrap_err()
+            .to_string(),
+        "/dev/shm is a whole file system; set connections.state_dir to a directory of lvsd's own on it, such as \
+         /dev/shm/lvsd"
+    );
+}
+
+/// Needs a hugetlbfs to say more than that nothing is there.
+#[test]
+fn hugepages_of_a_process_that_lives_are_not_given_back() {
+    let Some(mount) = hugetlbfs::mounts().pop() else { return };
+    let place = Place::new();
+    let memory = named_after(&place.path(), &mount);
+    let other = locked_directory(&memory, HUGETLBFS_MAGIC).unwrap();
+    let worker = memory.join("worker-0");
+    fs::write(&worker, "").unwrap();
+    assert!(matches!(place.open().wipe(), Err(StateError::InUse(path)) if path == memory));
+    assert!(worker.exists());
+    drop(other);
+    place.open().remove().unwrap();
+    assert!(!memory.exists());
+}
+
+#[test]
 fn a_directory_that_somebody_else_may_have_written_is_refused() {
     let place = Place::new();
     drop(place.open());
