@@ -7,7 +7,8 @@ use crate::dpdk::Eal;
 
 /// Reads time for the worker loop. It is `Copy`: all workers share the same zero.
 ///
-/// It counts from the boot of the machine, so that a later process goes on with the ticks of an earlier one.
+/// It counts from the boot of the machine, so that a later process goes on with about the ticks of an earlier one. The
+/// counter runs a little faster or slower than the system's clock: `ConnTable::recover` bears ticks that go back.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     zero: u64,
@@ -68,11 +69,10 @@ impl Clock {
     }
 }
 
-/// Microseconds since the machine booted, its sleep included. 0 where the kernel does not know (before Linux 2.6.39).
+/// Microseconds since the machine booted, its sleep included.
 fn since_boot_us() -> u64 {
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
-        (time.tv_sec() as u64).wrapping_mul(1_000_000) + time.tv_nsec() as u64 / 1_000
-    })
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("every Linux since 2.6.39 has this clock");
+    (time.tv_sec() as u64).wrapping_mul(1_000_000) + time.tv_nsec() as u64 / 1_000
 }
 
 /// The counter now.
