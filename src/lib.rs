@@ -56,7 +56,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     director.set_l3(Arc::clone(&l3.borrow()), Instant::now());
     stages.end("kernel");
 
-    let counters = startup::workers::counters(&config, &environment.nodes);
+    let counters = startup::statistics::resume(kept.directory(), &config, &environment.nodes, &mut director);
     let pool = environment.pools.of(environment.nodes.main);
     let assignment = startup::workers::assign(&config, &environment, &counters, queues, &twins);
     let links = LinkWatch::new(&twins);

@@ -10,6 +10,7 @@ mod error;
 mod nodes;
 mod stages;
 pub mod state_directory;
+pub mod statistics;
 pub mod workers;
 
 use std::net::TcpListener;

@@ -12,7 +12,9 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
 use std::marker::PhantomData;
+use std::mem::needs_drop;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -79,6 +81,25 @@ unsafe impl Send for Region {}
 // SAFETY: as above; a shared Region gives nothing out for writing.
 unsafe impl Sync for Region {}
 
+impl Region {
+    /// At least `len` bytes of zeroes, page-aligned.
+    fn allocate(len: usize) -> Self {
+        let len = len.max(HEADER_BYTES + SLICE_ALIGN).next_multiple_of(PAGE);
+        let align = if len >= LARGE_PAGE { LARGE_PAGE } else { PAGE };
+        let layout = Layout::from_size_align(len, align).unwrap_or(Layout::new::<ArenaHeader>());
+        // SAFETY: the layout is not of size 0.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
+        Self {
+            start,
+            len: layout.size(),
+            owned: Some(layout),
+        }
+    }
+}
+
 impl Drop for Region {
     fn drop(&mut self) {
         if let Some(layout) = self.owned {
@@ -101,19 +122,20 @@ impl Arena {
     /// An arena of at least `len` bytes of plain zeroed memory (tests, `--no-huge`), page-aligned.
     /// Without such memory it ends the process. It is called at start only.
     pub fn in_memory(len: usize) -> Self {
-        let len = len.max(HEADER_BYTES + SLICE_ALIGN).next_multiple_of(PAGE);
-        let align = if len >= LARGE_PAGE { LARGE_PAGE } else { PAGE };
-        let layout = Layout::from_size_align(len, align).unwrap_or(Layout::new::<ArenaHeader>());
-        // SAFETY: the layout is not of size 0.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout)
-        };
-        Self::over(Region {
-            start,
-            len: layout.size(),
-            owned: Some(layout),
-        })
+        Self::over(Region::allocate(len))
+    }
+
+    /// A copy of what an earlier arena left in memory whose length is a multiple of a page (4,096 bytes); an empty arena
+    /// if `bytes` are none.
+    pub fn copied_from(bytes: &[u8]) -> Self {
+        let region = Region::allocate(bytes.len());
+        // SAFETY: the region is at least as long as `bytes`, and nobody refers to it yet.
+        unsafe {
+            region
+                .start
+                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len())
+        }
+        Self::over(region)
     }
 
     /// An arena over memory mapped by the caller, fresh or left behind by an earlier process.
@@ -182,8 +204,8 @@ impl Arena {
     ///
     /// # Errors
     /// [`ArenaError::OutOfMemory`], or [`ArenaError::CountOutOfRange`] when `count` is 0.
-    pub fn carve<T: FromBytes + Copy + 'static>(&mut self, count: usize) -> Result<ArenaSlice<T>, ArenaError> {
-        const { assert!(align_of::<T>() <= SLICE_ALIGN && size_of::<T>() > 0) };
+    pub fn carve<T: FromBytes + 'static>(&mut self, count: usize) -> Result<ArenaSlice<T>, ArenaError> {
+        const { assert!(align_of::<T>() <= SLICE_ALIGN && size_of::<T>() > 0 && !needs_drop::<T>()) };
         if count == 0 || count > 1 << 30 {
             return Err(ArenaError::CountOutOfRange(count));
         }
@@ -232,17 +254,8 @@ impl Arena {
     /// What a restarted process would map: the same bytes at another address.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn twin_at_another_address(&self) -> Self {
-        let copy = Self::in_memory(self.region.len);
-        assert_eq!(copy.region.len, self.region.len);
-        // SAFETY: both regions are of this length and distinct; a test calls this while no slice is being
-        // written.
-        unsafe {
-            copy.region
-                .start
-                .copy_from_nonoverlapping(self.region.start, self.region.len)
-        }
-        let Self { region, .. } = copy;
-        Self::over(Arc::into_inner(region).expect("just made"))
+        // SAFETY: all of the region, initialised; a test calls this while no slice is being written.
+        Self::copied_from(unsafe { std::slice::from_raw_parts(self.region.start.as_ptr(), self.region.len) })
     }
 }
 
@@ -278,11 +291,24 @@ impl<T> ArenaSlice<T> {
         unsafe { self.start.add(index.min(self.last)).as_ref() }
     }
 
+    /// The element at `index`; `None` beyond the end.
+    #[inline(always)]
+    pub fn get(&self, index: usize) -> Option<&T> {
+        // SAFETY: not beyond the last element, and `carve` makes no slice without one.
+        (index <= self.last).then(|| unsafe { self.start.add(index).as_ref() })
+    }
+
     /// The element at `index`, writable; beyond the end, the last one. Cannot panic, and does not branch.
     #[inline(always)]
     pub fn at_mut(&mut self, index: usize) -> &mut T {
         // SAFETY: as in `at`; `&mut self` makes it the only reference.
         unsafe { self.start.add(index.min(self.last)).as_mut() }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for ArenaSlice<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.iter()).finish()
     }
 }
 
@@ -327,6 +353,7 @@ mod tests {
         let mut slice = Arena::in_memory(4096).carve::<u32>(3).unwrap();
         *slice.at_mut(usize::MAX) = 9;
         assert_eq!((*slice.at(2), *slice.at(3), *slice.at(1)), (9, 9, 0));
+        assert_eq!((slice.get(2), slice.get(3)), (Some(&9), None));
     }
 
     #[test]

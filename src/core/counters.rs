@@ -5,7 +5,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use zerocopy::FromBytes;
+
 use crate::address::AddressFamily;
+use crate::arena::{Arena, ArenaSlice, HEADER_BYTES, slice_bytes};
 use crate::ipvs::conn::Direction;
 use crate::ipvs::real_server::RealServerId;
 use crate::ipvs::service::ServiceId;
@@ -19,7 +22,7 @@ use crate::stages::StageCycles;
 use crate::verdict::DropReason;
 
 /// One real server as one worker sees it, in a cache line of its own.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromBytes)]
 #[repr(C, align(64))]
 pub struct ServerCounters {
     /// Connections scheduled to it (one-packet ones too).
@@ -40,6 +43,7 @@ pub struct ServerCounters {
     pub overloaded: AtomicU32,
     /// Gauge: this worker's persistence templates (`PersistConn`).
     pub persistent: AtomicU32,
+    unused: u64,
 }
 
 impl ServerCounters {
@@ -125,6 +129,19 @@ pub struct MeasuredLoad {
     pub response_us: AtomicU32,
     /// When the last response was seen.
     pub responded_at: AtomicU32,
+}
+
+/// Bytes of an arena in which a worker counts `servers_max` real servers, whole pages.
+pub const fn servers_bytes(servers_max: usize) -> usize {
+    (HEADER_BYTES + slice_bytes::<ServerCounters>(servers_max)).next_multiple_of(4_096)
+}
+
+/// What a worker of an earlier process has counted, from a copy of the memory that it counted in; `None` if that is not
+/// of a worker of this version with so many slots.
+pub fn earlier_servers(bytes: &[u8], servers_max: usize) -> Option<ArenaSlice<ServerCounters>> {
+    let mut arena = Arena::copied_from(bytes);
+    let servers = arena.carve(servers_max).ok()?;
+    arena.has_earlier_layout().then_some(servers)
 }
 
 /// One device as one worker sees it, in a cache line of its own.
@@ -257,7 +274,7 @@ pub struct WorkerCounters {
     /// Packets answered by an ICMP error instead of being dropped, by the reason.
     pub answers: [AtomicU64; DropReason::COUNT],
     /// By [`RealServerId`].
-    pub servers: Box<[ServerCounters]>,
+    pub servers: ArenaSlice<ServerCounters>,
     /// `local_ports_unrested` by [`ServiceId`].
     unrested: Box<[AtomicU64]>,
     /// By [`RealServerId`], for the other workers: [`ConnsLoad`], not in the lines that packets write.
@@ -271,8 +288,19 @@ pub struct WorkerCounters {
 }
 
 impl WorkerCounters {
-    /// Zeroes for `servers_max` real-server slots.
+    /// Zeroes for `servers_max` real-server slots, at least one, in ordinary memory.
     pub fn new(servers_max: usize) -> Self {
+        let servers_max = servers_max.max(1);
+        let carved = Arena::in_memory(servers_bytes(servers_max)).carve(servers_max);
+        match carved {
+            Ok(servers) => Self::counting_in(servers),
+            Err(error) => unreachable!("the arena was made for them: {error}"),
+        }
+    }
+
+    /// Counts real servers in `servers`, which may be memory that outlives the process, and everything else from 0.
+    pub fn counting_in(servers: ArenaSlice<ServerCounters>) -> Self {
+        let servers_max = servers.len();
         Self {
             bursts: AtomicU64::default(),
             idle_polls: AtomicU64::default(),
@@ -310,7 +338,7 @@ impl WorkerCounters {
             import_refusals: [const { AtomicU64::new(0) }; ImportRefusal::COUNT],
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
             answers: [const { AtomicU64::new(0) }; DropReason::COUNT],
-            servers: (0..servers_max).map(|_| ServerCounters::default()).collect(),
+            servers,
             unrested: (0..SERVICES_MAX).map(|_| AtomicU64::new(0)).collect(),
             conns: (0..servers_max).map(|_| AtomicU64::new(0)).collect(),
             measured: (0..servers_max).map(|_| MeasuredLoad::default()).collect(),

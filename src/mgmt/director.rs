@@ -67,6 +67,8 @@ pub struct Director {
     /// Of the services in `table`.
     table_revision: u64,
     counts: Counts,
+    /// Present if counts outlive the process.
+    keeper: Option<counts::Keeper>,
     overhead: Overhead,
     sync: SyncDaemons,
     publication: Publication,
@@ -104,6 +106,7 @@ impl Director {
             table: Arc::new(ServiceTable::default()),
             table_revision: 0,
             counts: Counts::default(),
+            keeper: None,
             overhead: Overhead::default(),
             sync: SyncDaemons::new(),
             publication: Publication::default(),
@@ -217,6 +220,7 @@ impl Director {
             self.table = Arc::new(table);
             self.publish_soon(now);
         }
+        self.store_changed_counts();
     }
 
     /// From now on clients wait, so no change waits for a disk that hangs.

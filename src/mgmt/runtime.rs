@@ -133,6 +133,7 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
         () = ended() => {}
     }
     notify_systemd(&[NotifyState::Stopping]);
+    lock(&director).leave_counts();
     tend::leave_journal(&director).await;
 }
 

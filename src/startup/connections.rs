@@ -29,7 +29,7 @@ use crate::dpdk::memory::{self, Preference};
 /// What an earlier process left, and where this one leaves its own. The directory is locked as long as this lives.
 #[derive(Debug)]
 pub struct KeptConnections {
-    directory: Option<StateDirectory>,
+    directory: Option<Arc<StateDirectory>>,
     earlier: Option<Header>,
     secrets: Secrets,
 }
@@ -75,10 +75,10 @@ impl KeptConnections {
             }
             Earlier::Header(header) => Some(header),
         };
-        Self::of(Some(directory), earlier)
+        Self::of(Some(Arc::new(directory)), earlier)
     }
 
-    fn of(directory: Option<StateDirectory>, earlier: Option<Header>) -> Result<Self, StartError> {
+    fn of(directory: Option<Arc<StateDirectory>>, earlier: Option<Header>) -> Result<Self, StartError> {
         let secrets = match &earlier {
             Some(header) => header.secrets.clone(),
             None => random_secrets().map_err(StartError::io("read randomness"))?,
@@ -88,6 +88,11 @@ impl KeptConnections {
             earlier,
             secrets,
         })
+    }
+
+    /// The directory, if connections are kept.
+    pub const fn directory(&self) -> Option<&Arc<StateDirectory>> {
+        self.directory.as_ref()
     }
 
     /// The key of the connection hash, of owners and of local ports. It stays the same as long as the connections do.
@@ -153,7 +158,10 @@ impl KeptConnections {
 /// What the memory of the workers depends on.
 pub fn shape(config: &Config, kept: &KeptConnections, settings: &WorkerSettings, by_rss: bool) -> Shape {
     let connections = &config.connections;
-    let memory = kept.directory.as_ref().map_or(Path::new(""), StateDirectory::memory);
+    let memory = kept
+        .directory
+        .as_ref()
+        .map_or(Path::new(""), |directory| directory.memory());
     Shape::new([
         ("boot", boot_id()),
         ("layout", LAYOUT_VERSION.to_string()),

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! /dev/shm/lvsd                 header: what the memory is, its keys, a checksum      worker-0  worker-1 ...
+//!                               counts  counters-1-0 ...: statistics
 //! /dev/hugepages/dev-shm-lvsd                                   with hugepages here:  worker-0  worker-1 ...
 //! ```
 
@@ -19,6 +20,7 @@ use nix::libc;
 use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use nix::unistd::Uid;
 
+mod counts;
 pub mod header;
 mod hugetlbfs;
 
@@ -144,11 +146,8 @@ impl StateDirectory {
     /// A file of another user or mode, or the system refuses.
     pub fn earlier(&self) -> Result<Earlier, StateError> {
         let path = self.path.join(HEADER);
-        let file = match open_file(&path, OpenOptions::new().read(true)) {
-            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                return Ok(Earlier::Nothing);
-            }
-            file => file?,
+        let Some(file) = found(open_file(&path, OpenOptions::new().read(true)))? else {
+            return Ok(Earlier::Nothing);
         };
         let mut text = String::new();
         match file.take(HEADER_BYTES_MAX).read_to_string(&mut text) {
@@ -163,26 +162,7 @@ impl StateDirectory {
     /// # Errors
     /// A file of another user or mode, or the system refuses.
     pub fn worker_file(&self, worker: usize, len: usize) -> Result<(File, Found), StateError> {
-        let path = self.memory.join(format!("{WORKER}{worker}"));
-        let (file, found) = match open_file(&path, OpenOptions::new().read(true).write(true)) {
-            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                let new = open_file(&path, OpenOptions::new().read(true).write(true).create_new(true))?;
-                (new, Found::Missing)
-            }
-            file => (file?, Found::Whole),
-        };
-        let refused = io_error(&path);
-        let file_system = fstatfs(&file).map_err(|errno| refused(errno.into()))?;
-        let wanted = (len as u64).next_multiple_of(file_system.block_size().max(4_096) as u64);
-        let found_len = file.metadata().map_err(&refused)?.len();
-        if found_len == wanted {
-            return Ok((file, found));
-        }
-        empty(&file, wanted).map_err(refused)?;
-        Ok(match found {
-            Found::Missing => (file, found),
-            _ => (file, Found::OfLength(found_len)),
-        })
+        memory_file(&self.memory.join(format!("{WORKER}{worker}")), len)
     }
 
     /// Says what the files are from now on. It is said at once or not at all, however the process ends.
@@ -190,15 +170,20 @@ impl StateDirectory {
     /// # Errors
     /// The system refuses.
     pub fn commit(&self, shape: &Shape, secrets: &Secrets) -> Result<(), StateError> {
-        let (new, header) = (self.path.join(NEW_HEADER), self.path.join(HEADER));
-        remove(&new)?;
-        let mut file = open_file(&new, OpenOptions::new().write(true).create_new(true))?;
-        file.write_all(Header::text(shape, secrets).as_bytes())
-            .and_then(|()| fs::rename(&new, &header))
-            .map_err(io_error(&header))
+        self.replace(HEADER, Header::text(shape, secrets).as_bytes())
     }
 
-    /// Gives all memory back: the files of this directory, and of those named after it on any hugetlbfs.
+    /// Writes a file of the directory. It has its earlier content or `content`, however the process ends.
+    fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
+        let (new, path) = (self.path.join(format!("{name}.new")), self.path.join(name));
+        remove(&new)?;
+        let mut file = open_file(&new, OpenOptions::new().write(true).create_new(true))?;
+        file.write_all(content)
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(io_error(&path))
+    }
+
+    /// Gives all memory of connections back: the files of this directory, and of those named after it on any hugetlbfs.
     ///
     /// # Errors
     /// Another process uses one of them, or the system refuses.
@@ -224,12 +209,13 @@ impl StateDirectory {
         Ok(())
     }
 
-    /// [`Self::wipe`], and removes the directories.
+    /// [`Self::wipe`], and removes statistics and the directories.
     ///
     /// # Errors
     /// The system refuses.
     pub fn remove(self) -> Result<(), StateError> {
         self.wipe()?;
+        self.forget_counts()?;
         for memory in self.memories() {
             fs::remove_dir(&memory).map_err(io_error(&memory))?;
         }
@@ -245,6 +231,37 @@ impl StateDirectory {
             fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == Uid::effective().as_raw())
         };
         huge.filter(ours).chain([self.path.clone()]).collect()
+    }
+}
+
+/// A file of `len` bytes and what its file system rounds up; with what was in it if it had that length.
+fn memory_file(path: &Path, len: usize) -> Result<(File, Found), StateError> {
+    let (file, found) = match open_file(path, OpenOptions::new().read(true).write(true)) {
+        Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            let new = open_file(path, OpenOptions::new().read(true).write(true).create_new(true))?;
+            (new, Found::Missing)
+        }
+        file => (file?, Found::Whole),
+    };
+    let refused = io_error(path);
+    let file_system = fstatfs(&file).map_err(|errno| refused(errno.into()))?;
+    let wanted = (len as u64).next_multiple_of(file_system.block_size().max(4_096) as u64);
+    let found_len = file.metadata().map_err(&refused)?.len();
+    if found_len == wanted {
+        return Ok((file, found));
+    }
+    empty(&file, wanted).map_err(refused)?;
+    Ok(match found {
+        Found::Missing => (file, found),
+        _ => (file, Found::OfLength(found_len)),
+    })
+}
+
+/// `None` if what was opened is not there.
+fn found(opened: Result<File, StateError>) -> Result<Option<File>, StateError> {
+    match opened {
+        Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
     }
 }
 

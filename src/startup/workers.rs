@@ -7,7 +7,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lvs_core::config::{self, Config};
 use lvs_core::counters::WorkerCounters;
-use lvs_core::limits::REAL_SERVERS_MAX;
 use lvs_core::rss::RssHash;
 use lvs_core::snapshot::Snapshot;
 use lvs_core::verdict::WorkerId;
@@ -15,11 +14,9 @@ use lvs_core::worker_state::WorkerSettings;
 
 use super::connections::{self, KeptConnections, Workers};
 use super::environment::Environment;
-use super::nodes::Nodes;
 use super::{StartError, random_bytes};
 use crate::dpdk::device::Queues;
 use crate::dpdk::lcore::{self, LcoreHandle};
-use crate::dpdk::memory::Preference;
 use crate::mgmt::mailbox_handle::MailboxHandle;
 use crate::mgmt::twin::Twin;
 use crate::worker::Worker;
@@ -33,16 +30,6 @@ const POLLS_BEFORE_SLEEP: u32 = 64;
 /// Silence after which an adaptive worker sleeps. It is longer than the gaps of traffic that is worth polling for, which
 /// is 5,000 packets per second and more.
 const QUIET_BEFORE_SLEEP_US: u32 = 200;
-
-/// One set of counters per worker, on its NUMA node.
-pub fn counters(config: &Config, nodes: &Nodes) -> Arc<[Arc<WorkerCounters>]> {
-    let of_worker = |worker| {
-        let node = nodes.workers.get(usize::from(worker)).copied().flatten();
-        let _preference = Preference::of(node);
-        Arc::new(WorkerCounters::new(REAL_SERVERS_MAX))
-    };
-    (0..config.workers.count).map(of_worker).collect()
-}
 
 /// What workers do when nothing arrives.
 fn idle_policy(config: &Config) -> IdlePolicy {

@@ -11,6 +11,7 @@ mod frames;
 mod full_disk;
 mod idle;
 mod kept_connections;
+mod kept_statistics;
 mod metrics;
 mod refused_start;
 mod rss_check;

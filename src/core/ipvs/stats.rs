@@ -3,11 +3,13 @@
 //! In: cumulative counters every [`ESTIMATION_PERIOD_SEC`] seconds. Out: what `ipvsadm --rate` shows.
 //! Pure: the caller has the clock. Follows Linux ip_vs_est.c `estimation_timer()`, `ip_vs_read_estimator()`.
 
+use serde::{Deserialize, Serialize};
+
 /// Seconds between two samples.
 pub const ESTIMATION_PERIOD_SEC: u64 = 2;
 
 /// Cumulative counters of a real server, a service or the director.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Connections scheduled.
     pub connections: u64,

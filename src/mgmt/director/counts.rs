@@ -14,6 +14,10 @@ use lvs_core::single_writer::SingleWriter;
 
 use crate::mgmt::worker_handle::WorkerHandle;
 
+mod kept;
+
+pub use kept::{Keeper, KeptCounts, Store};
+
 /// One object's counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Count {

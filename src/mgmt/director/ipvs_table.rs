@@ -168,6 +168,7 @@ impl IpvsTable for Director {
         let listing = self.desired.services.listing(&key).map_err(|_| Errno::NoService)?;
         self.counts
             .zero_service(listing.id, listing.servers().map(|server| server.id));
+        self.store_counts();
         Ok(())
     }
 }

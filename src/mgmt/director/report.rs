@@ -6,12 +6,14 @@ use std::sync::Arc;
 use lvs_api::{ApiError, DropCount, Latency, ServerStatus, ServiceId, ServiceStatus, Stats, Worker};
 use lvs_core::ipvs::desired::ServiceListing;
 use lvs_core::ipvs::forwarding::ForwardingMode;
+use lvs_core::ipvs::real_server::RealServerId;
+use lvs_core::ipvs::stats::Totals;
 use lvs_core::ipvs::sysctl::Sysctls;
 use lvs_core::latency::LatencyCounts;
 use lvs_core::single_writer::SingleWriter;
 use lvs_core::verdict::DropReason;
 
-use super::counts::{self, Count};
+use super::counts::{self, Count, Counts, KeptCounts};
 use super::{Director, convert};
 use crate::mgmt::worker_handle::WorkerHandle;
 
@@ -96,6 +98,48 @@ impl Director {
     pub fn zero_stats(&mut self) {
         self.count();
         self.counts.zero();
+        self.store_counts();
+    }
+
+    /// Goes on with the counts of an earlier process. `counted` gives what its workers had counted of a server by its
+    /// slot there, if anybody knows. Returns the slots of servers that are there still: the earlier one, then the present
+    /// one. Call it before [`Self::attach`].
+    pub fn resume_counts(
+        &mut self,
+        kept: &KeptCounts,
+        counted: impl Fn(RealServerId) -> Option<Totals>,
+    ) -> Vec<(RealServerId, RealServerId)> {
+        let table = self.current_table();
+        self.counts = Counts::resumed(kept, counted, &table);
+        kept.same_servers(&table)
+    }
+
+    /// From now on counts are stored for a later process when services or servers change.
+    pub fn store_counts_with(&mut self, store: counts::Store) {
+        let table = self.current_table();
+        let mut keeper = counts::Keeper::new(store);
+        keeper.store(&self.counts, &table);
+        self.keeper = Some(keeper);
+    }
+
+    /// Stores the counts, after a change of them that a later process must know at once.
+    pub(super) fn store_counts(&mut self) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.store(&self.counts, &self.table);
+        }
+    }
+
+    /// Stores the counts if services or servers have changed since the last time. Call it after [`Self::count`].
+    pub(super) fn store_changed_counts(&mut self) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.look(&self.counts, &self.table);
+        }
+    }
+
+    /// The same when the director ends.
+    pub fn leave_counts(&mut self) {
+        self.count();
+        self.store_changed_counts();
     }
 
     /// Updates the rates. To be called every 2 s.

@@ -1,14 +1,17 @@
 //! The director with workers of plain memory.
 
-use std::sync::atomic::Ordering;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lvs_api::ErrorCode;
 use lvs_core::ipvs::real_server::RealServerId;
+use lvs_core::ipvs::stats::Totals;
 use lvs_core::single_writer::SingleWriter;
 use nix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 
+use super::counts::KeptCounts;
 use super::*;
 use crate::mgmt::fake_worker::FakeWorker;
 
@@ -640,4 +643,141 @@ fn resets_of_a_service_are_journaled_kept_by_other_edits_and_refused_where_they_
     let before = bench.director.state();
     let (restored, _) = bench.restarted();
     assert_eq!(restored.state(), before);
+}
+
+const DELETE_SECOND: &str = r#"{"delete_server": {"service": "tcp:192.0.2.1:80", "server": "198.51.100.2:80"}}"#;
+
+/// What a director stored last, for a later one.
+type StoredCounts = Arc<Mutex<KeptCounts>>;
+
+fn store_counts(director: &mut Director) -> StoredCounts {
+    let stored = StoredCounts::default();
+    let of_store = Arc::clone(&stored);
+    director.store_counts_with(Box::new(move |counts| {
+        *of_store.lock().unwrap() = counts.clone();
+        Ok(())
+    }));
+    stored
+}
+
+/// The statistics of services, of their servers and of everything, as they are listed.
+fn listed_counts(director: &mut Director) -> Vec<(String, u64)> {
+    let mut listed = vec![("total".to_owned(), director.stats().totals.in_packets)];
+    for service in director.services() {
+        listed.push((service.service.to_string(), service.totals.in_packets));
+        for server in &service.servers {
+            let name = format!("{} {}", service.service, server.config.server);
+            listed.push((name, server.totals.in_packets));
+        }
+    }
+    listed
+}
+
+#[test]
+fn counts_go_on_in_a_later_process_whatever_its_slots() {
+    let mut bench = Bench::new();
+    // The first slots will be free in the later process.
+    bench
+        .apply(
+            &WEB.replace("192.0.2.1:80", "192.0.2.9:80")
+                .replace("51.100.1", "51.100.9"),
+        )
+        .unwrap();
+    bench.apply(WEB).unwrap();
+    let count = |bench: &Bench, packets: u64| {
+        for (id, times) in (0..4).zip(1..) {
+            let server = bench.workers[(id % 2) as usize].counters.server(RealServerId(id));
+            server.in_packets.add(packets * times);
+        }
+    };
+    count(&bench, 100);
+    let stored = store_counts(&mut bench.director);
+    count(&bench, 1);
+    bench.apply(r#"{"delete_service": "tcp:192.0.2.9:80"}"#).unwrap();
+    // The deleted servers count for the total only.
+    count(&bench, 1);
+    bench.director.collect_trash(1, bench.now);
+    bench.apply(DELETE_SECOND).unwrap();
+    bench.director.collect_trash(2, bench.now);
+    // What comes now is not stored, only counted: a crash.
+    count(&bench, 1);
+    let before = listed_counts(&mut bench.director);
+    assert_eq!(
+        before,
+        [
+            ("total".to_owned(), 1_030),
+            ("tcp:192.0.2.1:80".to_owned(), 721),
+            ("tcp:192.0.2.1:80 198.51.100.1:80".to_owned(), 309)
+        ]
+    );
+    let workers = bench.workers.clone();
+    let counted = |id| {
+        let totals = workers.iter().map(|worker| worker.counters.server(id).totals());
+        totals.reduce(Totals::plus)
+    };
+    let kept = stored.lock().unwrap().clone();
+    let text = serde_json::to_string(&kept).unwrap();
+    assert_eq!(serde_json::from_str::<KeptCounts>(&text).unwrap(), kept);
+
+    // A journal that was written anew gives the servers other slots.
+    let mut later = Bench::new();
+    later.apply(WEB).unwrap();
+    later.apply(DELETE_SECOND).unwrap();
+    let worker = Arc::clone(&later.workers[0]);
+    let mut later = later.director;
+    let same = later.resume_counts(&kept, counted);
+    assert_eq!(same, [(RealServerId(2), RealServerId(0))]);
+    assert_eq!(listed_counts(&mut later), before);
+    assert_eq!(later.stats().rates, lvs_api::Rates::default(), "no burst");
+    worker.counters.server(RealServerId(0)).in_packets.add(5);
+    let expected: Vec<_> = before.into_iter().map(|(name, packets)| (name, packets + 5)).collect();
+    assert_eq!(listed_counts(&mut later), expected);
+}
+
+#[test]
+fn zeroed_counts_are_stored_at_once_and_unknown_counters_add_nothing() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    bench.workers[0].counters.server(RealServerId(0)).in_packets.add(7);
+    let stored = store_counts(&mut bench.director);
+    bench.director.zero_stats();
+    bench.workers[0].counters.server(RealServerId(0)).in_packets.add(1);
+    let kept = stored.lock().unwrap().clone();
+    let workers = bench.workers.clone();
+    let (mut later, _) = bench.restarted();
+    for (counted, expected) in [(true, 1), (false, 0)] {
+        let totals = workers[0].counters.server(RealServerId(0)).totals();
+        later.resume_counts(&kept, |id| (counted && id.0 == 0).then_some(totals));
+        let packets: Vec<u64> = listed_counts(&mut later)
+            .into_iter()
+            .map(|(_, packets)| packets)
+            .collect();
+        assert_eq!(packets, [expected, expected, expected, 0]);
+    }
+}
+
+#[test]
+fn counts_that_cannot_be_stored_are_tried_again_and_those_that_are_stored_are_not() {
+    let mut bench = Bench::new();
+    bench.apply(WEB).unwrap();
+    let (tries, is_full) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(true)));
+    let (counted, full) = (Arc::clone(&tries), Arc::clone(&is_full));
+    bench.director.store_counts_with(Box::new(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        match full.load(Ordering::Relaxed) {
+            true => Err(std::io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }));
+    let mut second = 0;
+    let mut look = |bench: &mut Bench| {
+        second += 1;
+        bench.director.collect_trash(second, bench.now);
+        tries.load(Ordering::Relaxed)
+    };
+    assert_eq!(look(&mut bench), 2, "once more");
+    is_full.store(false, Ordering::Relaxed);
+    assert_eq!((look(&mut bench), look(&mut bench)), (3, 3), "nothing has changed");
+    bench.apply(DRAIN).unwrap();
+    assert_eq!((look(&mut bench), look(&mut bench)), (4, 4));
 }
