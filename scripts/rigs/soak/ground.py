@@ -107,9 +107,10 @@ def found(state: Path) -> Ground:
     if web is None:
         raise Fault(f"the lab left no service of port 80, but: {' '.join(services)}")
     ground.vip = web.split(":")[1]
-    # The lab leaves the scheduler that it tried last. sh refuses the clients of a server whose weight is 0, as the kernel
-    # does; here nobody must be refused.
+    # The lab leaves what it tried last. sh refuses the clients of a server whose weight is 0, as the kernel does, and
+    # reset_unknown resets those of a server that goes; here nobody must be refused.
     ground.on_director("ipvsadm", "-E", "-t", f"{ground.vip}:80", "-s", "rr")
+    ground.on_director("lvsctl", "service", "edit", web, "--reset-unknown", "false")
     ground.has_clients()
     return ground
 
