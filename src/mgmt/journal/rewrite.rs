@@ -47,11 +47,14 @@ impl Unsynced {
         self.file.sync_data()?;
         let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         File::open(directory.unwrap_or(Path::new(".")))?.sync_data()?;
-        let identity = |found: fs::Metadata| (found.dev(), found.ino());
-        if identity(fs::metadata(&self.path)?) != identity(self.file.metadata()?) {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "another file has its name"));
+        if is_at(&self.path, &self.file)? {
+            Ok(())
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "no file or another one has its name",
+            ))
         }
-        Ok(())
     }
 }
 
@@ -80,22 +83,20 @@ impl Rewrite {
         }
     }
 
-    /// Writes and syncs the file, for as long as the disk takes.
+    /// Writes and syncs the file, for as long as the disk takes. It waits for an earlier rewrite that has not ended.
     ///
     /// # Errors
-    /// What the system says. No file is left then.
+    /// What the system says. No file of this rewrite is left then.
     pub fn run(self) -> io::Result<Rewritten> {
-        let written = self.write();
+        let file = open_next(&self.next)?;
+        let written = self.write(file);
         if written.is_err() {
             let _ = fs::remove_file(&self.next);
         }
         written
     }
 
-    fn write(&self) -> io::Result<Rewritten> {
-        let file = OpenOptions::new().append(true).create(true).open(&self.next)?;
-        // The lock goes with the file, so that no other daemon can take the journal when it has its name.
-        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+    fn write(&self, mut file: Flock<File>) -> io::Result<Rewritten> {
         file.set_len(0)?;
         let mut bytes = MAGIC.to_vec();
         bytes.extend(encode(&self.record));
@@ -107,6 +108,29 @@ impl Rewrite {
             len_bytes: bytes.len() as u64,
             whole_bytes: (bytes.len() - MAGIC.len()) as u64,
         })
+    }
+}
+
+/// The file `next`, locked. The lock goes with the file, so that no other daemon can take the journal when it has its
+/// name. An earlier rewrite has the lock as long as it may still write the file or give it the journal's name.
+fn open_next(next: &Path) -> io::Result<Flock<File>> {
+    loop {
+        let file = OpenOptions::new().append(true).create(true).open(next)?;
+        let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+        if is_at(next, &file)? {
+            return Ok(file);
+        }
+        // The earlier rewrite took it away, or it is the journal now.
+    }
+}
+
+/// Whether `file` is what has the name `path`.
+fn is_at(path: &Path, file: &File) -> io::Result<bool> {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    match fs::metadata(path) {
+        Ok(found) => Ok(identity(found) == identity(file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -2,8 +2,10 @@
 //! that it is not.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use lvs_test_support::waits::until;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -333,6 +335,49 @@ fn a_compaction_killed_before_its_rename_changes_nothing() {
     assert_eq!(Journal::open(&path).unwrap().1.whole, whole(4));
 }
 
+/// Whether somebody waits for the lock on the file `inode` (proc_locks(5)).
+fn is_lock_awaited(inode: u64) -> bool {
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let of_file = format!(":{inode} ");
+    locks
+        .lines()
+        .any(|line| line.contains("-> FLOCK") && line.contains(&of_file))
+}
+
+#[test]
+fn a_rewrite_waits_for_the_one_before_and_leaves_its_file_alone() {
+    for takes_place in [false, true] {
+        let (bytes, _) = sample();
+        let (directory, mut journal, _) = restore(&bytes);
+        let path = directory.path().join("journal");
+        let first = journal.begin_rewrite(whole(3)).run().unwrap();
+        let written = fs::read(path.with_extension("next")).unwrap();
+        let second = journal.begin_rewrite(whole(4));
+        let second = std::thread::spawn(move || second.run());
+        let inode = fs::metadata(path.with_extension("next")).unwrap().ino();
+        until("the second waits or has ended", || {
+            second.is_finished() || is_lock_awaited(inode)
+        });
+        assert_eq!(fs::read(path.with_extension("next")).unwrap(), written);
+        let first = if takes_place {
+            // As when the kernel ends a rename that was given up.
+            let first = first.take_place(&path).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), written);
+            first
+        } else {
+            first
+        };
+        drop(first);
+        let second = second.join().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), if takes_place { written } else { bytes });
+        journal.finish_rewrite(second, Instant::now());
+        drop(journal);
+        let (_, restored) = Journal::open(&path).unwrap();
+        assert_eq!((restored.whole, restored.actions.len()), (whole(4), 0));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}
+
 /// Makes the journal's next write fail: its file is open for reading only.
 fn refuse_writes(journal: &mut Journal, directory: &TempDir) {
     let other = directory.path().join("other");
@@ -460,7 +505,7 @@ fn attempts_pause_for_longer_and_longer_but_not_for_long_after_a_change() {
     fs::write(&path, "notes").unwrap();
     journal.append(&add(22), now);
     let error = journal.unsynced().unwrap().unwrap().run().unwrap_err();
-    assert_eq!(error.to_string(), "another file has its name");
+    assert_eq!(error.to_string(), "no file or another one has its name");
 }
 
 #[test]
