@@ -408,8 +408,8 @@ impl Journal {
     fn settle(&mut self, written: io::Result<Rewritten>) -> io::Result<()> {
         let behind = self.behind.take().unwrap_or_default();
         let (rewritten, path) = (written?, self.path.clone());
-        let added = self.on_disk(move || rewritten.add(&behind));
-        let placed = added.and_then(|rewritten| self.on_disk(move || rewritten.take_place(&path)));
+        // One piece of work, so that a silent disk is waited for once.
+        let placed = self.on_disk(move || rewritten.add(&behind)?.take_place(&path));
         let rewritten = placed.inspect_err(|error| {
             if error.kind() == io::ErrorKind::TimedOut {
                 // It may take the place later, and then the file in use has no name.

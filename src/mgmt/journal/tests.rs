@@ -403,8 +403,10 @@ fn a_disk_that_hangs_makes_the_journal_stale_and_holds_up_one_change_only() {
         Ok(())
     });
     assert_eq!(hanging.unwrap_err().kind(), io::ErrorKind::TimedOut);
-    for index in 21..200 {
-        // Only the first is given to the disk, whose queue could not take them all.
+    journal.append(&add(21), now);
+    // Whoever waited for the disk from now on would say so.
+    journal.disk.as_mut().unwrap().patience = Duration::from_millis(21);
+    for index in 22..200 {
         journal.append(&add(index), now);
     }
     let status = journal.status();
