@@ -98,6 +98,9 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     runtime.block_on(runtime::serve(socket, ipvs_socket, state));
 
     stop(&handles, workers)?;
+    // To drop it would wait for its other threads, and a disk that hangs would keep the devices and the memory of
+    // connections from the next lvsd. None of those threads uses DPDK.
+    runtime.shutdown_background();
     drop(punt_thread);
     log_end(&counters);
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -120,19 +121,28 @@ fn with_a_full_disk_changes_take_effect_and_are_journaled_when_there_is_space_ag
     assert!(log.contains("the next start restores an older state"), "{log}");
 }
 
-/// A file system that takes no write and answers none, until this is dropped.
-struct Frozen(PathBuf);
+/// A file system that takes no write and answers none, until this is dropped. It is reached through an open directory,
+/// because `/proc/PID/root` goes with the main thread of a daemon.
+struct Frozen(File);
 
 impl Frozen {
     fn freeze(path: &Path) -> Self {
-        run(Command::new("fsfreeze").arg("--freeze").arg(path));
-        Self(path.to_owned())
+        let frozen = Self(File::open(path).unwrap());
+        run(&mut frozen.fsfreeze("--freeze"));
+        frozen
+    }
+
+    fn fsfreeze(&self, what: &str) -> Command {
+        let mut command = Command::new("fsfreeze");
+        let directory = format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd());
+        command.arg(what).arg(directory);
+        command
     }
 }
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).status();
+        let _ = self.fsfreeze("--unfreeze").status();
     }
 }
 
@@ -160,7 +170,18 @@ fn a_disk_that_hangs_holds_up_one_change_for_seconds_and_then_none() {
     let before: State = daemon.get("/v1/state");
     assert_eq!(before.services.len(), 20);
     let journal = fs::read(seen.join("journal")).unwrap();
-    daemon.signal(Signal::SIGKILL);
+
+    // It ends without the disk: the kernel keeps only the threads that wait for it.
+    let frozen = Frozen::freeze(&seen);
+    daemon.printed("service add tcp:192.0.2.100:100");
+    assert!(is_stale(&daemon));
+    daemon.signal(Signal::SIGTERM);
+    let main_thread = format!("/proc/{0}/task/{0}/stat", daemon.pid());
+    until("its main thread has ended", || {
+        let stat = fs::read_to_string(&main_thread).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('Z'))
+    });
+    drop(frozen);
     drop(daemon);
     fs::write(disk.join("journal"), journal).unwrap();
     let daemon = testbed.start();

@@ -23,7 +23,7 @@ const SAMPLE_PERIOD: Duration = Duration::from_secs(lvs_core::ipvs::stats::ESTIM
 /// How long the disk may be silent before the journal counts as stale.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long the end of the director waits for the disk.
+/// How long the end of the director waits for the disk. What has not ended by then is left behind with its thread.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs until dropped. A disk that hangs holds up nothing but the journal.
