@@ -229,7 +229,7 @@ impl Director {
     }
 
     /// What must reach the disk. The caller runs it on another thread.
-    pub fn unsynced(&mut self) -> Option<std::io::Result<Unsynced>> {
+    pub fn unsynced(&mut self) -> Option<Unsynced> {
         self.journal.unsynced()
     }
 

@@ -426,9 +426,11 @@ impl Journal {
     }
 
     /// What must reach the disk, once after changes. The caller runs it on another thread.
-    pub fn unsynced(&mut self) -> Option<io::Result<Unsynced>> {
-        let is_unsynced = std::mem::take(&mut self.unsynced);
-        is_unsynced.then(|| Unsynced::new(&self.path, &self.file))
+    pub fn unsynced(&mut self) -> Option<Unsynced> {
+        std::mem::take(&mut self.unsynced).then(|| Unsynced {
+            path: self.path.clone(),
+            file: Arc::clone(&self.file),
+        })
     }
 }
 

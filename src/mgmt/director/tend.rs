@@ -54,7 +54,7 @@ async fn keep_journal(director: &Mutex<Director>) {
         ticks.tick().await;
         let unsynced = lock(director).unsynced();
         if let Some(unsynced) = unsynced {
-            let synced = on_disk(director, || unsynced?.run()).await;
+            let synced = on_disk(director, move || unsynced.run()).await;
             if let Err(error) = synced {
                 lock(director).journal_not_synced(&error.to_string(), Instant::now());
             }

@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -27,18 +28,11 @@ const BEHIND_MAX_BYTES: usize = 16 << 20;
 /// What was handed to the kernel and must reach the disk.
 #[derive(Debug)]
 pub struct Unsynced {
-    path: PathBuf,
-    file: File,
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<Flock<File>>,
 }
 
 impl Unsynced {
-    pub(super) fn new(path: &Path, file: &File) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            file: file.try_clone()?,
-        })
-    }
-
     /// Syncs the file, and its directory, so that a new file keeps its name. It takes as long as the disk does.
     ///
     /// # Errors

@@ -474,14 +474,14 @@ fn attempts_pause_for_longer_and_longer_but_not_for_long_after_a_change() {
     let mut now = Instant::now();
     let (mut journal, _) = Journal::open(&path).unwrap();
     journal.append_whole(whole(1), now);
-    assert!(journal.unsynced().unwrap().unwrap().run().is_ok());
+    assert!(journal.unsynced().unwrap().run().is_ok());
     assert!(journal.unsynced().is_none(), "nothing came since");
 
     // With its directory the file is gone, though the kernel goes on taking what is appended.
     fs::remove_dir_all(&inner).unwrap();
     journal.append(&add(20), now);
     assert!(!journal.is_stale());
-    let error = journal.unsynced().unwrap().unwrap().run().unwrap_err();
+    let error = journal.unsynced().unwrap().run().unwrap_err();
     journal.not_synced(&error.to_string(), now);
     assert!(journal.is_stale());
     let mut pauses = Vec::new();
@@ -502,11 +502,11 @@ fn attempts_pause_for_longer_and_longer_but_not_for_long_after_a_change() {
     fs::create_dir(&inner).unwrap();
     rewrite(&mut journal, &whole(2), now);
     assert!(!journal.is_stale());
-    assert!(journal.unsynced().unwrap().unwrap().run().is_ok());
+    assert!(journal.unsynced().unwrap().run().is_ok());
     fs::rename(&path, inner.join("moved")).unwrap();
     fs::write(&path, "notes").unwrap();
     journal.append(&add(22), now);
-    let error = journal.unsynced().unwrap().unwrap().run().unwrap_err();
+    let error = journal.unsynced().unwrap().run().unwrap_err();
     assert_eq!(error.to_string(), "no file or another one has its name");
 }
 
