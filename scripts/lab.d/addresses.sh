@@ -32,4 +32,14 @@ balanced() {
     ipvsadm -a "$1" "$(vip "$2")" -r "$(rs 2 "$3")" "$4"
 }
 
+# full_nat OPTION PORT SERVER_PORT [ADDRESS...]: the same by FULLNAT, through these local addresses or all of the round's.
+full_nat() {
+    local option=$1 port=$2
+    local -A protocols=([-t]=tcp [-u]=udp [--sctp-service]=sctp)
+    balanced "$1" "$2" "$3" -m
+    shift 3
+    (($#)) || set -- "${LOCALS[@]}"
+    lvsctl local-address set "${protocols[$option]}:$(vip "$port")" "$@"
+}
+
 LOCAL4=() LOCAL6=()

@@ -101,6 +101,23 @@ check_reset() {
     check "it comes back at once" until_true 60 answers "$(url "$VIP")/" "${@:3}"
 }
 
+# check_lost_table ADDRESSES HOST...: an upload while lvsd dies and comes back with its services and without its connections.
+# The web service has reset_unknown. The command ADDRESSES gives the twins theirs again; the hosts answer then.
+check_lost_table() {
+    start_request lost --limit-rate 100k -T "$LAB_STATE/files/part" "$(url "$VIP")/upload/part"
+    check "an upload runs" until_true 60 at_least_active 1
+    pause_request
+    end_lvsd KILL
+    forget_connections
+    run_lvsd
+    "$1"
+    equal "the option came back with the service" true "$(option_of reset_unknown)"
+    check "the services are back" until_true 60 answers "$(url "$VIP")/" "${@:2}"
+    resume_request
+    check_reset "after a restart without connections the client" resets_unknown "${@:2}"
+}
+
+option_of() { lvsctl_quiet list --json | jq -r --arg service "$(tcp 80)" ".[] | select(.service == \$service) | .$1"; }
 counts_some() { (($(lvsctl_quiet workers --json | jq "[.[].$1] | add") > 0)); }
 drops_of() { lvsctl_quiet drops --json | jq "[.[] | select(.reason == \"$1\") | .packets] | add // 0"; }
 drops_more_than() { (($(drops_of "$1") > $2)); }

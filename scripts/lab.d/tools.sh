@@ -54,6 +54,14 @@ director_types() {
 
 typed() { echo "$1\$ $2"; }
 
+# make_twins: those of all devices, before lvsd starts. So they keep their addresses and routes while it is away.
+make_twins() {
+    local device
+    for device in ${DEVICES_OF[$AT]}; do
+        director_types ip tuntap add dev "$device" mode tap
+    done
+}
+
 # twin_has DEVICE ADDRESS/LEN...: gives the device's kernel twin its addresses, as an operator would.
 twin_has() {
     local device=$1 addr

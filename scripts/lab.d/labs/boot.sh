@@ -5,9 +5,7 @@ run_lab() {
     local family
     nat_network 2
     start_nginx rs1 && start_nginx rs2
-    # Made beforehand, the twins keep their addresses and routes while lvsd is away.
-    director_types ip tuntap add dev wan mode tap
-    director_types ip tuntap add dev lan mode tap
+    make_twins
     start_lvsd
     nat_addresses
     for family in $FAMILIES; do

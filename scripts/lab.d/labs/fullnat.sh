@@ -12,14 +12,8 @@ run_lab() {
     fullnat_addresses
     for family in $FAMILIES; do
         use_family "$family"
-        ipvsadm -A -t "$(vip 80)" -s rr
-        lvsctl local-address set "$(tcp 80)" "${LOCALS[@]}"
-        ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -m
-        ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -m
-        ipvsadm -A -u "$(vip 7)" -s rr
-        lvsctl local-address set "$(udp 7)" "${LOCALS[@]}"
-        ipvsadm -a -u "$(vip 7)" -r "$(rs 1 7)" -m
-        ipvsadm -a -u "$(vip 7)" -r "$(rs 2 7)" -m
+        full_nat -t 80 80
+        full_nat -u 7 7
         check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1 rs2
         check_alternates "$(url "$VIP")"
         check_traffic "$VIP" wan
@@ -56,10 +50,7 @@ crowd() {
     local count=60000 n
     [[ $QUICK == true ]] && count=6000
     title "$count connections at once through ${LOCALS[0]}"
-    ipvsadm -A -t "$(vip 9000)" -s rr
-    lvsctl local-address set "$(tcp 9000)" "${LOCALS[0]}"
-    ipvsadm -a -t "$(vip 9000)" -r "$(rs 1 9000)" -m
-    ipvsadm -a -t "$(vip 9000)" -r "$(rs 2 9000)" -m
+    full_nat -t 9000 9000 "${LOCALS[0]}"
     start_holders
     open_crowd "$count"
     cat "$LAB_STATE"/crowd-?.log

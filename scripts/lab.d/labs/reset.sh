@@ -13,7 +13,7 @@ run_lab() {
         ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -m
         check "the first page comes" until_true 60 answers "$(url "$VIP")/" rs1
         deleted_server
-        lost_table
+        check_lost_table nat_addresses rs2
     done
 }
 
@@ -31,20 +31,3 @@ deleted_server() {
     lvsctl service edit "$(tcp 80)" --reset-unknown true
     check_reset "with --reset-unknown true the client" resets_server_gone rs2
 }
-
-# An upload while lvsd dies and comes back with its services and without its connections.
-lost_table() {
-    start_request lost --limit-rate 100k -T "$LAB_STATE/files/part" "$(url "$VIP")/upload/part"
-    check "an upload runs" until_true 60 at_least_active 1
-    pause_request
-    end_lvsd KILL
-    forget_connections
-    run_lvsd
-    nat_addresses
-    equal "the option came back with the service" true "$(option_of reset_unknown)"
-    check "the services are back" until_true 60 answers "$(url "$VIP")/" rs2
-    resume_request
-    check_reset "after a restart without connections the client" resets_unknown rs2
-}
-
-option_of() { lvsctl_quiet list --json | jq -r --arg service "$(tcp 80)" ".[] | select(.service == \$service) | .$1"; }

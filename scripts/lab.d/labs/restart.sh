@@ -9,9 +9,7 @@ run_lab() {
     in_ns gateway ip route add 2001:db8:1::/64 via 2001:db8:2::1
     forward director
     start_nginx rs1 && start_nginx rs2
-    # Made beforehand, the twins keep their addresses and routes while lvsd is away.
-    director_types ip tuntap add dev wan mode tap
-    director_types ip tuntap add dev lan mode tap
+    make_twins
     start_lvsd
     fullnat_addresses
     for family in $FAMILIES; do
@@ -19,10 +17,7 @@ run_lab() {
         ipvsadm -A -t "$(vip 80)" -s rr -p 60
         ipvsadm -a -t "$(vip 80)" -r "$(rs 1 80)" -m
         ipvsadm -a -t "$(vip 80)" -r "$(rs 2 80)" -m
-        ipvsadm -A -t "$(vip 81)" -s rr
-        lvsctl local-address set "$(tcp 81)" "${LOCALS[@]}"
-        ipvsadm -a -t "$(vip 81)" -r "$(rs 1 80)" -m
-        ipvsadm -a -t "$(vip 81)" -r "$(rs 2 80)" -m
+        full_nat -t 81 80
         check "pages come by NAT" until_true 60 answers "$(url "$VIP")/" rs1 rs2
         check "pages come by FULLNAT" until_true 60 answers "$(url "$VIP" 81)/" rs1 rs2
         restart_under KILL 80

@@ -22,9 +22,7 @@ run_lab() {
         use_family "$family"
         balanced --sctp-service 7 7 -m
         check_echo NAT 7
-        balanced --sctp-service 77 7 -m
-        # shellcheck disable=SC2153
-        lvsctl local-address set "sctp:$(vip 77)" "${LOCALS[0]}"
+        full_nat --sctp-service 77 7
         check_echo FULLNAT 77
         ipvsadm -Ln --sctp-service "$(vip 7)" --stats
         ipvsadm -Lnc
