@@ -198,18 +198,14 @@ impl WorkerState {
         }
         let mut rebinder = Rebinder::new(&snapshot.services, own.servers.len());
         let (conns4_max, conns6_max, secret) = (settings.conns4_max, settings.conns6_max, settings.secret);
-        let (v4, of_v4) = ConnTable::recover(arena, conns4_max, secret, now, |conn| rebinder.rebind(conn))?;
+        let (v4, mut recovery) = ConnTable::recover(arena, conns4_max, secret, now, |conn| rebinder.rebind(conn))?;
         let (v6, of_v6) = ConnTable::recover(arena, conns6_max, secret, now, |conn| rebinder.rebind(conn))?;
         let resting = RestingPorts::recover(arena, settings.resting_ports_max(), settings.local_port_rest_ms, now)?;
         if !arena.has_earlier_layout() {
             return Err(ArenaError::OtherLayout);
         }
         rebinder.count_in(&own);
-        let recovery = Recovery {
-            kept: of_v4.kept + of_v6.kept,
-            torn: of_v4.torn + of_v6.torn,
-            refused: of_v4.refused + of_v6.refused,
-        };
+        recovery += of_v6;
         let state = Self::over(InArena { v4, v6, resting }, settings, snapshot, counters, own);
         Ok((state, recovery))
     }

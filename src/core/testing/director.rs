@@ -170,9 +170,7 @@ impl TestDirector {
             let (settings, counters) = (settings(id, count, self.conns_max), Arc::clone(&self.counters));
             let recovered = WorkerState::recover(settings, arena, self.now, Arc::clone(&snapshot), counters, own);
             let (state, recovery) = recovered.expect("the arena of a worker with these settings");
-            all.kept += recovery.kept;
-            all.torn += recovery.torn;
-            all.refused += recovery.refused;
+            all += recovery;
             self.workers.push(state);
         }
         self.workers.iter().for_each(WorkerState::publish_recovered);

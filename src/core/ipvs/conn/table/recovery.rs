@@ -8,6 +8,8 @@
 //! In:  the memory of an earlier table of this family and capacity. Out: the table, and what was lost.
 //! Never: believes an index, a length or a list of that memory; loops without end.
 
+use std::ops::AddAssign;
+
 use crate::address::Address;
 use crate::arena::{Arena, ArenaError};
 use crate::ipvs::conn::table::same_outbound::SAME_OUTBOUND_MAX;
@@ -28,6 +30,14 @@ pub struct Recovery {
     pub torn: usize,
     /// The caller had no use for them.
     pub refused: usize,
+}
+
+impl AddAssign for Recovery {
+    fn add_assign(&mut self, other: Self) {
+        self.kept += other.kept;
+        self.torn += other.torn;
+        self.refused += other.refused;
+    }
 }
 
 /// Slots that say something about other slots.
