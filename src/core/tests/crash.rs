@@ -182,7 +182,8 @@ fn recover(memory: &Shared) -> ConnTable<Addr4> {
 
 /// Runs `operation` in a child and calls `stopped` whenever it has changed `memory`. Returns how often.
 fn stop_after_each_store(memory: &Shared, operation: impl FnOnce(), mut stopped: impl FnMut()) -> usize {
-    // SAFETY: the child neither allocates nor takes a lock that another thread may hold; then it is killed.
+    // SAFETY: the other threads of this process are gone in the child, whatever they held. The child works on `memory`
+    // and allocates; glibc makes malloc usable again in a child. It prints nothing, and it is killed, so no destructor runs.
     let child = match unsafe { fork() }.expect("a child") {
         ForkResult::Child => {
             let _ = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
@@ -198,6 +199,8 @@ fn stop_after_each_store(memory: &Shared, operation: impl FnOnce(), mut stopped:
         other => panic!("{other:?}"),
     };
     assert_eq!(stop(child), Signal::SIGSTOP);
+    // A parent that fails leaves no child behind.
+    ptrace::setoptions(child, ptrace::Options::PTRACE_O_EXITKILL).expect("it stands still");
     let (mut before, mut stores) = (memory.bytes(), 0);
     loop {
         ptrace::step(child, None).expect("it stands still");
