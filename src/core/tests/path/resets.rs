@@ -73,6 +73,19 @@ fn is_reset(frame: &[u8]) -> bool {
     what.starts_with("TCP R 192.0.2.100:80 > 192.0.2.2:") || what.starts_with("TCP R [2001:db8:a::100]:80 > ")
 }
 
+/// The usual client's segment is answered by one reset: these bytes behind the MACs. No connection comes of it.
+fn assert_answered_by(director: &mut TestDirector, segment: &[u8], expected: &str, mode: ForwardingMode) {
+    let (device, out) = director.inject(WAN, segment).transmitted();
+    assert_eq!(device, WAN, "{mode:?}");
+    assert_eq!(
+        (&out[..6], &out[6..12]),
+        (&neighbour_mac(WAN, 2)[..], &director_mac(WAN)[..])
+    );
+    assert_eq!(out[12..], hex(expected), "{mode:?}");
+    assert_eq!(resets(director), (1, 0));
+    assert!(director.conns().is_empty());
+}
+
 #[test]
 fn an_ipv4_segment_of_no_connection_is_answered_by_exactly_these_bytes() {
     for mode in MODES {
@@ -83,18 +96,9 @@ fn an_ipv4_segment_of_no_connection_is_answered_by_exactly_these_bytes() {
             .tos(0x2B)
             .tcp_option(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
         let segment = segment.acknowledgement(0xDEAD_BEEF).payload(b"GET /");
-        let (device, out) = director.inject(WAN, &segment.build()).transmitted();
-        assert_eq!(device, WAN);
-        assert_eq!(
-            (&out[..6], &out[6..12]),
-            (&neighbour_mac(WAN, 2)[..], &director_mac(WAN)[..])
-        );
-        assert_eq!(out[12..14], [8, 0]);
-        let expected = "45280028 00004000 4006b641 c0000264 c0000202
+        let expected = "0800 45280028 00004000 4006b641 c0000264 c0000202
                         00509c40 deadbeef 00000000 50040000 f14b0000";
-        assert_eq!(out[14..], hex(expected), "{mode:?}");
-        assert_eq!(resets(&director), (1, 0));
-        assert!(director.conns().is_empty());
+        assert_answered_by(&mut director, &segment.build(), expected, mode);
     }
 }
 
@@ -105,17 +109,9 @@ fn an_ipv6_segment_without_ack_is_answered_by_exactly_these_bytes() {
         // The sequence number runs over: 2³² − 2, five bytes of data, and FIN.
         let segment = tcp6(TO_VIP6).fin().tos(0x2B).flow_label(0x1234).hop_by_hop(8);
         let segment = segment.sequence(0xFFFF_FFFE).payload(b"GET /");
-        let (device, out) = director.inject(WAN, &segment.build()).transmitted();
-        assert_eq!(device, WAN);
-        assert_eq!(
-            (&out[..6], &out[6..12]),
-            (&neighbour_mac(WAN, 2)[..], &director_mac(WAN)[..])
-        );
-        assert_eq!(out[12..14], [0x86, 0xDD]);
-        let expected = "62800000 00140640 20010db8000a00000000000000000100 20010db8000a00000000000000000002
+        let expected = "86dd 62800000 00140640 20010db8000a00000000000000000100 20010db8000a00000000000000000002
                         00509c40 00000000 00000004 50140000 b6b40000";
-        assert_eq!(out[14..], hex(expected), "{mode:?}");
-        assert_eq!(resets(&director), (1, 0));
+        assert_answered_by(&mut director, &segment.build(), expected, mode);
     }
 }
 
