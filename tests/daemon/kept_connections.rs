@@ -5,7 +5,6 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use lvs_api::{ConnRecord, ServiceStatus};
 use lvs_test_support::daemon::{Daemon, Testbed};
@@ -14,7 +13,7 @@ use lvs_test_support::process::run;
 use lvs_test_support::waits::until;
 use nix::sys::signal::Signal;
 
-use crate::two_lans::{FULL_NAT_PORT, Lans, NAT_PORT, connected, director, says_and_hears, take_addresses};
+use crate::two_lans::{FULL_NAT_PORT, NAT_PORT, connected, lone_director, says_and_hears};
 
 /// All connections but for the time that they have left, and how many of them each service has in which state.
 fn listed(daemon: &Daemon<'_>) -> (Vec<ConnRecord>, Vec<(u64, u64)>) {
@@ -52,12 +51,10 @@ pub fn end(daemon: Daemon<'_>, signal: Signal) {
 
 #[test]
 fn connections_go_on_after_a_kill_and_after_a_stop() {
-    let Lans { switch, client, .. } = Lans::create();
-    let testbed = director(2, &switch, "");
-    take_addresses(&testbed);
+    let (lans, testbed) = lone_director();
     let mut daemon = testbed.start();
     let ports = [NAT_PORT, FULL_NAT_PORT, NAT_PORT, FULL_NAT_PORT];
-    let mut streams: Vec<TcpStream> = ports.iter().map(|port| speaking(&client, *port)).collect();
+    let mut streams: Vec<TcpStream> = ports.iter().map(|port| speaking(&lans.client, *port)).collect();
     for (word, signal) in [
         ("killed", Signal::SIGKILL),
         ("stopped", Signal::SIGTERM),
@@ -87,11 +84,9 @@ fn connections_go_on_after_a_kill_and_after_a_stop() {
 
 #[test]
 fn packets_of_a_server_that_was_deleted_are_dropped_after_a_restart_too() {
-    let Lans { switch, client, .. } = Lans::create();
-    let testbed = director(2, &switch, "");
-    take_addresses(&testbed);
+    let (lans, testbed) = lone_director();
     let daemon = testbed.start();
-    let mut stream = speaking(&client, NAT_PORT);
+    let mut stream = speaking(&lans.client, NAT_PORT);
     daemon.printed("server delete tcp:192.0.2.100:80 198.51.100.11:8080");
     end(daemon, Signal::SIGKILL);
     let daemon = testbed.start();
@@ -125,16 +120,8 @@ fn edit_header(testbed: &Testbed, name: &str, value: &str) {
             format!("{line}\n")
         };
     }
-    let checksum = crc32(edited.as_bytes());
+    let checksum = crc32fast::hash(edited.as_bytes());
     fs::write(path, format!("{edited}crc32 {checksum:08x}\n")).unwrap();
-}
-
-/// CRC-32 of ISO 3309, bit by bit.
-fn crc32(bytes: &[u8]) -> u32 {
-    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
-    !bytes
-        .iter()
-        .fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
 }
 
 const FAULTS: [Fault; 9] = [
@@ -180,23 +167,18 @@ const FAULTS: [Fault; 9] = [
     ),
     (
         "another shape",
-        |testbed| {
-            let text = fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
-            testbed.write_config(&text.replace("ipv4_max = 4096", "ipv4_max = 8192"));
-        },
+        |testbed| testbed.edit_config("ipv4_max = 4096", "ipv4_max = 8192"),
         "are lost: ipv4_max was 4096 and is 8192",
     ),
 ];
 
 #[test]
 fn what_cannot_be_kept_is_lost_with_its_cause_in_the_log_and_the_next_ones_are_kept_again() {
-    let Lans { switch, client, .. } = Lans::create();
-    let testbed = director(2, &switch, "");
-    take_addresses(&testbed);
+    let (lans, testbed) = lone_director();
     let mut daemon = testbed.start();
     let mut streams = Vec::new();
     for (what, fault, sentence) in FAULTS {
-        streams.push(speaking(&client, NAT_PORT));
+        streams.push(speaking(&lans.client, NAT_PORT));
         assert_eq!(listed(&daemon).0.len(), 1, "{what}");
         end(daemon, Signal::SIGKILL);
         fault(&testbed);
@@ -213,11 +195,9 @@ fn what_cannot_be_kept_is_lost_with_its_cause_in_the_log_and_the_next_ones_are_k
 
 #[test]
 fn a_damaged_record_costs_one_connection() {
-    let Lans { switch, client, .. } = Lans::create();
-    let testbed = director(2, &switch, "");
-    take_addresses(&testbed);
+    let (lans, testbed) = lone_director();
     let daemon = testbed.start();
-    let streams: Vec<TcpStream> = (0..3).map(|_| speaking(&client, NAT_PORT)).collect();
+    let streams: Vec<TcpStream> = (0..3).map(|_| speaking(&lans.client, NAT_PORT)).collect();
     let client_port = streams[1].local_addr().unwrap().port();
     end(daemon, Signal::SIGKILL);
     let path = testbed.state_dir().join("worker-0");
@@ -239,15 +219,19 @@ fn a_damaged_record_costs_one_connection() {
     daemon.stop();
 }
 
+/// Lets the testbed's daemon keep its connections elsewhere.
+fn set_state_dir(testbed: &Testbed, path: &Path) {
+    let own = format!("state_dir = {:?}", testbed.state_dir());
+    testbed.edit_config(&own, &format!("state_dir = {path:?}"));
+}
+
 #[test]
 fn a_directory_that_another_lvsd_or_another_user_has_is_refused() {
     let (first, second) = (Testbed::create(), Testbed::create());
     first.configure("");
     second.configure("");
     let state_dir = first.state_dir();
-    let text = fs::read_to_string(second.path("lvsd.toml")).unwrap();
-    let own = second.state_dir().display().to_string();
-    second.write_config(&text.replace(&own, &state_dir.display().to_string()));
+    set_state_dir(&second, &state_dir);
     let mut daemon = first.start();
     assert_eq!(
         second.refused(),
@@ -267,44 +251,22 @@ fn a_directory_that_another_lvsd_or_another_user_has_is_refused() {
     );
 }
 
-/// A tmpfs of one MiB.
-struct SmallTmpfs(PathBuf);
-
-impl SmallTmpfs {
-    fn mount(path: PathBuf) -> Self {
-        fs::create_dir(&path).unwrap();
-        run(Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
-            .arg(&path));
-        Self(path)
-    }
-}
-
-impl Drop for SmallTmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn without_space_lvsd_starts_and_says_that_connections_will_not_outlive_it() {
     let testbed = Testbed::create();
     testbed.configure("");
-    let small = SmallTmpfs::mount(testbed.path("small"));
-    let state_dir = small.0.join("lvsd");
-    let text = fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
-    let own = testbed.state_dir().display().to_string();
-    testbed.write_config(&text.replace(&own, &state_dir.display().to_string()));
-    let log = testbed.start().stop();
+    let small = testbed.path("small");
+    fs::create_dir(&small).unwrap();
+    let state_dir = small.join("lvsd");
+    set_state_dir(&testbed, &state_dir);
+    let daemon = testbed.start_behind(&format!("mount -t tmpfs -o size=1m tmpfs {}", small.display()));
+    let seen = PathBuf::from(format!("/proc/{}/root{}", daemon.pid(), state_dir.display()));
+    assert_eq!(fs::read_dir(seen).unwrap().count(), 0, "what was taken is given back");
+    let log = daemon.stop();
     let expected = format!("connections will not outlive lvsd: {} has no ", state_dir.display());
     assert!(
         log.contains(&expected) && log.contains("or lower ipv4_max and ipv6_max"),
         "{log}"
-    );
-    assert_eq!(
-        fs::read_dir(&state_dir).unwrap().count(),
-        0,
-        "what was taken is given back"
     );
 }
 
@@ -333,8 +295,7 @@ fn the_memory_is_given_back_when_asked_for() {
     );
 
     testbed.start().stop();
-    let text = fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
-    testbed.write_config(&text.replace("[connections]\n", "[connections]\nkeep = false\n"));
+    testbed.edit_config("[connections]\n", "[connections]\nkeep = false\n");
     let log = testbed.start().stop();
     assert!(log.contains("connections are not kept: the memory in "), "{log}");
     assert!(!state_dir.exists());

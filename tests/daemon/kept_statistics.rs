@@ -7,7 +7,7 @@ use lvs_test_support::daemon::{Daemon, Testbed};
 use nix::sys::signal::Signal;
 
 use crate::kept_connections::end;
-use crate::two_lans::{FULL_NAT_PORT, Lans, NAT_PORT, connected, director, says_and_hears, take_addresses};
+use crate::two_lans::{FULL_NAT_PORT, NAT_PORT, connected, lone_director, says_and_hears};
 
 /// A segment without data, with timestamps.
 const ACK_BYTES: u64 = 52;
@@ -49,11 +49,9 @@ fn files(testbed: &Testbed) -> Vec<String> {
 
 #[test]
 fn statistics_go_on_after_a_kill_and_after_a_stop_until_they_are_zeroed() {
-    let Lans { switch, client, .. } = Lans::create();
-    let testbed = director(2, &switch, "");
-    take_addresses(&testbed);
+    let (lans, testbed) = lone_director();
     let mut daemon = testbed.start();
-    let mut streams = [NAT_PORT, FULL_NAT_PORT].map(|port| connected(&client, port));
+    let mut streams = [NAT_PORT, FULL_NAT_PORT].map(|port| connected(&lans.client, port));
     for (run, (word, signal)) in [
         ("killed", Signal::SIGKILL),
         ("stopped", Signal::SIGTERM),
@@ -87,11 +85,9 @@ type Fault = (&'static str, fn(&Testbed, u32), &'static str);
 
 #[test]
 fn statistics_that_cannot_be_read_begin_anew_and_a_sentence_says_so() {
-    let Lans { switch, client, .. } = Lans::create();
-    let testbed = director(2, &switch, "");
-    take_addresses(&testbed);
+    let (lans, testbed) = lone_director();
     let mut daemon = testbed.start();
-    let mut stream = connected(&client, NAT_PORT);
+    let mut stream = connected(&lans.client, NAT_PORT);
     says_and_hears(&mut stream, "counted");
     let faults: [Fault; 2] = [
         (

@@ -19,7 +19,7 @@ use lvsd::mgmt::sync::auth::{MessageEnds, SyncKey};
 use nix::sys::signal::Signal;
 
 use crate::two_lans::{
-    FULL_NAT_PORT, Lans, NAT_PORT, connected, director, established, says_and_hears, take_addresses,
+    FULL_NAT_PORT, Lans, NAT_PORT, connected, director, lone_director, says_and_hears, take_addresses,
 };
 
 const CONNECTIONS: usize = 8;
@@ -36,11 +36,40 @@ fn sync_status(daemon: &Daemon<'_>, role: SyncRole) -> SyncDaemonStatus {
     all.into_iter().find(|status| status.daemon.role == role).unwrap()
 }
 
+/// Established connections that a director lists, as `ipvsadm -Lnc` does.
+fn established(daemon: &Daemon<'_>) -> Vec<String> {
+    let listed = daemon.printed("connections --state ESTABLISHED");
+    let ends = |line: &str| line.split_whitespace().skip(3).collect::<Vec<_>>().join(" ");
+    let mut lines: Vec<String> = listed
+        .lines()
+        .filter(|line| line.starts_with("TCP"))
+        .map(ends)
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// The LANs and two directors with `more` in their configuration. The first has the addresses.
+fn two_directors(more: &str) -> (Lans, Testbed, Testbed) {
+    let lans = Lans::create();
+    let (first, second) = (director(2, &lans.switch, more), director(3, &lans.switch, more));
+    take_addresses(&first);
+    (lans, first, second)
+}
+
+/// Both daemons, the first as master and the second as backup.
+fn started<'a>(first: &'a Testbed, second: &'a Testbed) -> (Daemon<'a>, Daemon<'a>) {
+    let (one, two) = (first.start(), second.start());
+    one.printed("sync start master --interface lan --sync-id 7");
+    two.printed("sync start backup --interface lan --sync-id 7");
+    (one, two)
+}
+
 /// Kills the master, moves its addresses, and goes on with the connections through its backup.
-fn fail_over(one: &Daemon<'_>, second: &Namespace, hosts: [&Namespace; 2], streams: &mut [TcpStream]) {
+fn fail_over(one: &Daemon<'_>, second: &Namespace, lans: &Lans, streams: &mut [TcpStream]) {
     one.signal(Signal::SIGKILL);
     take_addresses(second);
-    for host in hosts {
+    for host in [&lans.client, &lans.server] {
         host.inside("ip neigh flush dev eth0");
     }
     for stream in streams {
@@ -50,12 +79,8 @@ fn fail_over(one: &Daemon<'_>, second: &Namespace, hosts: [&Namespace; 2], strea
 
 #[test]
 fn connections_of_a_killed_master_go_on_through_its_backup() {
-    let Lans { switch, client, server } = Lans::create();
-    let (first, second) = (director(2, &switch, ""), director(3, &switch, ""));
-    take_addresses(&first);
-    let (one, two) = (first.start(), second.start());
-    one.printed("sync start master --interface lan --sync-id 7");
-    two.printed("sync start backup --interface lan --sync-id 7");
+    let (lans, first, second) = two_directors("");
+    let (one, two) = started(&first, &second);
     assert_eq!(
         two.printed("sync"),
         "backup sync daemon (mcast=lan, syncid=7, maxlen=1472, group=224.0.0.81, port=8848, ttl=1)\n"
@@ -63,7 +88,7 @@ fn connections_of_a_killed_master_go_on_through_its_backup() {
     let refused = one.lvsctl("sync start master --interface lan --sync-id 8");
     assert_eq!(refused.status.code(), Some(1), "one master is enough");
 
-    let mut streams = all_connected(&client);
+    let mut streams = all_connected(&lans.client);
     streams.iter_mut().for_each(|stream| says_and_hears(stream, "before"));
     assert_eq!(established(&one).len(), 2 * CONNECTIONS);
     until("the backup knows all connections", || {
@@ -80,7 +105,7 @@ fn connections_of_a_killed_master_go_on_through_its_backup() {
         (master.connections, 0, 2 * CONNECTIONS as u64),
         "{heard:?}"
     );
-    fail_over(&one, &second, [&client, &server], &mut streams);
+    fail_over(&one, &second, &lans, &mut streams);
     assert_eq!(two.printed("drops").trim(), "nothing was dropped");
 }
 
@@ -99,13 +124,9 @@ fn a_signed_pair_knows_connections_that_made_their_handshake_only() {
         "[sync]\nmode = \"every\"\nkey_file = {:?}\n",
         key_file(folder.path(), 'a')
     );
-    let Lans { switch, client, server } = Lans::create();
-    let (first, second) = (director(2, &switch, &sync), director(3, &switch, &sync));
-    take_addresses(&first);
-    let (one, two) = (first.start(), second.start());
-    one.printed("sync start master --interface lan --sync-id 7");
-    two.printed("sync start backup --interface lan --sync-id 7");
-    let mut streams = all_connected(&client);
+    let (lans, first, second) = two_directors(&sync);
+    let (one, two) = started(&first, &second);
+    let mut streams = all_connected(&lans.client);
     until("the backup knows all connections", || {
         let known = established(&two);
         known.len() == 2 * CONNECTIONS && known == established(&one)
@@ -115,7 +136,7 @@ fn a_signed_pair_knows_connections_that_made_their_handshake_only() {
         assert!(status.authenticated && status.refused.is_empty(), "{status:?}");
     }
     assert!(two.printed("sync stats").contains("Imported"));
-    fail_over(&one, &second, [&client, &server], &mut streams);
+    fail_over(&one, &second, &lans, &mut streams);
     assert_eq!(two.printed("drops").trim(), "nothing was dropped");
 }
 
@@ -142,16 +163,10 @@ fn hostile_message() -> Vec<u8> {
 #[test]
 fn hostile_messages_change_nothing_and_are_counted() {
     let folder = tempfile::tempdir().unwrap();
-    let Lans {
-        switch,
-        client: _client,
-        server,
-    } = Lans::create();
-    let testbed = director(2, &switch, "");
-    take_addresses(&testbed);
+    let (lans, testbed) = lone_director();
     let daemon = testbed.start();
     daemon.printed("sync start backup --interface lan --sync-id 7");
-    let socket = server.run(|| UdpSocket::bind("198.51.100.11:8848").unwrap());
+    let socket = lans.server.run(|| UdpSocket::bind("198.51.100.11:8848").unwrap());
     let is_refused = |reason: &str, datagram: &[u8]| {
         let count = || {
             sync_status(&daemon, SyncRole::Backup)

@@ -7,7 +7,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use lvs_test_support::daemon::{Daemon, Testbed};
+use lvs_test_support::daemon::Testbed;
 use lvs_test_support::namespace::Namespace;
 use lvs_test_support::process::run;
 use lvs_test_support::waits::PATIENCE;
@@ -98,6 +98,14 @@ pub fn director(number: u8, switch: &Namespace, more: &str) -> Testbed {
     director
 }
 
+/// The LANs, and between them one director that has the addresses and is still to be started.
+pub fn lone_director() -> (Lans, Testbed) {
+    let lans = Lans::create();
+    let testbed = director(2, &lans.switch, "");
+    take_addresses(&testbed);
+    (lans, testbed)
+}
+
 /// Gives `director` what moves from one to the other.
 pub fn take_addresses(director: &Namespace) {
     director.address("wan", "192.0.2.100/32");
@@ -148,17 +156,4 @@ pub fn connected(client: &Namespace, port: u16) -> TcpStream {
     });
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
-}
-
-/// Established connections that a director lists, as `ipvsadm -Lnc` does.
-pub fn established(daemon: &Daemon<'_>) -> Vec<String> {
-    let listed = daemon.printed("connections --state ESTABLISHED");
-    let ends = |line: &str| line.split_whitespace().skip(3).collect::<Vec<_>>().join(" ");
-    let mut lines: Vec<String> = listed
-        .lines()
-        .filter(|line| line.starts_with("TCP"))
-        .map(ends)
-        .collect();
-    lines.sort();
-    lines
 }

@@ -92,6 +92,16 @@ impl Testbed {
         fs::write(self.path("lvsd.toml"), text).unwrap();
     }
 
+    /// Replaces a text that stands in `lvsd.toml`.
+    ///
+    /// # Panics
+    /// When it does not stand there.
+    pub fn edit_config(&self, from: &str, to: &str) {
+        let config = fs::read_to_string(self.path("lvsd.toml")).unwrap();
+        assert!(config.contains(from), "{from} in {config}");
+        self.write_config(&config.replace(from, to));
+    }
+
     fn common_config(&self, conns4_max: u32) -> String {
         let cpus = lvsd::dpdk::eal::available_cpus();
         format!(
