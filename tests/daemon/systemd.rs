@@ -87,8 +87,6 @@ fn systemd_hears_when_it_is_ready_alive_and_stopping() {
 fn a_worker_that_stands_still_is_named_and_starves_the_watchdog_until_it_goes_on() {
     let testbed = Testbed::create();
     testbed.configure("");
-    let text = std::fs::read_to_string(testbed.path("lvsd.toml")).unwrap();
-    testbed.write_config(&text.replace("idle = \"sleep\"", "idle = \"sleep\"\nstandstill_sec = 1"));
     let (socket, environment) = notify_socket(&testbed);
     let daemon = testbed.start_with(&environment.each_ref().map(|(name, value)| (*name, value.as_path())));
     assert_eq!(next(&socket).as_deref(), Some("READY=1"));
@@ -99,7 +97,7 @@ fn a_worker_that_stands_still_is_named_and_starves_the_watchdog_until_it_goes_on
 
     let held = HeldThread::hold(worker);
     until("it is named", || {
-        daemon.log().contains(") stands still: it has made no pass for 1s")
+        daemon.log().contains(") stands still: it has made no pass for 5s")
     });
     assert!(is_silent(&socket), "the management core works, but a worker does not");
     let status = daemon.printed("status");
@@ -117,8 +115,8 @@ fn a_worker_that_stands_still_is_named_and_starves_the_watchdog_until_it_goes_on
         daemon.log().contains(") goes on after it stood still for ")
     });
     assert_eq!(next(&socket).as_deref(), Some("WATCHDOG=1"));
-    assert!(!daemon.printed("status").contains("stands still"));
-    assert!(metrics().contains(&metric(0)));
-    let log = daemon.stop();
-    assert_eq!(log.matches("stands still").count(), 1, "{log}");
+    until("nothing says so any more", || {
+        !daemon.printed("status").contains("stands still") && metrics().contains(&metric(0))
+    });
+    daemon.stop();
 }
