@@ -209,9 +209,8 @@ impl SyncDaemons {
             self.senders
                 .resize_with(self.senders.len().max(backup.ports()), Senders::default);
             backup.receive(&self.settings, &mut self.senders, &mut self.batch, &mut self.waiting);
-        } else {
-            self.waiting.clear();
         }
+        // Also after the backup stopped: what it took before that is what its director goes on with.
         for (worker, waiting) in workers.iter().zip(&mut self.waiting) {
             while let Some(batch) = waiting.front() {
                 if !worker.import_synced(Arc::clone(batch)) {

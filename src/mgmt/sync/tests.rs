@@ -152,6 +152,18 @@ fn a_worker_that_takes_nothing_costs_a_bounded_number_of_batches() {
 }
 
 #[test]
+fn what_a_backup_took_reaches_workers_after_it_has_stopped() {
+    let mut here = SyncDaemons::new();
+    let worker = FakeWorker::new();
+    here.waiting = vec![VecDeque::new()];
+    hand_out(&mut vec![conn(1)], &mut here.waiting, &mut Tally::default());
+    let workers: Vec<Arc<dyn WorkerHandle>> = vec![Arc::clone(&worker) as _];
+    here.tend(&workers, &Sysctls::default());
+    assert_eq!(*worker.taken_over.lock().unwrap(), [conn(1)]);
+    assert!(here.waiting[0].is_empty());
+}
+
+#[test]
 fn without_room_in_the_queue_messages_are_dropped_by_name() {
     let (sender, _receiver) = pair();
     let mut master = running(master(), vec![sender]);
