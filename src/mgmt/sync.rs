@@ -104,8 +104,9 @@ impl SyncDaemons {
         }
     }
 
-    /// Replaces what daemons follow, those that run included.
-    pub fn configure(&mut self, settings: SyncSettings) {
+    /// Replaces what daemons follow, those that run included. Returns whether workers have to know of it.
+    pub fn configure(&mut self, settings: SyncSettings) -> bool {
+        let is_policy_new = self.settings.policy != settings.policy;
         for running in &mut self.running {
             let message_max = settings.message_max(running.sockets.max_len);
             for assembly in &mut running.assemblies {
@@ -117,6 +118,7 @@ impl SyncDaemons {
             self.senders.clear();
         }
         self.settings = settings;
+        is_policy_new
     }
 
     /// What workers follow of the settings.
@@ -147,12 +149,8 @@ impl SyncDaemons {
         Ok(())
     }
 
-    /// Stops a daemon; what it had gathered is forgotten, as by the kernel.
-    pub fn stop(&mut self, role: SyncRole) {
-        self.running.retain(|running| running.daemon.role != role);
-    }
-
-    /// Stops the daemons that are not desired and starts those that are, if the machine allows it now.
+    /// Stops the daemons that are not desired, which forget what they had gathered, as those of the kernel do. Starts those
+    /// that are, if the machine allows it now.
     pub fn follow(&mut self, desired: &[SyncDaemon], sysctls: &Sysctls, now: Instant) {
         self.running.retain(|running| desired.contains(&running.daemon));
         if desired.len() == self.running.len() || self.retry_at.is_some_and(|retry_at| now < retry_at) {

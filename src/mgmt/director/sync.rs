@@ -76,8 +76,9 @@ impl Director {
 
     /// Replaces what sync daemons follow. This is not journaled, because the configuration file says it.
     pub fn set_sync_settings(&mut self, settings: SyncSettings, now: Instant) {
-        self.sync.configure(settings);
-        self.publish_soon(now);
+        if self.sync.configure(settings) {
+            self.publish_soon(now);
+        }
     }
 
     /// Opens and closes sockets as the desired state says. It waits until there are workers, because the kernel twins

@@ -322,7 +322,7 @@ fn what_a_master_signs_fits_the_link_and_its_backup_takes_it() {
     let workers: Vec<Arc<dyn WorkerHandle>> = vec![worker];
     let mut here = SyncDaemons::new();
     here.running.push(running(master(), vec![sender.try_clone().unwrap()]));
-    here.configure(settings.clone());
+    let _ = here.configure(settings.clone());
     let SyncDaemons { running, sequence, .. } = &mut here;
     let mut signing = Signing {
         settings: &settings,
@@ -370,7 +370,9 @@ fn a_backup_that_follows_another_takes_no_message_again_until_there_is_another_k
     receiver.set_nonblocking(true).unwrap();
     let mut here = SyncDaemons::new();
     let settings = signed_by(b'k');
-    here.configure(settings.clone());
+    let mut every = settings.clone();
+    every.policy.mode = SyncMode::Every;
+    assert!(here.configure(every) && here.configure(settings.clone()), "workers follow the mode");
     let recorded = settings
         .key
         .as_ref()
@@ -381,7 +383,7 @@ fn a_backup_that_follows_another_takes_no_message_again_until_there_is_another_k
             role: SyncRole::Backup,
             ..master()
         };
-        here.stop(SyncRole::Backup);
+        here.running.clear();
         here.running.push(running(daemon, vec![receiver.try_clone().unwrap()]));
         sender.send(datagram).unwrap();
         while here.status(SyncRole::Backup).unwrap().1.messages == 0 {
@@ -392,9 +394,9 @@ fn a_backup_that_follows_another_takes_no_message_again_until_there_is_another_k
     };
     assert_eq!(heard(&mut here, &recorded), (1, vec![]));
     assert_eq!(heard(&mut here, &recorded), (0, vec!["message_replayed"]));
-    here.configure(settings);
+    assert!(!here.configure(settings), "nothing differs");
     assert_eq!(heard(&mut here, &recorded), (0, vec!["message_replayed"]));
-    here.configure(signed_by(b'l'));
+    assert!(!here.configure(signed_by(b'l')), "workers see no key");
     assert!(here.senders.is_empty());
     assert_eq!(heard(&mut here, &recorded), (0, vec!["message_signature"]));
 }
