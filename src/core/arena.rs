@@ -7,7 +7,8 @@
 //! | header 64 B: magic, layout version, length, fingerprint | slice | slice | ... | left over |
 //! ```
 //!
-//! In:  zeroed memory, or the memory of an earlier arena. Out: [`ArenaSlice`]s, 64-byte aligned, disjoint.
+//! In:  zeroed memory, or the memory of an earlier arena. Out: [`ArenaSlice`]s, 64-byte aligned, disjoint; copies of
+//!      what a [`FormerArena`] holds.
 //! Never: stores an address of the process in the region; grows; frees what it did not allocate.
 #![allow(unsafe_code)]
 
@@ -27,7 +28,8 @@ pub const SLICE_ALIGN: usize = 64;
 /// Bytes of the header in front of the first slice.
 pub const HEADER_BYTES: usize = size_of::<ArenaHeader>();
 
-/// Changes whenever any structure in an arena changes its meaning without changing its size.
+/// Changes whenever any structure in an arena changes. Who changes it keeps the reader of the layout before
+/// (`crate::former`).
 pub const LAYOUT_VERSION: u32 = 3;
 const MAGIC: u64 = u64::from_le_bytes(*b"lvsarena");
 /// Alignment of memory that the arena allocates itself: a page, or a large page if it needs that many bytes.
@@ -251,11 +253,88 @@ impl Arena {
         };
     }
 
+    /// What lies in it.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn bytes(&self) -> Vec<u8> {
+        // SAFETY: the region is readable and initialised for its length; a test calls this while no slice is being
+        // written.
+        unsafe { std::slice::from_raw_parts(self.region.start.as_ptr(), self.region.len) }.to_vec()
+    }
+
     /// What a restarted process would map: the same bytes at another address.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn twin_at_another_address(&self) -> Self {
         // SAFETY: all of the region, initialised; a test calls this while no slice is being written.
         Self::copied_from(unsafe { std::slice::from_raw_parts(self.region.start.as_ptr(), self.region.len) })
+    }
+}
+
+/// The memory of an earlier arena, which is only read: of any layout and size, in a process that has arenas of its own.
+///
+/// It is carved as the arena was, and [`Self::is_whole`] says whether that was right.
+pub struct FormerArena<'m> {
+    bytes: &'m [u8],
+    carved: usize,
+    fingerprint: u64,
+    earlier_fingerprint: u64,
+}
+
+impl<'m> FormerArena<'m> {
+    /// Over memory that may be longer than the arena was. `None` when it was no arena of this layout version.
+    pub fn of(bytes: &'m [u8], layout_version: u32) -> Option<Self> {
+        let (header, _) = ArenaHeader::read_from_prefix(bytes).ok()?;
+        let len = usize::try_from(header.len).ok()?;
+        let is_arena = header.magic == MAGIC && header.layout_version == layout_version;
+        Some(Self {
+            bytes: bytes.get(..len).filter(|_| is_arena)?,
+            carved: HEADER_BYTES,
+            fingerprint: 0,
+            earlier_fingerprint: header.fingerprint,
+        })
+    }
+
+    /// The next `count` elements; `None` when the memory ends before.
+    pub fn carve<T: FromBytes + Copy>(&mut self, count: usize) -> Option<FormerSlice<'m, T>> {
+        let bytes = self
+            .bytes
+            .get(self.carved..)?
+            .get(..size_of::<T>().checked_mul(count)?)?;
+        self.carved += slice_bytes::<T>(count);
+        self.fingerprint = fold(self.fingerprint ^ size_of::<T>() as u64, count as u64);
+        Some(FormerSlice {
+            bytes,
+            elements: PhantomData,
+        })
+    }
+
+    /// Whether exactly the slices of the arena have been carved. Ask when everything is carved.
+    pub const fn is_whole(&self) -> bool {
+        self.fingerprint == self.earlier_fingerprint
+    }
+}
+
+/// A part of a [`FormerArena`].
+pub struct FormerSlice<'m, T> {
+    bytes: &'m [u8],
+    elements: PhantomData<T>,
+}
+
+impl<T: FromBytes + Copy> FormerSlice<'_, T> {
+    /// A copy of the element at `index`; `None` beyond the end.
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<T> {
+        let bytes = self.bytes.get(size_of::<T>().checked_mul(index)?..)?;
+        T::read_from_prefix(bytes).ok().map(|(element, _)| element)
+    }
+
+    /// How many elements there are.
+    pub const fn len(&self) -> usize {
+        self.bytes.len() / size_of::<T>()
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 }
 
@@ -399,6 +478,24 @@ mod tests {
         wiped.wipe().unwrap();
         assert!(!wiped.is_recovered());
         assert_eq!(wiped.carve::<u32>(5).unwrap()[4], 0);
+    }
+
+    #[test]
+    fn a_former_arena_is_read_by_who_carves_it_as_it_was() {
+        let mut arena = Arena::in_memory(4096);
+        arena.carve::<u32>(5).unwrap()[4] = 44;
+        arena.carve::<u64>(3).unwrap()[2] = 77;
+        let bytes = arena.bytes();
+        let mut former = FormerArena::of(&bytes, LAYOUT_VERSION).unwrap();
+        let first = former.carve::<u32>(5).unwrap();
+        assert!(!former.is_whole());
+        let second = former.carve::<u64>(3).unwrap();
+        assert!(former.is_whole());
+        assert_eq!((first.get(4), first.get(5), first.len()), (Some(44), None, 5));
+        assert_eq!((second.get(2), second.get(usize::MAX)), (Some(77), None));
+        assert!(former.carve::<u8>(4096).is_none() && former.carve::<u64>(usize::MAX).is_none());
+        assert!(FormerArena::of(&bytes, LAYOUT_VERSION + 1).is_none());
+        assert!(FormerArena::of(&bytes[..4095], LAYOUT_VERSION).is_none() && FormerArena::of(&[], 3).is_none());
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod config;
 pub mod conn_record;
 pub mod counters;
 pub mod explain;
+pub mod former;
 pub mod frame;
 pub mod headers;
 pub mod ipvs;

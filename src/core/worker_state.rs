@@ -18,11 +18,12 @@ use std::sync::Arc;
 use zerocopy::FromBytes;
 
 use crate::address::{Addr4, Addr6, Address};
-use crate::arena::{Arena, ArenaError, slice_bytes};
+use crate::arena::{Arena, ArenaError, FormerArena, slice_bytes};
 use crate::conn_record::{ConnRecord, DumpCursor};
 use crate::counters::WorkerCounters;
-use crate::ipvs::conn::table::{ConnTable, Recovery};
-use crate::ipvs::conn::{ColdConn, Conn, ConnFlags};
+use crate::former::{FormerWorker, Plan};
+use crate::ipvs::conn::table::{ConnTable, FormerTable, Recovery};
+use crate::ipvs::conn::{ColdConn, Conn, ConnFlags, ConnMut};
 use crate::ipvs::real_server::RealServer;
 use crate::ipvs::rebinder::Rebinder;
 use crate::ipvs::resting_ports::RestingPorts;
@@ -93,6 +94,28 @@ struct InArena {
     v4: ConnTable<Addr4>,
     v6: ConnTable<Addr6>,
     resting: RestingPorts,
+}
+
+impl<'m> FormerWorker<'m> {
+    /// The memory of a worker with these settings, in layout 3; `None` when it is not.
+    pub(crate) fn of_layout_3(bytes: &'m [u8], settings: &WorkerSettings) -> Option<Self> {
+        let mut arena = FormerArena::of(bytes, 3)?;
+        let owner = arena.carve::<Owner>(1)?.get(0)?;
+        let former = Self {
+            v4: FormerTable::carve(&mut arena, settings.conns4_max, settings.secret)?,
+            v6: FormerTable::carve(&mut arena, settings.conns6_max, settings.secret)?,
+            resting: RestingPorts::former(&mut arena, settings.resting_ports_max())?,
+        };
+        (arena.is_whole() && owner == Owner::of(settings)).then_some(former)
+    }
+}
+
+/// Binds a connection of an earlier process. Copies for replies are counted apart.
+fn keep<A: Address>(rebinder: &mut Rebinder<'_>, conn: ConnMut<'_, A>, copies: &mut usize) -> bool {
+    let is_copy = conn.flags.contains(ConnFlags::REPLIES_ONLY);
+    let stays = rebinder.rebind(conn);
+    *copies += usize::from(is_copy && stays);
+    stays
 }
 
 /// How frames came to a worker.
@@ -206,6 +229,50 @@ impl WorkerState {
         }
         rebinder.count_in(&own);
         recovery += of_v6;
+        let state = Self::over(InArena { v4, v6, resting }, settings, snapshot, counters, own);
+        Ok((state, recovery))
+    }
+
+    /// The worker with the connections that `plan` leads to it from workers of another shape, in the new memory of
+    /// `arena`, and what became of them; copies for replies are not counted. Otherwise as [`Self::recover`].
+    ///
+    /// # Errors
+    /// When `arena` is smaller than [`Self::arena_bytes`], or `plan` was not made for such a worker.
+    pub fn rehome(
+        settings: WorkerSettings,
+        arena: &mut Arena,
+        now: Tick,
+        snapshot: Arc<Snapshot>,
+        counters: Arc<[Arc<WorkerCounters>]>,
+        own: Arc<WorkerCounters>,
+        plan: &Plan<'_, '_>,
+    ) -> Result<(Self, Recovery), ArenaError> {
+        let mut owner = arena.carve::<Owner>(1)?;
+        let mut rebinder = Rebinder::new(&snapshot.services, own.servers.len());
+        let (secret, home) = (settings.secret, plan.of(settings.id));
+        let mut copies = 0;
+        let (v4, mut recovery) = ConnTable::rehome(
+            arena,
+            settings.conns4_max,
+            (secret, now),
+            (&home.v4.0, home.v4.1),
+            |conn| keep(&mut rebinder, conn, &mut copies),
+        )?;
+        let (v6, of_v6) = ConnTable::rehome(
+            arena,
+            settings.conns6_max,
+            (secret, now),
+            (&home.v6.0, home.v6.1),
+            |conn| keep(&mut rebinder, conn, &mut copies),
+        )?;
+        let mut resting = RestingPorts::new(arena, settings.resting_ports_max(), settings.local_port_rest_ms)?;
+        for former in home.resting {
+            resting.rehome(former, now);
+        }
+        *owner.at_mut(0) = Owner::of(&settings);
+        rebinder.count_in(&own);
+        recovery += of_v6;
+        recovery.kept -= copies;
         let state = Self::over(InArena { v4, v6, resting }, settings, snapshot, counters, own);
         Ok((state, recovery))
     }

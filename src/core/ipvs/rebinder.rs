@@ -41,6 +41,24 @@ pub(crate) const fn ports_of_server(fwmark: u32, mode: ForwardingMode, port: u16
     }
 }
 
+/// The services that a connection may be of, the likeliest first: a service for its very port may have come later.
+pub(crate) fn services_of<'s, A: Address>(
+    services: &'s ServiceTable,
+    conn: &Conn<A>,
+    fwmark: u32,
+) -> impl Iterator<Item = &'s VirtualService> + use<'s, A> {
+    let (virt, protocol) = (conn.virt(), conn.ip_protocol());
+    let on = move |port| services.find(protocol, Endpoint::new(virt.addr, port));
+    let own = once_with(move || find_service(services, fwmark, protocol, virt));
+    // A template for every port may be of FTP.
+    let ftp = once_with(move || {
+        (protocol == tcp::PROTOCOL && virt.port == 0)
+            .then(|| on(PORT_FTP))
+            .flatten()
+    });
+    own.chain(ftp).chain(once_with(move || on(0))).flatten()
+}
+
 /// See the module.
 pub(crate) struct Rebinder<'s> {
     services: &'s ServiceTable,
@@ -102,7 +120,7 @@ impl<'s> Rebinder<'s> {
 
     fn bind<A: Address>(&mut self, conn: &mut ConnMut<'_, A>) -> bool {
         let (mut service, mut found) = (ServiceId::UNBOUND, Found::Nothing);
-        for candidate in self.services_of(conn, conn.cold.fwmark) {
+        for candidate in services_of(self.services, conn, conn.cold.fwmark) {
             if service == ServiceId::UNBOUND {
                 service = candidate.id;
             }
@@ -148,24 +166,6 @@ impl<'s> Rebinder<'s> {
         {
             own.imported_of(family).add(imported);
         }
-    }
-
-    /// The services that a connection may be of, the likeliest first: a service for its very port may have come later.
-    fn services_of<A: Address>(
-        &self,
-        conn: &Conn<A>,
-        fwmark: u32,
-    ) -> impl Iterator<Item = &'s VirtualService> + use<'s, A> {
-        let (services, virt, protocol) = (self.services, conn.virt(), conn.ip_protocol());
-        let on = move |port| services.find(protocol, Endpoint::new(virt.addr, port));
-        let own = once_with(move || find_service(services, fwmark, protocol, virt));
-        // A template for every port may be of FTP.
-        let ftp = once_with(move || {
-            (protocol == tcp::PROTOCOL && virt.port == 0)
-                .then(|| on(PORT_FTP))
-                .flatten()
-        });
-        own.chain(ftp).chain(once_with(move || on(0))).flatten()
     }
 
     fn server_of<A: Address>(&self, service: &VirtualService, conn: &Conn<A>, fwmark: u32) -> Found {

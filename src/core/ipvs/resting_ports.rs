@@ -15,7 +15,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use zerocopy::FromBytes;
 
-use crate::arena::{Arena, ArenaError, ArenaSlice, slice_bytes};
+use crate::arena::{Arena, ArenaError, ArenaSlice, FormerArena, FormerSlice, slice_bytes};
 use crate::limits::LOCAL_PORT_REST_SLACK_MS;
 use crate::prefetch::prefetch_read;
 use crate::tick::Tick;
@@ -37,6 +37,27 @@ struct Set {
 }
 
 const _: () = assert!(size_of::<Set>() == 64);
+
+impl Set {
+    /// Where the record of `mark` is or comes: the free place, else that of the end that has rested longest.
+    #[inline]
+    fn place_for(&self, mark: u32, now: Tick) -> usize {
+        let place = self.marks.iter().position(|&other| other == mark).unwrap_or_else(|| {
+            let age = |place: usize| match self.marks[place % PLACES] {
+                FREE => u32::MAX,
+                _ => now.since_ms(self.last_seen[place % PLACES]),
+            };
+            (0..PLACES).max_by_key(|&place| age(place)).unwrap_or(0)
+        });
+        place % PLACES
+    }
+}
+
+/// Sets into which one set of an earlier process is copied at most: more than that, and its table was 64 times smaller.
+const COPIES_MAX: usize = 64;
+
+/// The local ends that rested in an earlier process, which is read where it lies.
+pub(crate) struct FormerRestingPorts<'m>(FormerSlice<'m, Set>);
 
 /// Bits of a record beside the client.
 const HAS_END: u32 = 1;
@@ -115,6 +136,47 @@ impl RestingPorts {
         Ok(ports)
     }
 
+    /// Carves those of an earlier process.
+    pub(crate) fn former<'m>(arena: &mut FormerArena<'m>, records: usize) -> Option<FormerRestingPorts<'m>> {
+        arena.carve(sets_for(records)).map(FormerRestingPorts)
+    }
+
+    /// Takes up what still rests `now` of a worker of an earlier process that was of another shape. A record does not hold
+    /// the whole hash, nor which worker has its port now: each worker takes all of them, into every set that may be
+    /// meant. A full set forgets the end that has rested longest.
+    pub(crate) fn rehome(&mut self, former: &FormerRestingPorts<'_>, now: Tick) {
+        if !self.is_on() {
+            return;
+        }
+        let former_count = former.0.len() as u64;
+        // The lowest hash of a former set, and its set here.
+        let first_of = |set: u64| (set << 32).div_ceil(former_count);
+        let set_of = |low: u64| ((low * u64::from(self.count)) >> 32) as usize;
+        for former_set in 0..former_count {
+            let Some(from) = former.0.get(former_set as usize) else {
+                return;
+            };
+            for place in 0..PLACES {
+                let (mark, last_seen) = (from.marks[place], from.last_seen[place]);
+                if mark == FREE || !now.reached(last_seen) || self.has_rested(last_seen, now) {
+                    continue;
+                }
+                self.newest = Some(now);
+                let (first, last) = (set_of(first_of(former_set)), set_of(first_of(former_set + 1) - 1));
+                for set in (first..=last).take(COPIES_MAX) {
+                    let set = self.sets.at_mut(set);
+                    let to = set.place_for(mark, now);
+                    if set.marks[to] == FREE || now.since_ms(set.last_seen[to]) > now.since_ms(last_seen) {
+                        set.marks[to] = mark;
+                        set.clients[to] = from.clients[place];
+                        set.ends[to] = from.ends[place];
+                        set.last_seen[to] = last_seen;
+                    }
+                }
+            }
+        }
+    }
+
     /// Whether local ends rest at all.
     #[inline]
     pub const fn is_on(&self) -> bool {
@@ -151,14 +213,7 @@ impl RestingPorts {
         let set = self.set_of(hash);
         let set = self.sets.at_mut(set);
         let mark = mark_of(hash);
-        let place = set.marks.iter().position(|&other| other == mark).unwrap_or_else(|| {
-            let age = |place: usize| match set.marks[place % PLACES] {
-                FREE => u32::MAX,
-                _ => now.since_ms(set.last_seen[place % PLACES]),
-            };
-            (0..PLACES).max_by_key(|&place| age(place)).unwrap_or(0)
-        });
-        let place = place % PLACES;
+        let place = set.place_for(mark, now);
         let has_end = if predecessor.end.is_some() { HAS_END } else { 0 };
         let is_shifted = if predecessor.is_shifted { IS_SHIFTED } else { 0 };
         // A process that dies here leaves the record out, or whole.
@@ -277,6 +332,30 @@ mod tests {
             Some(predecessor(4, 70_000))
         );
         assert!(!recover(200_000).is_any_resting(Tick(200_000)));
+    }
+
+    #[test]
+    fn a_table_of_another_size_knows_the_ends_that_still_rest() {
+        for (former, present) in [(100, 100), (100, 250), (250, 100), (20, 1_200), (1_200, 900)] {
+            let mut arena = Arena::in_memory(HEADER_BYTES + RestingPorts::bytes_needed(former));
+            let mut ports = RestingPorts::new(&mut arena, former, 60_000).unwrap();
+            let mut random = Random::new(7);
+            let hashes: Vec<u64> = (0..15).map(|_| random.next_u64()).collect();
+            for (n, &hash) in (0..).zip(&hashes) {
+                ports.give_up(hash, &predecessor(n, 70_000 + n), Tick(80_000));
+            }
+            ports.give_up(1 << 40, &predecessor(9, 14_500), Tick(80_000));
+            let bytes = arena.bytes();
+            let mut read = FormerArena::of(&bytes, crate::arena::LAYOUT_VERSION).unwrap();
+            let read = RestingPorts::former(&mut read, former).unwrap();
+            let mut later = self::ports(present);
+            later.rehome(&read, Tick(90_000));
+            for (n, &hash) in (0..).zip(&hashes) {
+                let found = later.find(hash, Tick(90_000));
+                assert_eq!(found, Some(predecessor(n, 70_000 + n)), "{former} to {present}");
+            }
+            assert_eq!(later.find(1 << 40, Tick(90_000)), None);
+        }
     }
 
     #[test]

@@ -8,11 +8,12 @@ use crate::address::{Address, Endpoint, FlowKey};
 use crate::ipvs::local_address;
 use crate::ipvs::persistence::Spread;
 use crate::ipvs::service::VirtualService;
+use crate::ipvs::service_table::ServiceTable;
 use crate::path::admit;
 use crate::rss::RssHash;
 use crate::single_writer::SingleWriter;
 use crate::verdict::WorkerId;
-use crate::worker_state::context::Context;
+use crate::worker_state::context::{Context, Ownership};
 
 /// The worker to hand a packet of this flow to, when it is not this one.
 pub(crate) fn other_owner<A: Address>(ctx: &Context<'_>, key: &FlowKey<A>) -> Option<WorkerId> {
@@ -70,31 +71,71 @@ pub(crate) fn place<A: Address>(
     service: Option<&VirtualService>,
     key: &FlowKey<A>,
 ) -> Option<Place> {
-    if ctx.ownership.workers_count <= 1 {
-        return None;
+    ctx.ownership.place(&ctx.snapshot.services, service, key)
+}
+
+impl Ownership<'_> {
+    /// See [`place`].
+    #[inline(always)]
+    fn place<A: Address>(
+        &self,
+        services: &ServiceTable,
+        service: Option<&VirtualService>,
+        key: &FlowKey<A>,
+    ) -> Option<Place> {
+        if self.workers_count <= 1 {
+            return None;
+        }
+        let by_rss = |rss: &RssHash| Place {
+            owner: rss.worker(key.src, key.dst, self.workers_count),
+            by_rss: true,
+        };
+        let computed = |owner| Place { owner, by_rss: false };
+        if let Some(service) = service {
+            if let Some(rss) = self.rss.filter(|_| service.is_spread_by_flow) {
+                return Some(by_rss(rss));
+            }
+            Some(computed(self.of_client(service.spread, key.src)))
+        } else if services.is_local_address(key.dst.addr) {
+            if let Some(rss) = self.rss {
+                return Some(by_rss(rss));
+            }
+            Some(computed(local_address::owner_of(key.dst.port, self.workers_count)))
+        } else {
+            let spread = services.nat_spread(key.protocol, key.src)?;
+            Some(computed(self.of_client(spread, key.dst)))
+        }
     }
-    let services = &ctx.snapshot.services;
-    let by_rss = |rss: &RssHash| Place {
-        owner: rss.worker(key.src, key.dst, ctx.ownership.workers_count),
-        by_rss: true,
-    };
-    let computed = |owner| Place { owner, by_rss: false };
-    if let Some(service) = service {
-        if let Some(rss) = ctx.ownership.rss.filter(|_| service.is_spread_by_flow) {
-            return Some(by_rss(rss));
+
+    #[inline]
+    fn of_client<A: Address>(&self, spread: Spread, client: Endpoint<A>) -> WorkerId {
+        let (low, high) = client.addr.words();
+        let words = (low & spread.words.0, high & spread.words.1);
+        let port = if spread.by_port { client.port } else { 0 };
+        worker_of_hash(self.workers_count, keyed_hash(self.secret, words, port))
+    }
+
+    /// Which worker has a connection that an earlier process left: the one to which its client's packets lead. Without a
+    /// service they are not handed off, so it is the one to which NICs bring them, if they say.
+    pub(crate) fn of_inbound<A: Address>(
+        &self,
+        services: &ServiceTable,
+        service: Option<&VirtualService>,
+        key: &FlowKey<A>,
+    ) -> WorkerId {
+        match (service, self.rss) {
+            _ if self.workers_count <= 1 => WorkerId(0),
+            (None, Some(rss)) => rss.worker(key.src, key.dst, self.workers_count),
+            (None, None) => self.of_client(Spread::ENDS, key.src),
+            (service, _) => self
+                .place(services, service, key)
+                .map_or(WorkerId(0), |place| place.owner),
         }
-        Some(computed(owner_of_client(ctx, service.spread, key.src)))
-    } else if services.is_local_address(key.dst.addr) {
-        if let Some(rss) = ctx.ownership.rss {
-            return Some(by_rss(rss));
-        }
-        Some(computed(local_address::owner_of(
-            key.dst.port,
-            ctx.ownership.workers_count,
-        )))
-    } else {
-        let spread = services.nat_spread(key.protocol, key.src)?;
-        Some(computed(owner_of_client(ctx, spread, key.dst)))
+    }
+
+    /// The worker to which replies lead; `None` when they lead to none.
+    pub(crate) fn of_replies<A: Address>(&self, services: &ServiceTable, key: &FlowKey<A>) -> Option<WorkerId> {
+        self.place(services, None, key).map(|place| place.owner)
     }
 }
 
@@ -121,25 +162,22 @@ pub(crate) fn is_last_to_look<A: Address>(ctx: &Context<'_>, service: &VirtualSe
 
 /// Spreads clients over workers by a keyed hash, so that nobody can aim all their connections at one.
 pub(crate) fn owner_of_client<A: Address>(ctx: &Context<'_>, spread: Spread, client: Endpoint<A>) -> WorkerId {
-    let (low, high) = client.addr.words();
-    let words = (low & spread.words.0, high & spread.words.1);
-    let port = if spread.by_port { client.port } else { 0 };
-    worker_of_hash(ctx, keyed_hash(ctx, words, port))
+    ctx.ownership.of_client(spread, client)
 }
 
 /// A keyed hash of one end of a flow.
 pub(crate) fn hash_of_end<A: Address>(ctx: &Context<'_>, end: Endpoint<A>) -> u32 {
-    keyed_hash(ctx, end.addr.words(), end.port)
+    keyed_hash(ctx.ownership.secret, end.addr.words(), end.port)
 }
 
-fn keyed_hash(ctx: &Context<'_>, (low, high): (u64, u64), port: u16) -> u32 {
-    let input = low ^ high.rotate_left(32) ^ (u64::from(port) << 40) ^ ctx.ownership.secret;
+fn keyed_hash(secret: u64, (low, high): (u64, u64), port: u16) -> u32 {
+    let input = low ^ high.rotate_left(32) ^ (u64::from(port) << 40) ^ secret;
     let mixed = u128::from(input) * 0x9E37_79B9_7F4A_7C15;
     let hash = (mixed >> 64) as u64 ^ mixed as u64;
     (hash >> 32) as u32
 }
 
 /// Spreads hashes evenly over the workers.
-pub(crate) const fn worker_of_hash(ctx: &Context<'_>, hash: u32) -> WorkerId {
-    WorkerId(((hash as u64 * ctx.ownership.workers_count as u64) >> 32) as u8)
+pub(crate) const fn worker_of_hash(workers_count: u8, hash: u32) -> WorkerId {
+    WorkerId(((hash as u64 * workers_count as u64) >> 32) as u8)
 }

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use crate::arena::Arena;
+use crate::arena::{Arena, LAYOUT_VERSION};
 use crate::conn_record::{ConnRecord, DumpCursor};
 use crate::counters::WorkerCounters;
+use crate::former::{FormerWorker, Plan, Spreading, Survey};
 use crate::frame::Frame;
 use crate::frame::vec::VecFrame;
 use crate::ipvs::conn::table::Recovery;
@@ -21,6 +22,7 @@ use crate::ipvs::sysctl::Sysctls;
 use crate::l3::{DeviceId, L3, NeighbourKey};
 use crate::limits::BURST_MAX;
 use crate::path;
+use crate::rss::RssHash;
 use crate::snapshot::Snapshot;
 use crate::tick::Tick;
 use crate::verdict::{DropReason, Verdict, WorkerId};
@@ -177,6 +179,63 @@ impl TestDirector {
         all
     }
 
+    /// The same with other workers and tables, whose devices spread flows by `rss` from now on. Returns what became of the
+    /// connections, and for how many there was no space.
+    ///
+    /// # Panics
+    /// When the arenas are not believed.
+    pub fn restart_as(
+        &mut self,
+        workers_count: u8,
+        conns_max: usize,
+        rss: Option<&RssHash>,
+        configure: impl FnOnce(&mut DesiredServices),
+    ) -> (Recovery, usize) {
+        self.desired = DesiredServices::default();
+        configure(&mut self.desired);
+        let former_count = self.workers.len() as u8;
+        self.workers.clear();
+        let bytes: Vec<Vec<u8>> = self.arenas.drain(..).map(|arena| arena.bytes()).collect();
+        let former: Vec<_> = (0..former_count)
+            .zip(&bytes)
+            .map(|(id, bytes)| {
+                let settings = settings(id, former_count, self.conns_max);
+                Some(FormerWorker::read(LAYOUT_VERSION, bytes, &settings).expect("a worker with these settings"))
+            })
+            .collect();
+        self.counters = counters_of(workers_count);
+        self.conns_max = conns_max;
+        let snapshot = self.snapshot_for(workers_count);
+        let settings: Vec<_> = (0..workers_count)
+            .map(|id| settings(id, workers_count, conns_max))
+            .collect();
+        let spreading = Spreading::new(&snapshot, &settings[0], rss);
+        let surveys: Vec<_> = former
+            .iter()
+            .flatten()
+            .map(|former| Survey::of(former, &spreading, self.now))
+            .collect();
+        let plan = Plan::new(&former, &surveys, &settings);
+        let mut all = Recovery::default();
+        for settings in settings {
+            let mut arena = Arena::in_memory(WorkerState::arena_bytes(&settings));
+            let own = Arc::clone(&self.counters[usize::from(settings.id.0)]);
+            let (snapshot, counters) = (Arc::clone(&snapshot), Arc::clone(&self.counters));
+            let rehomed = WorkerState::rehome(settings, &mut arena, self.now, snapshot, counters, own, &plan);
+            let (mut state, recovery) = rehomed.expect("the arena has the size that was asked for");
+            state.set_us(self.now_us as u32);
+            if let Some(rss) = rss {
+                state.follow_rss(rss.clone());
+            }
+            all += recovery;
+            self.workers.push(state);
+            self.arenas.push(arena);
+        }
+        self.workers.iter().for_each(WorkerState::publish_recovered);
+        all.torn += plan.torn;
+        (all, plan.no_space)
+    }
+
     /// The time.
     pub const fn now(&self) -> Tick {
         self.now
@@ -249,6 +308,10 @@ impl TestDirector {
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot_for(self.workers.len() as u8)
+    }
+
+    fn snapshot_for(&self, workers_count: u8) -> Arc<Snapshot> {
         Arc::new(Snapshot {
             services: Arc::new(self.desired.build()),
             l3: Arc::clone(&self.l3).with_reroute(self.sysctls.snat_reroute),
@@ -257,7 +320,7 @@ impl TestDirector {
             sysctls: self.sysctls,
             sync: self.sync,
             sync_policy: self.sync_policy,
-            workers_count: self.workers.len() as u8,
+            workers_count,
             generation: 0,
         })
     }

@@ -23,9 +23,11 @@ use crate::ipvs::persistence;
 use crate::prefetch::prefetch_write;
 use crate::tick::Tick;
 
+mod former;
 mod recovery;
 mod same_outbound;
 
+pub(crate) use former::{FormerSlot, FormerTable, Origin};
 pub use recovery::Recovery;
 
 /// Why a connection was not inserted.

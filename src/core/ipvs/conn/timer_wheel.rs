@@ -14,7 +14,7 @@
 
 use zerocopy::FromBytes;
 
-use crate::arena::{Arena, ArenaError, ArenaSlice, slice_bytes};
+use crate::arena::{Arena, ArenaError, ArenaSlice, FormerArena, slice_bytes};
 use crate::ipvs::conn::ColdConn;
 use crate::limits::TIMEOUT_MAX_SEC;
 use crate::prefetch::prefetch_write;
@@ -93,6 +93,11 @@ impl TimerWheel {
 
     pub(super) fn carve(arena: &mut Arena) -> Result<Self, ArenaError> {
         Ok(Self { wheel: arena.carve(1)? })
+    }
+
+    /// Carves the wheel of an earlier process, which nobody reads.
+    pub(super) fn pass_by(arena: &mut FormerArena<'_>) -> Option<()> {
+        arena.carve::<Wheel>(1).map(drop)
     }
 
     /// Empties a new wheel. Its position is set by the first timer.

@@ -53,7 +53,7 @@ pub(crate) fn fragment<A: Address, F: Frame>(
         Ok(piece) => piece,
         Err(reason) => return Verdict::Drop(reason),
     };
-    let owner = ownership::worker_of_hash(ctx, piece.key.hash(ctx.ownership.secret));
+    let owner = ownership::worker_of_hash(ctx.ownership.workers_count, piece.key.hash(ctx.ownership.secret));
     if owner != ctx.ownership.worker && !ctx.ownership.is_handoff {
         return Verdict::Handoff(owner);
     }

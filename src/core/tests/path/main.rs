@@ -15,6 +15,7 @@ mod refusals;
 mod resets;
 mod response_times;
 mod restart;
+mod shapes;
 mod stack;
 mod sync;
 mod sync_belief;

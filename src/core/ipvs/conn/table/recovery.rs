@@ -12,6 +12,7 @@ use std::ops::AddAssign;
 
 use crate::address::Address;
 use crate::arena::{Arena, ArenaError};
+use crate::ipvs::conn::key::KeyHash;
 use crate::ipvs::conn::table::same_outbound::SAME_OUTBOUND_MAX;
 use crate::ipvs::conn::table::{ConnTable, MAGIC, NO_PROTOCOL, State, store_barrier, value_of};
 use crate::ipvs::conn::{ColdConn, Conn, ConnFlags, ConnIndex, ConnMut, Direction, TimerLink, timer_wheel};
@@ -77,12 +78,12 @@ impl<A: Address> ConnTable<A> {
         if !matches {
             return Err(ArenaError::OtherLayout);
         }
-        let recovery = table.rebuild(now, &mut keep);
+        let recovery = table.rebuild(table.used_slots(), now, &mut keep);
         Ok((table, recovery))
     }
 
-    fn rebuild(&mut self, now: Tick, keep: &mut impl FnMut(ConnMut<'_, A>) -> bool) -> Recovery {
-        let used = self.used_slots();
+    /// All but the records, which lie in the slots below `used`.
+    pub(super) fn rebuild(&mut self, used: u32, now: Tick, keep: &mut impl FnMut(ConnMut<'_, A>) -> bool) -> Recovery {
         let mut recovery = Recovery::default();
         self.index.clear();
         self.wheel.reset();
@@ -157,13 +158,7 @@ impl<A: Address> ConnTable<A> {
 
     fn is_whole(&self, slot: u32) -> bool {
         let (conn, cold) = self.both(ConnIndex(slot));
-        let outbound_hash = if conn.flags.contains(ConnFlags::OUTBOUND_INDEXED) {
-            self.hash(&conn.outbound_key())
-        } else {
-            0
-        };
-        cold.commit == ColdConn::commit_word(conn, self.hash(&conn.inbound_key()), outbound_hash)
-            && conn.timeout_ms <= TIMEOUT_MAX_SEC.saturating_mul(1_000)
+        is_whole(&self.hash, conn, cold)
     }
 
     /// Frees a slot whose record is not to be believed.
@@ -301,6 +296,17 @@ impl<A: Address> ConnTable<A> {
             }
         }
     }
+}
+
+/// Whether a record of a table whose keys are hashed so is to be believed.
+pub(super) fn is_whole<A: Address>(hash: &KeyHash, conn: &Conn<A>, cold: &ColdConn) -> bool {
+    let outbound_hash = if conn.flags.contains(ConnFlags::OUTBOUND_INDEXED) {
+        hash.hash(&conn.outbound_key())
+    } else {
+        0
+    };
+    cold.commit == ColdConn::commit_word(conn, hash.hash(&conn.inbound_key()), outbound_hash)
+        && conn.timeout_ms <= TIMEOUT_MAX_SEC.saturating_mul(1_000)
 }
 
 impl Relations {
