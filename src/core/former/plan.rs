@@ -62,6 +62,8 @@ pub struct Plan<'p, 'm> {
     former: &'p [Option<FormerWorker<'m>>],
     /// By present worker, of IPv4 and of IPv6.
     origins: Vec<[Vec<Origin>; 2]>,
+    /// Connections that go on.
+    pub conns: usize,
     /// Connections for which their worker has no space.
     pub no_space: usize,
     /// Records that were torn or damaged.
@@ -160,8 +162,10 @@ impl<'p, 'm> Plan<'p, 'm> {
         let v6: Vec<_> = surveys.iter().map(|survey| &survey.v6).collect();
         let (v4, v4_without) = distribute(&v4, space(|worker| worker.conns4_max));
         let (v6, v6_without) = distribute(&v6, space(|worker| worker.conns6_max));
+        let conns = v4.iter().chain(&v6).flatten().filter(|origin| !origin.is_copy).count();
         Self {
             former,
+            conns,
             origins: v4.into_iter().zip(v6).map(|(v4, v6)| [v4, v6]).collect(),
             no_space: v4_without + v6_without,
             torn: surveys.iter().map(|survey| survey.v4.torn + survey.v6.torn).sum(),

@@ -179,8 +179,18 @@ impl TestDirector {
         all
     }
 
-    /// The same with other workers and tables, whose devices spread flows by `rss` from now on. Returns what became of the
-    /// connections, and for how many there was no space.
+    /// What lies in the arena of each worker.
+    pub fn memory(&self) -> Vec<Vec<u8>> {
+        self.arenas.iter().map(Arena::bytes).collect()
+    }
+
+    /// What the memory of a worker of this director is read with.
+    pub fn settings(&self, worker: u8) -> WorkerSettings {
+        settings(worker, self.workers.len() as u8, self.conns_max)
+    }
+
+    /// [`Self::restart`] with other workers and tables, whose devices spread flows by `rss` from now on. Returns what became
+    /// of the connections, and for how many there was no space.
     ///
     /// # Panics
     /// When the arenas are not believed.
@@ -191,18 +201,31 @@ impl TestDirector {
         rss: Option<&RssHash>,
         configure: impl FnOnce(&mut DesiredServices),
     ) -> (Recovery, usize) {
+        let memory = self.memory();
+        self.restart_from((LAYOUT_VERSION, &memory), (workers_count, conns_max), rss, configure)
+    }
+
+    /// The same with the memory of another director's workers, which were like this one's, in a layout.
+    ///
+    /// # Panics
+    /// When that memory is not believed.
+    pub fn restart_from(
+        &mut self,
+        (layout, memory): (u32, &[Vec<u8>]),
+        (workers_count, conns_max): (u8, usize),
+        rss: Option<&RssHash>,
+        configure: impl FnOnce(&mut DesiredServices),
+    ) -> (Recovery, usize) {
         self.desired = DesiredServices::default();
         configure(&mut self.desired);
-        let former_count = self.workers.len() as u8;
-        self.workers.clear();
-        let bytes: Vec<Vec<u8>> = self.arenas.drain(..).map(|arena| arena.bytes()).collect();
-        let former: Vec<_> = (0..former_count)
-            .zip(&bytes)
-            .map(|(id, bytes)| {
-                let settings = settings(id, former_count, self.conns_max);
-                Some(FormerWorker::read(LAYOUT_VERSION, bytes, &settings).expect("a worker with these settings"))
-            })
+        let settings_of = (0..).map(|id| self.settings(id));
+        let former: Vec<_> = settings_of
+            .zip(memory)
+            .map(|(settings, bytes)| FormerWorker::read(layout, bytes, &settings))
             .collect();
+        assert!(former.iter().all(Option::is_some), "workers with these settings");
+        self.workers.clear();
+        self.arenas.clear();
         self.counters = counters_of(workers_count);
         self.conns_max = conns_max;
         let snapshot = self.snapshot_for(workers_count);
