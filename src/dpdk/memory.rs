@@ -10,8 +10,8 @@ use std::ptr::NonNull;
 use lvs_core::arena::Arena;
 use nix::errno::Errno;
 use nix::fcntl::posix_fallocate;
-use nix::libc;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous};
+use nix::libc::{self, c_void};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use crate::dpdk::{Eal, last_error};
 
@@ -58,6 +58,46 @@ pub fn arena_of_file(file: &File, len: usize) -> io::Result<Arena> {
     let region = map_file(file, len)?;
     // SAFETY: page-aligned, at least `len` bytes long, zero or an earlier arena, never unmapped, nobody else's.
     Ok(unsafe { Arena::from_raw(region, len) })
+}
+
+/// The bytes of a file that nobody writes or shortens as long as this lives, mapped for reading.
+#[derive(Debug)]
+pub struct MappedFile {
+    start: NonNull<c_void>,
+    len: NonZero<usize>,
+}
+
+// SAFETY: it owns its mapping, which is only read.
+unsafe impl Send for MappedFile {}
+// SAFETY: as above.
+unsafe impl Sync for MappedFile {}
+
+impl MappedFile {
+    /// Maps all of a file of an earlier process, in a directory that this one has locked.
+    ///
+    /// # Errors
+    /// The file is empty, or the system refuses.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let len = usize::try_from(file.metadata()?.len()).ok().and_then(NonZero::new);
+        let len = len.ok_or(io::ErrorKind::UnexpectedEof)?;
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let start = unsafe { mmap(None, len, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, file, 0) }?;
+        Ok(Self { start, len })
+    }
+
+    /// What is in the file.
+    pub const fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped readable with this length as long as `self` lives; any byte is a valid `u8`; nobody writes to the
+        // file meanwhile, as its directory is locked and this process only reads it.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast_const().cast(), self.len.get()) }
+    }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        // SAFETY: mapped with this length; no reference into it outlives `self`.
+        let _ = unsafe { munmap(self.start, self.len.get()) };
+    }
 }
 
 fn map_file(file: &File, len: usize) -> io::Result<NonNull<u8>> {
@@ -138,6 +178,8 @@ fn map_ordinary(len: usize) -> nix::Result<NonNull<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use lvs_core::arena::{FormerArena, LAYOUT_VERSION};
+
     use super::*;
 
     #[test]
@@ -157,6 +199,15 @@ mod tests {
         let mut again = arena_of_file(&file, 5_000).unwrap();
         assert!(again.is_recovered());
         assert_eq!(again.carve::<u64>(2).unwrap()[1], 7);
+        let read = MappedFile::of(&file).unwrap();
+        let mut former = FormerArena::of(read.bytes(), LAYOUT_VERSION).unwrap();
+        assert_eq!(former.carve::<u64>(2).and_then(|slice| slice.get(1)), Some(7));
+        file.set_len(0).unwrap();
+        assert_eq!(
+            MappedFile::of(&file).err().map(|error| error.kind()),
+            Some(io::ErrorKind::UnexpectedEof)
+        );
+        file.set_len(8_192).unwrap();
         let too_long = arena_of_file(&file, 8_193).err();
         assert_eq!(too_long.map(|error| error.kind()), Some(io::ErrorKind::UnexpectedEof));
     }

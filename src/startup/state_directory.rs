@@ -2,6 +2,9 @@
 //!
 //! In:  a path on a tmpfs, and where hugepages are used a mounted hugetlbfs. Out: the files of an earlier process of this
 //!      boot and shape, or empty ones.
+//! A process that needs other files than the earlier one, as it has other workers or tables, makes them beside those
+//! ([`FileSet`]); they count from the moment at which the header names them.
+//!
 //! Never: lets two processes in, follows a link, uses or removes a file of another user, grows a file that is there.
 //!
 //! ```text
@@ -24,7 +27,7 @@ mod counts;
 pub mod header;
 mod hugetlbfs;
 
-use header::{Header, Secrets, Shape};
+use header::{FileSet, Header, Secrets, Shape};
 
 const HEADER: &str = "header";
 const NEW_HEADER: &str = "header.new";
@@ -161,16 +164,33 @@ impl StateDirectory {
     ///
     /// # Errors
     /// A file of another user or mode, or the system refuses.
-    pub fn worker_file(&self, worker: usize, len: usize) -> Result<(File, Found), StateError> {
-        memory_file(&self.memory.join(format!("{WORKER}{worker}")), len)
+    pub fn worker_file(&self, files: FileSet, worker: usize, len: usize) -> Result<(File, Found), StateError> {
+        memory_file(&self.memory.join(file_name(files, worker)), len)
+    }
+
+    /// Whether `memory` is this directory, or the one named after it on a hugetlbfs that is mounted.
+    pub fn is_memory(&self, memory: &Path) -> bool {
+        self.memories().iter().any(|own| own == memory)
+    }
+
+    /// The files of an earlier process's `workers` in `memory`, only to be read; `None` for one that is missing.
+    ///
+    /// # Errors
+    /// A file is of another user or mode, or the system refuses.
+    pub fn former_files(&self, memory: &Path, files: FileSet, workers: usize) -> Result<Vec<Option<File>>, StateError> {
+        let open = |worker| {
+            let path = memory.join(file_name(files, worker));
+            found(open_file(&path, OpenOptions::new().read(true)))
+        };
+        (0..workers).map(open).collect()
     }
 
     /// Says what the files are from now on. It is said at once or not at all, however the process ends.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn commit(&self, shape: &Shape, secrets: &Secrets) -> Result<(), StateError> {
-        self.replace(HEADER, Header::text(shape, secrets).as_bytes())
+    pub fn commit(&self, shape: &Shape, secrets: &Secrets, files: FileSet) -> Result<(), StateError> {
+        self.replace(HEADER, Header::text(shape, secrets, files).as_bytes())
     }
 
     /// Writes a file of the directory. It has its earlier content or `content`, however the process ends.
@@ -188,6 +208,24 @@ impl StateDirectory {
     /// # Errors
     /// Another process uses one of them, or the system refuses.
     pub fn wipe(&self) -> Result<(), StateError> {
+        self.forget()?;
+        self.clear(&FileSet::ALL)
+    }
+
+    /// From now on no later process believes any file.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn forget(&self) -> Result<(), StateError> {
+        remove(&self.path.join(HEADER))?;
+        remove(&self.path.join(NEW_HEADER))
+    }
+
+    /// Gives the memory of some sets of files back, wherever it lies.
+    ///
+    /// # Errors
+    /// Another process uses one of them, or the system refuses.
+    pub fn clear(&self, sets: &[FileSet]) -> Result<(), StateError> {
         let memories = self.memories();
         let others = memories
             .iter()
@@ -195,13 +233,10 @@ impl StateDirectory {
         let _locks = others
             .map(|path| locked_directory(path, HUGETLBFS_MAGIC))
             .collect::<Result<Vec<_>, _>>()?;
-        // Without it the other files mean nothing.
-        remove(&self.path.join(HEADER))?;
-        remove(&self.path.join(NEW_HEADER))?;
         for memory in memories {
             for entry in fs::read_dir(&memory).map_err(io_error(&memory))?.flatten() {
-                let is_worker = entry.file_name().to_str().is_some_and(|name| name.starts_with(WORKER));
-                if is_worker {
+                let set = entry.file_name().to_str().and_then(set_of_file);
+                if set.is_some_and(|set| sets.contains(&set)) {
                     give_back(&entry.path())?;
                 }
             }
@@ -263,6 +298,18 @@ fn found(opened: Result<File, StateError>) -> Result<Option<File>, StateError> {
         Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         opened => opened.map(Some),
     }
+}
+
+fn file_name(files: FileSet, worker: usize) -> String {
+    format!("{WORKER}{worker}{}", files.suffix())
+}
+
+/// The set of a worker's file by its name; `None` of other files.
+fn set_of_file(name: &str) -> Option<FileSet> {
+    let rest = name
+        .strip_prefix(WORKER)?
+        .trim_start_matches(|letter: char| letter.is_ascii_digit());
+    FileSet::ALL.into_iter().find(|set| set.suffix() == rest)
 }
 
 /// Empties a file: its bytes are zero from now on, whoever has mapped it.

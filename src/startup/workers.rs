@@ -101,6 +101,7 @@ pub fn launch(
         settings: (0..workers.len()).map(settings).collect::<Result<_, _>>()?,
         counters,
         snapshot,
+        rss: *rss,
     };
     let shape = match made_with.settings.first() {
         Some(settings) => connections::shape(config, kept, settings, rss.is_some()),
@@ -143,8 +144,8 @@ fn time_of_day_ms() -> u32 {
     (since_epoch.as_millis() % DAY_MS) as u32
 }
 
-/// The capacity of one worker. A hash assigns clients to owners unevenly, so each worker gets a little more than its part.
-fn share(capacity: u32, workers: u8) -> usize {
+/// The capacity of one worker; where connections are kept, a part of their layout. A hash assigns clients to owners unevenly, so each worker gets a little more than its part.
+pub(super) fn share(capacity: u32, workers: u8) -> usize {
     let part = capacity as usize / usize::from(workers);
     if workers == 1 { part } else { part + part / 8 + 64 }
 }

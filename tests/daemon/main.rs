@@ -14,6 +14,7 @@ mod kept_connections;
 mod kept_statistics;
 mod metrics;
 mod refused_start;
+mod rehomed_connections;
 mod rss_check;
 mod sync;
 mod system_calls;

@@ -372,7 +372,10 @@ fn a_backup_that_follows_another_takes_no_message_again_until_there_is_another_k
     let settings = signed_by(b'k');
     let mut every = settings.clone();
     every.policy.mode = SyncMode::Every;
-    assert!(here.configure(every) && here.configure(settings.clone()), "workers follow the mode");
+    assert!(
+        here.configure(every) && here.configure(settings.clone()),
+        "workers follow the mode"
+    );
     let recorded = settings
         .key
         .as_ref()

@@ -4,6 +4,7 @@
 //! lvsd-connections 1
 //! boot 6b1c…            a later boot finds no memory of an earlier one, but may find a copied file
 //! workers 2             and whatever else its layout depends on, a name and a value each
+//! files a               which of two sets of workers' files it means
 //! secret 3f…            hexadecimal
 //! rss-key a0…
 //! crc32 1a2b3c4d        of all lines before
@@ -20,6 +21,45 @@ const TITLE: &str = "lvsd-connections 1";
 const SECRET: &str = "secret";
 const RSS_KEY: &str = "rss-key";
 const CHECKSUM: &str = "crc32";
+const FILES: &str = "files";
+
+/// Workers' files have two sets of names, so that those of an earlier process stay whole until a later one, which needs
+/// other files, has said that its own are complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSet {
+    /// `worker-0` …
+    A,
+    /// `worker-0b` …
+    B,
+}
+
+impl FileSet {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::A, Self::B];
+
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+
+    /// What the names of its files end with.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::A => "",
+            Self::B => "b",
+        }
+    }
+}
 
 /// What the layout of the memory, and its meaning, depend on: names without blanks, and values of one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,16 +71,22 @@ impl Shape {
         Self(lines.map(|(name, value)| (name.to_owned(), value)).into())
     }
 
-    /// In what `self` differs from the earlier one first.
-    fn difference(&self, earlier: &Self) -> Option<String> {
-        for (name, value) in &self.0 {
-            match earlier.0.iter().find(|(other, _)| other == name) {
-                None => return Some(format!("it is of another version, which did not know \"{name}\"")),
-                Some((_, before)) if before != value => return Some(format!("{name} was {before} and is {value}")),
-                Some(_) => {}
-            }
-        }
-        (self.0.len() != earlier.0.len()).then(|| "it is of another version".to_owned())
+    /// The value of a name.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        let line = self.0.iter().find(|(other, _)| other == name)?;
+        Some(&line.1)
+    }
+
+    /// In what `self` differs from the earlier one, in order.
+    fn differences(&self, earlier: &Self) -> impl Iterator<Item = String> {
+        let of_line = |(name, value): &(String, String)| match earlier.value(name) {
+            None => Some(format!("it is of another version, which did not know \"{name}\"")),
+            Some(before) if before != value => Some(format!("{name} was {before} and is {value}")),
+            Some(_) => None,
+        };
+        let is_of_later = self.0.len() < earlier.0.len();
+        let of_later = is_of_later.then(|| "it is of another version".to_owned());
+        self.0.iter().filter_map(of_line).chain(of_later)
     }
 }
 
@@ -62,22 +108,26 @@ impl std::fmt::Debug for Secrets {
 /// The header of an earlier process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    shape: Shape,
+    /// What its memory depends on.
+    pub shape: Shape,
     /// Its keys.
     pub secrets: Secrets,
+    /// Its workers' files.
+    pub files: FileSet,
 }
 
 impl Header {
-    /// Why the memory cannot be used by a process of `shape`.
-    pub fn difference(&self, shape: &Shape) -> Option<String> {
-        shape.difference(&self.shape)
+    /// Why the memory cannot be used as it is by a process of `shape`: whatever differs.
+    pub fn differences(&self, shape: &Shape) -> Vec<String> {
+        shape.differences(&self.shape).collect()
     }
 
-    pub(super) fn text(shape: &Shape, secrets: &Secrets) -> String {
+    pub(super) fn text(shape: &Shape, secrets: &Secrets, files: FileSet) -> String {
         let mut text = format!("{TITLE}\n");
         for (name, value) in &shape.0 {
             let _ = writeln!(text, "{name} {value}");
         }
+        let _ = writeln!(text, "{FILES} {}", files.name());
         let connections = secrets.connections.iter().flat_map(|word| word.to_be_bytes());
         let _ = writeln!(text, "{SECRET} {}", hexadecimal(connections));
         let _ = writeln!(text, "{RSS_KEY} {}", hexadecimal(secrets.rss_key));
@@ -100,9 +150,13 @@ impl Header {
             .filter_map(|line| line.split_once(' '))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
+        let files = take(&mut values, FILES);
+        let files = FileSet::ALL
+            .into_iter()
+            .find(|set| files.as_deref() == Some(set.name()));
         let rss_key = take(&mut values, RSS_KEY).and_then(|key| bytes(&key));
         let secret = take(&mut values, SECRET).and_then(|secret| bytes::<32>(&secret));
-        let (Some(rss_key), Some(secret)) = (rss_key, secret) else {
+        let (Some(rss_key), Some(secret), Some(files)) = (rss_key, secret, files) else {
             return Err("it is of another version");
         };
         Ok(Self {
@@ -111,6 +165,7 @@ impl Header {
                 connections: words(&secret),
                 rss_key,
             },
+            files,
         })
     }
 }
@@ -159,20 +214,30 @@ mod tests {
 
     #[test]
     fn a_header_is_read_as_it_was_written() {
-        let header = Header::parse(&Header::text(&shape("2"), &secrets())).unwrap();
-        assert_eq!(header.secrets, secrets());
-        assert_eq!(header.difference(&shape("2")), None);
-        assert_eq!(header.difference(&shape("4")).unwrap(), "workers was 2 and is 4");
+        for files in FileSet::ALL {
+            let header = Header::parse(&Header::text(&shape("2"), &secrets(), files)).unwrap();
+            assert_eq!((header.secrets, header.files), (secrets(), files));
+        }
+        let header = Header::parse(&Header::text(&shape("2"), &secrets(), FileSet::A)).unwrap();
+        assert_eq!(header.shape.value("workers"), Some("2"));
+        assert_eq!(header.differences(&shape("2")), [""; 0]);
+        let other = Shape::new([("boot", "77aa".to_owned()), ("workers", "4".to_owned())]);
+        assert_eq!(
+            header.differences(&other),
+            ["boot was 6b1c and is 77aa", "workers was 2 and is 4"]
+        );
         let of_later = Shape::new([("boot", "6b1c".to_owned()), ("colours", "3".to_owned())]);
         assert_eq!(
-            header.difference(&of_later).unwrap(),
-            "it is of another version, which did not know \"colours\""
+            header.differences(&of_later),
+            ["it is of another version, which did not know \"colours\""]
         );
+        let of_earlier = Shape::new([("boot", "6b1c".to_owned())]);
+        assert_eq!(header.differences(&of_earlier), ["it is of another version"]);
     }
 
     #[test]
     fn no_flipped_bit_and_no_shorter_text_is_believed() {
-        let text = Header::text(&shape("2"), &secrets());
+        let text = Header::text(&shape("2"), &secrets(), FileSet::B);
         for bit in 0..text.len() * 8 {
             let mut flipped = text.clone().into_bytes();
             flipped[bit / 8] ^= 1 << (bit % 8);

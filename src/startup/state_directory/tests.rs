@@ -59,10 +59,10 @@ fn mode_of(path: &Path) -> u32 {
 fn left_behind(place: &Place) -> PathBuf {
     let directory = place.open();
     assert_eq!(directory.earlier().unwrap(), Earlier::Nothing);
-    let (mut file, found) = directory.worker_file(0, LEN).unwrap();
+    let (mut file, found) = directory.worker_file(FileSet::A, 0, LEN).unwrap();
     assert_eq!(found, Found::Missing);
     file.write_all(b"state").unwrap();
-    directory.commit(&shape("1"), &secrets()).unwrap();
+    directory.commit(&shape("1"), &secrets(), FileSet::A).unwrap();
     place.path().join("worker-0")
 }
 
@@ -76,8 +76,8 @@ fn a_later_process_finds_what_an_earlier_one_left_and_nobody_else_may_read_it() 
     let Earlier::Header(header) = directory.earlier().unwrap() else {
         panic!("there is a header");
     };
-    assert_eq!((header.difference(&shape("1")), header.secrets), (None, secrets()));
-    let (mut file, found) = directory.worker_file(0, LEN).unwrap();
+    assert_eq!((header.differences(&shape("1")).len(), header.secrets), (0, secrets()));
+    let (mut file, found) = directory.worker_file(FileSet::A, 0, LEN).unwrap();
     let mut bytes = [0; 5];
     file.read_exact(&mut bytes).unwrap();
     assert_eq!(
@@ -169,7 +169,8 @@ fn a_file_that_somebody_else_may_have_written_is_refused() {
     let place = Place::new();
     let worker = left_behind(&place);
     let directory = place.open();
-    let refused = |directory: &StateDirectory| place.without_path(&directory.worker_file(0, LEN).unwrap_err());
+    let refused =
+        |directory: &StateDirectory| place.without_path(&directory.worker_file(FileSet::A, 0, LEN).unwrap_err());
     let expected = |found: &str| {
         format!(
             "DIR/worker-0 {found}, and lvsd keeps connections only in files of its own user with mode 0600; find out who \
@@ -203,7 +204,7 @@ fn a_file_that_is_missing_or_of_another_length_is_empty_and_said_to_be() {
     for len in [0, 5, LEN_OF_FILE - 4_096, LEN_OF_FILE + 4_096] {
         let file = OpenOptions::new().write(true).open(&worker).unwrap();
         file.set_len(len).unwrap();
-        let (file, found) = directory.worker_file(0, LEN).unwrap();
+        let (file, found) = directory.worker_file(FileSet::A, 0, LEN).unwrap();
         assert_eq!(
             (found, file.metadata().unwrap().len()),
             (Found::OfLength(len), LEN_OF_FILE)
@@ -211,7 +212,7 @@ fn a_file_that_is_missing_or_of_another_length_is_empty_and_said_to_be() {
         assert!(fs::read(&worker).unwrap().iter().all(|byte| *byte == 0));
     }
     fs::remove_file(&worker).unwrap();
-    assert_eq!(directory.worker_file(0, LEN).unwrap().1, Found::Missing);
+    assert_eq!(directory.worker_file(FileSet::A, 0, LEN).unwrap().1, Found::Missing);
 }
 
 #[test]
@@ -239,14 +240,14 @@ fn a_header_that_is_damaged_torn_or_of_another_version_is_not_believed() {
     let Earlier::Header(earlier) = directory.earlier().unwrap() else {
         panic!("it is whole again");
     };
-    assert_eq!(earlier.difference(&shape("2")).unwrap(), "workers was 1 and is 2");
+    assert_eq!(earlier.differences(&shape("2")), ["workers was 1 and is 2"]);
 }
 
 #[test]
 fn a_process_that_ends_before_it_has_said_what_its_files_are_leaves_nothing() {
     let place = Place::new();
     let directory = place.open();
-    directory.worker_file(0, LEN).unwrap();
+    directory.worker_file(FileSet::A, 0, LEN).unwrap();
     fs::write(place.path().join(NEW_HEADER), "half a head").unwrap();
     assert_eq!(directory.earlier().unwrap(), Earlier::Nothing);
     directory.wipe().unwrap();
