@@ -10,7 +10,7 @@
 
 use crate::address::Address;
 use crate::former::FormerWorker;
-use crate::ipvs::conn::table::{FormerSlot, FormerTable, Origin};
+use crate::ipvs::conn::table::{FormerPlace, FormerSlot, FormerTable};
 use crate::ipvs::conn::{ColdConn, Conn, ConnFlags};
 use crate::ipvs::rebinder;
 use crate::ipvs::resting_ports::FormerRestingPorts;
@@ -61,7 +61,7 @@ impl Way {
 pub struct Plan<'p, 'm> {
     former: &'p [Option<FormerWorker<'m>>],
     /// By present worker, of IPv4 and of IPv6.
-    origins: Vec<[Vec<Origin>; 2]>,
+    origins: Vec<[Vec<FormerPlace>; 2]>,
     /// Connections that go on.
     pub conns: usize,
     /// Connections for which their worker has no space.
@@ -71,7 +71,7 @@ pub struct Plan<'p, 'm> {
 }
 
 /// The former tables of one family, and what of them goes to a worker.
-type Part<'p, 'm, A> = (Vec<Option<&'p FormerTable<'m, A>>>, &'p [Origin]);
+type Part<'p, 'm, A> = (Vec<Option<&'p FormerTable<'m, A>>>, &'p [FormerPlace]);
 
 /// What a worker gets.
 pub(crate) struct Share<'p, 'm> {
@@ -187,8 +187,8 @@ impl<'p, 'm> Plan<'p, 'm> {
 }
 
 /// By present worker what it gets, in order; and how many connections none has space for. `space` is by worker.
-fn distribute(surveys: &[&FamilySurvey], mut space: Vec<usize>) -> (Vec<Vec<Origin>>, usize) {
-    let mut origins: Vec<Vec<Origin>> = space.iter().map(|_| Vec::new()).collect();
+fn distribute(surveys: &[&FamilySurvey], mut space: Vec<usize>) -> (Vec<Vec<FormerPlace>>, usize) {
+    let mut origins: Vec<Vec<FormerPlace>> = space.iter().map(|_| Vec::new()).collect();
     let mut without_space = 0;
     for (table, way) in in_order(surveys, &space) {
         let homes = [Some(way.home), way.replies].into_iter().flatten();
@@ -199,7 +199,7 @@ fn distribute(surveys: &[&FamilySurvey], mut space: Vec<usize>) -> (Vec<Vec<Orig
         }
         for home in homes.map(|home| usize::from(home.0)) {
             space[home] -= 1;
-            origins[home].push(Origin {
+            origins[home].push(FormerPlace {
                 is_copy: home != usize::from(way.home.0),
                 table,
                 slot: way.slot,

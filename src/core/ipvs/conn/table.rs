@@ -27,7 +27,7 @@ mod former;
 mod recovery;
 mod same_outbound;
 
-pub(crate) use former::{FormerSlot, FormerTable, Origin};
+pub(crate) use former::{FormerPlace, FormerSlot, FormerTable};
 pub use recovery::Recovery;
 
 /// Why a connection was not inserted.

@@ -37,7 +37,7 @@ pub(crate) enum FormerSlot<A: Address> {
 
 /// A connection's slot in one of the former tables. In order: connections by table and slot, then copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Origin {
+pub(crate) struct FormerPlace {
     /// Whether it becomes a copy for replies ([`ConnFlags::REPLIES_ONLY`]), as another worker gets the connection.
     pub(crate) is_copy: bool,
     /// Which of the former tables.
@@ -92,7 +92,7 @@ impl<A: Address> ConnTable<A> {
         arena: &mut Arena,
         capacity: usize,
         (secret, now): ([u64; 4], Tick),
-        (former, origins): (&[Option<&FormerTable<'_, A>>], &[Origin]),
+        (former, origins): (&[Option<&FormerTable<'_, A>>], &[FormerPlace]),
         mut keep: impl FnMut(ConnMut<'_, A>) -> bool,
     ) -> Result<(Self, Recovery), ArenaError> {
         let mut table = Self::new(arena, capacity, secret)?;
@@ -138,12 +138,12 @@ fn copy_for_replies<A: Address>(conn: Conn<A>, cold: ColdConn) -> (Conn<A>, Cold
 }
 
 /// What a connection says about others, in the slots of the table to which they all go. Of the rest it says nothing.
-fn led_to_new_slots(cold: ColdConn, of: Origin, origins: &[Origin]) -> ColdConn {
+fn led_to_new_slots(cold: ColdConn, of: FormerPlace, origins: &[FormerPlace]) -> ColdConn {
     let led = |slot: u32| {
         if slot == ColdConn::NO_CONTROL {
             return slot;
         }
-        let place = origins.binary_search(&Origin { slot, ..of });
+        let place = origins.binary_search(&FormerPlace { slot, ..of });
         place.map_or(ColdConn::NO_CONTROL, |place| place as u32)
     };
     ColdConn {
