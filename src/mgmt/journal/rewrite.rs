@@ -39,8 +39,7 @@ impl Unsynced {
     /// What the system says, or the file is not at its path any more.
     pub fn run(self) -> io::Result<()> {
         self.file.sync_data()?;
-        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_data()?;
+        sync_directory(&self.path)?;
         if is_at(&self.path, &self.file)? {
             Ok(())
         } else {
@@ -65,14 +64,14 @@ pub struct Rewritten {
     pub(super) file: Flock<File>,
     next: PathBuf,
     pub(super) len_bytes: u64,
-    /// Bytes of the whole-state record.
+    /// Bytes of what it was written with, a whole-state record.
     pub(super) whole_bytes: u64,
 }
 
 impl Rewrite {
     pub(super) fn new(path: &Path, whole: Whole) -> Self {
         Self {
-            next: path.with_extension("next"),
+            next: next_of(path),
             record: JournalRecord::Whole(whole),
         }
     }
@@ -82,27 +81,15 @@ impl Rewrite {
     /// # Errors
     /// What the system says. No file of this rewrite is left then.
     pub fn run(self) -> io::Result<Rewritten> {
-        let file = open_next(&self.next)?;
-        let written = self.write(file);
-        if written.is_err() {
-            let _ = fs::remove_file(&self.next);
-        }
-        written
-    }
-
-    fn write(&self, mut file: Flock<File>) -> io::Result<Rewritten> {
-        file.set_len(0)?;
         let mut bytes = MAGIC.to_vec();
         bytes.extend(encode(&self.record));
-        file.write_all(&bytes)?;
-        file.sync_data()?;
-        Ok(Rewritten {
-            file,
-            next: self.next.clone(),
-            len_bytes: bytes.len() as u64,
-            whole_bytes: (bytes.len() - MAGIC.len()) as u64,
-        })
+        Rewritten::write(self.next, &bytes)
     }
+}
+
+/// Where the journal at `path` is written anew.
+pub(super) fn next_of(path: &Path) -> PathBuf {
+    path.with_extension("next")
 }
 
 /// The file `next`, locked. The lock goes with the file, so that no other daemon can take the journal when it has its
@@ -118,6 +105,12 @@ fn open_next(next: &Path) -> io::Result<Flock<File>> {
     }
 }
 
+/// Syncs the directory of the file at `path`, so that it keeps its name.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_data()
+}
+
 /// Whether `file` is what has the name `path`.
 fn is_at(path: &Path, file: &File) -> io::Result<bool> {
     let identity = |found: fs::Metadata| (found.dev(), found.ino());
@@ -129,6 +122,22 @@ fn is_at(path: &Path, file: &File) -> io::Result<bool> {
 }
 
 impl Rewritten {
+    /// Writes and syncs a journal of these bytes, in the file `next`.
+    pub(super) fn write(next: PathBuf, bytes: &[u8]) -> io::Result<Self> {
+        let mut rewritten = Self {
+            file: open_next(&next)?,
+            next,
+            len_bytes: bytes.len() as u64,
+            whole_bytes: (bytes.len() - MAGIC.len()) as u64,
+        };
+        let file = &mut rewritten.file;
+        let emptied = file.set_len(0);
+        let written = emptied
+            .and_then(|()| file.write_all(bytes))
+            .and_then(|()| file.sync_data());
+        rewritten.or_removed(written)
+    }
+
     /// Adds the records that came meanwhile.
     pub(super) fn add(mut self, behind: &Behind) -> io::Result<Self> {
         let added = if behind.overflowed {

@@ -5,11 +5,12 @@
 //! Never: replaces a file that was kept aside earlier.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::records::{Content, MAGIC, pieces};
+use super::rewrite::{Rewritten, next_of, sync_directory};
 use super::{JournalError, lock, read_file};
 
 /// Files kept aside beside one journal. Many mean that nobody looks at them.
@@ -49,7 +50,8 @@ impl fmt::Display for Salvaged {
 /// Leaves out what cannot be understood of the journal at `path`.
 ///
 /// # Errors
-/// A daemon uses it, it is no journal, or the disk refuses. Then it is as before.
+/// A daemon uses it, it is no journal, or the disk refuses. Then it is as before, or has its new bytes already and
+/// perhaps only until a crash.
 pub fn salvage(path: &Path) -> Result<Salvaged, JournalError> {
     let failed = JournalError::io(path);
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(&failed)?;
@@ -74,7 +76,8 @@ pub fn salvage(path: &Path) -> Result<Salvaged, JournalError> {
         None
     } else {
         let aside = keep_aside(path, &bytes).map_err(&failed)?;
-        replace(path, &sound).map_err(&failed)?;
+        let replaced = Rewritten::write(next_of(path), &sound).and_then(|sound| sound.take_place(path));
+        replaced.and_then(|_| sync_directory(path)).map_err(&failed)?;
         Some(aside)
     };
     Ok(Salvaged {
@@ -110,18 +113,4 @@ pub(super) fn keep_aside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let last = path.with_extension(format!("damaged-{ASIDE_MAX}"));
     let message = format!("every name up to {} is taken; remove what nobody needs", last.display());
     Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
-}
-
-/// Gives the journal at `path` new bytes. They are on the disk before they have its name.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let next = path.with_extension("next");
-    let mut file = File::create(&next)?;
-    let placed = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_data())
-        .and_then(|()| fs::rename(&next, path));
-    if placed.is_err() {
-        let _ = fs::remove_file(&next);
-    }
-    placed
 }
