@@ -87,8 +87,8 @@ pub fn forget_state(config: &Path) -> Result<String, StartError> {
 /// Restores the desired state from the journal and applies later edits of the configuration.
 ///
 /// # Errors
-/// The key of sync messages or the journal cannot be read, the journal cannot be written, or it contradicts the
-/// configuration.
+/// The key of sync messages or the journal cannot be read, or the journal contradicts the configuration. A journal that
+/// cannot be written is none.
 pub fn restore(config: &Config) -> Result<Director, StartError> {
     let devices = config.devices.iter().map(|device| device.name.clone()).collect();
     let (mut director, report) = Director::restore_with_devices(&config.journal.path, devices)?;

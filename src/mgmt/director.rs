@@ -3,7 +3,8 @@
 //! In:  an [`Action`]. Out: validated, carried out, journaled, and a new snapshot on its way to every
 //! worker ([`publication`]), in that order; or a refusal and nothing changed. A journal that cannot be written refuses
 //! nothing: forwarding comes before persistence.
-//! Never: waits for the disk, reads a clock (the caller gives `now`), imports DPDK.
+//! A disk that hangs holds up one change for some seconds, and no other.
+//! Never: reads a clock (the caller gives `now`), imports DPDK.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -131,7 +132,8 @@ impl Director {
         &self.workers
     }
 
-    /// Carries out one action. It is journaled and published before this returns.
+    /// Carries out one action. When this returns it is journaled, or the journal is stale; its snapshot may still be on the
+    /// way ([`publication::changes_arrive`]).
     pub fn apply(&mut self, action: Action, now: Instant) -> Result<(), ApiError> {
         if let Action::ReplaceState(state) = action {
             return self.replace(state, false, now).map(|_| ());

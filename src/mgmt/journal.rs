@@ -4,8 +4,9 @@
 //! Out: after a restart, the last [`Whole`] and the actions since.
 //! A disk that takes nothing stops no change: the journal is *stale* then, says so, and is written anew when that is
 //! possible. A torn tail ([`records`]) is cut off and reported; with any other damage the daemon does not start.
-//! Never: waits for the disk while a client waits; `fdatasync` and new files are the background's ([`Journal::unsynced`],
-//! [`Journal::wants_rewrite`]).
+//! `fdatasync` and new files are the background's ([`Journal::unsynced`], [`Journal::wants_rewrite`]). A change waits until
+//! the kernel has its record, for some seconds at most ([`disk`]).
+//! Never: waits a second time for a disk that is silent.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
