@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use lvs_core::config::WorkersConfig;
 use lvs_core::single_writer::SingleWriter;
 
 use super::Director;
@@ -19,9 +20,6 @@ const LOOK_MAX: Duration = Duration::from_millis(400);
 
 /// How long a worker may take to its first pass at least. Large tables are touched for the first time meanwhile.
 const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// How long a worker may make no pass, unless configured.
-const LIMIT: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
@@ -38,8 +36,6 @@ struct Seen {
     passes: u64,
     /// How long it has made no pass.
     standing: Duration,
-    /// Whether that is too long.
-    stands_still: bool,
 }
 
 /// What is new since the last look.
@@ -53,7 +49,7 @@ enum Change {
 impl Default for Standstill {
     fn default() -> Self {
         Self {
-            limit: LIMIT,
+            limit: Duration::from_secs(u64::from(WorkersConfig::default().standstill_sec)),
             looked: None,
             workers: Vec::new(),
         }
@@ -75,19 +71,25 @@ impl Standstill {
 }
 
 impl Seen {
+    /// Whether it has made no pass for too long.
+    fn stands_still(&self, limit: Duration) -> bool {
+        let limit = if self.passes == 0 {
+            limit.max(START_LIMIT)
+        } else {
+            limit
+        };
+        self.standing > limit
+    }
+
     fn change(&mut self, passes: u64, since: Duration, limit: Duration) -> Option<Change> {
+        let stood_still = self.stands_still(limit);
         if passes != self.passes {
-            let stood = std::mem::take(&mut self.standing);
             self.passes = passes;
-            return std::mem::take(&mut self.stands_still).then_some(Change::GoesOn(stood));
+            let stood = std::mem::take(&mut self.standing);
+            return stood_still.then_some(Change::GoesOn(stood));
         }
         self.standing += since;
-        let limit = if passes == 0 { limit.max(START_LIMIT) } else { limit };
-        if self.stands_still || self.standing <= limit {
-            return None;
-        }
-        self.stands_still = true;
-        Some(Change::StandsStill)
+        (!stood_still && self.stands_still(limit)).then_some(Change::StandsStill)
     }
 }
 
@@ -125,7 +127,8 @@ impl Director {
 
     /// Whether a worker stands still.
     pub fn has_standstill(&self) -> bool {
-        self.standstill.workers.iter().any(|seen| seen.stands_still)
+        let Standstill { limit, workers, .. } = &self.standstill;
+        workers.iter().any(|seen| seen.stands_still(*limit))
     }
 
     /// Whether every worker has made its first pass.
@@ -135,7 +138,8 @@ impl Director {
 
     /// How long a worker has stood still, in milliseconds; 0 while it does not.
     pub(super) fn standstill_ms(&self, worker: usize) -> u64 {
-        let seen = self.standstill.workers.get(worker).filter(|seen| seen.stands_still);
+        let Standstill { limit, workers, .. } = &self.standstill;
+        let seen = workers.get(worker).filter(|seen| seen.stands_still(*limit));
         seen.map_or(0, |seen| seen.standing.as_millis() as u64)
     }
 }
@@ -171,10 +175,11 @@ mod tests {
         assert_eq!(found, [], "5 s are allowed");
         let found = looks(&mut watch, &mut now, 100, LOOK_PERIOD, &mut standing);
         assert_eq!(found, [(1, Change::StandsStill)]);
-        assert!(watch.workers[1].stands_still && !watch.workers[0].stands_still);
+        let stand = |watch: &Standstill| [0_usize, 1].map(|worker| watch.workers[worker].stands_still(watch.limit));
+        assert_eq!(stand(&watch), [false, true]);
         let found = watch.look(&[999, 8], now + LOOK_PERIOD);
         assert_eq!(found, [(1, Change::GoesOn(Duration::from_secs(25)))]);
-        assert!(!watch.workers[1].stands_still);
+        assert_eq!(stand(&watch), [false, false]);
     }
 
     #[test]
