@@ -55,6 +55,9 @@ whole_downloads() {
     echo "$whole"
 }
 
+# count_with SUM FILE...: how many of the files have it.
+count_with() { sha256sum "${@:2}" | grep -c "^$1 " || true; }
+
 # still_downloading: how many have not ended.
 still_downloading() {
     local pid running=0

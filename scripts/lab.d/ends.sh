@@ -41,7 +41,7 @@ make_certificate() {
 
 # start_nginx HOST: pages that say which server it is (80, and 443 with TLS), or "broken" while the file HOST-page
 # is there; 'HOST:8080' on 8080, /files to download, PUT to /upload; the same behind the PROXY protocol on 8081,
-# where / and /port say who the client is.
+# where / and /port say who the client is. It is patient with transfers that a lab holds back.
 start_nginx() {
     local host=$1 root=$LAB_STATE/nginx-$1
     [[ -f $LAB_STATE/files/sums ]] || make_files
@@ -60,6 +60,7 @@ http {
     client_body_temp_path $root/temp;
     proxy_temp_path $root/temp/p; fastcgi_temp_path $root/temp/f; uwsgi_temp_path $root/temp/u; scgi_temp_path $root/temp/s;
     client_max_body_size 0;
+    send_timeout 600; client_body_timeout 600;
     default_type text/plain;
     server {
         listen 80 backlog=4096; listen [::]:80 backlog=4096;
@@ -115,12 +116,15 @@ start_sshd() {
     wait_listen "$host" 22
 }
 
+# What a login of the client takes beside an address.
+LOGIN=(-F none -i "$LAB_STATE/login" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null
+    -o LogLevel=ERROR -o ConnectTimeout=30)
+
 # ssh_from_client ADDRESS [PORT]: prints the name of the host that lets the client in.
 ssh_from_client() {
     # The variable is the far end's, set by its sshd.
     # shellcheck disable=SC2016
-    in_ns client ssh -F none -i "$LAB_STATE/login" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
-        -o LogLevel=ERROR -o ConnectTimeout=30 -p "${2:-22}" "root@$1" 'echo $LAB_HOST'
+    in_ns client ssh "${LOGIN[@]}" -p "${2:-22}" "root@$1" 'echo $LAB_HOST'
 }
 
 # start_udp_echo HOST ADDRESS:PORT... [--say TEXT]
