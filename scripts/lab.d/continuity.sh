@@ -12,4 +12,19 @@ longest_left() {
         END { print most + 0 }'
 }
 
+# resting_stats: of the services through which nobody says anything while lvsd is away.
+resting_stats() { ipvsadm_quiet -Ln --stats --exact | awk '/^(TCP|UDP)/ { rests = $2 ~ /:(7|22|9000)$/ } rests'; }
+
+# all_is_heard: whether no connection of these services has anything that is not acknowledged.
+all_is_heard() {
+    local host
+    for host in client rs1 rs2; do
+        [[ -z $(in_ns "$host" ss -tnH state established | awk '$2 > 0 && ($3 " " $4) ~ /:(22|9000)( |$)/') ]] || return 1
+    done
+}
+
+# counted_of URL: packets of the crowd; counts_more PACKETS URL: once they are more, the estimator has looked at all again.
+counted_of() { ipvsadm_quiet -Ln --stats --exact | awk -v vip="${1#http://}" '$2 == vip { print $4 }'; }
+counts_more() { (($(counted_of "$2") > $1)); }
+
 said_of_before() { grep -oE 'connections of the lvsd before: [0-9]+ go on' "$LAB_STATE/$AT-lvsd.log" || true; }

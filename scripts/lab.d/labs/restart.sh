@@ -89,15 +89,19 @@ crowd_url() {
 
 # restart_under SIGNAL ROUND
 restart_under() {
-    local before left crowd
+    local before left stats crowd
     ROUND=$2
     title "lvsd ends by $1 and starts again"
     crowd=$(crowd_url "$2")
     start_crowd new "$crowd"
     start_crowd kept "$crowd" -k
-    before=$(lasting) left=$(longest_left)
+    check "nothing that was said before is under way" until_true 60 all_is_heard
+    check "the statistics hold it" until_true 60 counts_more "$(counted_of "$crowd")" "$crowd"
+    before=$(lasting) left=$(longest_left) stats=$(resting_stats)
     end_lvsd "$1"
     run_lvsd
+    resting_stats >"$LAB_STATE/stats"
+    check "statistics of what rests are as before" diff "$LAB_STATE/stats" - <<<"$stats"
     lasting >"$LAB_STATE/lasting"
     check "$(wc -l <<<"$before") connections and templates are listed as before" diff "$LAB_STATE/lasting" - <<<"$before"
     within "the timers ran on from $left seconds" $((left - 120)) "$left" "$(longest_left)"
