@@ -16,7 +16,7 @@ pub struct Arguments {
     /// Read and check the configuration file, then exit.
     #[arg(long)]
     pub check: bool,
-    /// Give back the memory in which connections outlived an lvsd with this configuration, then exit.
+    /// Give back what outlived an lvsd with this configuration, the memory of connections and the kernel twins, then exit.
     #[arg(long, conflicts_with_all = ["check", "salvage_journal"])]
     pub forget_state: bool,
     /// Leave out of a damaged journal what this version does not understand, then exit. The file as it was is kept beside

@@ -60,7 +60,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let pool = environment.pools.of(environment.nodes.main);
     let assignment = startup::workers::assign(&config, &environment, &counters, queues, &twins);
     let links = LinkWatch::new(&twins);
-    let wanted_twins = startup::devices::wanted_twins(&devices);
+    let wanted_twins = startup::devices::wanted_twins(&devices, &config);
     let descriptors = startup::devices::twin_descriptors(twins);
     let punt_thread =
         punt::start(assignment.twin_ends, descriptors, pool).map_err(StartError::io("start the twin thread"))?;

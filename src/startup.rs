@@ -32,6 +32,7 @@ use crate::mgmt::metrics;
 use crate::mgmt::reload;
 use crate::mgmt::sync::settings::SyncSettings;
 use crate::mgmt::twin::Twin;
+use crate::mgmt::twin::ownership::Owner;
 use crate::mgmt::unix_socket::{self, SocketKind, UnixSocket};
 use crate::offline;
 use state_directory::StateDirectory;
@@ -68,20 +69,28 @@ pub fn offline(config: &Path, input: &Path, output: &Path) -> Result<offline::Su
     Ok(offline::run(&config, input, output)?)
 }
 
-/// Gives back the memory of connections that an lvsd with this configuration left. Says what it did.
+/// Gives back the memory of connections and the kernel twins that an lvsd with this configuration left. Says what it did.
 ///
 /// # Errors
-/// The configuration cannot be read, an lvsd uses the memory, or somebody else may have made it.
+/// The configuration cannot be read, an lvsd uses the memory or the twins, somebody else may have made the memory, or the
+/// kernel refuses.
 pub fn forget_state(config: &Path) -> Result<String, StartError> {
     let (config, _) = read_config(config)?;
     let path = config.connections.state_dir;
-    Ok(match StateDirectory::open_existing(&path)? {
+    let directory = StateDirectory::open_existing(&path)?;
+    unix_socket::refuse_second_daemon(&config.api.socket, SocketKind::Stream)?;
+    let mut done = match directory {
         Some(directory) => {
             directory.remove()?;
             format!("{}: the memory of connections was given back", path.display())
         }
         None => format!("{}: no connections are kept there", path.display()),
-    })
+    };
+    let gone = Owner::new(&config.api.socket).give_back_but(&[]);
+    for twin in gone.map_err(StartError::io("give back the kernel twins"))? {
+        done += &format!("\n{twin}: the kernel twin was given back");
+    }
+    Ok(done)
 }
 
 /// Restores the desired state from the journal and applies later edits of the configuration.

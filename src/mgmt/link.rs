@@ -5,7 +5,7 @@
 //! Never: touches routes or addresses; what a missing carrier means to them is the kernel's to say.
 //! Ref:  Linux net/core/rtnetlink.c `IFLA_CARRIER`, drivers/net/tun.c `tun_net_change_carrier` (Linux 5.0).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lvs_core::l3::DeviceId;
 use nix::net::if_::if_nametoindex;
@@ -18,6 +18,10 @@ use crate::mgmt::twin::Twin;
 /// How often it looks at the links: a tenth of VRRP's default advertisement interval.
 const PERIOD: Duration = Duration::from_millis(100);
 
+/// How long a link that has not been up since the start may take: NICs negotiate anew when they are started. A twin that
+/// kept its carrier over a restart keeps it meanwhile.
+const NEGOTIATION: Duration = Duration::from_secs(5);
+
 /// See the module.
 #[derive(Debug)]
 pub struct LinkWatch(Vec<Watched>);
@@ -27,18 +31,21 @@ struct Watched {
     device: DeviceId,
     name: String,
     ifindex: u32,
-    /// What the twin's carrier says.
-    up: bool,
+    /// What the twin's carrier says. `None`: what the lvsd before left.
+    up: Option<bool>,
+    /// A link that has not been up is not believed to be down before.
+    negotiates_until: Option<Instant>,
 }
 
 impl LinkWatch {
-    /// The state of twins that have just been opened. The kernel gives them a carrier.
+    /// The state of twins that have just been opened. The kernel gives a carrier to those whose descriptor nobody held.
     pub fn new(twins: &[Twin]) -> Self {
         let watched = |twin: &Twin| Watched {
             device: twin.device,
             name: twin.name.clone(),
             ifindex: twin.ifindex,
-            up: true,
+            up: (!twin.was_held).then_some(true),
+            negotiates_until: twin.was_held.then(|| Instant::now() + NEGOTIATION),
         };
         Self(twins.iter().map(watched).collect())
     }
@@ -63,12 +70,18 @@ impl Watched {
     }
 
     async fn look(&mut self, up: bool) {
-        if self.up == up {
+        if up {
+            self.negotiates_until = None;
+        }
+        let negotiates = self.negotiates_until.is_some_and(|until| Instant::now() < until);
+        if self.up == Some(up) || negotiates {
             return;
         }
-        self.up = up;
+        let is_first_look = self.up.replace(up).is_none();
         let name = &self.name;
-        if up {
+        if up && is_first_look {
+            log::debug!("device \"{name}\": its link is up");
+        } else if up {
             log::info!("device \"{name}\": its link is up");
         } else {
             log::warn!("device \"{name}\": its link is down: look at the cable and at the switch's port");
@@ -96,7 +109,6 @@ async fn set_carrier(ifindex: u32, up: bool) -> Result<(), Box<dyn std::error::E
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::time::Instant;
 
     use super::*;
     use crate::mgmt::namespace::{in_namespace, ip};
@@ -118,13 +130,31 @@ mod tests {
     }
 
     #[test]
+    fn a_twin_that_lost_its_carrier_before_a_restart_gets_it_back_when_its_link_is_up() {
+        in_namespace(|| {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build().unwrap();
+            let mut twins = [twin::open_alone(DeviceId(1), "lan", [2, 0, 0, 0, 0x11, 0x22], 1500).unwrap()];
+            ip("link set lan carrier off");
+            twins[0].was_held = true;
+            let looked = Cell::new(0);
+            let comes_late = |_| {
+                looked.set(looked.get() + 1);
+                looked.get() > 3
+            };
+            runtime.block_on(shows(LinkWatch::new(&twins), comes_late, ",UP,LOWER_UP"));
+            runtime.block_on(shows(LinkWatch::new(&twins), |_| false, "<NO-CARRIER,"));
+        });
+    }
+
+    #[test]
     fn a_twin_has_a_carrier_while_its_device_has_a_link() {
         in_namespace(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap();
-            let twins = [twin::open(DeviceId(1), "lan", [2, 0, 0, 0, 0x11, 0x22], 1500).unwrap()];
+            let twins = [twin::open_alone(DeviceId(1), "lan", [2, 0, 0, 0, 0x11, 0x22], 1500).unwrap()];
             let looked = Cell::new(0);
             let comes_back = |device| {
                 assert_eq!(device, DeviceId(1));

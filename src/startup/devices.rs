@@ -12,7 +12,9 @@ use super::environment::Environment;
 use crate::dpdk::device::{Device, DeviceSettings, Queues};
 use crate::mgmt::punt::TwinDescriptor;
 use crate::mgmt::rss_check::Claim;
-use crate::mgmt::twin::{self, Twin, keeper};
+use crate::mgmt::twin::fd_store::Inherited;
+use crate::mgmt::twin::ownership::Owner;
+use crate::mgmt::twin::{self, Twin, TwinSpec};
 
 /// Everything that was opened, in the order of the configuration.
 #[derive(Debug, Default)]
@@ -34,6 +36,8 @@ pub struct Opened {
 /// A device is missing, busy or refuses a setting, or a twin cannot be created.
 pub fn open(config: &Config, environment: &Environment, rss_key: [u8; KEY_LEN]) -> Result<Opened, StartError> {
     let queues_count = u16::from(config.workers.count);
+    let owner = Owner::new(&config.api.socket);
+    let mut inherited = Inherited::receive();
     let mut opened = Opened::default();
     for (number, wanted) in config.devices.iter().enumerate().take(DEVICES_MAX) {
         let settings = DeviceSettings {
@@ -62,12 +66,12 @@ pub fn open(config: &Config, environment: &Environment, rss_key: [u8; KEY_LEN]) 
         if settings.rx_interrupts {
             log_how_workers_wake(&device, config.workers.idle_sleep_us);
         }
-        opened
-            .twins
-            .push(twin::open(device.id(), device.name(), device.mac(), device.mtu())?);
+        let twin = twin::open(&wanted_twin(&device, &owner), &mut inherited)?;
+        opened.twins.push(twin);
         opened.devices.push(device);
         opened.queues.push(queues);
     }
+    give_back_twins(config, &owner);
     let all_follow = opened.devices.iter().all(Device::follows_rss_key);
     opened.rss = (all_follow && queues_count > 1).then(|| RssHash::new(rss_key));
     Ok(opened)
@@ -103,15 +107,31 @@ pub fn claims(devices: &[Device], by_rss: bool) -> Vec<Claim> {
     devices.iter().map(claim).collect()
 }
 
+/// Of devices that are not configured any more.
+fn give_back_twins(config: &Config, owner: &Owner) {
+    let names: Vec<_> = config.devices.iter().map(|device| device.name.as_str()).collect();
+    match owner.give_back_but(&names) {
+        Ok(gone) => gone
+            .iter()
+            .for_each(|name| log::info!("kernel twin {name}: no device has this name any more; it is given back")),
+        Err(error) => log::warn!("kernel twins that no device has any more stay: {error}"),
+    }
+}
+
 /// What the devices' twins must be like.
-pub fn wanted_twins(devices: &[Device]) -> Vec<keeper::TwinSpec> {
-    let wanted = |device: &Device| keeper::TwinSpec {
+pub fn wanted_twins(devices: &[Device], config: &Config) -> Vec<TwinSpec> {
+    let owner = Owner::new(&config.api.socket);
+    devices.iter().map(|device| wanted_twin(device, &owner)).collect()
+}
+
+fn wanted_twin(device: &Device, owner: &Owner) -> TwinSpec {
+    TwinSpec {
         device: device.id(),
         name: device.name().to_owned(),
         mac: device.mac(),
         mtu: device.mtu(),
-    };
-    devices.iter().map(wanted).collect()
+        owner: owner.clone(),
+    }
 }
 
 /// The descriptors of the twins, for the twin thread.

@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn the_kernel_forwards_packets_from_its_own_addresses_when_it_is_said_to() {
         in_namespace(|| {
-            let twin = twin::open(DeviceId(0), "lan", MAC, 1_500).unwrap();
+            let twin = twin::open_alone(DeviceId(0), "lan", MAC, 1_500).unwrap();
             ip("addr add 192.0.2.1/24 dev lan");
             ip("link add out type veth peer name far");
             ip("link set far up");

@@ -37,7 +37,7 @@ struct Director {
 
 impl Director {
     async fn start() -> Self {
-        let twin = twin::open(LAN, "lan", LAN_MAC, 1500).unwrap();
+        let twin = twin::open_alone(LAN, "lan", LAN_MAC, 1500).unwrap();
         ip("addr add 192.0.2.1/24 dev lan");
         add_ipv6_address("2001:db8:2::1/64", "lan");
         let published = Arc::new(Mutex::new(Published::default()));

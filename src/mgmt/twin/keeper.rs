@@ -7,30 +7,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lvs_core::l3::{DeviceId, L3};
+use lvs_core::l3::L3;
 use nix::net::if_::if_nametoindex;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::mgmt::kernel::{KernelMirror, MirroredTwin};
 use crate::mgmt::punt::{TwinDescriptor, TwinExchange};
-use crate::mgmt::twin;
+use crate::mgmt::twin::fd_store::Inherited;
+use crate::mgmt::twin::{self, TwinSpec};
 
 /// The pause between two attempts while the kernel refuses.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-
-/// What a twin must be like.
-#[derive(Clone, Debug)]
-pub struct TwinSpec {
-    /// Whose twin.
-    pub device: DeviceId,
-    /// Its name.
-    pub name: String,
-    /// Its MAC address.
-    pub mac: [u8; 6],
-    /// Its MTU.
-    pub mtu: u16,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -116,8 +104,8 @@ impl Kept {
 
     /// Whether there is one again.
     fn make(&mut self, mirror: &KernelMirror, exchange: &TwinExchange) -> bool {
-        let TwinSpec { device, name, mac, mtu } = &self.wanted;
-        match twin::open(*device, name, *mac, *mtu) {
+        let TwinSpec { device, name, .. } = &self.wanted;
+        match twin::open(&self.wanted, &mut Inherited::default()) {
             Ok(made) => {
                 log::error!(
                     "kernel twin {name}: it was deleted or moved away; it is made again, without its addresses and routes: \
@@ -148,11 +136,15 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::process::{Command, Stdio};
     use std::time::Instant;
 
+    use lvs_core::l3::DeviceId;
+
     use super::*;
     use crate::mgmt::namespace::{in_namespace, ip};
+    use crate::mgmt::twin::ownership::Owner;
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -163,8 +155,9 @@ mod tests {
             name: "wan".to_owned(),
             mac: [2, 0, 0, 0, 0x11, 0x22],
             mtu: 1_400,
+            owner: Owner::new(Path::new("/run/lvsd/api.sock")),
         };
-        let first = twin::open(wanted.device, &wanted.name, wanted.mac, wanted.mtu).unwrap();
+        let first = twin::open(&wanted, &mut Inherited::default()).unwrap();
         let mirrored = MirroredTwin {
             device: wanted.device,
             ifindex: first.ifindex,

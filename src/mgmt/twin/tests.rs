@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -9,14 +10,30 @@ use crate::mgmt::namespace::{in_namespace, ip};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0x11, 0x22];
 
+/// A twin of which systemd has nothing.
+pub(crate) fn open_alone(device: DeviceId, name: &str, mac: [u8; 6], mtu: u16) -> Result<Twin, TwinError> {
+    let wanted = TwinSpec {
+        device,
+        name: name.to_owned(),
+        mac,
+        mtu,
+        owner: owner(),
+    };
+    open(&wanted, &mut Inherited::default())
+}
+
+fn owner() -> Owner {
+    Owner::new(Path::new("/run/lvsd/api.sock"))
+}
+
 fn open_lan() -> Result<Twin, TwinError> {
-    open(DeviceId(0), "lan", MAC, 1500)
+    open_alone(DeviceId(0), "lan", MAC, 1500)
 }
 
 #[test]
 fn a_twin_has_the_devices_name_mac_and_mtu_and_is_up() {
     in_namespace(|| {
-        let twin = open(DeviceId(3), "lan", MAC, 9000).unwrap();
+        let twin = open_alone(DeviceId(3), "lan", MAC, 9000).unwrap();
         assert_eq!((twin.device, twin.name.as_str()), (DeviceId(3), "lan"));
         let shown = ip("-o link show lan");
         assert!(shown.starts_with(&format!("{}: lan:", twin.ifindex)), "{shown}");
@@ -24,7 +41,10 @@ fn a_twin_has_the_devices_name_mac_and_mtu_and_is_up() {
             assert!(shown.contains(expected), "{expected}: {shown}");
         }
         drop(twin);
-        assert!(!ip("-o link").contains("lan"), "it goes with its descriptor");
+        assert!(
+            ip("-o link show lan").contains("NO-CARRIER"),
+            "it stays, without a carrier"
+        );
     });
 }
 
@@ -107,7 +127,7 @@ fn a_twin_that_another_process_holds_is_busy() {
 #[test]
 fn names_the_kernel_would_not_take_are_refused_before_it_is_asked() {
     for name in ["", "a name", "tap%d", "a/b", "sixteen-letters-", "..", "eth0:1"] {
-        let error = open(DeviceId(0), name, MAC, 1500).unwrap_err();
+        let error = open_alone(DeviceId(0), name, MAC, 1500).unwrap_err();
         assert!(matches!(error, TwinError::BadName { .. }), "{name}: {error:?}");
     }
 }
@@ -119,4 +139,56 @@ fn each_refusal_of_the_kernel_is_explained() {
     assert!(explained(Errno::ENOENT).contains("modprobe tun"));
     assert!(explained(Errno::EBUSY).contains("second lvsd"));
     assert!(explained(Errno::ENOMEM).contains("cannot create it"));
+}
+
+#[test]
+fn a_twin_of_the_lvsd_before_is_taken_over_as_the_operator_left_it() {
+    in_namespace(|| {
+        let first = open_lan().unwrap();
+        ip("link set lan mtu 1400 address 02:00:00:00:33:44 down");
+        let index = first.ifindex;
+        drop(first);
+        let again = open_lan().unwrap();
+        assert_eq!((again.ifindex, again.was_held), (index, false));
+        let shown = ip("-o link show lan");
+        assert!(
+            shown.contains("mtu 1400") && shown.contains("02:00:00:00:33:44"),
+            "{shown}"
+        );
+        assert!(!shown.contains(",UP"), "{shown}");
+        drop(again);
+        drop(open_alone(DeviceId(0), "lan", MAC, 1450).unwrap());
+        let shown = ip("-o link show lan");
+        assert!(
+            shown.contains("mtu 1450") && shown.contains("02:00:00:00:11:22"),
+            "the device has changed: {shown}"
+        );
+    });
+}
+
+#[test]
+fn a_twin_of_another_kind_is_made_anew_and_what_others_made_stays() {
+    in_namespace(|| {
+        ip("tuntap add dev lan mode tap multi_queue");
+        assert!(matches!(open_lan(), Err(TwinError::NameTaken { .. })));
+        let made = ip("-o link show lan");
+        ownership::set_mark(if_nametoindex("lan").unwrap(), owner().mark(MAC, 1500)).unwrap();
+        let twin = open_lan().unwrap();
+        assert!(!made.starts_with(&format!("{}:", twin.ifindex)), "{made}");
+    });
+}
+
+#[test]
+fn only_own_twins_are_given_back_and_only_those_that_nobody_wants() {
+    in_namespace(|| {
+        drop(open_lan().unwrap());
+        drop(open_alone(DeviceId(1), "wan", MAC, 1500).unwrap());
+        ip("tuntap add dev theirs mode tap");
+        drop(open_alone(DeviceId(2), "theirs", MAC, 1500).unwrap());
+        let another = Owner::new(Path::new("/run/lvsd/api.sock2"));
+        assert_eq!(another.give_back_but(&[]).unwrap(), Vec::<String>::new());
+        assert_eq!(owner().give_back_but(&["lan"]).unwrap(), ["wan"]);
+        assert_eq!(owner().give_back_but(&[]).unwrap(), ["lan"]);
+        assert!(ip("-o link").contains("theirs"));
+    });
 }
