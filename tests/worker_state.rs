@@ -29,7 +29,7 @@ use lvsd::dpdk::{Clock, Eal, Mempool, lcore};
 use lvsd::worker::Worker;
 use lvsd::worker::assignment::{AssignmentSettings, TwinEnds, assemble};
 use lvsd::worker::idle::IdlePolicy;
-use lvsd::worker::mailbox::{Command, ConnDump, Mailbox, Reply};
+use lvsd::worker::mailbox::{Command, ConnDump, CopyConns, Mailbox, Reply};
 
 const CONNS_MAX: usize = 2_048;
 const SERVERS_MAX: usize = 64;
@@ -155,6 +155,7 @@ impl Running {
                     Reply::Retired(_) => managed.snapshots += 1,
                     Reply::ConnDump(dump) => managed.records += dump.records.len(),
                     Reply::ImportedSynced(conns) => managed.imported += conns.len(),
+                    Reply::CopiedConns(copied) => managed.copied += copied.slice.copied as usize,
                     Reply::Resolve(_) | Reply::Explained(_) | Reply::Tap(_) => {}
                 }
             }
@@ -199,6 +200,7 @@ struct Managed {
     snapshots: usize,
     records: usize,
     imported: usize,
+    copied: usize,
 }
 
 /// Two captures: from clients and from real servers.
@@ -267,6 +269,7 @@ fn a_worker_with_its_real_state_allocates_nothing() {
             let is_enough = managed.snapshots >= 50
                 && managed.records > 5_000
                 && managed.imported > 1_000
+                && managed.copied > 100
                 && wan.rx_packets.get() > 100_000
                 && wan.punted_packets.get() > 0
                 && counters.scheduler_picks.get() > 1_000
@@ -291,11 +294,17 @@ fn a_worker_with_its_real_state_allocates_nothing() {
                     records: Vec::with_capacity(256),
                     ticket: 0,
                 })));
+                running.ask(Command::CopyConns(CopyConns {
+                    from: cursor,
+                    conns_max: 512,
+                    ticket: 0,
+                }));
             }
             let of_round = running.manage(Duration::from_millis(50));
             managed.snapshots += of_round.snapshots;
             managed.records += of_round.records;
             managed.imported += of_round.imported;
+            managed.copied += of_round.copied;
         }
         let counted = running.stop();
         println!("{managed:?}, {} frames, {counted:?}", wan.rx_packets.get());

@@ -186,3 +186,12 @@ pub const SYNC_OUTBOX_MAX: usize = 2 * BURST_MAX + 4 * TIMERS_PER_PASS_MAX;
 /// here, in milliseconds: longer than a client waits between two tries, shorter than the connection of a client that comes
 /// back with the same port.
 pub const SYNC_LOCAL_QUIET_MS: u32 = 10_000;
+
+/// Slots of a connection table that a bulk sync reads before it looks again whether there is space for as many connections.
+pub const SYNC_BULK_STEP_SLOTS: usize = 32;
+/// Such steps of one slice: 2,048 slots, which take a worker some ten microseconds.
+pub const SYNC_BULK_STEPS_MAX: usize = 64;
+/// Connections a second that a bulk sync sends at most by default: a million within 7 seconds, in 45 Mbit/s.
+pub const SYNC_BULK_RATE_DEFAULT: u32 = 150_000;
+/// Range of that rate: a slice of 512 connections for every other millisecond and less; 0 for no bulk sync.
+pub const SYNC_BULK_RATE_RANGE: std::ops::RangeInclusive<u64> = 0..=200_000;

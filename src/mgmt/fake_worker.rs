@@ -11,12 +11,14 @@ use lvs_core::ipvs::forwarding::ForwardingMode;
 use lvs_core::ipvs::real_server::RealServerId;
 use lvs_core::ipvs::service::ServiceId;
 use lvs_core::ipvs::sync::SyncConn;
+use lvs_core::path::sync::bulk::Slice;
 use lvs_core::single_writer::SingleWriter;
 use lvs_core::snapshot::Snapshot;
 use tokio::sync::oneshot;
 
 use super::worker_handle::{ConnChunk, WorkerHandle};
 use crate::worker::capture::Tap;
+use crate::worker::mailbox::{CopiedConns, CopyConns};
 
 /// See the module.
 pub(super) struct FakeWorker {
@@ -30,6 +32,10 @@ pub(super) struct FakeWorker {
     pub dumps: AtomicUsize,
     /// Connections that it syncs out to other directors.
     pub synced: Mutex<Vec<SyncConn>>,
+    /// Connections of its table that it sends in a bulk sync.
+    pub table: Mutex<Vec<SyncConn>>,
+    /// What became of the last slice.
+    copied: Mutex<Option<CopiedConns>>,
     /// Connections of other directors that it imports.
     pub taken_over: Mutex<Vec<SyncConn>>,
 }
@@ -45,6 +51,8 @@ impl FakeWorker {
             conns: Mutex::default(),
             dumps: AtomicUsize::new(0),
             synced: Mutex::default(),
+            table: Mutex::default(),
+            copied: Mutex::default(),
             taken_over: Mutex::default(),
         })
     }
@@ -113,6 +121,33 @@ impl WorkerHandle for FakeWorker {
 
     fn next_synced(&self) -> Option<SyncConn> {
         self.synced.lock().unwrap().pop()
+    }
+
+    fn copy_conns(&self, request: CopyConns) -> bool {
+        if self.mailbox_full.load(Ordering::Relaxed) {
+            return false;
+        }
+        let DumpCursor::V4(from) = request.from else {
+            panic!("never handed out")
+        };
+        let table = self.table.lock().unwrap();
+        let rest = &table[from as usize..];
+        let part = &rest[..rest.len().min(request.conns_max.into())];
+        // The oldest is taken from the end.
+        self.synced.lock().unwrap().splice(0..0, part.iter().rev().copied());
+        let slice = Slice {
+            copied: part.len() as u32,
+            next: (part.len() < rest.len()).then(|| DumpCursor::V4(from + part.len() as u32)),
+        };
+        *self.copied.lock().unwrap() = Some(CopiedConns {
+            slice,
+            ticket: request.ticket,
+        });
+        true
+    }
+
+    fn copied_conns(&self) -> Option<CopiedConns> {
+        self.copied.lock().unwrap().take()
     }
 
     fn import_synced(&self, conns: Arc<[SyncConn]>) -> bool {

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::mgmt::lock::lock;
 use crate::mgmt::worker_handle::{ConnChunk, WorkerHandle};
 use crate::worker::capture::Tap;
-use crate::worker::mailbox::{Command, ConnDump, ExplainRequest, Mailbox, Reply};
+use crate::worker::mailbox::{Command, ConnDump, CopiedConns, CopyConns, ExplainRequest, Mailbox, Reply};
 
 /// See the module.
 pub struct MailboxHandle {
@@ -33,6 +33,8 @@ pub struct MailboxHandle {
 struct Asks {
     dumps: Askers<ConnChunk>,
     explanations: Askers<Explanation>,
+    /// What became of the last slice of a bulk sync, until it is looked at.
+    copied: Option<CopiedConns>,
 }
 
 /// Those who wait for answers of one kind, by the tickets of their questions.
@@ -92,6 +94,7 @@ impl MailboxHandle {
                 Reply::Retired(snapshot) => drop(snapshot),
                 Reply::ImportedSynced(conns) => drop(conns),
                 Reply::Tap(tap) => drop(tap),
+                Reply::CopiedConns(copied) => self.asks().copied = Some(copied),
                 Reply::Resolve(neighbour) => resolve(neighbour),
                 Reply::ConnDump(dump) => {
                     let ConnDump {
@@ -172,6 +175,14 @@ impl WorkerHandle for MailboxHandle {
 
     fn next_synced(&self) -> Option<SyncConn> {
         self.mailbox.synced.pop()
+    }
+
+    fn copy_conns(&self, request: CopyConns) -> bool {
+        self.mailbox.commands.push(Command::CopyConns(request)).is_ok()
+    }
+
+    fn copied_conns(&self) -> Option<CopiedConns> {
+        self.asks().copied.take()
     }
 
     fn import_synced(&self, conns: Arc<[SyncConn]>) -> bool {

@@ -12,6 +12,7 @@ use lvs_core::snapshot::Snapshot;
 use tokio::sync::oneshot;
 
 use crate::worker::capture::Tap;
+use crate::worker::mailbox::{CopiedConns, CopyConns};
 
 /// Part of a worker's connection table.
 #[derive(Debug)]
@@ -51,6 +52,12 @@ pub trait WorkerHandle: Send + Sync {
 
     /// The oldest connection that the worker syncs out to other directors.
     fn next_synced(&self) -> Option<SyncConn>;
+
+    /// Asks for a slice of a bulk sync, which comes by [`Self::next_synced`]; `false` when the mailbox is full.
+    fn copy_conns(&self, request: CopyConns) -> bool;
+
+    /// What became of the last slice, once. All that it sent can be taken when this is known.
+    fn copied_conns(&self) -> Option<CopiedConns>;
 
     /// Sends connections of another director; `false` when the mailbox has no space for them now.
     fn import_synced(&self, conns: Arc<[SyncConn]>) -> bool;

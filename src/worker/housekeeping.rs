@@ -12,7 +12,7 @@ use crate::dpdk::clock;
 use crate::worker::Worker;
 use crate::worker::capture::{Departure, Kind};
 use crate::worker::hold::Held;
-use crate::worker::mailbox::{COMMANDS_MAX, Command, ConnDump, Reply};
+use crate::worker::mailbox::{COMMANDS_MAX, Command, ConnDump, CopiedConns, CopyConns, Reply};
 use crate::worker::packet_path::PacketPath;
 
 /// Busy passes after which housekeeping is due even within the same millisecond. So a busy worker answers as soon as an
@@ -125,6 +125,10 @@ impl<P: PacketPath> Worker<P> {
                 self.path.import_synced(now, &conns);
                 self.mailbox.answer(Reply::ImportedSynced(conns));
             }
+            Command::CopyConns(request) => {
+                let copied = self.copy_conns(request);
+                self.mailbox.answer(Reply::CopiedConns(copied));
+            }
             Command::Tap(tap) => {
                 if let Err(tap) = self.dispatcher.taps.add(tap) {
                     self.mailbox.answer(Reply::Tap(tap));
@@ -147,6 +151,24 @@ impl<P: PacketPath> Worker<P> {
     fn dump(&self, dump: &mut ConnDump, now: Tick) {
         if let Some(cursor) = dump.cursor {
             dump.cursor = self.path.dump(cursor, now, &mut dump.records);
+        }
+    }
+
+    /// Queues connections behind those that packets synced out, so that nothing older than its news comes after it. Half of
+    /// the queue is left to those.
+    fn copy_conns(&mut self, request: CopyConns) -> CopiedConns {
+        self.sync_out();
+        let queue = &self.mailbox.synced;
+        let space = (queue.capacity() / 2).saturating_sub(queue.len());
+        let slice = self
+            .path
+            .copy_conns(request.from, space.min(request.conns_max.into()), |conn| {
+                // Only this worker adds to the queue, so there is space.
+                let _ = queue.push(conn);
+            });
+        CopiedConns {
+            slice,
+            ticket: request.ticket,
         }
     }
 

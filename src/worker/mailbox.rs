@@ -10,6 +10,7 @@ use crossbeam_queue::ArrayQueue;
 use lvs_core::explain::{Explanation, Question};
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::NeighbourKey;
+use lvs_core::path::sync::bulk::Slice;
 use lvs_core::snapshot::Snapshot;
 
 pub use lvs_core::conn_record::{ConnRecord, DumpCursor};
@@ -38,6 +39,8 @@ pub enum Command {
     Explain(Box<ExplainRequest>),
     /// Import connections of another director. Answered by [`Reply::ImportedSynced`].
     ImportSynced(Arc<[SyncConn]>),
+    /// Put connections of the table into [`Mailbox::synced`]. Answered by [`Reply::CopiedConns`].
+    CopyConns(CopyConns),
     /// Record frames by this tap until its other side is dropped. Answered by [`Reply::Tap`] at that time.
     Tap(Box<Tap>),
     /// Leave the loop after this pass.
@@ -51,6 +54,8 @@ pub enum Reply {
     Retired(Arc<Snapshot>),
     /// The connections of the request. The management core drops them, not the worker.
     ImportedSynced(Arc<[SyncConn]>),
+    /// How far a bulk sync has come; what it sent is in [`Mailbox::synced`].
+    CopiedConns(CopiedConns),
     /// The request with its records filled in and its cursor advanced.
     ConnDump(Box<ConnDump>),
     /// The request with its answer filled in.
@@ -69,6 +74,26 @@ pub struct ConnDump {
     /// The worker fills it up to its capacity and never grows it.
     pub records: Vec<ConnRecord>,
     /// Chosen by the sender and returned unchanged.
+    pub ticket: u64,
+}
+
+/// A slice of a bulk sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyConns {
+    /// Where to begin.
+    pub from: DumpCursor,
+    /// The most connections to send.
+    pub conns_max: u16,
+    /// Chosen by the sender and returned unchanged.
+    pub ticket: u64,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopiedConns {
+    /// How many were sent, and where to continue.
+    pub slice: Slice,
+    /// As in the request.
     pub ticket: u64,
 }
 

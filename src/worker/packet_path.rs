@@ -10,6 +10,7 @@ use lvs_core::explain::{Explanation, Question};
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::l3::{DeviceId, NeighbourKey};
 use lvs_core::path;
+use lvs_core::path::sync::bulk::{self, Slice};
 use lvs_core::snapshot::Snapshot;
 use lvs_core::tick::Tick;
 use lvs_core::verdict::{DropReason, Verdict, WaitId};
@@ -41,6 +42,13 @@ pub trait PacketPath: Send {
 
     /// Imports those connections of another director that this worker owns.
     fn import_synced(&mut self, _now: Tick, _conns: &[SyncConn]) {}
+
+    /// Gives `take` the entries of at most `conns_max` of this worker's connections from `from` on, for another director
+    /// that knows none of them.
+    fn copy_conns(&self, from: DumpCursor, conns_max: usize, take: impl FnMut(SyncConn)) -> Slice {
+        let _ = (from, conns_max, take);
+        Slice::default()
+    }
 
     /// Lets a bounded number of connections expire. Called once per pass. Returns whether a timer was due.
     fn expire(&mut self, _now: Tick) -> bool {
@@ -115,6 +123,10 @@ impl PacketPath for WorkerState {
 
     fn import_synced(&mut self, now: Tick, conns: &[SyncConn]) {
         path::sync::import::import_synced(self, now, conns);
+    }
+
+    fn copy_conns(&self, from: DumpCursor, conns_max: usize, take: impl FnMut(SyncConn)) -> Slice {
+        bulk::copy(self, from, conns_max, take)
     }
 
     #[inline]

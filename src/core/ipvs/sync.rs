@@ -1,20 +1,21 @@
 //! Connection synchronisation: what one director sends another about its connections.
 //!
 //! [`daemon`] is what an operator starts, [`policy`] what it syncs out and believes. [`message`] reads and writes the
-//! kernel's datagrams. [`assembly`] gathers entries into messages. The path puts connections into the [`outbox`] and imports those of another director. The
-//! sockets belong to the management core.
+//! kernel's datagrams. [`assembly`] gathers entries into messages, a [`notice`] says how many there were. The path puts
+//! connections into the [`outbox`] and imports those of another director. The sockets belong to the management core.
 //! Ref: Linux net/netfilter/ipvs/ip_vs_sync.c.
 
 use std::net::IpAddr;
 
 use crate::address::{Address, Endpoint};
-use crate::ipvs::conn::{ConnFlags, ConnMut, SequenceShift};
+use crate::ipvs::conn::{ColdConn, Conn, ConnFlags, SequenceShift};
 use crate::ipvs::forwarding::ForwardingMode;
 
 pub mod assembly;
 pub mod daemon;
 pub mod message;
 mod message_v0;
+pub mod notice;
 pub mod outbox;
 pub mod policy;
 
@@ -74,8 +75,8 @@ pub struct SyncConn {
 }
 
 impl SyncConn {
-    /// The entry of `conn`; `None` when the protocol cannot express it, because the real server is of another family.
-    pub fn of<A: Address>(conn: &ConnMut<'_, A>) -> Option<Self> {
+    /// The entry of a connection; `None` when the protocol cannot express it, because the real server is of another family.
+    pub fn of<A: Address>((conn, cold): (&Conn<A>, &ColdConn)) -> Option<Self> {
         let mode = conn.mode();
         if mode == ForwardingMode::Tunnel && conn.real().addr == A::default() {
             return None;
@@ -104,9 +105,9 @@ impl SyncConn {
             virt: end(conn.virt()),
             real: end(conn.real()),
             local: (mode == ForwardingMode::FullNat && !is_template).then(|| end(conn.local())),
-            fwmark: conn.cold.fwmark,
+            fwmark: cold.fwmark,
             timeout_sec: conn.timeout_ms / 1_000,
-            shifts: is_shifted.then_some([conn.cold.shift, SequenceShift::default()]),
+            shifts: is_shifted.then_some([cold.shift, SequenceShift::default()]),
         })
     }
 

@@ -87,8 +87,13 @@ impl Assembly {
             SyncMode::Kernel => FLUSH_MS,
             SyncMode::Every => FLUSH_EVERY_MS,
         };
-        let is_due = self.entries > 0 && now_ms.saturating_sub(self.begun_ms) >= wait_ms;
-        is_due.then(|| self.finish())?
+        let is_due = now_ms.saturating_sub(self.begun_ms) >= wait_ms;
+        is_due.then(|| self.flush())?
+    }
+
+    /// The message as far as it is, if it has entries.
+    pub fn flush(&mut self) -> Option<Vec<u8>> {
+        (self.entries > 0).then(|| self.finish())?
     }
 
     fn finish(&mut self) -> Option<Vec<u8>> {

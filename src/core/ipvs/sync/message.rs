@@ -16,7 +16,7 @@ use crate::wire::{sctp, tcp, udp};
 /// Bytes before the first entry.
 pub(super) const HEADER_LEN: usize = 8;
 const HEADER_V0_LEN: usize = 4;
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
 const ENTRY4_LEN: usize = 36;
 const ENTRY6_LEN: usize = 72;

@@ -8,7 +8,7 @@
 
 use crate::address::Address;
 use crate::ipvs::conn::table::ConnTable;
-use crate::ipvs::conn::{Conn, ConnFlags, ConnIndex, ConnMut};
+use crate::ipvs::conn::{ColdConn, Conn, ConnFlags, ConnIndex, ConnMut};
 use crate::ipvs::protocol::sctp::SctpState;
 use crate::ipvs::protocol::tcp::TcpState;
 use crate::ipvs::sync::SyncConn;
@@ -28,6 +28,9 @@ const RETRIES: u32 = 3;
 /// With [`SyncMode::Every`] a connection is synced out again when its copy would expire this part of its timeout too early.
 /// The copy gets as much more time, so it never does.
 const BEHIND_PARTS: u32 = 4;
+
+/// Connections that are not synced out: those that end with their packet, and copies, which another worker syncs out.
+pub(super) const SILENT: ConnFlags = ConnFlags::ONE_PACKET.union(ConnFlags::REPLIES_ONLY);
 
 /// See the module.
 #[inline(always)]
@@ -55,8 +58,6 @@ fn conn_and_template<A: Address>(ctx: &Context<'_>, table: &mut ConnTable<A>, in
 /// client's next packet: the real server ends the handshake of SCTP.
 #[inline(always)]
 pub(crate) fn reply<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>) {
-    // Another worker syncs the connection of a copy out.
-    const SILENT: ConnFlags = ConnFlags::ONE_PACKET.union(ConnFlags::REPLIES_ONLY);
     let is_every = ctx.snapshot.sync.master && ctx.snapshot.sync_policy.mode == SyncMode::Every;
     if is_every && conn.state != conn.synced_state && !conn.flags.intersects(SILENT) {
         sync_out(ctx, conn);
@@ -87,10 +88,7 @@ fn sync_out_as<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>, packets
     if !is_due {
         return false;
     }
-    if let Some(mut synced) = SyncConn::of(conn) {
-        if mode == SyncMode::Every {
-            synced.timeout_sec += synced.timeout_sec.div_ceil(BEHIND_PARTS);
-        }
+    if let Some(synced) = entry(mode, (&**conn, &*conn.cold)) {
         let counter = if ctx.out.outbox.push(synced) {
             &ctx.own.synced_out
         } else {
@@ -99,6 +97,21 @@ fn sync_out_as<A: Address>(ctx: &Context<'_>, conn: &mut ConnMut<'_, A>, packets
         counter.add(1);
     }
     true
+}
+
+/// What another director gets of a connection; `None` when no message can say it.
+pub(super) fn entry<A: Address>(mode: SyncMode, both: (&Conn<A>, &ColdConn)) -> Option<SyncConn> {
+    let mut synced = SyncConn::of(both)?;
+    if mode == SyncMode::Every {
+        synced.timeout_sec += synced.timeout_sec.div_ceil(BEHIND_PARTS);
+    }
+    Some(synced)
+}
+
+/// Whether a connection in this state is synced out at all.
+pub(super) fn is_synced_out<A: Address>(sysctls: &Sysctls, conn: &Conn<A>) -> bool {
+    let is_left_to_template = sysctls.sync_persist_mode && conn.flags.contains(ConnFlags::CONTROLLED);
+    conn.flags.contains(ConnFlags::TEMPLATE) || !is_left_to_template && !matches!(urgency(conn), Urgency::Never)
 }
 
 /// Decides by the kernel's settings whether `conn` is due. Remembers in `conn` that it was synced out when it is.
@@ -135,9 +148,7 @@ fn is_due<A: Address>(sysctls: &Sysctls, conn: &mut ConnMut<'_, A>, packets: u32
 /// Decides whether the other directors know less of `conn` than they must with [`SyncMode::Every`]. Remembers in `conn`
 /// that it was synced out when they do.
 fn is_news<A: Address>(sysctls: &Sysctls, conn: &mut ConnMut<'_, A>, now: Tick) -> bool {
-    let is_template = conn.flags.contains(ConnFlags::TEMPLATE);
-    let is_left_to_template = sysctls.sync_persist_mode && conn.flags.contains(ConnFlags::CONTROLLED);
-    if !is_template && (is_left_to_template || matches!(urgency(conn), Urgency::Never)) {
+    if !is_synced_out(sysctls, conn) {
         return false;
     }
     // 0 means that it was never synced out.
@@ -209,7 +220,6 @@ fn refreshed<A: Address>(sysctls: &Sysctls, conn: &ConnMut<'_, A>, until: u32, n
 mod tests {
     use super::*;
     use crate::address::Addr4;
-    use crate::ipvs::conn::ColdConn;
 
     fn conn(protocol: u8, state: u8) -> Conn<Addr4> {
         Conn {

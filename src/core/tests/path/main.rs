@@ -19,6 +19,7 @@ mod shapes;
 mod stack;
 mod sync;
 mod sync_belief;
+mod sync_bulk;
 mod sync_every;
 mod time_wait;
 mod timeouts;

@@ -97,7 +97,7 @@ impl Pair {
 }
 
 /// Ends of the answer to a frame that reached a server by NAT or FULLNAT; nothing for DR.
-fn reply_to(to_server: &[u8]) -> Option<String> {
+pub(super) fn reply_to(to_server: &[u8]) -> Option<String> {
     let shown = packet(to_server);
     let words: Vec<&str> = shown.split(' ').collect();
     (!words[4].starts_with("192.0.2.100")).then(|| format!("{} > {}", words[4], words[2]))
