@@ -54,7 +54,7 @@ pub use status::{
     Buffers, ConnFilter, ConnRecord, Device, DropCount, JournalStatus, Latency, Rates, ReloadReport, RssState,
     ServerOfService, ServerStatus, StateDiff, Stats, Totals, Version, Worker,
 };
-pub use sync::{SyncDaemon, SyncDaemonStatus, SyncRole};
+pub use sync::{SyncBulk, SyncBulkState, SyncDaemon, SyncDaemonStatus, SyncRole};
 pub use why::{Why, WhyAsked, WhyHop, WhyServer, WhyVerdict};
 
 /// First segment of every path. It changes when an old client could misread a new daemon.

@@ -111,6 +111,50 @@ pub struct SyncDaemonStatus {
     pub authenticated: bool,
     /// Of a backup: imported connections in the connection tables now.
     pub imported_connections: u64,
+    /// Whether backups have all connections.
+    pub bulk: SyncBulk,
     /// How many messages, entries or connections were not synced out or not imported, by reason.
     pub refused: BTreeMap<String, u64>,
+}
+
+/// How bulk sync stands: a backup that lacks connections asks the master for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncBulkState {
+    /// `sync.bulk_rate` is 0.
+    Off,
+    /// A master that nobody asked; a backup that has heard of no lvsd.
+    None,
+    /// A backup lacks connections, and the master has not begun. A master begins when earlier asks are long enough ago.
+    Waiting,
+    /// The master sends all its connections.
+    Running,
+    /// A master has sent all; a backup has heard all, and every message since.
+    Complete,
+}
+
+impl SyncBulkState {
+    /// As listings show it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::None => "none",
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Complete => "complete",
+        }
+    }
+}
+
+/// Bulk sync of a daemon since it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SyncBulk {
+    /// How it stands.
+    pub state: SyncBulkState,
+    /// How often all connections were sent; of a backup: heard.
+    pub runs: u64,
+    /// Connections sent, the run under way included; of a backup: those of its whole runs.
+    pub connections: u64,
+    /// How far the run under way is: 0 to 100.
+    pub progress_percent: u8,
 }

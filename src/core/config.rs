@@ -15,6 +15,7 @@ use crate::ipvs::scheduler::Overhead;
 use crate::ipvs::sync::daemon::SyncDaemon;
 use crate::ipvs::sync::policy::SyncPolicy;
 use crate::ipvs::sysctl::Sysctls;
+use crate::limits::SYNC_BULK_RATE_DEFAULT;
 
 mod error;
 mod marks;
@@ -183,14 +184,27 @@ impl Default for JournalConfig {
 }
 
 /// `[sync]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncConfig {
     /// What workers need to know of it.
     pub policy: SyncPolicy,
+    /// Connections a second that a bulk sync sends at most; 0 for no bulk sync.
+    pub bulk_rate: u32,
     /// The directors whose messages are taken; empty for all.
     pub peers: Vec<IpAddr>,
     /// The file with the key of messages; `None` for messages in the kernel's form, which nobody signs.
     pub key_file: Option<PathBuf>,
+}
+
+impl Default for SyncConfig {
+    fn default() -> Self {
+        Self {
+            policy: SyncPolicy::default(),
+            bulk_rate: SYNC_BULK_RATE_DEFAULT,
+            peers: Vec::new(),
+            key_file: None,
+        }
+    }
 }
 
 /// One `[[device]]`.

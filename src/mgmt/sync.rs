@@ -5,6 +5,7 @@
 //! Looked after every millisecond by [`SyncDaemons::tend`]; nothing here waits. Every queue is bounded and what does not
 //! fit is counted by name. Sockets that cannot be opened (an interface that is not there yet) are tried again.
 //! What messages must be like, and who may send them, say the [`settings`]: with a key they are signed ([`auth`], [`replay`]).
+//! A backup that lacks connections ([`heard`]) asks for all of them, and the master sends them ([`bulk`]).
 //! Ref: Linux ip_vs_sync.c `sync_thread_master()`, `sync_thread_backup()`.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -14,8 +15,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use lvs_api::SyncBulk;
 use lvs_core::ipvs::sync::assembly::Assembly;
 use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncRole};
+use lvs_core::ipvs::sync::notice::Notice;
 use lvs_core::ipvs::sync::policy::SyncPolicy;
 use lvs_core::ipvs::sync::{SyncConn, message};
 use lvs_core::ipvs::sysctl::Sysctls;
@@ -23,11 +26,17 @@ use lvs_core::ipvs::sysctl::Sysctls;
 use crate::mgmt::worker_handle::WorkerHandle;
 
 pub mod auth;
+mod bulk;
+mod heard;
+mod notices;
 mod replay;
 pub mod settings;
 pub mod sockets;
 
 use auth::MessageEnds;
+use bulk::{Bulk, Event};
+use heard::Heard;
+use notices::Notices;
 use replay::{Senders, Sequence};
 use settings::SyncSettings;
 use sockets::{OpenError, Sockets};
@@ -67,9 +76,22 @@ struct Running {
     sockets: Sockets,
     /// By port: of a master.
     assemblies: Vec<Assembly>,
-    /// Datagrams that the sockets did not take yet, each with its port.
-    unsent: VecDeque<(usize, Vec<u8>)>,
+    /// Datagrams that the sockets did not take yet.
+    unsent: VecDeque<Unsent>,
+    /// Of a master: the walks that backups ask for.
+    bulk: Bulk,
+    /// Of a backup: what it heard of masters.
+    heard: Heard,
+    notices: Notices,
     tally: Tally,
+}
+
+/// A datagram that waits for a socket.
+struct Unsent {
+    port: usize,
+    datagram: Vec<u8>,
+    /// Without entries, so it counts as no message.
+    is_notice: bool,
 }
 
 /// See the module.
@@ -144,6 +166,9 @@ impl SyncDaemons {
             assemblies: (0..ports).map(assembly).collect(),
             sockets,
             unsent: VecDeque::new(),
+            bulk: Bulk::new(usize::from(ports), clock_ns(), self.now_ms()),
+            heard: Heard::default(),
+            notices: Notices::default(),
             tally: Tally::default(),
         });
         Ok(())
@@ -185,16 +210,31 @@ impl SyncDaemons {
         Some((running.sockets.max_len, &running.tally))
     }
 
+    /// How bulk sync stands.
+    pub fn bulk_status(&self, role: SyncRole) -> SyncBulk {
+        let running = self.find(role).filter(|_| self.settings.bulk_rate > 0);
+        match (running, role) {
+            (None, _) => bulk::off(),
+            (Some(running), SyncRole::Master) => running.bulk.status(),
+            (Some(running), SyncRole::Backup) => running.heard.status(),
+        }
+    }
+
+    /// Milliseconds since these daemons began.
+    fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
     /// Carries what there is to carry now.
     pub fn tend(&mut self, workers: &[Arc<dyn WorkerHandle>], sysctls: &Sysctls) {
-        let now_ms = self.begun.elapsed().as_millis() as u64;
+        let now_ms = self.now_ms();
         let role = |role| move |running: &&mut Running| running.daemon.role == role;
+        let mut signing = Signing {
+            settings: &self.settings,
+            sequence: &mut self.sequence,
+        };
         match self.running.iter_mut().find(role(SyncRole::Master)) {
             Some(master) => {
-                let mut signing = Signing {
-                    settings: &self.settings,
-                    sequence: &mut self.sequence,
-                };
                 master.sync_out(workers, sysctls, &mut signing, now_ms);
             }
             // Synced out before the master stopped.
@@ -206,7 +246,12 @@ impl SyncDaemons {
             self.waiting.resize_with(workers.len(), VecDeque::new);
             self.senders
                 .resize_with(self.senders.len().max(backup.ports()), Senders::default);
-            backup.receive(&self.settings, &mut self.senders, &mut self.batch, &mut self.waiting);
+            backup.receive(
+                &mut signing,
+                &mut self.senders,
+                (&mut self.batch, &mut self.waiting),
+                now_ms,
+            );
         }
         // Also after the backup stopped: what it took before that is what its director goes on with.
         for (worker, waiting) in workers.iter().zip(&mut self.waiting) {
@@ -232,6 +277,12 @@ struct Signing<'a> {
     sequence: &'a mut Sequence,
 }
 
+impl Signing<'_> {
+    fn datagram(&mut self, ends: &MessageEnds, message: Vec<u8>) -> Vec<u8> {
+        self.settings.datagram(ends, message, self.sequence, clock_ns())
+    }
+}
+
 /// The time since 1970 in nanoseconds; 64 bits hold it until 2554.
 fn clock_ns() -> u64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -246,6 +297,7 @@ impl Running {
         signing: &mut Signing<'_>,
         now_ms: u64,
     ) {
+        let event = self.advance_bulk(workers, signing, now_ms);
         for worker in workers {
             for _ in 0..SYNCED_OUT_PER_PASS_MAX {
                 let Some(conn) = worker.next_synced() else { break };
@@ -262,15 +314,52 @@ impl Running {
         }
         let mode = signing.settings.policy.mode;
         for port in 0..self.assemblies.len() {
-            let due = self
-                .assemblies
-                .get_mut(port)
-                .and_then(|assembly| assembly.due(mode, now_ms));
+            let due = self.assemblies.get_mut(port).and_then(|assembly| match event {
+                // What was sent must be heard before its end.
+                Some(Event::Ended) => assembly.flush(),
+                Some(Event::Begun) | None => assembly.due(mode, now_ms),
+            });
             if let Some(message) = due {
                 self.queue(port, message, sysctls, signing);
             }
         }
+        if signing.settings.bulk_rate > 0 && self.bulk.is_offer_due(event, now_ms) {
+            self.queue_offers(sysctls, signing);
+        }
         self.send();
+    }
+
+    /// Hears what backups ask, and goes on with the walk.
+    fn advance_bulk(&mut self, workers: &[Arc<dyn WorkerHandle>], signing: &Signing<'_>, now_ms: u64) -> Option<Event> {
+        let rate = signing.settings.bulk_rate;
+        if rate == 0 {
+            self.bulk.cancel();
+            self.notices = Notices::default();
+            return None;
+        }
+        let (bulk, tally) = (&mut self.bulk, &mut self.tally);
+        self.notices
+            .hear(&self.daemon, signing.settings, now_ms, |heard| match heard {
+                Ok(ask) => bulk.ask(ask),
+                Err(refusal) => tally.refuse(refusal.name(), 1),
+            });
+        self.bulk.advance(workers, rate, self.unsent.is_empty(), now_ms)
+    }
+
+    fn queue_offers(&mut self, sysctls: &Sysctls, signing: &mut Signing<'_>) {
+        for port in 0..self.assemblies.len() {
+            if self.unsent.len() >= sysctls.sync_qlen_max as usize {
+                return;
+            }
+            let offer = Notice::Offer(self.bulk.offer(port)).write(self.daemon.sync_id);
+            let ends = ends(&self.daemon, port, self.sockets.source);
+            let datagram = signing.datagram(&ends, offer);
+            self.unsent.push_back(Unsent {
+                port,
+                datagram,
+                is_notice: true,
+            });
+        }
     }
 
     /// News of one connection keep their order on one port.
@@ -284,24 +373,31 @@ impl Running {
     }
 
     fn queue(&mut self, port: usize, message: Vec<u8>, sysctls: &Sysctls, signing: &mut Signing<'_>) {
+        self.bulk.count_message(port);
         if self.unsent.len() >= sysctls.sync_qlen_max as usize {
             self.tally.refuse("queue_full", 1);
             return;
         }
         let ends = ends(&self.daemon, port, self.sockets.source);
-        let datagram = signing.settings.datagram(&ends, message, signing.sequence, clock_ns());
-        self.unsent.push_back((port, datagram));
+        let datagram = signing.datagram(&ends, message);
+        self.unsent.push_back(Unsent {
+            port,
+            datagram,
+            is_notice: false,
+        });
     }
 
     fn send(&mut self) {
-        while let Some((port, datagram)) = self.unsent.front() {
-            let Some(socket) = self.sockets.sockets.get(*port) else {
+        while let Some(first) = self.unsent.front() {
+            let Some(socket) = self.sockets.sockets.get(first.port) else {
                 break;
             };
-            match socket.send(datagram) {
-                Ok(_) => self.tally.messages += 1,
+            match socket.send(&first.datagram) {
+                Ok(_) => self.tally.messages += u64::from(!first.is_notice),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                // The next one is worth as much.
+                Err(_) if first.is_notice => {}
                 // The interface is down or has no address. Old news is worth nothing, so the message is dropped.
                 Err(_) => self.tally.refuse("send_failed", 1),
             }
@@ -315,49 +411,86 @@ impl Running {
 
     fn receive(
         &mut self,
-        settings: &SyncSettings,
+        signing: &mut Signing<'_>,
         senders: &mut [Senders],
-        batch: &mut Vec<SyncConn>,
-        waiting: &mut [VecDeque<Arc<[SyncConn]>>],
+        (batch, waiting): (&mut Vec<SyncConn>, &mut [VecDeque<Arc<[SyncConn]>>]),
+        now_ms: u64,
     ) {
         // A longer datagram is cut. Its size field then differs from its length, and it is refused.
         let mut buffer = vec![0; usize::from(self.sockets.max_len)];
         let Self {
-            daemon, sockets, tally, ..
+            daemon,
+            sockets,
+            tally,
+            heard,
+            notices,
+            ..
         } = self;
         for (port, (socket, senders)) in sockets.sockets.iter().zip(senders).enumerate() {
             for _ in 0..RECEIVED_PER_PASS_MAX {
                 let Ok((len, source)) = socket.recv_from(&mut buffer) else {
                     break;
                 };
-                tally.messages += 1;
+                let source = source.ip();
                 let datagram = buffer.get(..len).unwrap_or_default();
-                let ends = ends(daemon, port, source.ip());
-                let message = match settings.message(&ends, datagram, senders, clock_ns()) {
+                let ends = ends(daemon, port, source);
+                let message = match signing.settings.message(&ends, datagram, senders, clock_ns()) {
                     Ok(message) => message,
                     Err(refusal) => {
+                        tally.messages += 1;
                         tally.refuse(refusal.name(), 1);
                         continue;
                     }
                 };
-                let outcome = message::read(message, daemon.sync_id, |entry| match entry {
-                    Ok(conn) => {
-                        tally.connections += 1;
-                        batch.push(conn);
-                        if batch.len() == BATCH_MAX {
-                            hand_out(batch, waiting, tally);
+                if let Some((sync_id, notice)) = Notice::read(message) {
+                    let is_for_this = daemon.sync_id == 0 || daemon.sync_id == sync_id;
+                    // Asks are for masters.
+                    if let Notice::Offer(offer) = notice
+                        && is_for_this
+                        && signing.settings.bulk_rate > 0
+                    {
+                        let consequence = heard.offer(port, (source, sync_id), offer, now_ms);
+                        if consequence.lost > 0 {
+                            tally.refuse("message_lost", consequence.lost);
+                        }
+                        if let Some(ask) = consequence.ask {
+                            notices.send(daemon, Notice::Ask(ask).write(sync_id), signing, now_ms);
                         }
                     }
-                    Err(skip) => tally.refuse(skip.name(), 1),
-                });
-                if let Err(fault) = outcome {
-                    tally.refuse(fault.name(), 1);
+                    continue;
                 }
+                tally.messages += 1;
+                if let [_, sync_id, ..] = *message {
+                    heard.message(port, source, sync_id);
+                }
+                take_entries(message, daemon.sync_id, (batch, waiting), tally);
             }
         }
         if !batch.is_empty() {
             hand_out(batch, waiting, tally);
         }
+    }
+}
+
+/// Takes the entries of a message for the workers.
+fn take_entries(
+    message: &[u8],
+    sync_id: u8,
+    (batch, waiting): (&mut Vec<SyncConn>, &mut [VecDeque<Arc<[SyncConn]>>]),
+    tally: &mut Tally,
+) {
+    let outcome = message::read(message, sync_id, |entry| match entry {
+        Ok(conn) => {
+            tally.connections += 1;
+            batch.push(conn);
+            if batch.len() == BATCH_MAX {
+                hand_out(batch, waiting, tally);
+            }
+        }
+        Err(skip) => tally.refuse(skip.name(), 1),
+    });
+    if let Err(fault) = outcome {
+        tally.refuse(fault.name(), 1);
     }
 }
 

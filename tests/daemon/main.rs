@@ -3,6 +3,7 @@
 //! Needs root; works without hugepages and without a NIC.
 
 mod bad_input;
+mod bulk_sync;
 mod capture;
 mod changes;
 mod clients;

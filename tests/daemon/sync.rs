@@ -8,7 +8,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use lvs_api::{SyncDaemonStatus, SyncRole};
+use lvs_api::{SyncBulkState, SyncDaemonStatus, SyncRole};
 use lvs_core::ipvs::sync::SyncConn;
 use lvs_core::ipvs::sync::assembly::Assembly;
 use lvs_core::ipvs::sync::policy::SyncMode;
@@ -37,7 +37,7 @@ fn sync_status(daemon: &Daemon<'_>, role: SyncRole) -> SyncDaemonStatus {
 }
 
 /// Established connections that a director lists, as `ipvsadm -Lnc` does.
-fn established(daemon: &Daemon<'_>) -> Vec<String> {
+pub fn established(daemon: &Daemon<'_>) -> Vec<String> {
     let listed = daemon.printed("connections --state ESTABLISHED");
     let ends = |line: &str| line.split_whitespace().skip(3).collect::<Vec<_>>().join(" ");
     let mut lines: Vec<String> = listed
@@ -94,11 +94,13 @@ fn connections_of_a_killed_master_go_on_through_its_backup() {
     until("the backup knows all connections", || {
         established(&two) == established(&one)
     });
-    // The master may send a connection again at any time, and the message needs a moment.
-    until("the backup has heard all that the master has sent", || {
-        sync_status(&two, SyncRole::Backup).connections == sync_status(&one, SyncRole::Master).connections
+    // Those that the backup asked for when it started are sent once more.
+    let counted = || (sync_status(&one, SyncRole::Master), sync_status(&two, SyncRole::Backup));
+    until("the backup has heard all that the master sent", || {
+        let (master, heard) = counted();
+        heard.bulk.state == SyncBulkState::Complete && heard.connections == master.connections
     });
-    let (master, heard) = (sync_status(&one, SyncRole::Master), sync_status(&two, SyncRole::Backup));
+    let (master, heard) = counted();
     assert!(
         master.running && master.messages >= 1 && master.refused.is_empty(),
         "{master:?}"

@@ -339,8 +339,8 @@ fn config(scenario: &Scenario, setup: &Setup) -> Result<String, String> {
             format!("net_af_packet{number},iface=cable{number},qpairs=1,blocksz=4096,framesz=2048,framecnt=512")
         }
     };
-    // A kernel believes any entry of a sync message.
-    let mut text = "[sync]\naccept = \"kernel\"\n[ipvs]\noverhead = \"current\"\n[sysctl]\n".to_owned();
+    // A kernel believes any entry of a sync message, and has no bulk sync.
+    let mut text = "[sync]\naccept = \"kernel\"\nbulk_rate = 0\n[ipvs]\noverhead = \"current\"\n[sysctl]\n".to_owned();
     for (name, value) in &scenario.sysctls {
         let Some(name) = name.strip_prefix("net.ipv4.vs.") else {
             continue;

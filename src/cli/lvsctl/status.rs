@@ -8,6 +8,7 @@ use lvs_api::{JournalStatus, ServerStatus, ServiceStatus, SyncDaemonStatus};
 
 use crate::lvsctl::client::Client;
 use crate::lvsctl::run::{Failure, put};
+use crate::lvsctl::table;
 use crate::lvsctl::top::sample::Sample;
 
 /// Time between the two reports.
@@ -277,8 +278,9 @@ fn sync(daemons: &[SyncDaemonStatus]) -> Finding {
         };
         let (role, interface) = (status.daemon.role.name(), &status.daemon.interface);
         format!(
-            "{role} on {interface} {running}{signed}, {} connections, {total} refused{refused}",
-            status.connections
+            "{role} on {interface} {running}{signed}, {} connections, bulk {}, {total} refused{refused}",
+            status.connections,
+            table::bulk(&status.bulk)
         )
     };
     let all: Vec<_> = daemons.iter().map(of).collect();

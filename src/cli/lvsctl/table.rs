@@ -3,8 +3,8 @@
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use lvs_api::{
-    Buffers, ConnRecord, Device, DropCount, MarkRule, PortRange, Protocol, ReloadReport, StateDiff, Stats,
-    SyncDaemonStatus, Worker, ipvsadm_text,
+    Buffers, ConnRecord, Device, DropCount, MarkRule, PortRange, Protocol, ReloadReport, StateDiff, Stats, SyncBulk,
+    SyncBulkState, SyncDaemonStatus, Worker, ipvsadm_text,
 };
 
 pub use lvs_api::ipvsadm_text::CONNECTIONS_TITLE;
@@ -255,6 +255,14 @@ pub fn sync_daemons(daemons: Vec<SyncDaemonStatus>) -> String {
     ipvsadm_text::daemons(&daemons.iter().map(shown).collect::<Vec<_>>())
 }
 
+/// How bulk sync stands, in a word or two.
+pub fn bulk(bulk: &SyncBulk) -> String {
+    match bulk.state {
+        SyncBulkState::Running => format!("running {} %", bulk.progress_percent),
+        state => state.name().to_owned(),
+    }
+}
+
 /// `lvsctl sync stats`.
 pub fn sync_stats(daemons: Vec<SyncDaemonStatus>) -> String {
     let yes = |is_so: bool| if is_so { "yes" } else { "no" }.to_owned();
@@ -269,6 +277,7 @@ pub fn sync_stats(daemons: Vec<SyncDaemonStatus>) -> String {
             status.messages.to_string(),
             status.connections.to_string(),
             status.imported_connections.to_string(),
+            bulk(&status.bulk),
             refused.join(" "),
         ]
     });
@@ -280,6 +289,7 @@ pub fn sync_stats(daemons: Vec<SyncDaemonStatus>) -> String {
         "Messages",
         "Connections",
         "Imported",
+        "Bulk",
         "Refused",
     ];
     table(&titles, rows)

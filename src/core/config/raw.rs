@@ -194,6 +194,7 @@ pub(super) struct RawSync {
     pub(super) peers: Optional<Vec<Spanned<String>>>,
     pub(super) key_file: Optional<String>,
     pub(super) table_percent: Optional<u8>,
+    pub(super) bulk_rate: Optional<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -11,6 +11,7 @@ use super::raw::{RawAccept, RawMode, RawRole, RawSync, RawSyncDaemon};
 use super::validate::{absolute, in_range, invalid};
 use crate::ipvs::sync::daemon::{SyncDaemon, SyncDaemonError, SyncRole};
 use crate::ipvs::sync::policy::{SyncAccept, SyncMode, SyncPolicy};
+use crate::limits::{SYNC_BULK_RATE_DEFAULT, SYNC_BULK_RATE_RANGE};
 
 pub(super) fn sync(raw: RawSync) -> Result<SyncConfig, Invalid> {
     let default = SyncPolicy::default();
@@ -31,6 +32,7 @@ pub(super) fn sync(raw: RawSync) -> Result<SyncConfig, Invalid> {
             is_authenticated: key_file.is_some(),
             table_percent: in_range(&raw.table_percent, 1..=100, default.table_percent)?,
         },
+        bulk_rate: in_range(&raw.bulk_rate, SYNC_BULK_RATE_RANGE, SYNC_BULK_RATE_DEFAULT)?,
         peers: peers(raw.peers.map(Spanned::into_inner).unwrap_or_default())?,
         key_file,
     })

@@ -717,7 +717,7 @@ fn a_service_that_carries_the_clients_address_starts_as_the_file_says() {
 fn sync_is_read_and_what_is_wrong_in_it_has_its_place_and_cure() {
     let config = parse(
         "[sync]\nmode = 'every'\naccept = 'kernel'\npeers = ['192.0.2.3', '2001:db8::3']\nkey_file = '/etc/lvsd/key'\n\
-         table_percent = 100\n",
+         table_percent = 100\nbulk_rate = 0\n",
     );
     let policy = SyncPolicy {
         mode: SyncMode::Every,
@@ -725,7 +725,7 @@ fn sync_is_read_and_what_is_wrong_in_it_has_its_place_and_cure() {
         is_authenticated: true,
         table_percent: 100,
     };
-    assert_eq!(config.sync.policy, policy);
+    assert_eq!((config.sync.policy, config.sync.bulk_rate), (policy, 0));
     assert_eq!(
         config.sync.peers,
         ["192.0.2.3", "2001:db8::3"].map(|peer| peer.parse::<IpAddr>().unwrap())
@@ -739,6 +739,10 @@ fn sync_is_read_and_what_is_wrong_in_it_has_its_place_and_cure() {
         (
             "table_percent = 101",
             "lvsd.toml:2:17: sync.table_percent: 101 is out of range: give 1 to 100",
+        ),
+        (
+            "bulk_rate = 200001",
+            "lvsd.toml:2:13: sync.bulk_rate: 200001 is out of range: give 0 to 200000",
         ),
         (
             "key_file = 'key'",

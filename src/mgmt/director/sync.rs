@@ -40,6 +40,7 @@ impl Director {
                     CoreRole::Master => 0,
                     CoreRole::Backup => self.imported(),
                 },
+                bulk: self.sync.bulk_status(desired.role),
                 refused: refused.map(|(name, count)| (name.to_owned(), count)).collect(),
             }
         };

@@ -1,7 +1,7 @@
 //! `lvsd_*`: the metrics that only lvsd has. Counters start at zero when the daemon starts; a zeroing also resets those
 //! of services and servers.
 
-use lvs_api::{Device, ServerStatus, ServiceStatus, SyncDaemonStatus, SyncRole, Totals, Worker};
+use lvs_api::{Device, ServerStatus, ServiceStatus, SyncBulkState, SyncDaemonStatus, SyncRole, Totals, Worker};
 use lvs_core::latency::LatencyCounts;
 
 use super::Scrape;
@@ -389,9 +389,31 @@ fn sync_daemons(page: &mut Page, daemons: &[SyncDaemonStatus]) {
     let backups = daemons.iter().filter(|of| of.daemon.role == SyncRole::Backup);
     page.gauge(
         ("lvsd_sync_imported", "Imported connections in the connection tables."),
-        backups.map(|of| one("role", role(of), of.imported_connections)),
+        backups.clone().map(|of| one("role", role(of), of.imported_connections)),
     );
-    let counters: [(Named, Read); 2] = [
+    let is_complete = |of: &SyncDaemonStatus| u64::from(of.bulk.state == SyncBulkState::Complete);
+    page.gauge(
+        (
+            "lvsd_sync_complete",
+            "Whether a backup knows all connections of its master, which must be an lvsd.",
+        ),
+        backups.map(|of| one("role", role(of), is_complete(of))),
+    );
+    let counters: [(Named, Read); 4] = [
+        (
+            (
+                "lvsd_sync_bulk_runs_total",
+                "How often all connections were sent, or heard.",
+            ),
+            |of| of.bulk.runs,
+        ),
+        (
+            (
+                "lvsd_sync_bulk_connections_total",
+                "Connections sent in bulk, or heard.",
+            ),
+            |of| of.bulk.connections,
+        ),
         (("lvsd_sync_messages_total", "Sync messages sent or received."), |of| {
             of.messages
         }),

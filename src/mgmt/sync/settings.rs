@@ -13,6 +13,8 @@ use super::replay::{Senders, Sequence};
 pub struct SyncSettings {
     /// What workers need to know of it.
     pub policy: SyncPolicy,
+    /// Connections a second that a bulk sync sends at most; 0 for no bulk sync.
+    pub bulk_rate: u32,
     /// The directors whose messages are taken; empty for all.
     pub peers: Vec<IpAddr>,
     /// What signs messages.
@@ -27,6 +29,7 @@ impl SyncSettings {
     pub fn read(config: &SyncConfig) -> Result<Self, SyncKeyError> {
         Ok(Self {
             policy: config.policy,
+            bulk_rate: config.bulk_rate,
             peers: config.peers.clone(),
             key: config.key_file.as_deref().map(SyncKey::read).transpose()?,
         })

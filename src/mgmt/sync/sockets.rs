@@ -11,9 +11,14 @@ use std::path::Path;
 use lvs_core::ipvs::sync::daemon::{SyncDaemon, SyncRole};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use rustix::net::sockopt;
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use thiserror::Error;
+
+/// Buffer of a backup, in bytes: half a second of a bulk sync, for which a busy machine may let it wait.
+const RECEIVE_BUFFER_BYTES: usize = 2 << 20;
 
 /// Why a daemon has no sockets.
 #[derive(Debug, Error)]
@@ -82,6 +87,18 @@ pub fn open(daemon: &SyncDaemon, ports: u16, buffer_bytes: u32) -> Result<Socket
     }
 }
 
+/// The socket by which a master hears of backups, or a backup asks a master, on the daemon's first port.
+///
+/// # Errors
+/// What the system says, as long as the interface is not there or has no address.
+pub fn open_notices(daemon: &SyncDaemon) -> io::Result<UdpSocket> {
+    let index = if_nametoindex(daemon.interface.as_str())?;
+    match daemon.role {
+        SyncRole::Master => receiver(daemon, 0, index, 0),
+        SyncRole::Backup => sender(daemon, 0, index, 0),
+    }
+}
+
 /// Where messages of the `number`th port go.
 const fn address(daemon: &SyncDaemon, number: u16) -> SocketAddr {
     SocketAddr::new(daemon.group, daemon.port.wrapping_add(number))
@@ -122,6 +139,9 @@ fn receiver(daemon: &SyncDaemon, number: u16, index: u32, buffer_bytes: u32) -> 
     socket.set_reuse_address(true)?;
     if buffer_bytes > 0 {
         socket.set_recv_buffer_size(buffer_bytes as usize)?;
+    } else {
+        // Beyond what users may have. Whoever may not say so keeps the system's default.
+        let _ = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER_BYTES);
     }
     socket.bind(&address(daemon, number).into())?;
     match daemon.group {

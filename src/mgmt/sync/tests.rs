@@ -1,7 +1,9 @@
 //! Daemons between fake workers and real sockets; what is missing, full or malformed is named.
 
+use std::collections::HashSet;
 use std::net::UdpSocket;
 
+use lvs_api::SyncBulkState;
 use lvs_core::ipvs::conn::ConnFlags;
 use lvs_core::ipvs::sync::policy::SyncMode;
 
@@ -9,7 +11,7 @@ use super::auth::SyncKey;
 use super::*;
 use crate::mgmt::fake_worker::FakeWorker;
 
-fn conn(port: u16) -> SyncConn {
+pub(super) fn conn(port: u16) -> SyncConn {
     let end = |addr: &str, port| (addr.parse().unwrap(), port);
     SyncConn {
         protocol: 6,
@@ -46,6 +48,9 @@ fn running(daemon: SyncDaemon, sockets: Vec<UdpSocket>) -> Running {
             source,
         },
         unsent: VecDeque::new(),
+        bulk: Bulk::new(1, 5, 0),
+        heard: Heard::default(),
+        notices: Notices::default(),
         tally: Tally::default(),
     }
 }
@@ -124,12 +129,11 @@ fn what_is_malformed_or_of_another_id_is_counted_by_name() {
     receiver.peek(&mut [0]).unwrap();
     let mut backup = running(backup, vec![receiver]);
     while backup.tally.messages < 3 {
-        backup.receive(
-            &SyncSettings::default(),
-            &mut [Senders::default()],
-            &mut Vec::new(),
-            &mut [],
-        );
+        let mut signing = Signing {
+            settings: &SyncSettings::default(),
+            sequence: &mut Sequence::default(),
+        };
+        backup.receive(&mut signing, &mut [Senders::default()], (&mut Vec::new(), &mut []), 0);
     }
     let refused: Vec<_> = backup.tally.refused.into_iter().collect();
     assert_eq!(
@@ -219,7 +223,11 @@ fn received(
         sender.send(datagram).unwrap();
         let before = backup.tally.messages;
         while backup.tally.messages == before {
-            backup.receive(settings, &mut senders, &mut batch, &mut waiting);
+            let mut signing = Signing {
+                settings,
+                sequence: &mut Sequence::default(),
+            };
+            backup.receive(&mut signing, &mut senders, (&mut batch, &mut waiting), 0);
         }
     }
     let taken = waiting[0].iter().flat_map(|batch| batch.to_vec()).collect();
@@ -402,4 +410,143 @@ fn a_backup_that_follows_another_takes_no_message_again_until_there_is_another_k
     assert!(!here.configure(signed_by(b'l')), "workers see no key");
     assert!(here.senders.is_empty());
     assert_eq!(heard(&mut here, &recorded), (0, vec!["message_signature"]));
+}
+
+/// A master with connections and a backup without, in the same time.
+struct BulkPair {
+    settings: SyncSettings,
+    numbers: [Sequence; 2],
+    workers: Vec<Arc<dyn WorkerHandle>>,
+    master: Running,
+    backup: Running,
+    /// The other handle of what the backup hears.
+    line: UdpSocket,
+    senders: Vec<Senders>,
+    known: Vec<SyncConn>,
+    now_ms: u64,
+}
+
+impl BulkPair {
+    fn new(mut settings: SyncSettings, conns: u16) -> Self {
+        settings.bulk_rate = 100_000;
+        let worker = FakeWorker::new();
+        worker.table.lock().unwrap().extend((0..conns).map(conn));
+        let ((sender, receiver), (asker, hearer)) = (pair(), pair());
+        [&asker, &hearer]
+            .iter()
+            .for_each(|socket| socket.set_nonblocking(true).unwrap());
+        let line = receiver.try_clone().unwrap();
+        let (mut master, mut backup) = (
+            running(master(), vec![sender]),
+            running(
+                SyncDaemon {
+                    role: SyncRole::Backup,
+                    ..master()
+                },
+                vec![receiver],
+            ),
+        );
+        (master.notices, backup.notices) = (Notices::over(hearer), Notices::over(asker));
+        let message_max = settings.message_max(master.sockets.max_len);
+        master.assemblies[0].set_max_len(message_max);
+        Self {
+            settings,
+            numbers: [Sequence::default(), Sequence::default()],
+            workers: vec![worker],
+            master,
+            backup,
+            line,
+            senders: vec![Senders::default()],
+            known: Vec::new(),
+            now_ms: 0,
+        }
+    }
+
+    /// A pass of both; what `loses` says of the backup's datagrams is lost.
+    fn pass(&mut self, loses: bool) {
+        self.now_ms += 1;
+        let [of_master, of_backup] = &mut self.numbers;
+        let mut signing = Signing {
+            settings: &self.settings,
+            sequence: of_master,
+        };
+        self.master
+            .sync_out(&self.workers, &Sysctls::default(), &mut signing, self.now_ms);
+        if loses {
+            while self.line.recv(&mut [0; 2_000]).is_ok() {}
+        }
+        let mut signing = Signing {
+            settings: &self.settings,
+            sequence: of_backup,
+        };
+        let (mut batch, mut waiting) = (Vec::new(), vec![VecDeque::new()]);
+        self.backup
+            .receive(&mut signing, &mut self.senders, (&mut batch, &mut waiting), self.now_ms);
+        self.known
+            .extend(waiting[0].iter().flat_map(|batch: &Arc<[SyncConn]>| batch.to_vec()));
+    }
+
+    fn completes(&mut self) {
+        self.pass(false);
+        while self.backup.heard.status().state != SyncBulkState::Complete {
+            self.pass(false);
+        }
+    }
+}
+
+#[test]
+fn a_backup_asks_for_all_connections_of_its_master_and_gets_them_signed_or_not() {
+    for settings in [SyncSettings::default(), signed_by(b'k')] {
+        let mut pair = BulkPair::new(settings, 1_000);
+        pair.completes();
+        let known: HashSet<u16> = pair.known.iter().map(|conn| conn.client.1).collect();
+        assert_eq!(known.len(), 1_000);
+        assert!(pair.now_ms < 5_000, "{} ms", pair.now_ms);
+        let (copied, heard) = (pair.master.bulk.status(), pair.backup.heard.status());
+        assert_eq!((copied.runs, copied.connections), (1, 1_000));
+        assert_eq!((heard.runs, heard.connections), (1, 1_000));
+        assert_eq!(
+            pair.master.tally.messages, pair.backup.tally.messages,
+            "notices are not counted"
+        );
+        assert!(pair.master.tally.refused.is_empty() && pair.backup.tally.refused.is_empty());
+    }
+}
+
+#[test]
+fn after_a_partition_the_backup_knows_that_it_lacks_messages_and_asks_again() {
+    let mut pair = BulkPair::new(SyncSettings::default(), 40);
+    pair.completes();
+    (0..3_000).for_each(|_| pair.pass(true));
+    assert_eq!(
+        pair.backup.heard.status().state,
+        SyncBulkState::Complete,
+        "nothing was sent"
+    );
+    let news = FakeWorker::new();
+    news.synced.lock().unwrap().push(conn(7));
+    let [worker] = &pair.workers[..] else {
+        panic!("there is one")
+    };
+    let worker_before = Arc::clone(worker);
+    pair.workers = vec![news];
+    (0..3_000).for_each(|_| pair.pass(true));
+    pair.workers = vec![worker_before];
+    pair.known.clear();
+    while pair.backup.heard.status().runs < 2 {
+        pair.pass(false);
+    }
+    assert_eq!(pair.backup.tally.refused["message_lost"], 1);
+    assert_eq!(pair.known.len(), 40);
+}
+
+#[test]
+fn without_bulk_sync_nothing_is_sent_besides_messages() {
+    let mut pair = BulkPair::new(SyncSettings::default(), 10);
+    pair.settings.bulk_rate = 0;
+    (0..3_000).for_each(|_| pair.pass(false));
+    assert!(pair.line.recv(&mut [0; 100]).is_err() && pair.master.unsent.is_empty());
+    let mut here = SyncDaemons::new();
+    here.running.push(pair.master);
+    assert_eq!(here.bulk_status(SyncRole::Master).state, SyncBulkState::Off);
 }
