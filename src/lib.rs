@@ -16,6 +16,7 @@ use std::time::Instant;
 use dpdk::lcore::LcoreHandle;
 use lvs_core::config::Config;
 use lvs_core::counters::WorkerCounters;
+use mgmt::director::Director;
 use mgmt::link::LinkWatch;
 use mgmt::mailbox_handle::MailboxHandle;
 use mgmt::punt;
@@ -74,9 +75,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     let workers = startup::workers::launch(&shared, &mut kept, assignment.workers)?;
     stages.end("connections");
     let handles = startup::workers::handles(&environment, assignment.mailboxes, &counters);
-    let of_director = handles.iter().map(|handle| Arc::clone(handle) as _).collect();
-    director.attach(of_director, Instant::now());
-    director.attach_twins(Arc::clone(punt_thread.counters()));
+    attach(&mut director, &handles, punt_thread.counters());
 
     let (socket, ipvs_socket) = startup::sockets(&config)?;
     let state = SharedState {
@@ -104,6 +103,12 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     drop(punt_thread);
     log_end(&counters);
     Ok(())
+}
+
+fn attach(director: &mut Director, handles: &[Arc<MailboxHandle>], twins: &Arc<WorkerCounters>) {
+    let workers = handles.iter().map(|handle| Arc::clone(handle) as _).collect();
+    director.attach(workers, Instant::now());
+    director.attach_twins(Arc::clone(twins));
 }
 
 fn log_ready(config: &Config, revision: &str, by_rss: bool, mut stages: Stages) {

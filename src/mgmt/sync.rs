@@ -94,11 +94,14 @@ struct Unsent {
     is_notice: bool,
 }
 
+/// Batches that a worker has not taken yet.
+type Waiting = VecDeque<Arc<[SyncConn]>>;
+
 /// See the module.
 pub struct SyncDaemons {
     running: Vec<Running>,
     /// By worker: what it has not taken yet.
-    waiting: Vec<VecDeque<Arc<[SyncConn]>>>,
+    waiting: Vec<Waiting>,
     batch: Vec<SyncConn>,
     settings: SyncSettings,
     sequence: Sequence,
@@ -413,7 +416,7 @@ impl Running {
         &mut self,
         signing: &mut Signing<'_>,
         senders: &mut [Senders],
-        (batch, waiting): (&mut Vec<SyncConn>, &mut [VecDeque<Arc<[SyncConn]>>]),
+        (batch, waiting): (&mut Vec<SyncConn>, &mut [Waiting]),
         now_ms: u64,
     ) {
         // A longer datagram is cut. Its size field then differs from its length, and it is refused.
@@ -476,7 +479,7 @@ impl Running {
 fn take_entries(
     message: &[u8],
     sync_id: u8,
-    (batch, waiting): (&mut Vec<SyncConn>, &mut [VecDeque<Arc<[SyncConn]>>]),
+    (batch, waiting): (&mut Vec<SyncConn>, &mut [Waiting]),
     tally: &mut Tally,
 ) {
     let outcome = message::read(message, sync_id, |entry| match entry {
@@ -504,7 +507,7 @@ const fn ends(daemon: &SyncDaemon, port: usize, source: IpAddr) -> MessageEnds {
 }
 
 /// Gives every worker the batch. Each worker imports the connections that it owns.
-fn hand_out(batch: &mut Vec<SyncConn>, waiting: &mut [VecDeque<Arc<[SyncConn]>>], tally: &mut Tally) {
+fn hand_out(batch: &mut Vec<SyncConn>, waiting: &mut [Waiting], tally: &mut Tally) {
     let conns: Arc<[SyncConn]> = batch.as_slice().into();
     for worker in waiting {
         if worker.len() < BATCHES_WAITING_MAX {

@@ -169,9 +169,12 @@ fn a_start_that_is_killed_while_it_re_homes_loses_nothing() {
     }
 }
 
+/// What is done to a file between two runs, and what the later one says.
+type Fault = (fn(&Path), &'static str);
+
 #[test]
 fn a_file_of_the_lvsd_before_that_cannot_be_read_costs_its_worker_s_connections() {
-    const FAULTS: [(fn(&Path), &str); 3] = [
+    const FAULTS: [Fault; 3] = [
         (|file| fs::remove_file(file).unwrap(), "is missing"),
         (|file| fs::write(file, "").unwrap(), "had 0 bytes"),
         (

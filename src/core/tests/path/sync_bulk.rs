@@ -172,7 +172,7 @@ fn a_slice_reads_a_bounded_part_of_the_table_and_none_without_room() {
     for client in 0..CONNS_MAX as u16 - 24 {
         director.inject(WAN, &half_open(client)).transmitted();
     }
-    assert!(SYNC_BULK_STEP_SLOTS * SYNC_BULK_STEPS_MAX <= 2_048);
+    const { assert!(SYNC_BULK_STEP_SLOTS * SYNC_BULK_STEPS_MAX <= 2_048) }
     let copy = |space| {
         bulk::copy(&director.workers[0], DumpCursor::V4(64), space, |_| {
             panic!("none is open")
