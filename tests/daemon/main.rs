@@ -13,6 +13,7 @@ mod full_disk;
 mod idle;
 mod kept_connections;
 mod kept_statistics;
+mod kept_twins;
 mod metrics;
 mod refused_start;
 mod rehomed_connections;
