@@ -269,7 +269,8 @@ fn a_worker_with_its_real_state_allocates_nothing() {
             let is_enough = managed.snapshots >= 50
                 && managed.records > 5_000
                 && managed.imported > 1_000
-                && managed.copied > 100
+                // New connections fill the queue nearly always, and copies wait behind them.
+                && managed.copied > 0
                 && wan.rx_packets.get() > 100_000
                 && wan.punted_packets.get() > 0
                 && counters.scheduler_picks.get() > 1_000
