@@ -38,8 +38,8 @@ answers_flow() {
 lines_of() { wc -l <"$LAB_STATE/$1.said"; }
 has_more_lines() { (($(lines_of "$1") > $2)); }
 
-# servers_of NAME: who has ever answered.
-servers_of() { sort -u "$LAB_STATE/$1.said" | xargs; }
+# answerers_of NAME: who has ever answered.
+answerers_of() { sort -u "$LAB_STATE/$1.said" | xargs; }
 
 # end_talk NAME: waits until it has ended; succeeds as it did.
 end_talk() { wait "${TALK_PIDS[$1]}"; }

@@ -75,7 +75,7 @@ speak_again() {
     check "$END: the server pushes through the idle connection" until_true 60 has_said "$END-idle" "push $ROUND"
     speak_to_all "after $ROUND"
     equal "$END: each flow keeps its server" "1 1" \
-        "$(servers_of "$END-flow1" | wc -w) $(servers_of "$END-flow2" | wc -w)"
+        "$(answerers_of "$END-flow1" | wc -w) $(answerers_of "$END-flow2" | wc -w)"
     equal "$END: the client's template leads to its server, twice" "${TEMPLATE_OF[$END]} ${TEMPLATE_OF[$END]}" \
         "$(pages 2 "https://$(host_of "$VIP")/")"
 }
