@@ -68,9 +68,9 @@ twin_has() {
     shift
     for addr in "$@"; do
         if [[ $addr == *:* ]]; then
-            director_types ip addr add "$addr" dev "$device" nodad
+            director_types ip addr replace "$addr" dev "$device" nodad
         else
-            director_types ip addr add "$addr" dev "$device"
+            director_types ip addr replace "$addr" dev "$device"
         fi
     done
 }

@@ -77,9 +77,9 @@ address() {
     shift 2
     for addr in "$@"; do
         if [[ $addr == *:* ]]; then
-            in_ns "$host" ip addr add "$addr" dev "$interface" nodad
+            in_ns "$host" ip addr replace "$addr" dev "$interface" nodad
         else
-            in_ns "$host" ip addr add "$addr" dev "$interface"
+            in_ns "$host" ip addr replace "$addr" dev "$interface"
         fi
     done
 }

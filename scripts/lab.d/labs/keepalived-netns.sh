@@ -85,7 +85,7 @@ lives_in_the_directors_namespace() {
 # app_comes: an interface on the twin with a MAC address of its own.
 app_comes() {
     director_types ip link add app link wan type macvlan mode bridge
-    director_types ip addr add 198.51.100.9/24 dev app
+    director_types ip addr replace 198.51.100.9/24 dev app
     director_types ip link set app up
 }
 
@@ -119,6 +119,9 @@ an_interface_comes_and_goes() {
 twins_come_and_go() {
     : >"$(director_file notes)"
     end_lvsd KILL
+    # They outlive it, until somebody deletes them.
+    director_types ip link del wan
+    director_types ip link del lan
     check_notes "the twin has gone" "INSTANCE WEB FAULT" "INSTANCE WEB FAULT 150"
     run_lvsd
     own_addresses
