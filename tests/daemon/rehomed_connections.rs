@@ -187,8 +187,15 @@ fn a_file_of_the_lvsd_before_that_cannot_be_read_costs_its_worker_s_connections(
     for (fault, sentence) in FAULTS {
         let daemon = testbed.start();
         let mut streams: Vec<TcpStream> = (0..8).map(|_| speaking(&lans.client, NAT_PORT)).collect();
-        let workers: Vec<Worker> = daemon.get("/v1/workers");
-        let (all, of_second) = (workers[0].conns4 + workers[1].conns4, workers[1].conns4);
+        let counts = || {
+            daemon
+                .get::<Vec<Worker>>("/v1/workers")
+                .iter()
+                .map(|worker| worker.conns4)
+                .collect::<Vec<_>>()
+        };
+        until("both workers have counted them", || counts().iter().sum::<u64>() == 8);
+        let of_second = counts()[1];
         kill(daemon);
         let first = workers_files(&testbed.state_dir())
             .into_iter()
@@ -198,7 +205,7 @@ fn a_file_of_the_lvsd_before_that_cannot_be_read_costs_its_worker_s_connections(
         let daemon = testbed.start();
         let log = daemon.log();
         let expected = "connections of the lvsd before are lost: the file of worker 0 ";
-        assert!(log.contains(expected) && log.contains(sentence), "{all}: {log}");
+        assert!(log.contains(expected) && log.contains(sentence), "{log}");
         assert!(
             log.contains(&format!("connections of the lvsd before: {of_second} go on")),
             "{log}"

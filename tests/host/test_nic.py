@@ -326,6 +326,30 @@ class Binding(NicCase):
         ])
         self.assertFalse(list(self.root.glob("var/lib/lvsd/nic/*")))
 
+    def unbind_with_the_name_taken(self, alias):
+        self.nic_command("bind", "eth1")
+        self.machine.appears_as["0000:02:00.0"] = "eth5"
+        mark = self.file("/sys/class/net/eth1/ifalias", alias)
+
+        def delete():
+            mark.unlink()
+            mark.parent.rmdir()
+            return ""
+
+        self.answers["ip link delete eth1"] = delete
+        code, out, err = self.nic_command("unbind", "0000:02:00.0")
+        self.assertEqual((code, err), (0, ""))
+        return out
+
+    def test_unbind_takes_the_name_from_a_twin_that_lvsd_left(self):
+        out = self.unbind_with_the_name_taken("kernel twin of lvsd at /run/lvsd/api.sock, MAC 02:00:00:00:00:01, MTU 1500")
+        self.assertIn("eth1 restored", out)
+
+    def test_unbind_takes_the_name_from_nobody_else(self):
+        out = self.unbind_with_the_name_taken("my uplink")
+        self.assertIn("eth5 restored", out)
+        self.assertNotIn("ip link delete eth1", self.commands)
+
     def test_binding_twice_changes_nothing_and_keeps_what_was_written_down(self):
         self.nic_command("bind", "eth1")
         before = self.text("/var/lib/lvsd/nic/0000:02:00.0.json")
