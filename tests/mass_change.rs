@@ -83,7 +83,7 @@ fn nobody_waits_for_a_worker_that_sleeps() {
     let testbed = Testbed::create();
     let daemon = start_sleeping(&testbed);
     let process = daemon.pid().to_string();
-    let worker = threads(&process, "rte-worker").swap_remove(0);
+    let worker = threads(&process, "worker").swap_remove(0);
     // A sleep that outlasts everything here: whoever waited for the worker would give it up, and the log would say so.
     let long_sleep = ["-e", "inject=clock_nanosleep:delay_exit=20000000"];
     let traced = Traced::attach_with(&long_sleep, &process, &worker, &testbed.path("calls"));

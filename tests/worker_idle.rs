@@ -34,7 +34,7 @@ const TWO: WorkersSettings = WorkersSettings {
 
 /// CPU time of all polling threads.
 fn workers_cpu_time() -> Duration {
-    cpu_time("self", "rte-worker")
+    cpu_time("self", "worker")
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_frame_after_a_silence_waits_for_sleeps_of_milliseconds_at_most() {
             let of = |thread: &String| Traced::attach("self", thread, &logs.path().join(thread));
             threads("self", name).iter().map(of).collect()
         };
-        let (workers, twins) = (traced("rte-worker"), traced("lvsd-twins"));
+        let (workers, twins) = (traced("worker"), traced("lvsd-twins"));
         let mut waits = [const { Vec::new() }; 3];
         let mut twins_frame = [0; 64];
         for _ in 0..20 {

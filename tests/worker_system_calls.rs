@@ -36,7 +36,7 @@ fn makes_no_system_call(idle: IdlePolicy) {
     }
 
     let log = tempfile::NamedTempFile::new().unwrap();
-    let traced = Traced::attach("self", &threads("self", "rte-worker")[0], log.path());
+    let traced = Traced::attach("self", &threads("self", "worker")[0], log.path());
     let begin = sent();
     while sent() < begin + 300_000 || worker.captured < 1_000 {
         worker.manage();

@@ -39,9 +39,9 @@ fn a_director_without_traffic_leaves_its_core_alone_and_connections_expire() {
         let worker = worker();
         worker.scheduler_picks == 1 && worker.conns_expired == 1 && worker.conns4 == 0
     });
-    let (before, cpu_before) = (worker(), daemon.cpu_time("rte-worker"));
+    let (before, cpu_before) = (worker(), daemon.cpu_time("worker"));
     std::thread::sleep(Duration::from_millis(1_000));
-    let (after, spent) = (worker(), daemon.cpu_time("rte-worker") - cpu_before);
+    let (after, spent) = (worker(), daemon.cpu_time("worker") - cpu_before);
     println!(
         "{spent:?} of CPU in a quiet second, {} sleeps",
         after.sleeps - before.sleeps

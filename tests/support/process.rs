@@ -61,11 +61,21 @@ pub fn await_end(child: &mut Child, when: &str) -> ExitStatus {
     status.unwrap_or_else(|| panic!("process {} has not ended {when}", child.id()))
 }
 
+/// A thread's name without what DPDK puts before its own: `rte-` up to 23.07, `dpdk-` since.
+fn own_name(comm: &str) -> &str {
+    let before = ["rte-", "dpdk-"];
+    before
+        .into_iter()
+        .find_map(|prefix| comm.strip_prefix(prefix))
+        .unwrap_or(comm)
+}
+
 /// The folders under `/proc` of the threads of `process` whose names begin with `name`. A thread names itself once it
 /// runs, which may be after the call that started it came back.
 fn tasks(process: &str, name: &str) -> Vec<PathBuf> {
     let all = PathBuf::from(format!("/proc/{process}/task"));
-    let is_named = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.starts_with(name));
+    let is_named =
+        |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|comm| own_name(&comm).starts_with(name));
     let mut found = Vec::new();
     let named = wait_until(|| {
         let tasks = fs::read_dir(&all).expect("the process is there");
@@ -76,7 +86,7 @@ fn tasks(process: &str, name: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The threads of a process whose names begin with `name`, one at least; DPDK calls those that poll `rte-worker-…`.
+/// The threads of a process whose names begin with `name`, one at least. DPDK's polling threads are `worker`s.
 pub fn threads(process: &str, name: &str) -> Vec<String> {
     let id = |task: PathBuf| task.file_name()?.to_str().map(str::to_owned);
     tasks(process, name).into_iter().filter_map(id).collect()

@@ -107,6 +107,10 @@ def unit(scene: Scene) -> None:
                  "in use by lvsd" in director.type("lvs-nic", "unbind", "enp1s0").output)
 
 
+# DPDK's names of its polling threads, up to 23.07 and since.
+POLLING = ("rte-worker", "dpdk-worker")
+
+
 def cores_of_threads(said: str) -> list[tuple[str, str]]:
     """Of each thread that is not the kernel's: its name, and the cores it may use."""
     threads: list[tuple[str, str]] = []
@@ -125,9 +129,9 @@ def cores_of_threads(said: str) -> list[tuple[str, str]]:
 def check_cores(scene: Scene) -> None:
     """Each worker polls on a core of its own, where no other program may run if it was isolated at boot."""
     threads = cores_of_threads(scene.director.output("sh", "-c", THREADS))
-    of_workers = sorted(cores for name, cores in threads if name.startswith("rte-worker"))
+    of_workers = sorted(cores for name, cores in threads if name.startswith(POLLING))
     scene.checks.equal("each worker polls on a core of its own", [str(core) for core in range(1, scene.workers + 1)],
                        of_workers)
     if scene.director.isolated_cores():
-        others = {cores for name, cores in threads if not name.startswith("rte-worker")}
+        others = {cores for name, cores in threads if not name.startswith(POLLING)}
         scene.checks.equal("and nobody else may run there", {"0"}, others)
