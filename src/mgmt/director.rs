@@ -16,7 +16,7 @@ use lvs_core::ipvs::scheduler::Overhead;
 use lvs_core::ipvs::service_table::ServiceTable;
 use lvs_core::l3::L3;
 
-use crate::mgmt::journal::{Damage, Journal, JournalError, Rewrite, Rewritten, Unsynced, Whole};
+use crate::mgmt::journal::{Damage, Journal, JournalError, Rewrite, Rewritten, Unsynced};
 use crate::mgmt::sync::SyncDaemons;
 use crate::mgmt::worker_handle::WorkerHandle;
 
@@ -92,11 +92,9 @@ impl Director {
             ..RestoreReport::default()
         };
         let mut desired = DesiredState::new(devices);
-        for action in desired_state::replayed(&restored.whole).iter().chain(&restored.actions) {
-            if let Err(error) = desired.apply(action) {
-                report.refused.push(error.to_string());
-            }
-        }
+        let mut refused = desired.restore(&restored.whole);
+        refused.extend(restored.actions.iter().filter_map(|action| desired.apply(action).err()));
+        report.refused = refused.iter().map(ToString::to_string).collect();
         let director = Self {
             desired,
             base: restored.whole.base,
@@ -176,7 +174,7 @@ impl Director {
         let (diff, edits) = diff::difference(&self.state(), &state)?;
         let mut desired = self.desired.clone();
         desired.apply_edits(&edits)?;
-        let whole = Whole::new(desired.state(), base.clone(), desired.drained());
+        let whole = desired.whole(base.clone());
         self.journal.append_whole(whole, now);
         self.count();
         self.desired = desired;
@@ -252,7 +250,7 @@ impl Director {
     }
 
     fn begin_rewrite(&mut self) -> Rewrite {
-        let whole = Whole::new(self.state(), self.base.clone(), self.desired.drained());
+        let whole = self.desired.whole(self.base.clone());
         self.journal.begin_rewrite(whole)
     }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use lvs_api::{Action, JournalStatus, ServiceId, State};
+use lvs_api::{Action, JournalStatus, Server, ServiceId, State};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -147,16 +147,19 @@ pub struct Whole {
     /// Servers of weight 0 that had another one before.
     #[serde(default)]
     pub drained: Vec<Drained>,
+    /// Servers that were deleted while connections may still refer to them.
+    #[serde(default)]
+    pub deleted: Vec<Deleted>,
 }
 
 impl Whole {
-    /// What this version writes.
-    pub fn new(state: State, base: State, drained: Vec<Drained>) -> Self {
+    /// What this version writes of `state` and `base`.
+    pub fn new(state: State, base: State) -> Self {
         Self {
             lvsd: env!("CARGO_PKG_VERSION").to_owned(),
             state,
             base,
-            drained,
+            ..Self::default()
         }
     }
 }
@@ -169,6 +172,17 @@ pub struct Drained {
     /// Which server.
     pub server: SocketAddr,
     /// The last weight above 0.
+    pub last_weight: u32,
+}
+
+/// A deleted server that connections may still refer to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// The service that it belonged to; it may be deleted too.
+    pub service: ServiceId,
+    /// As last configured.
+    pub server: Server,
+    /// The last weight above 0; 0 for none.
     pub last_weight: u32,
 }
 

@@ -1,7 +1,7 @@
 //! Connections outlive the daemon, however it ends; what cannot be kept is lost with a sentence in the log.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -82,21 +82,44 @@ fn connections_go_on_after_a_kill_and_after_a_stop() {
     daemon.stop();
 }
 
+/// What deletes a server, and what brings it back.
+const DELETIONS: [(&str, &[&str]); 2] = [
+    (
+        "server delete tcp:192.0.2.100:80 198.51.100.11:8080",
+        &["server add tcp:192.0.2.100:80 198.51.100.11:8080"],
+    ),
+    (
+        "service delete tcp:192.0.2.100:80",
+        &[
+            "service add tcp:192.0.2.100:80",
+            "server add tcp:192.0.2.100:80 198.51.100.11:8080",
+        ],
+    ),
+];
+
 #[test]
-fn packets_of_a_server_that_was_deleted_are_dropped_after_a_restart_too() {
-    let (lans, testbed) = lone_director();
-    let daemon = testbed.start();
-    let mut stream = speaking(&lans.client, NAT_PORT);
-    daemon.printed("server delete tcp:192.0.2.100:80 198.51.100.11:8080");
-    end(daemon, Signal::SIGKILL);
-    let daemon = testbed.start();
-    let (conns, _) = listed(&daemon);
-    assert_eq!(conns.len(), 1);
-    stream.write_all(b"to nobody").unwrap();
-    until("its packets are dropped by name", || {
-        daemon.drops_of("real_server_gone") > 0
-    });
-    daemon.stop();
+fn connections_of_a_deleted_server_are_dropped_until_it_is_added_again_over_restarts_too() {
+    for (delete, bring_back) in DELETIONS {
+        let (lans, testbed) = lone_director();
+        let mut daemon = testbed.start();
+        let mut stream = speaking(&lans.client, NAT_PORT);
+        daemon.printed(delete);
+        for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+            end(daemon, signal);
+            daemon = testbed.start();
+            let (conns, _) = listed(&daemon);
+            assert_eq!(conns.len(), 1);
+            stream.write_all(b"to nobody").unwrap();
+            until("its packets are dropped by name", || {
+                daemon.drops_of("real_server_gone") > 0
+            });
+        }
+        bring_back.iter().for_each(|command| drop(daemon.printed(command)));
+        let mut echo = [0; 2 * b"to nobody".len()];
+        stream.read_exact(&mut echo).unwrap();
+        says_and_hears(&mut stream, "back");
+        daemon.stop();
+    }
 }
 
 /// What is done to the directory between two runs, and what the later one says.

@@ -177,14 +177,7 @@ impl DesiredServices {
         if self.by_key.contains_key(&spec.key) {
             return Err(ServiceError::ServiceExists { service: spec.key });
         }
-        let id = match self.trashed_service(&spec.key) {
-            Some(id) => id,
-            None => self
-                .service_ids
-                .take(SERVICES_MAX)
-                .map(ServiceId)
-                .ok_or(ServiceError::TooManyServices)?,
-        };
+        let id = self.take_service(&spec.key)?;
         let born = self.next_revision();
         let built = VirtualService {
             id,
@@ -339,6 +332,46 @@ impl DesiredServices {
         }
     }
 
+    /// Deleted servers that connections may still refer to, each with its service, its last configuration and its last
+    /// weight above 0.
+    pub fn deleted(&self) -> impl Iterator<Item = (&ServiceKey, &ServerSpec, u32)> {
+        let trash = self.trash.iter();
+        trash.map(|((key, ..), trashed)| (key, &trashed.server.spec, trashed.server.last_weight))
+    }
+
+    /// Remembers a server that an earlier process deleted, as if it had been deleted just now: connections of that
+    /// process may refer to it. Nothing is remembered of one that is listed.
+    pub fn remember_deleted(
+        &mut self,
+        key: &ServiceKey,
+        spec: ServerSpec,
+        last_weight: u32,
+    ) -> Result<(), ServiceError> {
+        check::server(key, &spec)?;
+        let listed = self.service(key).ok();
+        let is_known = self.trash.contains_key(&(*key, spec.addr, spec.port));
+        if is_known || listed.is_some_and(|service| service.find(spec.addr, spec.port).is_some()) {
+            return Ok(());
+        }
+        let has_pool = listed.is_some_and(|service| !service.local_addresses.is_empty());
+        let service = listed.map(|service| service.built.id);
+        let slot = self.server_ids.take(REAL_SERVERS_MAX);
+        let id = RealServerId(slot.ok_or(ServiceError::TooManyServers)?);
+        let service = match service {
+            Some(service) => service,
+            None => self.take_service(key).inspect_err(|_| self.server_ids.free(id.0))?,
+        };
+        let server = DesiredServer { id, spec, last_weight };
+        let trashed = Trashed {
+            service,
+            server,
+            built: server.built(has_pool),
+            idle_since_sec: None,
+        };
+        self.trash.insert((*key, spec.addr, spec.port), trashed);
+        Ok(())
+    }
+
     /// Frees the slots of deleted servers that have had no connection for the trash period.
     ///
     /// Call it every few seconds. `now_sec` comes from any clock that does not go back. `is_idle` says whether no
@@ -373,7 +406,7 @@ impl DesiredServices {
         let services = self.services.values().map(|service| service.built.clone()).collect();
         let deleted = self.trash.iter().map(|((key, ..), trashed)| {
             let slot = ServerSlot::gone(trashed.service, trashed.built.clone());
-            (key.protocol_number(), slot)
+            (*key, slot)
         });
         ServiceTable::new(services, deleted)
     }
@@ -427,6 +460,14 @@ impl DesiredServices {
         }
     }
 
+    /// A slot for a service that is not listed: the one of deleted servers of it, or a free one.
+    fn take_service(&mut self, key: &ServiceKey) -> Result<ServiceId, ServiceError> {
+        let trashed = self.trashed_service(key);
+        trashed
+            .or_else(|| self.service_ids.take(SERVICES_MAX).map(ServiceId))
+            .ok_or(ServiceError::TooManyServices)
+    }
+
     /// The slot of a service that is listed, or that was deleted while deleted servers of it are remembered.
     fn trashed_service(&self, key: &ServiceKey) -> Option<ServiceId> {
         let lowest = (*key, IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -437,6 +478,28 @@ impl DesiredServices {
     fn next_revision(&mut self) -> u64 {
         self.revision += 1;
         self.revision
+    }
+}
+
+impl DesiredServer {
+    /// As workers see it; `has_pool` says whether its service has local addresses.
+    fn built(&self, has_pool: bool) -> RealServer {
+        let spec = &self.spec;
+        let mode = if has_pool && spec.mode == ForwardingMode::Nat {
+            ForwardingMode::FullNat
+        } else {
+            spec.mode
+        };
+        RealServer {
+            id: self.id,
+            addr: spec.addr,
+            port: spec.port,
+            weight: spec.weight,
+            mode,
+            tunnel: spec.tunnel,
+            upper_threshold: spec.upper_threshold,
+            lower_threshold: spec.lower_threshold,
+        }
     }
 }
 
@@ -475,23 +538,7 @@ impl DesiredService {
     }
 
     fn real_server(&self, server: &DesiredServer) -> RealServer {
-        let spec = &server.spec;
-        let has_pool = !self.local_addresses.is_empty();
-        let mode = if has_pool && spec.mode == ForwardingMode::Nat {
-            ForwardingMode::FullNat
-        } else {
-            spec.mode
-        };
-        RealServer {
-            id: server.id,
-            addr: spec.addr,
-            port: spec.port,
-            weight: spec.weight,
-            mode,
-            tunnel: spec.tunnel,
-            upper_threshold: spec.upper_threshold,
-            lower_threshold: spec.lower_threshold,
-        }
+        server.built(!self.local_addresses.is_empty())
     }
 
     /// Updates what workers will see.

@@ -16,7 +16,7 @@ use crate::ipvs::conn::{Conn, ConnFlags, ConnMut};
 use crate::ipvs::forwarding::ForwardingMode;
 use crate::ipvs::persistence::PORT_FTP;
 use crate::ipvs::real_server::{RealServer, RealServerId};
-use crate::ipvs::service::{ServiceId, VirtualService};
+use crate::ipvs::service::{ServiceId, ServiceKey, ServiceProtocol, VirtualService};
 use crate::ipvs::service_table::ServiceTable;
 use crate::single_writer::SingleWriter;
 use crate::wire::tcp;
@@ -65,6 +65,8 @@ pub(crate) struct Rebinder<'s> {
     servers: HashMap<(ServiceId, IpAddr, u16), RealServerId>,
     /// The first one listed with an address, whatever its port.
     by_address: HashMap<(ServiceId, IpAddr), RealServerId>,
+    /// Servers that no service lists any more, with the slot of the service that did.
+    deleted: HashMap<(ServiceKey, IpAddr, u16), (ServiceId, RealServerId)>,
     /// By [`RealServerId`].
     counts: Vec<Counts>,
     /// Connections that another director announced, of IPv4 and of IPv6.
@@ -98,17 +100,22 @@ impl<'s> Rebinder<'s> {
                 by_address.entry((service.id, server.addr)).or_insert(server.id);
             }
         }
+        let deleted = services.deleted_servers().map(|(key, slot)| {
+            let server = &slot.server;
+            ((*key, server.addr, server.port), (slot.service, server.id))
+        });
         Self {
             services,
             servers,
             by_address,
+            deleted: deleted.collect(),
             counts: vec![Counts::default(); servers_max],
             imported: [0; 2],
         }
     }
 
     /// Binds a connection to its service and server, and counts it. If the server is not listed any more, the
-    /// connection stays and its packets are dropped, as before. `false` when nobody can know which server it had.
+    /// connection stays and its packets are dropped, until the server is added again. `false` when nobody can know which server it had.
     pub(crate) fn rebind<A: Address>(&mut self, mut conn: ConnMut<'_, A>) -> bool {
         let stays = self.bind(&mut conn);
         // A template that controls connections ends with the last of them.
@@ -129,6 +136,11 @@ impl<'s> Rebinder<'s> {
                 service = candidate.id;
                 break;
             }
+        }
+        if found == Found::Nothing
+            && let Some((of, id)) = self.deleted_server_of(conn, conn.cold.fwmark)
+        {
+            (service, found) = (of, Found::Server(id));
         }
         conn.cold.service = service;
         if conn.real_server == RealServerId::UNBOUND {
@@ -189,6 +201,35 @@ impl<'s> Rebinder<'s> {
             .find_map(|port| self.servers.get(&(service.id, addr, port)));
         let listed = listed.or_else(|| (!is_mapped).then(|| self.by_address.get(&(service.id, addr))).flatten());
         listed.map_or(Found::Nothing, |id| Found::Server(*id))
+    }
+
+    /// The server of a connection among those that no service lists any more.
+    fn deleted_server_of<A: Address>(&self, conn: &Conn<A>, fwmark: u32) -> Option<(ServiceId, RealServerId)> {
+        if self.deleted.is_empty() {
+            return None;
+        }
+        let virt = conn.virt();
+        let protocol = ServiceProtocol::ALL
+            .into_iter()
+            .find(|protocol| protocol.number() == conn.ip_protocol());
+        let marked = (fwmark != 0).then_some(ServiceKey::Fwmark {
+            mark: fwmark,
+            family: A::FAMILY,
+        });
+        let on = |port| {
+            protocol.map(|protocol| ServiceKey::Address {
+                protocol,
+                addr: virt.addr.to_ip(),
+                port,
+            })
+        };
+        let keys = [marked, on(virt.port), on(PORT_FTP), on(0)].into_iter().flatten();
+        let (addr, ports) = (
+            conn.real().addr.to_ip(),
+            ports_of_server(fwmark, conn.mode(), conn.real().port),
+        );
+        keys.flat_map(|key| ports.map(|port| (key, addr, port)))
+            .find_map(|end| self.deleted.get(&end).copied())
     }
 
     fn count<A: Address>(&mut self, conn: &Conn<A>) {

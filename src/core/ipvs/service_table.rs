@@ -57,6 +57,8 @@ pub struct ServiceTable {
     positions: Box<[Option<u32>]>,
     /// By [`RealServerId`].
     servers: Box<[Option<ServerSlot>]>,
+    /// Servers that no service lists any more, by the service that did.
+    deleted: Box<[(ServiceKey, RealServerId)]>,
     /// Servers whose scheduler wants their traffic measured.
     measured: Box<[RealServerId]>,
     ipv4: FamilyIndex,
@@ -64,9 +66,9 @@ pub struct ServiceTable {
 }
 
 impl ServiceTable {
-    /// A table of `services`, in their order, and of deleted servers that may still have connections
-    /// with the protocol of the service they belonged to.
-    pub(super) fn new(services: Vec<VirtualService>, deleted: impl Iterator<Item = (u8, ServerSlot)>) -> Self {
+    /// A table of `services`, in their order, and of deleted servers that may still have connections, with the service
+    /// that they belonged to.
+    pub(super) fn new(services: Vec<VirtualService>, deleted: impl Iterator<Item = (ServiceKey, ServerSlot)>) -> Self {
         let mut table = Self {
             services: services.into_boxed_slice(),
             ..Self::default()
@@ -88,10 +90,13 @@ impl ServiceTable {
                 place(&mut servers, server.id.0 as usize, ServerSlot::listed(service, server));
             }
         }
-        for (protocol, slot) in deleted {
-            index_nat_server(&mut table.ipv4, &mut table.ipv6, protocol, &slot.server);
+        let mut deleted_servers = Vec::new();
+        for (key, slot) in deleted {
+            index_nat_server(&mut table.ipv4, &mut table.ipv6, key.protocol_number(), &slot.server);
+            deleted_servers.push((key, slot.server.id));
             place(&mut servers, slot.server.id.0 as usize, slot);
         }
+        table.deleted = deleted_servers.into_boxed_slice();
         table.positions = positions.into_boxed_slice();
         table.servers = servers.into_boxed_slice();
         let measured = table.services.iter().filter(|service| service.scheduler.is_measured());
@@ -216,6 +221,12 @@ impl ServiceTable {
     /// All slots in use, in the order of their ids.
     pub fn real_servers(&self) -> impl Iterator<Item = &ServerSlot> {
         self.servers.iter().flatten()
+    }
+
+    /// Servers that no service lists any more, each with the service that did.
+    pub fn deleted_servers(&self) -> impl Iterator<Item = (&ServiceKey, &ServerSlot)> {
+        let slots = self.deleted.iter();
+        slots.filter_map(|(key, id)| Some((key, self.real_server(*id)?)))
     }
 
     /// Servers of services whose scheduler compares traffic or response times.

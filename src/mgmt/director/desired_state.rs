@@ -20,7 +20,7 @@ use lvs_core::ipvs::sync::daemon::{self, SyncDaemonError};
 use lvs_core::ipvs::sysctl::Sysctls;
 
 use super::{convert, diff, settings};
-use crate::mgmt::journal::{Drained, Whole};
+use crate::mgmt::journal::{Deleted, Drained, Whole};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -66,6 +66,44 @@ impl DesiredState {
             }
         }
         drained
+    }
+
+    /// Servers that were deleted while connections may still refer to them.
+    fn deleted(&self) -> Vec<Deleted> {
+        let deleted = self.services.deleted().map(|(key, spec, last_weight)| Deleted {
+            service: convert::id(key),
+            server: convert::server(spec),
+            last_weight,
+        });
+        deleted.collect()
+    }
+
+    /// Everything that a restart needs, beside what the configuration file said.
+    pub(super) fn whole(&self, base: State) -> Whole {
+        Whole {
+            drained: self.drained(),
+            deleted: self.deleted(),
+            ..Whole::new(self.state(), base)
+        }
+    }
+
+    /// Makes this state, which is new, a whole one that was stored. Returns what was refused and is left out.
+    pub(super) fn restore(&mut self, whole: &Whole) -> Vec<ApiError> {
+        let mut refused = Vec::new();
+        refused.extend(replayed(whole).iter().filter_map(|action| self.apply(action).err()));
+        for Deleted {
+            service,
+            server,
+            last_weight,
+        } in &whole.deleted
+        {
+            let spec = convert::server_spec(server);
+            let remembered = self
+                .services
+                .remember_deleted(&convert::key(service), spec, *last_weight);
+            refused.extend(remembered.map_err(convert::refusal).err());
+        }
+        refused
     }
 
     pub(super) fn state(&self) -> State {
@@ -341,7 +379,7 @@ impl DesiredState {
 
 /// The actions that lead to a whole state. Each service has an action of its own, so that the others can be carried out
 /// if one is refused.
-pub(super) fn replayed(whole: &Whole) -> Vec<Action> {
+fn replayed(whole: &Whole) -> Vec<Action> {
     let mut services = whole.state.services.clone();
     let mut drains = Vec::new();
     for Drained {

@@ -28,7 +28,7 @@ fn whole(count: u16) -> Whole {
         services,
         ..State::default()
     };
-    Whole::new(state, State::default(), Vec::new())
+    Whole::new(state, State::default())
 }
 
 /// A directory with a journal's path.

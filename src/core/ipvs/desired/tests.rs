@@ -100,6 +100,42 @@ fn a_deleted_server_keeps_its_slot_while_it_has_connections_and_two_minutes_long
 }
 
 #[test]
+fn a_deleted_server_of_an_earlier_process_is_remembered_as_if_deleted_now() {
+    let mut earlier = web(&[nat("198.51.100.1", 1), nat("198.51.100.2", 7)]);
+    earlier.delete_server(&WEB, ip("198.51.100.2"), 80).unwrap();
+    let deleted: Vec<_> = earlier.deleted().collect();
+    assert_eq!(deleted, [(&WEB, &nat("198.51.100.2", 7), 7)]);
+    let mut desired = web(&[nat("198.51.100.1", 1)]);
+    for (key, spec, last_weight) in deleted {
+        desired.remember_deleted(key, *spec, last_weight).unwrap();
+    }
+    assert_eq!(desired.build().deleted_servers().count(), 1);
+    let listed = desired.remember_deleted(&WEB, nat("198.51.100.1", 1), 1);
+    assert_eq!((listed, desired.deleted().count()), (Ok(()), 1), "it is listed");
+    let id = desired.add_server(&WEB, nat("198.51.100.2", 0)).unwrap();
+    assert_eq!(id, RealServerId(1));
+    let again = desired.listing(&WEB).unwrap().servers().last().unwrap();
+    assert_eq!((again.last_weight, desired.deleted().count()), (7, 0));
+}
+
+#[test]
+fn a_deleted_server_of_a_deleted_service_keeps_a_slot_for_the_service() {
+    let mut desired = DesiredServices::default();
+    desired.remember_deleted(&WEB, nat("198.51.100.1", 1), 1).unwrap();
+    desired.remember_deleted(&WEB, nat("198.51.100.2", 1), 1).unwrap();
+    let table = desired.build();
+    let slots: Vec<_> = table.real_servers().collect();
+    assert_eq!((slots.len(), slots[0].service), (2, slots[1].service));
+    let id = desired.add_service(ServiceSpec::new(WEB, SchedulerKind::Rr)).unwrap();
+    assert_eq!(id, slots[0].service);
+    assert_eq!(
+        desired.collect_trash(0, |_| true) + desired.collect_trash(120, |_| true),
+        2
+    );
+    assert_eq!(desired.build().real_servers().count(), 0);
+}
+
+#[test]
 fn a_connection_in_the_meantime_starts_the_two_minutes_again() {
     let mut desired = web(&[nat("198.51.100.1", 1)]);
     desired.delete_server(&WEB, ip("198.51.100.1"), 80).unwrap();

@@ -51,12 +51,32 @@ fn what_a_whole_state_is_replayed_from_leads_to_it_again() {
         ))
         .unwrap();
     desired.apply(&action(r#"{"set_sysctls": {"drop_entry": 1}}"#)).unwrap();
-    let whole = Whole::new(desired.state(), State::default(), desired.drained());
+    desired
+        .apply(&service(
+            81,
+            r#"[{"server": "10.0.0.1:81"}, {"server": "10.0.0.2:81"}]"#,
+        ))
+        .unwrap();
+    desired
+        .apply(&action(
+            r#"{"delete_server": {"service": "tcp:192.0.2.1:81", "server": "10.0.0.2:81"}}"#,
+        ))
+        .unwrap();
+    desired
+        .apply(&service(82, r#"[{"server": "10.0.0.3:82", "weight": 5}]"#))
+        .unwrap();
+    desired
+        .apply(&action(r#"{"delete_service": "tcp:192.0.2.1:82"}"#))
+        .unwrap();
+    let whole = desired.whole(State::default());
     assert_eq!(whole.drained[0].last_weight, 3);
+    let deleted: Vec<_> = whole
+        .deleted
+        .iter()
+        .map(|deleted| deleted.server.server.port())
+        .collect();
+    assert_eq!(deleted, [81, 82]);
     let mut again = state();
-    for action in replayed(&whole) {
-        again.apply(&action).unwrap();
-    }
-    assert_eq!(again.state(), whole.state);
-    assert_eq!(again.drained(), whole.drained);
+    assert_eq!(again.restore(&whole), []);
+    assert_eq!(again.whole(State::default()), whole);
 }
