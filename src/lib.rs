@@ -58,11 +58,11 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     stages.end("kernel");
 
     let counters = startup::statistics::resume(kept.directory(), &config, &environment.nodes, &mut director);
-    let pool = environment.pools.of(environment.nodes.main);
     let assignment = startup::workers::assign(&config, &environment, &counters, queues, &twins);
     let links = LinkWatch::new(&twins);
     let wanted_twins = startup::devices::wanted_twins(&devices, &config);
     let descriptors = startup::devices::twin_descriptors(twins);
+    let pool = environment.pools.of(environment.nodes.main);
     let punt_thread =
         punt::start(assignment.twin_ends, descriptors, pool).map_err(StartError::io("start the twin thread"))?;
     let shared = Launch {
@@ -78,6 +78,7 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
     attach(&mut director, &handles, punt_thread.counters());
 
     let (socket, ipvs_socket) = startup::sockets(&config)?;
+    stages.end("sockets");
     let state = SharedState {
         director: Arc::new(Mutex::new(director)),
         reloader: Arc::new(Reloader::new(config_path.to_owned(), &text)),
@@ -91,15 +92,14 @@ pub fn run(config_path: &Path, revision: &str) -> Result<(), StartError> {
         twin_keeper: TwinKeeper::new(wanted_twins, l3.clone(), punt_thread.exchange().clone()),
         l3,
         version: startup::version(&config, revision),
+        kept: kept.for_api(&stages),
         metrics,
     };
-    log_ready(&config, revision, rss.is_some(), stages);
+    log_ready(&config, revision, rss.is_some(), &stages);
     runtime.block_on(runtime::serve(socket, ipvs_socket, state));
 
     stop(&handles, workers)?;
-    // To drop it would wait for its other threads, and a disk that hangs would keep the devices and the memory of
-    // connections from the next lvsd. None of those threads uses DPDK.
-    runtime.shutdown_background();
+    leave(runtime);
     drop(punt_thread);
     log_end(&counters);
     Ok(())
@@ -111,8 +111,7 @@ fn attach(director: &mut Director, handles: &[Arc<MailboxHandle>], twins: &Arc<W
     director.attach_twins(Arc::clone(twins));
 }
 
-fn log_ready(config: &Config, revision: &str, by_rss: bool, mut stages: Stages) {
-    stages.end("sockets");
+fn log_ready(config: &Config, revision: &str, by_rss: bool, stages: &Stages) {
     log::info!("{stages}");
     let (devices, workers) = (config.devices.len(), config.workers.count);
     let distributor = if by_rss { "RSS" } else { "workers" };
@@ -128,6 +127,12 @@ fn stop(handles: &[Arc<MailboxHandle>], workers: Vec<LcoreHandle>) -> Result<(),
         worker.join()?;
     }
     Ok(())
+}
+
+/// To drop the runtime would wait for its other threads, and a disk that hangs would keep the devices and the memory of
+/// connections from the next lvsd. None of those threads uses DPDK.
+fn leave(runtime: tokio::runtime::Runtime) {
+    runtime.shutdown_background();
 }
 
 /// Logs that the director has stopped, and the cycles of each stage, in builds with the feature `stages`.

@@ -51,8 +51,8 @@ pub use service::{
 };
 pub use state::{LocalAddresses, SettingValue, Settings, State, Timeouts, TimeoutsPatch};
 pub use status::{
-    Buffers, ConnFilter, ConnRecord, Device, DropCount, JournalStatus, Latency, Rates, ReloadReport, RssState,
-    ServerOfService, ServerStatus, StateDiff, Stats, Totals, Version, Worker,
+    Buffers, ConnFilter, ConnRecord, Device, DropCount, JournalStatus, Latency, Rates, ReloadReport, RestartStatus,
+    RssState, ServerOfService, ServerStatus, StartStage, StateDiff, Stats, TakenOver, Totals, Version, Worker,
 };
 pub use sync::{SyncBulk, SyncBulkState, SyncDaemon, SyncDaemonStatus, SyncRole};
 pub use why::{Why, WhyAsked, WhyHop, WhyServer, WhyVerdict};

@@ -184,6 +184,39 @@ pub struct JournalStatus {
     pub changes_in_memory: u64,
 }
 
+/// `GET /v1/restart`: what outlives this lvsd, what it took over from the one before, and how long its start took.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestartStatus {
+    /// The directory in which connections and statistics outlive lvsd; absent when they do not.
+    pub kept_in: Option<String>,
+    /// What became of the connections of the lvsd before; absent when it left none.
+    pub taken_over: Option<TakenOver>,
+    /// Stages of the start, in their order. Their sum is the gap in which nothing was forwarded.
+    pub stages: Vec<StartStage>,
+}
+
+/// What became of the connections of the lvsd before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TakenOver {
+    /// They go on.
+    pub connections: u64,
+    /// Lost because their records were damaged.
+    pub damaged: u64,
+    /// Lost because nobody knows their server.
+    pub without_server: u64,
+    /// Lost because this lvsd has smaller tables: those that had been quiet for longest.
+    pub without_space: u64,
+}
+
+/// A stage of the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StartStage {
+    /// What was done.
+    pub stage: String,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+}
+
 /// `GET /v1/workers`: a polling core.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Worker {

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use lvs_api::{ApiError, Buffers, Device, ReloadReport, Version};
+use lvs_api::{ApiError, Buffers, Device, ErrorCode, ReloadReport, RestartStatus, Version};
 use tokio::sync::Semaphore;
 
 use crate::mgmt::director::Director;
@@ -24,6 +24,14 @@ pub mod why;
 
 #[cfg(test)]
 mod tests;
+
+/// The memory that outlives the daemon.
+pub struct KeptState {
+    /// What `GET /v1/restart` answers.
+    pub status: Mutex<RestartStatus>,
+    /// Takes the names of its files away. The daemon goes on with them.
+    pub give_up: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+}
 
 /// What clients may cost.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +81,8 @@ pub struct Admin {
     pub buffers: Box<dyn Fn() -> Buffers + Send + Sync>,
     /// What `POST /v1/reload` does.
     pub reload: Box<ReloadFn>,
+    /// What outlives the daemon.
+    pub kept: KeptState,
     /// What clients may cost.
     pub limits: AdminLimits,
     /// A place for each capture that may run.
@@ -80,6 +90,18 @@ pub struct Admin {
 }
 
 impl Admin {
+    /// From now on nothing outlives the daemon but its journal.
+    ///
+    /// # Errors
+    /// The system refuses. Some of the memory may be given up by then.
+    pub fn forget_state(&self) -> Result<(), ApiError> {
+        self.director().store_counts_no_more();
+        (self.kept.give_up)().map_err(|error| ApiError::new(ErrorCode::Refused, error))?;
+        lock(&self.kept.status).kept_in = None;
+        log::info!("connections and statistics will not outlive lvsd: a client asked for it");
+        Ok(())
+    }
+
     /// Locks the director. The caller does one short piece of work and does not wait meanwhile.
     pub fn director(&self) -> MutexGuard<'_, Director> {
         lock(&self.director)

@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::dpdk::Pools;
 use crate::dpdk::device::Device;
-use crate::mgmt::admin::{Admin, AdminLimits, serve as serve_admin};
+use crate::mgmt::admin::{Admin, AdminLimits, KeptState, serve as serve_admin};
 use crate::mgmt::director::publication::changes_arrive;
 use crate::mgmt::director::{Director, tend};
 use crate::mgmt::ipvs_netlink::proc_files;
@@ -65,6 +65,8 @@ pub struct SharedState {
     pub l3: watch::Receiver<Arc<L3>>,
     /// The API's answer about the daemon's version and sizes.
     pub version: Version,
+    /// The memory that outlives the daemon.
+    pub kept: KeptState,
     /// The TCP socket that serves `/metrics` besides the admin socket.
     pub metrics: Option<TcpListener>,
 }
@@ -84,6 +86,7 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
         twin_keeper,
         l3,
         version,
+        kept,
         metrics,
     } = state;
     let devices = Arc::new(devices);
@@ -103,6 +106,7 @@ pub async fn serve(socket: UnixSocket, ipvs_socket: UnixSocket, state: SharedSta
         }),
         buffers: Box::new(move || buffers(&pools)),
         reload: Box::new(move || reloader_of_admin.reload(&mut lock(&director_of_admin), Instant::now())),
+        kept,
         limits: AdminLimits::default(),
         captures: Arc::new(Semaphore::new(CAPTURES_MAX)),
     });

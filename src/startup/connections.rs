@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use lvs_api::{RestartStatus, TakenOver};
 use lvs_core::arena::{Arena, ArenaError, LAYOUT_VERSION};
 use lvs_core::config::Config;
 use lvs_core::counters::WorkerCounters;
@@ -28,8 +29,9 @@ use self::rehoming::{FormerFiles, FormerLvsd};
 use super::environment::Environment;
 use super::state_directory::header::{FileSet, Header, Secrets, Shape, words};
 use super::state_directory::{Earlier, Found, StateDirectory, empty};
-use super::{StartError, random_bytes};
+use super::{Stages, StartError, random_bytes};
 use crate::dpdk::memory::{self, Preference};
+use crate::mgmt::admin::KeptState;
 
 /// The name of the boot in a [`Shape`], the only thing that has to be the same.
 const BOOT: &str = "boot";
@@ -43,6 +45,7 @@ pub struct KeptConnections {
     directory: Option<Arc<StateDirectory>>,
     earlier: Option<Header>,
     secrets: Secrets,
+    taken_over: Option<TakenOver>,
 }
 
 /// What the workers are to be made with.
@@ -100,12 +103,32 @@ impl KeptConnections {
             directory,
             earlier,
             secrets,
+            taken_over: None,
         })
     }
 
     /// The directory, if connections are kept.
     pub const fn directory(&self) -> Option<&Arc<StateDirectory>> {
         self.directory.as_ref()
+    }
+
+    /// For the API, after a start that took these stages. Call it after [`Self::workers`].
+    pub fn for_api(&self, stages: &Stages) -> KeptState {
+        let directory = self.directory.clone();
+        let status = RestartStatus {
+            kept_in: self
+                .directory()
+                .map(|directory| directory.memory().display().to_string()),
+            taken_over: self.taken_over,
+            stages: stages.listed(),
+        };
+        KeptState {
+            status: Mutex::new(status),
+            give_up: Box::new(move || {
+                let given_up = directory.as_ref().map_or(Ok(()), |directory| directory.unlink());
+                given_up.map_err(|error| error.to_string())
+            }),
+        }
     }
 
     /// The key of the connection hash, of owners and of local ports. It stays the same as long as the connections do.
@@ -124,6 +147,12 @@ impl KeptConnections {
     /// # Errors
     /// There is no memory for the tables, or the files of the earlier process are somebody else's.
     pub fn workers(&mut self, workers: &Workers<'_>, shape: &Shape) -> Result<Vec<WorkerState>, StartError> {
+        let made = self.make(workers, shape)?;
+        self.taken_over = made.taken_over;
+        Ok(made.states)
+    }
+
+    fn make(&mut self, workers: &Workers<'_>, shape: &Shape) -> Result<Made, StartError> {
         let earlier = self.earlier.take();
         let Some(directory) = &self.directory else {
             return make_all(workers, None, Before::Nothing);
@@ -138,9 +167,9 @@ impl KeptConnections {
             }
             let began = Instant::now();
             let files = Files::open(directory, workers, header.files)?;
-            let states = make_all(workers, Some(&files), Before::Same)?;
+            let made = make_all(workers, Some(&files), Before::Same)?;
             log::debug!("connections recovered in {} ms", began.elapsed().as_millis());
-            return Ok(states);
+            return Ok(made);
         }
         let is_there = |former: &FormerLvsd| match directory.is_memory(&former.memory) {
             true => Ok(()),
@@ -167,7 +196,7 @@ impl KeptConnections {
     }
 
     /// Without connections of an earlier process.
-    fn begin(&mut self, workers: &Workers<'_>, shape: &Shape) -> Result<Vec<WorkerState>, StartError> {
+    fn begin(&mut self, workers: &Workers<'_>, shape: &Shape) -> Result<Made, StartError> {
         if let Some(directory) = &self.directory {
             directory.wipe()?;
         }
@@ -177,9 +206,9 @@ impl KeptConnections {
                 make_all(workers, None, Before::Nothing)
             }
             Err(error) => Err(error),
-            Ok(states) => {
+            Ok(made) => {
                 self.commit(shape, FileSet::A)?;
-                Ok(states)
+                Ok(made)
             }
         }
     }
@@ -191,7 +220,7 @@ impl KeptConnections {
         shape: &Shape,
         former: &FormerLvsd,
         why: &str,
-    ) -> Result<Vec<WorkerState>, StartError> {
+    ) -> Result<Made, StartError> {
         let Some(directory) = &self.directory else {
             return make_all(workers, None, Before::Nothing);
         };
@@ -202,13 +231,13 @@ impl KeptConnections {
         let with_files = |kept: &Self, files: &FormerFiles<'_>, set| {
             let former_workers = files.workers();
             let plan = rehoming::plan(&former_workers, workers, now);
-            let states = match set {
+            let made = match set {
                 Some(set) => kept.make_in_files(workers, set, Before::Other(&plan)),
                 None => make_all(workers, None, Before::Other(&plan)),
             };
-            states.inspect(|_| log_rehomed(&plan, why, began))
+            made.inspect(|_| log_rehomed(&plan, why, began))
         };
-        let states = match with_files(self, &files, Some(former.files.other())) {
+        let made = match with_files(self, &files, Some(former.files.other())) {
             Err(StartError::NoSpaceToKeep { path, .. }) => {
                 log::info!(
                     "{} has no space for two sets of tables: connections of the lvsd before are copied meanwhile, and \
@@ -219,29 +248,24 @@ impl KeptConnections {
                 directory.wipe()?;
                 with_files(self, &files, Some(former.files.other()))
             }
-            states => states,
+            made => made,
         };
-        let states = match states {
+        let made = match made {
             Err(StartError::NoSpaceToKeep { path, mb }) => {
                 self.keep_no_more(&path, mb)?;
                 return with_files(self, &files, None);
             }
-            states => states?,
+            made => made?,
         };
         self.commit(shape, former.files.other())?;
         drop(files);
         if let Some(directory) = &self.directory {
             directory.clear(&[former.files])?;
         }
-        Ok(states)
+        Ok(made)
     }
 
-    fn make_in_files(
-        &self,
-        workers: &Workers<'_>,
-        set: FileSet,
-        before: Before<'_>,
-    ) -> Result<Vec<WorkerState>, StartError> {
+    fn make_in_files(&self, workers: &Workers<'_>, set: FileSet, before: Before<'_>) -> Result<Made, StartError> {
         match &self.directory {
             Some(directory) => make_all(workers, Some(&Files::open(directory, workers, set)?), before),
             None => make_all(workers, None, before),
@@ -315,6 +339,12 @@ struct Files<'a> {
     files: Vec<(File, Found)>,
 }
 
+/// All workers' states, and what became of the connections of an earlier process.
+struct Made {
+    states: Vec<WorkerState>,
+    taken_over: Option<TakenOver>,
+}
+
 /// What the workers go on with.
 #[derive(Clone, Copy)]
 enum Before<'p> {
@@ -360,11 +390,7 @@ fn on_all<T: Send>(
 }
 
 /// Makes all workers' states. Nothing is counted before there is memory for all of them.
-fn make_all(
-    workers: &Workers<'_>,
-    files: Option<&Files<'_>>,
-    before: Before<'_>,
-) -> Result<Vec<WorkerState>, StartError> {
+fn make_all(workers: &Workers<'_>, files: Option<&Files<'_>>, before: Before<'_>) -> Result<Made, StartError> {
     let now = workers.environment.clock.now();
     let arenas = on_all(workers, |number| Ok(Mutex::new(Some(arena(workers, number, files)?))))?;
     let made = on_all(workers, |number| {
@@ -378,21 +404,34 @@ fn make_all(
         all += recovery;
         states.push(state);
     }
-    if let Before::Other(plan) = before {
-        all.torn += plan.torn;
-    }
-    if !matches!(before, Before::Nothing) {
-        log::info!("connections of the lvsd before: {} go on", all.kept);
-        if all.torn + all.refused > 0 {
-            log::warn!(
-                "connections of the lvsd before: {} are lost with damaged records, {} because nobody knows their server",
-                all.torn,
-                all.refused
-            );
+    let (torn, no_space) = match before {
+        Before::Nothing => {
+            return Ok(Made {
+                states,
+                taken_over: None,
+            });
         }
-        states.iter().for_each(WorkerState::publish_recovered);
+        Before::Same => (all.torn, 0),
+        Before::Other(plan) => (all.torn + plan.torn, plan.no_space),
+    };
+    log::info!("connections of the lvsd before: {} go on", all.kept);
+    if torn + all.refused > 0 {
+        log::warn!(
+            "connections of the lvsd before: {torn} are lost with damaged records, {} because nobody knows their server",
+            all.refused
+        );
     }
-    Ok(states)
+    states.iter().for_each(WorkerState::publish_recovered);
+    let taken_over = TakenOver {
+        connections: all.kept as u64,
+        damaged: torn as u64,
+        without_server: all.refused as u64,
+        without_space: no_space as u64,
+    };
+    Ok(Made {
+        states,
+        taken_over: Some(taken_over),
+    })
 }
 
 fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {

@@ -1,7 +1,9 @@
-//! How long the stages of the start took, for the log: a restart's gap is their sum.
+//! How long the stages of the start took, for the log and the API: a restart's gap is their sum.
 
 use std::fmt;
 use std::time::{Duration, Instant};
+
+use lvs_api::StartStage;
 
 /// Stages in their order, and a clock that runs.
 #[derive(Debug)]
@@ -27,6 +29,15 @@ impl Stages {
         let now = Instant::now();
         self.ended.push((name, now - self.last));
         self.last = now;
+    }
+
+    /// For the API.
+    pub fn listed(&self) -> Vec<StartStage> {
+        let stages = self.ended.iter().map(|(stage, time)| StartStage {
+            stage: (*stage).to_owned(),
+            ms: time.as_millis() as u64,
+        });
+        stages.collect()
     }
 }
 

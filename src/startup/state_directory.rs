@@ -244,6 +244,21 @@ impl StateDirectory {
         Ok(())
     }
 
+    /// Takes all files out of the directories. Who has mapped one goes on with its memory, which is given back when the
+    /// last such process ends; no later process finds it.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn unlink(&self) -> Result<(), StateError> {
+        self.forget()?;
+        for memory in self.memories() {
+            for entry in fs::read_dir(&memory).map_err(io_error(&memory))?.flatten() {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// [`Self::wipe`], and removes statistics and the directories.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use lvs_api::{ConnRecord, ServiceStatus};
+use lvs_api::{ConnRecord, RestartStatus, ServiceStatus, TakenOver};
 use lvs_test_support::daemon::{Daemon, Testbed};
 use lvs_test_support::namespace::Namespace;
 use lvs_test_support::process::run;
@@ -318,4 +318,53 @@ fn the_memory_is_given_back_when_asked_for() {
     let log = testbed.start().stop();
     assert!(log.contains("connections are not kept: the memory in "), "{log}");
     assert!(!state_dir.exists());
+}
+
+#[test]
+fn the_memory_is_given_back_while_connections_go_on_and_the_next_daemon_begins_without_them() {
+    let (lans, testbed) = lone_director();
+    let daemon = testbed.start();
+    let mut stream = speaking(&lans.client, NAT_PORT);
+    let restart = |daemon: &Daemon<'_>| daemon.get::<RestartStatus>("/v1/restart");
+    assert_eq!(
+        restart(&daemon).kept_in,
+        Some(testbed.state_dir().display().to_string())
+    );
+    assert_eq!(restart(&daemon).taken_over, None);
+    end(daemon, Signal::SIGKILL);
+
+    let daemon = testbed.start();
+    let taken_over = TakenOver {
+        connections: 1,
+        ..TakenOver::default()
+    };
+    assert_eq!(restart(&daemon).taken_over, Some(taken_over));
+    let shown = daemon.printed("status");
+    assert!(
+        shown.contains("; 1 of the lvsd before go on, 0 were lost; started in "),
+        "{shown}"
+    );
+    says_and_hears(&mut stream, "kept");
+    for _ in 0..2 {
+        daemon.printed("state forget");
+        assert_eq!(fs::read_dir(testbed.state_dir()).unwrap().count(), 0);
+    }
+    assert_eq!(restart(&daemon).kept_in, None);
+    says_and_hears(&mut stream, "not kept");
+    daemon.printed("service add udp:192.0.2.100:53");
+    daemon.stop();
+    assert_eq!(
+        fs::read_dir(testbed.state_dir()).unwrap().count(),
+        0,
+        "nothing is written any more"
+    );
+
+    let daemon = testbed.start();
+    let after = restart(&daemon);
+    assert_eq!((after.taken_over, after.stages.len()), (None, 6));
+    assert!(after.kept_in.is_some());
+    assert_eq!(listed(&daemon).0, []);
+    let services: Vec<ServiceStatus> = daemon.get("/v1/services");
+    assert!(services.iter().all(|service| service.totals.connections == 0));
+    daemon.stop();
 }

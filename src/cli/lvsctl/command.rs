@@ -246,6 +246,8 @@ pub enum StateCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Give back the memory in which connections and statistics outlive lvsd: the next lvsd begins without them.
+    Forget,
 }
 
 #[cfg(test)]

@@ -325,6 +325,7 @@ impl Session {
                 let state: State = self.client.get("/state").await?;
                 put(&(serde_json::to_string_pretty(&state).expect("plain data") + "\n"))
             }
+            StateCommand::Forget => self.change(Method::POST, "/restart/forget", None::<&()>).await,
             StateCommand::Apply { file, dry_run } => {
                 // The file is sent unchanged, because the daemon names the place of a mistake.
                 let mut body = Vec::new();

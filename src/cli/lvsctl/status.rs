@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use lvs_api::{JournalStatus, ServerStatus, ServiceStatus, SyncDaemonStatus};
+use lvs_api::{JournalStatus, RestartStatus, ServerStatus, ServiceStatus, SyncDaemonStatus};
 
 use crate::lvsctl::client::Client;
 use crate::lvsctl::run::{Failure, put};
@@ -21,9 +21,10 @@ pub async fn run(client: &Client) -> Result<(), Failure> {
     let before = Sample::take(client).await?;
     let daemons: Vec<SyncDaemonStatus> = client.get("/sync-daemons").await?;
     let journal: JournalStatus = client.get("/journal").await?;
+    let restart: RestartStatus = client.get("/restart").await?;
     tokio::time::sleep(INTERVAL).await;
     let now = Sample::take(client).await?;
-    put(&text(&before, &now, &daemons, &journal))
+    put(&text(&before, &now, &daemons, &journal, &restart))
 }
 
 /// The result of one check.
@@ -51,7 +52,13 @@ impl Finding {
     }
 }
 
-fn text(before: &Sample, now: &Sample, daemons: &[SyncDaemonStatus], of_journal: &JournalStatus) -> String {
+fn text(
+    before: &Sample,
+    now: &Sample,
+    daemons: &[SyncDaemonStatus],
+    of_journal: &JournalStatus,
+    of_restart: &RestartStatus,
+) -> String {
     let mut text = format!(
         "lvsd {} ({}), pid {}\n",
         now.version.lvsd, now.version.revision, now.version.pid
@@ -68,6 +75,7 @@ fn text(before: &Sample, now: &Sample, daemons: &[SyncDaemonStatus], of_journal:
         drops(before, now),
         sync(daemons),
         journal(of_journal),
+        restart(of_restart),
     ] {
         text += &finding.line();
     }
@@ -309,6 +317,26 @@ fn journal(journal: &JournalStatus) -> Finding {
         journal.stale,
         "df, dmesg: the disk of [journal] path; lvsd writes it anew by itself, restart lvsd only then",
     )
+}
+
+/// What the next lvsd will have, and what this one took over. To keep nothing is a choice.
+fn restart(restart: &RestartStatus) -> Finding {
+    let mut shown = match &restart.kept_in {
+        Some(place) => format!("connections outlive lvsd, in {place}"),
+        None => "connections do not outlive lvsd".to_owned(),
+    };
+    if let Some(taken) = &restart.taken_over {
+        let lost = taken.damaged + taken.without_server + taken.without_space;
+        shown += &format!("; {} of the lvsd before go on, {lost} were lost", taken.connections);
+    }
+    let total_ms: u64 = restart.stages.iter().map(|stage| stage.ms).sum();
+    let stages: Vec<_> = restart
+        .stages
+        .iter()
+        .map(|stage| format!("{} {}", stage.stage, stage.ms))
+        .collect();
+    shown += &format!("; started in {total_ms} ms: {}", or_none(&stages.join(", ")));
+    Finding::new("restart", shown, false, "")
 }
 
 fn percent(part: u64, whole: u64) -> u64 {

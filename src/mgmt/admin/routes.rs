@@ -10,8 +10,8 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use lvs_api::{
     Action, ApiError, Buffers, ConnFilter, ConnRecord, Device, DropCount, ErrorCode, JournalStatus, LocalAddresses,
-    ReloadReport, Server, ServerPatch, ServerSettings, ServerStatus, Service, ServiceId, ServicePatch, ServiceSettings,
-    ServiceStatus, State, StateDiff, Stats, Timeouts, TimeoutsPatch, Version, Worker,
+    ReloadReport, RestartStatus, Server, ServerPatch, ServerSettings, ServerStatus, Service, ServiceId, ServicePatch,
+    ServiceSettings, ServiceStatus, State, StateDiff, Stats, Timeouts, TimeoutsPatch, Version, Worker,
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi};
@@ -21,6 +21,7 @@ use utoipa_axum::routes;
 use super::body::{Asked, JsonBody, Path, Refusal, StateBody};
 use super::{Admin, capture, connections, observe, openapi, why};
 use crate::mgmt::director::publication::changes_arrive;
+use crate::mgmt::lock::lock;
 
 mod settings;
 mod sync_daemons;
@@ -53,6 +54,8 @@ fn documented() -> (Router<Arc<Admin>>, utoipa::openapi::OpenApi) {
         .routes(routes!(get_buffers))
         .routes(routes!(list_workers))
         .routes(routes!(get_journal))
+        .routes(routes!(get_restart))
+        .routes(routes!(forget_state))
         .routes(routes!(list_drops))
         .routes(routes!(get_stats))
         .routes(routes!(zero_stats))
@@ -409,6 +412,23 @@ async fn list_workers(Shared(admin): Lvsd) -> axum::Json<Vec<Worker>> {
 #[utoipa::path(get, path = "/v1/journal", responses((status = 200, body = JournalStatus)))]
 async fn get_journal(Shared(admin): Lvsd) -> axum::Json<JournalStatus> {
     axum::Json(admin.director().journal_status())
+}
+
+/// What outlives lvsd, what it took over from the one before, and how long its start took.
+#[utoipa::path(get, path = "/v1/restart", responses((status = 200, body = RestartStatus)))]
+async fn get_restart(Shared(admin): Lvsd) -> axum::Json<RestartStatus> {
+    axum::Json(lock(&admin.kept.status).clone())
+}
+
+/// Gives back the memory in which connections and statistics outlive lvsd. They go on in this one, and the next one
+/// begins without them.
+#[utoipa::path(
+    post, path = "/v1/restart/forget",
+    responses((status = 204), (status = "4XX", body = ApiError), (status = "5XX", body = ApiError))
+)]
+async fn forget_state(Shared(admin): Lvsd) -> Done {
+    admin.forget_state()?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Packet buffers.

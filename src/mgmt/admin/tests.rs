@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use super::serve::serve;
-use super::{Admin, AdminLimits};
+use super::{Admin, AdminLimits, KeptState};
 use crate::mgmt::director::{Director, tend::tend};
 use crate::mgmt::fake_worker::FakeWorker;
 use crate::mgmt::unix_socket::{SocketKind, UnixSocket};
@@ -67,6 +67,10 @@ impl Testbed {
                     "lvsd.toml: no such key",
                 ))
             }),
+            kept: KeptState {
+                status: Mutex::default(),
+                give_up: Box::new(|| Err("/dev/shm/lvsd: not permitted".to_owned())),
+            },
             limits,
             captures: Arc::new(tokio::sync::Semaphore::new(1)),
         };

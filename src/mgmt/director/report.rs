@@ -122,6 +122,11 @@ impl Director {
         self.keeper = Some(keeper);
     }
 
+    /// From now on counts do not outlive the process.
+    pub fn store_counts_no_more(&mut self) {
+        self.keeper = None;
+    }
+
     /// Stores the counts, after a change of them that a later process must know at once.
     pub(super) fn store_counts(&mut self) {
         if let Some(keeper) = &mut self.keeper {
