@@ -115,25 +115,37 @@ impl TestDirector {
     /// # Panics
     /// Never for arguments that fit memory.
     pub fn new(workers: u8, conns_max: usize, l3: L3) -> Self {
+        let bytes = Self::arena_bytes(workers, conns_max);
+        Self::in_arenas((0..workers).map(|_| Arena::in_memory(bytes)).collect(), conns_max, l3)
+    }
+
+    /// Bytes of memory that a worker of such a director needs.
+    pub fn arena_bytes(workers: u8, conns_max: usize) -> usize {
+        WorkerState::arena_bytes(&settings(0, workers, conns_max))
+    }
+
+    /// The same in memory of the caller's, one arena a worker.
+    ///
+    /// # Panics
+    /// When an arena is too small.
+    pub fn in_arenas(mut arenas: Vec<Arena>, conns_max: usize, l3: L3) -> Self {
         let l3 = Arc::new(l3);
+        let workers_count = arenas.len() as u8;
         let snapshot = Arc::new(Snapshot {
             l3: Arc::clone(&l3),
-            workers_count: workers,
+            workers_count,
             ..Snapshot::default()
         });
-        let counters = counters_of(workers);
-        let mut arenas = Vec::new();
-        let make = |id: u8| {
-            let settings = settings(id, workers, conns_max);
-            let mut arena = Arena::in_memory(WorkerState::arena_bytes(&settings));
+        let counters = counters_of(workers_count);
+        let make = |(id, arena): (u8, &mut Arena)| {
+            let settings = settings(id, workers_count, conns_max);
             let own = Arc::clone(&counters[usize::from(id)]);
-            let mut state = WorkerState::new(settings, &mut arena, Arc::clone(&snapshot), Arc::clone(&counters), own)
+            let mut state = WorkerState::new(settings, arena, Arc::clone(&snapshot), Arc::clone(&counters), own)
                 .expect("the arena has the size that was asked for");
             state.set_us(1_000_000);
-            arenas.push(arena);
             state
         };
-        let workers = (0..workers).map(make).collect();
+        let workers = (0..workers_count).zip(&mut arenas).map(make).collect();
         Self {
             desired: DesiredServices::default(),
             workers,
@@ -159,6 +171,15 @@ impl TestDirector {
     /// # Panics
     /// When the arenas are not believed.
     pub fn restart(&mut self, configure: impl FnOnce(&mut DesiredServices)) -> Recovery {
+        let arenas = self.arenas.iter().map(Arena::twin_at_another_address).collect();
+        self.take_up(arenas, configure)
+    }
+
+    /// The same with what a director like this one left in `arenas`.
+    ///
+    /// # Panics
+    /// When the arenas are not believed.
+    pub fn take_up(&mut self, arenas: Vec<Arena>, configure: impl FnOnce(&mut DesiredServices)) -> Recovery {
         self.desired = DesiredServices::default();
         configure(&mut self.desired);
         let count = self.workers.len() as u8;
@@ -166,8 +187,8 @@ impl TestDirector {
         let snapshot = self.snapshot();
         let mut all = Recovery::default();
         self.workers.clear();
+        self.arenas = arenas;
         for (id, arena) in (0..count).zip(&mut self.arenas) {
-            *arena = arena.twin_at_another_address();
             let own = Arc::clone(&self.counters[usize::from(id)]);
             let (settings, counters) = (settings(id, count, self.conns_max), Arc::clone(&self.counters));
             let recovered = WorkerState::recover(settings, arena, self.now, Arc::clone(&snapshot), counters, own);

@@ -3,81 +3,24 @@
 //!
 //! The operation runs in a child, instruction by instruction, on memory that the parent shares; whenever the memory
 //! has changed, the parent recovers a table from a copy of it. The recovery itself is ended in the same way.
-#![allow(unsafe_code, reason = "memory that a child shares, and the child")]
+#![allow(unsafe_code, reason = "a child")]
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
-use std::ptr::NonNull;
 
 use lvs_core::address::{Addr4, Endpoint, FlowKey};
-use lvs_core::arena::Arena;
 use lvs_core::ipvs::conn::table::{ConnTable, Expiry};
 use lvs_core::ipvs::conn::{Conn, ConnFlags, ConnIndex};
 use lvs_core::tick::Tick;
-use nix::libc::c_void;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
+use crate::shared_memory::Shared;
+
 const CAPACITY: usize = 12;
 const SECRET: [u64; 4] = [1, 2, 3, 4];
 const NOW: Tick = Tick(70_000);
-
-/// Memory that a child inherits and shares.
-struct Shared {
-    start: NonNull<c_void>,
-    len: NonZeroUsize,
-}
-
-impl Shared {
-    fn new(len: usize) -> Self {
-        let len = NonZeroUsize::new(len.next_multiple_of(4096)).unwrap();
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping, at an address of the kernel's choice.
-        let start = unsafe { mmap_anonymous(None, len, protection, MapFlags::MAP_SHARED) };
-        Self {
-            start: start.expect("memory to share"),
-            len,
-        }
-    }
-
-    fn copy(&self) -> Self {
-        let copy = Self::new(self.len.get());
-        copy.write(&self.bytes());
-        copy
-    }
-
-    /// What is in it now. Nobody writes meanwhile: the child stands still.
-    fn bytes(&self) -> Vec<u8> {
-        // SAFETY: mapped with this length, readable, and any byte is a valid `u8`.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.len.get()) }.to_vec()
-    }
-
-    fn write(&self, bytes: &[u8]) {
-        assert_eq!(bytes.len(), self.len.get());
-        // SAFETY: as long as the mapping, which is writable; no reference into it is in use.
-        unsafe {
-            self.start
-                .cast::<u8>()
-                .as_ptr()
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
-        }
-    }
-
-    fn arena(&self) -> Arena {
-        // SAFETY: page-aligned, readable, writable, all zero or an earlier arena; `self` outlives what is made of it.
-        unsafe { Arena::from_raw(self.start.cast(), self.len.get()) }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // SAFETY: mapped with this length; the tables over it are gone.
-        unsafe { munmap(self.start, self.len.get()) }.expect("it is mapped");
-    }
-}
 
 fn end(host: u8, port: u16) -> Endpoint<Addr4> {
     Endpoint::new(Addr4([192, 0, 2, host]), port)
