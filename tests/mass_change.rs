@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use lvs_test_support::daemon::{Daemon, Testbed};
-use lvs_test_support::process::threads;
+use lvs_test_support::process::{WORKERS, threads};
 use lvs_test_support::strace::Traced;
 use lvs_test_support::waits::until;
 
@@ -52,9 +52,9 @@ fn four_thousand_rules_cost_each_less_than_twice_what_a_thousand_cost() {
     let daemon = start_sleeping(&testbed);
     let (few, more) = (rules(1..=10), rules(11..=40));
     let [first, rest] = [&few, &more].map(|rules| {
-        let before = daemon.cpu_time("");
+        let before = daemon.cpu_time(&[""]);
         restore(&testbed, rules);
-        daemon.cpu_time("") - before
+        daemon.cpu_time(&[""]) - before
     });
     println!("CPU time of 1,000 rules: {first:?}, of 3,000 more: {rest:?}");
     // With a cost that grows with the number of rules the rest would take fifteen times as long as the first.
@@ -83,7 +83,7 @@ fn nobody_waits_for_a_worker_that_sleeps() {
     let testbed = Testbed::create();
     let daemon = start_sleeping(&testbed);
     let process = daemon.pid().to_string();
-    let worker = threads(&process, "worker").swap_remove(0);
+    let worker = threads(&process, WORKERS).swap_remove(0);
     // A sleep that outlasts everything here: whoever waited for the worker would give it up, and the log would say so.
     let long_sleep = ["-e", "inject=clock_nanosleep:delay_exit=20000000"];
     let traced = Traced::attach_with(&long_sleep, &process, &worker, &testbed.path("calls"));

@@ -113,11 +113,8 @@ fn a_capture_goes_through_the_path_in_its_own_time() {
     let worker = frames[0]
         .split("worker ")
         .nth(1)
-        .unwrap()
-        .split(',')
-        .next()
-        .unwrap()
-        .to_owned();
+        .and_then(|after| after.split(',').next());
+    let worker = worker.unwrap_or_else(|| panic!("no worker in {frames:?}"));
     let line = |time: &str, from: &str, to: &str, port: u16, mac: &str, frame: u32| {
         format!("{time} {from} {to} {port} {mac} worker {worker}, for frame {frame}")
     };

@@ -95,7 +95,7 @@ fn a_punted_frame_waits_for_two_milliseconds_at_most_and_a_quiet_thread_costs_li
         || {
             let mut testbed = WorkersTestbed::start(&ONE);
             let log = tempfile::NamedTempFile::new().unwrap();
-            let traced = Traced::attach("self", &threads("self", "lvsd-twins")[0], log.path());
+            let traced = Traced::attach("self", &threads("self", &["lvsd-twins"])[0], log.path());
             let mut frame = [0; 64];
             let mut waits = Vec::new();
             for _ in 0..20 {
@@ -109,9 +109,9 @@ fn a_punted_frame_waits_for_two_milliseconds_at_most_and_a_quiet_thread_costs_li
             // The thread decides how long it asks to sleep. When it runs again is up to the machine.
             let longest = longest_wait(&traced.calls()).expect("it waited");
             assert!(longest <= Duration::from_millis(2), "a wait of {longest:?}");
-            let before = cpu_time("self", "lvsd-twins");
+            let before = cpu_time("self", &["lvsd-twins"]);
             std::thread::sleep(Duration::from_millis(1_000));
-            let spent = cpu_time("self", "lvsd-twins") - before;
+            let spent = cpu_time("self", &["lvsd-twins"]) - before;
             println!(
                 "median wait of a punted frame {:?}, twin thread {spent:?} of CPU in a quiet second",
                 waits[10]

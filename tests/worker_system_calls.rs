@@ -3,7 +3,7 @@
 use lvs_core::single_writer::SingleWriter;
 use lvs_test_support::lone_worker::LoneWorker;
 use lvs_test_support::process::in_own_process;
-use lvs_test_support::process::threads;
+use lvs_test_support::process::{WORKERS, threads};
 use lvs_test_support::strace::Traced;
 use lvsd::worker::idle::IdlePolicy;
 
@@ -36,7 +36,7 @@ fn makes_no_system_call(idle: IdlePolicy) {
     }
 
     let log = tempfile::NamedTempFile::new().unwrap();
-    let traced = Traced::attach("self", &threads("self", "worker")[0], log.path());
+    let traced = Traced::attach("self", &threads("self", WORKERS)[0], log.path());
     let begin = sent();
     while sent() < begin + 300_000 || worker.captured < 1_000 {
         worker.manage();

@@ -3,7 +3,7 @@
 use lvs_api::Worker;
 use lvs_core::testing::{CapturedFrame, udp4, write_pcap};
 use lvs_test_support::daemon::{Daemon, Testbed};
-use lvs_test_support::process::threads;
+use lvs_test_support::process::{WORKERS, threads};
 use lvs_test_support::strace::Traced;
 use lvs_test_support::waits::until;
 
@@ -43,7 +43,7 @@ fn a_worker_makes_no_system_call_while_connections_come_and_expire_and_services_
     let testbed = testbed();
     let daemon = testbed.start();
     let process = daemon.pid().to_string();
-    let traced = Traced::attach(&process, &threads(&process, "worker")[0], &testbed.path("calls"));
+    let traced = Traced::attach(&process, &threads(&process, WORKERS)[0], &testbed.path("calls"));
     for _ in 0..3 {
         daemon.printed("server add udp:192.0.2.100:53 198.51.100.11:53 --mode nat");
         until("every flow has a connection", || conns(&daemon) == u64::from(FLOWS));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lvs_test_support::daemon::Testbed;
-use lvs_test_support::process::{HeldThread, threads};
+use lvs_test_support::process::{HeldThread, WORKERS, threads};
 use lvs_test_support::waits::{PATIENCE, until};
 use nix::sys::signal::Signal;
 
@@ -92,7 +92,7 @@ fn a_worker_that_stands_still_is_named_and_starves_the_watchdog_until_it_goes_on
     let (socket, environment) = notify_socket(&testbed);
     let daemon = testbed.start_with(&environment.each_ref().map(|(name, value)| (*name, value.as_path())));
     assert_eq!(next(&socket).as_deref(), Some("READY=1"));
-    let worker = &threads(&daemon.pid().to_string(), "worker")[0];
+    let worker = &threads(&daemon.pid().to_string(), WORKERS)[0];
     let metric = |value| format!("lvsd_worker_stands_still{{worker=\"0\"}} {value}\n");
     let metrics = || daemon.ask("GET", "/metrics", "").1;
     assert!(metrics().contains(&metric(0)));

@@ -284,9 +284,9 @@ impl Daemon<'_> {
         self.child.id()
     }
 
-    /// Processor time of its threads whose names begin with `name`; of all when it is empty.
-    pub fn cpu_time(&self, name: &str) -> Duration {
-        process::cpu_time(&self.pid().to_string(), name)
+    /// Processor time of its threads whose names begin with one of `names`; an empty one is of all.
+    pub fn cpu_time(&self, names: &[&str]) -> Duration {
+        process::cpu_time(&self.pid().to_string(), names)
     }
 
     /// Sends it a signal.

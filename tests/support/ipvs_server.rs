@@ -124,7 +124,7 @@ impl Server {
 
     /// Processor time that it has taken: how long it all lasts depends on what else the machine does.
     pub fn cpu_time(&self) -> Duration {
-        process::cpu_time(&self.child.id().to_string(), "")
+        process::cpu_time(&self.child.id().to_string(), &[""])
     }
 
     /// Sends it a signal.

@@ -61,35 +61,31 @@ pub fn await_end(child: &mut Child, when: &str) -> ExitStatus {
     status.unwrap_or_else(|| panic!("process {} has not ended {when}", child.id()))
 }
 
-/// A thread's name without what DPDK puts before its own: `rte-` up to 23.07, `dpdk-` since.
-fn own_name(comm: &str) -> &str {
-    let before = ["rte-", "dpdk-"];
-    before
-        .into_iter()
-        .find_map(|prefix| comm.strip_prefix(prefix))
-        .unwrap_or(comm)
-}
+/// What the names of DPDK's polling threads begin with, up to 23.07 and since.
+pub const WORKERS: &[&str] = &["rte-worker", "dpdk-worker"];
 
-/// The folders under `/proc` of the threads of `process` whose names begin with `name`. A thread names itself once it
+/// The folders under `/proc` of the threads of `process` whose names begin with one of `names`. A thread names itself once it
 /// runs, which may be after the call that started it came back.
-fn tasks(process: &str, name: &str) -> Vec<PathBuf> {
+fn tasks(process: &str, names: &[&str]) -> Vec<PathBuf> {
     let all = PathBuf::from(format!("/proc/{process}/task"));
-    let is_named =
-        |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|comm| own_name(&comm).starts_with(name));
+    let is_named = |task: &PathBuf| {
+        let comm = fs::read_to_string(task.join("comm")).unwrap_or_default();
+        names.iter().any(|name| comm.starts_with(name))
+    };
     let mut found = Vec::new();
     let named = wait_until(|| {
         let tasks = fs::read_dir(&all).expect("the process is there");
         found = tasks.flatten().map(|task| task.path()).filter(is_named).collect();
         !found.is_empty()
     });
-    assert!(named, "no thread is called {name}");
+    assert!(named, "no thread is called {names:?}");
     found
 }
 
-/// The threads of a process whose names begin with `name`, one at least. DPDK's polling threads are `worker`s.
-pub fn threads(process: &str, name: &str) -> Vec<String> {
+/// The threads of a process whose names begin with one of `names`, one at least.
+pub fn threads(process: &str, names: &[&str]) -> Vec<String> {
     let id = |task: PathBuf| task.file_name()?.to_str().map(str::to_owned);
-    tasks(process, name).into_iter().filter_map(id).collect()
+    tasks(process, names).into_iter().filter_map(id).collect()
 }
 
 /// A thread of another process that makes no step until this is dropped, as in the hands of a debugger. The thread that
@@ -113,10 +109,10 @@ impl Drop for HeldThread {
     }
 }
 
-/// Processor time of the threads of a process whose names begin with `name`; of all when it is empty. How long
+/// Processor time of the threads of a process whose names begin with one of `names`; an empty one is of all. How long
 /// something takes depends on what else the machine does, this hardly.
-pub fn cpu_time(process: &str, name: &str) -> Duration {
-    let ns = tasks(process, name).into_iter().map(|task| {
+pub fn cpu_time(process: &str, names: &[&str]) -> Duration {
+    let ns = tasks(process, names).into_iter().map(|task| {
         let schedstat = fs::read_to_string(task.join("schedstat")).expect("the thread is there");
         // Nanoseconds on a processor first.
         let on_cpu = schedstat
