@@ -52,7 +52,7 @@ fn run(folder: &Path, input: &str) -> Output {
 /// The requested fields, one line per frame, by the real tshark.
 fn tshark(file: &Path, fields: &[&str]) -> Vec<String> {
     let mut command = Command::new("tshark");
-    command.arg("-r").arg(file).args(["-T", "fields", "-E", "separator= "]);
+    command.arg("-r").arg(file).args(["-T", "fields"]);
     for field in fields {
         command.args(["-e", field]);
     }
@@ -61,7 +61,8 @@ fn tshark(file: &Path, fields: &[&str]) -> Vec<String> {
     String::from_utf8(output.stdout)
         .unwrap()
         .lines()
-        .map(str::to_owned)
+        // A separator of our own would be escaped in values, by newer versions.
+        .map(|line| line.replace('\t', " "))
         .collect()
 }
 
