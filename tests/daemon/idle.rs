@@ -1,7 +1,6 @@
 //! A director that sleeps when idle, on software devices without receive interrupts.
 
 use std::fs;
-use std::time::Duration;
 
 use lvs_api::Worker;
 use lvs_core::testing::{CapturedFrame, udp4, write_pcap};
@@ -40,15 +39,15 @@ fn a_director_without_traffic_leaves_its_core_alone_and_connections_expire() {
         let worker = worker();
         worker.scheduler_picks == 1 && worker.conns_expired == 1 && worker.conns4 == 0
     });
-    until("a quiet second takes less than 50 ms of CPU", || {
-        let (before, cpu_before) = (worker(), daemon.cpu_time(WORKERS));
-        std::thread::sleep(Duration::from_millis(1_000));
-        let (after, spent) = (worker(), daemon.cpu_time(WORKERS) - cpu_before);
-        let sleeps = after.sleeps - before.sleeps;
-        println!("{spent:?} of CPU in a quiet second, {sleeps} sleeps");
-        // Whatever else runs on the core makes each sleep's end dearer, so one quick second is enough.
-        spent < Duration::from_millis(50) && after.sleep_cycles - before.sleep_cycles > after.cycles_per_sec / 2
+    let (before, cpu_before) = (worker(), daemon.cpu_time(WORKERS));
+    until("it has slept a hundred times more", || {
+        worker().sleeps >= before.sleeps + 100
     });
+    let (after, spent) = (worker(), daemon.cpu_time(WORKERS) - cpu_before);
+    let (sleeps, passes) = (after.sleeps - before.sleeps, after.passes - before.passes);
+    println!("{sleeps} sleeps, {passes} passes, {spent:?} of CPU");
+    // What a pass costs depends on what else runs on the core; how many there are does not.
+    assert!(passes <= 3 * sleeps, "{passes} passes for {sleeps} sleeps");
     assert!(daemon.printed("workers").contains("Asleep%"));
     let log = daemon.stop();
     assert!(
